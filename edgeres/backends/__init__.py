@@ -1,0 +1,33 @@
+"""Backends by name. Only the module that is asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from edgeres.backends.base import Backend
+from edgeres.errors import UsageError
+
+_NOT_BACKENDS = {"base", "probe"}
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names of all backends, found by the modules in this folder; imports none of them."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(
+        sorted(name for name in names if name not in _NOT_BACKENDS and not name.startswith("_"))
+    )
+
+
+def get_backend(name: str) -> Backend:
+    """Imports one backend module and returns its ``BACKEND``; does not import its runtime.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    if name not in backend_names():
+        raise UsageError(
+            f"there is no backend {name!r}.", hint=f"Choose one of: {', '.join(backend_names())}."
+        )
+    backend: Backend = importlib.import_module(f"edgeres.backends.{name}").BACKEND
+    return backend

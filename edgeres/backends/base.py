@@ -1,0 +1,196 @@
+"""What a backend is: the types and the protocol that every engine maker implements.
+
+A backend turns an ONNX file into an engine, runs it, and tells layer by layer in which precision
+it really runs. Precision lives in the graph (explicit Q/DQ), so there is no precision flag here;
+:class:`QdqRules` says how the quantizer must place and shape Q/DQ for this backend and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of a network input or output; a dynamic dimension is ``None``."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Smallest, most usual and largest shape of one input, for engines that are specialized."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class QdqRules:
+    """How Q/DQ must be written for one backend on one device.
+
+    Attributes:
+        name: Short name used in file names and reports, e.g. ``onnxruntime-cpu``.
+        activation_dtype: Integer type of activations.
+        activation_symmetric: Zero point fixed at 0 (at 128 for a symmetric uint8 is never used).
+        ops: ONNX op types whose float inputs take Q/DQ.
+        weight_granularity: One scale per output channel, or one for the whole tensor.
+        bias: ``int32`` behind a DequantizeLinear with scale ``s_x * s_w``, or plain ``float``.
+        residual: Which inputs of a residual Add take Q/DQ: ``both``, or only the ``skip`` input so
+            that the convolution on the main path can fuse with the Add.
+        quantize_before_relu: False when Q/DQ must not stand between a Conv and its Relu.
+        saturating: True where products of two weights and two activations share an int16 that can
+            overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
+            name of the CPU.
+    """
+
+    name: str
+    activation_dtype: Literal["uint8", "int8"]
+    activation_symmetric: bool
+    ops: frozenset[str]
+    weight_granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    bias: Literal["int32", "float"] = "float"
+    residual: Literal["both", "skip"] = "both"
+    quantize_before_relu: bool = False
+    saturating: bool = False
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Where an engine is to run and for which shapes.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:N``.
+        threads: Intra-op threads; ``None`` leaves the choice to the runtime.
+        shapes: Input name to shape range, for backends that specialize.
+        options: Backend's own options by name; an unknown one is a ``UsageError``.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine on disk and what it came from."""
+
+    path: Path
+    backend: str
+    device: str
+    source_sha256: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer of a built engine, as the engine itself reports it.
+
+    Attributes:
+        name: The engine's name for the layer.
+        op: The engine's op type, e.g. ``QLinearConv``.
+        precision: Precision that the arithmetic runs in: ``int8``, ``float16``, ``float32`` or the
+            engine's own word for another one.
+        nodes: Names of the ONNX nodes that this layer computes, as far as the engine tells.
+        time_ms: Time of one run in milliseconds where the engine tells, else ``None``.
+    """
+
+    name: str
+    op: str
+    precision: str
+    nodes: tuple[str, ...] = ()
+    time_ms: float | None = None
+
+
+class Runner(Protocol):
+    """A loaded engine. Synchronous: outputs are on the host when ``infer`` returns."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in the engine's order."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in the engine's order."""
+        ...
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the engine once; feeds and outputs are keyed by tensor name."""
+        ...
+
+    def close(self) -> None:
+        """Frees the engine; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """One engine maker. A module in this folder exposes one as ``BACKEND``."""
+
+    name: str
+    engine_suffix: str
+
+    def missing(self) -> str | None:
+        """Says why this backend cannot build here, with the install hint; ``None`` if it can."""
+        ...
+
+    def not_executable(self) -> str | None:
+        """Says why a built engine cannot run on this machine; ``None`` if it can."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the runtime's packages, for manifests and reports."""
+        ...
+
+    def devices(self) -> tuple[str, ...]:
+        """Devices that this backend can use here, best first."""
+        ...
+
+    def qdq_rules(self, device: str) -> QdqRules:
+        """The rule set for a device; probes the engine where only a run can tell."""
+        ...
+
+    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+        """Builds ``out`` from an ONNX file.
+
+        Raises:
+            BackendMissingError: The runtime or the device is not here.
+            ModelError: The runtime rejects the model.
+            StageError: The build crashed.
+        """
+        ...
+
+    def load(self, engine: Engine, config: BuildConfig) -> Runner:
+        """Loads a built engine for running.
+
+        Raises:
+            BackendMissingError: The runtime or the device is not here.
+            ArtefactError: The file is not an engine of this backend and version.
+        """
+        ...
+
+    def layers(self, engine: Engine) -> list[LayerInfo]:
+        """Lists the layers of the built engine with the precision each really runs in."""
+        ...

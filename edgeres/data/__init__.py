@@ -1,0 +1,1 @@
+"""Image sets, their preprocessing and their batches. Pillow and numpy only."""

@@ -1,0 +1,1 @@
+"""Accuracy of built engines, its statistics, and INT8 coverage."""

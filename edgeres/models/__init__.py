@@ -1,0 +1,1 @@
+"""Residual networks, their channel plans and their checkpoints."""

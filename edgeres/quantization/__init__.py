@@ -1,0 +1,1 @@
+"""Calibration, scales, saturation-safe weights and Q/DQ insertion."""

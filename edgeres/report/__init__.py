@@ -1,0 +1,1 @@
+"""`report.json` and the table a person reads."""
