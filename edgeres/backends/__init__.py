@@ -8,7 +8,7 @@ import pkgutil
 from edgeres.backends.base import Backend
 from edgeres.errors import UsageError
 
-_NOT_BACKENDS = {"base", "probe"}
+_NOT_BACKENDS = {"base", "probe", "sidecar"}
 
 
 def backend_names() -> tuple[str, ...]:

@@ -1,0 +1,196 @@
+"""What lies beside an engine file: where it came from, and the hashes that prove it is whole.
+
+``model.onnx`` gets ``model.onnx.engine.json``. The sidecar is written last, so an engine without
+one is an interrupted build. Commands that take only an engine's path read everything else here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeres.backends.base import Engine
+from edgeres.errors import ArtefactError, StorageError
+
+SCHEMA = 1
+_SUFFIX = ".engine.json"
+
+
+def sidecar_path(engine_path: Path) -> Path:
+    """Where the sidecar of an engine file lies."""
+    return engine_path.with_name(engine_path.name + _SUFFIX)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
+    """Writes the sidecar of a finished engine, atomically; call it as the last step of a build.
+
+    Args:
+        engine: The engine; ``engine.path`` must exist.
+        companions: Further files the engine needs, in the same folder (weights in a second file).
+
+    Returns:
+        The path of the sidecar.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    files = {
+        path.name: {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+        for path in (engine.path, *companions)
+    }
+    record = {
+        "schema": SCHEMA,
+        "backend": engine.backend,
+        "device": engine.device,
+        "source_sha256": engine.source_sha256,
+        "versions": dict(sorted(engine.versions.items())),
+        "files": files,
+    }
+    target = sidecar_path(engine.path)
+    with staged(target) as folder:
+        (folder / target.name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def read_engine(path: Path) -> Engine:
+    """Finds out from an engine's path alone what it is, and checks that its files are whole.
+
+    Args:
+        path: The engine file.
+
+    Raises:
+        ArtefactError: No such file, no sidecar, an unreadable sidecar, or a file whose size or
+            hash differs from the one recorded when it was built.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such engine file.", hint="Check the path.")
+    record = _read_record(sidecar_path(path), path)
+    try:
+        engine = Engine(
+            path=path,
+            backend=str(record["backend"]),
+            device=str(record["device"]),
+            source_sha256=str(record["source_sha256"]),
+            versions={str(name): str(value) for name, value in record["versions"].items()},
+        )
+        files = {
+            str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
+            for name, entry in record["files"].items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArtefactError(
+            f"{sidecar_path(path)}: the engine's sidecar is incomplete ({error!r}).",
+            hint="Build the engine again.",
+        ) from error
+    if path.name not in files:
+        raise ArtefactError(
+            f"{sidecar_path(path)}: the sidecar describes {', '.join(files) or 'no file'}, "
+            f"not {path.name}.",
+            hint="Keep an engine and its sidecar under the names they were built with.",
+        )
+    for name, (sha256, size) in files.items():
+        _check_file(path.parent, name, sha256, size)
+    return engine
+
+
+def check_engine(engine: Engine, backend: str) -> None:
+    """Refuses an engine of another backend, or one whose files changed; call it before loading.
+
+    Raises:
+        ArtefactError: The engine is another backend's, or damaged (see :func:`read_engine`).
+    """
+    recorded = read_engine(engine.path)
+    if recorded.backend != backend or engine.backend != backend:
+        raise ArtefactError(
+            f"{engine.path}: expected an engine of {backend}, got one of {recorded.backend}.",
+            hint=f"Load it with the backend {recorded.backend}.",
+        )
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` whose files take their places only when all went well.
+
+    On leaving without an exception every file in the folder is synced and moved into
+    ``out.parent`` (replacing what is there), ``out`` itself last; otherwise nothing is touched.
+
+    Raises:
+        StorageError: The folder cannot be made or written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        holder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise _storage_error(out, error) from error
+    with holder as name:
+        folder = Path(name)
+        try:
+            yield folder
+            for path in sorted(folder.iterdir(), key=lambda item: item.name == out.name):
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+                path.replace(out.parent / path.name)
+        except OSError as error:
+            raise _storage_error(out, error) from error
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror or error}).",
+        hint="Check free space and permissions of the folder.",
+    )
+
+
+# The record is JSON from disk, hence ``Any``: the caller checks its shape.
+def _read_record(sidecar: Path, engine_path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{engine_path}: has no {sidecar.name} beside it, so it is not a finished engine.",
+            hint="Build it with `edgeres build`.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{sidecar}: cannot be read ({error}).", hint="Build the engine again."
+        ) from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        got = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise ArtefactError(
+            f"{sidecar}: expected schema {SCHEMA}, got {got!r}.", hint="Build the engine again."
+        )
+    return record
+
+
+def _check_file(folder: Path, name: str, sha256: str, size: int) -> None:
+    path = folder / name
+    # A name from a file that may come from elsewhere must not lead out of the engine's folder.
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise ArtefactError(
+            f"{folder}: the sidecar names the file {name!r}, which is not a plain file name.",
+            hint="Build the engine again.",
+        )
+    if not path.is_file():
+        raise ArtefactError(f"{path}: missing, but the engine needs it.", hint="Copy it along.")
+    got_size = path.stat().st_size
+    if got_size != size:
+        raise ArtefactError(
+            f"{path}: expected {size} bytes, got {got_size}.", hint="Build the engine again."
+        )
+    if file_sha256(path) != sha256:
+        raise ArtefactError(
+            f"{path}: its bytes are not the ones that were built (SHA-256 differs).",
+            hint="Build the engine again.",
+        )
