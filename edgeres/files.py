@@ -1,0 +1,78 @@
+"""Files as edgeres writes them: whole or not at all, with the system's errors made readable."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeres.errors import StorageError
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old or the new content, never a part.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns the system's disk and permission errors into a ``StorageError`` that names the place.
+
+    Raises:
+        StorageError: In place of the ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or where
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"no space left for {place} ({_free_bytes(where)} bytes free there).",
+                hint="Free some space and run again; finished stages are kept.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise StorageError(
+                f"{place} cannot be written: {os.strerror(error.errno)}.",
+                hint="Give an --output folder that you may write.",
+            ) from error
+        raise
+
+
+def _free_bytes(where: Path) -> int:
+    existing = next((p for p in (where, *where.parents) if p.exists()), Path("/"))
+    return shutil.disk_usage(existing).free

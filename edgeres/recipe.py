@@ -1,0 +1,159 @@
+"""What a recipe may say: every block, key, type, range and default.
+
+A recipe is data for one run of :func:`edgeres.convert`. The classes here are the whole schema;
+:mod:`edgeres.recipe_file` reads YAML into them and turns what is wrong into file, line and key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+Size = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class Block(BaseModel):
+    """Base of all blocks: immutable, unknown keys are errors, NaN and Inf are not numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelBlock(Block):
+    """The trained network: an architecture with weights, a checkpoint, or an ONNX file."""
+
+    source: str = Field(description="Architecture name, .safetensors/.pt checkpoint or .onnx file.")
+    weights: str | None = Field(default=None, description="Checkpoint for a named architecture.")
+    num_classes: int | None = Field(default=None, ge=2)
+    declared_top1: OpenShare | None = Field(
+        default=None, description="Top-1 that the model is known to reach, in (0, 1); checked."
+    )
+
+
+class PreprocessBlock(Block):
+    """Decode, resize, crop, channel order, then ``(x * scale - mean) / std``, x in 0..255."""
+
+    scale: float = Field(default=1 / 255, gt=0.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0.0)], ...] = (1.0,)
+    resize: Size | None = None
+    crop: Size | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    channels: Literal[1, 3] | None = None
+
+
+class DataBlock(Block):
+    """Where calibration, validation and training images come from."""
+
+    calibration: str = "fashion-mnist"
+    validation: str = "fashion-mnist"
+    train: str | None = Field(default=None, description="Needed only where fine-tuning has to run.")
+    calibration_samples: int = Field(default=512, ge=2)
+    validation_samples: int | None = Field(default=None, ge=1)
+
+
+class FinetuneBlock(Block):
+    """How accuracy is recovered after pruning."""
+
+    epochs: int = Field(default=5, ge=0)
+    learning_rate: float = Field(default=0.05, gt=0.0)
+    batch_size: int = Field(default=256, ge=1)
+    distill: bool = True
+    seed: int = 0
+
+
+class PruneBlock(Block):
+    """Structured channel pruning of residual groups."""
+
+    importance: Literal["l1", "l2", "fpgm", "bn_scale", "taylor"] = "taylor"
+    allocation: Literal["uniform", "global"] = "uniform"
+    macs_ratio: OpenShare = Field(default=0.5, description="MACs kept, as a share of the dense.")
+    round_to: int = Field(default=8, ge=1)
+    finetune: FinetuneBlock = FinetuneBlock()
+
+
+class QuantizeBlock(Block):
+    """Calibration and INT8 quantization."""
+
+    calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    bias_correction: bool = True
+    saturation_safe: Literal["auto", "on", "off"] = "auto"
+
+
+class ExportBlock(Block):
+    """Torch to ONNX."""
+
+    opset: int = Field(default=20, ge=18, le=24)
+    dynamic_batch: bool = True
+
+
+class ChecksBlock(Block):
+    """The gates. A run whose verdict is not ``pass`` ends with exit code 1."""
+
+    max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
+    confidence: OpenShare = 0.95
+    min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+
+
+class BenchmarkBlock(Block):
+    """How latency is measured."""
+
+    batch_size: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    seconds: float = Field(default=4.0, gt=0.0, le=3600.0)
+
+
+class Recipe(Block):
+    """One run of the pipeline, from a trained network to proven engines."""
+
+    name: str = "model"
+    model: ModelBlock
+    preprocess: PreprocessBlock | None = None
+    data: DataBlock = DataBlock()
+    prune: PruneBlock | None = None
+    quantize: QuantizeBlock = QuantizeBlock()
+    export: ExportBlock = ExportBlock()
+    targets: tuple[str, ...] = Field(min_length=1)
+    checks: ChecksBlock = ChecksBlock()
+    benchmark: BenchmarkBlock = BenchmarkBlock()
+
+    @model_validator(mode="after")
+    def _targets_are_different(self) -> Recipe:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("targets: each target may be named once")
+        return self
+
+    def override(self, changes: dict[str, Any]) -> Recipe:
+        """Returns a copy with dotted keys replaced, e.g. ``{"checks.max_drop_pp": 1.0}``.
+
+        Raises:
+            pydantic.ValidationError: The result is not a valid recipe.
+        """
+        data = self.model_dump()
+        for dotted, value in changes.items():
+            *parents, last = dotted.split(".")
+            target = data
+            for key in parents:
+                if target.get(key) is None:
+                    target[key] = {}
+                target = target[key]
+            target[last] = value
+        return Recipe.model_validate(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors (written to ``recipes/recipe.schema.json``)."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(),
+        "title": "edgeres recipe",
+    }
+
+
+def is_onnx(source: str) -> bool:
+    """True where a model source is an ONNX file rather than a checkpoint or an architecture."""
+    return Path(source).suffix.lower() == ".onnx"
