@@ -51,6 +51,8 @@ class QdqRules:
         residual: Which inputs of a residual Add take Q/DQ: ``both``, or only the ``skip`` input so
             that the convolution on the main path can fuse with the Add.
         quantize_before_relu: False when Q/DQ must not stand between a Conv and its Relu.
+        quantize_outputs: True where an engine fuses only ``DQ -> op -> Q``: the output of an INT8
+            op then takes Q/DQ even if a float op reads it. Gemm and the logits are exempt.
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
@@ -64,6 +66,7 @@ class QdqRules:
     bias: Literal["int32", "float"] = "float"
     residual: Literal["both", "skip"] = "both"
     quantize_before_relu: bool = False
+    quantize_outputs: bool = False
     saturating: bool = False
 
 
