@@ -18,7 +18,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, Event, NodeEvent
 
-from edgeres.assets import asset_path
+from edgeres.assets import asset_folder, asset_path
 from edgeres.errors import RecipeError
 from edgeres.recipe import Recipe
 
@@ -46,7 +46,7 @@ def load_recipe(
     """
     file = _find(path)
     document = _parse(file)
-    embedded = file.parent == asset_path("recipes", DEFAULT_RECIPE).parent
+    embedded = file.parent == asset_folder("recipes")
     recipe = _validated(document, file)
     if not (trusted or embedded):
         _refuse_outside(document, file)
@@ -65,7 +65,7 @@ def _find(path: Path | str | None) -> Path:
     file = Path(path)
     if file.is_file():
         return file
-    embedded = asset_path("recipes", DEFAULT_RECIPE).parent
+    embedded = asset_folder("recipes")
     named = embedded / f"{file.name}.yaml"
     if file.parent == Path() and named.is_file():
         return named

@@ -1,0 +1,55 @@
+"""How stages tell what they are doing. Libraries call these; only the command line draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from edgeres.store import StageResult
+
+Advance = Callable[[int, int], None]
+
+
+class Listener(Protocol):
+    """Hears of every stage of a run."""
+
+    def started(self, stage: str) -> None:
+        """A stage begins."""
+        ...
+
+    def advanced(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of a stage are over."""
+        ...
+
+    def finished(self, result: StageResult) -> None:
+        """A stage ended, or its stored result was found."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Something a person should know, in one line."""
+        ...
+
+
+class Silent:
+    """Hears everything and says nothing."""
+
+    def started(self, stage: str) -> None:
+        """Does nothing."""
+
+    def advanced(self, stage: str, done: int, total: int) -> None:
+        """Does nothing."""
+
+    def finished(self, result: StageResult) -> None:
+        """Does nothing."""
+
+    def note(self, message: str) -> None:
+        """Does nothing."""
+
+
+def advance(listener: Listener, stage: str) -> Advance:
+    """A ``progress(done, total)`` callback for one stage."""
+
+    def call(done: int, total: int) -> None:
+        listener.advanced(stage, done, total)
+
+    return call

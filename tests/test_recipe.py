@@ -1,0 +1,142 @@
+"""Recipes: what is right loads, what is wrong is named with file, line, key and a suggestion."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeres.assets import asset_folder, asset_path
+from edgeres.errors import RecipeError
+from edgeres.recipe import Recipe, json_schema
+from edgeres.recipe_file import MAX_BYTES, load_recipe
+
+GOOD = """\
+model: {source: net.onnx}
+targets: [onnxruntime]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str | bytes) -> Path:
+        file = tmp_path / "recipe.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return file
+
+    return write
+
+
+def test_the_smallest_recipe(write, tmp_path):
+    recipe = load_recipe(write(GOOD))
+    assert recipe.targets == ("onnxruntime",)
+    assert recipe.prune is None
+    assert recipe.checks.max_drop_pp == 0.5
+    assert Path(recipe.model.source) == tmp_path / "net.onnx"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "parts"),
+    [
+        (GOOD + "quantise: {}\n", 3, ["unknown key `quantise`", "Did you mean `quantize`?"]),
+        (GOOD + "checks:\n  max_drop: 1\n", 4, ["checks.max_drop", "Did you mean `max_drop_pp`"]),
+        (GOOD + "checks:\n  zzz: 1\n", 4, ["checks.zzz", "Known keys: max_drop_pp"]),
+        (GOOD + "name: a\nname: b\n", 4, ["duplicate key"]),
+        ("targets: [onnxruntime]\n", 1, ["`model` is missing"]),
+        ("model: {source: a.onnx}\ntargets: []\n", 2, ["targets"]),
+        (GOOD + "checks: {max_drop_pp: .nan}\n", 3, ["checks.max_drop_pp", "nan"]),
+        (GOOD + "checks: {confidence: 1.0}\n", 3, ["checks.confidence", "less than 1"]),
+        (GOOD + "prune: {macs_ratio: 1.0}\n", 3, ["prune.macs_ratio"]),
+        (GOOD + "prune: {macs_ratio: -1}\n", 3, ["prune.macs_ratio"]),
+        (GOOD + "data: {calibration_samples: 1}\n", 3, ["data.calibration_samples"]),
+        (GOOD + "name: !!python/object:os.system x\n", 3, ["tags are not allowed"]),
+        (GOOD + "data: &a {}\n", 3, ["anchors and aliases"]),
+        (GOOD + "name: [\n", 4, ["not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named(write, text, line, parts):
+    file = write(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    message = str(caught.value)
+    assert f"{file}:{line}:" in message
+    for part in parts:
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text\n", b"\xff\xfe\x00", "a: " + "[" * 5000])
+def test_what_is_no_recipe_is_refused(write, text):
+    with pytest.raises(RecipeError):
+        load_recipe(write(text))
+
+
+def test_huge_file_is_refused_unread(write):
+    with pytest.raises(RecipeError, match="bytes"):
+        load_recipe(write("#" * (MAX_BYTES + 1)))
+
+
+def test_missing_file_names_the_embedded_recipes(tmp_path):
+    with pytest.raises(RecipeError, match=r"no such recipe.*default"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_scientific_notation_is_a_number(write):
+    recipe = load_recipe(write(GOOD + "prune: {finetune: {learning_rate: 1e-3}}\n"))
+    assert recipe.prune is not None
+    assert recipe.prune.finetune.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {source: /etc/passwd.onnx}\ntargets: [onnxruntime]\n",
+        "model: {source: ../net.onnx}\ntargets: [onnxruntime]\n",
+        GOOD + "data: {validation: 'imagefolder:/home'}\n",
+        GOOD + "data: {validation: 'idx:a,../b'}\n",
+    ],
+)
+def test_paths_out_of_the_folder_need_trust(write, text):
+    file = write(text)
+    with pytest.raises(RecipeError, match="leaves the recipe's folder"):
+        load_recipe(file)
+    load_recipe(file, trusted=True)
+
+
+def test_overrides_win_and_are_checked(write):
+    recipe = load_recipe(write(GOOD), {"checks.max_drop_pp": 2.0, "prune.macs_ratio": 0.7})
+    assert recipe.checks.max_drop_pp == 2.0
+    assert recipe.prune is not None
+    assert recipe.prune.macs_ratio == 0.7
+    with pytest.raises(RecipeError, match=r"command line.*max_drop_pp"):
+        load_recipe(write(GOOD), {"checks.max_drop_pp": -1})
+
+
+def _embedded():
+    return sorted(asset_folder("recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", _embedded(), ids=lambda file: file.stem)
+def test_embedded_recipes_are_valid_and_match_the_schema(file):
+    from ruamel.yaml import YAML
+
+    recipe = load_recipe(file)
+    assert recipe == load_recipe(file.stem)
+    jsonschema.validate(YAML(typ="safe").load(file.read_text()), json_schema())
+
+
+def test_schema_file_is_up_to_date():
+    stored = asset_path("recipes", "recipe.schema.json").read_text()
+    assert json.loads(stored) == json_schema(), "write it anew with scripts/write_schema.py"
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_recipe_or_a_recipe_error(tmp_path_factory, text):
+    file = tmp_path_factory.mktemp("any") / "r.yaml"
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        assert isinstance(load_recipe(file), Recipe)
+    except RecipeError as error:
+        assert "\n" not in str(error)
