@@ -1,0 +1,41 @@
+"""Functions that the child-process tests call by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+
+from edgeres.errors import ModelError
+
+
+def add(first: int, second: int) -> int:
+    print("a native library talks on standard output")
+    return first + second
+
+
+def refuse() -> None:
+    raise ModelError("tensor 'w' is damaged.", hint="Export it again.")
+
+
+def stumble() -> None:
+    raise KeyError("no such thing")
+
+
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def crash() -> None:
+    print("about to read address 0", file=sys.stderr)
+    sys.stderr.flush()
+    ctypes.string_at(0)
+
+
+def leave(code: int) -> None:
+    os._exit(code)

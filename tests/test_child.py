@@ -1,0 +1,63 @@
+"""The child process: results and errors come back, limits hold, the parent always reports."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeres.child import JsonValue, run_limited
+from edgeres.errors import ModelError, StageError
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _functions_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
+
+
+def call(name: str, *, seconds: float = 60, memory: int | None = GIB, **kw: JsonValue) -> JsonValue:
+    return run_limited(f"child_functions:{name}", kw, seconds=seconds, memory_bytes=memory)
+
+
+def test_result_comes_back_and_prints_do_not_mix_in() -> None:
+    assert call("add", first=2, second=40) == 42
+
+
+def test_own_errors_keep_class_message_and_hint() -> None:
+    with pytest.raises(ModelError) as caught:
+        call("refuse")
+    assert caught.value.message == "tensor 'w' is damaged."
+    assert caught.value.hint == "Export it again."
+
+
+def test_other_exceptions_become_stage_errors() -> None:
+    with pytest.raises(StageError, match="KeyError: 'no such thing'"):
+        call("stumble")
+
+
+def test_memory_limit_holds() -> None:
+    with pytest.raises(StageError, match=r"needs more memory than its limit of 1 GiB"):
+        call("allocate", size=1 << 40)
+    assert call("allocate", size=1 << 20) == 1 << 20
+
+
+def test_time_limit_holds() -> None:
+    start = time.monotonic()
+    with pytest.raises(StageError, match="did not end within its limit of 1 s"):
+        run_limited("child_functions:sleep", {"seconds": 600}, seconds=1, memory_bytes=None)
+    assert time.monotonic() - start < 20
+
+
+def test_crash_is_reported_with_signal_and_last_line() -> None:
+    with pytest.raises(StageError, match=r"killed by SIGSEGV \(about to read address 0\)"):
+        call("crash", memory=None)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_silent_end_is_reported(code: int) -> None:
+    with pytest.raises(StageError, match=f"crashed in its child process: exit code {code}"):
+        call("leave", code=code)
