@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Split = Literal["train", "validation", "calibration"]
+"""Which part of a data set is asked for; a source without parts gives the same images for all."""
+
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "validation", "test"),
+    "calibration": ("calibration", "train"),
+}
+"""What a split's part is called in folders and archives; the first that exists is taken."""
+
+UNLABELLED = -1
+"""Label of an image whose class is not known (calibration needs none)."""
+
 
 class Dataset(Protocol):
     """Labelled images that are decoded one at a time.
 
-    ``labels`` has shape ``(N,)`` and dtype int64. ``fingerprint`` is a SHA-256 over the images and
-    labels (or over file names, sizes and labels where the images are files).
+    ``labels`` has shape ``(N,)`` and dtype int64, :data:`UNLABELLED` where there is none.
+    ``class_names`` is empty where the source does not say which classes exist. ``fingerprint`` is a
+    SHA-256 over the images and labels (or over file names, sizes and labels where the images are
+    files).
     """
 
-    name: str
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    fingerprint: str
+    @property
+    def name(self) -> str:
+        """Short name for reports, e.g. ``fashion-mnist/validation``."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each image, ``(N,) int64``."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class in label order; empty where the source does not say."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal that changes when images, labels or their order change."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""
@@ -28,6 +58,10 @@ class Dataset(Protocol):
 
     def image(self, index: int) -> Image.Image:
         """Decodes one image to mode ``L`` or ``RGB``; raises ``DataError`` naming a bad file."""
+        ...
+
+    def image_name(self, index: int) -> str:
+        """File name or position of one image, safe to print on one line."""
         ...
 
     def subset(self, indices: Sequence[int]) -> Dataset:

@@ -1,0 +1,151 @@
+"""Batches of preprocessed images, in order, from any data set."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.bad_images import BadImages
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.errors import DataError, UsageError
+
+Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+IMAGES_AHEAD = 8
+"""Images that each worker may decode ahead of the batch that is being filled."""
+
+
+def batches(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+    workers: int = 0,
+    bad: BadImages | None = None,
+) -> Iterator[Batch]:
+    """Yields preprocessed images and their labels.
+
+    Args:
+        dataset: Where the images come from. Images that are in memory in the network's size take a
+            path without Pillow.
+        preprocess: What happens to each image.
+        batch_size: Images in a batch; only the last batch may have fewer.
+        indices: Which images, in this order; by default all.
+        workers: Threads that decode ahead; 0 decodes in the caller's thread. The batches are the
+            same for any number.
+        bad: Collects the images that cannot be decoded, which are then left out. Without it the
+            first of them raises.
+
+    Yields:
+        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``) and labels
+        ``(N,) int64``.
+
+    Raises:
+        UsageError: ``batch_size`` under 1, ``workers`` under 0, or an index out of range.
+        DataError: No images, a bad image (see ``bad``), or images of different sizes where neither
+            resize nor crop makes them equal.
+    """
+    if batch_size < 1 or workers < 0:
+        raise UsageError(
+            f"Expected a batch size of at least 1 and workers of at least 0, got {batch_size} and "
+            f"{workers}."
+        )
+    chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, dtype=np.int64)
+    if len(chosen) == 0:
+        raise DataError(f"Expected images in {dataset.name}, got none.")
+    if chosen.min() < 0 or chosen.max() >= len(dataset):
+        raise UsageError(
+            f"Expected indices in 0 to {len(dataset) - 1} for {dataset.name}, got "
+            f"{chosen.min()} to {chosen.max()}."
+        )
+    if isinstance(dataset, ArrayDataset) and _is_direct(dataset, preprocess):
+        return _from_array(dataset, preprocess, batch_size, chosen)
+    return _from_images(dataset, preprocess, batch_size, chosen, workers=workers, bad=bad)
+
+
+def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
+    """Tells whether the pixels in memory are already what resize and crop would give."""
+    height, width = dataset.images.shape[1:3]
+    grey = dataset.images.ndim == 3
+    return preprocess.keeps_pixels(height, width) and (grey or preprocess.channels == 3)
+
+
+def _from_array(
+    dataset: ArrayDataset, preprocess: Preprocess, batch_size: int, chosen: NDArray[np.int64]
+) -> Iterator[Batch]:
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        yield preprocess.normalize(dataset.images[part]), dataset.labels[part]
+
+
+def _from_images(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    batch_size: int,
+    chosen: NDArray[np.int64],
+    *,
+    workers: int,
+    bad: BadImages | None,
+) -> Iterator[Batch]:
+    pixels: list[NDArray[np.uint8]] = []
+    used: list[int] = []
+    found: tuple[int, ...] | None = None
+    for index, fitted in _fitted(dataset, preprocess, chosen, workers):
+        if isinstance(fitted, DataError):
+            if bad is None:
+                raise fitted
+            bad.add(dataset.image_name(index), fitted, len(chosen))
+            continue
+        found = found or fitted.shape
+        if fitted.shape != found:
+            raise DataError(
+                f"Expected every image of {dataset.name} in the size of the first, {found[:2]}, "
+                f"got {fitted.shape[:2]} for {dataset.image_name(index)}.",
+                hint="Set a crop, or an exact resize [height, width].",
+            )
+        pixels.append(fitted)
+        used.append(index)
+        if len(pixels) == batch_size:
+            yield preprocess.normalize(np.stack(pixels)), dataset.labels[used]
+            pixels, used = [], []
+    if pixels:
+        yield preprocess.normalize(np.stack(pixels)), dataset.labels[used]
+    elif found is None:
+        raise DataError(f"Expected images in {dataset.name}, got none that can be decoded.")
+
+
+def _fitted(
+    dataset: Dataset, preprocess: Preprocess, chosen: NDArray[np.int64], workers: int
+) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
+    """Decodes and fits the chosen images in order, with threads that stay a few images ahead."""
+
+    def fit(index: int) -> NDArray[np.uint8] | DataError:
+        try:
+            return preprocess.fit(dataset.image(index))
+        except DataError as error:
+            return error
+
+    order = [int(index) for index in chosen]
+    if workers == 0:
+        for index in order:
+            yield index, fit(index)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="edgeres-decode")
+    ahead: deque[tuple[int, Future[NDArray[np.uint8] | DataError]]] = deque()
+    try:
+        for index in order:
+            ahead.append((index, pool.submit(fit, index)))
+            if len(ahead) > workers * IMAGES_AHEAD:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        for first, future in ahead:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,158 @@
+"""One image file to one Pillow image of mode ``L`` or ``RGB``, or a ``DataError`` that names it.
+
+The conversion, in this order; the tests hold a golden value for each line:
+
+====================================  ==========================================================
+what is in the file                   what comes out
+====================================  ==========================================================
+several frames or pages               the first one
+EXIF orientation                      applied, so that the image stands as a viewer shows it
+grey: ``1``, ``L``                    ``L``
+grey with alpha: ``LA``, ``La``       ``L``, alpha dropped
+16 bits grey: ``I;16*``               ``L``, the high byte (as Pillow does for 16-bit colour)
+``RGB``, ``RGBX``, 16-bit colour      ``RGB``
+``RGBA``, ``RGBa``                    ``RGB``, alpha dropped: no background is invented
+palette: ``P``, ``PA``                ``RGB`` through the palette, transparency dropped
+``CMYK``, ``YCbCr``, ``HSV``          ``RGB`` by Pillow's formulas, no colour profile applied
+32-bit ``I``, float ``F``, ``LAB``    refused: their range is not defined
+====================================  ==========================================================
+
+torchvision's ``ImageFolder`` differs in two of these: it ignores the EXIF orientation, and clips
+16-bit grey to 255.
+
+Memory is bounded: a file of more than ``MAX_FILE_BYTES`` is not read and an image of more than
+``MAX_PIXELS`` not decoded; the size is taken from the header before any pixel is.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from edgeres.errors import DataError
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, in pixels (256 MB at Pillow's four bytes a pixel)."""
+
+MAX_FILE_BYTES = 256_000_000
+"""Largest image file that is read, in bytes."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow's names of the formats that are decoded; no other decoder sees untrusted bytes."""
+
+# What Pillow's decoders raise on damaged files. It documents OSError and UnidentifiedImageError;
+# the others come out of the plugins' header parsing, and tests/data/test_decode_fuzz.py finds them.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Warning,
+)
+
+_ALPHA_GREY = frozenset({"1", "LA", "La"})
+_UNDEFINED = frozenset({"I", "F", "LAB"})
+
+
+def decode_file(path: Path) -> Image.Image:
+    """Decodes an image file to mode ``L`` or ``RGB``.
+
+    Raises:
+        DataError: The file is missing, not a regular file, empty, too large, damaged or not an
+            image; the message names it.
+    """
+    return decode_bytes(_read(path), str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Image.Image:
+    """Decodes an image from memory to mode ``L`` or ``RGB``; ``name`` is for the error.
+
+    Raises:
+        DataError: The bytes are not a whole image, or one that is too large or of an undefined
+            range.
+    """
+    if not data:
+        raise DataError(f"Expected an image in {name!r}, got an empty file.", hint=_HINT)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"Expected at most {MAX_PIXELS:,} pixels in {name!r}, got "
+                    f"{image.height}x{image.width}.",
+                    hint="Scale the image down.",
+                )
+            image.load()
+            return to_grey_or_rgb(_upright(image), name)
+    except _DECODER_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"Expected an image in {name!r}, got: {reason}.", hint=_HINT) from error
+
+
+def to_grey_or_rgb(image: Image.Image, name: str = "image") -> Image.Image:
+    """Converts a decoded Pillow image to ``L`` or ``RGB`` by the table at the top of this file.
+
+    Raises:
+        DataError: The mode has no defined range.
+    """
+    mode = image.mode
+    if mode in {"L", "RGB"}:
+        return image
+    if mode in _UNDEFINED:
+        raise DataError(
+            f"Expected 8 or 16 bits a channel in {name!r}, got Pillow mode {mode}.",
+            hint="Convert it to 8-bit grey or RGB first; its range of values is not defined.",
+        )
+    if mode.startswith("I;16"):
+        wide = np.asarray(image)
+        return Image.fromarray((wide >> 8).astype(np.uint8))
+    if mode in _ALPHA_GREY:
+        return image.convert("L")
+    if mode in {"P", "PA"}:
+        # By way of RGBA: Pillow warns when transparency given in bytes is dropped directly.
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; damaged EXIF data counts as none, for the pixels are whole."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        return image
+
+
+def _read(path: Path) -> bytes:
+    """Reads a regular file of bounded size."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"Expected an image file, got something else at {str(path)!r}.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(
+                f"Expected an image of at most {MAX_FILE_BYTES:,} bytes, got {status.st_size:,} "
+                f"in {str(path)!r}.",
+                hint="Scale the image down.",
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"Expected an image file at {str(path)!r}, got: {reason}.",
+            hint="Check the path and its permissions.",
+        ) from error
+
+
+_HINT = "Replace the file or take it out of the data set."

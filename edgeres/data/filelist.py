@@ -1,0 +1,153 @@
+"""``list:FILE[,ROOT]``: image files named line by line, as MLPerf's lists are.
+
+Each line is ``path label`` (MLPerf's ``val_map.txt``), or in every line only ``path`` (MLPerf's
+``cal_image_list_option_1.txt``: the names of 500 ImageNet validation images), which is enough for
+calibration. The label is the last word and a whole number, so a path may contain blanks. Empty
+lines count for nothing; UTF-8, and bytes that are not UTF-8 stand for themselves. Paths are
+relative to ROOT, which is the list's own folder where it is not given.
+
+Where FILE is a folder, it is ROOT, and the split decides which list in it is read: ``train.txt``;
+``val.txt``, ``validation.txt``, ``test.txt`` or ``val_map.txt``; ``calibration.txt`` or
+``train.txt``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.data.files import FileDataset
+from edgeres.data.types import UNLABELLED, Split
+from edgeres.errors import DataError
+
+MAX_LIST_BYTES = 256_000_000
+"""Largest list that is read, in bytes."""
+
+SPLIT_LISTS: dict[Split, tuple[str, ...]] = {
+    "train": ("train.txt",),
+    "validation": ("val.txt", "validation.txt", "test.txt", "val_map.txt"),
+    "calibration": ("calibration.txt", "train.txt"),
+}
+"""Names of a split's list in a folder, the first that exists is taken."""
+
+_LABELLED = re.compile(r"(?P<path>.*\S)[ \t]+(?P<label>[0-9]{1,9})")
+
+
+@dataclass(frozen=True)
+class FileList:
+    """A parsed list: one path for each image; ``labels`` is ``None`` where the list has none."""
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+
+
+def parse_list(text: str, name: str = "list") -> FileList:
+    """Parses a list of image files; ``name`` is for errors.
+
+    Labels count only where every line has one: otherwise the number belongs to a file name.
+
+    Raises:
+        DataError: No line, a path that is listed twice, or labels on most lines but not on all.
+    """
+    lines = [(number, line.strip(" \t\r")) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise DataError(f"Expected image files in {name!r}, got an empty list.")
+    matches = [_LABELLED.fullmatch(line) for _, line in lines]
+    labelled = [match for match in matches if match is not None]
+    if len(labelled) == len(lines):
+        paths = tuple(match["path"] for match in labelled)
+        labels = np.array([int(match["label"]) for match in labelled], dtype=np.int64)
+    elif 2 * len(labelled) > len(lines):
+        number, line = lines[matches.index(None)]
+        raise DataError(
+            f"Expected 'path label' in line {number} of {name!r} as in {len(labelled)} others, "
+            f"got {line[:120]!r}.",
+            hint="Give every line a label, or none.",
+        )
+    else:
+        paths, labels = tuple(line for _, line in lines), None
+    first: dict[str, int] = {}
+    for (number, _), path in zip(lines, paths, strict=True):
+        if first.setdefault(path, number) != number:
+            raise DataError(
+                f"Expected each file once in {name!r}, got {path!r} in lines {first[path]} and "
+                f"{number}.",
+                hint="Take one of the lines out.",
+            )
+    return FileList(paths, labels)
+
+
+def open_list(path: Path, root: Path | None, split: Split) -> FileDataset:
+    """Opens a list of image files.
+
+    Args:
+        path: The list, or a folder with one list for each split.
+        root: Folder that the listed paths are relative to; by default the list's own.
+        split: Which list of a folder; labels are needed unless it is ``calibration``.
+
+    Raises:
+        DataError: The list or a listed file is missing, the list does not parse, or it has no
+            labels and the split needs them.
+    """
+    if path.is_dir():
+        folder = path
+        path = next((folder / n for n in SPLIT_LISTS[split] if (folder / n).is_file()), folder)
+        if path == folder:
+            raise DataError(
+                f"Expected {' or '.join(SPLIT_LISTS[split])} for the {split} split in "
+                f"{str(folder)!r}, got none.",
+                hint="Name the list so, or give the list itself.",
+            )
+    parsed = parse_list(_read(path), str(path))
+    if parsed.labels is None and split != "calibration":
+        raise DataError(
+            f"Expected 'path label' in the lines of {str(path)!r} for the {split} split, got only "
+            f"paths, e.g. {parsed.paths[0]!r}.",
+            hint="Only calibration goes without labels.",
+        )
+    folder = path.parent if root is None else root
+    missing = [name for name in parsed.paths if not _exists(folder / name)]
+    if missing:
+        raise DataError(
+            f"Expected all {len(parsed.paths)} files of {str(path)!r} in {str(folder)!r}, got "
+            f"{len(missing)} missing, e.g. {missing[0]!r}.",
+            hint="Give the folder of the images: list:FILE,ROOT.",
+        )
+    labels = parsed.labels
+    if labels is None:
+        labels = np.full(len(parsed.paths), UNLABELLED, dtype=np.int64)
+    return FileDataset(f"list/{split}", folder, parsed.paths, labels)
+
+
+def _read(path: Path) -> str:
+    """Reads a list of bounded size."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_LIST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"Expected a list of image files at {str(path)!r}, got: {reason}.",
+            hint="Each line is 'path label', or only 'path' for calibration.",
+        ) from error
+    zero = b"\0" in data
+    if zero or len(data) > MAX_LIST_BYTES:
+        raise DataError(
+            f"Expected a text of at most {MAX_LIST_BYTES:,} bytes at {str(path)!r}, got "
+            f"{'zero bytes in it' if zero else 'more'}.",
+            hint="Each line is 'path label', or only 'path' for calibration.",
+        )
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""``imagefolder:PATH``: one folder a class, with torchvision's order of classes and files.
+
+Classes are the subfolders in sorted order; a class has the image files at any depth below its
+folder, ordered by folder, then by name. So labels agree with a network that was trained with
+``torchvision.datasets.ImageFolder``.
+
+Where every subfolder of PATH has the name of a split, the classes are looked for inside them::
+
+    PATH/train/CLASS/*.jpg            split train; calibration, if it has no folder of its own
+    PATH/val/CLASS/*.jpg              split validation (also: validation, test; the first there is)
+    PATH/calibration/[CLASS/]*.jpg    split calibration
+
+otherwise PATH itself serves every split. Calibration uses no labels, so for it alone the images may
+lie in the folder itself, and one class is enough.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from edgeres.data.files import FileDataset
+from edgeres.data.types import SPLIT_NAMES, UNLABELLED, Split
+from edgeres.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings, in any case, of the files that count as images; torchvision's list."""
+
+_SPLITS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
+
+
+def open_imagefolder(path: Path, split: Split) -> FileDataset:
+    """Opens a folder of class folders.
+
+    Raises:
+        DataError: No such folder, no folder for this split, no classes, only one class, or a class
+            without images.
+    """
+    name = f"imagefolder/{split}"
+    root = _split_folder(path, split)
+    classes = _subfolders(root)
+    if split == "calibration" and not classes:
+        paths = _images_below(root, root)
+        if not paths:
+            raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
+        return FileDataset(name, root, paths, np.full(len(paths), UNLABELLED, dtype=np.int64))
+    found = [_images_below(root / folder, root) for folder in classes]
+    empty = [folder for folder, paths in zip(classes, found, strict=True) if not paths]
+    if not any(found):
+        raise DataError(
+            f"Expected one folder of images for each class in {str(root)!r}, got "
+            f"{len(classes)} folders and no image.",
+            hint=_HINT,
+        )
+    if split != "calibration" and empty:
+        raise DataError(
+            f"Expected images in every class of {str(root)!r}, got none in {len(empty)} of "
+            f"{len(classes)}: {', '.join(map(repr, empty[:10]))}.",
+            hint="Add images, or take the folder away and train without the class.",
+        )
+    if split != "calibration" and len(classes) < 2:
+        raise DataError(
+            f"Expected at least two class folders in {str(root)!r}, got only {classes[0]!r}.",
+            hint=_HINT,
+        )
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
+    return FileDataset(name, root, tuple(p for paths in found for p in paths), labels, classes)
+
+
+def _split_folder(path: Path, split: Split) -> Path:
+    """The folder that holds the classes of a split."""
+    folders = _subfolders(path)
+    if not folders or not _SPLITS.issuperset(folders):
+        return path
+    for name in SPLIT_NAMES[split]:
+        if name in folders:
+            return path / name
+    raise DataError(
+        f"Expected a folder {' or '.join(map(repr, SPLIT_NAMES[split]))} for the {split} split "
+        f"in {str(path)!r}, got {', '.join(map(repr, folders))}.",
+        hint="Name the folder so, or give the class folders' parent as PATH.",
+    )
+
+
+def _subfolders(path: Path) -> tuple[str, ...]:
+    """Names of the folders in ``path``, sorted; links to folders count."""
+    try:
+        with os.scandir(path) as entries:
+            return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Expected a folder of images at {str(path)!r}, got: "
+            f"{getattr(error, 'strerror', None) or error}.",
+            hint=_HINT,
+        ) from error
+
+
+def _images_below(folder: Path, root: Path) -> tuple[str, ...]:
+    """Paths, relative to ``root``, of the image files at any depth, in torchvision's order.
+
+    Links to folders are followed, but never into a folder that is being walked already: a loop of
+    links ends there instead of repeating its images some forty times, up to the system's limit.
+    """
+    found: list[tuple[str, list[str]]] = []
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
+    try:
+        while waiting:
+            place, above = waiting.pop()
+            status = Path(place).stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
+            with os.scandir(place) as entries:
+                items = sorted((entry.name, entry.is_dir()) for entry in entries)
+            names = [name for name, is_dir in items if not is_dir]
+            found.append((place, [name for name in names if name.lower().endswith(EXTENSIONS)]))
+            inside = above | {identity}
+            waiting += [(f"{place}{os.sep}{name}", inside) for name, is_dir in items if is_dir]
+    except OSError as error:
+        raise DataError(
+            f"Expected a readable folder at {str(error.filename or folder)!r}, got: "
+            f"{error.strerror or error}.",
+            hint="Check its permissions.",
+        ) from error
+    start = len(str(root)) + len(os.sep) if str(root) != os.sep else 1
+    return tuple(
+        f"{place}{os.sep}{name}"[start:] for place, names in sorted(found) for name in names
+    )
+
+
+_HINT = "Expected layout: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg."

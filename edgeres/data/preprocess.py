@@ -1,0 +1,241 @@
+"""From a decoded image to the numbers a network was trained on, as one frozen setting.
+
+Applied in this order and no other: decode, convert to grey or RGB, resize, crop, channel order,
+``(x * scale - mean) / std``.
+
+The arithmetic, because engines and other languages must repeat it to the bit: ``x * scale`` is
+computed in float64 and rounded once to float32; the subtraction and the division are float32, with
+``mean`` and ``std`` rounded to float32 first. With ``scale = 1/255`` that is, for each of the 256
+values, what torchvision's ``ToTensor`` (``x / 255`` in float32) and ``Normalize`` give.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeres.data.decode import to_grey_or_rgb
+from edgeres.data.geometry import Size, center_crop, cropped_size, resize_image, resized_size
+from edgeres.errors import DataError, UsageError
+
+ChannelOrder = Literal["rgb", "bgr"]
+Layout = Literal["nchw", "nhwc"]
+
+MAX_SIDE = 16_384
+"""Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
+
+_HINT = "See the 'preprocess' block of the recipe or --scale, --mean, --std, --resize, --crop."
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to an image before it enters the network.
+
+    Attributes:
+        scale: Factor of the 8-bit values, over 0.
+        mean: Subtracted after scaling: one value, or one for each channel in ``channel_order``.
+        std: Divides after that, over 0: one value, or one for each channel.
+        resize: Length of the shorter side, an exact ``(height, width)``, or ``None``. In pixels,
+            bilinear with antialiasing.
+        crop: Side of a square, or ``(height, width)``, cut from the centre, or ``None``.
+        channel_order: Order of the colour channels at the network's input.
+        layout: ``nchw`` gives ``(C, H, W)``, ``nhwc`` gives ``(H, W, C)``.
+        channels: 3 for colour, 1 for grey (ITU-R 601-2 luma, converted before resizing).
+    """
+
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: Size | None = None
+    crop: Size | None = None
+    channel_order: ChannelOrder = "rgb"
+    layout: Layout = "nchw"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        """Normalizes numbers and pairs, and checks every field.
+
+        Raises:
+            UsageError: A value that makes no sense, with the field's name.
+        """
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        object.__setattr__(self, "scale", _number("scale", self.scale))
+        for name in ("resize", "crop"):
+            object.__setattr__(self, name, _size(name, getattr(self, name)))
+        _choice("channel_order", self.channel_order, get_args(ChannelOrder))
+        _choice("layout", self.layout, get_args(Layout))
+        if type(self.channels) is not int or self.channels not in (1, 3):
+            raise _wrong("channels", "1 or 3", self.channels)
+        if self.channels == 1 and self.channel_order == "bgr":
+            raise _wrong("channel_order", "'rgb' for an image of one channel", self.channel_order)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise _wrong(name, f"1 or {self.channels} numbers", list(getattr(self, name)))
+        if self.scale <= 0:
+            raise _wrong("scale", "a number over 0", self.scale)
+        if min(self.std) <= 0:
+            raise _wrong("std", "numbers over 0", list(self.std))
+        if not np.isfinite(self._table).all():
+            raise _wrong("scale, mean and std", "finite float32 results", self.to_dict())
+
+    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Converts, resizes and crops.
+
+        Args:
+            image: A Pillow image of any mode that :func:`~edgeres.data.decode.to_grey_or_rgb`
+                takes.
+
+        Returns:
+            ``(H, W) uint8`` for one channel, ``(H, W, 3) uint8`` in RGB order for three.
+
+        Raises:
+            DataError: The mode has no defined range, or the resized image would be too large.
+        """
+        image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
+        return np.array(center_crop(resize_image(image, self.resize), self.crop))
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Puts the channels in order and computes ``(x * scale - mean) / std``.
+
+        Args:
+            pixels: ``(N, H, W) uint8`` grey, which fills every channel, or ``(N, H, W, 3) uint8``
+                in RGB order, only for three channels.
+
+        Returns:
+            ``(N, C, H, W) float32``, or ``(N, H, W, C) float32`` with layout ``nhwc``.
+        """
+        count, height, width = pixels.shape[:3]
+        result = np.empty((count, self.channels, height, width), dtype=np.float32)
+        for channel, table in enumerate(self._table):
+            place = channel if self.channel_order == "rgb" else 2 - channel
+            plane = pixels if pixels.ndim == 3 else pixels[..., place]
+            # 8-bit values have 256 results: a look-up gives the bits of the arithmetic.
+            np.take(table, plane, out=result[:, channel], mode="clip")
+        if self.layout == "nhwc":
+            return np.ascontiguousarray(result.transpose(0, 2, 3, 1))
+        return result
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """Turns one decoded image into the network's input, ``(C, H, W)`` or ``(H, W, C) float32``.
+
+        Raises:
+            DataError: See :meth:`fit`.
+        """
+        result: NDArray[np.float32] = self.normalize(self.fit(image)[None])[0]
+        return result
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at the network's input of an image of this height and width."""
+        return cropped_size(*resized_size(height, width, self.resize), self.crop)
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width that every image comes to, or ``None`` where they depend on it."""
+        if self.crop is not None:
+            return cropped_size(0, 0, self.crop)
+        return self.resize if isinstance(self.resize, tuple) else None
+
+    def keeps_pixels(self, height: int, width: int) -> bool:
+        """Tells whether images of this size pass resize and crop unchanged."""
+        resized = resized_size(height, width, self.resize)
+        return resized == (height, width) == cropped_size(height, width, self.crop)
+
+    @cached_property
+    def _table(self) -> NDArray[np.float32]:
+        """Result for each channel and each 8-bit value, ``(C, 256) float32``."""
+        shape = (self.channels, 1)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            scaled = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
+            mean = np.resize(np.array(self.mean, dtype=np.float64).astype(np.float32), shape)
+            std = np.resize(np.array(self.std, dtype=np.float64).astype(np.float32), shape)
+            table: NDArray[np.float32] = (scaled[None] - mean) / std
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values (pairs as lists), in the words of the recipe."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def to_json(self) -> str:
+        """The settings as one line of JSON; :meth:`from_json` gives back an equal object."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """Builds the settings from JSON or recipe values.
+
+        Raises:
+            UsageError: An unknown name or a value that makes no sense.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                close = get_close_matches(str(name), known, n=1)
+                raise UsageError(
+                    f"Expected preprocess settings among {', '.join(known)}, got {name!r}.",
+                    hint=f"Did you mean {close[0]!r}?" if close else _HINT,
+                )
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocess:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+            DataError: The text is not a JSON object.
+            UsageError: See :meth:`from_dict`.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"Expected preprocess settings in JSON, got: {error}.") from error
+        if not isinstance(values, dict):
+            raise DataError(f"Expected preprocess settings as a JSON object, got {text[:60]!r}.")
+        return cls.from_dict(values)
+
+
+def _wrong(name: str, expected: str, got: object) -> UsageError:
+    return UsageError(f"Expected {expected} as preprocess {name}, got {got!r}.", hint=_HINT)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise _wrong(name, "a number", value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _wrong(name, "a finite number", value)
+    return number
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) == 0:
+        raise _wrong(name, "a list of numbers", value)
+    return tuple(_number(name, item) for item in value)
+
+
+def _size(name: str, value: object) -> Size | None:
+    """Checks a size: a whole number, a pair of them, or ``None``."""
+    if value is None:
+        return None
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool)]
+    if len(sides) != 2 or len(whole) != 2 or not all(1 <= side <= MAX_SIDE for side in whole):
+        raise _wrong(name, f"a length or [height, width] in 1 to {MAX_SIDE:,} pixels", value)
+    return (whole[0], whole[1]) if isinstance(value, list | tuple) else whole[0]
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _wrong(name, " or ".join(repr(choice) for choice in choices), value)

@@ -1,0 +1,86 @@
+"""``open_dataset``: from the words after ``--data`` to a data set."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from edgeres.data.fashion_mnist import open_fashion_mnist
+from edgeres.data.filelist import open_list
+from edgeres.data.idx_source import open_idx
+from edgeres.data.imagefolder import open_imagefolder
+from edgeres.data.npz import open_npz
+from edgeres.data.types import Dataset, Split
+from edgeres.errors import DataError, UsageError
+
+FORMS = "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH or list:FILE[,ROOT]"
+"""The forms of a data set, for help texts."""
+
+_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list")
+
+
+def open_dataset(spec: str, *, split: Split) -> Dataset:
+    """Opens a data set; nothing is decoded yet where the images are files.
+
+    Args:
+        spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH`` or
+            ``list:FILE[,ROOT]``. A comma inside a path works wherever only one reading of the
+            text names files that exist. ``~`` is the home folder.
+        split: ``train``, ``validation`` or ``calibration``. A source that has no parts gives the
+            same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
+
+    Raises:
+        UsageError: The text has none of these forms.
+        DataError: The files are missing, damaged, or the set is empty.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind not in _KINDS:
+        close = get_close_matches(kind, _KINDS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else ""
+        if not close and Path(spec).exists():
+            hint = f"For a folder of class folders say 'imagefolder:{spec}'."
+        raise UsageError(f"Expected a data set as {FORMS}, got {spec!r}.", hint=hint)
+    if kind == "fashion-mnist":
+        if colon:
+            raise UsageError(f"Expected 'fashion-mnist' alone, got {spec!r}.")
+        dataset: Dataset = open_fashion_mnist(split)
+    elif not rest:
+        raise UsageError(f"Expected a path after '{kind}:', got {spec!r}.", hint=f"Forms: {FORMS}.")
+    elif kind == "imagefolder":
+        dataset = open_imagefolder(_path(rest), split)
+    elif kind == "npz":
+        dataset = open_npz(_path(rest), split)
+    elif kind == "idx":
+        dataset = open_idx(*_pair(rest), split)
+    else:
+        dataset = open_list(*_pair(rest), split)
+    if len(dataset) == 0:
+        raise DataError(f"Expected images in the {split} split of {spec!r}, got an empty set.")
+    return dataset
+
+
+def _path(text: str) -> Path:
+    """Path with the home folder filled in; an unknown user's ``~name`` stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _pair(text: str) -> tuple[Path, Path | None]:
+    """Splits ``A,B`` or ``A`` where paths may contain commas.
+
+    Of all ways to cut at one comma, the one whose two parts both exist is taken; else the whole
+    text, if it exists; else the cut at the first comma, for the error to name.
+    """
+    commas = [place for place, letter in enumerate(text) if letter == ","]
+    for place in commas:
+        first, second = _path(text[:place]), _path(text[place + 1 :])
+        if text[:place] and text[place + 1 :] and first.exists() and second.exists():
+            return first, second
+    if not commas or _path(text).exists():
+        return _path(text), None
+    first_text, _, second_text = text.partition(",")
+    if not first_text or not second_text:
+        raise UsageError(f"Expected two paths with a comma between them, got {text!r}.")
+    return _path(first_text), _path(second_text)
