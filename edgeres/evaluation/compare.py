@@ -1,0 +1,256 @@
+"""How the answers of a candidate differ from a baseline's on the same samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.statistics import (
+    drop_lower,
+    drop_upper,
+    holm,
+    mcnemar_exact,
+    wilson_interval,
+)
+
+_SQNR_ROWS = 8192  # rows widened to float64 at a time
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Samples whose right answer changed: ``lost`` only the baseline, ``gained`` only the other."""
+
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """Drop of one class.
+
+    ``p_value`` is exact McNemar's against "not more lost than gained", adjusted over all classes
+    (Holm), so that naming every class with ``p_value <= 0.05`` names a wrong one in at most one
+    report of twenty.
+    """
+
+    label: int
+    name: str
+    samples: int
+    drop_pp: float
+    lost: int
+    gained: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracy of a candidate against a baseline, paired by sample.
+
+    Attributes:
+        samples: Number of samples, N.
+        confidence: One-sided confidence of the bounds.
+        baseline_top1: Share of samples that the baseline gets right, in [0, 1].
+        top1: The candidate's; a sample with NaN or Inf counts as wrong.
+        top1_interval: Two-sided Wilson interval of ``top1`` at ``confidence``.
+        baseline_top5: Share with the label among the five largest logits; ``None`` where there are
+            not more than five classes.
+        top5: The candidate's.
+        drop_pp: Percentage points lost, negative for a gain.
+        drop_lower_pp: One-sided lower confidence bound of the drop (Tango's score bound).
+        drop_upper_pp: One-sided upper confidence bound of the drop.
+        agreement: Share of samples with the same predicted class, right or wrong.
+        flips: Samples lost and gained.
+        p_value: Two-sided exact McNemar test of equal accuracy.
+        sqnr_db: ``10 log10(sum(fp32^2) / sum((fp32 - engine)^2))`` over the logits of the samples
+            with finite logits; ``None`` where they are equal to the last bit, or none is finite.
+        nan_samples: Samples of the candidate with a NaN among the logits.
+        inf_samples: Samples with an Inf, and no NaN, among the logits.
+        class_drops: One entry for each class that has samples, largest drop first.
+    """
+
+    samples: int
+    confidence: float
+    baseline_top1: float
+    top1: float
+    top1_interval: tuple[float, float]
+    baseline_top5: float | None
+    top5: float | None
+    drop_pp: float
+    drop_lower_pp: float
+    drop_upper_pp: float
+    agreement: float
+    flips: Flips
+    p_value: float
+    sqnr_db: float | None
+    nan_samples: int
+    inf_samples: int
+    class_drops: tuple[ClassDrop, ...] = ()
+
+    @property
+    def worse_classes(self) -> tuple[ClassDrop, ...]:
+        """Classes that lose more than chance explains, all classes taken together."""
+        return tuple(c for c in self.class_drops if c.p_value <= 1 - self.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the field names of ``report.json``."""
+        return {
+            "samples": self.samples,
+            "confidence": self.confidence,
+            "baseline_top1": self.baseline_top1,
+            "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
+            "baseline_top5": self.baseline_top5,
+            "top5": self.top5,
+            "drop_pp": self.drop_pp,
+            "drop_lower_pp": self.drop_lower_pp,
+            "drop_upper_pp": self.drop_upper_pp,
+            "agreement": self.agreement,
+            "flips": {"lost": self.flips.lost, "gained": self.flips.gained},
+            "p_value": self.p_value,
+            "sqnr_db": self.sqnr_db,
+            "nan_samples": self.nan_samples,
+            "inf_samples": self.inf_samples,
+            "worse_classes": [vars(c).copy() for c in self.worse_classes],
+        }
+
+
+def compare(
+    baseline: Predictions, candidate: Predictions, *, confidence: float = 0.95
+) -> Comparison:
+    """Compares two models sample by sample.
+
+    Args:
+        baseline: Answers of the model to be matched; all its logits must be finite.
+        candidate: Answers of the model under test, for the same samples in the same order.
+        confidence: One-sided confidence of the bounds on the drop, from 0.5 to below 1.
+
+    Raises:
+        DataError: The two did not answer the same labelled samples.
+        ModelError: The number of classes differs, or the baseline gives NaN or Inf.
+        UsageError: The confidence makes no sense.
+    """
+    _check_pairs(baseline, candidate)
+    right, kept = baseline.correct, candidate.correct
+    lost, gained = right & ~kept, ~right & kept
+    flips = Flips(int(lost.sum()), int(gained.sum()))
+    samples = baseline.samples
+    nans = np.isnan(candidate.logits).any(axis=1)
+    return Comparison(
+        samples=samples,
+        confidence=confidence,
+        baseline_top1=float(right.mean()),
+        top1=float(kept.mean()),
+        top1_interval=wilson_interval(int(kept.sum()), samples, confidence),
+        baseline_top5=top_k(baseline, 5),
+        top5=top_k(candidate, 5),
+        drop_pp=100 * (flips.lost - flips.gained) / samples,
+        drop_lower_pp=100 * drop_lower(flips.lost, flips.gained, samples, confidence),
+        drop_upper_pp=100 * drop_upper(flips.lost, flips.gained, samples, confidence),
+        agreement=float((baseline.predicted == candidate.predicted).mean()),
+        flips=flips,
+        p_value=mcnemar_exact(flips.lost, flips.gained),
+        sqnr_db=sqnr_db(baseline.logits[candidate.finite], candidate.logits[candidate.finite]),
+        nan_samples=int(nans.sum()),
+        inf_samples=int((~candidate.finite & ~nans).sum()),
+        class_drops=_class_drops(baseline, lost, gained),
+    )
+
+
+def sqnr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+    """Signal to quantization noise in decibels, ``10 log10(sum(r^2) / sum((r - o)^2))``.
+
+    Sums are float64. ``None`` where the two are equal to the last bit, or empty, or where the
+    reference is all zero: no finite number says it.
+    """
+    signal = noise = 0.0
+    for start in range(0, len(reference), _SQNR_ROWS):
+        exact = reference[start : start + _SQNR_ROWS].astype(np.float64)
+        signal += float(np.square(exact).sum())
+        noise += float(np.square(exact - other[start : start + _SQNR_ROWS]).sum())
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+
+
+def top_k(predictions: Predictions, k: int) -> float | None:
+    """Share of samples with the label among the ``k`` largest logits, in [0, 1].
+
+    ``None`` where there are not more than ``k`` classes. Among equal logits the lower class number
+    comes first; a sample with NaN or Inf counts as wrong.
+    """
+    if predictions.classes <= k:
+        return None
+    rows = np.arange(predictions.samples)
+    own = predictions.logits[rows, predictions.labels][:, None]
+    classes = np.arange(predictions.classes)[None, :]
+    before = (predictions.logits > own) | (
+        (predictions.logits == own) & (classes < predictions.labels[:, None])
+    )
+    return float(((before.sum(axis=1) < k) & predictions.finite).mean())
+
+
+def _class_drops(
+    baseline: Predictions, lost: NDArray[np.bool_], gained: NDArray[np.bool_]
+) -> tuple[ClassDrop, ...]:
+    size = baseline.classes
+    counts = np.bincount(baseline.labels, minlength=size)
+    losses = np.bincount(baseline.labels[lost], minlength=size)
+    gains = np.bincount(baseline.labels[gained], minlength=size)
+    present = [label for label in range(size) if counts[label]]
+    p_values = holm(
+        [
+            mcnemar_exact(int(losses[label]), int(gains[label]), "greater")
+            if losses[label]
+            else 1.0
+            for label in present
+        ]
+    )
+    drops = [
+        ClassDrop(
+            label=label,
+            name=baseline.class_names[label] if baseline.class_names else str(label),
+            samples=int(counts[label]),
+            drop_pp=100 * float(losses[label] - gains[label]) / float(counts[label]),
+            lost=int(losses[label]),
+            gained=int(gains[label]),
+            p_value=p_value,
+        )
+        for label, p_value in zip(present, p_values, strict=True)
+    ]
+    return tuple(sorted(drops, key=lambda drop: (-drop.drop_pp, drop.label)))
+
+
+def _check_pairs(baseline: Predictions, candidate: Predictions) -> None:
+    who = f"{candidate.name or 'candidate'} against {baseline.name or 'baseline'}"
+    if baseline.classes != candidate.classes:
+        raise ModelError(
+            f"{who}: the baseline has {baseline.classes} classes, the candidate "
+            f"{candidate.classes}.",
+            hint="Compare an engine with the model that it was made from.",
+        )
+    if (
+        baseline.data_fingerprint
+        and candidate.data_fingerprint
+        and baseline.data_fingerprint != candidate.data_fingerprint
+    ):
+        raise DataError(
+            f"{who}: the baseline was made on another data set "
+            f"({baseline.data_fingerprint[:12]} against {candidate.data_fingerprint[:12]}).",
+            hint="Make the baseline again on this data set.",
+        )
+    if not np.array_equal(baseline.labels, candidate.labels):
+        raise DataError(
+            f"{who}: expected the same labels in the same order, got {baseline.samples} and "
+            f"{candidate.samples} samples that differ.",
+            hint="Make both on the same data set.",
+        )
+    if not baseline.finite.all():
+        raise ModelError(
+            f"{baseline.name or 'baseline'}: {int((~baseline.finite).sum())} of "
+            f"{baseline.samples} outputs have NaN or Inf.",
+            hint="Check the weights and the preprocessing of the FP32 model.",
+        )

@@ -1,0 +1,180 @@
+"""Verdicts: what was measured against what is allowed, with the reason in words.
+
+A check passes only where the measurement proves it at the asked confidence, and fails only where it
+proves the opposite; in between it is inconclusive, which is not a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgeres.errors import UsageError
+from edgeres.evaluation.compare import Comparison
+from edgeres.evaluation.coverage import Coverage
+from edgeres.evaluation.statistics import samples_to_decide
+
+Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
+
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed. ``None`` leaves a check out.
+
+    Attributes:
+        max_drop_pp: Largest drop of top-1 in percentage points.
+        confidence: One-sided confidence of the accuracy bounds.
+        min_int8_coverage: Smallest share of MACs that run in INT8, in [0, 1].
+        max_p99_ms: Largest 99th percentile of the latency in milliseconds.
+        min_speedup: Smallest FP32 p50 over INT8 p50.
+        max_size_bytes: Largest engine file.
+    """
+
+    max_drop_pp: float = 0.5
+    confidence: float = 0.95
+    min_int8_coverage: float | None = None
+    max_p99_ms: float | None = None
+    min_speedup: float | None = None
+    max_size_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``UsageError`` for limits that make no sense."""
+        _expect("max_drop_pp", self.max_drop_pp, -100.0, 100.0)
+        _expect("confidence", self.confidence, 0.5, 0.999999)
+        if self.min_int8_coverage is not None:
+            _expect("min_int8_coverage", self.min_int8_coverage, 0.0, 1.0)
+        for name in ("max_p99_ms", "min_speedup", "max_size_bytes"):
+            value = getattr(self, name)
+            if value is not None:
+                _expect(name, value, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measurement against one limit."""
+
+    name: str
+    outcome: Outcome
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+    samples_to_decide: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome over all checks; the worst one decides."""
+
+    outcome: Outcome
+    reason: str
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 for ``pass`` and for ``not_executed``, which is told but breaks no limit; else 1."""
+        return 0 if self.outcome in ("pass", "not_executed") else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "verdict": self.outcome,
+            "reason": self.reason,
+            "checks": [vars(check).copy() for check in self.checks],
+        }
+
+
+def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
+    """Judges the drop by its confidence bounds.
+
+    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it
+    or an output is NaN or Inf, else ``inconclusive`` with the number of samples that would decide.
+    """
+    c = comparison
+    broken = c.nan_samples + c.inf_samples
+    bound = f"{c.confidence:.4g} upper bound {c.drop_upper_pp:+.2f} pp"
+    needed = None
+    if broken:
+        outcome: Outcome = "fail"
+        reason = (
+            f"{broken} of {c.samples} outputs are not numbers ({c.nan_samples} NaN, "
+            f"{c.inf_samples} Inf): the engine is broken, this is no loss of accuracy."
+        )
+    elif c.drop_upper_pp <= max_drop_pp:
+        outcome = "pass"
+        reason = f"top-1 drop {c.drop_pp:+.2f} pp, {bound}, within {max_drop_pp:g} pp."
+    elif c.drop_lower_pp > max_drop_pp:
+        outcome = "fail"
+        reason = (
+            f"top-1 drop {c.drop_pp:+.2f} pp, lower bound {c.drop_lower_pp:+.2f} pp, above "
+            f"{max_drop_pp:g} pp."
+        )
+        if c.worse_classes:
+            named = ", ".join(f"{w.name} {w.drop_pp:+.1f} pp" for w in c.worse_classes[:_TOLD])
+            reason += f" Classes that lose most: {named}."
+    else:
+        outcome = "inconclusive"
+        needed = samples_to_decide(
+            c.flips.lost,
+            c.flips.gained,
+            c.samples,
+            max_drop_pp / 100,
+            confidence=c.confidence,
+        )
+        if needed is not None:
+            needed = max(needed, c.samples + 1)
+        reason = (
+            f"top-1 drop {c.drop_pp:+.2f} pp could lie between {c.drop_lower_pp:+.2f} and "
+            f"{c.drop_upper_pp:+.2f} pp; {c.samples} samples do not tell it from "
+            f"{max_drop_pp:g} pp. "
+            + (
+                f"About {needed} samples would."
+                if needed is not None
+                else "No number of samples would: the drop is the limit."
+            )
+        )
+    return Check("accuracy", outcome, reason, c.drop_upper_pp, max_drop_pp, needed)
+
+
+def coverage_check(coverage: Coverage, minimum: float) -> Check:
+    """Judges the share of MACs that the engine runs in INT8."""
+    enough = coverage.int8_coverage >= minimum
+    reason = f"{coverage.int8_coverage:.1%} of the MACs run in INT8, "
+    reason += f"at least {minimum:.1%} asked."
+    if not enough and coverage.float_layers:
+        largest = ", ".join(layer.name for layer in coverage.float_layers[:_TOLD])
+        reason += f" Largest in float: {largest}."
+    return Check(
+        "int8_coverage", "pass" if enough else "fail", reason, coverage.int8_coverage, minimum
+    )
+
+
+def decide(checks: Sequence[Check]) -> Verdict:
+    """The verdict over several checks: a failure outweighs doubt, doubt outweighs a pass.
+
+    Raises:
+        UsageError: There is no check: nothing was asked, so nothing passed.
+    """
+    if not checks:
+        raise UsageError("expected at least one check, got none.", hint="Ask for a limit.")
+    for outcome in ("fail", "inconclusive", "not_executed"):
+        hits = [check for check in checks if check.outcome == outcome]
+        if hits:
+            return Verdict(hits[0].outcome, " ".join(c.reason for c in hits), tuple(checks))
+    return Verdict("pass", " ".join(check.reason for check in checks), tuple(checks))
+
+
+def not_executed(reason: str) -> Verdict:
+    """The verdict on an engine that was built but cannot run here."""
+    return Verdict("not_executed", reason)
+
+
+def _expect(name: str, value: float, low: float, high: float) -> None:
+    # Written so that NaN is refused too.
+    if not low <= value <= high:
+        raise UsageError(
+            f"{name}: expected a number from {low:g} to {high:g}, got {value:g}.",
+            hint="Change the limit.",
+        )

@@ -1,0 +1,148 @@
+"""Runs an engine over a labelled set, each sample once and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import Array, Runner, TensorSpec
+from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.data.types import Dataset
+
+
+def predict(
+    runner: Runner,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 64,
+    name: str = "",
+    model_sha256: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Answers of one engine on a whole data set.
+
+    An engine with a fixed batch is fed full batches: the last one is filled up with copies of its
+    last image, whose answers are dropped.
+
+    Args:
+        runner: A loaded classifier: one image input ``(N, C, H, W)`` or ``(N, H, W, C)`` and one
+            output ``(N, K)``.
+        dataset: Labelled images.
+        preprocess: How an image becomes numbers, layout included.
+        batch_size: Images a run, where the engine leaves the choice.
+        name: What answers, for messages and reports.
+        model_sha256: Hash of the engine or model file, kept with the answers.
+        progress: Called with images done and images in all.
+
+    Raises:
+        DataError: The data set is empty, or its classes do not fit the model's.
+        ModelError: The engine is not such a classifier, or gives a wrong number of rows.
+    """
+    from edgeres.data.batches import batches
+
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: the data set is empty.", hint="Give labelled images.")
+    source, target = single_input(runner), _single_output(runner)
+    fixed = source.shape[0] if source.shape else None
+    rows: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    done = 0
+    for images, batch_labels in batches(dataset, preprocess, fixed or batch_size):
+        check_images(source, images)
+        count = len(images)
+        fed = _filled(images, fixed) if fixed else images
+        answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
+        rows.append(_logits(answer, target, len(fed))[:count])
+        labels.append(batch_labels)
+        done += count
+        if progress is not None:
+            progress(done, len(dataset))
+    if done != len(dataset):
+        raise DataError(
+            f"{dataset.name}: expected {len(dataset)} images, {done} were read.",
+            hint="The data set changed while it was read; run again.",
+        )
+    predictions = Predictions(
+        logits=np.concatenate(rows),
+        labels=np.concatenate(labels).astype(np.int64, copy=False),
+        name=name,
+        model_sha256=model_sha256,
+        data_fingerprint=dataset.fingerprint,
+        class_names=tuple(dataset.class_names),
+    )
+    if predictions.class_names and len(predictions.class_names) != predictions.classes:
+        raise DataError(
+            f"{dataset.name}: the data set has {len(predictions.class_names)} classes, the model "
+            f"gives {predictions.classes} scores.",
+            hint="Use the data set that the model was trained for.",
+        )
+    return predictions
+
+
+def single_input(runner: Runner) -> TensorSpec:
+    """The one input of an image classifier.
+
+    Raises:
+        ModelError: The engine has several inputs, or one that is not a batch of images.
+    """
+    if len(runner.inputs) != 1 or len(runner.inputs[0].shape) != 4:
+        found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.inputs) or "none"
+        raise ModelError(
+            f"expected one image input with four dimensions, got {found}.",
+            hint="Only image classifiers with one input can be evaluated.",
+        )
+    return runner.inputs[0]
+
+
+def check_images(source: TensorSpec, images: Array) -> None:
+    """Compares a batch with what the engine takes, apart from the batch dimension.
+
+    Raises:
+        DataError: The shapes differ.
+    """
+    wanted = source.shape[1:]
+    got = images.shape[1:]
+    if len(wanted) != len(got) or any(w not in (None, g) for w, g in zip(wanted, got, strict=True)):
+        raise DataError(
+            f"the engine takes images of shape {_shape(source)}, preprocessing gives "
+            f"(N, {', '.join(map(str, got))}).",
+            hint="Set resize, crop, channels and layout in the preprocessing to fit the model.",
+        )
+
+
+def _single_output(runner: Runner) -> TensorSpec:
+    if len(runner.outputs) != 1:
+        found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.outputs) or "none"
+        raise ModelError(
+            f"expected one output with class scores, got {found}.",
+            hint="Export the model with its logits as the only output.",
+        )
+    return runner.outputs[0]
+
+
+def _logits(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray[np.float32]:
+    """The answer as ``(N, K)`` float32; trailing dimensions of size 1 are dropped."""
+    array = answer[target.name]
+    if array.ndim < 2 or array.shape[0] != count or any(size != 1 for size in array.shape[2:]):
+        raise ModelError(
+            f"expected the output {target.name} to be ({count}, K), got {array.shape}.",
+            hint="The model must give one row of class scores for each image of the batch.",
+        )
+    return array.reshape(array.shape[:2]).astype(np.float32)
+
+
+def _filled(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    missing = size - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "(" + ", ".join("N" if size is None else str(size) for size in spec.shape) + ")"

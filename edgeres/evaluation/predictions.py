@@ -1,0 +1,191 @@
+"""What a model answered on a labelled set: logits and labels, kept with their origin in one file.
+
+A baseline is such a file, so a device that has nothing but the engine can still judge it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import ArtefactError, DataError, ModelError
+from edgeres.files import write_atomic
+
+SCHEMA = 1
+_ARRAYS = {"logits", "labels", "about"}
+_MAX_BYTES = 8 << 30  # 8 GiB: a file that claims more is refused before it is unpacked
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits and labels of one model on one data set, sample by sample in the data set's order.
+
+    Attributes:
+        logits: ``(N, K)`` float32, as the model gave them, NaN and Inf included.
+        labels: ``(N,)`` int64, each in ``[0, K)``.
+        name: What answered, for messages and reports, e.g. ``onnxruntime/model.onnx``.
+        model_sha256: SHA-256 of the file that answered, empty where it is not known.
+        data_fingerprint: Fingerprint of the data set, empty where it is not known.
+        class_names: Names of the classes, or empty.
+
+    Raises:
+        DataError: No samples, or labels that do not fit the logits.
+        ModelError: Logits that are not one row of at least two numbers for each label.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    name: str = ""
+    model_sha256: str = ""
+    data_fingerprint: str = ""
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks shapes, types and the range of the labels."""
+        who = self.name or "predictions"
+        if self.labels.ndim != 1 or self.labels.dtype != np.int64 or len(self.labels) == 0:
+            raise DataError(
+                f"{who}: expected labels of shape (N,) and type int64 with N >= 1, got "
+                f"{self.labels.shape} {self.labels.dtype}.",
+                hint="Give a data set with at least one labelled image.",
+            )
+        if (
+            self.logits.ndim != 2
+            or self.logits.dtype != np.float32
+            or len(self.logits) != len(self.labels)
+            or self.logits.shape[1] < 2
+        ):
+            raise ModelError(
+                f"{who}: expected logits of shape ({len(self.labels)}, K >= 2) and type float32, "
+                f"got {self.logits.shape} {self.logits.dtype}.",
+                hint="The model must give one row of class scores for each image.",
+            )
+        lowest, highest = int(self.labels.min()), int(self.labels.max())
+        if lowest < 0 or highest >= self.classes:
+            raise DataError(
+                f"{who}: the model has {self.classes} classes, the labels run from {lowest} to "
+                f"{highest}.",
+                hint="Use the data set that the model was trained for.",
+            )
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, N."""
+        return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, K."""
+        return int(self.logits.shape[1])
+
+    @cached_property
+    def finite(self) -> NDArray[np.bool_]:
+        """``(N,)``: whether all logits of a sample are numbers, neither NaN nor Inf."""
+        return np.asarray(np.isfinite(self.logits).all(axis=1))
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """``(N,)``: the class with the largest logit, -1 where a logit is NaN or Inf."""
+        return np.where(self.finite, np.argmax(self.logits, axis=1), -1).astype(np.int64)
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """``(N,)``: whether the predicted class is the label."""
+        return np.asarray(self.predicted == self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over logits, labels and origin, the same on every machine."""
+        parts = hashlib.sha256(self._about().encode())
+        parts.update(np.ascontiguousarray(self.logits, dtype="<f4").tobytes())
+        parts.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        return parts.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes a ``.npz`` file, whole or not at all; equal predictions give equal bytes.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        about = json.loads(self._about()) | {"digest": self.digest}
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            logits=np.ascontiguousarray(self.logits, dtype="<f4"),
+            labels=np.ascontiguousarray(self.labels, dtype="<i8"),
+            about=np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8),
+        )
+        write_atomic(path, buffer.getvalue())
+
+    def _about(self) -> str:
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "name": self.name,
+                "shape": list(self.logits.shape),
+                "model_sha256": self.model_sha256,
+                "data_fingerprint": self.data_fingerprint,
+                "class_names": list(self.class_names),
+            },
+            sort_keys=True,
+        )
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Reads a file written by :meth:`Predictions.save` and checks its digest.
+
+    Raises:
+        ArtefactError: No such file, another kind of file, or content that is not what was saved.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such file of predictions.", hint="Check the path.")
+    try:
+        arrays, about = _read(path)
+        predictions = Predictions(
+            logits=arrays["logits"].astype(np.float32, copy=False),
+            labels=arrays["labels"].astype(np.int64, copy=False),
+            name=str(about["name"]),
+            model_sha256=str(about["model_sha256"]),
+            data_fingerprint=str(about["data_fingerprint"]),
+            class_names=tuple(str(name) for name in about["class_names"]),
+        )
+        expected = about["digest"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtefactError(
+            f"{path}: is not a file of predictions ({error or type(error).__name__}).",
+            hint="Make it again with `edgeres validate --save`.",
+        ) from error
+    except (DataError, ModelError) as error:
+        raise ArtefactError(f"{path}: {error.message}", hint=error.hint) from error
+    if predictions.digest != expected:
+        raise ArtefactError(
+            f"{path}: its content is not what was saved (digest differs).",
+            hint="Copy it again from where it was made.",
+        )
+    return predictions
+
+
+# ``about`` is JSON from disk, hence ``Any``: what is not as expected raises and is reported.
+def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    with zipfile.ZipFile(path) as archive:
+        names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+        size = sum(info.file_size for info in archive.infolist())
+    if names != _ARRAYS:
+        raise ValueError(f"expected the arrays {sorted(_ARRAYS)}, got {sorted(names)[:5]}")
+    if size > _MAX_BYTES:
+        raise ValueError(f"it unpacks to {size} bytes, more than {_MAX_BYTES}")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in _ARRAYS}
+    about = json.loads(arrays["about"].tobytes())
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}")
+    return arrays, about

@@ -1,0 +1,113 @@
+"""Verdicts: pass and fail only with proof, and what would decide in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from edgeres.errors import UsageError
+from edgeres.evaluation.compare import compare
+from edgeres.evaluation.coverage import Coverage, FloatLayer
+from edgeres.evaluation.gates import (
+    Check,
+    Limits,
+    accuracy_check,
+    coverage_check,
+    decide,
+    not_executed,
+)
+
+
+def test_a_small_proven_drop_passes(answer) -> None:
+    check = accuracy_check(compare(answer(), answer([1])), 1.0)
+    assert check.outcome == "pass"
+    assert check.value is not None
+    assert check.value <= 1.0
+    assert "within 1 pp" in check.reason
+
+
+def test_a_large_proven_drop_fails_and_names_the_class(answer) -> None:
+    check = accuracy_check(compare(answer(), answer(range(7, 400, 10))), 0.5)
+    assert check.outcome == "fail"
+    assert "above 0.5 pp" in check.reason
+    assert "Classes that lose most: 7 +40.0 pp" in check.reason
+
+
+def test_noise_is_inconclusive_with_the_samples_that_decide(answer) -> None:
+    comparison = compare(answer(range(10)), answer(range(5, 16)))
+    check = accuracy_check(comparison, 0.5)
+    assert check.outcome == "inconclusive"
+    assert check.samples_to_decide is not None
+    assert check.samples_to_decide > 1000
+    assert f"About {check.samples_to_decide} samples would" in check.reason
+    assert decide([check]).exit_code == 1
+
+
+def test_a_drop_at_the_limit_is_never_decided(answer) -> None:
+    check = accuracy_check(compare(answer(), answer(range(5))), 0.5)
+    assert check.outcome == "inconclusive"
+    assert check.samples_to_decide is None
+    assert "No number of samples" in check.reason
+
+
+def test_nan_is_a_failure_of_the_engine_not_of_accuracy(answer) -> None:
+    logits = answer().logits.copy()
+    logits[3] = np.nan
+    check = accuracy_check(compare(answer(), dataclasses.replace(answer(), logits=logits)), 50.0)
+    assert check.outcome == "fail"
+    assert "1 of 1000 outputs are not numbers (1 NaN, 0 Inf)" in check.reason
+
+
+def test_coverage_gate() -> None:
+    low = Coverage(0.8, 100, (FloatLayer("head", 20, "float32", "so it is"),))
+    assert coverage_check(low, 0.8).outcome == "pass"
+    failed = coverage_check(low, 0.9)
+    assert failed.outcome == "fail"
+    assert "80.0%" in failed.reason
+    assert "head" in failed.reason
+
+
+def test_the_worst_check_decides() -> None:
+    good, doubt, bad = (
+        Check("a", "pass", "fine."),
+        Check("b", "inconclusive", "who knows."),
+        Check("c", "fail", "broken."),
+    )
+    assert decide([good]).outcome == "pass"
+    assert decide([good]).exit_code == 0
+    assert decide([good, doubt]).outcome == "inconclusive"
+    assert decide([doubt, bad, good]).outcome == "fail"
+    assert decide([doubt, bad, good]).reason == "broken."
+    assert decide([bad]).exit_code == 1
+    assert json.loads(json.dumps(decide([good, bad]).to_dict()))["checks"][1]["name"] == "c"
+
+
+def test_nothing_asked_is_not_a_pass() -> None:
+    with pytest.raises(UsageError, match="at least one check"):
+        decide([])
+
+
+def test_not_executed_breaks_no_limit_and_is_no_pass() -> None:
+    verdict = not_executed("no GPU here")
+    assert (verdict.outcome, verdict.exit_code) == ("not_executed", 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_drop_pp": math.nan},
+        {"max_drop_pp": 101.0},
+        {"confidence": 1.0},
+        {"confidence": 0.3},
+        {"min_int8_coverage": 1.1},
+        {"max_p99_ms": -1.0},
+        {"min_speedup": math.nan},
+    ],
+)
+def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        Limits(**bad)  # type: ignore[arg-type]
