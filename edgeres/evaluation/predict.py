@@ -13,6 +13,7 @@ from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
+    from edgeres.data.bad_images import BadImages
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
 
@@ -25,6 +26,8 @@ def predict(
     batch_size: int = 64,
     name: str = "",
     model_sha256: str = "",
+    workers: int = 0,
+    bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Answers of one engine on a whole data set.
@@ -40,10 +43,13 @@ def predict(
         batch_size: Images a run, where the engine leaves the choice.
         name: What answers, for messages and reports.
         model_sha256: Hash of the engine or model file, kept with the answers.
+        workers: Threads that decode images ahead.
+        bad: Collects images that cannot be decoded, which are then left out; give the same one to
+            every pass over a data set, so that the passes stay paired. Without it the first raises.
         progress: Called with images done and images in all.
 
     Raises:
-        DataError: The data set is empty, or its classes do not fit the model's.
+        DataError: The data set is empty, an image is bad, or its classes do not fit the model's.
         ModelError: The engine is not such a classifier, or gives a wrong number of rows.
     """
     from edgeres.data.batches import batches
@@ -55,7 +61,9 @@ def predict(
     rows: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     done = 0
-    for images, batch_labels in batches(dataset, preprocess, fixed or batch_size):
+    for images, batch_labels in batches(
+        dataset, preprocess, fixed or batch_size, workers=workers, bad=bad
+    ):
         check_images(source, images)
         count = len(images)
         fed = _filled(images, fixed) if fixed else images
@@ -65,12 +73,13 @@ def predict(
         done += count
         if progress is not None:
             progress(done, len(dataset))
-    if done != len(dataset):
+    left_out = len(bad.reasons) if bad is not None else 0
+    if not len(dataset) - left_out <= done <= len(dataset):
         raise DataError(
             f"{dataset.name}: expected {len(dataset)} images, {done} were read.",
             hint="The data set changed while it was read; run again.",
         )
-    predictions = Predictions(
+    return Predictions(
         logits=np.concatenate(rows),
         labels=np.concatenate(labels).astype(np.int64, copy=False),
         name=name,
@@ -78,13 +87,6 @@ def predict(
         data_fingerprint=dataset.fingerprint,
         class_names=tuple(dataset.class_names),
     )
-    if predictions.class_names and len(predictions.class_names) != predictions.classes:
-        raise DataError(
-            f"{dataset.name}: the data set has {len(predictions.class_names)} classes, the model "
-            f"gives {predictions.classes} scores.",
-            hint="Use the data set that the model was trained for.",
-        )
-    return predictions
 
 
 def single_input(runner: Runner) -> TensorSpec:

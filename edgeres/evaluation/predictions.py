@@ -69,6 +69,12 @@ class Predictions:
                 f"got {self.logits.shape} {self.logits.dtype}.",
                 hint="The model must give one row of class scores for each image.",
             )
+        if self.class_names and len(self.class_names) != self.classes:
+            raise DataError(
+                f"{who}: the data set has {len(self.class_names)} classes, the model gives "
+                f"{self.classes} scores.",
+                hint="Use the data set that the model was trained for.",
+            )
         lowest, highest = int(self.labels.min()), int(self.labels.max())
         if lowest < 0 or highest >= self.classes:
             raise DataError(

@@ -30,6 +30,6 @@ def answer(labels: NDArray[np.int64]) -> Answer:
         logits[np.arange(1000), chosen] = 5.0
         rng = np.random.default_rng(3)
         logits += noise * rng.standard_normal(logits.shape).astype(np.float32)
-        return Predictions(logits=logits, labels=labels, **about)  # type: ignore[arg-type]
+        return Predictions(logits=logits, labels=labels, **about)
 
     return build

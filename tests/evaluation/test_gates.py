@@ -110,4 +110,4 @@ def test_not_executed_breaks_no_limit_and_is_no_pass() -> None:
 )
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
-        Limits(**bad)  # type: ignore[arg-type]
+        Limits(**bad)

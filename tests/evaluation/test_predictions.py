@@ -60,7 +60,7 @@ def test_equal_answers_give_equal_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_digest_sees_every_change(change: dict[str, object]) -> None:
-    changed = dataclasses.replace(example(), **change)  # type: ignore[arg-type]
+    changed = dataclasses.replace(example(), **change)
     assert changed.digest != example().digest
 
 
@@ -136,6 +136,6 @@ def test_shapes_and_labels_are_checked() -> None:
     with pytest.raises(ModelError, match=r"expected logits of shape \(3, K"):
         Predictions(logits=logits, labels=np.array([0, 1, 2]))
     with pytest.raises(ModelError, match="float64"):
-        Predictions(logits=logits.astype(np.float64), labels=np.array([0, 1]))  # type: ignore[arg-type]
+        Predictions(logits=logits.astype(np.float64), labels=np.array([0, 1]))
     with pytest.raises(DataError, match="N >= 1"):
         Predictions(logits=logits[:0], labels=np.array([], dtype=np.int64))

@@ -192,4 +192,4 @@ def test_holm_adjusts_in_steps() -> None:
 )
 def test_senseless_counts_are_refused(call: object) -> None:
     with pytest.raises(UsageError, match="expected"):
-        call()  # type: ignore[operator]
+        call()
