@@ -1,0 +1,162 @@
+"""Reads weight files without running code from them, and writes safetensors atomically.
+
+Pickles are read with ``weights_only=True`` and in no other way: whatever needs more than tensors
+and plain containers is refused before any of its code could run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from edgeres.errors import ModelError, StorageError
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_HEADER = struct.Struct("<Q")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+
+def read_weights(path: Path) -> tuple[object, dict[str, str]]:
+    """Reads a ``.safetensors`` file or a torch pickle of tensors; the content decides which.
+
+    Returns:
+        What the file holds (a mapping of tensors, or mappings around one), on the CPU, and the
+        safetensors metadata (empty for pickles).
+
+    Raises:
+        ModelError: The file is missing, empty, truncated, of another kind, or a pickle that holds
+            more than tensors and plain containers.
+    """
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise ModelError(
+                f"Expected a checkpoint file, got the folder {path}.",
+                hint=f"Name a file in it ({', '.join(SUFFIXES)}).",
+            )
+        with path.open("rb") as file:
+            start = file.read(_HEADER.size + 1)
+    except OSError as error:
+        raise ModelError(
+            f"Cannot read the checkpoint {path}: {error.strerror or error}.",
+            hint="Check the path (relative to the current folder).",
+        ) from error
+    if size == 0:
+        raise ModelError(
+            f"The checkpoint {path} is empty (0 bytes).", hint="Copy or download it again."
+        )
+    if path.suffix == ".onnx":
+        raise ModelError(
+            f"{path} is an ONNX model, not a checkpoint.",
+            hint="ONNX goes straight to quantization: edgeres convert --model model.onnx.",
+        )
+    # Safetensors first: the low byte of its header length may well be a pickle's first byte.
+    if start[_HEADER.size :] == b"{" or (path.suffix == ".safetensors" and start[:4] != _ZIP):
+        return _read_safetensors(path, size)
+    if start.startswith((_ZIP, _PICKLE)):
+        return _read_pickle(path), {}
+    raise ModelError(
+        f"{path} ({size} bytes) is neither safetensors nor a torch checkpoint.",
+        hint="Copy or download it again, or save it with edgeres or torch.save(state_dict).",
+    )
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Writes the same bytes for the same content, all or nothing.
+
+    The library orders metadata at random, which would give every save another hash, so the header
+    is written again with sorted keys (format: https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        StorageError: The folder cannot be written or the disk is full; an older file stays as it
+            was.
+    """
+    from safetensors.torch import save
+
+    ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    raw = save(ordered, {"format": "pt", **metadata})
+    (length,) = _HEADER.unpack_from(raw)
+    header = json.loads(raw[_HEADER.size : _HEADER.size + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    content = _HEADER.pack(len(text)) + text + raw[_HEADER.size + length :]
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path} ({len(content)} bytes): {error.strerror or error}.",
+            hint="Free some space, or choose another --output.",
+        ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path, size: int) -> tuple[object, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(metadata)  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path} ({size} bytes) is not a whole safetensors file: {_one_line(error)}.",
+            hint="Copy or download it again; its size and SHA-256 should match the original's.",
+        ) from error
+
+
+def _read_pickle(path: Path) -> object:
+    import pickle
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols and archives; refused below if unusable
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is refused: it holds more than tensors and plain containers "
+            f"({_reason(error)}); loading it could run code, so none of it was run.",
+            hint="Where you trust it, save only the weights: torch.save(model.state_dict(), path).",
+        ) from error
+    except Exception as error:
+        # torch's readers raise whatever the damage leads to: EOFError, RuntimeError, KeyError,
+        # UnicodeDecodeError, struct.error and more. Any of them means that the file is unusable.
+        raise ModelError(
+            f"{path} is not a usable torch checkpoint: {_one_line(error)}.",
+            hint="Copy or download it again, or save it with torch.save(model.state_dict(), path).",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What was refused, out of torch's long advice on how to allow it."""
+    text = " ".join(str(error).split())
+    found = re.search(r"GLOBAL (\S*\w)", text)
+    return f"it needs {found[1]}" if found else "an operation other than building tensors"
+
+
+def _one_line(error: Exception) -> str:
+    """The first sentence of a vendor's message."""
+    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    return text[:200] or type(error).__name__
