@@ -1,1 +1,1 @@
-"""Training and fine-tuning of residual networks."""
+"""Training from scratch and fine-tuning of residual networks."""

@@ -1,0 +1,148 @@
+"""One pass over the training images, and one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgeres.errors import StageError
+from edgeres.training.augment import augment
+from edgeres.training.device import Place
+from edgeres.training.ema import MovingAverage
+from edgeres.training.loss import training_loss
+from edgeres.training.pixels import PixelSet
+from edgeres.training.schedule import learning_rate
+from edgeres.training.settings import TrainSettings
+
+EVALUATION_BATCH = 500
+
+
+@dataclass
+class Learner:
+    """What changes during training: the network, its optimizer and its average."""
+
+    module: nn.Module
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    average: MovingAverage | None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that counts: the average where there is one."""
+        return self.module if self.average is None else self.average.module
+
+
+def make_learner(module: nn.Module, settings: TrainSettings, place: Place) -> Learner:
+    """SGD with Nesterov momentum; biases and batch normalization are not decayed."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    free = [p for p in module.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.SGD(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=True,
+    )
+    average = MovingAverage(module, settings.ema_decay) if settings.ema_decay > 0 else None
+    return Learner(module, optimizer, place.scaler(), average)
+
+
+def steps_an_epoch(images: int, settings: TrainSettings) -> int:
+    """Full batches in one pass; a set smaller than a batch makes one small batch."""
+    return max(1, images // settings.batch_size)
+
+
+def train_epoch(
+    learner: Learner,
+    data: PixelSet,
+    settings: TrainSettings,
+    epoch: int,
+    place: Place,
+    teacher: nn.Module | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> tuple[float, float]:
+    """Trains one epoch; order and augmentation depend on seed and epoch alone.
+
+    Args:
+        learner: Changed in place.
+        data: Training images.
+        settings: Of the run.
+        epoch: From 0.
+        place: Device and precision.
+        teacher: Network in evaluation mode to learn from.
+        on_step: Called after each step.
+
+    Returns:
+        Mean loss, and top-1 on the augmented images in [0, 1].
+
+    Raises:
+        StageError: The loss is not finite any more.
+    """
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(data), generator=generator)
+    steps = steps_an_epoch(len(data), settings)
+    size = min(settings.batch_size, len(data))
+    learner.module.train()
+    loss_sum = torch.zeros((), device=place.device)
+    right = torch.zeros((), device=place.device)
+    for step in range(steps):
+        rate = learning_rate(settings, epoch * steps + step, settings.epochs * steps)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = rate
+        chosen = order[step * size : (step + 1) * size].to(place.device)
+        images = data.normalization.apply(augment(data.pixels[chosen], settings, generator))
+        labels = data.labels[chosen]
+        with place.autocast():
+            taught = None
+            if teacher is not None:
+                with torch.no_grad():
+                    taught = teacher(images)
+            logits = learner.module(images)
+        loss = training_loss(logits, labels, settings, taught)
+        learner.optimizer.zero_grad()
+        learner.scaler.scale(loss).backward()
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+        if learner.average is not None:
+            learner.average.update()
+        loss_sum += loss.detach()
+        right += (logits.detach().argmax(1) == labels).sum()
+        if on_step is not None:
+            on_step()
+    mean_loss = float(loss_sum) / steps
+    if not torch.isfinite(loss_sum):
+        raise StageError(
+            f"The training loss became {mean_loss} in epoch {epoch + 1}.",
+            hint=f"Lower the learning rate (now {settings.learning_rate}).",
+        )
+    return mean_loss, float(right) / (steps * size)
+
+
+@torch.inference_mode()
+def evaluate(module: nn.Module, data: PixelSet, place: Place) -> tuple[float, float]:
+    """Evaluates without augmentation, in float32.
+
+    Args:
+        module: Put into evaluation mode; the caller's next epoch sets training mode again.
+        data: Images and labels.
+        place: Its device is used.
+
+    Returns:
+        Mean cross-entropy and top-1 in [0, 1].
+    """
+    module.eval()
+    loss = 0.0
+    right = 0
+    for start in range(0, len(data), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        labels = data.labels[part]
+        logits = module(data.normalization.apply(data.pixels[part]))
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(1) == labels).sum())
+    return loss / len(data), right / len(data)

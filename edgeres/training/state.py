@@ -1,0 +1,110 @@
+"""What a killed run needs to go on, written whole or not at all after every epoch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeres.errors import ArtefactError, StorageError
+
+STATE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the training log.
+
+    Attributes:
+        epoch: From 1.
+        loss: Mean training loss.
+        top1: Share of augmented training images that were classified rightly, in [0, 1].
+        held_out_loss: Cross-entropy on the held-out images.
+        held_out_top1: On the held-out images, with the averaged weights where there are any.
+        learning_rate: Of the epoch's last step.
+        seconds: Wall time of the epoch with its evaluation.
+    """
+
+    epoch: int
+    loss: float
+    top1: float
+    held_out_loss: float
+    held_out_top1: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything between two epochs.
+
+    Attributes:
+        fingerprint: Of settings, data, network and teacher; another one is another training.
+        history: One record an epoch.
+        module: Weights in training.
+        optimizer: Momentum and so on.
+        scaler: Of the gradient scaler; empty where there is none.
+        average: Averaged weights; empty without averaging.
+        updates: Updates of the average.
+        best: Weights of the best epoch so far.
+        best_epoch: From 1.
+    """
+
+    fingerprint: str
+    history: tuple[EpochRecord, ...]
+    module: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, torch.Tensor]
+    updates: int
+    best: dict[str, torch.Tensor]
+    best_epoch: int
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Writes the state beside ``path`` first and then puts it in place at once.
+
+    Raises:
+        StorageError: The folder cannot be written or the disk is full.
+    """
+    content = {"schema": STATE_SCHEMA} | vars(state)
+    content["history"] = [asdict(record) for record in state.history]
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            f"Cannot write the training state '{path}': {error}.",
+            hint="Free space or choose another --output; the last saved epoch is still whole.",
+        ) from error
+
+
+def load_state(path: Path, fingerprint: str) -> TrainState | None:
+    """Reads the state of an earlier run; ``None`` if there is none.
+
+    Raises:
+        ArtefactError: The file is damaged, or belongs to other settings, data or network.
+    """
+    if not path.exists():
+        return None
+    hint = f"Remove '{path}' to train from the start, or choose another --output."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ArtefactError(f"The training state '{path}' is damaged.", hint=hint) from error
+    if not isinstance(content, dict) or content.pop("schema", None) != STATE_SCHEMA:
+        raise ArtefactError(f"'{path}' is no training state of schema {STATE_SCHEMA}.", hint=hint)
+    if content["fingerprint"] != fingerprint:
+        raise ArtefactError(
+            f"'{path}' belongs to a training with other settings, data or start weights.", hint=hint
+        )
+    content["history"] = tuple(EpochRecord(**record) for record in content["history"])
+    return TrainState(**content)
