@@ -12,7 +12,6 @@ import torch
 
 from edgeres.models.checkpoint import load_checkpoint, load_module
 
-
 pytestmark = pytest.mark.slow
 
 
