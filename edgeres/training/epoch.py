@@ -63,6 +63,7 @@ def train_epoch(
     data: PixelSet,
     settings: TrainSettings,
     epoch: int,
+    *,
     place: Place,
     teacher: nn.Module | None = None,
     on_step: Callable[[], None] | None = None,
@@ -106,7 +107,7 @@ def train_epoch(
             logits = learner.module(images)
         loss = training_loss(logits, labels, settings, taught)
         learner.optimizer.zero_grad()
-        learner.scaler.scale(loss).backward()
+        learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         learner.scaler.step(learner.optimizer)
         learner.scaler.update()
         if learner.average is not None:
@@ -125,13 +126,12 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(module: nn.Module, data: PixelSet, place: Place) -> tuple[float, float]:
+def evaluate(module: nn.Module, data: PixelSet) -> tuple[float, float]:
     """Evaluates without augmentation, in float32.
 
     Args:
         module: Put into evaluation mode; the caller's next epoch sets training mode again.
-        data: Images and labels.
-        place: Its device is used.
+        data: Images and labels, on the module's device.
 
     Returns:
         Mean cross-entropy and top-1 in [0, 1].

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,15 +13,22 @@ from torch import nn
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
-from edgeres.errors import DataError, StorageError, UsageError
-from edgeres.models.build import build_model, plan_for
-from edgeres.models.checkpoint import Checkpoint, load_module, save_checkpoint
-from edgeres.models.plan import ChannelPlan
+from edgeres.errors import UsageError
+from edgeres.files import disk_errors
+from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+from edgeres.training.begin import (
+    check_labels,
+    choose_plan,
+    choose_preprocess,
+    fingerprint,
+    first_network,
+)
 from edgeres.training.device import Place, choose_place, cpu_threads
 from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
+from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
 from edgeres.training.settings import TrainSettings
-from edgeres.training.state import EpochRecord, TrainState, load_state, save_state
+from edgeres.training.state import EpochRecord, TrainState, load_state, save_log, save_state
 
 CHECKPOINT_NAME = "model.safetensors"
 STATE_NAME = "train_state.pt"
@@ -77,170 +83,158 @@ def train(
         output: Folder of checkpoint, state and log; made if it is missing.
         start: Network to fine-tune; ``None`` trains ``settings.architecture`` from scratch.
         preprocess: Of the network; the start checkpoint's own where it is ``None``.
-        teacher: Network to distil from, used where ``settings.distill_weight`` is above 0.
+        teacher: Network to distil from, on the same preprocessed images; it is put into
+            evaluation mode. Used where ``settings.distill_weight`` is above 0.
         progress: Called with (steps done, steps of the run).
 
     Raises:
         UsageError: No preprocessing given, or distillation without a teacher.
         DataError: Data that does not fit the network, or too few images.
+        BackendMissingError: The device is not here.
         ArtefactError: ``output`` holds the state of another training.
         StageError: The loss is not finite any more.
         StorageError: ``output`` cannot be written.
     """
-    chosen = preprocess if preprocess is not None or start is None else start.preprocess
-    if chosen is None:
-        raise UsageError(
-            "Training needs the preprocessing of its images.",
-            hint="Give the recipe's preprocess block or --scale, --mean and --std.",
-        )
     if settings.distill_weight > 0 and teacher is None:
         raise UsageError(
             f"distill_weight is {settings.distill_weight}, but there is no teacher.",
             hint="Give a teacher or set distill_weight to 0.",
         )
-    plan = _plan(settings, train_set, chosen) if start is None else start.plan
-    _check_labels(plan, train_set, held_out)
-    try:
+    preprocess = choose_preprocess(preprocess, start)
+    plan = choose_plan(settings, train_set, preprocess, start)
+    check_labels(plan, train_set, held_out)
+    with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder '{output}': {error.strerror}.", hint="Choose another --output."
-        ) from error
     place = choose_place(settings)
-    with cpu_threads(settings.threads):
-        torch.manual_seed(settings.seed)
-        module = _network(settings, plan, start).to(place.device)
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if teacher is not None:
-            teacher = teacher.to(place.device).eval().requires_grad_(False)
-        learner = make_learner(module, settings, place)
-        identity = _fingerprint(settings, train_set, held_out, chosen, module, teacher)
-        state = load_state(output / STATE_NAME, identity)
-        if state is not None:
-            _restore(learner, state)
-        done = 0 if state is None else len(state.history)
-        if state is None or done < settings.epochs:
-            data = load_pixels(train_set, chosen, device=place.device)
-            check = load_pixels(held_out, chosen, device=place.device)
-            state = _epochs(
-                learner, data, check, settings, place, teacher, identity, state, output, progress
+    module = first_network(settings, plan, start)
+    identity = fingerprint(settings, (train_set, held_out), preprocess, module, teacher)
+    state = load_state(output / STATE_NAME, identity)
+    done = 0 if state is None else len(state.history)
+    if state is None or done < settings.epochs:
+        with cpu_threads(settings.threads), freed_memory_kept():
+            run = _Run(
+                settings=settings,
+                learner=make_learner(_placed(module, place), settings, place),
+                data=load_pixels(train_set, preprocess, device=place.device),
+                check=load_pixels(held_out, preprocess, device=place.device),
+                place=place,
+                teacher=None if teacher is None else _placed(teacher, place).eval(),
+                identity=identity,
+                output=output,
             )
+            state = run.finish(state, progress)
+    chosen = state.history[state.best_epoch - 1]
     final = Checkpoint(
         plan=plan,
-        state={name: tensor.clone() for name, tensor in state.best.items()},
-        preprocess=chosen,
+        state=dict(state.best),
+        preprocess=preprocess,
         class_names=train_set.class_names,
         metadata={
-            "held_out_top1": f"{state.history[state.best_epoch - 1].held_out_top1:.4f}",
+            "held_out_top1": f"{chosen.held_out_top1:.4f}",
             "epoch": str(state.best_epoch),
             "training": json.dumps(settings.to_mapping(), sort_keys=True),
         },
     )
     save_checkpoint(output / CHECKPOINT_NAME, final)
-    _write_log(output / LOG_NAME, state.history)
+    save_log(output / LOG_NAME, state.history)
     return TrainResult(
         checkpoint=output / CHECKPOINT_NAME,
         log=output / LOG_NAME,
         best_epoch=state.best_epoch,
-        held_out_top1=state.history[state.best_epoch - 1].held_out_top1,
+        held_out_top1=chosen.held_out_top1,
         history=state.history,
         resumed_from=done,
     )
 
 
-def _epochs(
-    learner: Learner,
-    data: PixelSet,
-    check: PixelSet,
-    settings: TrainSettings,
-    place: Place,
-    teacher: nn.Module | None,
-    identity: str,
-    state: TrainState | None,
-    output: Path,
-    progress: Progress | None,
-) -> TrainState:
-    """Trains what is left, saving after every epoch."""
-    steps = steps_an_epoch(len(data), settings)
-    first = 0 if state is None else len(state.history)
-    done = first * steps
+@dataclass(frozen=True)
+class _Run:
+    """All that stays the same while the epochs pass."""
 
-    def on_step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, settings.epochs * steps)
+    settings: TrainSettings
+    learner: Learner
+    data: PixelSet
+    check: PixelSet
+    place: Place
+    teacher: nn.Module | None
+    identity: str
+    output: Path
 
-    for epoch in range(first, settings.epochs):
+    def finish(self, state: TrainState | None, progress: Progress | None) -> TrainState:
+        """Trains the epochs that are left, saving state and log after each."""
+        if state is not None:
+            _restore(self.learner, state)
+        first = 0 if state is None else len(state.history)
+        steps = steps_an_epoch(len(self.data), self.settings)
+        done = first * steps
+
+        def on_step() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, self.settings.epochs * steps)
+
+        state = self.epoch(state, on_step)
+        while len(state.history) < self.settings.epochs:
+            state = self.epoch(state, on_step)
+        return state
+
+    def epoch(self, before: TrainState | None, on_step: Callable[[], None]) -> TrainState:
+        """Trains one epoch, evaluates it and saves."""
         begun = time.monotonic()
-        loss, top1 = train_epoch(learner, data, settings, epoch, place, teacher, on_step)
-        held_loss, held_top1 = evaluate(learner.evaluated, check, place)
+        history = () if before is None else before.history
+        number = len(history) + 1
+        learner = self.learner
+        loss, top1 = train_epoch(
+            learner,
+            self.data,
+            self.settings,
+            number - 1,
+            place=self.place,
+            teacher=self.teacher,
+            on_step=on_step,
+        )
+        held_loss, held_top1 = evaluate(learner.evaluated, self.check)
         record = EpochRecord(
-            epoch=epoch + 1,
+            epoch=number,
             loss=loss,
             top1=top1,
             held_out_loss=held_loss,
             held_out_top1=held_top1,
             learning_rate=float(learner.optimizer.param_groups[0]["lr"]),
-            seconds=time.monotonic() - begun,
+            seconds=round(time.monotonic() - begun, 3),
         )
-        history = (*state.history, record) if state is not None else (record,)
-        better = state is None or held_top1 >= state.history[state.best_epoch - 1].held_out_top1
+        best, best_epoch = _weights(learner.evaluated), number
+        if before is not None and held_top1 < history[before.best_epoch - 1].held_out_top1:
+            best, best_epoch = before.best, before.best_epoch
         average = learner.average
         state = TrainState(
-            fingerprint=identity,
-            history=history,
+            fingerprint=self.identity,
+            history=(*history, record),
             module=_weights(learner.module),
             optimizer=learner.optimizer.state_dict(),
             scaler=learner.scaler.state_dict(),
             average={} if average is None else _weights(average.module),
             updates=0 if average is None else average.updates,
-            best=_weights(learner.evaluated) if better or state is None else state.best,
-            best_epoch=epoch + 1 if better or state is None else state.best_epoch,
+            best=best,
+            best_epoch=best_epoch,
         )
-        save_state(output / STATE_NAME, state)
-        _write_log(output / LOG_NAME, history)
-    if state is None:  # epochs >= 1, so the loop ran
-        raise AssertionError
-    return state
+        save_state(self.output / STATE_NAME, state)
+        save_log(self.output / LOG_NAME, state.history)
+        return state
 
 
-def _plan(settings: TrainSettings, train_set: Dataset, preprocess: Preprocess) -> ChannelPlan:
-    return plan_for(
-        settings.architecture,
-        num_classes=len(train_set.class_names),
-        in_channels=preprocess.channels,
-        width_multiplier=settings.width_multiplier,
-    )
-
-
-def _network(settings: TrainSettings, plan: ChannelPlan, start: Checkpoint | None) -> nn.Module:
-    if start is not None:
-        return load_module(start).requires_grad_(True)
-    module = build_model(plan)
-    if settings.zero_init_residual:
-        last = f"bn{plan.spec.convolutions}"
-        for name, part in module.named_modules():
-            if name.startswith("layer") and name.endswith(f".{last}"):
-                nn.init.zeros_(part.get_parameter("weight"))
-    return module
-
-
-def _check_labels(plan: ChannelPlan, train_set: Dataset, held_out: Dataset) -> None:
-    for data in (train_set, held_out):
-        if len(data) == 0:
-            raise DataError(f"'{data.name}' holds no images.", hint="Check its path.")
-        highest = int(data.labels.max())
-        if highest >= plan.num_classes or int(data.labels.min()) < 0:
-            raise DataError(
-                f"'{data.name}' has labels up to {highest}, the network has {plan.num_classes} "
-                "classes.",
-                hint="Labels count from 0; check the data or the network's num_classes.",
-            )
+def _placed(module: nn.Module, place: Place) -> nn.Module:
+    moved = module.to(place.device)
+    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+    """A copy on the CPU that later steps do not change."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _restore(learner: Learner, state: TrainState) -> None:
@@ -251,40 +245,3 @@ def _restore(learner: Learner, state: TrainState) -> None:
     if learner.average is not None:
         learner.average.module.load_state_dict(state.average)
         learner.average.updates = state.updates
-
-
-def _fingerprint(
-    settings: TrainSettings,
-    train_set: Dataset,
-    held_out: Dataset,
-    preprocess: Preprocess,
-    module: nn.Module,
-    teacher: nn.Module | None,
-) -> str:
-    """SHA-256 over everything that decides the result, the first weights included."""
-    digest = hashlib.sha256()
-    for text in (
-        settings.fingerprint(),
-        train_set.fingerprint,
-        held_out.fingerprint,
-        preprocess.to_json(),
-    ):
-        digest.update(text.encode() + b"\0")
-    for network in (module, teacher):
-        for name, tensor in (network.state_dict() if network is not None else {}).items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write_log(path: Path, history: tuple[EpochRecord, ...]) -> None:
-    """Writes the whole log anew, so a resumed run's log has each epoch once."""
-    lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(lines, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write the training log '{path}': {error.strerror}.", hint="Free space."
-        ) from error

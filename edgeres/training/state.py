@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import io
+import json
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 
-from edgeres.errors import ArtefactError, StorageError
+from edgeres.errors import ArtefactError
+from edgeres.files import write_atomic
 
 STATE_SCHEMA = 1
 
@@ -66,25 +68,26 @@ class TrainState:
 
 
 def save_state(path: Path, state: TrainState) -> None:
-    """Writes the state beside ``path`` first and then puts it in place at once.
+    """Writes the state whole or not at all.
 
     Raises:
         StorageError: The folder cannot be written or the disk is full.
     """
     content = {"schema": STATE_SCHEMA} | vars(state)
     content["history"] = [asdict(record) for record in state.history]
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise StorageError(
-            f"Cannot write the training state '{path}': {error}.",
-            hint="Free space or choose another --output; the last saved epoch is still whole.",
-        ) from error
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def save_log(path: Path, history: tuple[EpochRecord, ...]) -> None:
+    """Writes the whole log anew, so a resumed run's log has each epoch once.
+
+    Raises:
+        StorageError: The folder cannot be written or the disk is full.
+    """
+    lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
+    write_atomic(path, lines.encode())
 
 
 def load_state(path: Path, fingerprint: str) -> TrainState | None:

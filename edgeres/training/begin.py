@@ -1,0 +1,114 @@
+"""The start of a training: the first weights, checks of the data, and the run's identity."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.errors import DataError, UsageError
+from edgeres.models.build import build_model, plan_for
+from edgeres.models.checkpoint import Checkpoint, load_module
+from edgeres.models.plan import ChannelPlan
+from edgeres.training.settings import TrainSettings
+
+
+def choose_preprocess(preprocess: Preprocess | None, start: Checkpoint | None) -> Preprocess:
+    """The preprocessing that was given, else that of the start checkpoint.
+
+    Raises:
+        UsageError: There is neither.
+    """
+    if preprocess is not None:
+        return preprocess
+    if start is not None and start.preprocess is not None:
+        return start.preprocess
+    raise UsageError(
+        "Training needs the preprocessing of its images.",
+        hint="Give the recipe's preprocess block or --scale, --mean and --std.",
+    )
+
+
+def choose_plan(
+    settings: TrainSettings, train_set: Dataset, preprocess: Preprocess, start: Checkpoint | None
+) -> ChannelPlan:
+    """The start checkpoint's plan, else that of the settings' architecture for this data.
+
+    Raises:
+        DataError: The network's input channels are not those of the preprocessing.
+    """
+    if start is None:
+        return plan_for(
+            settings.architecture,
+            num_classes=max(1, len(train_set.class_names)),
+            in_channels=preprocess.channels,
+            width_multiplier=settings.width_multiplier,
+        )
+    if start.plan.in_channels != preprocess.channels:
+        raise DataError(
+            f"The network takes {start.plan.in_channels} channels, the preprocessing gives "
+            f"{preprocess.channels}.",
+            hint="Set the preprocess block's channels to the network's.",
+        )
+    return start.plan
+
+
+def check_labels(plan: ChannelPlan, *datasets: Dataset) -> None:
+    """Checks that every set has images and that its labels are classes of the network.
+
+    Raises:
+        DataError: Naming the set and the label.
+    """
+    for data in datasets:
+        if len(data) == 0:
+            raise DataError(f"'{data.name}' holds no images.", hint="Check its path.")
+        lowest, highest = int(data.labels.min()), int(data.labels.max())
+        if lowest < 0 or highest >= plan.num_classes:
+            raise DataError(
+                f"'{data.name}' has labels {lowest} to {highest}, the network has "
+                f"{plan.num_classes} classes.",
+                hint="Labels count from 0; check the data or the network's class count.",
+            )
+
+
+def first_network(
+    settings: TrainSettings, plan: ChannelPlan, start: Checkpoint | None
+) -> nn.Module:
+    """The network before the first step, in training mode.
+
+    From scratch, weights are random from ``settings.seed``, and with ``zero_init_residual`` the
+    last batch normalization of every block starts at 0 (Goyal et al., arXiv:1706.02677).
+    """
+    if start is not None:
+        return load_module(start).train().requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        module = build_model(plan)
+    if settings.zero_init_residual:
+        last = f".bn{plan.spec.convolutions}"
+        for name, part in module.named_modules():
+            if name.startswith("layer") and name.endswith(last):
+                nn.init.zeros_(part.get_parameter("weight"))
+    return module
+
+
+def fingerprint(
+    settings: TrainSettings,
+    data: tuple[Dataset, Dataset],
+    preprocess: Preprocess,
+    module: nn.Module,
+    teacher: nn.Module | None,
+) -> str:
+    """SHA-256 over everything that decides the result, first weights and teacher included."""
+    digest = hashlib.sha256()
+    parts = (settings.fingerprint(), *(part.fingerprint for part in data), preprocess.to_json())
+    for text in parts:
+        digest.update(text.encode() + b"\0")
+    for network in (module, teacher):
+        for name, tensor in (network.state_dict() if network is not None else {}).items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
