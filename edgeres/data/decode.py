@@ -9,7 +9,7 @@ several frames or pages               the first one
 EXIF orientation                      applied, so that the image stands as a viewer shows it
 grey: ``1``, ``L``                    ``L``
 grey with alpha: ``LA``, ``La``       ``L``, alpha dropped
-16 bits grey: ``I;16*``               ``L``, the high byte (as Pillow does for 16-bit colour)
+16 bits grey: ``I;16*``, 16-bit PGM   ``L``, the high byte (as Pillow does for 16-bit colour)
 ``RGB``, ``RGBX``, 16-bit colour      ``RGB``
 ``RGBA``, ``RGBa``                    ``RGB``, alpha dropped: no background is invented
 palette: ``P``, ``PA``                ``RGB`` through the palette, transparency dropped
@@ -33,7 +33,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeres.errors import DataError
 
@@ -95,7 +95,15 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
                     hint="Scale the image down.",
                 )
             image.load()
+            if image.mode == "I" and image.format == "PPM":  # Pillow's form of 16-bit PGM
+                deep = Image.fromarray(np.asarray(image).astype(np.uint16))
+                return to_grey_or_rgb(deep, name)
             return to_grey_or_rgb(_upright(image), name)
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"Expected an image in {name!r}, got a file that is none of {', '.join(FORMATS)}.",
+            hint=_HINT,
+        ) from error
     except _DECODER_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"Expected an image in {name!r}, got: {reason}.", hint=_HINT) from error

@@ -34,7 +34,7 @@ SPLIT_LISTS: dict[Split, tuple[str, ...]] = {
 }
 """Names of a split's list in a folder, the first that exists is taken."""
 
-_LABELLED = re.compile(r"(?P<path>.*\S)[ \t]+(?P<label>[0-9]{1,9})")
+_LABELLED = re.compile(r"(?P<path>.*[^ \t])[ \t]+(?P<label>[0-9]{1,9})")
 
 
 @dataclass(frozen=True)

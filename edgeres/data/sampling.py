@@ -1,0 +1,37 @@
+"""Which images of a set are taken where a recipe asks for fewer than there are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeres.data.types import Dataset
+from edgeres.errors import DataError
+
+
+def take(dataset: Dataset, samples: int | None) -> Dataset:
+    """Takes images evenly over the classes: the same ones on every machine.
+
+    The images are ordered by their rank within their class, so classes come in turn and the first
+    ``samples`` are as balanced as the set allows; within a class the set's own order decides.
+
+    Args:
+        dataset: Labelled images.
+        samples: How many; ``None`` takes the whole set as it is.
+
+    Raises:
+        DataError: The set has fewer images than asked for.
+    """
+    if samples is None or samples == len(dataset):
+        return dataset
+    if samples > len(dataset):
+        raise DataError(
+            f"{dataset.name}: {samples} images were asked for, the set has {len(dataset)}.",
+            hint="Ask for fewer, or give a larger set.",
+        )
+    by_class = np.argsort(dataset.labels, kind="stable")
+    counts = np.bincount(dataset.labels)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rank = np.empty(len(dataset), np.int64)
+    rank[by_class] = np.arange(len(dataset)) - np.repeat(first, counts)
+    order = np.lexsort((dataset.labels, rank))[:samples]
+    return dataset.subset([int(index) for index in order])
