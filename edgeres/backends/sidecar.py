@@ -6,9 +6,7 @@ one is an interrupted build. Commands that take only an engine's path read every
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends.base import Engine
-from edgeres.errors import ArtefactError, StorageError
+from edgeres.errors import ArtefactError
+from edgeres.files import disk_errors, file_sha256, sync, write_atomic
 
 SCHEMA = 1
 _SUFFIX = ".engine.json"
@@ -25,12 +24,6 @@ _SUFFIX = ".engine.json"
 def sidecar_path(engine_path: Path) -> Path:
     """Where the sidecar of an engine file lies."""
     return engine_path.with_name(engine_path.name + _SUFFIX)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
@@ -59,8 +52,7 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
         "files": files,
     }
     target = sidecar_path(engine.path)
-    with staged(target) as folder:
-        (folder / target.name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
     return target
 
 
@@ -129,28 +121,14 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         StorageError: The folder cannot be made or written.
     """
-    try:
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise _storage_error(out, error) from error
-    with holder as name:
-        folder = Path(name)
-        try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+            folder = Path(name)
             yield folder
             for path in sorted(folder.iterdir(), key=lambda item: item.name == out.name):
-                with path.open("rb+") as stream:
-                    os.fsync(stream.fileno())
+                sync(path)
                 path.replace(out.parent / path.name)
-        except OSError as error:
-            raise _storage_error(out, error) from error
-
-
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: cannot be written ({error.strerror or error}).",
-        hint="Check free space and permissions of the folder.",
-    )
 
 
 # The record is JSON from disk, hence ``Any``: the caller checks its shape.

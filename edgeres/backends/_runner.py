@@ -1,0 +1,111 @@
+"""What every runner that takes numpy arrays does before an engine sees them: check the feeds.
+
+An engine that gets a wrong name, type or size may answer with nonsense or crash in native code.
+:class:`CheckedRunner` checks once, in one place; a backend writes ``_infer`` and ``_close``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from edgeres.backends.base import Array, TensorSpec
+from edgeres.errors import DataError, UsageError
+
+
+class CheckedRunner(ABC):
+    """A loaded engine with checked feeds; see :class:`edgeres.backends.base.Runner`."""
+
+    def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._inputs = inputs
+        self._outputs = outputs
+        self._open = True
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in the engine's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in the engine's order."""
+        return self._outputs
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the engine once; feeds and outputs are keyed by tensor name.
+
+        Raises:
+            DataError: A feed is missing, not an input, or of a wrong dtype or shape.
+            UsageError: The runner is closed.
+            StageError: The engine failed.
+        """
+        if not self._open:
+            raise UsageError("the engine was closed.", hint="Load it again to run it.")
+        for spec in self._inputs:
+            check_feed(spec, feeds.get(spec.name))
+        if len(feeds) != len(self._inputs):
+            known = ", ".join(spec.name for spec in self._inputs)
+            odd = ", ".join(sorted(set(feeds) - {spec.name for spec in self._inputs}))
+            raise DataError(f"the engine has no input {odd}.", hint=f"Its inputs are {known}.")
+        return self._infer(feeds)
+
+    def close(self) -> None:
+        """Frees the engine; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the engine on checked feeds."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Drops what the engine holds; called once."""
+
+
+def check_feed(spec: TensorSpec, feed: Array | None) -> None:
+    """Compares an array with an input of the engine.
+
+    Raises:
+        DataError: The array is missing, or its dtype or shape differs.
+    """
+    if feed is None:
+        raise DataError(
+            f"the engine's input {spec.name} is missing.", hint=f"Feed {_written(spec)}."
+        )
+    if not isinstance(feed, np.ndarray) or feed.dtype != np.dtype(spec.dtype):
+        got = str(feed.dtype) if isinstance(feed, np.ndarray) else type(feed).__name__
+        raise DataError(
+            f"input {spec.name}: expected an array of {spec.dtype}, got {got}.",
+            hint="Convert it first; the engine does not.",
+        )
+    fits = len(feed.shape) == len(spec.shape) and all(
+        got == size if size is not None else got > 0
+        for size, got in zip(spec.shape, feed.shape, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"input {spec.name}: expected {_written(spec)}, got {feed.dtype} {feed.shape}.",
+            hint="Fit the preprocessing to the model.",
+        )
+
+
+def _written(spec: TensorSpec) -> str:
+    sizes = ", ".join("N" if size is None else str(size) for size in spec.shape)
+    return f"{spec.dtype} ({sizes})"
