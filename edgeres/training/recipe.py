@@ -1,0 +1,71 @@
+"""A training recipe: data, preprocessing and settings of one run, in YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import RecipeError, UsageError
+from edgeres.training.settings import TrainSettings
+
+_KEYS = ("data", "preprocess", "training")
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What ``edgeres train RECIPE`` runs.
+
+    Attributes:
+        data: As :func:`edgeres.data.source.open_dataset` takes it.
+        preprocess: ``None`` takes that of the start checkpoint.
+        settings: Of the run.
+    """
+
+    data: str
+    preprocess: Preprocess | None
+    settings: TrainSettings
+
+
+def load_training_recipe(path: Path) -> TrainingRecipe:
+    """Reads and checks a training recipe.
+
+    The file has the keys ``data`` (text), ``preprocess`` (as in every recipe; may be left out
+    where a checkpoint is fine-tuned) and ``training`` (fields of :class:`TrainSettings`).
+
+    Raises:
+        RecipeError: No such file, not YAML, duplicate or unknown key, wrong type or value.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecipeError(f"{path}: a training recipe has at most {_MAX_BYTES} bytes.")
+        content: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read: {error.strerror}.", hint="Check the path."
+        ) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not a YAML recipe: {reason}.") from error
+    if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "data" not in content:
+        got = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise RecipeError(f"{path}: expected the keys {', '.join(_KEYS)}, got {got}.")
+    data, preprocess, training = (content.get(key) for key in _KEYS)
+    if not isinstance(data, str):
+        raise RecipeError(f"{path}: expected text for 'data', got {data!r}.")
+    for key, block in (("preprocess", preprocess), ("training", training)):
+        if not isinstance(block, dict | None):
+            raise RecipeError(f"{path}: expected a mapping for '{key}', got {block!r}.")
+    try:
+        return TrainingRecipe(
+            data=data,
+            preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
+            settings=TrainSettings.from_mapping(training or {}),
+        )
+    except UsageError as error:
+        raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
