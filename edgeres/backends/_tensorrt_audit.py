@@ -1,0 +1,94 @@
+"""What lies beside a plan: its layers, and what the builder and the lint said about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from edgeres.backends._tensorrt_layers import (
+    Fusions,
+    LayerRecord,
+    count_fusions,
+    records_from_json,
+    records_to_json,
+)
+from edgeres.errors import ArtefactError
+
+SCHEMA = 1
+_SUFFIX = ".layers.json"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Facts about a built plan that are known at build time, without a GPU.
+
+    Attributes:
+        canonical_sha256: Hash of the plan without the compiler's serial numbers: two builds of
+            the same graph with the same TensorRT and options share it.
+        layers: The layers, every Conv and Gemm with its product.
+        op_types: ONNX op type by node name.
+        warnings: The builder's own warnings.
+        notes: What the lint found that is slow, not wrong.
+    """
+
+    canonical_sha256: str
+    layers: tuple[LayerRecord, ...]
+    op_types: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fusions(self) -> Fusions:
+        """Where the residual additions are computed."""
+        return count_fusions(self.layers, self.op_types)
+
+
+def audit_path(plan: Path) -> Path:
+    """Where the audit of a plan lies."""
+    return plan.with_name(plan.name + _SUFFIX)
+
+
+def audit_to_text(audit: Audit) -> str:
+    """The audit as readable JSON, one layer a line."""
+    layers = ",\n  ".join(json.dumps(layer) for layer in records_to_json(audit.layers))
+    head = {
+        "schema": SCHEMA,
+        "canonical_sha256": audit.canonical_sha256,
+        "fusions": asdict(audit.fusions),
+        "warnings": list(audit.warnings),
+        "notes": list(audit.notes),
+        "op_types": dict(audit.op_types),
+    }
+    body = json.dumps(head, indent=1).removesuffix("\n}")
+    return f'{body},\n "layers": [\n  {layers}\n ]\n}}\n'
+
+
+def read_audit(plan: Path) -> Audit:
+    """The audit beside a plan; the caller has checked its hash through the sidecar.
+
+    Raises:
+        ArtefactError: It is missing or not readable.
+    """
+    path = audit_path(plan)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        audit = Audit(
+            canonical_sha256=str(record["canonical_sha256"]),
+            layers=tuple(records_from_json(record["layers"])),
+            op_types={str(name): str(op) for name, op in record["op_types"].items()},
+            warnings=tuple(str(line) for line in record["warnings"]),
+            notes=tuple(str(line) for line in record["notes"]),
+        )
+        schema = record["schema"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(
+            f"{path}: the list of the plan's layers cannot be read ({error}).",
+            hint="Build the engine again.",
+        ) from error
+    if schema != SCHEMA:
+        raise ArtefactError(
+            f"{path}: expected schema {SCHEMA}, got {schema!r}.", hint="Build the engine again."
+        )
+    return audit

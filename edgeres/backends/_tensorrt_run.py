@@ -1,0 +1,241 @@
+"""Runs a TensorRT plan on a GPU: device buffers, one stream, explicit batch.
+
+Not yet run on a GPU: the tests drive it with stand-ins for TensorRT (made from the member lists
+of the real bindings) and for the CUDA driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeres.backends._runner import CheckedRunner
+from edgeres.backends._tensorrt_api import Trt
+from edgeres.backends._tensorrt_cuda import CudaSession
+from edgeres.backends._tensorrt_layerlist import read_inspector
+from edgeres.backends._tensorrt_layers import LayerRecord
+from edgeres.backends._tensorrt_log import TrtLog, make_log
+from edgeres.backends._tensorrt_options import TensorRTOptions
+from edgeres.backends.base import Array, TensorSpec
+from edgeres.errors import DataError, StageError
+from edgeres.files import write_atomic
+
+
+def deserialize(trt: Trt, plan: bytes, log: TrtLog) -> tuple[Any, Any]:
+    """The runtime and the engine in a plan; call it only after the manifest checks.
+
+    A plan is native code: whoever can write it can run code here.
+
+    Raises:
+        StageError: TensorRT does not take the plan.
+    """
+    module = trt.module
+    runtime = module.Runtime(log)
+    if hasattr(runtime, "get_engine_validity"):
+        validity = runtime.get_engine_validity(plan)[0]
+        if validity == module.EngineValidity.INVALID:
+            raise StageError(
+                f"{trt.title} says the plan cannot run on this GPU ({log.first_error()}).",
+                hint="Build the engine again for this machine.",
+            )
+    cuda_engine = runtime.deserialize_cuda_engine(plan)
+    if cuda_engine is None:
+        raise StageError(
+            f"{trt.title} cannot load the plan: {log.first_error() or 'no reason given'}.",
+            hint="Build the engine again on this machine.",
+        )
+    return runtime, cuda_engine
+
+
+def inspect_plan(
+    trt: Trt, plan: bytes, ordinal: int, op_types: Mapping[str, str]
+) -> list[LayerRecord]:
+    """The layers of a plan from TensorRT's own inspector, on a GPU.
+
+    Args:
+        trt: The imported TensorRT.
+        plan: The checked plan.
+        ordinal: Which GPU.
+        op_types: ONNX op type by node name.
+
+    Raises:
+        StageError: TensorRT does not take the plan.
+    """
+    log = make_log(trt)
+    session = CudaSession(ordinal)
+    try:
+        _runtime, cuda_engine = deserialize(trt, plan, log)
+        inspector = cuda_engine.create_engine_inspector()
+        text = inspector.get_engine_information(trt.module.LayerInformationFormat.JSON)
+        return read_inspector(text, op_types)
+    finally:
+        session.close()
+
+
+class TensorRTRunner(CheckedRunner):
+    """A loaded plan with buffers for its largest shapes.
+
+    ``device_ms`` is the time of the last run on the device alone, without the copies; latency as
+    edgeres reports it includes them.
+    """
+
+    def __init__(self, trt: Trt, plan: bytes, ordinal: int, options: TensorRTOptions) -> None:
+        """Loads a checked plan.
+
+        Args:
+            trt: The imported TensorRT.
+            plan: The plan's bytes; see :func:`deserialize`.
+            ordinal: Which GPU.
+            options: ``cuda_graph`` and ``runtime_cache`` are used here.
+
+        Raises:
+            BackendMissingError: There is no driver.
+            StageError: The plan does not load, or the GPU has too little memory.
+        """
+        self.device_ms = 0.0
+        self._trt = trt
+        self._options = options
+        self._graphs: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._addresses: dict[str, int] = {}
+        self._runtime_cache: Any | None = None
+        self._log = make_log(trt)
+        self._session = CudaSession(ordinal)
+        try:
+            self._runtime, self._engine = deserialize(trt, plan, self._log)
+            self._execution = self._make_execution()
+            inputs, outputs = self._describe()
+            super().__init__(inputs, outputs)
+            self._allocate()
+        except BaseException:
+            self._free()
+            raise
+
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        session, execution = self._session, self._execution
+        shapes = self._check_profile(feeds)
+        # Uploads run in the background, so the arrays must live until the wait below.
+        arrays = {name: np.ascontiguousarray(feeds[name]) for name in shapes}
+        for name, array in arrays.items():
+            if not execution.set_input_shape(name, array.shape):
+                raise StageError(f"TensorRT refused shape {array.shape} for input {name!r}.")
+            session.upload(self._addresses[name], array)
+        results: dict[str, Array] = {
+            spec.name: np.empty(tuple(execution.get_tensor_shape(spec.name)), spec.dtype)
+            for spec in self.outputs
+        }
+        session.mark(0)
+        self._enqueue(tuple(shapes.values()))
+        session.mark(1)
+        for name, result in results.items():
+            session.download(self._addresses[name], result)
+        session.wait()
+        self.device_ms = session.elapsed_ms()
+        return results
+
+    def _close(self) -> None:
+        path = self._options.runtime_cache
+        try:
+            if path is not None and self._runtime_cache is not None:
+                write_atomic(path, bytes(self._runtime_cache.serialize()))
+        finally:
+            self._free()
+
+    def _free(self) -> None:
+        # TensorRT's objects must go before the context that their memory lives in.
+        self._runtime_cache = self._execution = self._engine = self._runtime = None
+        self._session.close()
+
+    def _make_execution(self) -> Any:
+        """An execution context; TensorRT for RTX takes its cache and graph strategy here."""
+        module, cuda_engine, options = self._trt.module, self._engine, self._options
+        if self._trt.is_rtx and hasattr(cuda_engine, "create_runtime_config"):
+            runtime_config = cuda_engine.create_runtime_config()
+            if options.cuda_graph and hasattr(module, "CudaGraphStrategy"):
+                strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+                runtime_config.cuda_graph_strategy = strategy
+            path = options.runtime_cache
+            if path is not None and hasattr(runtime_config, "create_runtime_cache"):
+                runtime_cache = runtime_config.create_runtime_cache()
+                if path.is_file():
+                    runtime_cache.deserialize(path.read_bytes())
+                runtime_config.set_runtime_cache(runtime_cache)
+                self._runtime_cache = runtime_cache
+            execution = cuda_engine.create_execution_context(runtime_config)
+        else:
+            execution = cuda_engine.create_execution_context()
+        if execution is None:
+            raise StageError(
+                f"TensorRT made no execution context: {self._log.first_error() or 'no reason'}.",
+                hint="The GPU may be out of memory; build with a smaller max_batch.",
+            )
+        return execution
+
+    def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs, and the profile's limits of the inputs."""
+        module, cuda_engine = self._trt.module, self._engine
+        inputs, outputs = [], []
+        self._limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for index in range(cuda_engine.num_io_tensors):
+            name = cuda_engine.get_tensor_name(index)
+            shape = tuple(int(size) for size in cuda_engine.get_tensor_shape(name))
+            kind = np.dtype(module.nptype(cuda_engine.get_tensor_dtype(name))).name
+            spec = TensorSpec(name, tuple(None if size < 0 else size for size in shape), kind)
+            if cuda_engine.get_tensor_mode(name) == module.TensorIOMode.INPUT:
+                inputs.append(spec)
+                low, _, high = cuda_engine.get_tensor_profile_shape(name, 0)
+                self._limits[name] = (tuple(low), tuple(high))
+            else:
+                outputs.append(spec)
+        return tuple(inputs), tuple(outputs)
+
+    def _allocate(self) -> None:
+        """One device buffer for each tensor, as large as the profile allows."""
+        execution = self._execution
+        for spec in self.inputs:
+            if not execution.set_input_shape(spec.name, self._limits[spec.name][1]):
+                raise StageError(f"TensorRT refused its own profile for input {spec.name!r}.")
+        for spec in (*self.inputs, *self.outputs):
+            largest = tuple(int(size) for size in execution.get_tensor_shape(spec.name))
+            size = int(np.prod(largest, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+            self._addresses[spec.name] = self._session.allocate(size)
+            execution.set_tensor_address(spec.name, self._addresses[spec.name])
+
+    def _check_profile(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the feeds in the engine's order.
+
+        Raises:
+            DataError: A size outside the engine's optimization profile.
+        """
+        shapes = {}
+        for spec in self.inputs:
+            shape = feeds[spec.name].shape
+            low, high = self._limits[spec.name]
+            if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
+                raise DataError(
+                    f"input {spec.name}: this engine takes shapes {low} to {high}, got {shape}.",
+                    hint="Use a smaller batch, or build the engine with a larger max_batch.",
+                )
+            shapes[spec.name] = shape
+        return shapes
+
+    def _enqueue(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Queues the work, as a recorded CUDA graph where that is asked for."""
+        session = self._session
+        if not self._options.cuda_graph or self._trt.is_rtx:
+            self._execute()
+            return
+        if shapes not in self._graphs:
+            # The first run of a shape may allocate, which a recording cannot hold.
+            self._execute()
+            session.wait()
+            self._graphs[shapes] = session.record(self._execute)
+        session.replay(self._graphs[shapes])
+
+    def _execute(self) -> None:
+        execution = self._execution
+        if not execution.execute_async_v3(self._session.stream):
+            raise StageError(
+                f"TensorRT could not run: {self._log.first_error() or 'no reason given'}."
+            )

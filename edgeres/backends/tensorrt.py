@@ -1,0 +1,355 @@
+"""TensorRT and TensorRT for RTX as one backend.
+
+TensorRT is used where it and a GPU are present. Elsewhere TensorRT for RTX builds ahead of time,
+without a GPU: the plan is real and its layers are known (see ``docs/tensorrt.md``), but it can
+only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says which one built it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.backends._tensorrt_api import (
+    FLAVORS,
+    INSTALL_HINT,
+    RTX_TARGETS,
+    TITLES,
+    Flavor,
+    Trt,
+    check_targets,
+    load_trt,
+)
+from edgeres.backends._tensorrt_cuda import Gpu, list_gpus
+from edgeres.backends._tensorrt_options import TensorRTOptions, parse_options
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
+from edgeres.backends.sidecar import check_engine, read_engine, staged, write_sidecar
+from edgeres.errors import ArtefactError, BackendMissingError, UsageError
+from edgeres.files import file_sha256
+
+if TYPE_CHECKING:
+    from edgeres.backends._tensorrt_audit import Audit
+    from edgeres.backends._tensorrt_graph import Graph
+    from edgeres.backends._tensorrt_layers import LayerRecord
+    from edgeres.backends._tensorrt_run import TensorRTRunner
+
+_DEVICE_OF_AHEAD_OF_TIME_PLANS = "cuda:0"
+
+
+class TensorRTBackend:
+    """Builds TensorRT plans from Q/DQ ONNX files, audits their layers, and runs them on a GPU."""
+
+    name = "tensorrt"
+    engine_suffix = ".plan"
+
+    def missing(self) -> str | None:
+        """Says why nothing can be built here, with the install hint; ``None`` if it can."""
+        try:
+            _choose_trt(None)
+        except BackendMissingError as error:
+            return str(error)
+        return None
+
+    def not_executable(self) -> str | None:
+        """Says why a plan cannot run on this machine; ``None`` if it can."""
+        try:
+            gpus = list_gpus()
+            trt = _choose_trt(None)
+            if trt.is_rtx:
+                check_targets(trt, [gpus[0].compute_capability])
+        except (BackendMissingError, UsageError) as error:
+            return str(error)
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Full versions of the TensorRT products that import here."""
+        found: dict[str, str] = {}
+        for flavor in FLAVORS:
+            with contextlib.suppress(BackendMissingError):
+                found[flavor] = load_trt(flavor).version
+        return found
+
+    def devices(self) -> tuple[str, ...]:
+        """GPUs as ``cuda:N``, in the driver's order; none without a driver."""
+        return tuple(f"cuda:{gpu.ordinal}" for gpu in _gpus())
+
+    def qdq_rules(self, device: str) -> QdqRules:
+        """The same rules for every GPU: see the placement section of ``docs/tensorrt.md``."""
+        return QdqRules(
+            name="tensorrt",
+            activation_dtype="int8",
+            activation_symmetric=True,
+            ops=frozenset({"Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceMean"}),
+            weight_granularity="per_channel",
+            bias="float",
+            residual="skip",
+            quantize_before_relu=False,
+        )
+
+    def build(
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Engine:
+        """Builds a plan, with the list of its layers and the sidecar beside it.
+
+        Args:
+            onnx: A Q/DQ or float ONNX file.
+            out: Where the plan goes.
+            config: ``shapes`` for the profile and the options of
+                :class:`edgeres.backends._tensorrt_options.TensorRTOptions`.
+            progress: Called with (done, known) steps of the builder.
+
+        Raises:
+            BackendMissingError: No TensorRT that can build here, or one without this device.
+            ModelError: The lint or TensorRT's parser rejects the model.
+            UsageError: An option or a shape range that does not fit.
+            StageError: The build failed.
+            StorageError: The folder cannot be written.
+        """
+        from edgeres.backends._tensorrt_audit import Audit, audit_path, audit_to_text
+        from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
+        from edgeres.backends._tensorrt_graph import read_graph
+        from edgeres.backends._tensorrt_lint import lint, refuse_fatal
+
+        options = parse_options(config.options)
+        trt = _choose_trt(options.flavor)
+        options = _with_targets(trt, options, config.device)
+        gpu = None if trt.is_rtx else _gpu_of(config.device)
+        graph = read_graph(onnx)
+        findings = lint(graph)
+        refuse_fatal(findings, str(onnx))
+        source_sha256 = file_sha256(onnx)
+        with staged(out) as folder:
+            half = options.rest == "float16"
+            with _built_file(graph, onnx, folder, half=half) as file:
+                built = build_plan(trt, file, options, config.shapes, half=half, progress=progress)
+            (folder / out.name).write_bytes(built.plan)
+            audit = Audit(
+                canonical_sha256=canonical_sha256(built.plan),
+                layers=tuple(_layers_of(trt, built.plan, built.layer_log, gpu, graph)),
+                op_types=graph.op_types,
+                warnings=built.warnings,
+                notes=tuple(finding.message for finding in findings),
+            )
+            beside = audit_path(out)
+            (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
+        engine = Engine(
+            path=out,
+            backend=self.name,
+            device=f"cuda:{gpu.ordinal}" if gpu else _DEVICE_OF_AHEAD_OF_TIME_PLANS,
+            source_sha256=source_sha256,
+            versions=_versions_of(trt, options, gpu),
+        )
+        write_sidecar(engine, companions=[beside])
+        return engine
+
+    def load(self, engine: Engine, config: BuildConfig) -> TensorRTRunner:
+        """Loads a plan for running, after all checks that need no deserialization.
+
+        Raises:
+            BackendMissingError: No driver, no GPU that the plan was built for, or no TensorRT of
+                the plan's flavor.
+            ArtefactError: The plan is damaged, another backend's, or another version's.
+            UsageError: An unknown option.
+            StageError: TensorRT does not take the plan.
+        """
+        from edgeres.backends._tensorrt_run import TensorRTRunner
+
+        options = parse_options(config.options)
+        trt, gpu = _check_loadable(engine, config.device)
+        return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
+
+    def layers(self, engine: Engine) -> list[LayerInfo]:
+        """The layers of a plan: from the inspector on a GPU that can load it, else as built.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        from edgeres.backends._tensorrt_audit import read_audit
+        from edgeres.backends._tensorrt_layers import assign_products, to_layer_infos
+        from edgeres.backends._tensorrt_run import inspect_plan
+
+        check_engine(engine, self.name)
+        audit = read_audit(engine.path)
+        try:
+            trt, gpu = _check_loadable(engine, engine.device)
+        except BackendMissingError:
+            # Without that GPU, what the builder printed when it made the plan is the same list.
+            return to_layer_infos(audit.layers)
+        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.op_types)
+        return to_layer_infos(assign_products(records, audit.op_types))
+
+    def audit(self, engine: Engine) -> Audit:
+        """What the builder and the lint said when the plan was made; needs no GPU.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        from edgeres.backends._tensorrt_audit import read_audit
+
+        check_engine(engine, self.name)
+        return read_audit(engine.path)
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    try:
+        return list_gpus()
+    except BackendMissingError:
+        return ()
+
+
+def _gpu_of(device: str) -> Gpu:
+    """The GPU behind ``cuda:N``; ``cpu``, the default of every backend, means the first one.
+
+    Raises:
+        UsageError: Not a device's name.
+        BackendMissingError: There is no such GPU.
+    """
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
+        raise UsageError(f"expected a device such as cuda:0, got {device!r}.", hint="Say cuda:0.")
+    gpus = list_gpus()
+    ordinal = int(number or 0)
+    if ordinal >= len(gpus):
+        raise BackendMissingError(
+            f"there is no {device}: the driver shows {len(gpus)} GPU.",
+            hint=f"Use cuda:0 to cuda:{len(gpus) - 1}.",
+        )
+    return gpus[ordinal]
+
+
+def _choose_trt(flavor: Flavor | None) -> Trt:
+    """TensorRT if it and a GPU are here, else TensorRT for RTX.
+
+    Raises:
+        BackendMissingError: Neither can build here.
+    """
+    if flavor is not None:
+        return load_trt(flavor)
+    if _gpus():
+        return load_trt()
+    try:
+        return load_trt("tensorrt_rtx")
+    except BackendMissingError as error:
+        if importlib.util.find_spec("tensorrt") is None:
+            raise BackendMissingError(
+                "TensorRT is not installed here.", hint=INSTALL_HINT
+            ) from error
+        raise BackendMissingError(
+            "TensorRT is installed but builds only on a machine with an NVIDIA GPU and driver.",
+            hint="Install `pip install 'edgeres[tensorrt-rtx]'`, which builds without one.",
+        ) from error
+
+
+def _with_targets(trt: Trt, options: TensorRTOptions, device: str) -> TensorRTOptions:
+    """The options with the compute capabilities spelled out where TensorRT for RTX builds.
+
+    Raises:
+        BackendMissingError: It does not support a target, or the GPU that was asked for.
+        UsageError: Targets for standard TensorRT, or Turing.
+    """
+    targets = options.compute_capabilities
+    if trt.is_rtx and not targets:
+        targets = RTX_TARGETS
+        if device != "cpu" and _gpus():
+            capability = _gpu_of(device).compute_capability
+            targets = RTX_TARGETS if capability in RTX_TARGETS else (capability,)
+    check_targets(trt, targets)
+    return replace(options, compute_capabilities=targets)
+
+
+@contextlib.contextmanager
+def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool) -> Iterator[Path]:
+    """The file that TensorRT parses: the given one, or for a moment its float16 form."""
+    if not half:
+        yield onnx
+        return
+    from edgeres.backends._tensorrt_half import to_half
+
+    path = folder / "half.onnx"
+    try:
+        to_half(graph, path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _layers_of(
+    trt: Trt, plan: bytes, log: tuple[str, ...], gpu: Gpu | None, graph: Graph
+) -> list[LayerRecord]:
+    """The layers from the build log, or from the inspector where the log has none."""
+    from edgeres.backends._tensorrt_layerlist import read_log
+    from edgeres.backends._tensorrt_layers import assign_products
+    from edgeres.backends._tensorrt_run import inspect_plan
+
+    records = read_log(log, graph.op_types)
+    if not records and gpu is not None:
+        records = inspect_plan(trt, plan, gpu.ordinal, graph.op_types)
+    return assign_products(records, graph.op_types)
+
+
+def _versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str, str]:
+    """What a plan depends on, for its sidecar."""
+    versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest}
+    if gpu is None:
+        return {**versions, "compute_capabilities": ",".join(options.compute_capabilities)}
+    if options.hardware_compatibility is not None:
+        versions["hardware_compatibility"] = options.hardware_compatibility
+    return {
+        **versions,
+        "gpu": gpu.name,
+        "compute_capabilities": gpu.compute_capability,
+        "driver": gpu.driver,
+    }
+
+
+def _check_loadable(engine: Engine, device: str) -> tuple[Trt, Gpu]:
+    """All that can be checked before a plan, which is native code, is deserialized.
+
+    Raises:
+        ArtefactError: Damaged, another backend's, or another version's.
+        BackendMissingError: No driver, GPU or TensorRT for it here.
+    """
+    check_engine(engine, TensorRTBackend.name)
+    # The sidecar counts, not the object that was handed in.
+    versions = read_engine(engine.path).versions
+    flavor = next((name for name in FLAVORS if name == versions.get("flavor")), None)
+    if flavor is None:
+        raise ArtefactError(
+            f"{engine.path}: its sidecar names no TensorRT flavor.", hint="Build the engine again."
+        )
+    gpu = _gpu_of(device)
+    trt = load_trt(flavor)
+    if versions.get(flavor) != trt.version:
+        raise ArtefactError(
+            f"{engine.path}: built by {TITLES[flavor]} {versions.get(flavor)}, here is "
+            f"{trt.version}.",
+            hint="Build it again from the Q/DQ ONNX file.",
+        )
+    _check_gpu(engine.path, versions, gpu)
+    return trt, gpu
+
+
+def _check_gpu(path: Path, versions: Mapping[str, str], gpu: Gpu) -> None:
+    built_for = versions.get("compute_capabilities", "").split(",")
+    compatibility = versions.get("hardware_compatibility")
+    newer_ampere = compatibility == "ampere_plus" and int(gpu.compute_capability.split(".")[0]) >= 8
+    same_model = "gpu" not in versions or compatibility or versions["gpu"] == gpu.name
+    if newer_ampere or (gpu.compute_capability in built_for and same_model):
+        return
+    what = versions.get("gpu", "compute capability " + ", ".join(built_for))
+    raise BackendMissingError(
+        f"{path}: built for {what}, this GPU is {gpu.name} ({gpu.compute_capability}).",
+        hint="Build it again from the Q/DQ ONNX file, for this GPU.",
+    )
+
+
+BACKEND = TensorRTBackend()
