@@ -1,0 +1,116 @@
+"""The normal form: one way to write a residual network in ONNX, whoever exported it.
+
+Every later stage relies on it:
+
+* float32, operators of ``ai.onnx`` only, one image input, one output, batch free or 1;
+* Conv with constant weights and bias and explicit padding, BatchNormalization folded;
+* ``Gemm`` with ``transB=1`` and a bias; ``GlobalAveragePool``; ``Flatten(axis=1)``;
+* no Identity, Dropout or doubled Relu; readable, unique, deterministic names;
+* no metadata: equal weights give equal bytes.
+
+A pass states what it needs (``requires``), works (``call``) and checks itself (``ensures``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import InvariantError, common
+
+from edgeres.errors import EdgeResError, ModelError, StageError
+from edgeres.export.conv_form import ConvForm
+from edgeres.export.fold_affine import FoldAffine
+from edgeres.export.fold_constants import FoldConstants
+from edgeres.export.global_pool import GlobalPools
+from edgeres.export.linear import LinearForm
+from edgeres.export.naming import NameEverything
+from edgeres.export.remove_noops import RemoveNoOps
+from edgeres.export.shapes import BATCH, infer, set_batch
+from edgeres.export.strip import StripProvenance
+from edgeres.export.views import SimplifyTransposes, SimplifyViews
+
+
+def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
+    """Brings a model into the normal form, in place.
+
+    Args:
+        model: One input ``(N, ...)`` float32, one output ``(N, K)`` float32; opset 18 or later.
+        dynamic_batch: A free batch ``N``, or a batch of 1.
+
+    Raises:
+        ModelError: The model cannot be written in this form; the message names the node.
+        StageError: A pass broke its own promise.
+    """
+    check_finite(model)
+    set_batch(model, 1)
+    run_pass(FoldConstants(), model)
+    for rewrite in (
+        RemoveNoOps(),
+        SimplifyTransposes(),
+        GlobalPools(),
+        SimplifyViews(),
+        LinearForm(),
+        FoldAffine(),
+        ConvForm(),
+    ):
+        run_pass(rewrite, model)
+        run_pass(common.RemoveUnusedNodesPass(), model)
+    infer(model)
+    # Folding puts layers next to nodes that only now turn out to change nothing.
+    run_pass(RemoveNoOps(), model)
+    run_pass(SimplifyViews(), model)
+    run_pass(common.RemoveUnusedNodesPass(), model)
+    run_pass(NameEverything(), model)
+    set_batch(model, BATCH if dynamic_batch else 1)
+    run_pass(StripProvenance(), model)
+    check_finite(model)
+
+
+def run_pass(step: ir.passes.PassBase, model: ir.Model) -> None:
+    """Runs one pass and turns a broken invariant into an error of this project.
+
+    Raises:
+        ModelError: What the pass requires does not hold.
+        StageError: The pass did not keep its promise.
+    """
+    try:
+        step(model)
+    except InvariantError as error:
+        cause = error.__cause__
+        if isinstance(cause, EdgeResError):
+            raise cause from None
+        raise StageError(f"Pass {type(step).__name__} failed: {cause or error}.") from error
+
+
+def check_finite(model: ir.Model) -> None:
+    """Refuses weights that are not numbers.
+
+    Raises:
+        ModelError: An initializer holds NaN or infinity; it is named.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        bad = ~np.isfinite(tensor.numpy())
+        if bad.any():
+            raise ModelError(
+                f"Weights '{value.name}' hold {int(bad.sum())} values that are NaN or infinite.",
+                hint="Load a checkpoint from before the training diverged.",
+            )
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The model as a file's content: the same model gives the same bytes.
+
+    Raises:
+        StageError: The model is no valid ONNX, or too large for one file (2 GiB).
+    """
+    proto = ir.to_proto(model)
+    try:
+        content: bytes = proto.SerializeToString(deterministic=True)
+        onnx.checker.check_model(content, full_check=True)
+    except Exception as error:  # protobuf and the C++ checker raise types of their own
+        raise StageError(f"The normal form is no valid ONNX: {error}.") from error
+    return content

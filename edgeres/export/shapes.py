@@ -1,0 +1,96 @@
+"""Shapes of all tensors: for a batch of one while the passes work, for any batch afterwards.
+
+Exporters spell a free batch in many ways (a symbol, a symbol each, a fixed number, shape
+arithmetic). Pinning it to one makes every shape a number; what then stands for the batch is found
+by comparing a tensor's first dimension with its producer's, and is freed again at the end.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from edgeres.errors import ModelError
+
+BATCH = "N"
+_SMALL = 1024  # bytes; values that inference reads (axes, shapes) are smaller, weights larger
+
+
+def set_batch(model: ir.Model, batch: int | str) -> None:
+    """Sets the batch of every graph input and infers all other shapes anew.
+
+    Raises:
+        ModelError: The graph contradicts itself for this batch.
+    """
+    for value in model.graph.inputs:
+        if value.shape is None or len(value.shape) == 0:
+            raise ModelError(f"Input '{value.name}' has no shape.", hint="Export it with one.")
+        value.shape = ir.Shape([batch, *list(value.shape)[1:]])
+    infer(model)
+
+
+def infer(model: ir.Model) -> None:
+    """Infers shape and type of every tensor from the graph's inputs.
+
+    A dimension that the rules cannot tell makes the whole shape unknown, except for the batch.
+
+    Raises:
+        ModelError: The graph contradicts itself, or holds an operator unknown to its opset.
+    """
+    skeleton = _skeleton(model)
+    try:
+        graph = onnx.shape_inference.infer_shapes(
+            skeleton, check_type=True, strict_mode=True, data_prop=True
+        ).graph
+    except Exception as error:  # the C++ side raises several types
+        raise ModelError(
+            f"The graph's shapes contradict each other: {_one_line(error)}.",
+            hint="Check the model with onnx.checker and export it again.",
+        ) from error
+    found = {v.name: v for v in (*graph.value_info, *graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            info = found.get(value.name or "")
+            value.shape = _shape(info) if info is not None else None
+            if info is not None and info.type.tensor_type.elem_type:
+                value.type = ir.TensorType(ir.DataType(info.type.tensor_type.elem_type))
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model without its weights' values and without any shape but the inputs'."""
+    graph = model.graph
+    light = onnx.GraphProto(name="skeleton")
+    light.input.extend(ir.to_proto(value) for value in graph.inputs)
+    for weight in graph.initializers.values():
+        tensor = weight.const_value
+        if tensor is not None and tensor.nbytes <= _SMALL:
+            light.initializer.append(ir.to_proto(tensor))
+            light.initializer[-1].name = weight.name or ""
+        else:
+            light.input.append(ir.to_proto(weight))
+    light.node.extend(ir.to_proto(node) for node in graph)
+    for value in graph.outputs:
+        element = value.dtype if value.dtype is not None else ir.DataType.FLOAT
+        light.output.append(
+            onnx.helper.make_tensor_value_info(value.name or "", int(element), None)
+        )
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
+    return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, graph=light)
+
+
+def _shape(info: onnx.ValueInfoProto) -> ir.Shape | None:
+    if not info.type.tensor_type.HasField("shape"):
+        return None
+    dims: list[int | str] = []
+    for dim in info.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value"):
+            dims.append(dim.dim_value)
+        elif dim.dim_param == BATCH:
+            dims.append(BATCH)
+        else:
+            return None
+    return ir.Shape(dims)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400].rstrip(".")
