@@ -9,6 +9,7 @@ from edgeres.backends.base import Backend
 from edgeres.errors import UsageError
 
 _NOT_BACKENDS = {"base", "probe", "sidecar"}
+_NOT_TARGETS = {"null", "pytorch"}  # one measures overhead, the other is the reference
 
 
 def backend_names() -> tuple[str, ...]:
@@ -17,6 +18,11 @@ def backend_names() -> tuple[str, ...]:
     return tuple(
         sorted(name for name in names if name not in _NOT_BACKENDS and not name.startswith("_"))
     )
+
+
+def target_names() -> tuple[str, ...]:
+    """Names of the backends that a network can be converted for: what ``all`` means."""
+    return tuple(name for name in backend_names() if name not in _NOT_TARGETS)
 
 
 def get_backend(name: str) -> Backend:

@@ -154,6 +154,7 @@ class Backend(Protocol):
 
     name: str
     engine_suffix: str
+    default_device: str  # what engines are for where no device is here
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""
