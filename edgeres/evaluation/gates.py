@@ -94,7 +94,7 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
     """
     c = comparison
     broken = c.nan_samples + c.inf_samples
-    bound = f"{c.confidence:.4g} upper bound {c.drop_upper_pp:+.2f} pp"
+    bound = f"{100 * c.confidence:.4g} % upper bound {c.drop_upper_pp:+.2f} pp"
     needed = None
     if broken:
         outcome: Outcome = "fail"
@@ -141,8 +141,8 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
 def coverage_check(coverage: Coverage, minimum: float) -> Check:
     """Judges the share of MACs that the engine runs in INT8."""
     enough = coverage.int8_coverage >= minimum
-    reason = f"{coverage.int8_coverage:.1%} of the MACs run in INT8, "
-    reason += f"at least {minimum:.1%} asked."
+    reason = f"{100 * coverage.int8_coverage:.1f} % of the MACs run in INT8, "
+    reason += f"at least {100 * minimum:.4g} % asked."
     if not enough and coverage.float_layers:
         largest = ", ".join(layer.name for layer in coverage.float_layers[:_TOLD])
         reason += f" Largest in float: {largest}."

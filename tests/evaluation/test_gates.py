@@ -67,7 +67,7 @@ def test_coverage_gate() -> None:
     assert coverage_check(low, 0.8).outcome == "pass"
     failed = coverage_check(low, 0.9)
     assert failed.outcome == "fail"
-    assert "80.0%" in failed.reason
+    assert "80.0 %" in failed.reason
     assert "head" in failed.reason
 
 

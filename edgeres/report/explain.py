@@ -1,0 +1,145 @@
+"""Findings in plain words: what a deployment engineer would ask about the table, answered.
+
+Each finding has a stable code:
+
+- ``int8-slower``, ``int8-no-faster``: INT8 does not pay on this backend, and the likely reasons
+- ``float-layers``: part of the network does not run in INT8
+- ``saturation``, ``saturation-unsafe``: INT8 sums can overflow on this CPU
+- ``timing-unstable``: the times are doubtful
+- ``broken-outputs``: NaN or Inf
+- ``where-lost``: how much pruning and how much quantization took
+- ``backends-differ``: the same model behaves differently on two backends
+- ``not-executed``: built, but not run here
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeres.report.cells import milliseconds
+from edgeres.report.schema import Finding, Report, TargetPart
+
+_NO_FASTER = 1.1  # below this speed-up INT8 is not worth its accuracy
+_OVERHEAD = 0.1  # share of the latency that calling the engine alone may take
+_SQNR_GAP_DB = 6.0  # twice the noise amplitude
+_SAFE_SQNR_DB = 25.0  # saturation leaves far less
+_TOLD = 3
+
+
+def findings(report: Report) -> tuple[Finding, ...]:
+    """Everything worth telling about a report, warnings first."""
+    found = [f for name, target in report.targets.items() for f in _of_target(report, name, target)]
+    found += _of_run(report)
+    return tuple(sorted(found, key=lambda finding: finding.level != "warning"))
+
+
+def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Finding]:
+    if not target.executed:
+        text = f"built, but not run on this machine: {target.reason} Accuracy and latency there "
+        yield Finding("info", "not-executed", text + "are unknown until it runs.", name)
+    broken = target.nan_samples + target.inf_samples
+    if broken:
+        text = (
+            f"{target.nan_samples} samples give NaN and {target.inf_samples} give Inf: the engine "
+            "computes wrongly; this is no loss of accuracy that calibration could repair."
+        )
+        yield Finding("warning", "broken-outputs", text, name)
+    if target.doubts:
+        text = (
+            f"the times are doubtful: {'; '.join(target.doubts)}. Measure again when it is quiet."
+        )
+        yield Finding("warning", "timing-unstable", text, name)
+    if target.speedup is not None and target.speedup < _NO_FASTER:
+        yield _slow(report, name, target)
+    if target.float_layers and target.int8_coverage is not None:
+        largest = ", ".join(layer.name for layer in target.float_layers[:_TOLD])
+        more = ", ..." if len(target.float_layers) > _TOLD else ""
+        text = (
+            f"{100 * (1 - target.int8_coverage):.1f} % of the MACs do not run in INT8: "
+            f"{largest}{more} ({target.float_layers[0].reason})."
+        )
+        yield Finding("info", "float-layers", text, name)
+    if target.saturating:
+        yield _saturation(name, target)
+
+
+def _slow(report: Report, name: str, target: TargetPart) -> Finding:
+    """INT8 that does not pay, with the reasons that the report itself shows."""
+    speedup = target.speedup or 0.0
+    times = [
+        milliseconds(p.p50 if p else None) for p in (target.latency_ms, target.fp32_latency_ms)
+    ]
+    reasons = []
+    if not report.environment.int8_dot_products:
+        reasons.append(
+            "the CPU has no INT8 instructions (VNNI, AMX, dot products), so at most twice the "
+            "FP32 speed is possible"
+        )
+    if target.int8_coverage is not None and target.int8_coverage < 0.95:
+        reasons.append(
+            f"only {100 * target.int8_coverage:.0f} % of the MACs run in INT8 and each change of "
+            "precision costs time"
+        )
+    if (
+        target.overhead_ms is not None
+        and target.latency_ms is not None
+        and target.overhead_ms > _OVERHEAD * target.latency_ms.p50
+    ):
+        reasons.append(
+            f"the network is so small that calling it takes {target.overhead_ms:.3f} ms of it"
+        )
+    if target.doubts:
+        reasons.append("the times are doubtful")
+    if not reasons:
+        reasons.append(
+            "look with `edgeres inspect` for Q/DQ or reordering layers that were not fused"
+        )
+    surely = target.speedup_interval is not None and target.speedup_interval[1] < 1.0
+    word = "slower than" if surely or speedup < 0.95 else "not clearly faster than"
+    text = f"INT8 ({times[0]} ms) is {word} FP32 ({times[1]} ms): {'; '.join(reasons)}."
+    code = "int8-slower" if word == "slower than" else "int8-no-faster"
+    return Finding("warning", code, text, name)
+
+
+def _saturation(name: str, target: TargetPart) -> Finding:
+    if target.saturation_safe:
+        text = (
+            "INT8 sums can overflow silently here, as a probe of the engine showed; the weights "
+            "were made so that they cannot."
+        )
+        return Finding("info", "saturation", text, name)
+    text = (
+        "INT8 sums can overflow silently here, as a probe of the engine showed, and the weights "
+        "allow it"
+    )
+    if target.sqnr_db is not None and target.sqnr_db < _SAFE_SQNR_DB:
+        text += f"; an SQNR of {target.sqnr_db:.1f} dB looks like it happened"
+    return Finding(
+        "warning",
+        "saturation-unsafe",
+        text + ". Set `saturation_safe: auto` and quantize again.",
+        name,
+    )
+
+
+def _of_run(report: Report) -> Iterator[Finding]:
+    executed = {name: t for name, t in report.targets.items() if t.executed}
+    pruning = report.pruning
+    if pruning is not None and pruning.drop_pp is not None:
+        for name, target in executed.items():
+            if target.quantization_drop_pp is not None and target.drop_pp is not None:
+                text = (
+                    f"of the drop of {target.drop_pp:+.2f} pp, pruning took {pruning.drop_pp:+.2f} "
+                    f"and quantization {target.quantization_drop_pp:+.2f}."
+                )
+                yield Finding("info", "where-lost", text, name)
+    measured = {n: t.sqnr_db for n, t in executed.items() if t.sqnr_db is not None}
+    if len(measured) > 1:
+        best = max(measured, key=lambda n: measured[n])
+        worst = min(measured, key=lambda n: measured[n])
+        if measured[best] - measured[worst] > _SQNR_GAP_DB:
+            text = (
+                f"the same network is {measured[best] - measured[worst]:.0f} dB noisier here than "
+                f"on {best}: compare the two layer by layer with `edgeres compare`."
+            )
+            yield Finding("warning", "backends-differ", text, worst)

@@ -1,0 +1,182 @@
+"""The table that `convert` prints, for any width, with or without colour.
+
+Where the width allows, one line for each target (about 110 columns); else one column for each, in
+as many tables as it takes. Everything that a colour says is also said in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+
+from rich import box
+from rich.console import Console, ConsoleRenderable, Group
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from edgeres.report import cells
+from edgeres.report.schema import Finding, Report, TargetPart
+
+_LABEL_WIDTH = 23
+_TARGET_WIDTH = 18
+_STYLES = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "inconclusive": "bold yellow",
+    "not_executed": "bold cyan",
+}
+
+
+def report_table(report: Report, console: Console) -> ConsoleRenderable:
+    """The whole summary of a run: what was converted, the targets, verdicts, findings.
+
+    Args:
+        report: What the run found.
+        console: Where it will be printed; its width and character set decide the layout.
+    """
+    unicode = console.encoding.lower().startswith("utf")
+    table: ConsoleRenderable = _wide(report, unicode)
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, table).maximum > console.width:
+        table = _narrow(report, unicode, console.width)
+    parts: list[ConsoleRenderable] = [_heading(report), Text(), table, Text()]
+    parts += [_verdict(name, target) for name, target in report.targets.items()]
+    if report.findings:
+        parts.append(Text())
+        parts += _findings(report.findings)
+    return Group(*parts)
+
+
+def _heading(report: Report) -> Text:
+    """What was converted, on what data and machine."""
+    model, baseline, machine = report.model, report.baseline, report.environment
+    lines = [
+        f"{model.name}: {cells.millions(model.parameters)} parameters, "
+        f"{cells.millions(model.macs)} MACs, FP32 top-1 {cells.percent(baseline.top1)} % on "
+        f"{baseline.samples:,} images" + (f" of {baseline.data}" if baseline.data else "")
+    ]
+    if report.pruning is not None:
+        pruned = report.pruning
+        lines.append(
+            f"pruned to {100 * pruned.macs_ratio:.0f} % of the MACs, "
+            f"{cells.millions(pruned.parameters)} parameters: FP32 top-1 "
+            f"{cells.percent(pruned.top1)} %"
+        )
+    threads = "1 CPU" if machine.threads == 1 else f"{machine.threads} CPUs"
+    kind = "with" if machine.int8_dot_products else "without"
+    lines.append(f"{machine.cpu}, {threads}, {kind} INT8 instructions")
+    return Text("\n".join(lines))
+
+
+def _wide(report: Report, unicode: bool) -> Table:
+    arrow, at_most = _signs(unicode)
+    bound = f"{100 * report.confidence:g} %"
+    table = _table(unicode)
+    table.add_column("Target\n")
+    for heading in (
+        f"Top-1 %\nFP32 {arrow} INT8",
+        f"Drop pp\n({bound} bound)",
+        "Agree\n%",
+        "SQNR\ndB",
+        "INT8\n%",
+        "Latency ms\np50 / p90 / p99",
+        "Speed\n-up",
+        "Size\nMiB",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Verdict\n", no_wrap=True)
+    for name, target in report.targets.items():
+        table.add_row(
+            name,
+            cells.top1(report.baseline, target, arrow),
+            cells.drop(target, at_most),
+            cells.percent(target.agreement),
+            cells.sqnr(target),
+            cells.percent(target.int8_coverage, 1),
+            cells.latency(target.latency_ms),
+            cells.speedup(target),
+            cells.mebibytes(target.size_bytes),
+            Text(cells.VERDICT_WORDS[target.verdict], style=_STYLES[target.verdict]),
+        )
+    return table
+
+
+def _narrow(report: Report, unicode: bool, width: int) -> ConsoleRenderable:
+    fitting = max(1, (width - _LABEL_WIDTH) // _TARGET_WIDTH)
+    names = iter(report.targets)
+    tables: list[ConsoleRenderable] = []
+    while group := tuple(islice(names, fitting)):
+        targets = {name: report.targets[name] for name in group}
+        tables.append(_columns(report, targets, unicode))
+    return Group(*tables)
+
+
+def _columns(report: Report, targets: Mapping[str, TargetPart], unicode: bool) -> Table:
+    arrow, at_most = _signs(unicode)
+    table = _table(unicode)
+    table.add_column("")
+    for name in targets:
+        table.add_column(name, justify="right")
+    rows: Sequence[tuple[str, Callable[[TargetPart], str | Text]]] = (
+        (f"Top-1 %, FP32 {arrow} INT8", lambda t: cells.top1(report.baseline, t, arrow)),
+        (f"Drop pp ({100 * report.confidence:g} % bound)", lambda t: cells.drop(t, at_most)),
+        ("Agreement %", lambda t: cells.percent(t.agreement)),
+        ("SQNR dB", cells.sqnr),
+        ("INT8 % of MACs", lambda t: cells.percent(t.int8_coverage, 1)),
+        ("Latency ms p50", lambda t: _time(t, "p50")),
+        ("           p90", lambda t: _time(t, "p90")),
+        ("           p99", lambda t: _time(t, "p99")),
+        ("Speed-up", cells.speedup),
+        ("Size", lambda t: cells.size(t.size_bytes)),
+        ("Verdict", lambda t: Text(cells.VERDICT_WORDS[t.verdict], style=_STYLES[t.verdict])),
+    )
+    for label, cell in rows:
+        table.add_row(label, *(cell(target) for target in targets.values()))
+    return table
+
+
+def _table(unicode: bool) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD if unicode else box.ASCII_DOUBLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _time(target: TargetPart, name: str) -> str:
+    times = target.latency_ms
+    return cells.milliseconds(None if times is None else getattr(times, name))
+
+
+def _verdict(name: str, target: TargetPart) -> ConsoleRenderable:
+    word = Text(f"{cells.VERDICT_WORDS[target.verdict]} ", style=_STYLES[target.verdict])
+    return _hanging(word, Text(f"{name}: {target.reason or 'no reason given.'}"))
+
+
+def _findings(findings: Sequence[Finding]) -> list[ConsoleRenderable]:
+    """One paragraph for each text; targets with the same text share it."""
+    targets: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        named = targets.setdefault((finding.level, finding.text), [])
+        named += [finding.target] if finding.target else []
+    parts = []
+    for (level, text), named in targets.items():
+        mark = Text("note: ", "cyan") if level == "info" else Text("warning: ", "yellow")
+        parts.append(_hanging(mark, Text(f"{', '.join(named)}: {text}" if named else text)))
+    return parts
+
+
+def _hanging(mark: Text, text: Text) -> ConsoleRenderable:
+    """A paragraph whose further lines are indented."""
+    table = Table.grid(padding=0)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(mark, text)
+    return table
+
+
+def _signs(unicode: bool) -> tuple[str, str]:
+    """Arrow and "at most" in the character set of the terminal."""
+    return ("→", "≤ ") if unicode else ("->", "<= ")
