@@ -179,7 +179,7 @@ def _activation(
     producer = graph.producers.get(node.input[0])
     if node.op_type == DQ and producer is not None and producer.op_type == Q:
         quantizing = graph.constants.get(producer.input[1])
-        if quantizing is not None and not np.array_equal(quantizing, scale):
+        if quantizing is not None and not np.array_equal(quantizing, scale, equal_nan=True):
             # Built as written: everything is rescaled by the quotient.
             message = f"{name}: dequantizes with another scale than {_name(producer)} quantized"
             yield Finding("scale-mismatch", name, message, fatal=False)

@@ -1,0 +1,298 @@
+"""Plans that TensorRT for RTX really builds here, without a GPU, and what it says about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from edgeres.backends import get_backend
+from edgeres.backends._tensorrt_api import load_trt
+from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
+from edgeres.backends._tensorrt_graph import read_graph
+from edgeres.backends._tensorrt_layerlist import read_log
+from edgeres.backends._tensorrt_layers import LayerRecord, assign_products
+from edgeres.backends._tensorrt_options import TensorRTOptions
+from edgeres.backends.base import BuildConfig, Engine, ShapeRange
+from edgeres.backends.sidecar import read_engine
+from edgeres.errors import (
+    ArtefactError,
+    BackendMissingError,
+    EdgeResError,
+    StageError,
+    UsageError,
+)
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+BACKEND = get_backend("tensorrt")
+RTX = {"flavor": "tensorrt_rtx"}
+
+RESNET18 = {
+    "stem": "imagenet",
+    "widths": (8, 16, 32, 64),
+    "blocks": (2, 2, 2, 2),
+    "shape": (3, 64, 64),
+    "pool": "ReduceMean",
+}
+RESNET20 = {"widths": (16, 32, 64), "blocks": (3, 3, 3), "shape": (1, 28, 28)}
+
+
+def build(net: Any, folder: Path, **options: str) -> Engine:
+    onnx.save(net.model(), folder / "net.onnx")
+    config = BuildConfig(options=RTX | options)
+    return BACKEND.build(folder / "net.onnx", folder / "net.plan", config)
+
+
+def products(net: Any) -> set[str]:
+    return {node.name for node in net.nodes if node.op_type in {"Conv", "Gemm"}}
+
+
+def product_precisions(engine: Engine, net: Any) -> dict[str, str]:
+    """Precision of every Conv and Gemm, each of which exactly one layer must claim."""
+    claims = [
+        (node, layer.precision)
+        for layer in BACKEND.layers(engine)
+        for node in layer.nodes
+        if node in products(net)
+    ]
+    assert len(claims) == len(dict(claims))
+    return dict(claims)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rest"),
+    [
+        pytest.param(RESNET18, "float32", id="resnet18"),
+        pytest.param(RESNET20, "float16", id="resnet20-float16"),
+        pytest.param(RESNET18, "float16", id="resnet18-float16", marks=pytest.mark.slow),
+        pytest.param(RESNET20, "float32", id="resnet20", marks=pytest.mark.slow),
+    ],
+)
+def test_every_convolution_and_the_classifier_run_in_int8(
+    qdq_net: Callable[..., Any], tmp_path: Path, shape: dict[str, Any], rest: str
+) -> None:
+    net = qdq_net(**shape)
+    engine = build(net, tmp_path, rest=rest)
+    assert engine == read_engine(engine.path)
+    assert engine.versions["flavor"] == "tensorrt_rtx"
+    assert engine.versions["rest"] == rest
+    precisions = product_precisions(engine, net)
+    assert set(precisions) == products(net)
+    assert set(precisions.values()) == {"int8"}
+    pools = [layer for layer in BACKEND.layers(engine) if "maxpool" in layer.nodes]
+    assert {layer.precision for layer in pools} <= {"int8"}
+
+
+def test_a_float_network_is_not_called_int8(float_net: Callable[..., Any], tmp_path: Path) -> None:
+    net = float_net()
+    precisions = product_precisions(build(net, tmp_path), net)
+    assert set(precisions) == products(net)
+    assert set(precisions.values()) == {"float32"}
+
+
+def audited(net: Any, folder: Path) -> dict[str, LayerRecord]:
+    """Builds past the lint and returns the layer of every Conv and Gemm."""
+    onnx.save(net.model(), folder / "net.onnx")
+    graph = read_graph(folder / "net.onnx")
+    built = build_plan(load_trt("tensorrt_rtx"), folder / "net.onnx", TensorRTOptions(), {})
+    records = assign_products(read_log(built.layer_log), graph.op_types)
+    return {node: record for record in records for node in record.nodes if node in products(net)}
+
+
+@pytest.mark.parametrize("node", ["layer2.0.conv2", "fc"])
+def test_a_wrong_axis_that_slips_past_the_lint_is_seen_by_the_audit(
+    qdq_net: Callable[..., Any], tmp_path: Path, node: str
+) -> None:
+    layers = audited(qdq_net(qdq={"axes": {node: 1}}), tmp_path)
+    assert {name for name, record in layers.items() if record.precision != "int8"} == {node}
+
+
+def test_residual_placement_changes_what_the_pointwise_kernels_do(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    beside_adds = {}
+    for residual in ("skip", "both"):
+        audit = BACKEND.audit(build(qdq_net(qdq={"residual": residual}), tmp_path))
+        assert audit.fusions.adds == audit.fusions.in_pointwise == 2
+        kernels = [set(layer.nodes) for layer in audit.layers if layer.op == "kgen"]
+        beside_adds[residual] = [
+            f"layer{stage}.0.conv2_out_q" in nodes
+            for stage in (1, 2)
+            for nodes in kernels
+            if f"layer{stage}.0.add" in nodes
+        ]
+    # Q/DQ on the main path too is one more rounding in the kernel of each addition.
+    assert beside_adds == {"skip": [False, False], "both": [True, True]}
+
+
+def test_two_builds_are_equal_but_for_the_compilers_serial_numbers(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    hashes = set()
+    for _ in range(2):
+        engine = build(qdq_net(), tmp_path)
+        hashes.add(BACKEND.audit(engine).canonical_sha256)
+    assert len(hashes) == 1
+    other = qdq_net()
+    other.constants["fc.bias"][0] = 1
+    assert BACKEND.audit(build(other, tmp_path)).canonical_sha256 not in hashes
+
+
+def test_two_builds_with_a_fixed_batch_are_equal_byte_for_byte(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    plans = {build(qdq_net(batch=4), tmp_path).path.read_bytes() for _ in range(2)}
+    assert len(plans) == 1
+
+
+def test_canonical_hash_ignores_serial_numbers_only() -> None:
+    assert canonical_sha256(b"a __mye12 b") == canonical_sha256(b"a __mye345 b")
+    assert canonical_sha256(b"a __mye12 b") != canonical_sha256(b"a __mye12 c")
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        ("9.0", BackendMissingError, r"does not support compute capability 9\.0 \(H100, H200\)"),
+        ("8.6,9.0", BackendMissingError, r"does not support compute capability 9\.0"),
+        ("7.5", UsageError, r"no INT8 convolution on compute capability 7\.5"),
+        ("7.5,8.6", UsageError, r"no INT8 convolution on compute capability 7\.5"),
+        ("8.7", BackendMissingError, r"does not support compute capability 8\.7"),
+        ("ninety", UsageError, r"compute_capabilities: expected compute capabilities such as"),
+    ],
+)
+def test_targets_that_are_refused(
+    qdq_net: Callable[..., Any],
+    tmp_path: Path,
+    targets: str,
+    error: type[EdgeResError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        build(qdq_net(), tmp_path, compute_capabilities=targets)
+    assert caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx"]
+
+
+@pytest.mark.parametrize("targets", ["8.6", "12.0,12.1"])
+def test_targets_keep_int8_and_are_recorded(
+    qdq_net: Callable[..., Any], tmp_path: Path, targets: str
+) -> None:
+    net = qdq_net()
+    engine = build(net, tmp_path, compute_capabilities=targets)
+    assert engine.versions["compute_capabilities"] == targets
+    assert set(product_precisions(engine, net).values()) == {"int8"}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"image": ShapeRange((1, 3, 16, 16), (1, 3, 16, 16), (8, 3, 16, 16))}, "names the input"),
+        ({"input": ShapeRange((1, 3, 16), (1, 3, 16), (8, 3, 16))}, "has 3 dimensions"),
+        ({"input": ShapeRange((4, 3, 16, 16), (1, 3, 16, 16), (8, 3, 16, 16))}, "is 4, 1, 8"),
+        ({"input": ShapeRange((1, 3, 16, 16), (1, 3, 16, 16), (8, 3, 32, 16))}, "fixes it at 16"),
+        ({"input": ShapeRange((0, 3, 16, 16), (1, 3, 16, 16), (8, 3, 16, 16))}, "is 0, 1, 8"),
+    ],
+)
+def test_a_wrong_profile_is_one_line(
+    qdq_net: Callable[..., Any], tmp_path: Path, shapes: dict[str, ShapeRange], message: str
+) -> None:
+    onnx.save(qdq_net().model(), tmp_path / "net.onnx")
+    config = BuildConfig(shapes=shapes, options=RTX)
+    with pytest.raises(UsageError, match=message):
+        BACKEND.build(tmp_path / "net.onnx", tmp_path / "net.plan", config)
+
+
+def test_profiles_reach_the_plan(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    onnx.save(qdq_net().model(), tmp_path / "net.onnx")
+    trt = load_trt("tensorrt_rtx")
+    built = build_plan(trt, tmp_path / "net.onnx", TensorRTOptions(opt_batch=2, max_batch=32), {})
+    assert "MinShape: [1,3,16,16], OptShape: [2,3,16,16], MaxShape: [32,3,16,16]" in "".join(
+        built.layer_log
+    )
+    shapes = {"input": ShapeRange((3, 3, 16, 16), (4, 3, 16, 16), (5, 3, 16, 16))}
+    built = build_plan(trt, tmp_path / "net.onnx", TensorRTOptions(), shapes)
+    assert "MinShape: [3,3,16,16], OptShape: [4,3,16,16], MaxShape: [5,3,16,16]" in "".join(
+        built.layer_log
+    )
+
+
+def test_too_little_workspace_says_what_to_raise(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(StageError, match="workspace limit") as caught:
+        build(qdq_net(**RESNET20), tmp_path, workspace_mib="1")
+    assert "workspace_mib" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version_compatible": "true"}, "no version-compatible plan without a GPU"),
+        ({"hardware_compatibility": "ampere_plus"}, "has no hardware_compatibility"),
+        ({"timing_cache": "cache.bin"}, "takes no timing_cache"),
+        ({"precision": "int8"}, "no option 'precision'"),
+        ({"workspce_mib": "1"}, "no option 'workspce_mib'.*Did you mean workspace_mib"),
+        ({"workspace_mib": "0"}, "workspace_mib: expected a whole number from 1"),
+        ({"optimization_level": "6"}, "expected a whole number from 0 to 5"),
+        ({"rest": "int4"}, "rest: expected one of float32, float16, got 'int4'"),
+        ({"cuda_graph": "maybe"}, "cuda_graph: expected true or false"),
+        ({"opt_batch": "8", "max_batch": "4"}, "opt_batch 8 is above max_batch 4"),
+    ],
+)
+def test_options_that_make_no_sense(
+    qdq_net: Callable[..., Any], tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(qdq_net(), tmp_path, **options)
+
+
+def test_there_is_no_dla_here(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(BackendMissingError, match="sees 0 DLA cores"):
+        build(qdq_net(), tmp_path, dla_core="0")
+
+
+def test_builder_warnings_are_kept(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    audit = BACKEND.audit(build(qdq_net(), tmp_path, rest="float16"))
+    assert any("scales to fp32" in warning for warning in audit.warnings)
+
+
+def test_progress_is_told_and_may_stop_the_build(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    onnx.save(qdq_net().model(), tmp_path / "net.onnx")
+    config = BuildConfig(options=RTX)
+    told: list[tuple[int, int]] = []
+    arguments = (tmp_path / "net.onnx", tmp_path / "net.plan", config)
+    BACKEND.build(*arguments, progress=lambda done, known: told.append((done, known)))
+    assert len(told) > 10
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert all(done <= known for done, known in told)
+    before = (tmp_path / "net.plan").read_bytes()
+
+    def stop(done: int, known: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        BACKEND.build(*arguments, progress=stop)
+    assert (tmp_path / "net.plan").read_bytes() == before
+    assert read_engine(tmp_path / "net.plan").backend == "tensorrt"
+
+
+def test_layers_need_their_list_untouched(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    engine = build(qdq_net(), tmp_path)
+    listing = tmp_path / "net.plan.layers.json"
+    record = json.loads(listing.read_text())
+    assert (
+        hashlib.sha256(listing.read_bytes()).hexdigest()
+        in (tmp_path / "net.plan.engine.json").read_text()
+    )
+    record["layers"] = [layer | {"inputs": ["int8"]} for layer in record["layers"]]
+    listing.write_text(json.dumps(record))
+    with pytest.raises(ArtefactError, match=r"net\.plan\.layers\.json"):
+        BACKEND.layers(engine)
