@@ -87,16 +87,17 @@ def create_network(trt: Trt, builder: Any) -> Any:
     """
     module = trt.module
     creation = module.NetworkDefinitionCreationFlag
-    flags = 0
-    if not hasattr(creation, "STRONGLY_TYPED"):
+    if hasattr(creation, "STRONGLY_TYPED"):
+        flags = 1 << int(creation.STRONGLY_TYPED) if has_precision_flags(trt) else 0
+    elif hasattr(creation, "EXPLICIT_BATCH"):
         flags = 1 << int(creation.EXPLICIT_BATCH)
-    elif is_weakly_typed_by_default(trt):
-        flags = 1 << int(creation.STRONGLY_TYPED)
+    else:
+        flags = 0
     return builder.create_network(flags)
 
 
-def is_weakly_typed_by_default(trt: Trt) -> bool:
-    """True for 8.6 and 10, which still have precision flags."""
+def has_precision_flags(trt: Trt) -> bool:
+    """True for 8.6 and 10, where a network is weakly typed unless it is asked not to be."""
     return hasattr(trt.module.BuilderFlag, "FP16")
 
 
@@ -164,12 +165,16 @@ def set_targets(trt: Trt, builder_config: Any, targets: Sequence[str]) -> None:
     """
     module = trt.module
     check_targets(trt, targets)
-    if not targets or not hasattr(builder_config, "set_compute_capability"):
+    if not targets or not hasattr(module, "ComputeCapability"):
         return
-    builder_config.num_compute_capabilities = len(targets)
+    if hasattr(builder_config, "num_compute_capabilities"):
+        builder_config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         capability = getattr(module.ComputeCapability, "SM" + target.replace(".", ""))
-        if not builder_config.set_compute_capability(capability, index):
+        accepted = hasattr(builder_config, "set_compute_capability") and (
+            builder_config.set_compute_capability(capability, index)
+        )
+        if not accepted:
             raise StageError(f"{trt.title} did not accept compute capability {target}.")
 
 

@@ -90,7 +90,7 @@ def build_plan(
     batch_profile(builder, network, builder_config, options, shapes)
     timing_cache = _load_timing_cache(trt, builder_config, options.timing_cache)
     monitor = make_monitor(trt, log, progress)
-    if monitor is not None:
+    if monitor is not None and hasattr(builder_config, "progress_monitor"):
         builder_config.progress_monitor = monitor
     with interrupt_cancels(log):
         serialized = builder.build_serialized_network(network, builder_config)

@@ -7,6 +7,7 @@ of the real bindings) and for the CUDA driver.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def deserialize(trt: Trt, plan: bytes, log: TrtLog) -> tuple[Any, Any]:
     """
     module = trt.module
     runtime = module.Runtime(log)
-    if hasattr(runtime, "get_engine_validity"):
+    if hasattr(runtime, "get_engine_validity") and hasattr(module, "EngineValidity"):
         validity = runtime.get_engine_validity(plan)[0]
         if validity == module.EngineValidity.INVALID:
             raise StageError(
@@ -72,6 +73,27 @@ def inspect_plan(
         return read_inspector(text, op_types)
     finally:
         session.close()
+
+
+def _load_runtime_cache(module: Any, runtime_config: Any, path: Path) -> Any | None:
+    """Gives TensorRT for RTX the kernels of earlier runs; other versions have no such cache.
+
+    What the file holds is native code: keep it where only you can write.
+    """
+    if not hasattr(module, "IRuntimeCache") or not hasattr(runtime_config, "create_runtime_cache"):
+        return None
+    runtime_cache = runtime_config.create_runtime_cache()
+    if path.is_file():
+        runtime_cache.deserialize(path.read_bytes())
+    if hasattr(runtime_config, "set_runtime_cache"):
+        runtime_config.set_runtime_cache(runtime_cache)
+    return runtime_cache
+
+
+def _replay_whole_graph(module: Any, runtime_config: Any) -> None:
+    """TensorRT for RTX's own way to replay a run as one CUDA graph."""
+    if hasattr(module, "CudaGraphStrategy") and hasattr(runtime_config, "cuda_graph_strategy"):
+        runtime_config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
 
 class TensorRTRunner(CheckedRunner):
@@ -150,18 +172,14 @@ class TensorRTRunner(CheckedRunner):
     def _make_execution(self) -> Any:
         """An execution context; TensorRT for RTX takes its cache and graph strategy here."""
         module, cuda_engine, options = self._trt.module, self._engine, self._options
-        if self._trt.is_rtx and hasattr(cuda_engine, "create_runtime_config"):
+        if hasattr(module, "IRuntimeCache") and hasattr(cuda_engine, "create_runtime_config"):
             runtime_config = cuda_engine.create_runtime_config()
-            if options.cuda_graph and hasattr(module, "CudaGraphStrategy"):
-                strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-                runtime_config.cuda_graph_strategy = strategy
-            path = options.runtime_cache
-            if path is not None and hasattr(runtime_config, "create_runtime_cache"):
-                runtime_cache = runtime_config.create_runtime_cache()
-                if path.is_file():
-                    runtime_cache.deserialize(path.read_bytes())
-                runtime_config.set_runtime_cache(runtime_cache)
-                self._runtime_cache = runtime_cache
+            if options.cuda_graph:
+                _replay_whole_graph(module, runtime_config)
+            if options.runtime_cache is not None:
+                self._runtime_cache = _load_runtime_cache(
+                    module, runtime_config, options.runtime_cache
+                )
             execution = cuda_engine.create_execution_context(runtime_config)
         else:
             execution = cuda_engine.create_execution_context()

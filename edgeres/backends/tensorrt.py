@@ -45,6 +45,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     engine_suffix = ".plan"
+    default_device = _DEVICE_OF_AHEAD_OF_TIME_PLANS
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
@@ -181,8 +182,9 @@ class TensorRTBackend:
         audit = read_audit(engine.path)
         try:
             trt, gpu = _check_loadable(engine, engine.device)
-        except BackendMissingError:
-            # Without that GPU, what the builder printed when it made the plan is the same list.
+        except (BackendMissingError, ArtefactError):
+            # Without that GPU and version, the list that the builder printed is what there is; its
+            # hash was just checked.
             return to_layer_infos(audit.layers)
         records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.op_types)
         return to_layer_infos(assign_products(records, audit.op_types))

@@ -1,0 +1,203 @@
+"""The build goes through with the names of every version, and asks each for the right thing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.errors import BackendMissingError, EdgeResError, ModelError, UsageError
+
+BACKEND = get_backend("tensorrt")
+Install = Callable[[str], Any]
+
+
+def build(onnx: Path, device: str = "cuda:0", **options: str) -> Engine:
+    return BACKEND.build(onnx, onnx.with_suffix(".plan"), BuildConfig(device, options=options))
+
+
+@pytest.mark.parametrize(
+    ("version", "network_flags", "flags"),
+    [("8.6", 1, ["INT8"]), ("10", 2, []), ("11", 0, []), ("rtx", 0, [])],
+)
+def test_each_version_gets_its_own_network_and_flags(
+    install: Install, qdq_file: Path, version: str, network_flags: int, flags: list[str]
+) -> None:
+    trt = install(version)
+    engine = build(qdq_file)
+    assert trt.network_flags == network_flags
+    assert trt.flags == flags
+    assert trt.config.set_values["profiling_verbosity"].name == "DETAILED"
+    assert trt.profile == {"input": ((1, 1, 4, 4), (1, 1, 4, 4), (64, 1, 4, 4))}
+    assert ("progress_monitor" in trt.config.set_values) == (version != "8.6")
+    flavor = "tensorrt_rtx" if version == "rtx" else "tensorrt"
+    assert engine.versions["flavor"] == flavor
+    assert engine.versions[flavor] == trt.version == BACKEND.versions()[flavor]
+    (layer,) = BACKEND.layers(engine)
+    assert (layer.precision, layer.nodes) == ("int8", ("conv",))
+    assert BACKEND.audit(engine).warnings == ("a warning",)
+
+
+@pytest.mark.parametrize("version", ["10", "11"])
+def test_a_plan_of_tensorrt_remembers_its_gpu(
+    install: Install, qdq_file: Path, version: str
+) -> None:
+    install(version)
+    engine = build(qdq_file, hardware_compatibility="same_compute_capability")
+    assert engine.device == "cuda:0"
+    assert (
+        engine.versions.items()
+        >= {
+            "gpu": "NVIDIA Stand-In",
+            "compute_capabilities": "8.6",
+            "driver": "12.8",
+            "hardware_compatibility": "same_compute_capability",
+        }.items()
+    )
+
+
+def test_half_on_8_6_needs_its_flag_too(install: Install, qdq_file: Path) -> None:
+    trt = install("8.6")
+    build(qdq_file, rest="float16")
+    assert trt.flags == ["INT8", "FP16"]
+
+
+@pytest.mark.parametrize("version", ["8.6", "10", "11"])
+def test_options_of_tensorrt(
+    install: Install, qdq_file: Path, tmp_path: Path, version: str
+) -> None:
+    trt = install(version)
+    trt.dla_cores = 2
+    cache = tmp_path / "cache" / "timing.bin"
+    options = {
+        "timing_cache": str(cache),
+        "hardware_compatibility": "ampere_plus",
+        "version_compatible": "true",
+        "workspace_mib": "256",
+        "optimization_level": "5",
+        "dla_core": "1",
+    }
+    build(qdq_file, **options)
+    assert cache.read_bytes() == b"timed"
+    build(qdq_file, **options)
+    assert trt.timings == [b"", b"timed"]
+    assert {"VERSION_COMPATIBLE", "GPU_FALLBACK"} <= set(trt.flags)
+    values = trt.config.set_values
+    assert values["hardware_compatibility_level"].name == "AMPERE_PLUS"
+    assert values["builder_optimization_level"] == 5
+    assert (values["DLA_core"], values["default_device_type"].name) == (1, "DLA")
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "error", "message"),
+    [
+        ("10", {"compute_capabilities": "8.6"}, UsageError, "takes no compute_capabilities"),
+        ("8.6", {"hardware_compatibility": "same_compute_capability"}, UsageError, "has no hard"),
+        ("11", {"dla_core": "0"}, BackendMissingError, "sees 0 DLA cores"),
+        ("10", {"flavor": "tensorrt_rtx"}, BackendMissingError, "RTX is not installed"),
+        ("rtx", {"flavor": "tensorrt"}, BackendMissingError, "TensorRT is not installed"),
+    ],
+)
+def test_what_a_version_cannot_do_is_one_line(
+    install: Install,
+    qdq_file: Path,
+    version: str,
+    options: dict[str, str],
+    error: type[EdgeResError],
+    message: str,
+) -> None:
+    install(version)
+    with pytest.raises(error, match=message) as caught:
+        build(qdq_file, **options)
+    assert caught.value.hint
+
+
+def test_what_the_parser_says_is_one_line(install: Install, qdq_file: Path) -> None:
+    install("10").parses = False
+    with pytest.raises(ModelError, match="does not take the model: In node 3: no such thing") as it:
+        build(qdq_file)
+    assert "\n" not in str(it.value)
+
+
+def test_without_a_layer_list_in_the_log_the_inspector_is_asked(
+    install: Install, qdq_file: Path
+) -> None:
+    trt = install("10")
+    trt.log_has_layers = False
+    engine = build(qdq_file)
+    assert trt.deserialized == 1
+    assert [layer.name for layer in BACKEND.audit(engine).layers] == ["conv + relu"]
+
+
+def test_on_a_gpu_tensorrt_is_preferred(install: Install, driver: Any, qdq_file: Path) -> None:
+    install("10")
+    assert BACKEND.missing() is None
+    assert BACKEND.not_executable() is None
+    assert BACKEND.devices() == ("cuda:0",)
+    assert build(qdq_file, device="cpu").versions["flavor"] == "tensorrt"
+
+
+def test_tensorrt_without_a_gpu_cannot_build(
+    install: Install, driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10")
+    driver.count = 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert "builds only on a machine with an NVIDIA GPU" in str(BACKEND.missing())
+    assert "shows no GPU" in str(BACKEND.not_executable())
+    assert BACKEND.devices() == ()
+
+
+def test_nothing_installed_is_one_line_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch, qdq_file: Path
+) -> None:
+    for name in ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "edgeres[tensorrt-rtx]" in str(BACKEND.missing())
+    assert BACKEND.versions() == {}
+    with pytest.raises(BackendMissingError, match="TensorRT is not installed here") as caught:
+        build(qdq_file)
+    assert "pip install" in caught.value.hint
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 7), (10, 0)])
+def test_tensorrt_for_rtx_says_at_once_that_it_does_not_run_on_this_gpu(
+    install: Install, driver: Any, qdq_file: Path, capability: tuple[int, int]
+) -> None:
+    install("rtx")
+    driver.capability = capability
+    text = f"does not support compute capability {capability[0]}.{capability[1]}"
+    assert text in str(BACKEND.not_executable())
+    with pytest.raises(BackendMissingError, match=text):
+        build(qdq_file)
+    # Ahead of time, for other machines, it still builds.
+    assert build(qdq_file, device="cpu").versions["compute_capabilities"] == "8.0,8.6,8.9,12.0"
+
+
+def test_a_newer_gpu_is_added_to_the_targets(install: Install, driver: Any, qdq_file: Path) -> None:
+    trt = install("rtx")
+    driver.capability = (12, 1)
+    assert build(qdq_file).versions["compute_capabilities"] == "12.1"
+    assert trt.config.set_values["num_compute_capabilities"] == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("cuda:1", BackendMissingError, "no cuda:1: the driver shows 1 GPU"),
+        ("gpu", UsageError, "expected a device such as cuda:0, got 'gpu'"),
+        ("cuda:x", UsageError, "expected a device such as cuda:0"),
+    ],
+)
+def test_devices_that_are_not_there(
+    install: Install, qdq_file: Path, device: str, error: type[EdgeResError], message: str
+) -> None:
+    install("10")
+    with pytest.raises(error, match=message):
+        build(qdq_file, device=device)
