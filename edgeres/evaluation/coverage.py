@@ -51,7 +51,7 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
 
     Args:
         macs_by_node: Multiply-adds of one sample by the ONNX name of the node; see
-            :func:`edgeres.evaluation.macs.macs_by_node`.
+            :func:`edgeres.onnx_info.node_macs`.
         layers: Layers of the built engine.
 
     Raises:

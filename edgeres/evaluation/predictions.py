@@ -168,7 +168,7 @@ def load_predictions(path: Path) -> Predictions:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtefactError(
             f"{path}: is not a file of predictions ({error or type(error).__name__}).",
-            hint="Make it again with `edgeres validate --save`.",
+            hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
         ) from error
     except (DataError, ModelError) as error:
         raise ArtefactError(f"{path}: {error.message}", hint=error.hint) from error

@@ -1,13 +1,17 @@
-"""Answers of made-up models, with chosen samples right and wrong."""
+"""Answers of made-up models, and real engines of a tiny classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig
+from edgeres.data.arrays import ArrayDataset
 from edgeres.evaluation.predictions import Predictions
 
 Answer = Callable[..., Predictions]
@@ -33,3 +37,104 @@ def answer(labels: NDArray[np.int64]) -> Answer:
         return Predictions(logits=logits, labels=labels, **about)
 
     return build
+
+
+def template_model(*, swapped: bool = False, quantized: bool = False, nan: bool = False):
+    """A 4x4 convolution with one template for each of three classes, FP32 or Q/DQ.
+
+    ``swapped`` exchanges the last two classes, ``nan`` makes the first class's bias NaN.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = TEMPLATES[:, None].astype(np.float32) - 0.5
+    if swapped:
+        weights = weights[[0, 2, 1]]
+    bias = np.zeros(3, dtype=np.float32)
+    if nan:
+        bias[0] = np.nan
+    constants = {"b": bias}
+    if quantized:
+        constants |= {
+            "x_scale": np.float32(1 / 255),
+            "x_zero": np.uint8(0),
+            "w_q": np.round(weights * 254).astype(np.int8),
+            "w_scale": np.full(3, 1 / 254, dtype=np.float32),
+            "w_zero": np.zeros(3, dtype=np.int8),
+            "b_q": np.round(bias * 255 * 254).astype(np.int32),
+            "b_scale": np.full(3, 1 / 255 / 254, dtype=np.float32),
+            "b_zero": np.zeros(3, dtype=np.int32),
+            "y_scale": np.float32(8 / 127),
+            "y_zero": np.uint8(128),
+        }
+        del constants["b"]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["xq"], name="q"),
+            helper.make_node("DequantizeLinear", ["xq", "x_scale", "x_zero"], ["xf"], name="dq"),
+            helper.make_node(
+                "DequantizeLinear", ["w_q", "w_scale", "w_zero"], ["w"], name="dqw", axis=0
+            ),
+            helper.make_node(
+                "DequantizeLinear", ["b_q", "b_scale", "b_zero"], ["b"], name="dqb", axis=0
+            ),
+            helper.make_node("Conv", ["xf", "w", "b"], ["c"], name="templates"),
+            helper.make_node("QuantizeLinear", ["c", "y_scale", "y_zero"], ["cq"], name="qy"),
+            helper.make_node("DequantizeLinear", ["cq", "y_scale", "y_zero"], ["cf"], name="dqy"),
+            helper.make_node("Flatten", ["cf"], ["logits"], name="flatten"),
+        ]
+    else:
+        constants["w"] = weights
+        nodes = [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], name="templates"),
+            helper.make_node("Flatten", ["c"], ["logits"], name="flatten"),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "templates",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+TEMPLATES = np.zeros((3, 4, 4), dtype=np.uint8)
+TEMPLATES[0, :2] = TEMPLATES[1, 2:] = TEMPLATES[2, :, :2] = 1
+
+
+@pytest.fixture(scope="session")
+def shapes() -> ArrayDataset:
+    """1,200 noisy 4x4 images of three templates."""
+    rng = np.random.default_rng(11)
+    labels = np.arange(1200, dtype=np.int64) % 3
+    clean = 60 + 120.0 * TEMPLATES[labels]
+    noisy = np.clip(clean + 75 * rng.standard_normal(clean.shape), 0, 255).astype(np.uint8)
+    return ArrayDataset("shapes", noisy, labels, ("top", "bottom", "left"))
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """ONNX Runtime engines as `convert` lays them out: good, swapped and broken ones."""
+    import onnx
+
+    backend = get_backend("onnxruntime")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    root = tmp_path_factory.mktemp("output")
+    made: dict[str, Path] = {}
+    for name, options in {
+        "fp32": {},
+        "int8": {"quantized": True},
+        "swapped": {"quantized": True, "swapped": True},
+        "nan": {"nan": True},
+    }.items():
+        source = root / "baseline" / f"{name}.onnx"
+        source.parent.mkdir(exist_ok=True)
+        onnx.save(template_model(**options), source)
+        out = root / name / f"model{backend.engine_suffix}"
+        out.parent.mkdir()
+        backend.build(source, out, BuildConfig())
+        made[name], made[f"{name} source"] = out, source
+    return made

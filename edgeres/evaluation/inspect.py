@@ -1,0 +1,93 @@
+"""What is inside a built engine: its layers, the precision each runs in, and INT8 coverage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import Engine, LayerInfo
+from edgeres.backends.sidecar import read_engine, sidecar_path
+from edgeres.errors import ArtefactError
+from edgeres.evaluation.coverage import Coverage, int8_coverage
+from edgeres.files import file_sha256
+from edgeres.onnx_info import node_macs
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """An engine from within.
+
+    Attributes:
+        engine: The engine.
+        size_bytes: Size of all its files.
+        layers: Its layers in the engine's order.
+        coverage: Share of MACs in INT8 and the nodes that are not.
+    """
+
+    engine: Engine
+    size_bytes: int
+    layers: tuple[LayerInfo, ...]
+    coverage: Coverage
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the field names of ``report.json``."""
+        return {
+            "engine": str(self.engine.path),
+            "backend": self.engine.backend,
+            "device": self.engine.device,
+            "versions": dict(self.engine.versions),
+            "size_bytes": self.size_bytes,
+            **self.coverage.to_dict(),
+            "layers": [vars(layer) | {"nodes": list(layer.nodes)} for layer in self.layers],
+        }
+
+
+def inspect(path: Path, *, source: Path | None = None) -> Inspection:
+    """Asks an engine for its layers and weighs them by the multiply-adds of its ONNX source.
+
+    Args:
+        path: The engine file, with its sidecar beside it.
+        source: The ONNX file that it was built from; looked for beside the engine if left out.
+
+    Raises:
+        ArtefactError: No whole engine is there, or its source is not found or is another one.
+        BackendMissingError: Its backend cannot say, because the runtime is not here.
+        ModelError: The source does not parse or has no convolutions or matrix products.
+    """
+    engine = read_engine(path)
+    backend = get_backend(engine.backend)
+    macs = node_macs(_source_of(engine, source))
+    layers = tuple(backend.layers(engine))
+    return Inspection(engine, engine_size(engine), layers, int8_coverage(macs, layers))
+
+
+def engine_size(engine: Engine) -> int:
+    """Size in bytes of all files of an engine that :func:`read_engine` found whole."""
+    record = json.loads(sidecar_path(engine.path).read_text(encoding="utf-8"))
+    return sum(int(entry["size_bytes"]) for entry in record["files"].values())
+
+
+def _source_of(engine: Engine, given: Path | None) -> Path:
+    for candidate in [given] if given is not None else _candidates(engine):
+        if candidate.is_file() and file_sha256(candidate) == engine.source_sha256:
+            return candidate
+    if given is not None:
+        raise ArtefactError(
+            f"{given}: is not the ONNX file that {engine.path} was built from "
+            f"(expected SHA-256 {engine.source_sha256[:12]}...).",
+            hint="Give the model that went into the build.",
+        )
+    raise ArtefactError(
+        f"{engine.path}: the ONNX file that it was built from is not beside it.",
+        hint="Name it with --source; its multiply-adds weigh the layers.",
+    )
+
+
+def _candidates(engine: Engine) -> Iterator[Path]:
+    """ONNX files in the engine's folder; the engine itself first, which may be its own source."""
+    yield engine.path
+    yield from sorted(engine.path.parent.glob("*.onnx"))

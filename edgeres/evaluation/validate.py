@@ -1,0 +1,196 @@
+"""Is this engine as good as its baseline? Measured on the engine, on this device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.sidecar import read_engine, sidecar_path
+from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.compare import Comparison, compare
+from edgeres.evaluation.coverage import Coverage
+from edgeres.evaluation.gates import Limits, Verdict, accuracy_check, coverage_check, decide
+from edgeres.evaluation.inspect import engine_size, inspect
+from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predictions import Predictions, load_predictions
+
+if TYPE_CHECKING:
+    from edgeres.data.bad_images import BadImages
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.data.types import Dataset
+
+BATCH = 100
+_BASELINE = Path("baseline") / "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """An engine against its baseline, judged.
+
+    Attributes:
+        engine: The engine.
+        size_bytes: Size of all its files.
+        baseline: Answers of the baseline.
+        predictions: Answers of the engine; saved, they can be the baseline of another one.
+        comparison: The two, sample by sample.
+        coverage: INT8 coverage, ``None`` where no limit asked for it.
+        verdict: Outcome of all checks.
+    """
+
+    engine: Engine
+    size_bytes: int
+    baseline: Predictions
+    predictions: Predictions
+    comparison: Comparison
+    coverage: Coverage | None
+    verdict: Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the field names of ``report.json``."""
+        covered = self.coverage.to_dict() if self.coverage is not None else {}
+        return {
+            "engine": str(self.engine.path),
+            "backend": self.engine.backend,
+            "device": self.engine.device,
+            "size_bytes": self.size_bytes,
+            "built": True,
+            "executed": True,
+            **self.comparison.to_dict(),
+            **covered,
+            **self.verdict.to_dict(),
+            "baseline": {
+                "name": self.baseline.name,
+                "top1": self.comparison.baseline_top1,
+                "samples": self.baseline.samples,
+                "model_sha256": self.baseline.model_sha256,
+                "data_fingerprint": self.baseline.data_fingerprint,
+                "digest": self.baseline.digest,
+            },
+        }
+
+
+def validate(
+    path: Path,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    baseline: Path | Predictions | None = None,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    source: Path | None = None,
+    bad: BadImages | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Runs a built engine over a data set and judges it against a baseline.
+
+    Args:
+        path: The engine file, with its sidecar beside it.
+        dataset: Labelled images.
+        preprocess: How an image becomes numbers.
+        baseline: Answers or a file of them, another engine, or an FP32 ONNX file, which is built
+            and run by the engine's own backend; left out, the ``baseline/predictions.npz`` in the
+            output folder of the ``edgeres convert`` that made the engine.
+        limits: What is allowed; the drop of top-1 always counts, the coverage where it is given.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        source: ONNX file that the engine was built from, where coverage is asked for and it does
+            not lie beside the engine.
+        bad: Collects images that cannot be decoded; without it the first of them raises.
+        progress: Called with images done and images in all, for each model that is run.
+
+    Raises:
+        ArtefactError: No whole engine or baseline is there.
+        BackendMissingError: The engine cannot run on this machine.
+        DataError: The baseline is of other data, or its accuracy cannot be right.
+        ModelError: The engine and the baseline are not classifiers of the same classes.
+        UsageError: Limits that make no sense.
+    """
+    limits = limits or Limits()
+    engine = read_engine(path)
+    backend = executable_backend(engine)
+    config = BuildConfig(device=engine.device, threads=threads)
+
+    def answers(of: Engine, by: Backend) -> Predictions:
+        with by.load(of, config) as runner:
+            return predict(
+                runner,
+                dataset,
+                preprocess,
+                batch_size=BATCH,
+                name=str(of.path),
+                model_sha256=of.source_sha256,
+                bad=bad,
+                progress=progress,
+            )
+
+    reference = _baseline(engine, baseline or _default_baseline(path), backend, config, answers)
+    check_baseline(reference)
+    candidate = answers(engine, backend)
+    comparison = compare(reference, candidate, confidence=limits.confidence)
+    checks = [accuracy_check(comparison, limits.max_drop_pp)]
+    coverage = None
+    if limits.min_int8_coverage is not None:
+        coverage = inspect(path, source=source).coverage
+        checks.append(coverage_check(coverage, limits.min_int8_coverage))
+    return Validation(
+        engine, engine_size(engine), reference, candidate, comparison, coverage, decide(checks)
+    )
+
+
+def executable_backend(engine: Engine) -> Backend:
+    """The backend of an engine, if it can run it here.
+
+    Raises:
+        BackendMissingError: It cannot; the message says why.
+    """
+    backend = get_backend(engine.backend)
+    reason = backend.not_executable()
+    if reason is not None:
+        raise BackendMissingError(
+            f"{engine.path}: cannot run on this machine: {reason}",
+            hint="Run this command on a machine that can.",
+        )
+    return backend
+
+
+def _default_baseline(path: Path) -> Path:
+    """Where ``edgeres convert`` puts the baseline of an engine at ``OUTPUT/TARGET/ENGINE``."""
+    found = path.resolve().parent.parent / _BASELINE
+    if not found.is_file():
+        raise ArtefactError(
+            f"{path}: no baseline was given and there is none at {found}.",
+            hint="Give --baseline: a file of predictions, another engine or the FP32 ONNX file.",
+        )
+    return found
+
+
+def _baseline(
+    engine: Engine,
+    given: Path | Predictions,
+    backend: Backend,
+    config: BuildConfig,
+    answers: Callable[[Engine, Backend], Predictions],
+) -> Predictions:
+    """Turns whatever stands for the baseline into its answers."""
+    if isinstance(given, Predictions):
+        return given
+    if not given.is_file():
+        raise ArtefactError(f"{given}: no such baseline.", hint="Check the path.")
+    if given.suffix == ".npz":
+        return load_predictions(given)
+    if sidecar_path(given).is_file():
+        other = read_engine(given)
+        return answers(other, executable_backend(other))
+    if given.suffix != ".onnx":
+        raise ArtefactError(
+            f"{given}: expected predictions (.npz), an engine or an ONNX file as baseline.",
+            hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / f"baseline{backend.engine_suffix}"
+        return answers(backend.build(given, out, config), backend)

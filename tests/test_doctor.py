@@ -1,0 +1,80 @@
+"""The doctor: what is here, what is missing, and backends that fail while they are asked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgeres import doctor as module
+from edgeres.backends import backend_names, get_backend
+from edgeres.doctor import BackendHealth, backend_health, describe_backend, doctor
+from edgeres.errors import BackendMissingError, StageError
+
+
+def test_a_backend_that_is_here_is_ready_and_probed() -> None:
+    if (reason := get_backend("onnxruntime").missing()) is not None:
+        pytest.skip(reason)
+    found = backend_health("onnxruntime")
+    assert found.ready
+    assert "cpu" in found.devices
+    assert set(found.saturating) <= set(found.devices)
+    assert isinstance(found.saturating["cpu"], bool)
+    assert found.versions["onnxruntime"]
+    json.dumps(describe_backend("onnxruntime"))
+
+
+def test_a_backend_that_is_missing_says_how_to_get_it(monkeypatch) -> None:
+    backend = get_backend("onnxruntime")
+    monkeypatch.setattr(type(backend), "missing", lambda self: "pip install it.")
+    monkeypatch.setattr(type(backend), "not_executable", lambda self: "pip install it.")
+    monkeypatch.setattr(type(backend), "versions", lambda self: {})
+    found = backend_health("onnxruntime")
+    assert not found.ready
+    assert (found.missing, found.devices, found.saturating) == ("pip install it.", (), {})
+
+
+def test_trouble_while_asking_is_told_and_ends_nothing(monkeypatch) -> None:
+    backend = get_backend("onnxruntime")
+
+    def fail(self, device: str) -> None:
+        raise BackendMissingError("the driver is too old.", hint="Update it.")
+
+    monkeypatch.setattr(type(backend), "missing", lambda self: None)
+    monkeypatch.setattr(type(backend), "not_executable", lambda self: None)
+    monkeypatch.setattr(type(backend), "versions", lambda self: {})
+    monkeypatch.setattr(type(backend), "devices", lambda self: ("cuda:0",))
+    monkeypatch.setattr(type(backend), "qdq_rules", fail)
+    found = backend_health("onnxruntime")
+    assert found.trouble == "the driver is too old. Update it."
+    assert found.devices == ("cuda:0",)
+    assert not found.ready
+
+
+def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
+    def crash(function, arguments, **limits):
+        if arguments["name"] == backend_names()[0]:
+            raise StageError("edgeres.doctor:describe_backend crashed: killed by SIGSEGV.")
+        health = BackendHealth(arguments["name"], None, None, ("cpu",), {"x": "1"}, {"cpu": True})
+        return {**vars(health), "devices": ["cpu"]}
+
+    monkeypatch.setattr(module, "run_limited", crash)
+    steps: list[tuple[int, int]] = []
+    found = doctor(progress=lambda done, total: steps.append((done, total)))
+    assert [b.name for b in found.backends] == list(backend_names())
+    assert "SIGSEGV" in found.backends[0].trouble
+    assert found.backends[1].saturating == {"cpu": True}
+    assert found.backends[1].devices == ("cpu",)
+    assert steps[-1] == (len(backend_names()), len(backend_names()))
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["backends"][backend_names()[0]]["ready"] is False
+    assert told["environment"]["cpu"]
+
+
+def test_all_backends_are_asked_in_children() -> None:
+    found = doctor(seconds=120)
+    assert {b.name for b in found.backends} == set(backend_names())
+    json.dumps(found.to_dict())
+    here = {b.name: b for b in found.backends}
+    if get_backend("onnxruntime").missing() is None:
+        assert here["onnxruntime"].ready, here["onnxruntime"]
