@@ -33,6 +33,7 @@ _ARCHIVE_ERRORS = (
     EOFError,
     RuntimeError,
     SyntaxError,
+    TypeError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,

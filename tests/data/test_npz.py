@@ -123,6 +123,52 @@ def test_a_header_that_promises_a_terabyte_is_refused(tmp_path):
         open_npz(tmp_path / "a.npz", "validation")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': (",
+        "  x\n y",
+        "{[]: 1}",
+        "-" * 5000 + "1",
+        "(" * 5000,
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2, 2)}",
+        "{'descr': 'nonsense', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': [('a', '|u1')] * 2, 'fortran_order': False, 'shape': (1,)}",
+        "1" * 20_000,
+    ],
+)
+@pytest.mark.parametrize("version", [b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x00"])
+def test_a_hostile_header_is_bad_data(tmp_path, header, version):
+    length = len(header).to_bytes(2 if version[0] == 1 else 4, "little")
+    content = b"\x93NUMPY" + version + length + header.encode()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", content)
+    with pytest.raises(DataError) as caught:
+        open_npz(tmp_path / "a.npz", "calibration")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "compression 99", "lzma"])
+def test_an_archive_that_cannot_be_unpacked_is_bad_data(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    kind = zipfile.ZIP_LZMA if damage == "lzma" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("images.npy", bytes(500))
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    if damage == "encrypted":
+        data[6] |= 1
+        data[central + 8] |= 1
+    elif damage == "compression 99":
+        data[8] = data[central + 10] = 99
+    else:
+        data[45:60] = b"\xff" * 15
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.npz"):
+        open_npz(path, "calibration")
+
+
 def test_what_is_not_an_archive_is_named(tmp_path):
     (tmp_path / "a.npz").write_text("text")
     with pytest.raises(DataError, match="not a zip file"):
