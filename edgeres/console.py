@@ -12,7 +12,8 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgeres.store import StageResult
+from edgeres.progress import Advance, advance
+from edgeres.report.schema import StagePart
 
 
 class ConsoleListener:
@@ -55,13 +56,17 @@ class ConsoleListener:
         """Moves the bar."""
         self._progress.update(self._task, description=stage, completed=done, total=total)
 
-    def finished(self, result: StageResult) -> None:
-        """Writes one line for the stage: how long it took, or that it was not needed."""
+    def finished(self, stage: StagePart) -> None:
+        """Writes one line for the stage: how long it took, or that nothing had changed."""
         self._progress.update(self._task, visible=False)
-        took = "stored result" if result.cached else f"{result.seconds:.1f} s"
-        self._console.print(f"  {result.name:<24} {took}", highlight=False)
-        if self._verbose:
-            self._console.print(f"    {result.path}", style="dim", highlight=False, soft_wrap=True)
+        took = "unchanged, kept" if stage.cached else f"{stage.seconds:.1f} s"
+        memory = f"  peak {stage.peak_rss_bytes / 1e6:.0f} MB" if self._verbose else ""
+        self._console.print(f"  {stage.name:<24} {took}{memory}", highlight=False)
+
+    def bar(self, stage: str) -> Advance:
+        """A ``progress(done, total)`` callback that draws one bar."""
+        self.started(stage)
+        return advance(self, stage)
 
     def note(self, message: str) -> None:
         """Writes one line."""

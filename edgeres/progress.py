@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeres.store import StageResult
+from edgeres.report.schema import StagePart
 
 Advance = Callable[[int, int], None]
 
@@ -21,7 +21,7 @@ class Listener(Protocol):
         """``done`` of ``total`` steps of a stage are over."""
         ...
 
-    def finished(self, result: StageResult) -> None:
+    def finished(self, stage: StagePart) -> None:
         """A stage ended, or its stored result was found."""
         ...
 
@@ -39,7 +39,7 @@ class Silent:
     def advanced(self, stage: str, done: int, total: int) -> None:
         """Does nothing."""
 
-    def finished(self, result: StageResult) -> None:
+    def finished(self, stage: StagePart) -> None:
         """Does nothing."""
 
     def note(self, message: str) -> None:

@@ -29,6 +29,7 @@ from edgeres.files import disk_errors, file_sha256, sync, write_atomic
 MANIFEST = "manifest.json"
 _LOCK = ".edgeres.lock"
 _HOLDER = ".edgeres.holder"
+_WORK = "unfinished-"
 
 
 class DamagedResultWarning(UserWarning):
@@ -73,7 +74,7 @@ class Store:
         *,
         inputs: Mapping[str, str],
         settings: Mapping[str, Any],
-        produce: Callable[[Path], None],
+        produce: Callable[[Path, Path], None],
     ) -> StageResult:
         """Finds the result of a stage, or makes it.
 
@@ -81,7 +82,9 @@ class Store:
             name: Stage name, e.g. ``quantize``.
             inputs: What it is made from: name to SHA-256.
             settings: Everything else that changes the result; must be JSON.
-            produce: Writes the result's files into the (temporary) folder it is given.
+            produce: Writes the result's files into the (temporary) folder it is given first. The
+                second is for states of long work: it is not made beforehand, outlives a killed run,
+                and goes away with success.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written.
@@ -89,22 +92,24 @@ class Store:
         key = content_key(name, inputs, settings)
         started = time.monotonic()
         final = self.root / f"{name}-{key[:16]}"
+        work = self.root / f"{_WORK}{final.name}"
         if self.use_cache:
             for folder in (final, *([self.shipped / final.name] if self.shipped else [])):
                 if _is_whole(folder, key):
                     return StageResult(
-                        name, key, folder, True, time.monotonic() - started, _peak_rss_bytes()
+                        name, key, folder, True, time.monotonic() - started, peak_rss_bytes()
                     )
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
             try:
-                produce(temporary)
+                produce(temporary, work)
                 _write_manifest(temporary, name, key, inputs, settings)
                 replace_folder(temporary, final)
+                shutil.rmtree(work, ignore_errors=True)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        return StageResult(name, key, final, False, time.monotonic() - started, _peak_rss_bytes())
+        return StageResult(name, key, final, False, time.monotonic() - started, peak_rss_bytes())
 
     def clear_temporaries(self) -> None:
         """Removes what killed runs left behind; call it only while holding the lock."""
@@ -209,7 +214,7 @@ def _write_manifest(
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """Highest resident memory of this process in bytes; 0 where the platform does not tell."""
     try:
         import resource

@@ -33,6 +33,9 @@ TRAINING_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TRAINING_IMAGES = "train-images-idx3-ubyte.gz"
 TRAINING_LABELS = "train-labels-idx1-ubyte.gz"
 
+TRAINING_FINGERPRINT = "1260832e7fdbd089f38b5301dc21c43e7c2a7f1ddca2c245d36bc5276f53f640"
+"""Fingerprint of the published training split: it is known where the images are not."""
+
 
 def open_fashion_mnist(split: Split, *, folder: Path = TRAINING_FOLDER) -> ArrayDataset:
     """Opens a part of Fashion-MNIST.
@@ -59,6 +62,12 @@ def open_fashion_mnist(split: Split, *, folder: Path = TRAINING_FOLDER) -> Array
         part = "test" if split == "validation" else "calibration"
         images = asset_path("calibration", f"fmnist-{part}-images.idx3-ubyte.gz")
         labels = asset_path("calibration", f"fmnist-{part}-labels.idx1-ubyte.gz")
-    return ArrayDataset(
+    dataset = ArrayDataset(
         f"fashion-mnist/{split}", read_idx_images(images), read_idx_labels(labels), CLASS_NAMES
     )
+    if split == "train" and dataset.fingerprint != TRAINING_FINGERPRINT:
+        raise DataError(
+            f"{images}: not the published training split of Fashion-MNIST.",
+            hint=f"For other images say idx:{images},{labels}.",
+        )
+    return dataset

@@ -15,7 +15,7 @@ def take(dataset: Dataset, samples: int | None) -> Dataset:
     ``samples`` are as balanced as the set allows; within a class the set's own order decides.
 
     Args:
-        dataset: Labelled images.
+        dataset: Images; where they have no labels the first ones are taken.
         samples: How many; ``None`` takes the whole set as it is.
 
     Raises:
@@ -28,10 +28,10 @@ def take(dataset: Dataset, samples: int | None) -> Dataset:
             f"{dataset.name}: {samples} images were asked for, the set has {len(dataset)}.",
             hint="Ask for fewer, or give a larger set.",
         )
-    by_class = np.argsort(dataset.labels, kind="stable")
-    counts = np.bincount(dataset.labels)
+    _, classes, counts = np.unique(dataset.labels, return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rank = np.empty(len(dataset), np.int64)
     rank[by_class] = np.arange(len(dataset)) - np.repeat(first, counts)
-    order = np.lexsort((dataset.labels, rank))[:samples]
+    order = np.lexsort((classes, rank))[:samples]
     return dataset.subset([int(index) for index in order])

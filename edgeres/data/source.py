@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from edgeres.data.fashion_mnist import open_fashion_mnist
+from edgeres.data.fashion_mnist import TRAINING_FINGERPRINT, open_fashion_mnist
 from edgeres.data.filelist import open_list
 from edgeres.data.idx_source import open_idx
 from edgeres.data.imagefolder import open_imagefolder
@@ -57,6 +57,18 @@ def open_dataset(spec: str, *, split: Split) -> Dataset:
     if len(dataset) == 0:
         raise DataError(f"Expected images in the {split} split of {spec!r}, got an empty set.")
     return dataset
+
+
+def training_fingerprint(spec: str) -> str:
+    """Fingerprint of a training set; that of Fashion-MNIST is known without its images.
+
+    Raises:
+        UsageError: The text has none of the forms of a data set.
+        DataError: The files are missing or damaged.
+    """
+    if spec == "fashion-mnist":
+        return TRAINING_FINGERPRINT
+    return open_dataset(spec, split="train").fingerprint
 
 
 def _path(text: str) -> Path:

@@ -173,6 +173,12 @@ class Report:
     findings: tuple[Finding, ...] = ()
     confidence: float = 0.95
 
+    @property
+    def exit_code(self) -> int:
+        """0 where no target failed or is inconclusive, else 1."""
+        verdicts = {target.verdict for target in self.targets.values()}
+        return 0 if verdicts <= {"pass", "not_executed"} else 1
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values.
 

@@ -1,0 +1,56 @@
+"""The command line: each command parses, calls one function of the package, prints, and exits.
+
+Heavy imports stay inside the commands, so that ``edgeres --help`` is quick. Exit codes: 0 done and
+passed, 1 a gate failed or is inconclusive, 2 usage or recipe, 3 bad model, data or artefact,
+4 backend or device missing, 5 a stage or engine crashed, 6 disk, lock or permission, 130 and 143
+interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from edgeres.cli import engines, stages
+from edgeres.cli.convert import convert
+
+app = typer.Typer(
+    name="edgeres",
+    help="Prune, quantize and prove residual networks on TensorRT, OpenVINO and ONNX Runtime.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(convert)
+for command in (stages.train, stages.prune, stages.export, stages.quantize, stages.build):
+    app.command(rich_help_panel="One stage, files in and files out")(command)
+for command in (engines.validate, engines.benchmark, engines.inspect, engines.doctor):
+    app.command(rich_help_panel="Built engines and this machine")(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Prune, quantize and prove residual networks on TensorRT, OpenVINO and ONNX Runtime."""
+    if version:
+        from edgeres.version import __version__
+
+        typer.echo(f"edgeres {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Leaves by an exception, so that temporaries are removed on the way out."""
+    sys.exit(128 + number)

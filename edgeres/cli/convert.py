@@ -1,0 +1,101 @@
+"""``edgeres convert``: the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.screen import screen
+
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="Recipe file, or the name of one that ships; without it the embedded default.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="onnxruntime, openvino, tensorrt or all; repeat for several."),
+]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder of the results; runs/NAME where not given.")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust-recipe", help="Let the recipe name files outside its folder.")
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Do every stage anew, the shipped ones too.")
+]
+
+
+def convert(
+    recipe: RecipeArgument = None,
+    model: o.Model = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    calibration_data: o.CalibrationData = None,
+    train_data: o.TrainData = None,
+    target: Targets = None,
+    output: Output = None,
+    max_drop: o.MaxDrop = None,
+    confidence: o.Confidence = None,
+    threads: o.Threads = None,
+    scale: o.Scale = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    trust_recipe: Trust = False,
+    no_cache: NoCache = False,
+    as_json: o.Json = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Convert a trained network: prune, quantize, build and prove an engine for each target.
+
+    With --model and no RECIPE nothing is pruned: the model is quantized, built and proven as it is.
+    Exit code 1 means that a gate failed or is inconclusive; the report says which and why.
+    """
+    with screen(as_json=as_json, verbose=verbose, debug=debug) as out:
+        from edgeres.pipeline import convert as run
+        from edgeres.recipe_file import load_recipe
+        from edgeres.report.table import report_table
+
+        changes: dict[str, Any] = {
+            "model.source": model,
+            "model.weights": str(weights) if weights else None,
+            "data.validation": data,
+            "data.calibration": calibration_data or data,
+            "data.train": train_data,
+            "targets": target,
+            "checks.max_drop_pp": max_drop,
+            "checks.confidence": confidence,
+            "benchmark.threads": threads,
+        }
+        changes = {key: value for key, value in changes.items() if value is not None}
+        changes |= o.preprocess_changes(
+            scale=scale,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            channel_order=channel_order,
+            layout=layout,
+        )
+        if model is not None and recipe is None:
+            changes |= {"name": Path(model).stem, "prune": None}
+            changes.setdefault("model.weights", None)
+        loaded = load_recipe(recipe, changes, trusted=trust_recipe)
+        folder = output or Path("runs") / loaded.name
+        with out.listener() as listener:
+            report = run(loaded, folder, use_cache=not no_cache, listener=listener)
+        out.result(report.to_dict(), report_table(report, out.console()))
+        if not as_json:
+            out.console().print(f"\nReport: {folder / 'report.json'}", highlight=False)
+        raise typer.Exit(report.exit_code)

@@ -1,0 +1,93 @@
+"""Where output goes: results to stdout, everything else to stderr, an error as one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from edgeres.errors import EdgeResError, StageError
+from edgeres.files import disk_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgeres.console import ConsoleListener
+
+
+@contextmanager
+def screen(*, as_json: bool, verbose: bool = False, debug: bool = False) -> Iterator[Screen]:
+    """The screen of one command; turns an error into one line and its exit code.
+
+    Raises:
+        typer.Exit: In place of an ``EdgeResError``.
+    """
+    try:
+        with _unforeseen(), disk_errors(Path.cwd()):
+            yield Screen(as_json, verbose)
+    except EdgeResError as error:
+        if debug:
+            traceback.print_exc()
+        if as_json:
+            content = {"id": error.error_id, "message": error.message, "hint": error.hint}
+            print_json({"error": {**content, "exit_code": error.exit_code}})
+        else:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise typer.Exit(error.exit_code) from error
+
+
+@contextmanager
+def _unforeseen() -> Iterator[None]:
+    """Turns what nobody foresaw into a ``StageError``, so that a user gets one line of it too."""
+    try:
+        yield
+    except (EdgeResError, typer.Exit):
+        raise
+    except MemoryError as error:
+        raise StageError("out of memory.", hint="Use fewer images or a smaller batch.") from error
+    except Exception as error:
+        raise StageError(
+            f"unexpected {type(error).__name__}: {error}.",
+            hint="This is a bug of edgeres; --debug shows where.",
+        ) from error
+
+
+class Screen:
+    """What a command prints on."""
+
+    def __init__(self, as_json: bool, verbose: bool) -> None:
+        self.as_json = as_json
+        self._verbose = verbose
+
+    def listener(self) -> ConsoleListener:
+        """Draws stages and progress on stderr; use it as a context manager."""
+        from edgeres.console import ConsoleListener
+
+        return ConsoleListener(self._console(stderr=True), verbose=self._verbose)
+
+    def result(self, content: dict[str, Any], person: object | None = None) -> None:
+        """Prints the result: JSON where asked, else what a person reads."""
+        if self.as_json:
+            print_json(content)
+        elif person is not None:
+            self._console(stderr=False).print(person, highlight=False)
+
+    def console(self) -> Console:
+        """Console on stdout."""
+        return self._console(stderr=False)
+
+    def _console(self, *, stderr: bool) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=stderr)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Prints one JSON object on stdout."""
+    typer.echo(json.dumps(content, indent=1))

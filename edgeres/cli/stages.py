@@ -1,0 +1,219 @@
+"""Commands of one stage each: files in, files out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.screen import screen
+
+if TYPE_CHECKING:
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.recipe import Recipe
+
+Target = Annotated[str, typer.Option(help="onnxruntime, openvino or tensorrt.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
+Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
+]
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Training recipe (YAML).")],
+    output: Annotated[Path, typer.Option(help="Folder of checkpoint, log and resumable state.")],
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to train on.")] = None,
+    data: o.Data = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train a network from scratch, or train a checkpoint on; the same command resumes."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.stages import train as run
+        from edgeres.training.recipe import load_training_recipe
+
+        plan = load_training_recipe(recipe)
+        with out.listener() as listener:
+            summary = run(
+                output,
+                settings=plan.settings,
+                data=data or plan.data,
+                preprocess=plan.preprocess,
+                start=start,
+                progress=listener.bar("train"),
+            )
+        tested = f", test {summary.test_top1:.4f}" if summary.test_top1 is not None else ""
+        out.result(
+            asdict(summary),
+            f"{output / summary.checkpoint}: epoch {summary.best_epoch} of {summary.epochs}, "
+            f"held-out top-1 {summary.held_out_top1:.4f}{tested}",
+        )
+
+
+def prune(
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option(help="Pruned checkpoint (.safetensors).")],
+    recipe: RecipeOption = None,
+    macs_ratio: Annotated[float | None, typer.Option(help="MACs to keep, in (0, 1).")] = None,
+    train_data: o.TrainData = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Remove channels from a trained network and fine-tune it; the same command resumes."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.errors import UsageError
+        from edgeres.models.checkpoint import load_checkpoint
+        from edgeres.stages import prune as run
+
+        settings = _recipe(
+            recipe, {"prune.macs_ratio": macs_ratio, "prune.finetune.epochs": epochs}
+        )
+        dense = load_checkpoint(checkpoint)
+        data = train_data or settings.data.train
+        if settings.prune is None or data is None or dense.preprocess is None:
+            raise UsageError(
+                "pruning needs a recipe with a `prune:` block, training images and a checkpoint "
+                "that knows its preprocessing.",
+                hint="Give --recipe, --train-data, or a checkpoint saved by edgeres.",
+            )
+        with out.listener() as listener:
+            summary = run(
+                checkpoint,
+                output,
+                settings=settings.prune,
+                train_data=data,
+                preprocess=dense.preprocess,
+                work=output.with_name(f"{output.stem}.finetune"),
+                progress=listener.bar("prune and fine-tune"),
+            )
+        out.result({"checkpoint": str(output), **summary}, f"{output}")
+
+
+def export(
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    size: Annotated[str, typer.Option(help="HEIGHT,WIDTH that the network sees.")],
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 20,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Export a checkpoint to FP32 ONNX and check that both answer alike."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.onnx_info import summarize
+        from edgeres.recipe import ExportBlock
+        from edgeres.stages import export as run
+
+        sizes = o.parse_size("--size", size)
+        height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
+        run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
+        found = summarize(output)
+        out.result(
+            {"onnx": str(output), "parameters": found.parameters, "macs": found.macs},
+            f"{output}: {found.parameters:,} parameters, {found.macs:,} MACs, opset {found.opset}",
+        )
+
+
+def quantize(
+    onnx: Onnx,
+    output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
+    target: Target,
+    data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
+    ] = None,
+    recipe: RecipeOption = None,
+    scale: o.Scale = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.stages import calibrate
+        from edgeres.stages import quantize as run
+        from edgeres.targets import open_target
+
+        changes = o.preprocess_changes(
+            scale=scale,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            channel_order=channel_order,
+            layout=layout,
+        )
+        settings = _recipe(recipe, changes)
+        chosen = open_target(target, device)
+        table = table or output.with_suffix(".calibration.json")
+        if not table.is_file():
+            with out.listener() as listener:
+                calibrate(
+                    onnx,
+                    table,
+                    data=data,
+                    samples=None,
+                    preprocess=_preprocess(settings, onnx),
+                    settings=settings.quantize,
+                    progress=listener.bar("calibrate"),
+                )
+        result = run(onnx, table, output, rules=chosen.rules, settings=settings.quantize)
+        out.result(
+            {"onnx": str(output), "table": str(table), **result.to_dict()},
+            f"{output}: {len(result.quantized_nodes)} nodes quantized for {target}",
+        )
+
+
+def build(
+    onnx: Onnx,
+    output: Annotated[Path, typer.Option(help="Engine file; the target's suffix is added.")],
+    target: Target,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Build an engine from an FP32 or Q/DQ ONNX file."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.backends import get_backend
+        from edgeres.stages import build as run
+
+        device = device or get_backend(target).default_device
+        engine = run(onnx, output, target=target, device=device, threads=threads)
+        out.result(
+            {
+                "engine": str(engine.path),
+                "backend": engine.backend,
+                "device": engine.device,
+                "source_sha256": engine.source_sha256,
+                "versions": dict(engine.versions),
+            },
+            f"{engine.path}",
+        )
+
+
+def _recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+    from edgeres.recipe_file import load_recipe
+
+    given = {key: value for key, value in changes.items() if value is not None}
+    return load_recipe(name, given, trusted=True)
+
+
+def _preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+    from edgeres.onnx_info import summarize
+    from edgeres.source import ModelFacts, choose_preprocess
+
+    channels = summarize(onnx).inputs[0].shape[1] or 3
+    facts = ModelFacts(str(onnx), 0, channels, None, ())
+    return choose_preprocess(recipe.preprocess, facts)

@@ -1,0 +1,199 @@
+"""The main job: from a trained network and a recipe to proven engines.
+
+``convert`` strings the stages together. Each stage is keyed by what it comes from, so a second run
+does only what changed and a killed run goes on where it was. Latency alone is measured anew every
+time: it depends on the state of the machine, which no key can hold. What a run hands over is put
+into the output folder at the very end, so an earlier output survives every failure.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from edgeres.assets import asset_folder
+from edgeres.backends import target_names
+from edgeres.backends.base import Engine
+from edgeres.data.checks import check_calibration, check_classes
+from edgeres.data.overlap import find_overlap
+from edgeres.data.sampling import take
+from edgeres.data.source import open_dataset
+from edgeres.data.types import Dataset
+from edgeres.environment import describe_environment, usable_threads
+from edgeres.errors import EdgeResError
+from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.predictions import Predictions
+from edgeres.files import disk_errors
+from edgeres.networks import Network, Networks, prepare_networks
+from edgeres.progress import Advance, Listener, Silent
+from edgeres.proof import Proof, make_report
+from edgeres.recipe import Recipe
+from edgeres.report.schema import Report, write_report
+from edgeres.run import Run
+from edgeres.source import find_source
+from edgeres.store import MANIFEST, Store, output_lock, replace_folder
+from edgeres.targets import (
+    Target,
+    build_engine,
+    build_target,
+    calibration_table,
+    latencies,
+    open_target,
+    predictions,
+)
+
+STAGES_FOLDER = ".stages"
+REPORT = "report.json"
+BASELINE = "baseline"
+PREPROCESS = "preprocess.json"
+OVERLAP = "overlap.json"
+
+
+def convert(
+    recipe: Recipe, output: Path, *, use_cache: bool = True, listener: Listener | None = None
+) -> Report:
+    """Runs a recipe and writes its engines and their proof into a folder.
+
+    The folder then holds ``report.json``, one folder a target with its engine and the Q/DQ model
+    that it was built from, and ``baseline/`` with the FP32 model, its answers on the validation
+    images and the calibration table.
+
+    Args:
+        recipe: What to do.
+        output: Folder of the results; stage results are kept in it for the next run.
+        use_cache: Whether unchanged stages are taken from an earlier run, or from those shipped
+            with edgeres.
+        listener: Hears of every stage.
+
+    Returns:
+        What was found, as in ``report.json``. A gate that failed is a verdict in there, no error.
+
+    Raises:
+        EdgeResError: A stage could not be done; earlier outputs are untouched.
+    """
+    listener = listener or Silent()
+    targets = [open_target(name) for name in _expanded(recipe.targets)]
+    source = find_source(recipe.model)
+    validation = open_dataset(recipe.data.validation, split="validation")
+    validation = take(validation, recipe.data.validation_samples)
+    calibration = open_dataset(recipe.data.calibration, split="calibration")
+    calibration = take(calibration, recipe.data.calibration_samples)
+    check_calibration(calibration)
+    with output_lock(output):
+        store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
+        store.clear_temporaries()
+        run = Run(recipe, store, listener, describe_environment())
+        _note_overlap(run, calibration, validation)
+        networks = prepare_networks(run, source, validation)
+        check_classes(validation, networks.facts.num_classes)
+        table = calibration_table(run, networks, calibration.fingerprint)
+        proof = _prove(run, networks, targets, table, validation)
+        report = make_report(run, proof, model_sha256=source.sha256)
+        _publish(output, report, proof, table)
+    return report
+
+
+def _prove(
+    run: Run, networks: Networks, targets: list[Target], table: Path, validation: Dataset
+) -> Proof:
+    reference = _reference(targets)
+
+    def answers(engine: Engine, target: Target, label: str) -> Predictions:
+        return predictions(
+            run,
+            engine,
+            target,
+            validation=validation,
+            preprocess=networks.preprocess,
+            label=label,
+        )
+
+    def fp32(network: Network, target: Target) -> Engine:
+        label = f"build FP32 {network.label} ({target.name})"
+        return build_engine(run, network.onnx, target, label=label)
+
+    dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
+    check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    pruned = networks.pruned
+    final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
+    built = [build_target(run, networks, table, target) for target in targets]
+    here = [item for item in built if item.target.not_executable is None]
+    int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
+    pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]
+    times = latencies(run, pairs, validation, networks.preprocess) if pairs else {}
+    return Proof(networks, validation.name, dense, final, built, int8, times)
+
+
+def _reference(targets: list[Target]) -> Target:
+    """The target that runs the FP32 networks: the first that can run here, else any that can.
+
+    Raises:
+        EdgeResError: No backend on this machine can run a network.
+    """
+    problem: EdgeResError | None = None
+    for target in targets:
+        if target.not_executable is None:
+            return target
+    for name in target_names():
+        try:
+            target = open_target(name)
+        except EdgeResError as error:
+            problem = problem or error
+            continue
+        if target.not_executable is None:
+            return target
+    raise problem or EdgeResError("no backend on this machine can run a network.")
+
+
+def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
+    """Says so where calibration images are among the validation images."""
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        pairs = find_overlap(calibration, validation, workers=usable_threads(), progress=progress)
+        (folder / OVERLAP).write_text(json.dumps(pairs))
+
+    result = run.stage(
+        "overlap",
+        inputs={"calibration": calibration.fingerprint, "validation": validation.fingerprint},
+        settings={},
+        produce=produce,
+        label="check data",
+    )
+    shared = len(json.loads(result.file(OVERLAP).read_text()))
+    if shared:
+        run.listener.note(
+            f"warning: {shared} of {len(calibration)} calibration images are also in "
+            f"{validation.name}: the measured accuracy may be too good."
+        )
+
+
+def _expanded(targets: tuple[str, ...]) -> list[str]:
+    """Target names with ``all`` spelled out, each once."""
+    names = [n for name in targets for n in (target_names() if name == "all" else (name,))]
+    return list(dict.fromkeys(names))
+
+
+def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
+    """Puts what a run hands over into the output folder: folder by folder, the report last."""
+    networks = proof.networks
+    folders: dict[str, dict[str, Path]] = {}
+    for item in proof.built:
+        made = [file for file in item.engine.path.parent.iterdir() if file.name != MANIFEST]
+        files = {file.name: file for file in (*made, item.qdq, item.qdq.with_suffix(".json"))}
+        folders[item.target.name] = files
+    folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
+    if networks.pruned is not None and networks.pruned.checkpoint is not None:
+        checkpoint = networks.pruned.checkpoint
+        folders["pruned"] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
+    with disk_errors(output):
+        for name, files in folders.items():
+            holder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output / STAGES_FOLDER))
+            for file_name, file in files.items():
+                shutil.copyfile(file, holder / file_name)
+            if name == BASELINE:
+                proof.dense.save(holder / "predictions.npz")
+                (holder / PREPROCESS).write_text(networks.preprocess.to_json())
+            replace_folder(holder, output / name)
+        write_report(report, output / REPORT)

@@ -1,0 +1,173 @@
+"""What a run measured, put together into its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgeres.benchmark.latency import Latency
+from edgeres.benchmark.speedup import speedup
+from edgeres.evaluation.compare import Comparison, compare, top_k
+from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
+from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.statistics import wilson_interval
+from edgeres.networks import Networks
+from edgeres.recipe import ChecksBlock
+from edgeres.report.explain import findings
+from edgeres.report.schema import (
+    BaselinePart,
+    ModelPart,
+    Percentiles,
+    PruningPart,
+    Report,
+    TargetPart,
+)
+from edgeres.run import Run
+from edgeres.targets import BuiltTarget
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All measurements of one run.
+
+    Attributes:
+        networks: Dense and pruned FP32 networks.
+        data: Name of the validation set.
+        dense: Answers of the FP32 network that the user brought.
+        final: Answers of the FP32 network that was quantized; ``dense`` itself without pruning.
+        built: Every target's INT8 engine.
+        answers: INT8 answers by target, of those that ran here.
+        times: FP32 and INT8 latency by target, likewise.
+    """
+
+    networks: Networks
+    data: str
+    dense: Predictions
+    final: Predictions
+    built: Sequence[BuiltTarget]
+    answers: Mapping[str, Predictions]
+    times: Mapping[str, tuple[Latency, Latency]]
+
+
+def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
+    """Compares, judges and explains what was measured.
+
+    Args:
+        run: Recipe, environment and stages.
+        proof: The measurements.
+        model_sha256: Hash of the model file as the user brought it.
+    """
+    checks, networks, dense = run.recipe.checks, proof.networks, proof.dense
+    right = int(dense.correct.sum())
+    report = Report(
+        environment=run.environment,
+        model=ModelPart(
+            name=networks.facts.name,
+            parameters=networks.dense.summary.parameters,
+            macs=networks.dense.summary.macs,
+            sha256=model_sha256,
+        ),
+        baseline=BaselinePart(
+            top1=right / dense.samples,
+            samples=dense.samples,
+            latency_ms={name: _percentiles(fp32) for name, (fp32, _) in proof.times.items()},
+            top5=top_k(dense, 5),
+            top1_interval=wilson_interval(right, dense.samples, checks.confidence),
+            data=proof.data,
+            data_fingerprint=dense.data_fingerprint,
+        ),
+        pruning=_pruning(proof, checks.confidence),
+        stages=tuple(run.stages),
+        targets={item.target.name: _target(proof, item, checks) for item in proof.built},
+        confidence=checks.confidence,
+    )
+    return replace(report, findings=findings(report))
+
+
+def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
+    dense, pruned = proof.networks.dense, proof.networks.pruned
+    if pruned is None:
+        return None
+    lost = compare(proof.dense, proof.final, confidence=confidence)
+    return PruningPart(
+        top1=lost.top1,
+        macs=pruned.summary.macs,
+        parameters=pruned.summary.parameters,
+        macs_ratio=pruned.summary.macs / dense.summary.macs,
+        drop_pp=lost.drop_pp,
+        drop_upper_pp=lost.drop_upper_pp,
+    )
+
+
+def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
+    """One engine's part; an engine that did not run here has its coverage and its reason."""
+    name = item.target.name
+    coverage = item.coverage
+    covered = coverage_check(coverage, checks.min_int8_coverage)
+    part = TargetPart(
+        engine=f"{name}/{item.engine.path.name}",
+        size_bytes=item.size_bytes,
+        built=True,
+        executed=False,
+        verdict="not_executed",
+        runtime=", ".join(f"{key} {value}" for key, value in item.engine.versions.items()),
+        device=item.target.device,
+        int8_coverage=coverage.int8_coverage,
+        float_layers=coverage.float_layers,
+        saturating=item.target.rules.saturating,
+        saturation_safe=item.saturation_safe,
+    )
+    if name not in proof.answers:
+        verdict = not_executed(item.target.not_executable or "")
+        if covered.outcome != "pass":
+            verdict = decide([covered])
+        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=(covered,))
+    answers = proof.answers[name]
+    overall = compare(proof.dense, answers, confidence=checks.confidence)
+    quantized = compare(proof.final, answers, confidence=checks.confidence)
+    verdict = decide([accuracy_check(overall, checks.max_drop_pp), covered])
+    judged = replace(
+        part,
+        executed=True,
+        verdict=verdict.outcome,
+        reason=verdict.reason,
+        checks=verdict.checks,
+    )
+    return _with_latency(_with_accuracy(judged, overall, quantized), *proof.times[name])
+
+
+def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison) -> TargetPart:
+    return replace(
+        part,
+        top1=overall.top1,
+        top5=overall.top5,
+        drop_pp=overall.drop_pp,
+        drop_lower_pp=overall.drop_lower_pp,
+        drop_upper_pp=overall.drop_upper_pp,
+        quantization_drop_pp=quantized.drop_pp,
+        quantization_drop_upper_pp=quantized.drop_upper_pp,
+        agreement=quantized.agreement,
+        flips=quantized.flips,
+        sqnr_db=quantized.sqnr_db,
+        nan_samples=quantized.nan_samples,
+        inf_samples=quantized.inf_samples,
+    )
+
+
+def _with_latency(part: TargetPart, fp32: Latency, int8: Latency) -> TargetPart:
+    ratio = speedup(fp32, int8)
+    return replace(
+        part,
+        latency_ms=_percentiles(int8),
+        fp32_latency_ms=_percentiles(fp32),
+        speedup=ratio.value,
+        speedup_interval=(ratio.low, ratio.high),
+        throughput_per_s=int8.throughput_per_s,
+        overhead_ms=int8.overhead_ms,
+        stable=int8.stable and fp32.stable,
+        doubts=tuple(dict.fromkeys((*int8.doubts, *fp32.doubts))),
+    )
+
+
+def _percentiles(times: Latency) -> Percentiles:
+    return Percentiles(times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms)

@@ -1,0 +1,120 @@
+"""What a person reads of one engine: accuracy, latency, layers; and of the machine."""
+
+from __future__ import annotations
+
+from rich.console import ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from edgeres.benchmark.benchmark import Benchmark
+from edgeres.doctor import Health
+from edgeres.evaluation.inspect import Inspection
+from edgeres.evaluation.validate import Validation
+from edgeres.report import cells
+
+
+def validation_table(found: Validation) -> ConsoleRenderable:
+    """An engine's accuracy beside its baseline's, and the verdict with its reason."""
+    c = found.comparison
+    table = _facts()
+    rows = (
+        ("Engine", f"{found.engine.path} ({found.engine.backend}, {found.engine.device})"),
+        ("Samples", f"{c.samples:,}"),
+        ("Top-1 %", f"{cells.percent(c.baseline_top1)} baseline, {cells.percent(c.top1)} engine"),
+        (
+            "Drop pp",
+            f"{c.drop_pp:+.2f}, at {c.confidence:.4g} confidence between {c.drop_lower_pp:+.2f} "
+            f"and {c.drop_upper_pp:+.2f} (McNemar p = {c.p_value:.3g})",
+        ),
+        (
+            "Agreement %",
+            f"{cells.percent(c.agreement)}, {c.flips.lost} lost, {c.flips.gained} gained",
+        ),
+        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f}"),
+    )
+    for name, value in rows:
+        table.add_row(name, value)
+    if found.coverage is not None:
+        table.add_row("INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
+    verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
+    return Group(table, Text(), Text(verdict))
+
+
+def benchmark_table(found: Benchmark) -> ConsoleRenderable:
+    """Latency of the engines that took turns, and what speaks against the numbers."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Engine", overflow="fold")
+    for heading in ("Device", "p50 ms", "p90 ms", "p99 ms", "Images/s", "Speed-up", "Load ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    doubts: list[str] = []
+    for name, times in found.engines.items():
+        latency, ratio = times.latency, times.speedup
+        table.add_row(
+            name,
+            times.engine.device,
+            cells.milliseconds(latency.p50_ms),
+            cells.milliseconds(latency.p90_ms),
+            cells.milliseconds(latency.p99_ms),
+            f"{latency.throughput_per_s:.0f}",
+            f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else cells.MISSING,
+            cells.milliseconds(times.load_ms),
+        )
+        doubts += [f"{name}: {doubt}" for doubt in latency.doubts]
+    lines = [Text(f"unstable: {doubt}") for doubt in dict.fromkeys(doubts)]
+    return Group(table, *([Text(), *lines] if lines else []))
+
+
+def inspection_table(found: Inspection) -> ConsoleRenderable:
+    """Every layer with the precision it runs in, then the INT8 coverage and what is not INT8."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Layer", overflow="fold")
+    table.add_column("Op", overflow="fold")
+    table.add_column("Precision", no_wrap=True)
+    table.add_column("ONNX nodes", overflow="fold")
+    for layer in found.layers:
+        table.add_row(layer.name, layer.op, layer.precision, ", ".join(layer.nodes))
+    coverage = found.coverage
+    lines = [Text(f"{coverage.int8_coverage:.1%} of {coverage.macs:,} MACs run in INT8.")]
+    lines += [
+        Text(f"not INT8: {layer.name} ({layer.macs:,} MACs): {layer.reason}")
+        for layer in coverage.float_layers
+    ]
+    return Group(table, Text(), *lines)
+
+
+def health_table(found: Health) -> ConsoleRenderable:
+    """The machine, and of each backend whether it is ready or what it lacks."""
+    machine = found.environment
+    facts = _facts()
+    facts.add_row("CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
+    facts.add_row("INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
+    facts.add_row("Instruction sets", ", ".join(machine.isa) or cells.MISSING)
+    facts.add_row("Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    facts.add_row("System", f"{machine.os}, Python {machine.python}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Backend", no_wrap=True)
+    table.add_column("State", overflow="fold")
+    table.add_column("Devices", no_wrap=True)
+    table.add_column("INT8 sums", overflow="fold")
+    for backend in found.backends:
+        problem = backend.trouble or backend.missing
+        if not problem and backend.not_executable:
+            problem = f"builds engines, cannot run them: {backend.not_executable}"
+        sums = [
+            f"{device}: {'saturate (weights are made safe)' if saturates else 'exact'}"
+            for device, saturates in backend.saturating.items()
+        ]
+        table.add_row(
+            backend.name,
+            problem or "ready",
+            ", ".join(backend.devices) or cells.MISSING,
+            "; ".join(sums) or cells.MISSING,
+        )
+    return Group(facts, Text(), table)
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    return table

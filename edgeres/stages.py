@@ -1,0 +1,231 @@
+"""One function a stage: files in, files out. The pipeline and the command line both call these.
+
+Every function takes what it needs by name and loads its heavy parts when it is called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig, Engine, QdqRules
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.sampling import take
+from edgeres.data.source import open_dataset
+from edgeres.data.types import Dataset
+from edgeres.errors import BackendMissingError
+from edgeres.files import write_atomic
+from edgeres.progress import Advance
+from edgeres.recipe import ExportBlock, PruneBlock, QuantizeBlock
+
+if TYPE_CHECKING:
+    from edgeres.quantization.quantize import QuantizeResult
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.run import TrainSummary
+    from edgeres.training.settings import TrainSettings
+
+CALIBRATION_BATCH = 32
+
+
+def train(
+    output: Path,
+    *,
+    settings: TrainSettings,
+    data: str = "fashion-mnist",
+    preprocess: Preprocess | None = None,
+    start: Path | None = None,
+    progress: Advance | None = None,
+) -> TrainSummary:
+    """Trains a network, or trains a checkpoint on, and tests the chosen epoch once.
+
+    Args:
+        output: Folder of the checkpoint, the resumable state, the log and the result.
+        settings: Of the training run.
+        data: Images, as after ``--data``; ``settings.held_out`` training images choose the epoch.
+        preprocess: How an image becomes numbers; the start checkpoint's own where ``None``.
+        start: Checkpoint to go on from; ``None`` trains from scratch.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.training.run.train_and_test`.
+    """
+    from edgeres.models.checkpoint import load_checkpoint
+    from edgeres.training.run import train_and_test
+
+    first = load_checkpoint(start) if start else None
+    return train_and_test(
+        settings, data, output, start=first, preprocess=preprocess, progress=progress
+    )
+
+
+def prune(
+    checkpoint: Path,
+    output: Path,
+    *,
+    settings: PruneBlock,
+    train_data: str,
+    preprocess: Preprocess,
+    work: Path,
+    progress: Advance | None = None,
+) -> None:
+    """Prunes a checkpoint and fine-tunes it until its accuracy is back.
+
+    Args:
+        checkpoint: Dense network.
+        output: Where the pruned ``.safetensors`` goes.
+        settings: The recipe's ``prune:`` block.
+        train_data: Training images, as after ``--data``.
+        preprocess: How an image becomes numbers.
+        work: Folder of the resumable training state and the log.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
+    """
+    from dataclasses import replace
+
+    from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
+    from edgeres.pruning.recover import prune_and_finetune
+    from edgeres.training.split import split_held_out
+
+    train_set, held_out = split_held_out(
+        open_dataset(train_data, split="train"), settings.finetune.held_out, seed=0
+    )
+    dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
+    pruned = prune_and_finetune(
+        dense, settings.to_settings(), train_set, held_out, work, progress=progress
+    )
+    save_checkpoint(output, pruned)
+
+
+def export(
+    checkpoint: Path, output: Path, *, image_size: tuple[int, int], settings: ExportBlock
+) -> None:
+    """Exports a checkpoint to FP32 ONNX in normal form and checks that both answer alike.
+
+    Args:
+        checkpoint: Dense or pruned network.
+        output: Where the ``.onnx`` goes.
+        image_size: Height and width that the network sees.
+        settings: The recipe's ``export:`` block.
+
+    Raises:
+        GateError: The ONNX model answers differently from the torch module.
+        EdgeResError: See :func:`edgeres.export.to_onnx.export_onnx`.
+    """
+    from edgeres.export.to_onnx import export_onnx
+    from edgeres.models.checkpoint import load_checkpoint, load_module
+
+    loaded = load_checkpoint(checkpoint)
+    export_onnx(
+        load_module(loaded),
+        (loaded.plan.in_channels, *image_size),
+        output,
+        opset=settings.opset,
+        dynamic_batch=settings.dynamic_batch,
+    )
+
+
+def calibrate(
+    onnx: Path,
+    output: Path,
+    *,
+    data: str,
+    samples: int | None,
+    preprocess: Preprocess,
+    settings: QuantizeBlock,
+    threads: int | None = None,
+    progress: Advance | None = None,
+) -> CalibrationTable:
+    """Runs calibration images through an FP32 ONNX model and writes its calibration table.
+
+    Args:
+        onnx: FP32 model in normal form.
+        output: Where the table (JSON) goes.
+        data: Calibration images, as after ``--data``.
+        samples: How many of them; ``None`` takes all.
+        preprocess: How an image becomes numbers.
+        settings: The recipe's ``quantize:`` block.
+        threads: CPU threads of the forward pass.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.quantization.calibrate.calibrate`.
+    """
+    from edgeres.quantization.calibrate import calibrate as run
+
+    dataset = take(open_dataset(data, split="calibration"), samples)
+    table = run(
+        onnx,
+        _images(dataset, preprocess, CALIBRATION_BATCH),
+        calibrator=settings.calibrator,
+        threads=threads,
+        progress=progress,
+        total=len(dataset),
+    )
+    table.save(output)
+    return table
+
+
+def quantize(
+    onnx: Path, table: Path, output: Path, *, rules: QdqRules, settings: QuantizeBlock
+) -> QuantizeResult:
+    """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
+
+    Args:
+        onnx: FP32 model in normal form.
+        table: Calibration table of that model.
+        output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
+        rules: Of the backend and device that will run it.
+        settings: The recipe's ``quantize:`` block.
+
+    Raises:
+        EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
+    """
+    from edgeres.quantization.quantize import quantize as run
+    from edgeres.quantization.table import CalibrationTable
+
+    result = run(onnx, CalibrationTable.load(table), rules, output, settings.to_settings())
+    account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
+    write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
+    return result
+
+
+def build(
+    onnx: Path, output: Path, *, target: str, device: str = "cpu", threads: int | None = None
+) -> Engine:
+    """Builds an engine from an FP32 or Q/DQ ONNX file.
+
+    Args:
+        onnx: Model whose precision lies in the graph.
+        output: Engine file without its suffix; the backend's own is added.
+        target: Backend name.
+        device: ``cpu`` or ``cuda:N``.
+        threads: Intra-op threads; ``None`` leaves the choice to the runtime.
+
+    Raises:
+        BackendMissingError: The backend is not installed.
+        EdgeResError: See :meth:`edgeres.backends.base.Backend.build`.
+    """
+    backend = get_backend(target)
+    reason = backend.missing()
+    if reason is not None:
+        raise BackendMissingError(reason)
+    path = output.with_name(output.name + backend.engine_suffix)
+    return backend.build(onnx, path, BuildConfig(device=device, threads=threads))
+
+
+def _images(
+    dataset: Dataset, preprocess: Preprocess, batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    from edgeres.data.batches import batches
+
+    for images, _ in batches(dataset, preprocess, batch_size):
+        yield images
