@@ -1,9 +1,9 @@
 """Latency of loaded engines, measured side by side.
 
 The engines take turns in short rounds, so that a slow minute of the machine hits all of them; the
-order turns round every time. Each turn begins with runs that are not counted, because threads of
-the engine before may still spin. Times come from a monotonic clock. What makes the numbers doubtful
-is written beside them (see :mod:`edgeres.benchmark.stability`).
+order turns round every time. Each turn begins with a rest and with runs that are not counted,
+because threads of the engine before may still spin. Times come from a monotonic clock. What makes
+the numbers doubtful is written beside them (see :mod:`edgeres.benchmark.stability`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WARM_BLOCK_NS = 20_000_000
 _WARM_BLOCKS = 3  # blocks in a row that must agree before an engine counts as warm
 _WARM_CHANGE = 0.05  # their medians may differ by this share
 _SETTLE_RUNS = 2
-_SETTLE_NS = 5_000_000  # spinning threads of the runtimes give up within a few milliseconds
+_SETTLE_NS = 5_000_000
 _LEAST_RUNS_A_TURN = 3
 _LEAST_ROUNDS = 3
 
@@ -46,6 +46,8 @@ class MeasureSettings:
         min_runs: Runs that each engine makes at least; 100 are needed for a 99th percentile.
         max_seconds: Time for each engine after which no further round begins.
         warmup_seconds: Longest warm-up for each engine.
+        pause_seconds: Rest before each turn, in which the threads of the engine before stop
+            spinning.
 
     Raises:
         UsageError: A number that makes no sense.
@@ -56,6 +58,7 @@ class MeasureSettings:
     min_runs: int = 100
     max_seconds: float = 120.0
     warmup_seconds: float = 5.0
+    pause_seconds: float = 0.01
 
     def __post_init__(self) -> None:
         """Checks the numbers; written so that NaN is refused too."""
@@ -65,6 +68,11 @@ class MeasureSettings:
                     f"{name}: expected a time above 0 seconds, got {getattr(self, name):g}.",
                     hint="Measure for some seconds.",
                 )
+        if not 0.0 <= self.pause_seconds <= 60.0:
+            raise UsageError(
+                f"pause_seconds: expected 0 to 60 seconds, got {self.pause_seconds:g}.",
+                hint="Leave it out for the usual 0.01.",
+            )
         if self.rounds < _LEAST_ROUNDS or self.min_runs < 1:
             raise UsageError(
                 f"expected at least {_LEAST_ROUNDS} rounds and 1 run, got {self.rounds} and "
@@ -248,7 +256,8 @@ class _Lane:
                 self._warm = len(last) == _WARM_BLOCKS and agree
 
     def take_turn(self) -> None:
-        """Measures for this engine's share of a round."""
+        """Measures for this engine's share of a round, after a rest and some runs for warmth."""
+        time.sleep(self._settings.pause_seconds)
         with _no_garbage_collection():
             settled = self._clock() + _SETTLE_NS
             runs = 0

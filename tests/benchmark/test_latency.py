@@ -14,7 +14,7 @@ from edgeres.benchmark.latency import MeasureSettings, measure
 from edgeres.benchmark.speedup import speedup
 from edgeres.errors import DataError, UsageError
 
-QUICK = MeasureSettings(seconds=1.0, rounds=10, min_runs=100, warmup_seconds=1.0)
+QUICK = MeasureSettings(seconds=1.0, rounds=10, min_runs=100, warmup_seconds=1.0, pause_seconds=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +176,14 @@ def test_cached_answers_are_doubted(clock, engine, inputs) -> None:
     assert any("answers are cached" in doubt for doubt in found.doubts)
 
 
+def test_load_alone_never_looks_like_a_cache(clock, engine, inputs) -> None:
+    rng = np.random.default_rng(4)
+    busy = engine(lambda run, images: 1.0 + (20.0 if rng.random() < 0.5 else 0.0))
+    for _ in range(20):
+        found = measure({"a": busy}, inputs, settings=QUICK, clock=clock)["a"]
+        assert not any("cached" in doubt for doubt in found.doubts)
+
+
 def test_constant_answers_are_doubted(clock, engine, inputs) -> None:
     dead = engine(2.0)
     dead.answer = lambda run, images: np.zeros((len(images), 2), dtype=np.float32)
@@ -269,7 +277,13 @@ def test_wrong_input_shape_is_told(clock, engine) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"seconds": 0.0}, {"seconds": math.nan}, {"warmup_seconds": -1.0}, {"rounds": 2}],
+    [
+        {"seconds": 0.0},
+        {"pause_seconds": -1.0},
+        {"seconds": math.nan},
+        {"warmup_seconds": -1.0},
+        {"rounds": 2},
+    ],
 )
 def test_zero_length_benchmarks_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):
