@@ -220,7 +220,7 @@ def plan_for(
         widths |= {"conv1.0": half, "conv1.3": half, "conv1.6": stem}
     else:
         widths["conv1"] = stem
-    stream = stem
+    before = first  # unscaled: scaling must not change which shortcuts are projected
     for stage, depth in enumerate(spec.depths):
         planes = first * 2**stage
         out = _scaled(planes * spec.expansion, width_multiplier)
@@ -239,10 +239,10 @@ def plan_for(
             if spec.squeeze:
                 widths[f"{prefix}.se.fc1"] = _scaled(out // SE_REDUCTION, 1.0, round_up=True)
                 widths[f"{prefix}.se.fc2"] = out
-            projected = stream != out or spec.stride(stage, block) != 1
-            if projected or spec.block == "pooled":
+            changed = before != planes * spec.expansion or spec.stride(stage, block) != 1
+            if changed or spec.block == "pooled":
                 widths[projection_name(spec, prefix)] = out
-            stream = out
+            before = planes * spec.expansion
     return ChannelPlan(name, num_classes, in_channels, widths, groups)
 
 

@@ -38,12 +38,15 @@ def choose_plan(
     """The start checkpoint's plan, else that of the settings' architecture for this data.
 
     Raises:
-        DataError: The network's input channels are not those of the preprocessing.
+        DataError: The set is empty, or the network's input channels are not those of the
+            preprocessing.
     """
     if start is None:
+        if len(train_set) == 0:
+            raise DataError(f"'{train_set.name}' holds no images.", hint="Check its path.")
         return plan_for(
             settings.architecture,
-            num_classes=max(1, len(train_set.class_names)),
+            num_classes=len(train_set.class_names) or int(train_set.labels.max()) + 1,
             in_channels=preprocess.channels,
             width_multiplier=settings.width_multiplier,
         )
