@@ -101,6 +101,17 @@ def has_precision_flags(trt: Trt) -> bool:
     return hasattr(trt.module.BuilderFlag, "FP16")
 
 
+def half_pays(trt: Trt) -> bool:
+    """True where float16 between INT8 layers is what the graph should ask for.
+
+    That is strongly typed TensorRT. TensorRT for RTX turns the scales back to float32 and keeps the
+    convolutions' outputs in float32 either way (read from the layer lists of 1.7.1); in 8.6 the
+    builder picks types itself.
+    """
+    module = trt.module
+    return not trt.is_rtx and hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
 def allow_graph_precisions(trt: Trt, builder_config: Any, *, half: bool) -> None:
     """Lets a weakly typed network (8.6) use the types that its graph spells out.
 

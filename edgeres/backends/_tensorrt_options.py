@@ -21,7 +21,8 @@ class TensorRTOptions:
     Attributes:
         flavor: ``tensorrt`` or ``tensorrt_rtx``; by default TensorRT where it and a GPU are
             present, else TensorRT for RTX, which builds without a GPU.
-        rest: Type of everything that is not INT8: ``float32`` or ``float16``.
+        rest: Type of everything that is not INT8: ``float32`` or ``float16``. By default float16
+            for a Q/DQ file on strongly typed TensorRT (10 and later), else float32.
         compute_capabilities: TensorRT for RTX: what the plan runs on, e.g. ``8.6,8.9``.
         opt_batch: Batch size that kernels are chosen for when the batch is dynamic.
         max_batch: Largest batch size when the batch is dynamic.
@@ -36,7 +37,7 @@ class TensorRTOptions:
     """
 
     flavor: Flavor | None = None
-    rest: Rest = "float32"
+    rest: Rest | None = None
     compute_capabilities: tuple[str, ...] = ()
     opt_batch: int = 1
     max_batch: int = 64

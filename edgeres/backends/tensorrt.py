@@ -22,6 +22,7 @@ from edgeres.backends._tensorrt_api import (
     Flavor,
     Trt,
     check_targets,
+    half_pays,
     load_trt,
 )
 from edgeres.backends._tensorrt_cuda import Gpu, list_gpus
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from edgeres.backends._tensorrt_run import TensorRTRunner
 
 _DEVICE_OF_AHEAD_OF_TIME_PLANS = "cuda:0"
+# TensorRT averages in INT8 only between two quantizers; MaxPool commutes with them and needs none.
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 class TensorRTBackend:
@@ -84,7 +87,7 @@ class TensorRTBackend:
             name="tensorrt",
             activation_dtype="int8",
             activation_symmetric=True,
-            ops=frozenset({"Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceMean"}),
+            ops=frozenset({"Conv", "Gemm", "MatMul", "Add", *_AVERAGES}),
             weight_granularity="per_channel",
             bias="float",
             residual="skip",
@@ -125,6 +128,9 @@ class TensorRTBackend:
         options = _with_targets(trt, options, config.device)
         gpu = None if trt.is_rtx else _gpu_of(config.device)
         graph = read_graph(onnx)
+        if options.rest is None:
+            half_by_default = half_pays(trt) and graph.is_quantized
+            options = replace(options, rest="float16" if half_by_default else "float32")
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
@@ -300,7 +306,7 @@ def _layers_of(
 
 def _versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str, str]:
     """What a plan depends on, for its sidecar."""
-    versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest}
+    versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest or "float32"}
     if gpu is None:
         return {**versions, "compute_capabilities": ",".join(options.compute_capabilities)}
     if options.hardware_compatibility is not None:

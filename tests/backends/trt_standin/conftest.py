@@ -85,6 +85,7 @@ class StandIn:
         self.loads_plan = True
         self.log_has_layers = True
         self.parses = True
+        self.parsed = ""
         self.dla_cores = 0
         self.timings: list[bytes] = []
         self.kernels: list[bytes] = []
@@ -163,9 +164,14 @@ class StandIn:
         )
 
     def _parser(self, network: Strict, log: Any) -> Strict:
+        def parse(path: str) -> bool:
+            assert Path(path).is_file()
+            self.parsed = Path(path).name
+            return self.parses
+
         return self._strict(
             "OnnxParser",
-            parse_from_file=lambda path: self.parses,
+            parse_from_file=parse,
             num_errors=1,
             get_error=lambda index: "In node 3:\n  no such thing.",
         )

@@ -61,6 +61,27 @@ def test_a_plan_of_tensorrt_remembers_its_gpu(
     )
 
 
+@pytest.mark.parametrize(
+    ("version", "asked", "rest"),
+    [
+        ("8.6", {}, "float32"),
+        ("10", {}, "float16"),
+        ("11", {}, "float16"),
+        ("rtx", {}, "float32"),
+        ("10", {"rest": "float32"}, "float32"),
+        ("rtx", {"rest": "float16"}, "float16"),
+    ],
+)
+def test_the_rest_is_float16_where_that_pays(
+    install: Install, qdq_file: Path, version: str, asked: dict[str, str], rest: str
+) -> None:
+    trt = install(version)
+    engine = build(qdq_file, **asked)
+    assert engine.versions["rest"] == rest
+    assert trt.parsed == ("half.onnx" if rest == "float16" else "net.onnx")
+    assert not list(qdq_file.parent.glob("*half*"))
+
+
 def test_half_on_8_6_needs_its_flag_too(install: Install, qdq_file: Path) -> None:
     trt = install("8.6")
     build(qdq_file, rest="float16")
