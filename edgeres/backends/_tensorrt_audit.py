@@ -10,7 +10,6 @@ from pathlib import Path
 from edgeres.backends._tensorrt_layers import (
     Fusions,
     LayerRecord,
-    count_fusions,
     records_from_json,
     records_to_json,
 )
@@ -28,21 +27,18 @@ class Audit:
         canonical_sha256: Hash of the plan without the compiler's serial numbers: two builds of
             the same graph with the same TensorRT and options share it.
         layers: The layers, every Conv and Gemm with its product.
-        op_types: ONNX op type by node name.
+        products: ONNX op type of every Conv, Gemm and MatMul, by node name.
+        fusions: Where the residual additions are computed.
         warnings: The builder's own warnings.
         notes: What the lint found that is slow, not wrong.
     """
 
     canonical_sha256: str
     layers: tuple[LayerRecord, ...]
-    op_types: Mapping[str, str] = field(default_factory=dict)
+    products: Mapping[str, str] = field(default_factory=dict)
+    fusions: Fusions = field(default_factory=Fusions)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def fusions(self) -> Fusions:
-        """Where the residual additions are computed."""
-        return count_fusions(self.layers, self.op_types)
 
 
 def audit_path(plan: Path) -> Path:
@@ -59,7 +55,7 @@ def audit_to_text(audit: Audit) -> str:
         "fusions": asdict(audit.fusions),
         "warnings": list(audit.warnings),
         "notes": list(audit.notes),
-        "op_types": dict(audit.op_types),
+        "products": dict(audit.products),
     }
     body = json.dumps(head, indent=1).removesuffix("\n}")
     return f'{body},\n "layers": [\n  {layers}\n ]\n}}\n'
@@ -77,7 +73,8 @@ def read_audit(plan: Path) -> Audit:
         audit = Audit(
             canonical_sha256=str(record["canonical_sha256"]),
             layers=tuple(records_from_json(record["layers"])),
-            op_types={str(name): str(op) for name, op in record["op_types"].items()},
+            products={str(name): str(op) for name, op in record["products"].items()},
+            fusions=Fusions(**{key: int(value) for key, value in record["fusions"].items()}),
             warnings=tuple(str(line) for line in record["warnings"]),
             notes=tuple(str(line) for line in record["notes"]),
         )

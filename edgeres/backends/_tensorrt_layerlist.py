@@ -74,7 +74,7 @@ def _from_line(line: str, known_nodes: frozenset[str]) -> LayerRecord:
         constants=tuple(constants),
         outputs=tuple(kind for kind, _ in tensors["Outputs"]),
         nodes=_nodes(metadata, name, known_nodes),
-        tactic=tactic.group(1).strip() if tactic else "",
+        tactic=tactic.group(1).strip() if tactic and "STUB" not in tactic.group(1) else "",
     )
 
 

@@ -17,6 +17,7 @@ from edgeres.errors import ArtefactError
 # Layer types that multiply and add: ``correlation`` and ``gemm`` are TensorRT for RTX's words for
 # convolution and matrix product, ``Cask*`` and the rest TensorRT's.
 _PRODUCT = re.compile(r"correlation|conv|gemm|matmul|matrix|fully", re.IGNORECASE)
+_PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Several nodes compiled into one layer whose type does not tell what is inside.
 _FUSED = re.compile(r"fusion|foreignnode|myelin|dla", re.IGNORECASE)
 _POINTWISE = re.compile(r"kgen|pointwise|eltwise|elementwise|activation|scale", re.IGNORECASE)
@@ -74,6 +75,11 @@ def _widest(types: Iterable[str]) -> str:
     return next((word for word in _WIDEST_FIRST if word in found), "none")
 
 
+def product_nodes(op_types: Mapping[str, str]) -> dict[str, str]:
+    """The nodes that multiply and add, with their op types."""
+    return {name: op for name, op in op_types.items() if op in _PRODUCT_OPS}
+
+
 def assign_products(
     records: Sequence[LayerRecord], op_types: Mapping[str, str]
 ) -> list[LayerRecord]:
@@ -87,9 +93,7 @@ def assign_products(
         records: Layers as read.
         op_types: ONNX op type by node name.
     """
-    products = {
-        name for name, op in op_types.items() if op in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-    }
+    products = set(product_nodes(op_types))
     owner: dict[str, tuple[tuple[bool, bool, bool], int]] = {}
     for index, record in enumerate(records):
         for node in products.intersection(record.nodes):
@@ -117,9 +121,9 @@ def assign_products(
 class Fusions:
     """Where the residual additions went: into the convolution, a pointwise kernel, or neither."""
 
-    adds: int
-    in_product: int
-    in_pointwise: int
+    adds: int = 0
+    in_product: int = 0
+    in_pointwise: int = 0
 
 
 def count_fusions(records: Sequence[LayerRecord], op_types: Mapping[str, str]) -> Fusions:

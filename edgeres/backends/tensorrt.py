@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from edgeres.backends._tensorrt_layers import LayerRecord
     from edgeres.backends._tensorrt_run import TensorRTRunner
 
-_DEVICE_OF_AHEAD_OF_TIME_PLANS = "cuda:0"
 # TensorRT averages in INT8 only between two quantizers; MaxPool commutes with them and needs none.
 _AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
@@ -48,7 +47,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     engine_suffix = ".plan"
-    default_device = _DEVICE_OF_AHEAD_OF_TIME_PLANS
+    default_device = "cuda:0"
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
@@ -70,11 +69,16 @@ class TensorRTBackend:
         return None
 
     def versions(self) -> dict[str, str]:
-        """Full versions of the TensorRT products that import here."""
+        """Full versions of the TensorRT products that import here, with the GPU and its driver.
+
+        A plan depends on all of them, so they belong into the key under which it is cached.
+        """
         found: dict[str, str] = {}
         for flavor in FLAVORS:
             with contextlib.suppress(BackendMissingError):
                 found[flavor] = load_trt(flavor).version
+        for gpu in _gpus()[:1]:
+            found |= {"gpu": gpu.name, "cuda-driver": gpu.driver}
         return found
 
     def devices(self) -> tuple[str, ...]:
@@ -121,6 +125,7 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_audit import Audit, audit_path, audit_to_text
         from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
         from edgeres.backends._tensorrt_graph import read_graph
+        from edgeres.backends._tensorrt_layers import count_fusions, product_nodes
         from edgeres.backends._tensorrt_lint import lint, refuse_fatal
 
         options = parse_options(config.options)
@@ -139,10 +144,12 @@ class TensorRTBackend:
             with _built_file(graph, onnx, folder, half=half) as file:
                 built = build_plan(trt, file, options, config.shapes, half=half, progress=progress)
             (folder / out.name).write_bytes(built.plan)
+            layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
             audit = Audit(
                 canonical_sha256=canonical_sha256(built.plan),
-                layers=tuple(_layers_of(trt, built.plan, built.layer_log, gpu, graph)),
-                op_types=graph.op_types,
+                layers=tuple(layers),
+                products=product_nodes(graph.op_types),
+                fusions=count_fusions(layers, graph.op_types),
                 warnings=built.warnings,
                 notes=tuple(finding.message for finding in findings),
             )
@@ -151,7 +158,7 @@ class TensorRTBackend:
         engine = Engine(
             path=out,
             backend=self.name,
-            device=f"cuda:{gpu.ordinal}" if gpu else _DEVICE_OF_AHEAD_OF_TIME_PLANS,
+            device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
             source_sha256=source_sha256,
             versions=_versions_of(trt, options, gpu),
         )
@@ -192,8 +199,8 @@ class TensorRTBackend:
             # Without that GPU and version, the list that the builder printed is what there is; its
             # hash was just checked.
             return to_layer_infos(audit.layers)
-        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.op_types)
-        return to_layer_infos(assign_products(records, audit.op_types))
+        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.products)
+        return to_layer_infos(assign_products(records, audit.products))
 
     def audit(self, engine: Engine) -> Audit:
         """What the builder and the lint said when the plan was made; needs no GPU.

@@ -73,7 +73,7 @@ def test_rtx_log() -> None:
         ("float32",),
     )
     assert conv.nodes == ("conv1", "conv1_dq")
-    assert conv.tactic == "__myelin_CASK_STUB"
+    assert conv.tactic == ""
     assert [record.precision for record in records] == ["none", "int8", "float32"]
     assert [info.name for info in to_layer_infos(records)] == ["conv1_myl0_1", "__myl_MulAddRelu"]
 

@@ -163,6 +163,17 @@ def test_on_a_gpu_tensorrt_is_preferred(install: Install, driver: Any, qdq_file:
     assert build(qdq_file, device="cpu").versions["flavor"] == "tensorrt"
 
 
+def test_versions_name_all_that_a_plan_depends_on(install: Install, driver: Any) -> None:
+    trt = install("10")
+    assert BACKEND.versions() == {
+        "tensorrt": trt.version,
+        "gpu": "NVIDIA Stand-In",
+        "cuda-driver": "12.8",
+    }
+    driver.count = 0
+    assert BACKEND.versions() == {"tensorrt": trt.version}
+
+
 def test_tensorrt_without_a_gpu_cannot_build(
     install: Install, driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
