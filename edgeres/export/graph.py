@@ -109,19 +109,25 @@ def replace(
     inputs: Sequence[ir.Value | None],
     attributes: Mapping[str, Attribute] | None = None,
 ) -> ir.Node:
-    """Puts a node of one output in the place of another; it keeps name, output name and shape."""
+    """Puts a node of one output in the place of another; names and shape are kept."""
     graph = owner(node)
     new = ir.Node(
         "",
         op_type,
         inputs,
         attributes=ir.convenience.convert_attributes(dict(attributes or {})),
-        name=node.name,
+        name=_renamed(node.name or "", node.op_type.lower(), op_type.lower()),
     )
     old_output, output = node.outputs[0], new.outputs[0]
     output.shape, output.type = old_output.shape, old_output.type
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old_output], [output])
     return new
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """A name that ends in its operator's, as :mod:`edgeres.export.trace` gives, follows it."""
+    prefix, dot, last = name.rpartition(".")
+    return f"{prefix}{dot}{new}" if last == old else name
 
 
 def insert_before(

@@ -63,6 +63,8 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     run_pass(common.RemoveUnusedNodesPass(), model)
     run_pass(NameEverything(), model)
     set_batch(model, BATCH if dynamic_batch else 1)
+    if dynamic_batch:
+        _check_free_batch(model)
     run_pass(StripProvenance(), model)
     check_finite(model)
 
@@ -81,6 +83,16 @@ def run_pass(step: ir.passes.PassBase, model: ir.Model) -> None:
         if isinstance(cause, EdgeResError):
             raise cause from None
         raise StageError(f"Pass {type(step).__name__} failed: {cause or error}.") from error
+
+
+def _check_free_batch(model: ir.Model) -> None:
+    for value in model.graph.outputs:
+        batch = next(iter(value.shape), None) if value.shape is not None else None
+        if not isinstance(batch, ir.SymbolicDim) or batch.value != BATCH:
+            raise ModelError(
+                f"Output '{value.name}' has shape {value.shape} whatever the batch is.",
+                hint="A number of images is written into the network; export it with a free batch.",
+            )
 
 
 def check_finite(model: ir.Model) -> None:

@@ -1,0 +1,211 @@
+"""The parity gate: the ONNX file must compute what the network that it came from computes.
+
+An exporter can be silently wrong (a folded normalization on the wrong branch, a batch baked in),
+so every export is run against its source on the same inputs: at several batch sizes, with ONNX
+Runtime's graph optimizations as they come and switched off, since each hides faults of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import BackendMissingError, GateError, ModelError, StageError
+
+F32 = NDArray[np.float32]
+Outputs = Mapping[str, F32]
+Reference = Callable[[F32], Outputs]
+
+BATCH_SIZES = (1, 2, 7)
+_VARIANTS = {"optimized": "ORT_ENABLE_ALL", "unoptimized": "ORT_DISABLE_ALL"}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest error allowed: ``absolute + relative * max|reference|`` of the same batch.
+
+    Both sides compute in float32 and differ by the order of their sums and by the rounding of
+    folded weights; errors of 1e-6 to 1e-5 of the largest output are usual.
+    """
+
+    absolute: float = 1e-6
+    relative: float = 2e-4
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How near the ONNX file is to its source.
+
+    Attributes:
+        batch_sizes: Batch sizes that were run.
+        samples: Different inputs that were compared.
+        max_abs_error: Largest absolute difference of any output value.
+        max_rel_error: Largest difference over the largest output value of its batch.
+    """
+
+    batch_sizes: tuple[int, ...]
+    samples: int
+    max_abs_error: float
+    max_rel_error: float
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """The worst value of one output of one batch; ``excess`` is above 1 where it is too large."""
+
+    excess: float
+    absolute: float
+    relative: float
+    text: str
+
+
+def check_parity(
+    reference: Reference,
+    model: bytes,
+    *,
+    sample_shape: Sequence[int],
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    images: F32 | None = None,
+    tolerance: Tolerance | None = None,
+    seed: int = 0,
+) -> ParityReport:
+    """Compares an ONNX model with its source on random inputs, and on real ones where given.
+
+    Args:
+        reference: The source: images ``(N, *sample_shape) float32`` to outputs by tensor name,
+            each ``(N, K) float32``. The ONNX model must have outputs of these names.
+        model: Content of an ONNX file with one input.
+        sample_shape: Shape of one sample, without the batch.
+        batch_sizes: Batch sizes to run.
+        images: Real inputs ``(M, *sample_shape) float32``; the first few are used.
+        tolerance: Largest error allowed.
+        seed: Seed of the random inputs, standard normal.
+
+    Raises:
+        GateError: An output differs too much, or the predicted class does; the worst one is named.
+        BackendMissingError: ONNX Runtime is not installed.
+        ModelError: The source itself gives NaN or infinity.
+        StageError: ONNX Runtime cannot run the model.
+    """
+    allowed = tolerance or Tolerance()
+    sessions = {name: open_session(model, level) for name, level in _VARIANTS.items()}
+    differences: list[_Difference] = []
+    samples = 0
+    for kind, batch in _batches(tuple(sample_shape), batch_sizes, images, seed):
+        samples += len(batch)
+        expected = reference(batch)
+        for name, values in expected.items():
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"The source network gives NaN or infinity at '{name}' for {kind} input.",
+                    hint="Check the weights; nothing was exported.",
+                )
+        for variant, session in sessions.items():
+            found = run_session(session, batch, list(expected))
+            where = f"batch size {len(batch)}, {kind} input, {variant} graph"
+            differences += [
+                _compare(name, values, found[name], allowed, where)
+                for name, values in expected.items()
+            ]
+    worst = max(differences, key=lambda d: d.excess)
+    if not worst.excess <= 1.0:
+        raise GateError(
+            f"The ONNX model differs from its source: {worst.text}.",
+            hint="The export is wrong and was not written; report it with the model's layers.",
+        )
+    return ParityReport(
+        batch_sizes=tuple(batch_sizes),
+        samples=samples,
+        max_abs_error=max(d.absolute for d in differences),
+        max_rel_error=max(d.relative for d in differences),
+    )
+
+
+def _batches(
+    sample_shape: tuple[int, ...], sizes: Sequence[int], images: F32 | None, seed: int
+) -> Iterator[tuple[str, F32]]:
+    generator = np.random.default_rng(seed)
+    for size in sizes:
+        yield "random", generator.standard_normal((size, *sample_shape), dtype=np.float32)
+    start = 0
+    for size in sizes if images is not None else ():
+        batch = images[start : start + size] if images is not None else np.zeros(0, np.float32)
+        start += size
+        if len(batch) == size:
+            yield "real", np.ascontiguousarray(batch, np.float32)
+
+
+def _compare(name: str, expected: F32, found: F32, allowed: Tolerance, where: str) -> _Difference:
+    if expected.shape != found.shape:
+        text = f"output '{name}' has shape {found.shape}, expected {expected.shape} ({where})"
+        return _Difference(np.inf, np.inf, np.inf, text)
+    error = np.abs(expected.astype(np.float64) - found)
+    error[~np.isfinite(error)] = np.inf
+    index = np.unravel_index(int(np.argmax(error)), error.shape)
+    largest, scale = float(error[index]), float(np.abs(expected).max())
+    limit = allowed.absolute + allowed.relative * scale
+    place = ", ".join(str(int(i)) for i in index)
+    text = (
+        f"output '{name}' at [{place}] is {float(found[index]):.6g}, expected "
+        f"{float(expected[index]):.6g} (error {largest:.3g}, allowed {limit:.3g}; "
+        f"{_flips(expected, found, limit)} of {len(expected)} predicted classes differ; {where})"
+    )
+    excess = largest / limit
+    if _flips(expected, found, limit):
+        excess = max(excess, np.nextafter(1.0, 2.0))
+    return _Difference(float(excess), largest, largest / scale if scale else largest, text)
+
+
+def _flips(expected: F32, found: F32, limit: float) -> int:
+    """Samples whose predicted class differs, other than by a tie within twice the allowed error."""
+    rows, other = expected.reshape(len(expected), -1), found.reshape(len(found), -1)
+    best, chosen = rows.argmax(axis=1), other.argmax(axis=1)
+    every = np.arange(len(rows))
+    margin = rows[every, best].astype(np.float64) - rows[every, chosen]
+    return int(((best != chosen) & (margin > 2 * limit)).sum())
+
+
+def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
+    """Opens an ONNX model on the CPU with ONNX Runtime.
+
+    Raises:
+        BackendMissingError: ONNX Runtime is not installed.
+        StageError: ONNX Runtime rejects the model.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendMissingError(
+            "The parity gate needs ONNX Runtime, which is not installed.",
+            hint="pip install 'edgeres[onnxruntime]'",
+        ) from error
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.log_severity_level = 4  # what fails is raised, and said once
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding raises classes of its own
+        raise StageError(f"ONNX Runtime cannot load the model: {_one_line(error)}.") from error
+
+
+def run_session(session: Any, batch: F32, names: Sequence[str]) -> dict[str, F32]:
+    """Runs a session of one input on a batch and returns the outputs asked for.
+
+    Raises:
+        StageError: ONNX Runtime fails on this batch.
+    """
+    try:
+        values = session.run(list(names), {session.get_inputs()[0].name: batch})
+    except Exception as error:  # the binding raises classes of its own
+        raise StageError(
+            f"ONNX Runtime cannot run the model on a batch of {len(batch)}: {_one_line(error)}."
+        ) from error
+    return dict(zip(names, values, strict=True))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400].rstrip(".")
