@@ -1,0 +1,161 @@
+"""How many channels each group keeps: the widths of the pruned network.
+
+A cost function is all that is known about the target, so the same search serves multiply-adds and,
+with a table of measured layers behind the function, milliseconds on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import UsageError
+from edgeres.pruning.budget import Cost
+from edgeres.pruning.groups import ChannelGroup
+
+Scores = Mapping[str, NDArray[np.float64]]
+_BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The widths that one group may have, from the least to all of its channels.
+
+    Attributes:
+        name: Of the group.
+        widths: Rising; the last is the full width.
+        losses: Importance lost at each width; 0 at the last.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+def width_choices(
+    group: ChannelGroup, scores: NDArray[np.float64], *, round_to: int, least: float
+) -> Choices:
+    """Multiples of ``round_to`` and of the group's unit that keep at least ``least`` channels.
+
+    Args:
+        group: Of channels.
+        scores: ``(C,)``, importance of each channel.
+        round_to: Kept widths are multiples of it; the full width may be another number.
+        least: Channels that are kept at least.
+    """
+    step = lcm(round_to, group.unit)
+    first = max(step, ceil(least / step) * step)
+    widths = [*range(first, group.channels, step), group.channels]
+    # losses[k]: the k least important channels are gone
+    losses = np.concatenate([[0.0], np.cumsum(np.sort(scores))])
+    return Choices(
+        group.name, tuple(widths), tuple(float(losses[group.channels - w]) for w in widths)
+    )
+
+
+def allocate_uniform(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:
+    """The same share of every group, as near to the budget as rounding lets it come from below.
+
+    Raises:
+        UsageError: The budget cannot be met; names the floor.
+    """
+    check_reachable(choices, cost, budget)
+
+    def at(share: float) -> dict[str, int]:
+        return {c.name: min(c.widths, key=lambda w: abs(w - share * c.widths[-1])) for c in choices}
+
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle)
+    widths = at(low)
+    # Rounding moves many groups at once; what is left goes to those rounded down most.
+    by_shortage = sorted(choices, key=lambda c: widths[c.name] - high * c.widths[-1])
+    for choice in by_shortage:
+        _widen(widths, choice, cost, budget)
+    return widths
+
+
+def allocate_by_importance(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:
+    """The least importance lost within the budget.
+
+    From the full network, again and again the narrowing that loses least importance for the cost
+    it saves is taken: the greedy solution of the knapsack problem. Where the next width saves
+    nothing (devices have such stairs) the one below it is looked at. At the end what the last step
+    overshot is given back where it counts most.
+
+    Raises:
+        UsageError: The budget cannot be met; names the floor.
+    """
+    check_reachable(choices, cost, budget)
+    widths = {choice.name: choice.widths[-1] for choice in choices}
+    spent = cost(widths)
+    while spent > budget:
+        best: tuple[float, str, int, float] | None = None
+        for choice in choices:
+            place = choice.widths.index(widths[choice.name])
+            for lower in reversed(range(place)):
+                found = cost({**widths, choice.name: choice.widths[lower]})
+                saved = spent - max(found, budget)
+                if saved > 0:
+                    rate = (choice.losses[lower] - choice.losses[place]) / saved
+                    if best is None or rate < best[0]:
+                        best = (rate, choice.name, choice.widths[lower], found)
+                    break  # a width that saves nothing is only passed through
+        if best is None:  # the floor was checked, so some narrowing always saves
+            raise AssertionError
+        _, name, width, spent = best
+        widths[name] = width
+    # Give back, the most important first.
+    while True:
+        raises = []
+        for choice in choices:
+            place = choice.widths.index(widths[choice.name])
+            if place + 1 < len(choice.widths):
+                found = cost({**widths, choice.name: choice.widths[place + 1]})
+                if found <= budget:
+                    gain = choice.losses[place] - choice.losses[place + 1]
+                    raises.append((gain, choice.name, choice.widths[place + 1]))
+        if not raises:
+            return widths
+        _, name, width = max(raises)
+        widths[name] = width
+
+
+def check_reachable(choices: Sequence[Choices], cost: Cost, budget: float) -> None:
+    """Compares the budget with the narrowest network.
+
+    Raises:
+        UsageError: Nothing can be pruned, or the budget is below the floor: which is named, with
+            the layer that keeps most of it.
+    """
+    full = {choice.name: choice.widths[-1] for choice in choices}
+    if cost(full) <= budget:
+        return
+    floor = {choice.name: choice.widths[0] for choice in choices}
+    if floor == full:
+        raise UsageError(
+            "Nothing can be pruned: no group of channels has a narrower width to go to.",
+            hint="Choose a smaller round_to or min_share, or exclude fewer groups.",
+        )
+    if cost(floor) > budget:
+        whole = cost(full)
+        widest = max(choices, key=lambda c: cost(floor) - cost({**floor, c.name: 0}))
+        raise UsageError(
+            f"Expected at least {cost(floor) / whole:.3f} of the cost, the floor, got a budget of "
+            f"{budget / whole:.3f}; '{widest.name}' holds most of the floor with "
+            f"{widest.widths[0]} of {widest.widths[-1]} channels.",
+            hint="Ask for more, or choose a smaller round_to or min_share.",
+        )
+
+
+def _widen(widths: dict[str, int], choice: Choices, cost: Cost, budget: float) -> None:
+    for wider in choice.widths:
+        if wider > widths[choice.name]:
+            if cost({**widths, choice.name: wider}) <= budget:
+                widths[choice.name] = wider
+            return

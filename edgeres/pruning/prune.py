@@ -1,0 +1,276 @@
+"""The pruning stage: a trained network in, the same network with fewer channels out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.models.build import build_model, read_plan
+from edgeres.models.cost import count_parameters, layer_macs
+from edgeres.models.plan import ChannelPlan
+from edgeres.pruning.allocation import (
+    Choices,
+    allocate_by_importance,
+    allocate_uniform,
+    width_choices,
+)
+from edgeres.pruning.budget import MacsCost
+from edgeres.pruning.groups import ChannelGraph, ChannelGroup
+from edgeres.pruning.masking import check_equal, silenced
+from edgeres.pruning.recalibrate import recalibrate
+from edgeres.pruning.scores import needs_gradients, score_channels
+from edgeres.pruning.settings import PruneSettings
+from edgeres.pruning.signals import Batch
+
+Progress = Callable[[int, int], None]
+
+# Groups in layers with less than this share of the multiply-adds stay whole: narrowing the middle
+# of a squeeze-and-excitation gate costs accuracy and saves nothing.
+_NEGLIGIBLE = 5e-4
+_PARITY = 1e-5
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A narrowed network and what was taken out of it.
+
+    Attributes:
+        module: An ordinary module in evaluation mode, batch normalization recalibrated.
+        kept: Channels that stay, by group name and as indices into the original group.
+        macs: Multiply-adds of one image, before and after.
+        parameters: Before and after.
+    """
+
+    module: nn.Module
+    kept: dict[str, tuple[int, ...]]
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+
+    @property
+    def macs_ratio(self) -> float:
+        """Multiply-adds after over before."""
+        return self.macs[1] / self.macs[0]
+
+
+def prune(
+    module: nn.Module,
+    plan: ChannelPlan,
+    settings: PruneSettings,
+    batches: Iterable[Batch],
+    *,
+    progress: Progress | None = None,
+) -> tuple[nn.Module, ChannelPlan]:
+    """Prunes a network of a known plan and proves that the new plan rebuilds it.
+
+    Args:
+        module: Built from ``plan``; stays as it was.
+        plan: Of that module.
+        settings: How much and where.
+        batches: Training images ``(N, C, H, W) float32``, preprocessed, and labels ``(N,) int64``;
+            never test images.
+        progress: Called with (batches done, batches in all).
+
+    Returns:
+        The pruned module in evaluation mode, and the plan from which
+        :func:`~edgeres.models.build.build_model` builds one of the same shape.
+
+    Raises:
+        UsageError: A budget below the floor, or nothing that can be pruned.
+        ModelError: An operation or shared weights that cannot be pruned; nothing was changed.
+        DataError: No batches.
+    """
+    data = _take(batches, settings.samples)
+    result = prune_module(module, settings, data, progress=progress)
+    narrowed = read_plan(result.module, plan)
+    rebuilt = build_model(narrowed)
+    rebuilt.load_state_dict(result.module.state_dict())
+    images = torch.from_numpy(data[0][0][:2])
+    with torch.no_grad():
+        expected = result.module(images.to(_device(result.module))).cpu()
+        distance = float((rebuilt.eval()(images) - expected).abs().max())
+    if not distance <= _PARITY * (1 + float(expected.abs().max())):
+        raise ModelError(
+            f"The network rebuilt from the pruned plan differs by {distance:.2g} in its outputs.",
+            hint="The module was not built from the plan that was given.",
+        )
+    return rebuilt, narrowed
+
+
+def prune_module(
+    module: nn.Module,
+    settings: PruneSettings,
+    batches: Iterable[Batch],
+    *,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prunes any residual classifier, of whatever library, without needing a plan.
+
+    Args and Raises: as :func:`prune`.
+    """
+    data = _take(batches, settings.samples)
+    channels, height, width = data[0][0].shape[1:]
+    shape = (channels, height, width)
+    narrow = copy.deepcopy(module).eval()
+    whole_macs = sum(layer_macs(narrow, shape).values())
+    whole_parameters = count_parameters(narrow)
+    kept: dict[str, tuple[int, ...]] = {}
+    whole: dict[str, int] = {}  # channels before the first round
+    budget = settings.macs_ratio * whole_macs
+    done = _Counter(progress, settings.steps * len(data), needs_gradients(settings.importance))
+    for step in range(settings.steps):
+        graph = ChannelGraph(narrow, shape)
+        costs = MacsCost(graph.groups, layer_macs(narrow, shape))
+        groups = _prunable(graph.groups, costs, settings)
+        scores = score_channels(
+            narrow,
+            groups,
+            done.watch(data),
+            kind=settings.importance,
+            normalization=settings.normalization,
+        )
+        # Equal factors: each round takes the same share of what is left.
+        step_budget = whole_macs * settings.macs_ratio ** ((step + 1) / settings.steps)
+        whole.update({g.name: g.channels for g in groups if g.name not in whole})
+        widths = _widths(groups, scores, costs, settings, max(step_budget, budget), whole)
+        removed = {g.name: _weakest(scores[g.name], g, widths[g.name]) for g in groups}
+        for group in groups:
+            before = kept.get(group.name, tuple(range(group.channels)))
+            gone = set(removed[group.name])
+            kept[group.name] = tuple(c for i, c in enumerate(before) if i not in gone)
+        _remove(graph, removed, data[0][0][:4])
+        recalibrate(narrow, data)
+    done.finish()
+    for name, parameter in narrow.named_parameters():
+        parameter.requires_grad_(module.get_parameter(name).requires_grad)
+    return PruneResult(
+        module=narrow,
+        kept=kept,
+        macs=(whole_macs, sum(layer_macs(narrow, shape).values())),
+        parameters=(whole_parameters, count_parameters(narrow)),
+    )
+
+
+def _remove(
+    graph: ChannelGraph, removed: dict[str, list[int]], images: NDArray[np.float32]
+) -> None:
+    """Narrows the graph's module and compares it with the module before, channels silenced."""
+    module = graph.module
+    sample = torch.from_numpy(images).to(_device(module))
+    with torch.no_grad():
+        with silenced(module, graph.groups, removed):
+            expected = module(sample)
+        graph.remove(removed)
+        try:
+            found = module(sample)
+        except RuntimeError as error:
+            raise ModelError(
+                f"The pruned network does not run: {' '.join(str(error).split())[:200]}.",
+                hint="Channels are coupled in a way that the dependency graph does not see.",
+            ) from error
+    check_equal(expected, found)
+
+
+def _prunable(
+    groups: Sequence[ChannelGroup], costs: MacsCost, settings: PruneSettings
+) -> list[ChannelGroup]:
+    """Groups that may be narrowed; every name in the settings must be a group's."""
+    names = {group.name for group in groups}
+    for name in (*settings.exclude, *settings.widths):
+        if name not in names:
+            raise UsageError(
+                f"Expected the name of a channel group, got '{name}'.",
+                hint=f"Groups are named by their first convolution: {', '.join(sorted(names))}.",
+            )
+    return [
+        group
+        for group in groups
+        if group.name not in settings.exclude
+        and (group.name in settings.widths or costs.share_of(group) >= _NEGLIGIBLE)
+    ]
+
+
+def _widths(
+    groups: Sequence[ChannelGroup],
+    scores: dict[str, NDArray[np.float64]],
+    costs: MacsCost,
+    settings: PruneSettings,
+    budget: float,
+    whole: Mapping[str, int],
+) -> dict[str, int]:
+    if settings.allocation == "per_layer":
+        return {g.name: _given_width(g, settings.widths) for g in groups}
+    choices: list[Choices] = [
+        width_choices(
+            group,
+            scores[group.name],
+            round_to=settings.round_to,
+            least=settings.min_share * whole[group.name],
+        )
+        for group in groups
+    ]
+    allocate = allocate_uniform if settings.allocation == "uniform" else allocate_by_importance
+    return allocate(choices, costs, budget)
+
+
+def _given_width(group: ChannelGroup, widths: Mapping[str, int]) -> int:
+    width = widths.get(group.name, group.channels)
+    if width > group.channels or width % group.unit:
+        multiple = f" and a multiple of {group.unit}" if group.unit > 1 else ""
+        raise UsageError(
+            f"Expected at most {group.channels} channels{multiple} in '{group.name}', got {width}.",
+            hint="Correct 'widths' in the recipe's prune block.",
+        )
+    return width
+
+
+def _weakest(scores: NDArray[np.float64], group: ChannelGroup, width: int) -> list[int]:
+    """Channels to remove so that ``width`` stay: whole units, the lowest scores first."""
+    order = np.argsort(scores.reshape(-1, group.unit).sum(axis=1), kind="stable")
+    units = order[: (group.channels - width) // group.unit]
+    return sorted(int(u) * group.unit + i for u in units for i in range(group.unit))
+
+
+def _take(batches: Iterable[Batch], samples: int) -> list[Batch]:
+    """The first ``samples`` images, kept in memory: they are run more than once."""
+    taken: list[Batch] = []
+    for images, labels in batches:
+        taken.append((images[:samples], labels[:samples]))
+        samples -= len(taken[-1][0])
+        if samples <= 0:
+            break
+    if not taken:
+        raise DataError("Pruning needs images; got none.", hint="Give training images.")
+    return taken
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+class _Counter:
+    """Counts batches for the progress callback; the weights-only kinds look at none."""
+
+    def __init__(self, progress: Progress | None, total: int, counting: bool) -> None:
+        self._progress = progress
+        self._total = total if counting else 1
+        self._done = 0
+
+    def watch(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Passes the batches on and reports each."""
+        for batch in batches:
+            yield batch
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+    def finish(self) -> None:
+        """Reports the end where no batch was looked at."""
+        if self._progress is not None and self._done == 0:
+            self._progress(1, 1)

@@ -1,0 +1,201 @@
+"""The pipeline's pruning stage: prune, then win the accuracy back, resumably.
+
+Everything it works with lies in its output folder: for each round the pruned network before
+fine-tuning, and the training's own state and log. Calling again with the same arguments goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeres.data.batches import batches
+from edgeres.data.types import Dataset
+from edgeres.errors import UsageError
+from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
+from edgeres.models.cost import count_macs
+from edgeres.pruning.prune import prune
+from edgeres.pruning.settings import PruneSettings
+from edgeres.pruning.signals import Batch
+from edgeres.training.epoch import steps_an_epoch
+from edgeres.training.loop import train
+from edgeres.training.settings import TrainSettings
+
+Progress = Callable[[int, int], None]
+
+PRUNED_NAME = "pruned.safetensors"
+_BATCH = 64
+
+
+def prune_and_finetune(
+    checkpoint: Checkpoint,
+    settings: PruneSettings,
+    train_set: Dataset,
+    held_out: Dataset,
+    output: Path,
+    *,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Prunes a trained network and fine-tunes what is left, taught by the dense network.
+
+    With ``settings.epochs_between`` each of the ``settings.steps`` rounds is followed by training;
+    otherwise the rounds follow one another and one training closes them.
+
+    Args:
+        checkpoint: The dense network; it must know its preprocessing.
+        settings: Of pruning and of fine-tuning.
+        train_set: Images for importance, statistics and fine-tuning.
+        held_out: Images for choosing the epoch; never the test set.
+        output: Folder of states and logs.
+        progress: Called with (training steps done, steps in all).
+
+    Returns:
+        The pruned network. Its metadata say ``macs_ratio`` against the dense network, the
+        settings as ``pruning``, and ``held_out_top1`` after fine-tuning.
+
+    Raises:
+        UsageError: No preprocessing, a budget below the floor, or nothing that can be pruned.
+        ModelError: The network cannot be pruned; see :func:`edgeres.pruning.prune.prune`.
+        DataError: Data that does not fit the network.
+        ArtefactError: ``output`` holds another run.
+        StorageError: ``output`` cannot be written.
+    """
+    if checkpoint.preprocess is None:
+        raise UsageError(
+            "Pruning needs the preprocessing of the network's images.",
+            hint="Give the recipe's preprocess block or --scale, --mean and --std.",
+        )
+    dense = load_module(checkpoint)
+    data = _calibration_batches(checkpoint, settings, train_set)
+    shape = _shape(data)
+    whole_macs = count_macs(dense, shape)
+    trainings = _trainings(settings)
+    total = sum(_steps(training, train_set) for training in trainings)
+    done = 0
+
+    def advance(step: int, _: int) -> None:
+        if progress is not None:
+            progress(done + step, total)
+
+    current = checkpoint
+    for index, training in enumerate(trainings):
+        rounds = len(trainings)
+        folder = output if rounds == 1 else output / f"round-{index + 1}"
+        target = settings.macs_ratio ** ((index + 1) / rounds) * whole_macs
+        current = _pruned_start(current, settings, target, data, folder)
+        if training is not None:
+            result = train(
+                training,
+                train_set,
+                held_out,
+                folder,
+                start=current,
+                teacher=dense if training.distill_weight > 0 else None,
+                progress=advance,
+            )
+            current = load_checkpoint(result.checkpoint)
+            done += _steps(training, train_set)
+    ratio = count_macs(load_module(current), shape) / whole_macs
+    return _described(current, checkpoint, settings, ratio)
+
+
+def _trainings(settings: PruneSettings) -> list[TrainSettings | None]:
+    """The training after each round of pruning; one round where nothing comes between."""
+    if settings.epochs_between == 0 or settings.finetune is None:
+        return [settings.finetune]
+    between = replace(settings.finetune, epochs=settings.epochs_between)
+    return [*[between] * (settings.steps - 1), settings.finetune]
+
+
+def _steps(training: TrainSettings | None, train_set: Dataset) -> int:
+    return 0 if training is None else training.epochs * steps_an_epoch(len(train_set), training)
+
+
+def _calibration_batches(
+    checkpoint: Checkpoint, settings: PruneSettings, train_set: Dataset
+) -> list[Batch]:
+    """The same images each time: a random choice by seed, in batches."""
+    assert checkpoint.preprocess is not None
+    order = np.random.default_rng(settings.seed).permutation(len(train_set))[: settings.samples]
+    # Torch networks take channels first, whatever the engine's input will be.
+    preprocess = replace(checkpoint.preprocess, layout="nchw")
+    return list(batches(train_set, preprocess, _BATCH, indices=np.sort(order)))
+
+
+def _pruned_start(
+    current: Checkpoint,
+    settings: PruneSettings,
+    target: float,
+    data: list[Batch],
+    folder: Path,
+) -> Checkpoint:
+    """The pruned network before training: from the folder where this very one lies there.
+
+    A second computation might differ in the last bit, and then not be the network whose training
+    is to be resumed.
+    """
+    module = load_module(current)
+    share = target / count_macs(module, _shape(data))
+    if settings.allocation != "per_layer":
+        if share >= 1:  # the round before reached it already
+            return current
+        settings = replace(settings, macs_ratio=share)
+    if settings.epochs_between > 0:
+        settings = replace(settings, steps=1, epochs_between=0)
+    path = folder / PRUNED_NAME
+    identity = _identity(current, settings, data)
+    if path.exists():
+        found = load_checkpoint(path)
+        if found.metadata.get("pruned_from") == identity:
+            return found
+    module, plan = prune(module, current.plan, settings, data)
+    pruned = replace(
+        current,
+        plan=plan,
+        state=dict(module.state_dict()),
+        metadata={"pruned_from": identity},
+    )
+    save_checkpoint(path, pruned)
+    return pruned
+
+
+def _identity(current: Checkpoint, settings: PruneSettings, data: list[Batch]) -> str:
+    """SHA-256 of everything that decides the pruned network."""
+    told = {k: v for k, v in asdict(settings).items() if k not in ("finetune", "epochs_between")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    digest.update(current.plan.to_json().encode())
+    for name, tensor in current.state.items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for images, labels in data:
+        digest.update(images.tobytes())
+        digest.update(labels.tobytes())
+    return digest.hexdigest()
+
+
+def _shape(data: list[Batch]) -> tuple[int, int, int]:
+    channels, height, width = data[0][0].shape[1:]
+    return channels, height, width
+
+
+def _described(
+    pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, ratio: float
+) -> Checkpoint:
+    told = asdict(settings)
+    told["finetune"] = None if settings.finetune is None else settings.finetune.to_mapping()
+    notes = {k: v for k, v in pruned.metadata.items() if k != "pruned_from"}
+    return replace(
+        pruned,
+        class_names=dense.class_names or pruned.class_names,
+        metadata={
+            **notes,
+            "macs_ratio": f"{ratio:.6f}",
+            "pruning": json.dumps(told, sort_keys=True),
+        },
+    )
