@@ -7,17 +7,16 @@ and plain containers is refused before any of its code could run.
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from edgeres.errors import ModelError, StorageError
+from edgeres.errors import ModelError
+from edgeres.files import write_atomic
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -91,26 +90,7 @@ def write_safetensors(
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     content = _HEADER.pack(len(text)) + text + raw[_HEADER.size + length :]
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write {path} ({len(content)} bytes): {error.strerror or error}.",
-            hint="Free some space, or choose another --output.",
-        ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    write_atomic(path, content)
 
 
 def _read_safetensors(path: Path, size: int) -> tuple[object, dict[str, str]]:

@@ -66,7 +66,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StorageError, match=r"a\.safetensors \(\d+ bytes\): No space left"):
+    with pytest.raises(StorageError, match="no space left for"):
         save_checkpoint(path, make(metadata={"new": "1"}))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
