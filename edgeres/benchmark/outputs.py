@@ -69,7 +69,7 @@ class OutputWatch:
     def _seen_and_fresh(self) -> tuple[float, float]:
         """Median nanoseconds of inputs that ran before, and the least of ones that never did.
 
-        Load can slow any run, but it cannot make all fresh inputs slower than half of the seen ones.
+        Load can slow any run, but cannot make all fresh inputs slower than half of the seen ones.
         """
         seen: list[int] = []
         fresh: list[int] = []

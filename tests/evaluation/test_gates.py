@@ -47,6 +47,12 @@ def test_noise_is_inconclusive_with_the_samples_that_decide(answer) -> None:
     assert decide([check]).exit_code == 1
 
 
+def test_a_drop_above_the_limit_fails_only_with_proof(answer) -> None:
+    comparison = compare(answer(), answer(range(8)))
+    assert comparison.drop_pp > 0.5 > comparison.drop_lower_pp
+    assert accuracy_check(comparison, 0.5).outcome == "inconclusive"
+
+
 def test_a_drop_at_the_limit_is_never_decided(answer) -> None:
     check = accuracy_check(compare(answer(), answer(range(5))), 0.5)
     assert check.outcome == "inconclusive"
