@@ -1,5 +1,61 @@
-"""edgeres: prune, quantize and prove residual networks on the engines that will run them."""
+"""edgeres: prune, quantize and prove residual networks on the engines that will run them.
+
+Everything here loads on first use, so ``import edgeres`` is quick and needs neither torch nor a
+runtime. The command line calls these functions and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from edgeres.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.doctor import doctor
+    from edgeres.evaluation.inspect import inspect
+    from edgeres.evaluation.validate import validate
+    from edgeres.pipeline import convert
+    from edgeres.recipe_file import load_recipe
+    from edgeres.stages import build, calibrate, export, prune, quantize, train
+
+__all__ = [
+    "__version__",
+    "benchmark",
+    "build",
+    "calibrate",
+    "convert",
+    "doctor",
+    "export",
+    "inspect",
+    "load_recipe",
+    "prune",
+    "quantize",
+    "train",
+    "validate",
+]
+
+_HOMES = {
+    "benchmark": "edgeres.benchmarking.benchmark",
+    "build": "edgeres.stages",
+    "calibrate": "edgeres.stages",
+    "convert": "edgeres.pipeline",
+    "doctor": "edgeres.doctor",
+    "export": "edgeres.stages",
+    "inspect": "edgeres.evaluation.inspect",
+    "load_recipe": "edgeres.recipe_file",
+    "prune": "edgeres.stages",
+    "quantize": "edgeres.stages",
+    "train": "edgeres.stages",
+    "validate": "edgeres.evaluation.validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public function when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeres' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from edgeres.source import (
 )
 from edgeres.stages import export, prune
 
-FINETUNE_LOG = "finetune"
+FINETUNE_LOG = "train_log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:
             work=work,
             progress=progress,
         )
+        for log in sorted(work.rglob(FINETUNE_LOG)):
+            shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
 
     return run.stage(
         "prune",

@@ -7,11 +7,14 @@ A recipe is data for one run of :func:`edgeres.convert`. The classes here are th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+if TYPE_CHECKING:
+    from edgeres.pruning.settings import PruneSettings
+    from edgeres.quantization.quantize import QuantizeSettings
+
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
 Size = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
@@ -59,21 +62,47 @@ class DataBlock(Block):
 class FinetuneBlock(Block):
     """How accuracy is recovered after pruning."""
 
-    epochs: int = Field(default=5, ge=0)
+    epochs: int = Field(default=20, ge=1)
     learning_rate: float = Field(default=0.05, gt=0.0)
-    batch_size: int = Field(default=256, ge=1)
-    distill: bool = True
+    batch_size: int = Field(default=256, ge=2)
+    distill: bool = Field(default=True, description="Follow the dense network's outputs.")
+    held_out: int = Field(default=5000, ge=1, description="Training images that choose the epoch.")
+    flip: bool = True
+    crop_padding: int = Field(default=2, ge=0)
+    erase_probability: float = Field(default=0.25, ge=0.0, le=1.0)
     seed: int = 0
 
 
 class PruneBlock(Block):
     """Structured channel pruning of residual groups."""
 
-    importance: Literal["l1", "l2", "fpgm", "bn_scale", "taylor"] = "taylor"
-    allocation: Literal["uniform", "global"] = "uniform"
+    importance: Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "taylor_hessian"] = (
+        "taylor_hessian"
+    )
+    normalization: Literal["none", "mean", "lamp"] = "none"
+    allocation: Literal["uniform", "global", "per_layer"] = "global"
     macs_ratio: OpenShare = Field(default=0.5, description="MACs kept, as a share of the dense.")
+    widths: dict[str, int] = Field(default={}, description="Kept channels by group (per_layer).")
     round_to: int = Field(default=8, ge=1)
-    finetune: FinetuneBlock = FinetuneBlock()
+    steps: int = Field(default=1, ge=1, le=100)
+    samples: int = Field(default=1024, ge=2)
+    finetune: FinetuneBlock | None = FinetuneBlock()
+
+    def to_settings(self) -> PruneSettings:
+        """The same for the pruning stage.
+
+        Raises:
+            UsageError: Values that do not go together.
+        """
+        from edgeres.pruning.settings import PruneSettings, finetune_settings
+
+        values = self.model_dump(exclude={"finetune"})
+        tune = None
+        if self.finetune is not None:
+            training = self.finetune.model_dump(exclude={"distill"})
+            weight = {} if self.finetune.distill else {"distill_weight": 0.0}
+            tune = finetune_settings(**training, **weight)
+        return PruneSettings(**values, finetune=tune)
 
 
 class QuantizeBlock(Block):
@@ -82,6 +111,12 @@ class QuantizeBlock(Block):
     calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     bias_correction: bool = True
     saturation_safe: Literal["auto", "on", "off"] = "auto"
+
+    def to_settings(self) -> QuantizeSettings:
+        """The same for the quantization stage."""
+        from edgeres.quantization.quantize import QuantizeSettings
+
+        return QuantizeSettings(**self.model_dump())
 
 
 class ExportBlock(Block):

@@ -74,7 +74,7 @@ def prune(
     preprocess: Preprocess,
     work: Path,
     progress: Advance | None = None,
-) -> None:
+) -> dict[str, str]:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
 
     Args:
@@ -86,6 +86,9 @@ def prune(
         work: Folder of the resumable training state and the log.
         progress: Called with (steps done, steps in all).
 
+    Returns:
+        What is known of the pruned network, e.g. ``macs_ratio`` and ``held_out_top1``.
+
     Raises:
         EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
     """
@@ -95,14 +98,21 @@ def prune(
     from edgeres.pruning.recover import prune_and_finetune
     from edgeres.training.split import split_held_out
 
-    train_set, held_out = split_held_out(
-        open_dataset(train_data, split="train"), settings.finetune.held_out, seed=0
-    )
+    wanted = settings.to_settings()
+    full = open_dataset(train_data, split="train")
+    held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
+    learn, check = split_held_out(full.labels, held_out, wanted.seed)
     dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
     pruned = prune_and_finetune(
-        dense, settings.to_settings(), train_set, held_out, work, progress=progress
+        dense,
+        wanted,
+        full.subset(learn.tolist()),
+        full.subset(check.tolist()),
+        work,
+        progress=progress,
     )
     save_checkpoint(output, pruned)
+    return {key: value for key, value in pruned.metadata.items() if key != "pruning"}
 
 
 def export(
