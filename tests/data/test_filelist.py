@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,6 +57,7 @@ names = st.text(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(names, st.integers(0, 999_999_999)), min_size=1, unique_by=lambda p: p[0])
 )

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,8 +57,10 @@ def test_golden_values_of_the_arithmetic():
 
 def test_the_order_is_scale_then_mean_then_std_for_channels_in_network_order():
     image = Image.fromarray(np.array([[[10, 20, 30]]], dtype=np.uint8))
-    settings = Preprocess(scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0), channel_order="bgr")
-    assert settings.apply(image).ravel().tolist() == [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
+    preprocess = Preprocess(
+        scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0), channel_order="bgr"
+    )
+    assert preprocess.apply(image).ravel().tolist() == [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
 
 
 def test_nhwc_is_the_same_numbers_channels_last(photograph):
@@ -73,8 +75,8 @@ def test_nhwc_is_the_same_numbers_channels_last(photograph):
 
 def test_one_channel_takes_luma_before_resizing():
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], dtype=np.uint8)
-    settings = Preprocess(scale=1, channels=1)
-    assert settings.apply(Image.fromarray(colours)).ravel().tolist() == [76, 150, 29, 255]
+    preprocess = Preprocess(scale=1, channels=1)
+    assert preprocess.apply(Image.fromarray(colours)).ravel().tolist() == [76, 150, 29, 255]
 
 
 def test_grey_fills_three_channels():
@@ -176,7 +178,7 @@ positive = st.floats(1e-3, 1e3)
 
 
 @st.composite
-def settings(draw):
+def preprocesses(draw):
     channels = draw(st.sampled_from([1, 3]))
     return Preprocess(
         scale=draw(positive),
@@ -199,7 +201,8 @@ def images(draw):
     return Image.fromarray(pixels)
 
 
-@given(settings())
+@settings(deadline=None)
+@given(preprocesses())
 def test_round_trip_through_json(preprocess):
     text = preprocess.to_json()
     again = Preprocess.from_json(text)
@@ -209,7 +212,8 @@ def test_round_trip_through_json(preprocess):
     assert Preprocess.from_dict(json.loads(text)) == preprocess
 
 
-@given(settings(), images())
+@settings(deadline=None)
+@given(preprocesses(), images())
 def test_shape_and_formula_hold_for_every_setting(preprocess, image):
     fitted = preprocess.fit(image)
     assert fitted.shape[:2] == preprocess.output_size(image.height, image.width)
@@ -227,7 +231,8 @@ def test_shape_and_formula_hold_for_every_setting(preprocess, image):
     np.testing.assert_array_equal(got, (scaled - mean) / std)
 
 
-@given(settings(), images())
+@settings(deadline=None)
+@given(preprocesses(), images())
 def test_keeping_pixels_means_that_fit_returns_them(preprocess, image):
     preprocess = dataclasses.replace(
         preprocess, resize=(image.height, image.width) if preprocess.resize else None, crop=None
@@ -237,6 +242,7 @@ def test_keeping_pixels_means_that_fit_returns_them(preprocess, image):
     np.testing.assert_array_equal(preprocess.fit(image), np.asarray(image.convert(mode)))
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([field.name for field in dataclasses.fields(Preprocess)]),
