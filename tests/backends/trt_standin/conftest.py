@@ -242,7 +242,6 @@ class StandIn:
             return (batch[0], 1, 4, 4) if name == "input" else (batch[0], 2)
 
         def execute(stream: int) -> bool:
-            assert stream == self.driver.stream
             rows = batch[0]
 
             def run() -> None:
@@ -250,7 +249,7 @@ class StandIn:
                 results = np.stack([images.sum(1), images.max(1)], 1)
                 self.driver.floats(addresses["logits"], rows * 2)[:] = results.ravel()
 
-            self.driver.submit(run)
+            self.driver.submit(stream, run)
             return True
 
         return self._strict(
@@ -320,10 +319,10 @@ class Driver:
         self.handles: dict[int, str] = {}
         self.made: list[str] = []
         self.current = 0
-        self.stream = 0
         self.launches = 0
-        self._queue: list[Callable[[], None]] = []
-        self._recording: list[Callable[[], None]] | None = None
+        self._retained = 0
+        self._queues: dict[int, list[Callable[[], None]]] = {}
+        self._recording: dict[int, list[Callable[[], None]]] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
         self._clock = 0.0
         self._marks: dict[int, float] = {}
@@ -348,8 +347,8 @@ class Driver:
         assert count * 4 <= len(self.memory[address])
         return np.frombuffer(self.memory[address], np.float32, count)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        (self._queue if self._recording is None else self._recording).append(work)
+    def submit(self, stream: int, work: Callable[[], None]) -> None:
+        self._recording.get(stream, self._queues[stream]).append(work)
 
     def _new(self, out: Any, kind: str) -> int:
         self.made.append(kind)
@@ -380,11 +379,15 @@ class Driver:
         out[0] = {75: self.capability[0], 76: self.capability[1]}[attribute]
 
     def _cuDevicePrimaryCtxRetain(self, out: Any, device: int) -> None:
-        self._new(out, "context")
+        context = next((key for key, kind in self.handles.items() if kind == "context"), None)
+        out[0] = context or self._new(out, "context")
+        self._retained += 1
 
     def _cuDevicePrimaryCtxRelease_v2(self, device: int) -> None:
-        self._drop(next(key for key, kind in self.handles.items() if kind == "context"))
-        self.current = 0
+        self._retained -= 1
+        if self._retained == 0:
+            self._drop(next(key for key, kind in self.handles.items() if kind == "context"))
+            self.current = 0
 
     def _cuCtxSetCurrent(self, context: int) -> None:
         assert self.handles[context] == "context"
@@ -405,28 +408,29 @@ class Driver:
         return self._copy(target, source, size, stream, self.memory[source])
 
     def _copy(self, target: int, source: int, size: int, stream: int, device: Any) -> int:
-        if stream != self.stream or size > len(device):
+        if stream not in self._queues or size > len(device):
             return 1  # CUDA_ERROR_INVALID_VALUE
-        self.submit(lambda: ctypes.memmove(target, source, size))
+        self.submit(stream, lambda: ctypes.memmove(target, source, size))
         return 0
 
     def _cuStreamCreate(self, out: Any, flags: int) -> None:
-        self.stream = self._new(out, "stream")
+        self._queues[self._new(out, "stream")] = []
 
     def _cuStreamSynchronize(self, stream: int) -> None:
-        queue, self._queue = self._queue, []
+        queue, self._queues[stream] = self._queues[stream], []
         for work in queue:
             self._clock += 0.5
             work()
 
     def _cuStreamDestroy_v2(self, stream: int) -> None:
         self._drop(stream)
+        del self._queues[stream]
 
     def _cuEventCreate(self, out: Any, flags: int) -> None:
         self._new(out, "event")
 
     def _cuEventRecord(self, event: int, stream: int) -> None:
-        self.submit(lambda: self._marks.update({event: self._clock}))
+        self.submit(stream, lambda: self._marks.update({event: self._clock}))
 
     def _cuEventElapsedTime(self, out: Any, start: int, end: int) -> None:
         out[0] = self._marks[end] - self._marks[start]
@@ -435,11 +439,10 @@ class Driver:
         self._drop(event)
 
     def _cuStreamBeginCapture_v2(self, stream: int, mode: int) -> None:
-        self._recording = []
+        self._recording[stream] = []
 
     def _cuStreamEndCapture(self, stream: int, out: Any) -> None:
-        self._graphs[self._new(out, "graph")] = self._recording or []
-        self._recording = None
+        self._graphs[self._new(out, "graph")] = self._recording.pop(stream)
 
     def _cuGraphInstantiateWithFlags(self, out: Any, graph: int, flags: int) -> None:
         self._graphs[self._new(out, "executable graph")] = self._graphs[graph]
@@ -447,7 +450,7 @@ class Driver:
     def _cuGraphLaunch(self, graph: int, stream: int) -> None:
         self.launches += 1
         for work in self._graphs[graph]:
-            self.submit(work)
+            self.submit(stream, work)
 
     def _cuGraphDestroy(self, graph: int) -> None:
         self._drop(graph)
