@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from edgeres.backends.base import Array, TensorSpec
-from edgeres.errors import DataError, UsageError
+from edgeres.errors import DataError, ModelError, UsageError
 
 
 class CheckedRunner(ABC):
@@ -104,6 +104,30 @@ def check_feed(spec: TensorSpec, feed: Array | None) -> None:
             f"input {spec.name}: expected {_written(spec)}, got {feed.dtype} {feed.shape}.",
             hint="Fit the preprocessing to the model.",
         )
+
+
+def zero_feeds(inputs: tuple[TensorSpec, ...], *, batch: int = 1) -> dict[str, Array]:
+    """Zeros for every input, for runs whose values do not matter.
+
+    Args:
+        inputs: Inputs of an engine.
+        batch: First size where it is dynamic.
+
+    Raises:
+        ModelError: An input has a dynamic size apart from the first.
+    """
+    feeds: dict[str, Array] = {}
+    for spec in inputs:
+        sizes = [size for size in spec.shape[1:] if size is not None]
+        if len(sizes) != len(spec.shape[1:]):
+            raise ModelError(
+                f"input {spec.name}: expected fixed sizes apart from the batch, "
+                f"got {_written(spec)}.",
+                hint="Import the model with fixed sizes.",
+            )
+        first = [batch if size is None else size for size in spec.shape[:1]]
+        feeds[spec.name] = np.zeros([*first, *sizes], spec.dtype)
+    return feeds
 
 
 def _written(spec: TensorSpec) -> str:

@@ -1,0 +1,92 @@
+"""The layers of an ONNX Runtime engine, from the profile of kernels that really ran."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgeres.backends._onnx_origin import origins, read_nodes
+from edgeres.backends._runner import zero_feeds
+from edgeres.backends.base import Array, LayerInfo, TensorSpec
+
+RUNS = 5
+_KERNEL = "_kernel_time"
+_INT8_OPS = frozenset(
+    {
+        "QGemm",
+        "QAttention",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+    }
+)
+_PRECISIONS = {"float": "float32", "double": "float64", "uint8": "int8"}
+
+
+class ProfiledRunner(Protocol):
+    """A runner whose session records every kernel."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the engine."""
+        ...
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the engine once."""
+        ...
+
+    def end_profile(self) -> Path:
+        """Stops recording and tells where the record is."""
+        ...
+
+
+def profiled_layers(path: Path, runner: ProfiledRunner) -> list[LayerInfo]:
+    """Runs an engine a few times under the profiler and lists its kernels as they ran.
+
+    Args:
+        path: The engine's ONNX file.
+        runner: A runner of it whose session was made with profiling on.
+
+    Raises:
+        ModelError: An input has a dynamic size apart from the batch.
+    """
+    feeds = zero_feeds(runner.inputs)
+    for _ in range(RUNS):
+        runner.infer(feeds)
+    return _read(json.loads(runner.end_profile().read_text(encoding="utf-8")), path)
+
+
+def _read(events: list[dict[str, Any]], path: Path) -> list[LayerInfo]:
+    kernels: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+            kernels.setdefault(event["args"]["node_index"], []).append(event)
+    ordered = sorted(kernels.values(), key=lambda runs: runs[-1]["ts"])
+    names = [runs[0]["name"].removesuffix(_KERNEL) for runs in ordered]
+    return [
+        LayerInfo(
+            name=name,
+            op=runs[0]["args"]["op_name"],
+            precision=_precision(runs[0]["args"]),
+            nodes=nodes,
+            # The shortest run: the others waited for something. Durations are in microseconds.
+            time_ms=min(run["dur"] for run in runs) / 1000,
+        )
+        for name, nodes, runs in zip(names, origins(read_nodes(path), names), ordered, strict=True)
+    ]
+
+
+def _precision(arguments: dict[str, Any]) -> str:
+    """Arithmetic of one kernel: by its op where that says INT8, else by the type it reads.
+
+    Q and DQ compute in float; a kernel that only moves INT8 data counts as INT8.
+    """
+    op = arguments["op_name"]
+    if op.startswith("QLinear") or op in _INT8_OPS:
+        return "int8"
+    types = arguments["output_type_shape" if op == "DequantizeLinear" else "input_type_shape"]
+    kind = next(iter(types[0])) if types else "unknown"
+    return _PRECISIONS.get(kind, kind)

@@ -1,0 +1,88 @@
+"""The layers of an OpenVINO engine, from the compiled model and the profile of its inferences."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from edgeres.backends.base import LayerInfo
+
+AUTO_NAME = "auto:"
+"""Begins the name of every IR operation that does not carry the name of an ONNX node."""
+
+RUNS = 5
+_DATA = frozenset({"Input", "Output"})
+_NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
+_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
+# The importer splits an ONNX node into an operation and its bias or scale, named after it.
+_PARTS = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract")
+
+
+class ProfiledRunner(Protocol):
+    """A runner whose compiled model counts the time of every primitive."""
+
+    @property
+    def compiled(self) -> Any:
+        """The compiled model (``openvino.CompiledModel``) for a batch of one."""
+        ...
+
+    def profile(self) -> list[Any]:
+        """Runs once on zeros; gives OpenVINO's ``ProfilingInfo`` of each primitive."""
+        ...
+
+
+def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
+    """Runs an engine a few times and lists its primitives in the order in which they run.
+
+    Args:
+        model: The engine's IR (``openvino.Model``), whose names tell ONNX nodes from others.
+        runner: A runner of it that was loaded with ``PERF_COUNT``.
+
+    Raises:
+        ModelError: An input has a dynamic size apart from the batch.
+    """
+    known = {
+        _plain(operation.get_friendly_name())
+        for operation in model.get_ops()
+        if operation.get_type_name() not in _NOT_NODES
+        and not operation.get_friendly_name().startswith(AUTO_NAME)
+    }
+    times: dict[str, list[float]] = {}
+    for _ in range(RUNS):
+        for record in runner.profile():
+            times.setdefault(record.node_name, []).append(record.real_time.total_seconds() * 1000)
+    primitives = [
+        (operation.get_friendly_name(), _facts(operation))
+        for operation in runner.compiled.get_runtime_model().get_ordered_ops()
+    ]
+    primitives.sort(key=lambda item: int(item[1]["execOrder"]))
+    return [
+        LayerInfo(
+            name=name,
+            op=facts["layerType"],
+            precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
+            nodes=tuple(
+                dict.fromkeys(
+                    plain
+                    for plain in map(_plain, facts["originalLayersNames"].split(","))
+                    if plain in known
+                )
+            ),
+            time_ms=min(times[name]),  # the other runs waited for something
+        )
+        for name, facts in primitives
+        # What is not profiled was computed once on loading: weights, biases, their shapes.
+        if name in times and facts["layerType"] not in _DATA
+    ]
+
+
+def _plain(name: str) -> str:
+    for part in _PARTS:
+        name = name.removesuffix(part)
+    return name
+
+
+def _facts(operation: Any) -> dict[str, str]:
+    """What the compiled model says about a primitive, as text."""
+    facts = operation.get_rt_info()
+    keys = ("layerType", "runtimePrecision", "originalLayersNames", "execOrder")
+    return {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}
