@@ -76,8 +76,8 @@ def convert(
     listener = listener or Silent()
     targets = [open_target(name) for name in _expanded(recipe.targets)]
     source = find_source(recipe.model)
-    validation = open_dataset(recipe.data.validation, split="validation")
-    validation = take(validation, recipe.data.validation_samples)
+    everything = open_dataset(recipe.data.validation, split="validation")
+    validation = take(everything, recipe.data.validation_samples)
     calibration = open_dataset(recipe.data.calibration, split="calibration")
     calibration = take(calibration, recipe.data.calibration_samples)
     check_calibration(calibration)
@@ -87,7 +87,7 @@ def convert(
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
         networks = prepare_networks(run, source, validation)
-        check_classes(validation, networks.facts.num_classes)
+        check_classes(everything, networks.facts.num_classes)
         table = calibration_table(run, networks, calibration.fingerprint)
         proof = _prove(run, networks, targets, table, validation)
         report = make_report(run, proof, model_sha256=source.sha256)
@@ -163,9 +163,9 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
     )
     shared = len(json.loads(result.file(OVERLAP).read_text()))
     if shared:
-        run.listener.note(
-            f"warning: {shared} of {len(calibration)} calibration images are also in "
-            f"{validation.name}: the measured accuracy may be too good."
+        run.warn_once(
+            f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "
+            "the measured accuracy may be too good."
         )
 
 

@@ -16,6 +16,7 @@ from edgeres.recipe import ChecksBlock
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
     BaselinePart,
+    Finding,
     ModelPart,
     Percentiles,
     PruningPart,
@@ -81,7 +82,8 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         targets={item.target.name: _target(proof, item, checks) for item in proof.built},
         confidence=checks.confidence,
     )
-    return replace(report, findings=findings(report))
+    warned = tuple(Finding("warning", "data", text) for text in run.warnings)
+    return replace(report, findings=(*warned, *findings(report)))
 
 
 def _pruning(proof: Proof, confidence: float) -> PruningPart | None:

@@ -25,6 +25,7 @@ class Run:
     listener: Listener
     environment: Environment
     stages: list[StagePart] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def stage(
         self,
@@ -57,6 +58,12 @@ class Run:
         self.stages.append(part)
         self.listener.finished(part)
         return result
+
+    def warn_once(self, message: str) -> None:
+        """Tells a person something, once a run however many stages find it; empty says nothing."""
+        if message and message not in self.warnings:
+            self.warnings.append(message)
+            self.listener.note(f"warning: {message}")
 
     @contextmanager
     def measured(self, label: str) -> Iterator[Advance]:

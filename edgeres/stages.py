@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine, QdqRules
+from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
+from edgeres.environment import usable_threads
 from edgeres.errors import BackendMissingError
 from edgeres.files import write_atomic
 from edgeres.progress import Advance
@@ -152,6 +154,7 @@ def calibrate(
     preprocess: Preprocess,
     settings: QuantizeBlock,
     threads: int | None = None,
+    bad: BadImages | None = None,
     progress: Advance | None = None,
 ) -> CalibrationTable:
     """Runs calibration images through an FP32 ONNX model and writes its calibration table.
@@ -164,6 +167,7 @@ def calibrate(
         preprocess: How an image becomes numbers.
         settings: The recipe's ``quantize:`` block.
         threads: CPU threads of the forward pass.
+        bad: Collects images that cannot be decoded; without it the first one is an error.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -174,7 +178,7 @@ def calibrate(
     dataset = take(open_dataset(data, split="calibration"), samples)
     table = run(
         onnx,
-        _images(dataset, preprocess, CALIBRATION_BATCH),
+        _images(dataset, preprocess, bad),
         calibrator=settings.calibrator,
         threads=threads,
         progress=progress,
@@ -233,9 +237,10 @@ def build(
 
 
 def _images(
-    dataset: Dataset, preprocess: Preprocess, batch_size: int
+    dataset: Dataset, preprocess: Preprocess, bad: BadImages | None
 ) -> Iterator[NDArray[np.float32]]:
     from edgeres.data.batches import batches
 
-    for images, _ in batches(dataset, preprocess, batch_size):
+    workers = usable_threads()
+    for images, _ in batches(dataset, preprocess, CALIBRATION_BATCH, workers=workers, bad=bad):
         yield images

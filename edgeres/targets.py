@@ -13,9 +13,11 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmark.latency import Latency, MeasureSettings, measure
+from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
+from edgeres.environment import usable_threads
 from edgeres.errors import BackendMissingError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.inspect import engine_size
@@ -31,6 +33,7 @@ ENGINE = "model"
 TABLE = "calibration_table.json"
 QDQ = "model.qdq.onnx"
 PREDICTIONS = "predictions.npz"
+LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
 EVALUATION_BATCH = 100
 LATENCY_INPUTS = 8
@@ -103,6 +106,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     recipe, network = run.recipe, networks.final
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
+        bad = BadImages()
         calibrate(
             network.onnx,
             folder / TABLE,
@@ -110,10 +114,12 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
             samples=recipe.data.calibration_samples,
             preprocess=networks.preprocess,
             settings=recipe.quantize,
+            bad=bad,
             progress=progress,
         )
+        (folder / LEFT_OUT).write_text(bad.summary())
 
-    return run.stage(
+    result = run.stage(
         "calibrate",
         inputs={"model": network.sha256, "data": fingerprint},
         settings={
@@ -122,7 +128,9 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
             "calibrator": recipe.quantize.calibrator,
         },
         produce=produce,
-    ).file(TABLE)
+    )
+    run.warn_once(result.file(LEFT_OUT).read_text())
+    return result.file(TABLE)
 
 
 def build_target(run: Run, networks: Networks, table: Path, target: Target) -> BuiltTarget:
@@ -179,6 +187,7 @@ def predictions(
     """
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
+        bad = BadImages()
         with target.backend.load(engine, BuildConfig(device=target.device)) as runner:
             predict(
                 runner,
@@ -187,8 +196,11 @@ def predictions(
                 batch_size=EVALUATION_BATCH,
                 name=label,
                 model_sha256=engine.source_sha256,
+                workers=usable_threads(),
+                bad=bad,
                 progress=progress,
             ).save(folder / PREDICTIONS)
+        (folder / LEFT_OUT).write_text(bad.summary())
 
     result = run.stage(
         "evaluate",
@@ -201,6 +213,7 @@ def predictions(
         produce=produce,
         label=f"evaluate ({label})",
     )
+    run.warn_once(result.file(LEFT_OUT).read_text())
     return load_predictions(result.file(PREDICTIONS))
 
 
