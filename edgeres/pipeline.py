@@ -16,12 +16,13 @@ from pathlib import Path
 from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
+from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration, check_classes
 from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.environment import describe_environment, usable_threads
+from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.predictions import Predictions

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine, QdqRules
+from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.environment import usable_threads
 from edgeres.errors import BackendMissingError
 from edgeres.files import write_atomic
 from edgeres.progress import Advance

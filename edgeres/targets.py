@@ -13,11 +13,11 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmark.latency import Latency, MeasureSettings, measure
+from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
-from edgeres.environment import usable_threads
 from edgeres.errors import BackendMissingError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.inspect import engine_size
