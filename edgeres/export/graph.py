@@ -95,7 +95,7 @@ def add_constant(node: ir.Node, role: str, array: NDArray[np.generic]) -> ir.Val
     while name in graph.initializers:
         number += 1
         name = f"{base}_{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )

@@ -68,8 +68,6 @@ def _name_initializers(graph: ir.Graph, opset: int, taken: set[str]) -> None:
         owner(next(iter(value.uses())).node).initializers.pop(value.name or "", None)
     graph.initializers.clear()
     for value in sorted(used, key=lambda v: v.name or ""):
-        if value.const_value is not None:
-            value.const_value.name = value.name
         graph.register_initializer(value)
     for node in graph:
         attributes = sorted(node.attributes.values(), key=lambda a: a.name)

@@ -42,6 +42,7 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
         ModelError: The model cannot be written in this form; the message names the node.
         StageError: A pass broke its own promise.
     """
+    _own_tensors(model)
     check_finite(model)
     set_batch(model, 1)
     run_pass(FoldConstants(), model)
@@ -67,6 +68,13 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
         _check_free_batch(model)
     run_pass(StripProvenance(), model)
     check_finite(model)
+
+
+def _own_tensors(model: ir.Model) -> None:
+    """Gives every initializer a plain tensor, as renaming would reach into the model's source."""
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
 
 
 def run_pass(step: ir.passes.PassBase, model: ir.Model) -> None:
@@ -96,14 +104,14 @@ def _check_free_batch(model: ir.Model) -> None:
 
 
 def check_finite(model: ir.Model) -> None:
-    """Refuses weights that are not numbers.
+    """Refuses weights that are not numbers; single values, such as Clip's bounds, may be.
 
     Raises:
         ModelError: An initializer holds NaN or infinity; it is named.
     """
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point():
+        if tensor is None or not tensor.shape or not tensor.dtype.is_floating_point():
             continue
         bad = ~np.isfinite(tensor.numpy())
         if bad.any():

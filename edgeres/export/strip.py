@@ -35,10 +35,6 @@ class StripProvenance(ir.passes.InPlacePass):
         for value in _values(graph):
             value.metadata_props.clear()
             value.doc_string = ""
-            tensor = value.const_value
-            if tensor is not None and value.is_initializer():
-                # A plain array: exporters' own tensor classes carry notes of their own.
-                value.const_value = ir.tensor(tensor.numpy(), name=value.name)
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:

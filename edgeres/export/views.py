@@ -109,7 +109,7 @@ def _as_reshape(node: ir.Node) -> bool:
 
 def _is_normal(node: ir.Node, target: tuple[int, ...]) -> bool:
     if len(target) == 2:
-        return node.op_type == "Flatten" and _axis(node) == 1
+        return node.op_type == "Flatten" and node.attributes.get_int("axis", 0) == 1
     return node.op_type == "Reshape" and constant_ints(input_at(node, 1)) == (-1, *target[1:])
 
 
