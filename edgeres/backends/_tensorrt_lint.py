@@ -78,7 +78,7 @@ def refuse_fatal(findings: Sequence[Finding], where: str) -> None:
 
 
 def _name(node: onnx.NodeProto) -> str:
-    return node.name or f"{node.op_type} of {node.output[0]}"
+    return node.name or f"{node.op_type} of {node.output[0] if node.output else 'nothing'}"
 
 
 def _operator(node: onnx.NodeProto) -> str:
@@ -103,6 +103,13 @@ def _quantizer(graph: Graph, node: onnx.NodeProto) -> Iterator[Finding]:
 
 
 def _scale(name: str, node: onnx.NodeProto, scale: np.ndarray) -> Iterator[Finding]:
+    # bfloat16 is no floating type of numpy's own.
+    if not (np.issubdtype(scale.dtype, np.floating) or scale.dtype.name == "bfloat16"):
+        yield Finding("scale-not-positive", name, f"{name}: the scale is {scale.dtype}, not float")
+        return
+    if scale.size == 0:
+        yield Finding("scale-not-positive", name, f"{name}: the scale is empty")
+        return
     values = np.atleast_1d(scale).astype(np.float64).ravel()
     # Zero, negative and NaN: "Scale coefficients must all be positive". Infinity: built, outputs
     # are NaN. FP16 scales that underflowed are zeros here.
@@ -188,6 +195,9 @@ def _activation(
 def _product(graph: Graph, node: onnx.NodeProto) -> Iterator[Finding]:
     """Rules about one convolution or matrix product and the DQ in front of it."""
     name = _name(node)
+    if len(node.input) < 2:
+        yield Finding("operator", name, f"{name}: {node.op_type} without weights")
+        return
     dequantizers = [graph.producers.get(tensor) for tensor in node.input[:2]]
     quantized = [item is not None and item.op_type == DQ for item in dequantizers]
     if any(quantized) and not all(quantized):
@@ -222,10 +232,10 @@ def _output_axis(node: onnx.NodeProto) -> int:
 
 
 def _relu(graph: Graph, node: onnx.NodeProto) -> Iterator[Finding]:
-    before = graph.producers.get(node.input[0])
+    before = graph.producers.get(node.input[0]) if node.input else None
     if before is None or before.op_type != DQ:
         return
-    quantizer = graph.producers.get(before.input[0])
+    quantizer = graph.producers.get(before.input[0]) if before.input else None
     source = graph.producers.get(quantizer.input[0]) if quantizer is not None else None
     if source is not None and source.op_type == "Conv":
         name = _name(node)

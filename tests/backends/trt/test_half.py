@@ -156,6 +156,10 @@ def infinite_bias(net: Any) -> None:
     net.constants["conv1.bias"][0] = np.inf
 
 
+def large_weights(net: Any) -> None:
+    net.constants["layer1.0.conv2.weight_scale"][0] = 1e5
+
+
 def large_activations(net: Any) -> None:
     net.constants["relu_out_scale"] = np.float32(600)
 
@@ -166,6 +170,7 @@ def large_activations(net: Any) -> None:
         (too_old, "needs opset 19 or later, the model has 17"),
         (large_bias, r"conv1\.bias: reaches 100000, beyond float16"),
         (infinite_bias, r"conv1\.bias: reaches inf, beyond float16"),
+        (large_weights, r"layer1\.0\.conv2\.weight_dq: a weight scale is 100000, beyond float16"),
         (large_activations, "relu_out_.*: activations reach 76200, beyond float16"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from onnx import helper
 
 from edgeres.backends import get_backend
 from edgeres.backends._tensorrt_graph import read_graph
+from edgeres.backends._tensorrt_half import to_half
 from edgeres.backends._tensorrt_lint import Finding, lint, refuse_fatal
 from edgeres.backends.base import BuildConfig
 from edgeres.errors import ModelError
@@ -310,3 +312,43 @@ def test_what_is_not_onnx_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_no_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such ONNX file"):
         read_graph(tmp_path / "absent.onnx")
+
+
+def test_damaged_files_end_in_findings_or_one_line(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    whole = qdq_net(widths=(2, 4), shape=(1, 8, 8)).model().SerializeToString()
+    chance = random.Random(7)
+    refused = linted = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 4, 8])):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        (tmp_path / "net.onnx").write_bytes(damaged)
+        try:
+            graph = read_graph(tmp_path / "net.onnx")
+            if not any(finding.fatal for finding in lint(graph)):
+                to_half(graph, tmp_path / "half.onnx")
+            linted += 1
+        except ModelError:
+            refused += 1
+    assert refused > 20
+    assert linted > 20
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "Relu", "QuantizeLinear", "DequantizeLinear"])
+def test_nodes_without_inputs_do_no_harm(
+    qdq_net: Callable[..., Any], tmp_path: Path, op: str
+) -> None:
+    net = qdq_net()
+    net.nodes.append(helper.make_node(op, [], ["end"], name="bare"))
+    assert all(finding.node == "bare" for finding in findings_of(net, tmp_path))
+
+
+@pytest.mark.parametrize("scale", [np.zeros(0, np.float32), np.float32(1).astype(np.int64)])
+def test_scales_of_no_use(qdq_net: Callable[..., Any], tmp_path: Path, scale: Any) -> None:
+    net = qdq_net()
+    net.constants[f"{ACTIVATION}_scale"] = scale
+    found = findings_of(net, tmp_path)
+    assert found[0].rule == "scale-not-positive"
+    assert found[0].node == f"{ACTIVATION}_q"
