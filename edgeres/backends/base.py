@@ -46,7 +46,9 @@ class QdqRules:
         activation_dtype: Integer type of activations.
         activation_symmetric: Zero point fixed at 0 (at 128 for a symmetric uint8 is never used).
         ops: ONNX op types whose float inputs take Q/DQ.
-        weight_granularity: One scale per output channel, or one for the whole tensor.
+        weight_granularity: One scale per output channel, or one for the whole tensor. The weight's
+            DequantizeLinear names its zero points (all 0): without them ONNX Runtime leaves a Gemm
+            in float.
         bias: ``int32`` behind a DequantizeLinear with scale ``s_x * s_w``, or plain ``float``.
         residual: Which inputs of a residual Add take Q/DQ: ``both``, or only the ``skip`` input so
             that the convolution on the main path can fuse with the Add.
