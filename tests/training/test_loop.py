@@ -156,6 +156,23 @@ def test_student_follows_its_teacher_against_the_labels(
     assert float((module(images).argmax(1) == told).float().mean()) > 0.9
 
 
+def test_state_taught_by_another_teacher_is_refused(
+    tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
+) -> None:
+    taught = dataclasses.replace(settings, epochs=1, distill_weight=0.5)
+    plan = plan_for("resnet20", num_classes=3, in_channels=1, width_multiplier=0.5)
+
+    def run(teacher: nn.Module) -> TrainResult:
+        data, check = make_set(64), make_set(12, 1)
+        return train(taught, data, check, tmp_path, preprocess=preprocess, teacher=teacher)
+
+    teacher = build_model(plan)
+    run(teacher)
+    assert run(teacher).resumed_from == 1
+    with pytest.raises(ArtefactError, match="belongs to a training"):
+        run(build_model(plan))
+
+
 def test_fine_tuning_starts_from_the_checkpoint(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
