@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
+from edgeres.backends.null import NullRunner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmark.latency import Latency, MeasureSettings, measure
-from edgeres.benchmark.nothing import NothingRunner
 from edgeres.benchmark.speedup import Speedup, speedup
 from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ModelError, UsageError
@@ -128,9 +128,8 @@ def benchmark(
             load_ms[name] = (time.perf_counter_ns() - start) / 1e6
         first = next(iter(runners.values()))
         images = inputs or made_up_inputs(single_input(first), batch_size)
-        found = measure(
-            runners, images, settings=settings, nothing=NothingRunner(first), progress=progress
-        )
+        nothing = NullRunner(first.inputs, first.outputs)
+        found = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
     reference = found[str(paths[0])]
     return Benchmark(
         environment=describe_environment(),
