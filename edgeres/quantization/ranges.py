@@ -1,0 +1,207 @@
+"""How each calibrator chooses a range from the statistics of one tensor.
+
+Every function is pure and works on the counted histogram with prefix sums, so that all thresholds
+are judged at once. A range is (low, high) for asymmetric 8 bits and a magnitude for symmetric int8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.quantization.histogram import BINS
+from edgeres.quantization.table import ChosenRange
+
+_ASYMMETRIC_LEVELS = 255
+_SYMMETRIC_LEVELS = 127
+_ENTROPY_CANDIDATES = 256
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the calibrators know of one tensor.
+
+    Attributes:
+        low: Smallest value seen.
+        high: Largest value seen.
+        mean_low: Mean over the images of each image's smallest value.
+        mean_high: Mean over the images of each image's largest value.
+        counts: Histogram as in :class:`~edgeres.quantization.histogram.GrowingHistogram`.
+        width: Width of a bin.
+        zeros: Number of exact zeros, which are not in ``counts``.
+    """
+
+    low: float
+    high: float
+    mean_low: float
+    mean_high: float
+    counts: NDArray[np.int64]
+    width: float
+    zeros: int
+
+
+def choose_all(summary: Summary, *, percentile: float) -> dict[str, ChosenRange]:
+    """Ranges of all calibrators for one tensor, keyed by calibrator name.
+
+    Args:
+        summary: Statistics of the tensor.
+        percentile: Share of the values to keep, in percent, for ``percentile``.
+    """
+    full = _range(summary.low, summary.high)
+    if summary.width == 0.0:
+        return dict.fromkeys(("minmax", "moving_average", "percentile", "entropy", "mse"), full)
+    return {
+        "minmax": full,
+        "moving_average": _range(summary.mean_low, summary.mean_high),
+        "percentile": percentile_range(summary, percentile),
+        "entropy": entropy_range(summary),
+        "mse": mse_range(summary),
+    }
+
+
+def percentile_range(summary: Summary, percentile: float) -> ChosenRange:
+    """Keeps the given share of all values (zeros counted), half of the rest on each side.
+
+    A tensor that has no values on one side gives the whole rest to the other.
+    """
+    counts = summary.counts.astype(np.float64)
+    counts[BINS] += summary.zeros
+    rest = (1.0 - percentile / 100.0) * counts.sum()
+    if summary.low < 0.0 < summary.high:
+        rest /= 2.0
+    below = np.cumsum(counts)
+    above = np.cumsum(counts[::-1])[::-1]
+    low_bin = int(np.searchsorted(below, rest, side="right"))
+    high_bin = int(np.searchsorted(-above, -rest, side="left")) - 1
+    low = (low_bin - BINS) * summary.width
+    high = (high_bin + 1 - BINS) * summary.width
+    return _range(max(low, summary.low), min(high, summary.high))
+
+
+def mse_range(summary: Summary) -> ChosenRange:
+    """Least squared error of 8-bit quantization.
+
+    Inside the range a value that is not zero errs by ``scale**2 / 12`` on average (uniform rounding
+    noise); outside it errs by its distance to the end. Low and high are searched together.
+    """
+    sums = _TailSums(summary)
+    low, high = _best_pair(sums, *sums.edges(step=32))
+    low, high = _best_pair(sums, *sums.edges(step=2, near=(low, high), reach=32))
+    magnitude = _best_magnitude(sums)
+    return ChosenRange(
+        min(max(low, summary.low), 0.0), max(min(high, summary.high), 0.0), magnitude
+    )
+
+
+def entropy_range(summary: Summary) -> ChosenRange:
+    """Least Kullback-Leibler divergence between the clipped and the quantized histogram.
+
+    The method of NVIDIA's INT8 calibration (S. Migacz, "8-bit Inference with TensorRT", GTC 2017)
+    on magnitudes, with exact zeros left out; 256 levels for the asymmetric range and 128 for the
+    symmetric one.
+    """
+    folded = (summary.counts[BINS:] + summary.counts[:BINS][::-1]).astype(np.float64)
+    two_sided = summary.low < 0.0 < summary.high
+    top = max(-summary.low, summary.high)
+    wide = min(_entropy_bins(folded, 128 if two_sided else 256) * summary.width, top)
+    narrow = min(_entropy_bins(folded, 128) * summary.width, top)
+    return ChosenRange(min(max(summary.low, -wide), 0.0), max(min(summary.high, wide), 0.0), narrow)
+
+
+def _range(low: float, high: float) -> ChosenRange:
+    return ChosenRange(min(low, 0.0), max(high, 0.0), max(-low, high, 0.0))
+
+
+class _TailSums:
+    """Prefix sums over the bins: squared clipping error beyond any bin edge in one look-up."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+        self.width = summary.width
+        centre = (np.arange(2 * BINS) - BINS + 0.5) * summary.width
+        counts = summary.counts.astype(np.float64)
+        moments = np.stack([counts, counts * centre, counts * centre**2])
+        self.upto = np.concatenate([np.zeros((3, 1)), np.cumsum(moments, axis=1)], axis=1)
+        self.all = self.upto[:, -1]
+
+    def edges(
+        self, *, step: int, near: tuple[float, float] | None = None, reach: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Candidate bin edges for the low and for the high end."""
+        first = int(np.floor(min(self.summary.low, 0.0) / self.width)) + BINS
+        last = int(np.ceil(max(self.summary.high, 0.0) / self.width)) + BINS
+        first, last = max(first, 0), min(last, 2 * BINS)
+        if near is None:
+            lows = np.append(np.arange(first, BINS, step), BINS)
+            highs = np.append(np.arange(last, BINS, -step), BINS)
+            return lows, highs
+        low, high = (round(end / self.width) + BINS for end in near)
+        lows = np.arange(max(first, low - reach), min(BINS, low + reach) + 1, step)
+        highs = np.arange(min(last, high + reach), max(BINS, high - reach) - 1, -step)
+        return lows, highs
+
+    def above(self, edge: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sum of squared distances to an edge of all values above it."""
+        n, first, second = self.all[:, None] - self.upto[:, edge]
+        value = (edge - BINS) * self.width
+        return np.asarray(second - 2 * value * first + value**2 * n)
+
+    def below(self, edge: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sum of squared distances to an edge of all values below it."""
+        n, first, second = self.upto[:, edge]
+        value = (edge - BINS) * self.width
+        return np.asarray(second - 2 * value * first + value**2 * n)
+
+
+def _best_pair(
+    sums: _TailSums, lows: NDArray[np.int64], highs: NDArray[np.int64]
+) -> tuple[float, float]:
+    scale = (highs[None, :] - lows[:, None]) * sums.width / _ASYMMETRIC_LEVELS
+    inside = sums.upto[0][highs][None, :] - sums.upto[0][lows][:, None]
+    error = inside * scale**2 / 12 + sums.below(lows)[:, None] + sums.above(highs)[None, :]
+    error[scale <= 0] = np.inf
+    row, column = np.unravel_index(int(error.argmin()), error.shape)
+    return (
+        float((lows[row] - BINS) * sums.width),
+        float((highs[column] - BINS) * sums.width),
+    )
+
+
+def _best_magnitude(sums: _TailSums) -> float:
+    top = max(-sums.summary.low, sums.summary.high)
+    steps = np.arange(1, min(int(np.ceil(top / sums.width)), BINS) + 1)
+    highs, lows = BINS + steps, BINS - steps
+    scale = steps * sums.width / _SYMMETRIC_LEVELS
+    inside = sums.upto[0][highs] - sums.upto[0][lows]
+    error = inside * scale**2 / 12 + sums.below(lows) + sums.above(highs)
+    return float(min(steps[int(error.argmin())] * sums.width, top))
+
+
+def _entropy_bins(counts: NDArray[np.float64], levels: int) -> int:
+    """Number of bins to keep, from ``levels`` up to the last bin that is not empty."""
+    used = int(np.flatnonzero(counts).max(initial=0)) + 1
+    if used <= levels:
+        return used
+    kept = np.unique(np.linspace(levels, used, _ENTROPY_CANDIDATES).astype(np.int64))
+    mass = np.concatenate([[0.0], np.cumsum(counts)])
+    filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
+    log_mass = np.concatenate([[0.0], np.cumsum(_xlogx(counts))])
+    total = mass[-1]
+    edges = (np.arange(levels + 1) * kept[:, None]) // levels
+    in_level = np.diff(mass[edges], axis=1)
+    bins_in_level = np.diff(filled[edges], axis=1)
+    # Each filled bin of a level stands for the level's mean; the outliers sit in the last bin.
+    mean = np.where(bins_in_level > 0, in_level / np.maximum(bins_in_level, 1.0), 1.0)
+    outliers, last = total - mass[kept], counts[kept - 1]
+    reference = log_mass[kept] + _xlogx(last + outliers) - _xlogx(last)
+    cross = (in_level * np.log(mean)).sum(axis=1)
+    cross += outliers * np.log(np.where(last > 0, mean[:, -1], 0.5))
+    # P sums to total, Q to mass[kept]: both are normalized to one.
+    divergence = (reference - cross) / total + np.log(mass[kept] / total)
+    return int(kept[int(divergence.argmin())])
+
+
+def _xlogx(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return counts * np.log(np.maximum(counts, 1.0))
