@@ -124,7 +124,7 @@ class Predictions:
         """
         about = json.loads(self._about()) | {"digest": self.digest}
         buffer = io.BytesIO()
-        np.savez_compressed(
+        np.savez(
             buffer,
             logits=np.ascontiguousarray(self.logits, dtype="<f4"),
             labels=np.ascontiguousarray(self.labels, dtype="<i8"),

@@ -62,11 +62,9 @@ def mcnemar_exact(
         UsageError: A count is negative.
     """
     _check_counts(lost, gained, max(lost + gained, 1))
-    if lost + gained == 0:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(lost, lost + gained, 0.5, alternative=alternative).pvalue)
+    if alternative == "greater":
+        return _heads_at_least(lost, lost + gained)
+    return min(1.0, 2 * _heads_at_least(max(lost, gained), lost + gained))
 
 
 def drop_upper(lost: int, gained: int, samples: int, confidence: float = 0.95) -> float:
@@ -151,6 +149,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
         adjusted[index] = largest
     return adjusted
+
+
+def _heads_at_least(heads: int, tosses: int) -> float:
+    """Probability that a fair coin falls on heads at least so often; exact up to rounding."""
+    log_all = tosses * math.log(2) - math.lgamma(tosses + 1)
+    terms = (
+        math.exp(-math.lgamma(k + 1) - math.lgamma(tosses - k + 1) - log_all)
+        for k in range(heads, tosses + 1)
+    )
+    return min(1.0, math.fsum(terms))
 
 
 def _score(b: float, c: float, drop: float) -> float:

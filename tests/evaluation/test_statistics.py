@@ -170,6 +170,19 @@ def test_mcnemar_is_a_fair_coin() -> None:
     assert mcnemar_exact(0, 6, "greater") == pytest.approx(1.0)
 
 
+@given(st.integers(0, 400), st.integers(0, 400), st.sampled_from(["two-sided", "greater"]))
+def test_mcnemar_agrees_with_scipy(lost: int, gained: int, alternative: str) -> None:
+    if lost + gained == 0:
+        return
+    expected = binomtest(lost, lost + gained, 0.5, alternative=alternative).pvalue
+    assert mcnemar_exact(lost, gained, alternative) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_many_pairs_is_quick_and_right() -> None:
+    expected = binomtest(25_300, 50_000, 0.5).pvalue
+    assert mcnemar_exact(25_300, 24_700) == pytest.approx(expected, rel=1e-7)
+
+
 def test_holm_adjusts_in_steps() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
