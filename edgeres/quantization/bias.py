@@ -1,0 +1,73 @@
+"""Bias correction: quantization shifts the mean of a layer's output, and the bias takes it back.
+
+Analytic (Nagel et al., arXiv 1906.04721, section 4.2): with weights off by ``d`` the output of a
+channel is off by ``sum_k d_k E[x_k]`` on average, known from the calibration's channel means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import UsageError
+from edgeres.quantization import graph as graphs
+from edgeres.quantization.graph import Layer
+from edgeres.quantization.weights import QuantizedWeight
+
+
+def corrected_bias(
+    layer: Layer,
+    weight: QuantizedWeight,
+    channel_mean: NDArray[np.float32],
+    input_shape: tuple[int, ...] = (),
+) -> NDArray[np.float32]:
+    """Analytic correction.
+
+    Args:
+        layer: The layer in float.
+        weight: Its INT8 weight.
+        channel_mean: ``(C,)`` mean of each input channel.
+        input_shape: ``(C, H, W)`` of the input; with it, kernel taps that fall into the padding
+            at the border are counted only as often as they meet the image.
+
+    Returns:
+        ``(M,) float32`` bias; starts from zero where the layer has none.
+
+    Raises:
+        UsageError: The means do not fit the layer.
+    """
+    rows, columns = layer.weight.shape
+    positions = int(np.prod(layer.kernel, dtype=np.int64)) if layer.kernel else 1
+    expected = columns // positions * layer.groups
+    if channel_mean.shape != (expected,):
+        raise UsageError(f"{layer.name} reads {expected} channels, got {channel_mean.shape} means.")
+    coverage = tap_coverage(layer, input_shape)
+    mean = channel_mean.astype(np.float64).reshape(layer.groups, -1, 1) * coverage
+    per_row = np.repeat(mean.reshape(layer.groups, columns), rows // layer.groups, axis=0)
+    error = weight.dequantized.astype(np.float64) - layer.weight
+    bias = np.zeros(rows) if layer.bias is None else layer.bias.astype(np.float64)
+    return np.asarray(bias - (error * per_row).sum(axis=1), np.float32)
+
+
+def tap_coverage(layer: Layer, input_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Share of the output positions at which each kernel tap meets the image, not the padding.
+
+    Returns:
+        ``(kernel positions,) float64`` in [0, 1]; ones where shape or explicit pads are missing.
+    """
+    size = input_shape[1:]
+    rank = len(layer.kernel)
+    pads = graphs.ints_attribute(layer.node, "pads", (0,) * (2 * rank))
+    if rank == 0 or len(size) != rank or "auto_pad" in layer.node.attributes:
+        return np.ones(int(np.prod(layer.kernel, dtype=np.int64)) if rank else 1)
+    strides = graphs.ints_attribute(layer.node, "strides", (1,) * rank)
+    dilations = graphs.ints_attribute(layer.node, "dilations", (1,) * rank)
+    coverage = np.ones(())
+    for axis in range(rank):
+        reach = dilations[axis] * (layer.kernel[axis] - 1) + 1
+        outputs = (size[axis] + pads[axis] + pads[rank + axis] - reach) // strides[axis] + 1
+        taps = np.arange(layer.kernel[axis])[:, None] * dilations[axis]
+        at = np.arange(max(outputs, 1))[None, :] * strides[axis] - pads[axis] + taps
+        met = ((at >= 0) & (at < size[axis])).mean(axis=1)
+        coverage = np.multiply.outer(coverage, met)
+    return np.asarray(coverage.reshape(-1))

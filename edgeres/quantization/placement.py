@@ -1,0 +1,194 @@
+"""Where Q/DQ stands: which tensors of an FP32 graph, and which readers, a rule set asks for.
+
+The placement follows what engines fuse. An INT8 op needs its float inputs behind a
+DequantizeLinear; an engine that fuses only DQ -> op -> Q needs its output quantized too
+(``quantize_outputs``). A Relu or Clip folds into the op before it, so the tensor behind it is the
+one that is quantized. At a residual Add either both inputs are quantized, or only the one on the
+skip path, so that the convolution on the main path can take the Add into its epilogue.
+
+Nothing here changes the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeres.backends.base import QdqRules
+from edgeres.quantization.graph import (
+    PASS_THROUGH,
+    RECTIFIERS,
+    WEIGHTED,
+    Layer,
+    consumers,
+    inputs,
+    is_activation,
+    layer_of,
+    node_name,
+    only_rectified,
+    value_name,
+)
+
+_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
+_DENSE = WEIGHTED - {"Conv"}
+_NO_ARITHMETIC = PASS_THROUGH | RECTIFIERS | {"Constant", "Shape", "Gather", "Concat", "Softmax"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a rule set asks of one graph.
+
+    Attributes:
+        layers: Weighted layers that become INT8, in topological order.
+        readers: Tensor name to the readers ``(node, input index)`` that take its dequantized
+            form; every other reader keeps the float tensor.
+        everywhere: Tensors of which every reader takes the dequantized form.
+        source: Tensor name to the tensor whose range it shares, because the op between only moves
+            or selects values.
+        quantized_nodes: Names of the nodes that become INT8.
+        float_nodes: Name to the reason, for arithmetic that stays float.
+    """
+
+    layers: tuple[Layer, ...]
+    readers: dict[str, tuple[tuple[ir.Node, int], ...]]
+    everywhere: frozenset[str]
+    source: dict[str, str]
+    quantized_nodes: tuple[str, ...]
+    float_nodes: dict[str, str]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """All tensors that take Q/DQ, in topological order."""
+        return tuple(self.readers)
+
+
+def place(graph: ir.Graph, rules: QdqRules) -> Placement:
+    """Decides where Q/DQ stands under a rule set."""
+    layers: list[Layer] = []
+    wanted: dict[str, list[tuple[ir.Node, int]]] = {}
+    everywhere: set[str] = set()
+    quantized: list[str] = []
+    in_float: dict[str, str] = {}
+    depth = _depths(graph)
+    for node in graph:
+        reason = _reason_for_float(node, rules)
+        if reason is not None:
+            if node.op_type not in _NO_ARITHMETIC:
+                in_float[node_name(node)] = reason
+            continue
+        quantized.append(node_name(node))
+        layer = layer_of(node)
+        if layer is not None:
+            layers.append(layer)
+        for index in _quantized_inputs(node, rules, depth):
+            value = node.inputs[index]
+            assert value is not None
+            wanted.setdefault(value_name(value), []).append((node, index))
+        if node.op_type in _POOLS or (rules.quantize_outputs and node.op_type not in _DENSE):
+            stored = _stored_output(node, rules)
+            if stored is not None:
+                wanted.setdefault(value_name(stored), [])
+                everywhere.add(value_name(stored))
+    readers = {
+        value_name(value): tuple(
+            consumers(value)
+            if value_name(value) in everywhere
+            else sorted(wanted[value_name(value)], key=lambda use: (node_name(use[0]), use[1]))
+        )
+        for value in _values(graph)
+        if value_name(value) in wanted
+    }
+    source = {name: _range_source(value) for name, value in _by_name(graph, readers).items()}
+    return Placement(
+        tuple(layers), readers, frozenset(everywhere), source, tuple(quantized), in_float
+    )
+
+
+def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
+    """Why a node stays float; ``None`` where it becomes INT8."""
+    if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
+        return f"{rules.name} runs {node.op_type} in float"
+    if node.op_type in WEIGHTED:
+        if layer_of(node) is None:
+            return f"this {node.op_type} has no constant float32 weight of the usual form"
+        return None
+    if node.op_type == "Add":
+        if not all(is_activation(value) for value in node.inputs):
+            return "this Add adds a constant"
+        return None
+    return (
+        None if is_activation(node.inputs[0]) else f"the input of this {node.op_type} is no image"
+    )
+
+
+def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:
+    """Indices of the inputs that must stand behind DequantizeLinear."""
+    if node.op_type != "Add":
+        return (0,)
+    if rules.residual == "both":
+        return (0, 1)
+    return (_skip_input(node, depth),)
+
+
+def _skip_input(node: ir.Node, depth: dict[str, int]) -> int:
+    """The input of a residual Add that comes by the shorter path: fewer convolutions before it."""
+    first, second = (depth[value_name(value)] for value in node.inputs if value is not None)
+    return 0 if first < second else 1
+
+
+def _depths(graph: ir.Graph) -> dict[str, int]:
+    """Most weighted layers on any path from the image to each tensor."""
+    depth = {value_name(value): 0 for value in inputs(graph)}
+    for node in graph:
+        before = max((depth.get(v.name or "", 0) for v in node.inputs if v is not None), default=0)
+        own = 1 if node.op_type in WEIGHTED else 0
+        for value in node.outputs:
+            depth[value_name(value)] = before + own
+    return depth
+
+
+def _stored_output(node: ir.Node, rules: QdqRules) -> ir.Value | None:
+    """The tensor that an INT8 op leaves in memory: its output, or what a folded Relu makes of it.
+
+    ``None`` for the logits, which stay float.
+    """
+    value = node.outputs[0]
+    if not rules.quantize_before_relu:
+        while only_rectified(value):
+            uses = consumers(value)
+            if len(uses) > 1:
+                break
+            value = uses[0][0].outputs[0]
+    reaches_logits = value.is_graph_output() or not consumers(value)
+    return None if reaches_logits or _only_moved_to_output(value) else value
+
+
+def _only_moved_to_output(value: ir.Value) -> bool:
+    """True where only moving ops or a Softmax stand between a tensor and the graph output."""
+    uses = consumers(value)
+    return bool(uses) and all(
+        node.op_type in PASS_THROUGH | {"Softmax"}
+        and (node.outputs[0].is_graph_output() or _only_moved_to_output(node.outputs[0]))
+        for node, _ in uses
+    )
+
+
+def _range_source(value: ir.Value) -> str:
+    """The tensor before all ops that only move or select values."""
+    node = value.producer()
+    while node is not None and node.op_type in PASS_THROUGH:
+        before = node.inputs[0]
+        assert before is not None
+        value, node = before, before.producer()
+    return value_name(value)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    """Inputs and outputs of all nodes, in topological order."""
+    return [*inputs(graph), *(value for node in graph for value in node.outputs)]
+
+
+def _by_name(graph: ir.Graph, names: Collection[str]) -> dict[str, ir.Value]:
+    return {value_name(v): v for v in _values(graph) if v.name and v.name in names}

@@ -1,0 +1,142 @@
+"""Writes Q/DQ into an FP32 graph: activations, weights and biases, as the placement asks.
+
+Weights are stored as INT8 behind a DequantizeLinear alone, a quarter of the float file. Names are
+made from the names in the FP32 model, so equal inputs give equal bytes and every Q/DQ node can be
+traced to its tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.backends.base import QdqRules
+from edgeres.quantization.graph import Layer, value_name
+from edgeres.quantization.placement import Placement
+from edgeres.quantization.scales import QuantParams, quantize_bias
+from edgeres.quantization.weights import QuantizedWeight
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A layer's INT8 weight and the bias that goes with it (``None`` where the op takes none)."""
+
+    layer: Layer
+    weight: QuantizedWeight
+    bias: NDArray[np.float32] | None
+    input_scale: float
+
+
+def insert_activations(
+    graph: ir.Graph, placement: Placement, params: Mapping[str, QuantParams]
+) -> None:
+    """Puts one Q/DQ pair on each tensor of the placement and moves its readers behind it.
+
+    Args:
+        graph: Changed in place.
+        placement: Of this very graph.
+        params: Scale and zero point by tensor name.
+    """
+    values = {value_name(v): v for v in (*graph.inputs, *_outputs(graph)) if v.name}
+    for name, readers in placement.readers.items():
+        value, chosen = values[name], params[name]
+        scale = _initializer(graph, f"{name}_scale", np.float32(chosen.scale))
+        zero = _initializer(
+            graph, f"{name}_zero_point", np.dtype(chosen.dtype).type(chosen.zero_point)
+        )
+        quantize = _node(QUANTIZE, [value, scale, zero], name)
+        dequantize = _node(DEQUANTIZE, [quantize.outputs[0], scale, zero], name)
+        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = value.dtype, value.shape
+        quantize.outputs[0].dtype = ir.DataType[chosen.dtype.upper()]
+        quantize.outputs[0].shape = value.shape
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], [quantize, dequantize])
+        else:
+            graph.insert_after(producer, [quantize, dequantize])
+        for node, index in readers:
+            node.replace_input_with(index, dequantize.outputs[0])
+
+
+def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None:
+    """Replaces a layer's weight (and bias, where the rules quantize it) by its INT8 form.
+
+    Args:
+        graph: Changed in place.
+        item: The layer of this very graph and what it becomes.
+        rules: Whether the bias is int32 or float.
+    """
+    layer, weight = item.layer, item.weight
+    per_channel = weight.scales.size > 1 or layer.weight.shape[0] == 1
+    scales = weight.scales if per_channel else weight.scales.reshape(())
+    dequantize = _constant(
+        graph, f"{layer.name}.weight", layer.stored(weight.values), scales, axis=layer.channel_axis
+    )
+    graph.insert_before(layer.node, dequantize)
+    layer.node.replace_input_with(1, dequantize.outputs[0])
+    if item.bias is None:
+        return
+    if rules.bias == "int32":
+        channel_scales = np.broadcast_to(weight.scales, item.bias.shape).astype(np.float32)
+        stored = quantize_bias(item.bias, item.input_scale, channel_scales)
+        bias_scales = (np.float32(item.input_scale) * channel_scales).astype(np.float32)
+        node = _constant(graph, f"{layer.name}.bias", stored, bias_scales, axis=0)
+        graph.insert_before(layer.node, node)
+        bias = node.outputs[0]
+    else:
+        bias = _initializer(graph, f"{layer.name}.bias_float", item.bias.astype(np.float32))
+    if len(layer.node.inputs) > 2:
+        layer.node.replace_input_with(2, bias)
+    else:
+        layer.node.resize_inputs(3)
+        layer.node.replace_input_with(2, bias)
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Removes initializers that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _constant(
+    graph: ir.Graph,
+    name: str,
+    values: NDArray[np.generic],
+    scales: NDArray[np.float32],
+    *,
+    axis: int,
+) -> ir.Node:
+    """An integer initializer behind a DequantizeLinear with zero point 0."""
+    stored = _initializer(graph, f"{name}_quantized", values)
+    scale = _initializer(graph, f"{name}_scale", scales)
+    zero = _initializer(graph, f"{name}_zero_point", np.zeros(scales.shape, values.dtype))
+    node = _node(DEQUANTIZE, [stored, scale, zero], name, axis=axis if scales.ndim else None)
+    node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(values.shape)
+    return node
+
+
+def _node(op: str, inputs: list[ir.Value], name: str, *, axis: int | None = None) -> ir.Node:
+    suffix = "quantized" if op == QUANTIZE else "dequantized"
+    output = ir.Value(name=f"{name}_{suffix}")
+    attributes = {} if axis is None else {"axis": axis}
+    return ir.node(op, inputs, attributes, outputs=[output], name=f"{name}_{op}")
+
+
+def _initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic) -> ir.Value:
+    tensor = ir.tensor(np.asarray(content), name=name)
+    value = ir.Value(
+        name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _outputs(graph: ir.Graph) -> list[ir.Value]:
+    return [value for node in graph for value in node.outputs]

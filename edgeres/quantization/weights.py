@@ -1,0 +1,206 @@
+"""INT8 weights of one layer: the scale of each output channel by search, saturation-safe if asked.
+
+For every channel a row of candidate scales is tried and the one of least squared output error is
+kept. The output error of an error ``d`` in the weights is ``sum_k h_k d_k**2``, with ``h_k`` the
+energy of the activation that weight ``k`` multiplies. Where pairs must be saturation-safe, each
+candidate is judged after its pairs were moved: a larger scale breaks the rule less often, a smaller
+one rounds finer, and the search weighs the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import UsageError
+from edgeres.quantization.graph import Layer
+from edgeres.quantization.pairing import Pairs, pairings
+from edgeres.quantization.saturation import SaturationProof, move_pairs, prove, require_safe
+from edgeres.quantization.scales import MIN_SCALE, WEIGHT_LEVELS
+
+#: Candidate scales as multiples of ``max(abs(w)) / 127``, first rough, then around the best. At
+#: 127/64 no pair can break the saturation rule: these are the 7-bit weights of other tools.
+_ROUGH = (0.70, 0.78, 0.86, 0.92, 0.96, 1.0)
+_ROUGH_SAFE = (*_ROUGH, 1.08, 1.18, 1.30, 1.45, 1.62, 1.80, 127 / 64)
+_FINE = (0.96, 0.98, 0.99, 1.01, 1.02, 1.04)
+_BLOCK_NUMBERS = 1 << 18
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """The INT8 weight of one layer.
+
+    Attributes:
+        values: ``(M, K) int8`` in -127..127.
+        scales: ``(M,) float32``, or ``(1,)`` for one scale for the whole tensor.
+        dead_channels: Output channels whose weights are all zero or too small for any scale.
+        proof: Bound over all pairs; for weights that were not made safe it may be unsafe.
+        sqnr_db: Signal to quantization noise of the weights, in dB; ``inf`` where exact.
+    """
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    dead_channels: tuple[int, ...]
+    proof: SaturationProof
+    sqnr_db: float
+
+    @property
+    def dequantized(self) -> NDArray[np.float32]:
+        """``(M, K) float32`` weights that the engine computes with."""
+        return self.values.astype(np.float32) * self.scales[:, None]
+
+
+def quantize_weight(
+    layer: Layer,
+    *,
+    per_channel: bool = True,
+    least_scales: NDArray[np.float64] | None = None,
+    energy: NDArray[np.float32] | None = None,
+    saturating: bool = False,
+) -> QuantizedWeight:
+    """Quantizes the weight of a layer to INT8.
+
+    Args:
+        layer: The layer.
+        per_channel: One scale per output channel, or one for the tensor.
+        least_scales: ``(M,)`` lower bounds, so that an INT32 bias cannot overflow.
+        energy: ``(C,)`` mean square (or variance, where the mean error is corrected in the bias)
+            of each input channel; ``None`` weighs all alike.
+        saturating: Make all pairs safe.
+
+    Raises:
+        UsageError: ``energy`` or ``least_scales`` does not fit the layer.
+        StageError: The result is not safe (never expected).
+    """
+    rows, columns = layer.weight.shape
+    packings = pairings(columns, layer.kernel)
+    importance = _importance(layer, energy)
+    floor = np.full(rows, MIN_SCALE)
+    if least_scales is not None:
+        if least_scales.shape != (rows,):
+            raise UsageError(f"{layer.name} has {rows} channels, got {least_scales.shape} scales.")
+        floor = np.maximum(floor, least_scales)
+    peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
+    dead = peak < WEIGHT_LEVELS * MIN_SCALE
+    used = packings if saturating else ()
+    if per_channel:
+        scales = _search_rows(layer.weight, importance, _base(peak, dead), floor, used)
+    else:
+        scales = _search_tensor(layer.weight, importance, peak, floor, used)
+    exact = layer.weight / scales[:, None]
+    whole = _rounded(exact)
+    moved = move_pairs(whole, exact, importance, used) if saturating else 0
+    values = whole.astype(np.int8)
+    proof = prove(values, packings, moved=moved)
+    if saturating:
+        require_safe(layer.name, proof)
+    return QuantizedWeight(
+        values=values,
+        scales=scales if per_channel else scales[:1],
+        dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
+        proof=proof,
+        sqnr_db=_sqnr_db(layer.weight, whole * scales[:, None]),
+    )
+
+
+def _importance(layer: Layer, energy: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """``(M, K)`` or ``(1, K)``: the input channel's energy for every weight, mean 1."""
+    rows, columns = layer.weight.shape
+    positions = int(np.prod(layer.kernel, dtype=np.int64)) if layer.kernel else 1
+    if energy is None:
+        return np.ones((1, columns), np.float32)
+    expected = columns // positions * layer.groups
+    if energy.shape != (expected,):
+        raise UsageError(f"{layer.name} reads {expected} channels, got {energy.shape} energies.")
+    mean = float(energy.mean())
+    if not mean > 0.0:
+        return np.ones((1, columns), np.float32)
+    # A channel that was silent in calibration still weighs a little.
+    weighting = np.maximum(energy / mean, 1e-3).astype(np.float32)
+    by_group = np.repeat(weighting.reshape(layer.groups, -1), positions, axis=1)
+    return np.repeat(by_group, rows // layer.groups, axis=0) if layer.groups > 1 else by_group
+
+
+def _base(peak: NDArray[np.float64], dead: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Full-range scale per channel; a dead one gets the median of the living, which is valid."""
+    alive = peak[~dead]
+    substitute = float(np.median(alive)) if alive.size else 1.0
+    return np.where(dead, substitute, peak) / WEIGHT_LEVELS
+
+
+def _search_rows(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    base: NDArray[np.float64],
+    floor: NDArray[np.float64],
+    packings: tuple[Pairs, ...],
+) -> NDArray[np.float32]:
+    """Best scale of each row, in blocks of rows that stay in the cache."""
+    scales = np.empty(len(weight), np.float32)
+    step = max(1, _BLOCK_NUMBERS // weight.shape[1])
+    for start in range(0, len(weight), step):
+        block = slice(start, start + step)
+        weighting = importance if len(importance) == 1 else importance[block]
+        best = np.full(len(weight[block]), np.inf)
+        chosen = np.maximum(base[block], floor[block]).astype(np.float32)
+        for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
+            centre = base[block] if factors is not _FINE else chosen.astype(np.float64)
+            for factor in factors:
+                trial = np.maximum(centre * factor, floor[block]).astype(np.float32)
+                error = _errors(weight[block], weighting, trial, packings)
+                better = error < best
+                best = np.where(better, error, best)
+                chosen = np.where(better, trial, chosen)
+        scales[block] = chosen
+    return scales
+
+
+def _search_tensor(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    peak: NDArray[np.float64],
+    floor: NDArray[np.float64],
+    packings: tuple[Pairs, ...],
+) -> NDArray[np.float32]:
+    """Best single scale, repeated for every row."""
+    base = (float(peak.max(initial=0.0)) or 1.0) / WEIGHT_LEVELS
+    least = float(floor.max(initial=MIN_SCALE))
+    best, chosen = np.inf, np.float32(max(base, least))
+    for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
+        centre = base if factors is not _FINE else float(chosen)
+        for factor in factors:
+            trial = np.full(len(weight), max(centre * factor, least), np.float32)
+            error = float(_errors(weight, importance, trial, packings).sum())
+            if error < best:
+                best, chosen = error, trial[0]
+    return np.full(len(weight), chosen, np.float32)
+
+
+def _errors(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    packings: tuple[Pairs, ...],
+) -> NDArray[np.float64]:
+    """Weighted squared error of each row at these scales, after moving its pairs."""
+    exact = weight / scales[:, None]
+    whole = _rounded(exact)
+    if packings:
+        move_pairs(whole, exact, importance, packings)
+    difference = whole - exact
+    error = np.sum(difference * difference * importance, axis=1, dtype=np.float64)
+    return np.asarray(error * scales.astype(np.float64) ** 2)
+
+
+def _rounded(exact: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.clip(np.rint(exact), -WEIGHT_LEVELS, WEIGHT_LEVELS)
+
+
+def _sqnr_db(weight: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    noise = float(np.square((weight - other).astype(np.float64)).sum())
+    signal = float(np.square(weight.astype(np.float64)).sum())
+    if noise == 0.0 or signal == 0.0:
+        return float("inf") if noise == 0.0 else float("-inf")
+    return float(10 * np.log10(signal / noise))
