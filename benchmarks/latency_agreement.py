@@ -38,7 +38,7 @@ def bare_loop_ms(path: Path, threads: int | None, seconds: float) -> float:
         feeds = [{source.name: images} for images in made_up_inputs(source, 1)]
         for feed in feeds * 5:
             runner.infer(feed)
-        times = []
+        times: list[int] = []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter_ns()

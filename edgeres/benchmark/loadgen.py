@@ -181,25 +181,28 @@ class _System:
 
 
 def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Path) -> None:
-    """Runs LoadGen; queries of the server scenario wait in a line so that arrivals never do."""
+    """Runs LoadGen. Server queries wait in a line, so that none holds up the next arrival."""
     waiting: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
     failures: list[Exception] = []
 
+    def answer(samples: Sequence[Any]) -> None:
+        try:
+            system.answer(loadgen, samples)
+        except Exception as error:  # LoadGen would wait for ever; told after the run
+            failures.append(error)
+            done = [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
+            loadgen.QuerySamplesComplete(done)
+
     def serve() -> None:
         while (samples := waiting.get()) is not None:
-            try:
-                system.answer(loadgen, samples)
-            except Exception as error:  # LoadGen would wait for ever; told after the run
-                failures.append(error)
-                done = [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
-                loadgen.QuerySamplesComplete(done)
+            answer(samples)
 
     def nothing(*_: object) -> None:
         """All samples are in memory already, and no query is held back."""
 
     worker = threading.Thread(target=serve, name="edgeres-loadgen")
     worker.start()
-    sut = loadgen.ConstructSUT(waiting.put, nothing)
+    sut = loadgen.ConstructSUT(waiting.put if settings.scenario == "server" else answer, nothing)
     qsl = loadgen.ConstructQSL(system.samples, system.samples, nothing, nothing)
     try:
         loadgen.StartTestWithLogSettings(

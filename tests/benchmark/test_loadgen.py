@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
-from edgeres.benchmark.loadgen import LoadGenSettings, run_loadgen
+from edgeres.benchmark.loadgen import LoadGenSettings, _start, run_loadgen
 from edgeres.benchmark.loadgen_summary import parse_summary
 from edgeres.errors import ArtefactError, BackendMissingError, StageError, UsageError
 
@@ -150,6 +150,22 @@ def test_a_server_run(engine: Path) -> None:
         scenario="server", seconds=0.2, min_queries=20, target_qps=100, threads=1
     )
     assert run_loadgen(engine, settings).percentiles_ms["p50"] > 0
+
+
+@pytest.mark.parametrize("scenario", ["single_stream", "server"])
+def test_an_engine_that_fails_ends_the_run(scenario: str, tmp_path: Path) -> None:
+    loadgen = pytest.importorskip("mlperf_loadgen", reason="MLPerf LoadGen is not installed")
+
+    class Failing:
+        samples = 4
+        samples_per_s = 1e4
+
+        def answer(self, loadgen, samples) -> None:
+            raise StageError("the engine ran out of memory.")
+
+    settings = LoadGenSettings(scenario=scenario, seconds=0.05, min_queries=5, target_qps=200)
+    with pytest.raises(StageError, match="out of memory"):
+        _start(loadgen, Failing(), settings, tmp_path)
 
 
 def test_missing_loadgen_says_how_to_get_it(engine: Path, monkeypatch) -> None:
