@@ -102,6 +102,13 @@ def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     shape = static_shape(node.outputs[0])
     if shape is None or math.prod(shape) > _LARGEST:
         return None
-    evaluator = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset})
-    (result,) = evaluator.run(None, feeds)
+    try:
+        (result,) = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset}).run(None, feeds)
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy's and the evaluator's own, whatever the node asks for
+        raise ModelError(
+            f"{node.op_type} node '{node.name}' cannot be computed from its constants: {error}.",
+            hint="Check the model with onnx.checker and export it again.",
+        ) from error
     return np.asarray(result)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeres.child import JsonValue, run_limited
 from edgeres.errors import UsageError
 from edgeres.export.foreign_checks import Layout
-from edgeres.export.parity import ParityReport, Tolerance
+from edgeres.export.parity import ParityReport, Tolerance, runtime
 from edgeres.files import disk_errors, file_sha256, sync
 
 F32 = NDArray[np.float32]
@@ -108,6 +108,7 @@ def import_onnx(
         raise UsageError(f"Expected opset {OLDEST_OPSET} or later, got {opset}.")
     if layout not in ("nchw", "nhwc"):
         raise UsageError(f"Expected layout nchw or nhwc, got '{layout}'.")
+    runtime()  # said before the work, not after it
     limits = tolerance or Tolerance()
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)

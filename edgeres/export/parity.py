@@ -169,6 +169,22 @@ def _flips(expected: F32, found: F32, limit: float) -> int:
     return int(((best != chosen) & (margin > 2 * limit)).sum())
 
 
+def runtime() -> Any:
+    """ONNX Runtime's module.
+
+    Raises:
+        BackendMissingError: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendMissingError(
+            "The parity gate needs ONNX Runtime, which is not installed.",
+            hint="pip install 'edgeres[onnxruntime]'",
+        ) from error
+    return onnxruntime
+
+
 def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
     """Opens an ONNX model on the CPU with ONNX Runtime.
 
@@ -176,13 +192,7 @@ def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
         BackendMissingError: ONNX Runtime is not installed.
         StageError: ONNX Runtime rejects the model.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendMissingError(
-            "The parity gate needs ONNX Runtime, which is not installed.",
-            hint="pip install 'edgeres[onnxruntime]'",
-        ) from error
+    ort = runtime()
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.log_severity_level = 4  # what fails is raised, and said once

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeres.export.parity import BATCH_SIZES, Outputs, ParityReport, Tolerance, check_parity
+from edgeres.export.parity import (
+    BATCH_SIZES,
+    Outputs,
+    ParityReport,
+    Tolerance,
+    check_parity,
+    runtime,
+)
 from edgeres.export.passes import normal_form, to_bytes
 from edgeres.export.trace import check_request, ready, trace
 from edgeres.files import write_atomic
@@ -79,6 +86,7 @@ def export_onnx(
         StorageError: The file cannot be written.
     """
     check_request(sample_shape, opset)
+    runtime()  # said before the work, not after it
     network = ready(module)
     model = trace(
         network,

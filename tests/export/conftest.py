@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -152,3 +153,18 @@ def odd_net(shake: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """The tiny network with fixed weights."""
     torch.manual_seed(0)
     return shake(OddNet())
+
+
+@pytest.fixture(scope="session")
+def small_net(shake: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """One convolution and a classifier: the quickest network to export."""
+    torch.manual_seed(1)
+    layers = {
+        "conv": nn.Conv2d(3, 4, 3, bias=False),
+        "bn": nn.BatchNorm2d(4),
+        "relu": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(4, 5),
+    }
+    return shake(nn.Sequential(OrderedDict(layers)))
