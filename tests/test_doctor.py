@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
 
-from edgeres import doctor as module
 from edgeres.backends import backend_names, get_backend
 from edgeres.doctor import BackendHealth, backend_health, describe_backend, doctor
 from edgeres.errors import BackendMissingError, StageError
@@ -58,7 +58,7 @@ def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
         health = BackendHealth(arguments["name"], None, None, ("cpu",), {"x": "1"}, {"cpu": True})
         return {**vars(health), "devices": ["cpu"]}
 
-    monkeypatch.setattr(module, "run_limited", crash)
+    monkeypatch.setattr(importlib.import_module("edgeres.doctor"), "run_limited", crash)
     steps: list[tuple[int, int]] = []
     found = doctor(progress=lambda done, total: steps.append((done, total)))
     assert [b.name for b in found.backends] == list(backend_names())
