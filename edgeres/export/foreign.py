@@ -32,7 +32,7 @@ from edgeres.export.foreign_checks import (
 from edgeres.export.original import Original, before_activation, expose
 from edgeres.export.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
 from edgeres.export.passes import normal_form, run_pass, to_bytes
-from edgeres.export.shapes import set_batch
+from edgeres.export.shapes import one_line, set_batch
 
 
 def normalize_file(
@@ -95,7 +95,7 @@ def _check_well_formed(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model)
     except Exception as error:  # the C++ checker raises types of its own
         raise ModelError(
-            f"The file is no valid ONNX model: {' '.join(str(error).split())[:300]}.",
+            f"The file is no valid ONNX model: {one_line(error)}.",
             hint="Export it again.",
         ) from error
 
@@ -109,7 +109,7 @@ def _upgraded(model: onnx.ModelProto, source_opset: int, opset: int) -> onnx.Mod
     except Exception as error:  # the C++ converter raises types of its own
         raise ModelError(
             f"The model cannot be upgraded from opset {source_opset} to {opset}: "
-            f"{' '.join(str(error).split())[:300]}.",
+            f"{one_line(error)}.",
             hint=f"Export it again with opset {opset}.",
         ) from error
 

@@ -44,7 +44,7 @@ def infer(model: ir.Model) -> None:
         ).graph
     except Exception as error:  # the C++ side raises several types
         raise ModelError(
-            f"The graph's shapes contradict each other: {_one_line(error)}.",
+            f"The graph's shapes contradict each other: {one_line(error)}.",
             hint="Check the model with onnx.checker and export it again.",
         ) from error
     found = {v.name: v for v in (*graph.value_info, *graph.output)}
@@ -92,5 +92,6 @@ def _shape(info: onnx.ValueInfoProto) -> ir.Shape | None:
     return ir.Shape(dims)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """A foreign exception's text on one line of bearable length, without its full stop."""
     return " ".join(str(error).split())[:400].rstrip(".")
