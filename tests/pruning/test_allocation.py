@@ -1,0 +1,167 @@
+"""Widths: rounding, floors, budgets, and what the search gives against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeres.errors import UsageError
+from edgeres.models.cost import count_macs, layer_macs
+from edgeres.pruning.allocation import (
+    Choices,
+    allocate_by_importance,
+    allocate_uniform,
+    width_choices,
+)
+from edgeres.pruning.budget import MacsCost
+from edgeres.pruning.groups import ChannelGraph, ChannelGroup
+
+
+def group(channels: int, unit: int = 1, name: str = "g") -> ChannelGroup:
+    return ChannelGroup(name, channels, unit, ())
+
+
+@pytest.mark.parametrize(
+    ("channels", "unit", "round_to", "least", "widths"),
+    [
+        (32, 1, 8, 3.2, (8, 16, 24, 32)),
+        (32, 1, 8, 9.0, (16, 24, 32)),
+        (20, 1, 8, 1.0, (8, 16, 20)),
+        (32, 16, 8, 1.0, (16, 32)),
+        (24, 3, 8, 1.0, (24,)),
+        (6, 1, 8, 0.6, (6,)),
+        (1, 1, 1, 0.1, (1,)),
+        (4, 1, 1, 0.4, (1, 2, 3, 4)),
+    ],
+)
+def test_width_choices(
+    channels: int, unit: int, round_to: int, least: float, widths: tuple[int, ...]
+) -> None:
+    scores = np.arange(channels, dtype=np.float64)[::-1].copy()
+    found = width_choices(group(channels, unit), scores, round_to=round_to, least=least)
+    assert found.widths == widths
+    # the lowest scores are lost first
+    assert found.losses == tuple(sum(range(channels - w)) for w in widths)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[Choices], list[float], float]:
+    """Groups with convex losses, a price a channel for each, and a budget above the floor."""
+    count = draw(st.integers(1, 4))
+    choices, prices = [], []
+    for i in range(count):
+        steps = sorted(draw(st.lists(st.floats(0.01, 10), min_size=1, max_size=4)))
+        choices.append(
+            Choices(
+                f"g{i}",
+                tuple(8 * (k + 1) for k in range(len(steps) + 1)),
+                tuple(reversed([0.0, *np.cumsum(steps).tolist()])),
+            )
+        )
+        prices.append(draw(st.floats(0.1, 10)))
+    floor = sum(p * c.widths[0] for p, c in zip(prices, choices, strict=True))
+    full = sum(p * c.widths[-1] for p, c in zip(prices, choices, strict=True))
+    return choices, prices, floor + draw(st.floats(0, 1)) * (full - floor) + 1e-9
+
+
+@settings(deadline=None)
+@given(problems())
+def test_both_allocations_keep_the_budget_and_leave_no_room(
+    problem: tuple[list[Choices], list[float], float],
+) -> None:
+    choices, prices, budget = problem
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(p * widths[c.name] for p, c in zip(prices, choices, strict=True))
+
+    for allocate in (allocate_uniform, allocate_by_importance):
+        widths = allocate(choices, cost, budget)
+        assert cost(widths) <= budget
+        for choice in choices:
+            assert widths[choice.name] in choice.widths
+    # by importance: no single group could be wider
+    for choice in choices:
+        for wider in choice.widths:
+            if wider > widths[choice.name]:
+                assert cost({**widths, choice.name: wider}) > budget
+
+
+@settings(deadline=None)
+@given(problems())
+def test_by_importance_is_within_one_step_of_the_best(
+    problem: tuple[list[Choices], list[float], float],
+) -> None:
+    """Greedy knapsack with convex losses: at most the last step's loss above the optimum."""
+    choices, prices, budget = problem
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(p * widths[c.name] for p, c in zip(prices, choices, strict=True))
+
+    def loss(widths: dict[str, int]) -> float:
+        return sum(c.losses[c.widths.index(widths[c.name])] for c in choices)
+
+    everything = (
+        dict(zip([c.name for c in choices], widths, strict=True))
+        for widths in itertools.product(*(c.widths for c in choices))
+    )
+    best = min(loss(widths) for widths in everything if cost(widths) <= budget)
+    largest_step = max(a - b for c in choices for a, b in itertools.pairwise(c.losses))
+    assert loss(allocate_by_importance(choices, cost, budget)) <= best + largest_step + 1e-9
+
+
+def test_stairs_of_a_device_are_walked_down() -> None:
+    """Milliseconds that fall only every 16 channels: steps that save nothing are passed."""
+    choices = [Choices("g", (8, 16, 24, 32), (9.0, 4.0, 1.0, 0.0))]
+
+    def cost(widths: dict[str, int]) -> float:
+        return -(-widths["g"] // 16) * 1.0
+
+    assert allocate_by_importance(choices, cost, 1.5) == {"g": 16}
+    assert allocate_uniform(choices, cost, 1.5) == {"g": 16}
+    assert allocate_by_importance(choices, cost, 2.0) == {"g": 32}
+
+
+def test_a_budget_below_the_floor_names_layer_and_floor() -> None:
+    choices = [Choices("a", (8, 64), (1.0, 0.0)), Choices("b", (16, 32), (1.0, 0.0))]
+
+    def cost(widths: dict[str, int]) -> float:
+        return float(sum(widths.values()))
+
+    for allocate in (allocate_uniform, allocate_by_importance):
+        with pytest.raises(
+            UsageError, match=r"0\.250 of the cost.*budget of 0\.200; 'b' .* 16 of 32"
+        ):
+            allocate(choices, cost, 0.2 * 96)
+        assert allocate(choices, cost, 24) == {"a": 8, "b": 16}
+        with pytest.raises(UsageError, match="Nothing can be pruned"):
+            allocate([Choices("a", (64,), (0.0,))], cost, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("resnet20", (1, 12, 12)), ("resnext50_32x4d", (3, 32, 32)), ("seresnet18", (3, 32, 32))],
+)
+def test_predicted_cost_is_the_cost(
+    name: str, shape: tuple[int, int, int], network: Callable
+) -> None:
+    module, _ = network(name, in_channels=shape[0], width_multiplier=0.5)
+    graph = ChannelGraph(module, shape)
+    macs = layer_macs(module, shape)
+    cost = MacsCost(graph.groups, macs)
+    assert cost.total == cost({}) == count_macs(module, shape)
+    assert cost.share_of(graph.groups[0]) == pytest.approx(
+        sum(macs[m.layer] for m in graph.groups[0].members if m.layer in macs) / cost.total
+    )
+    generator = np.random.default_rng(0)
+    removed = {
+        g.name: list(range(g.unit * int(generator.integers(0, g.channels // g.unit))))
+        for g in graph.groups
+    }
+    widths = {g.name: g.channels - len(removed[g.name]) for g in graph.groups}
+    graph.remove(removed)
+    assert cost(widths) == pytest.approx(count_macs(module, shape), rel=1e-12)

@@ -1,0 +1,142 @@
+"""Pruning and fine-tuning on images: accuracy comes back, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import ArtefactError, UsageError
+from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
+from edgeres.models.cost import count_macs
+from edgeres.pruning.recover import PRUNED_NAME, prune_and_finetune
+from edgeres.pruning.settings import PruneSettings, finetune_settings
+from edgeres.training.loop import train
+
+CLASSES = ("dark", "left", "right")
+PREPROCESS = Preprocess(mean=(0.3,), std=(0.4,), channels=1)
+TUNING = finetune_settings(
+    epochs=2, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
+)
+SETTINGS = PruneSettings(macs_ratio=0.4, round_to=4, samples=64, finetune=TUNING)
+
+
+def halves(count: int, seed: int) -> ArrayDataset:
+    """Noise with a bright half that says the class."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 90, (count, 8, 8), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % 3
+    images[labels == 1, :, :4] += 150
+    images[labels == 2, :, 4:] += 150
+    return ArrayDataset(f"halves-{seed}", images, labels, CLASSES)
+
+
+TRAIN, HELD_OUT = halves(192, 0), halves(48, 1)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    settings = replace(
+        TUNING, architecture="resnet20", width_multiplier=0.5, epochs=3, distill_weight=0.0
+    )
+    output = tmp_path_factory.mktemp("dense")
+    torch.set_num_threads(1)
+    return load_checkpoint(
+        train(settings, TRAIN, HELD_OUT, output, preprocess=PREPROCESS).checkpoint
+    )
+
+
+def top1(checkpoint: Checkpoint) -> float:
+    images = np.stack([PREPROCESS.apply(HELD_OUT.image(i)) for i in range(len(HELD_OUT))])
+    with torch.no_grad():
+        answers = load_module(checkpoint)(torch.from_numpy(images)).argmax(1).numpy()
+    return float((answers == HELD_OUT.labels).mean())
+
+
+def test_accuracy_comes_back(dense: Checkpoint, tmp_path: Path) -> None:
+    assert top1(dense) > 0.95
+    seen: list[tuple[int, int]] = []
+    pruned = prune_and_finetune(
+        dense, SETTINGS, TRAIN, HELD_OUT, tmp_path, progress=lambda *s: seen.append(s)
+    )
+    ratio = count_macs(load_module(pruned), (1, 8, 8)) / count_macs(load_module(dense), (1, 8, 8))
+    assert ratio <= 0.4
+    assert float(pruned.metadata["macs_ratio"]) == pytest.approx(ratio, abs=1e-6)
+    assert top1(pruned) > 0.95
+    assert float(pruned.metadata["held_out_top1"]) == pytest.approx(top1(pruned), abs=1e-4)
+    assert json.loads(pruned.metadata["pruning"])["importance"] == SETTINGS.importance
+    assert pruned.preprocess == dense.preprocess
+    assert pruned.class_names == CLASSES
+    assert seen == [(i, 12) for i in range(1, 13)]  # 192 / 32 steps, two epochs
+    # a second call finds everything done, without a step of training
+    seen.clear()
+    again = prune_and_finetune(
+        dense, SETTINGS, TRAIN, HELD_OUT, tmp_path, progress=lambda *s: seen.append(s)
+    )
+    assert seen == []
+    assert all(torch.equal(again.state[k], v) for k, v in pruned.state.items())
+
+
+def test_an_interrupted_run_goes_on(dense: Checkpoint, tmp_path: Path) -> None:
+    whole = prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "whole")
+
+    def stop(step: int, _: int) -> None:
+        if step == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=stop)
+    started = (tmp_path / "cut" / PRUNED_NAME).read_bytes()
+    seen: list[int] = []
+    resumed = prune_and_finetune(
+        dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=lambda s, _: seen.append(s)
+    )
+    assert seen[0] == 7  # the second epoch
+    assert (tmp_path / "cut" / PRUNED_NAME).read_bytes() == started
+    assert resumed.plan == whole.plan
+    assert all(torch.equal(resumed.state[k], v) for k, v in whole.state.items())
+
+
+def test_rounds_with_training_between(dense: Checkpoint, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2, epochs_between=1)
+    seen: list[tuple[int, int]] = []
+    pruned = prune_and_finetune(
+        dense, settings, TRAIN, HELD_OUT, tmp_path, progress=lambda *s: seen.append(s)
+    )
+    assert seen == [(i, 18) for i in range(1, 19)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-1", "round-2"]
+    between = load_checkpoint(tmp_path / "round-1" / PRUNED_NAME)
+    macs = [count_macs(load_module(c), (1, 8, 8)) for c in (dense, between, pruned)]
+    assert 0.4**0.5 - 0.1 < macs[1] / macs[0] <= 0.4**0.5
+    assert macs[2] / macs[0] <= 0.4
+    assert top1(pruned) > 0.95
+
+
+def test_without_fine_tuning_only_statistics_change(dense: Checkpoint, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, finetune=None)
+    pruned = prune_and_finetune(dense, settings, TRAIN, HELD_OUT, tmp_path)
+    assert "held_out_top1" not in pruned.metadata
+    assert json.loads(pruned.metadata["pruning"])["finetune"] is None
+    assert pruned.plan != dense.plan
+    assert [p.name for p in tmp_path.iterdir()] == [PRUNED_NAME]
+
+
+def test_other_settings_in_the_same_folder_are_refused(dense: Checkpoint, tmp_path: Path) -> None:
+    prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path)
+    other = replace(SETTINGS, macs_ratio=0.6)
+    with pytest.raises(ArtefactError, match="other settings"):
+        prune_and_finetune(dense, other, TRAIN, HELD_OUT, tmp_path)
+
+
+def test_preprocessing_is_needed(dense: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Pruning needs the preprocessing"):
+        prune_and_finetune(
+            replace(dense, preprocess=None), SETTINGS, TRAIN, HELD_OUT, tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
