@@ -95,7 +95,7 @@ class TensorCollector:
             shape=self.shape,
             low=self.low,
             high=self.high,
-            zeros=self._histogram.zeros / max(self._histogram.total, 1),
+            zeros=float(np.float32(self._histogram.zeros / max(self._histogram.total, 1))),
             ranges=ranges,
             channel_mean=empty if mean is None else (mean / self.images).astype(np.float32),
             channel_square=empty if square is None else (square / self.images).astype(np.float32),

@@ -179,13 +179,9 @@ def consumers(value: ir.Value) -> tuple[tuple[ir.Node, int], ...]:
 
 
 def only_rectified(value: ir.Value) -> bool:
-    """True where nothing but a Relu or Clip reads the value, so that no engine stores it."""
+    """True where nothing but one Relu or Clip reads the value, so that no engine stores it."""
     uses = consumers(value)
-    return (
-        bool(uses)
-        and not value.is_graph_output()
-        and all(node.op_type in RECTIFIERS for node, _ in uses)
-    )
+    return len(uses) == 1 and not value.is_graph_output() and uses[0][0].op_type in RECTIFIERS
 
 
 def non_negative(value: ir.Value) -> bool:

@@ -157,10 +157,7 @@ def _stored_output(node: ir.Node, rules: QdqRules) -> ir.Value | None:
     value = node.outputs[0]
     if not rules.quantize_before_relu:
         while only_rectified(value):
-            uses = consumers(value)
-            if len(uses) > 1:
-                break
-            value = uses[0][0].outputs[0]
+            value = consumers(value)[0][0].outputs[0]
     reaches_logits = value.is_graph_output() or not consumers(value)
     return None if reaches_logits or _only_moved_to_output(value) else value
 

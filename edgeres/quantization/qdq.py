@@ -52,8 +52,8 @@ def insert_activations(
         )
         quantize = _node(QUANTIZE, [value, scale, zero], name)
         dequantize = _node(DEQUANTIZE, [quantize.outputs[0], scale, zero], name)
-        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = value.dtype, value.shape
-        quantize.outputs[0].dtype = ir.DataType[chosen.dtype.upper()]
+        dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
+        quantize.outputs[0].type = ir.TensorType(ir.DataType[chosen.dtype.upper()])
         quantize.outputs[0].shape = value.shape
         producer = value.producer()
         if producer is None:
@@ -132,7 +132,10 @@ def _node(op: str, inputs: list[ir.Value], name: str, *, axis: int | None = None
 def _initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic) -> ir.Value:
     tensor = ir.tensor(np.asarray(content), name=name)
     value = ir.Value(
-        name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+        name=name,
+        const_value=tensor,
+        shape=ir.Shape(np.shape(content)),
+        type=ir.TensorType(tensor.dtype),
     )
     graph.register_initializer(value)
     return value

@@ -184,7 +184,7 @@ class CalibrationTable:
 def _tensor(name: str, entry: dict[str, Any]) -> TensorStats:
     ranges = {}
     for calibrator, (low, high, magnitude) in entry["ranges"].items():
-        chosen = ChosenRange(float(low), float(high), float(magnitude))
+        chosen = ChosenRange(_float32(low), _float32(high), _float32(magnitude))
         finite = all(math.isfinite(v) for v in (chosen.low, chosen.high, chosen.magnitude))
         if not finite or not chosen.low <= 0.0 <= chosen.high or chosen.magnitude < 0.0:
             raise _bad(
@@ -194,13 +194,18 @@ def _tensor(name: str, entry: dict[str, Any]) -> TensorStats:
         ranges[calibrator] = chosen
     return TensorStats(
         shape=tuple(int(size) for size in entry["shape"]),
-        low=float(entry["min"]),
-        high=float(entry["max"]),
-        zeros=float(entry["zeros"]),
+        low=_float32(entry["min"]),
+        high=_float32(entry["max"]),
+        zeros=_float32(entry["zeros"]),
         ranges=ranges,
         channel_mean=np.array(entry.get("channel_mean", []), np.float32),
         channel_square=np.array(entry.get("channel_square", []), np.float32),
     )
+
+
+def _float32(value: float) -> float:
+    """The float32 that was written, so that a table read back quantizes to the same bytes."""
+    return float(np.float32(float(value)))
 
 
 def _tensor_text(name: str, stats: TensorStats) -> str:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeres.quantization.histogram import GrowingHistogram
+from edgeres.quantization.ranges import Summary, choose_all, mse_range, percentile_range
+from edgeres.quantization.scales import activation_params, dequantize_array, quantize_array
+
+
+def summary(values: np.ndarray) -> Summary:
+    histogram = GrowingHistogram()
+    values = values.astype(np.float32)
+    histogram.add(values, float(np.abs(values).max()))
+    low, high = float(values.min()), float(values.max())
+    return Summary(low, high, low, high, histogram.counts, histogram.width, histogram.zeros)
+
+
+def error(values: np.ndarray, low: float, high: float, *, symmetric: bool) -> float:
+    params = activation_params(low, high, "int8" if symmetric else "uint8", symmetric=symmetric)
+    back = dequantize_array(quantize_array(values, params), params)
+    return float(np.square(back.astype(np.float64) - values).mean())
+
+
+random = np.random.default_rng(0)
+SHAPES = {
+    "relu": np.maximum(random.standard_normal(20_000), 0),
+    "laplace": random.laplace(size=20_000),
+    "skewed": random.exponential(size=20_000) - 0.3,
+    "outlier": np.append(np.abs(random.standard_normal(20_000)), [60.0]),
+    "negative": -np.abs(random.standard_normal(10_000)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_mse_is_close_to_the_best_of_a_brute_force_search(name):
+    values = SHAPES[name].astype(np.float32)
+    found = mse_range(summary(values))
+    low, high = float(min(values.min(), 0)), float(max(values.max(), 0))
+    shares = np.linspace(0.04, 1.0, 25)
+    best = min(
+        error(values, low * a, high * b, symmetric=False)
+        for a in (shares if low < 0 else [1.0])
+        for b in (shares if high > 0 else [1.0])
+    )
+    assert error(values, found.low, found.high, symmetric=False) <= 1.05 * best
+    top = max(-low, high)
+    best = min(error(values, -top * a, top * a, symmetric=True) for a in shares)
+    got = error(values, -found.magnitude, found.magnitude, symmetric=True)
+    assert got <= 1.05 * best
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_calibrator_stays_inside_what_was_seen_and_holds_zero(name):
+    values = SHAPES[name].astype(np.float32)
+    for found in choose_all(summary(values), percentile=99.9).values():
+        assert min(values.min(), 0) <= found.low <= 0.0 <= found.high <= max(values.max(), 0)
+        assert 0.0 < found.magnitude <= np.abs(values).max()
+
+
+def test_a_lone_outlier_is_clipped_by_all_but_minmax():
+    ranges = choose_all(summary(SHAPES["outlier"]), percentile=99.9)
+    assert ranges["minmax"].high == 60.0
+    for calibrator in ("percentile", "entropy"):
+        assert ranges[calibrator].high < 15.0, calibrator
+    # One squared error of 45 costs more than finer steps for all the others gain.
+    assert 15.0 < ranges["mse"].high < 60.0
+
+
+def test_percentile_keeps_the_share_that_was_asked_for():
+    values = SHAPES["relu"].astype(np.float32)
+    for percentile in (95.0, 99.0, 99.9):
+        found = percentile_range(summary(values), percentile)
+        assert found.high == pytest.approx(np.percentile(values, percentile), rel=0.01)
+    values = SHAPES["laplace"].astype(np.float32)
+    found = percentile_range(summary(values), 99.0)
+    assert found.low == pytest.approx(np.percentile(values, 0.5), rel=0.02)
+    assert found.high == pytest.approx(np.percentile(values, 99.5), rel=0.02)
+
+
+def test_entropy_keeps_nearly_all_of_a_short_tail_and_cuts_a_long_one():
+    uniform = np.random.default_rng(0).uniform(0, 1, 200_000)
+    assert choose_all(summary(uniform), percentile=99)["entropy"].high > 0.95
+    tail = np.abs(np.random.default_rng(0).standard_t(2, 200_000))
+    assert choose_all(summary(tail), percentile=99)["entropy"].high < 0.2 * tail.max()
+
+
+def test_all_zero_tensor():
+    ranges = choose_all(summary(np.zeros(9)), percentile=99)
+    assert {(r.low, r.high, r.magnitude) for r in ranges.values()} == {(0.0, 0.0, 0.0)}
