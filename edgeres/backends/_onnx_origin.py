@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeres.errors import ModelError
+
 _DECORATION = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_WORK = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
@@ -28,10 +30,26 @@ class SourceNode:
 
 
 def read_nodes(path: Path) -> tuple[SourceNode, ...]:
-    """Nodes of an ONNX file in its (topological) order; a node without a name has its output's."""
-    import onnx
+    """Nodes of an ONNX file in its (topological) order; a node without a name has its output's.
 
-    graph = onnx.load(path, load_external_data=False).graph
+    Raises:
+        ModelError: The file is no ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise ModelError(
+            f"{path}: expected an ONNX model, got a file that does not parse as one.",
+            hint="Check the path and the file.",
+        ) from error
+    if not graph.node:
+        raise ModelError(
+            f"{path}: expected an ONNX model, got one without a graph.",
+            hint="Check the path and the file.",
+        )
     return tuple(
         SourceNode(node.name or node.output[0], node.op_type, tuple(node.input), tuple(node.output))
         for node in graph.node

@@ -6,6 +6,7 @@ quietly fell back to another execution provider is an error, not a slow success.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -181,7 +182,7 @@ class OnnxRuntime:
             return OnnxRuntimeRunner(_open(engine.path, config))
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
-        """Lists the kernels that ran, from the profile of a few inferences on zeros (batch 1).
+        """Lists the kernels that ran, from a profile of one thread fed with zeros (batch 1).
 
         Raises:
             ArtefactError: The file is damaged, or no engine of this backend.
@@ -192,7 +193,7 @@ class OnnxRuntime:
 
         _runtime()
         check_engine(engine, _NAME)
-        config = BuildConfig(device=engine.device)
+        config = BuildConfig(device=engine.device, threads=1)
         with tempfile.TemporaryDirectory() as folder, _loading(engine):
             session = _open(engine.path, config, profile=Path(folder) / "profile")
             with OnnxRuntimeRunner(session) as runner:
@@ -242,7 +243,10 @@ def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> An
     try:
         session = runtime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # its exceptions have no base but Exception
-        raise _SessionError(one_line(error)) from error
+        text = re.sub(
+            r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", str(error)
+        )
+        raise _SessionError(text) from error
     if session.get_providers()[0] != wanted:
         raise BackendMissingError(
             f"ONNX Runtime was to run on {config.device} ({wanted}) but fell back to "

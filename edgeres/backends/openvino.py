@@ -6,27 +6,17 @@ that have it, and an INT8 model would be compared with something that nobody exp
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends._onnx_origin import SourceNode, read_nodes
-from edgeres.backends._openvino_layers import AUTO_NAME, profiled_layers
-from edgeres.backends._runner import CheckedRunner, zero_feeds
-from edgeres.backends._vendor import import_runtime, one_line, read_options
-from edgeres.backends.base import (
-    Array,
-    BuildConfig,
-    Engine,
-    LayerInfo,
-    QdqRules,
-    TensorSpec,
-)
+from edgeres.backends._openvino_ir import one_line_of, read_onnx
+from edgeres.backends._openvino_layers import profiled_layers
+from edgeres.backends._openvino_run import OpenVinoRunner, core
+from edgeres.backends._vendor import import_runtime, read_options
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
 
 _NAME = "openvino"
@@ -36,87 +26,6 @@ _OPTIONS = {
     "pinning": ("default", "true", "false"),
     "snippets": ("false", "true"),
 }
-_KEPT_BATCHES = 4
-_DTYPES = {
-    "f32": "float32",
-    "f16": "float16",
-    "f64": "float64",
-    "u8": "uint8",
-    "i8": "int8",
-    "i32": "int32",
-    "i64": "int64",
-}
-
-
-class OpenVinoRunner(CheckedRunner):
-    """A model compiled for the CPU.
-
-    A dynamic batch is compiled once for each batch size that comes, the last four of which are
-    kept: kernels for a fixed size are up to a fifth faster on small networks.
-    """
-
-    def __init__(self, model: Any, settings: Mapping[str, Any], *, specialized: bool) -> None:
-        super().__init__(_specs(model.inputs), _specs(model.outputs))
-        self.model = model
-        self._settings = dict(settings)
-        self._by_shapes = specialized and all(
-            spec.shape and spec.shape[0] is None and None not in spec.shape[1:]
-            for spec in self.inputs
-        )
-        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
-        # Compiled at once, so that a model that does not compile fails on loading.
-        batches = [tuple(1 if size is None else size for size in s.shape) for s in self.inputs]
-        self._request(tuple(batches) if self._by_shapes else ())
-
-    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        shapes = tuple(feeds[spec.name].shape for spec in self.inputs) if self._by_shapes else ()
-        try:
-            request = self._request(shapes)
-            request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
-            return {
-                spec.name: request.get_output_tensor(index).data.copy()
-                for index, spec in enumerate(self.outputs)
-            }
-        except RuntimeError as error:
-            sizes = ", ".join(f"{name} {feed.shape}" for name, feed in feeds.items())
-            raise StageError(
-                f"OpenVINO failed on {sizes}: {one_line(error)}.",
-                hint="A smaller batch needs less memory.",
-            ) from error
-
-    @property
-    def compiled(self) -> Any:
-        """The compiled model of the last request (``openvino.CompiledModel``)."""
-        return next(reversed(self._requests.values())).get_compiled_model()
-
-    def profile(self) -> list[Any]:
-        """Runs once on zeros (batch 1); gives OpenVINO's ``ProfilingInfo`` of each primitive.
-
-        Raises:
-            ModelError: An input has a dynamic size apart from the batch.
-        """
-        self.infer(zero_feeds(self.inputs))
-        records: list[Any] = next(reversed(self._requests.values())).get_profiling_info()
-        return records
-
-    def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
-        """An inference request for these input shapes, compiled on first use."""
-        if shapes in self._requests:
-            self._requests.move_to_end(shapes)
-            return self._requests[shapes]
-        model = self.model
-        if shapes:
-            model = model.clone()
-            model.reshape(dict(enumerate(shapes)))
-        compiled = _core().compile_model(model, "CPU", self._settings)
-        self._requests[shapes] = compiled.create_infer_request()
-        if len(self._requests) > _KEPT_BATCHES:
-            self._requests.popitem(last=False)
-        return self._requests[shapes]
-
-    def _close(self) -> None:
-        self._requests.clear()
-        self.model = None
 
 
 class OpenVino:
@@ -205,21 +114,18 @@ class OpenVino:
         if not onnx.is_file():
             raise ModelError(f"{onnx}: no such model file.", hint="Check the path.")
         source_sha256 = file_sha256(onnx)
-        weights = out.with_suffix(".bin")
+        model = read_onnx(onnx, source_sha256)
         try:
-            model = _core().read_model(onnx)
-            _name_operations(model, read_nodes(onnx))
-            model.set_rt_info(source_sha256, ["edgeres", "source_sha256"])
             OpenVinoRunner(model, settings, specialized=specialized).close()
         except RuntimeError as error:
             raise ModelError(
-                f"{onnx}: OpenVINO rejects the model: {one_line(error)}.",
+                f"{onnx}: OpenVINO cannot compile the model: {one_line_of(error)}.",
                 hint="Import it with edgeres first, or see what the message names.",
             ) from error
         with staged(out) as folder:
             runtime.save_model(model, folder / out.name, compress_to_fp16=False)
         engine = Engine(out, _NAME, config.device, source_sha256, self.versions())
-        write_sidecar(engine, companions=[weights])
+        write_sidecar(engine, companions=[out.with_suffix(".bin")])
         return engine
 
     def load(self, engine: Engine, config: BuildConfig) -> OpenVinoRunner:
@@ -233,14 +139,14 @@ class OpenVino:
         return self._load(engine, config, {})
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
-        """Lists the primitives of the compiled model with times of a few inferences on zeros.
+        """Lists the primitives of the compiled model with times on one thread, fed with zeros.
 
         Raises:
             ArtefactError: A file is damaged, or no engine of this backend.
             BackendMissingError: The runtime is not here.
             ModelError: An input has a dynamic size apart from the batch.
         """
-        config = BuildConfig(device=engine.device)
+        config = BuildConfig(device=engine.device, threads=1)
         with self._load(engine, config, {"PERF_COUNT": True}) as runner:
             return profiled_layers(runner.model, runner)
 
@@ -250,12 +156,12 @@ class OpenVino:
         settings, specialized = _settings(config)
         check_engine(engine, _NAME)
         try:
-            model = _core().read_model(engine.path)
+            model = core().read_model(engine.path)
             return OpenVinoRunner(model, settings | further, specialized=specialized)
         except RuntimeError as error:
             raise ArtefactError(
                 f"{engine.path}: OpenVINO {runtime.get_version()} cannot load it: "
-                f"{one_line(error)}.",
+                f"{one_line_of(error)}.",
                 hint="Build it again with this version.",
             ) from error
 
@@ -272,16 +178,10 @@ def _check_device(device: str) -> None:
 
 
 @cache
-def _core() -> Any:
-    """OpenVINO's entry, made once: it looks for plugins and devices."""
-    return _runtime().Core()
-
-
-@cache
 def _has_snippets_switch() -> bool:
     """Whether this version lets snippets be turned off."""
     try:
-        _core().set_property("CPU", {"SNIPPETS_MODE": "ENABLE"})
+        core().set_property("CPU", {"SNIPPETS_MODE": "ENABLE"})
     except RuntimeError:
         return False
     return True
@@ -302,39 +202,9 @@ def _settings(config: BuildConfig) -> tuple[dict[str, Any], bool]:
         settings["ENABLE_CPU_PINNING"] = chosen["pinning"] == "true"
     if chosen["snippets"] == "false" and _has_snippets_switch():
         # Snippets take a residual Add (with its Q) away from the convolution that could do it in
-        # its accumulator: 3 to 10 % of the latency of a ResNet-18 or ResNet-20 at batch 16.
+        # its accumulator, which makes a ResNet measurably slower, most of all at larger batches.
         settings["SNIPPETS_MODE"] = "DISABLE"
     return settings, chosen["batch"] == "specialized"
-
-
-def _name_operations(model: Any, nodes: tuple[SourceNode, ...]) -> None:
-    """Gives operations names that come from the ONNX file alone.
-
-    OpenVINO names what it adds by a counter of the process, so that two conversions of one file
-    differ; and some nodes (a Gemm) by their output tensor.
-    """
-    names = {node.name for node in nodes}
-    by_tensor = {tensor: node.name for node in nodes for tensor in node.outputs}
-    counts: dict[str, int] = {}
-    for operation in model.get_ordered_ops():
-        kind, name = operation.get_type_name(), operation.get_friendly_name()
-        if name == operation.get_name() and re.fullmatch(rf"{re.escape(kind)}_\d+", name):
-            counts[kind] = counts.get(kind, 0) + 1
-            operation.set_friendly_name(f"{AUTO_NAME}{kind}_{counts[kind]}")
-        elif name not in names and name in by_tensor and kind not in ("Parameter", "Result"):
-            operation.set_friendly_name(by_tensor[name])
-    model.set_friendly_name("edgeres")
-
-
-def _specs(ports: list[Any]) -> tuple[TensorSpec, ...]:
-    specs = []
-    for port in ports:
-        shape = tuple(
-            None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
-        )
-        kind = port.get_element_type().get_type_name()
-        specs.append(TensorSpec(min(port.get_names()), shape, _DTYPES.get(kind, kind)))
-    return tuple(specs)
 
 
 BACKEND = OpenVino()

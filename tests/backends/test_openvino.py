@@ -1,0 +1,136 @@
+"""OpenVINO: reproducible IR, FP32 that is FP32, fused residual blocks, batches."""
+
+import re
+
+import numpy as np
+import pytest
+
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.openvino import BACKEND
+from edgeres.backends.sidecar import read_engine
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
+
+from .conftest import write_network
+
+ov = pytest.importorskip("openvino", reason="openvino is not installed")
+ONE = BuildConfig(threads=1)
+
+
+@pytest.fixture
+def engine(network, tmp_path) -> Engine:
+    return BACKEND.build(network, tmp_path / "net.xml", ONE)
+
+
+def test_the_ir_holds_nothing_of_this_process_or_machine(network, tmp_path):
+    # Earlier conversions move OpenVINO's counter of names; the file's place must not matter either.
+    rules = BACKEND.qdq_rules("cpu")
+    elsewhere = tmp_path / "another place"
+    elsewhere.mkdir()
+    first = BACKEND.build(write_network(tmp_path / "a.onnx", rules), tmp_path / "1.xml", ONE)
+    BACKEND.build(network, tmp_path / "between.xml", ONE)
+    second = BACKEND.build(write_network(elsewhere / "b.onnx", rules), elsewhere / "2.xml", ONE)
+    assert first.path.read_bytes() == second.path.read_bytes()
+    text = first.path.read_text()
+    assert not re.findall(r'name="(?!auto:)[A-Z][A-Za-z]+_\d+"', text)
+    assert str(tmp_path) not in text
+    assert first.source_sha256 in text
+
+
+def test_weights_stay_in_fp32(engine):
+    text = engine.path.read_text()
+    assert 'element_type="f32"' in text
+    assert "f16" not in text
+
+
+def test_a_missing_weight_file_is_refused(engine):
+    engine.path.with_suffix(".bin").unlink()
+    with pytest.raises(ArtefactError, match=r"net\.bin: missing"):
+        read_engine(engine.path)
+    with pytest.raises(ArtefactError, match=r"net\.bin: missing"):
+        BACKEND.load(engine, ONE)
+
+
+def test_compiled_for_fp32_and_latency(engine, images):
+    with BACKEND.load(engine, BuildConfig(threads=2, options={"pinning": "false"})) as runner:
+        runner.infer({"input": images})
+        compiled = runner.compiled
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+        assert str(compiled.get_property("PERFORMANCE_HINT")).endswith("LATENCY")
+        assert compiled.inputs[0].get_partial_shape().is_static
+
+
+def test_dynamic_batch_is_an_option(engine, images):
+    with (
+        BACKEND.load(engine, ONE) as plain,
+        BACKEND.load(engine, BuildConfig(threads=1, options={"batch": "dynamic"})) as dynamic,
+    ):
+        for batch in (1, 7):
+            np.testing.assert_allclose(
+                dynamic.infer({"input": images[:batch]})["logits"],
+                plain.infer({"input": images[:batch]})["logits"],
+                atol=1e-5,
+            )
+        assert dynamic.compiled.inputs[0].get_partial_shape().is_dynamic
+
+
+def test_the_residual_add_is_fused_into_the_convolution(network, tmp_path):
+    source = write_network(tmp_path / "qdq.onnx", BACKEND.qdq_rules("cpu"))
+    layers = BACKEND.layers(BACKEND.build(source, tmp_path / "int8.xml", ONE))
+    (home,) = [layer for layer in layers if "add" in layer.nodes]
+    assert home.op == "Convolution"
+    assert home.nodes[0] == "two"
+    assert home.precision == "int8"
+    assert {layer.op for layer in layers if layer.precision == "float32"} <= {
+        "FakeQuantize",
+        "Subgraph",
+    }
+    assert all(layer.time_ms is not None for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"pinning": "yes"}, "expected one of default, true, false"), ({"streams": "2"}, "no option")],
+)
+def test_wrong_options_are_refused(engine, options, message):
+    with pytest.raises(UsageError, match=message):
+        BACKEND.load(engine, BuildConfig(options=options))
+
+
+def test_only_the_cpu(network, tmp_path):
+    with pytest.raises(BackendMissingError, match="'cuda:0'"):
+        BACKEND.build(network, tmp_path / "net.xml", BuildConfig(device="cuda:0"))
+    with pytest.raises(BackendMissingError, match="'gpu'"):
+        BACKEND.qdq_rules("gpu")
+
+
+def test_an_unknown_op_is_named(network, tmp_path):
+    import onnx
+
+    model = onnx.load(network)
+    model.graph.node[0].op_type = "Convolute"
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ModelError, match="Convolute") as caught:
+        BACKEND.build(tmp_path / "odd.onnx", tmp_path / "out.xml", ONE)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.xml").exists()
+
+
+def test_times_leave_the_first_runs_out():
+    from datetime import timedelta
+    from types import SimpleNamespace
+
+    from edgeres.backends._openvino_layers import RUNS, _times_ms
+
+    # What OpenVINO says after each run: the mean of all so far, here 9 ms once and then 2 ms.
+    spent = [9.0, *[2.0] * (RUNS - 1)]
+    means = [sum(spent[:n]) / n for n in range(1, RUNS + 1)]
+    answers = iter(
+        [
+            [SimpleNamespace(node_name="fc", real_time=timedelta(milliseconds=mean))]
+            for mean in means
+        ]
+    )
+    runner = SimpleNamespace(profile=lambda: next(answers))
+    assert _times_ms(runner)["fc"] == pytest.approx(2.0, abs=0.01)
