@@ -84,7 +84,7 @@ def normalize_file(
     return _described(content) | {
         "source_opset": source_opset,
         "sample_shape": list(sample),
-        "classes": classes,
+        "num_classes": classes,
         "notes": notes,
         "parity": {**asdict(parity), "batch_sizes": list(parity.batch_sizes)},
     }

@@ -39,7 +39,7 @@ class ImportedModel:
         output_name: Name of the scores' output, as in the foreign file.
         sample_shape: Shape of one sample as it is fed: ``(C, H, W)``, or ``(H, W, C)`` for nhwc.
         layout: Layout of the input; the network itself computes in nchw.
-        classes: Number of classes.
+        num_classes: Number of classes.
         dynamic_batch: Whether any batch is accepted; else only 1 is.
         ends_in: ``logits``, or the final activation: ``softmax``, ``logsoftmax``, ``sigmoid``.
         logits_name: The tensor in front of the final activation; the output itself if none.
@@ -56,12 +56,17 @@ class ImportedModel:
     output_name: str
     sample_shape: tuple[int, ...]
     layout: Layout
-    classes: int
+    num_classes: int
     dynamic_batch: bool
     ends_in: str
     logits_name: str
     notes: tuple[str, ...]
     parity: ParityReport
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image input."""
+        return self.sample_shape[0 if self.layout == "nchw" else -1]
 
 
 def import_onnx(

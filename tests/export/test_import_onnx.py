@@ -59,8 +59,9 @@ def test_whole_import_through_the_child(build_graph, tmp_path: Path) -> None:
     assert [p.name for p in out.parent.iterdir()] == ["normal.onnx"]
     assert (result.source_opset, result.opset) == (11, 20)
     assert (result.input_name, result.output_name, result.logits_name) == ("x", "y", "y")
-    assert (result.sample_shape, result.classes, result.ends_in) == ((3, 6, 6), 4, "logits")
+    assert (result.sample_shape, result.num_classes, result.ends_in) == ((3, 6, 6), 4, "logits")
     assert result.dynamic_batch
+    assert result.in_channels == 3
     assert result.notes == ("opset 11 upgraded to 20",)
     assert result.parity.samples == 10 + 3
     assert onnx.load(out).opset_import[0].version == 20
