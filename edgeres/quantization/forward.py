@@ -7,7 +7,6 @@ of values for the histogram. That keeps memory flat and the cost near that of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
 from edgeres.quantization import graph as graphs
+from edgeres.quantization.probes import Probe, Prober, inner_shape, observable
 
-#: Values of one tensor that one image gives to the histogram, at most (channels permitting).
-SAMPLE = 2048
 #: Numbers in the input batches that run at once, at most: 2 images of 3 x 224 x 224.
 _CHUNK_NUMBERS = 2 * 3 * 224 * 224
 _CHUNK_IMAGES = 64
@@ -45,15 +43,6 @@ class Observed:
     channel_mean: NDArray[np.float32] | None
 
 
-@dataclass(frozen=True)
-class _Probe:
-    tensor: str
-    low: str | None
-    high: str
-    sample: str
-    mean: str | None
-
-
 class ObservedModel:
     """An FP32 model in ONNX Runtime that tells about its activations.
 
@@ -75,11 +64,11 @@ class ObservedModel:
         self.image_shape = _image_shape(model, onnx)
         infer_shapes(model, onnx)
         self._output = graphs.value_name(model.graph.outputs[0])
-        self._probes: list[_Probe] = []
+        self._probes: list[Probe] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for value in list(_observable(model.graph)):
-            self.shapes[graphs.value_name(value)] = _inner_shape(value)
-            self._probes.append(_Prober(model.graph, value).add())
+        for value in list(observable(model.graph)):
+            self.shapes[graphs.value_name(value)] = inner_shape(value)
+            self._probes.append(Prober(model.graph, value).add())
         weights = detach_weights(model)
         skeleton = ir.to_proto(model).SerializeToString()
         self._session = open_session(skeleton, threads=threads, weights=weights)
@@ -102,7 +91,7 @@ class ObservedModel:
         return seen, got[self._output]
 
 
-def _observed(probe: _Probe, got: Mapping[str, NDArray[np.float32]], count: int) -> Observed:
+def _observed(probe: Probe, got: Mapping[str, NDArray[np.float32]], count: int) -> Observed:
     high = got[probe.high].reshape(count, -1).max(axis=1)
     zero = np.zeros(count, np.float32)
     low = zero if probe.low is None else got[probe.low].reshape(count, -1).min(axis=1)
@@ -242,14 +231,6 @@ def infer_shapes(model: ir.Model, source: Path) -> None:
             value.shape, value.type = found.shape, found.type
 
 
-def _observable(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Tensors that some rule set may quantize: read by more than a rectifier, and float."""
-    for value in graphs.activations(graph):
-        uses = graphs.consumers(value)
-        if uses and not graphs.only_rectified(value) and value.dtype == ir.DataType.FLOAT:
-            yield value
-
-
 def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:
     shape = graphs.inputs(model.graph)[0].shape
     if shape is None or any(not isinstance(size, int) for size in list(shape)[1:]):
@@ -263,79 +244,3 @@ def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:
             hint="Export with a dynamic batch.",
         )
     return tuple(int(size) for size in list(shape)[1:] if isinstance(size, int))
-
-
-def _inner_shape(value: ir.Value) -> tuple[int, ...]:
-    sizes = [] if value.shape is None else list(value.shape)[1:]
-    if value.shape is None or any(not isinstance(size, int) for size in sizes):
-        raise ModelError(
-            f"the shape of tensor {value.name} is not known.", hint="Export the model again."
-        )
-    return tuple(int(size) for size in sizes if isinstance(size, int))
-
-
-class _Prober:
-    """Adds the reductions of one tensor right behind the node that makes it.
-
-    Right behind, because the engine keeps the order: probes at the end of the graph would keep all
-    activations alive until then. Poolings rather than Reduce and Slice, because the engine runs
-    them in its blocked layout and need not bring the whole tensor into NCHW first.
-    """
-
-    def __init__(self, graph: ir.Graph, value: ir.Value) -> None:
-        self.graph = graph
-        self.value = value
-        self.name = graphs.value_name(value)
-        self.shape = _inner_shape(value)
-        self.last = value.producer()
-
-    def add(self) -> _Probe:
-        read_by_layer = any(
-            graphs.layer_of(node) for node, index in graphs.consumers(self.value) if index == 0
-        )
-        if len(self.shape) != 3:
-            whole = self._output(ir.node("Identity", [self.value]), "values")
-            flat = read_by_layer and len(self.shape) == 1
-            return _Probe(self.name, whole, whole, whole, whole if flat else None)
-        return _Probe(
-            tensor=self.name,
-            low=None if graphs.non_negative(self.value) else self._minimum(),
-            high=self._output(ir.node("GlobalMaxPool", [self.value]), "high"),
-            sample=self._output(self._sample(), "sample"),
-            mean=self._output(ir.node("GlobalAveragePool", [self.value]), "mean")
-            if read_by_layer
-            else None,
-        )
-
-    def _insert(self, node: ir.Node) -> None:
-        if self.last is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(self.last, node)
-        self.last = node
-
-    def _output(self, node: ir.Node, suffix: str) -> str:
-        self._insert(node)
-        out = node.outputs[0]
-        out.name = f"{self.name}/observed/{suffix}"
-        out.type = ir.TensorType(ir.DataType.FLOAT)
-        self.graph.outputs.append(out)
-        return out.name
-
-    def _minimum(self) -> str:
-        name = "observed/axes"
-        axes = self.graph.initializers.get(name)
-        if axes is None:
-            axes = ir.Value(name=name, const_value=ir.tensor(np.array([2, 3], np.int64), name=name))
-            self.graph.register_initializer(axes)
-        return self._output(ir.node("ReduceMin", [self.value, axes], {"keepdims": 0}), "low")
-
-    def _sample(self) -> ir.Node:
-        """All channels at every n-th row and column; n is odd, to meet every phase of a stride."""
-        channels, rows, columns = self.shape
-        stride = 1
-        while stride < max(rows, columns) and (
-            channels * math.ceil(rows / stride) * math.ceil(columns / stride) > SAMPLE
-        ):
-            stride += 2
-        return ir.node("MaxPool", [self.value], {"kernel_shape": [1, 1], "strides": [stride] * 2})

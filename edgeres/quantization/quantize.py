@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import write_atomic
 from edgeres.quantization.bias import corrected_bias
+from edgeres.quantization.empirical import measured_shifts, output_means
 from edgeres.quantization.graph import Layer, load_model, value_name
+from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import (
     QuantizedLayer,
@@ -23,6 +26,7 @@ from edgeres.quantization.qdq import (
     insert_activations,
     insert_layer,
 )
+from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.table import CalibrationTable
@@ -36,12 +40,15 @@ class QuantizeSettings:
     Attributes:
         calibrator: Whose ranges of the table are used.
         bias_correction: Shift biases so that the mean output of a layer stays what it was.
+        bias_method: ``analytic`` knows what weight rounding does to the mean and needs no images;
+            ``empirical`` goes on from there and measures each layer on images, in order.
         saturation_safe: Make weights that no INT8 sum can take out of int16: ``auto`` where the
             rule set says that the device saturates, ``on`` always, ``off`` never.
     """
 
     calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     bias_correction: bool = True
+    bias_method: Literal["analytic", "empirical"] = "analytic"
     saturation_safe: Literal["auto", "on", "off"] = "auto"
 
 
@@ -58,6 +65,8 @@ class QuantizeResult:
         dead_tensors: Activations that were zero for every calibration image, likewise.
         saturation: Layer name to the exhaustive bound on its int16 sums.
         weight_sqnr_db: Layer name to signal over quantization noise of its weights.
+        findings: Where the file does not obey the rule set, apart from ``float_nodes``; empty
+            unless the model or the settings force it.
     """
 
     path: Path
@@ -67,6 +76,7 @@ class QuantizeResult:
     dead_tensors: tuple[str, ...]
     saturation: Mapping[str, SaturationProof]
     weight_sqnr_db: Mapping[str, float]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def saturation_safe(self) -> bool:
@@ -80,6 +90,7 @@ class QuantizeResult:
         for name, channels in self.dead_channels.items():
             listed = ", ".join(map(str, channels[:8])) + (", ..." if len(channels) > 8 else "")
             texts.append(f"{name}: output channels without weights: {listed}")
+        texts.extend(f"{found.node}: {found.message}" for found in self.findings)
         return tuple(texts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +126,8 @@ def quantize(
     rules: QdqRules,
     out: Path,
     settings: QuantizeSettings | None = None,
+    *,
+    images: NDArray[np.float32] | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for.
 
@@ -124,11 +137,14 @@ def quantize(
         rules: Of the backend and device that will run it.
         out: Where the Q/DQ ``.onnx`` goes; equal inputs give equal bytes.
         settings: How; the defaults are those of a recipe.
+        images: ``(N, C, H, W) float32`` calibration images for what is measured (the empirical
+            bias correction); 32 to 128 are enough, and all are in memory at once.
 
     Raises:
         ModelError: The model cannot be read, or nothing in it can be INT8 under these rules.
         ArtefactError: The table is of another model or lacks a tensor.
-        UsageError: Saturation-safe weights for signed activations.
+        UsageError: Saturation-safe weights for signed activations, or a measured correction
+            without images.
         StorageError: ``out`` cannot be written.
     """
     settings = settings or QuantizeSettings()
@@ -146,11 +162,10 @@ def quantize(
         _quantized(layer, params, table, rules, settings, saturating=saturating)
         for layer in placement.layers
     ]
-    insert_activations(model.graph, placement, params)
-    for item in items:
-        insert_layer(model.graph, item, rules)
-    drop_unused(model.graph)
-    write_atomic(out, ir.to_proto(model).SerializeToString(deterministic=True))
+    if settings.bias_correction and settings.bias_method == "empirical":
+        items = _measured(onnx, items, params, rules, images)
+    qdq = _assemble(onnx, items, params, rules)
+    write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
     weights = {item.layer.name: item.weight for item in items}
     return QuantizeResult(
         path=out,
@@ -160,7 +175,51 @@ def quantize(
         dead_tensors=tuple(n for n in placement.tensors if table.tensors[n].dead),
         saturation={name: weight.proof for name, weight in weights.items()},
         weight_sqnr_db={name: weight.sqnr_db for name, weight in weights.items()},
+        findings=tuple(
+            found for found in lint_model(qdq, rules) if found.node not in placement.float_nodes
+        ),
     )
+
+
+def _assemble(
+    onnx: Path, items: list[QuantizedLayer], params: Mapping[str, QuantParams], rules: QdqRules
+) -> ir.Model:
+    """A fresh Q/DQ model with these weights and biases."""
+    model = load_model(onnx)
+    placement = place(model.graph, rules)
+    insert_activations(model.graph, placement, params)
+    for layer, item in zip(placement.layers, items, strict=True):
+        insert_layer(model.graph, replace(item, layer=layer), rules)
+    drop_unused(model.graph)
+    return model
+
+
+def _measured(
+    onnx: Path,
+    items: list[QuantizedLayer],
+    params: Mapping[str, QuantParams],
+    rules: QdqRules,
+    images: NDArray[np.float32] | None,
+) -> list[QuantizedLayer]:
+    """The layers with biases that give the float model's mean outputs on these images."""
+    if images is None or not len(images):
+        raise UsageError(
+            "the empirical bias correction measures on images; got none.",
+            hint="Give calibration images, or use bias_method: analytic.",
+        )
+    names = [item.layer.name for item in items if item.layer.takes_bias]
+    wanted = output_means(load_model(onnx), names, images)
+    shifts = measured_shifts(_assemble(onnx, items, params, rules), wanted, images)
+    return [
+        replace(item, bias=_shifted(item, shifts[item.layer.name]))
+        if item.layer.takes_bias
+        else item
+        for item in items
+    ]
+
+
+def _shifted(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.float32]:
+    return ((0.0 if item.bias is None else item.bias) + shift).astype(np.float32)
 
 
 def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:

@@ -186,6 +186,7 @@ def _entropy_bins(counts: NDArray[np.float64], levels: int) -> int:
         return used
     kept = np.unique(np.linspace(levels, used, _ENTROPY_CANDIDATES).astype(np.int64))
     mass = np.concatenate([[0.0], np.cumsum(counts)])
+    kept = kept[mass[kept] > 0]  # a tensor may have no small values at all
     filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
     log_mass = np.concatenate([[0.0], np.cumsum(_xlogx(counts))])
     total = mass[-1]

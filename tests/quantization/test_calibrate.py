@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, UsageError
-from edgeres.quantization import forward
+from edgeres.quantization import probes
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.forward import ObservedModel
 from edgeres.quantization.table import CalibrationTable
@@ -91,7 +91,7 @@ def test_the_image_keeps_its_whole_range(table: CalibrationTable):
 
 
 def test_large_tensors_are_sampled_with_all_their_channels(monkeypatch, resnet, images, table):
-    monkeypatch.setattr(forward, "SAMPLE", 128)
+    monkeypatch.setattr(probes, "SAMPLE", 128)
     model = ObservedModel(resnet)
     seen, _ = model.run(images)
     sample = seen["stem.relu_out"].sample

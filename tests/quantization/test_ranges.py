@@ -28,6 +28,7 @@ SHAPES = {
     "laplace": random.laplace(size=20_000),
     "skewed": random.exponential(size=20_000) - 0.3,
     "outlier": np.append(np.abs(random.standard_normal(20_000)), [60.0]),
+    "gate": random.uniform(0.8, 1.0, 20_000),
     "negative": -np.abs(random.standard_normal(10_000)),
 }
 

@@ -1,0 +1,226 @@
+"""Explains, before a build, every place where a Q/DQ file does not obey a rule set.
+
+An engine that meets Q/DQ it does not like refuses the file with a message about its own source, or
+silently runs a layer in float. Each rule here has a name that stays, and each finding names the
+node, what is there, what comes of it and what to do.
+
+Rules:
+    activation-dtype      activations have the integer type of the rule set
+    activation-scale      one scale per activation tensor
+    zero-point            zero points are 0 where the rule set is symmetric; weights always
+    scale                 scales are finite, positive and do not underflow in FP16
+    weight-dtype          weights are int8, stored as integers behind a DequantizeLinear alone
+    weight-axis           per-channel weights are scaled along the output channels
+    weight-granularity    one scale per channel or per tensor, as the rule set says
+    bias                  the bias is float, or int32 with scale ``s_x * s_w``, as the rule set says
+    float-input           an op of the rule set reads a float tensor and so falls back to float
+    residual              a residual Add takes Q/DQ on the inputs that the rule set says
+    relu                  no Q/DQ between a layer and its Relu
+    output                the output of an INT8 op is quantized where the engine needs that to fuse
+    shared-scale          an op that only moves values has one scale on both sides
+    saturation            no two products can leave int16 where the device saturates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeres.backends.base import QdqRules
+from edgeres.errors import ModelError
+from edgeres.quantization.graph import (
+    PASS_THROUGH,
+    RECTIFIERS,
+    WEIGHTED,
+    constant,
+    consumers,
+    node_name,
+)
+from edgeres.quantization.lint_layers import layer_findings
+from edgeres.quantization.qdq_view import (
+    DQ,
+    Finding,
+    Q,
+    dequantized,
+    is_bias,
+    scale_of,
+    zero_point_of,
+)
+from edgeres.quantization.scales import MIN_SCALE
+
+
+def lint(qdq: Path, rules: QdqRules) -> tuple[Finding, ...]:
+    """All findings in a Q/DQ file under a rule set, in the order of its nodes.
+
+    Raises:
+        ModelError: The file is no readable ONNX model.
+    """
+    try:
+        model = ir.load(qdq)
+    except Exception as error:  # protobuf and onnx-ir raise many types for a bad file
+        raise ModelError(f"{qdq} is not a readable ONNX model: {error}") from error
+    return lint_model(model, rules)
+
+
+def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
+    """The same for a model in memory."""
+    findings: list[Finding] = []
+    for node in model.graph:
+        if node.op_type in (Q, DQ):
+            findings.extend(_quantizer(node, rules))
+            continue
+        if node.op_type in rules.ops:
+            findings.extend(_inputs(node, rules))
+            findings.extend(_output(node, rules))
+            if node.op_type in WEIGHTED:
+                findings.extend(layer_findings(node, rules))
+        if node.op_type in RECTIFIERS:
+            findings.extend(_rectifier(node, rules))
+        if node.op_type in PASS_THROUGH:
+            findings.extend(_moved(node))
+    return tuple(findings)
+
+
+def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    name = node_name(node)
+    scale = scale_of(node)
+    if not np.isfinite(scale).all() or (scale <= 0).any():
+        yield Finding("scale", name, "a scale is not positive; engines refuse it. Calibrate again.")
+    elif (scale < MIN_SCALE).any() and not is_bias(node):
+        yield Finding(
+            "scale",
+            name,
+            f"a scale of {scale.min():.3g} is zero in FP16. Use at least {MIN_SCALE:.3g}.",
+        )
+    stored = constant(node.inputs[0])
+    zero = zero_point_of(node)
+    if stored is not None:
+        if zero.any():
+            yield Finding("zero-point", name, "a weight or bias has a zero point other than 0.")
+        return
+    if scale.size > 1:
+        yield Finding(
+            "activation-scale", name, "an activation has a scale per channel; give it one."
+        )
+    if zero.dtype != np.dtype(rules.activation_dtype):
+        yield Finding(
+            "activation-dtype",
+            name,
+            f"activations of {rules.name} are {rules.activation_dtype}, this one is {zero.dtype}.",
+        )
+    if rules.activation_symmetric and zero.any():
+        yield Finding(
+            "zero-point",
+            name,
+            f"{rules.name} takes symmetric activations; the zero point is {int(zero.flat[0])}. "
+            "Quantize under this rule set.",
+        )
+
+
+def _inputs(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    name = node_name(node)
+    if node.op_type == "Add":
+        yield from _residual(node, rules)
+        return
+    if not dequantized(node.inputs[0]) and constant(node.inputs[0]) is None:
+        yield Finding(
+            "float-input",
+            name,
+            f"{node.op_type} reads a float tensor and runs in float. Put Q/DQ before it.",
+        )
+
+
+def _residual(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    if any(constant(value) is not None and not dequantized(value) for value in node.inputs):
+        return
+    count = sum(dequantized(value) for value in node.inputs)
+    if rules.residual == "both" and count < 2:
+        yield Finding(
+            "residual",
+            node_name(node),
+            f"{2 - count} of 2 inputs of the Add are float, so it runs in float. "
+            f"{rules.name} takes Q/DQ on both.",
+        )
+    if rules.residual == "skip" and count != 1:
+        state = "both inputs" if count == 2 else "no input"
+        yield Finding(
+            "residual",
+            node_name(node),
+            f"{state} of the Add behind Q/DQ, so it cannot join the convolution before it. "
+            f"{rules.name} takes Q/DQ on the skip input only.",
+        )
+
+
+def _output(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    if not rules.quantize_outputs or node.op_type in WEIGHTED - {"Conv"}:
+        return
+    value = node.outputs[0]
+    while len(uses := consumers(value)) == 1 and uses[0][0].op_type in RECTIFIERS:
+        value = uses[0][0].outputs[0]
+    if not uses or value.is_graph_output() or _reaches_output_unchanged(value):
+        return
+    if any(reader.op_type != Q for reader, _ in uses):
+        yield Finding(
+            "output",
+            node_name(node),
+            f"the output of this {node.op_type} is read in float, and {rules.name} fuses only "
+            "DQ -> op -> Q. Put Q/DQ behind it.",
+        )
+
+
+def _reaches_output_unchanged(value: ir.Value) -> bool:
+    uses = consumers(value)
+    return bool(uses) and all(
+        node.op_type in PASS_THROUGH | {"Softmax"}
+        and (node.outputs[0].is_graph_output() or _reaches_output_unchanged(node.outputs[0]))
+        for node, _ in uses
+    )
+
+
+def _rectifier(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    value = node.inputs[0]
+    if rules.quantize_before_relu or not dequantized(value):
+        return
+    before = _through_qdq(value)
+    producer = None if before is None else before.producer()
+    if producer is None or before is None:
+        return
+    readers = [reader for reader, _ in consumers(before) if reader.op_type != Q]
+    shared = value is not None and len(consumers(value)) > 1
+    if producer.op_type in rules.ops and not shared and not readers:
+        yield Finding(
+            "relu",
+            node_name(node),
+            f"Q/DQ stands between {producer.op_type} {producer.name} and its {node.op_type}, so "
+            "they cannot fuse. Put it behind.",
+        )
+
+
+def _moved(node: ir.Node) -> Iterator[Finding]:
+    before = node.inputs[0]
+    after = [reader for reader, _ in consumers(node.outputs[0]) if reader.op_type == Q]
+    source = None if before is None else before.producer()
+    if source is None or source.op_type != DQ or not after:
+        return
+    if not all(
+        np.array_equal(scale_of(source), scale_of(quantizer))
+        and np.array_equal(zero_point_of(source), zero_point_of(quantizer))
+        for quantizer in after
+    ):
+        yield Finding(
+            "shared-scale",
+            node_name(node),
+            f"{node.op_type} only moves values but has other scales before and behind it, so "
+            "engines requantize or run it in float. Use one.",
+        )
+
+
+def _through_qdq(value: ir.Value | None) -> ir.Value | None:
+    """The float tensor before a Q/DQ pair."""
+    dequantize = None if value is None else value.producer()
+    inner = None if dequantize is None else dequantize.inputs[0]
+    quantize = None if inner is None else inner.producer()
+    return None if quantize is None or quantize.op_type != Q else quantize.inputs[0]

@@ -1,0 +1,104 @@
+"""Lint of the weights and biases in a Q/DQ file; the rules are listed in ``lint``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.backends.base import QdqRules
+from edgeres.quantization.graph import constant, int_attribute, node_name
+from edgeres.quantization.pairing import pairings
+from edgeres.quantization.qdq_view import DQ, Finding, scale_of
+from edgeres.quantization.saturation import prove
+
+
+def layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    """Findings about the weight and the bias of one Conv, Gemm or MatMul."""
+    name = node_name(node)
+    source = node.inputs[1]
+    producer = None if source is None else source.producer()
+    if producer is None or producer.op_type != DQ:
+        yield Finding(
+            "float-input", name, "the weight is float, so the layer runs in float. Quantize it."
+        )
+        return
+    stored = constant(producer.inputs[0])
+    if stored is None or stored.dtype != np.int8:
+        kind = "quantized while the engine runs" if stored is None else str(stored.dtype)
+        yield Finding("weight-dtype", name, f"the weight is {kind}; store it as int8 behind a DQ.")
+        return
+    yield from _weight_scale(node, producer, stored, rules)
+    if rules.saturating:
+        yield from _saturation(node, stored)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        yield from _bias(node, producer, rules)
+
+
+def _weight_scale(
+    node: ir.Node, producer: ir.Node, stored: NDArray[np.generic], rules: QdqRules
+) -> Iterator[Finding]:
+    name, scale = node_name(node), scale_of(producer)
+    rows_first = node.op_type == "Conv" or int_attribute(node, "transB", 0) == 1
+    axis = 0 if rows_first else 1
+    found = int_attribute(producer, "axis", 1) % max(stored.ndim, 1)
+    if scale.ndim and scale.size > 1 and found != axis:
+        yield Finding(
+            "weight-axis",
+            name,
+            f"the weight is scaled along axis {found}; the output channels are axis {axis}. "
+            "Engines then run the layer in float.",
+        )
+    per_channel = scale.ndim > 0
+    if per_channel != (rules.weight_granularity == "per_channel"):
+        yield Finding(
+            "weight-granularity",
+            name,
+            f"{rules.name} takes {rules.weight_granularity.replace('_', ' ')} scales, "
+            f"the weight has {'one per channel' if per_channel else 'one'}.",
+        )
+
+
+def _saturation(node: ir.Node, stored: NDArray[np.generic]) -> Iterator[Finding]:
+    conv = node.op_type == "Conv"
+    rows_first = conv or int_attribute(node, "transB", 0) == 1
+    matrix = stored.reshape(len(stored), -1) if rows_first else stored.T
+    kernel = stored.shape[2:] if conv else ()
+    proof = prove(matrix.astype(np.int8), pairings(matrix.shape[1], kernel))
+    if not proof.safe:
+        yield Finding(
+            "saturation",
+            node_name(node),
+            f"pairs of weights add up to {proof.lowest} and {proof.highest}; beyond 128 their "
+            "products can leave int16 on this device. Quantize with saturation_safe.",
+        )
+
+
+def _bias(node: ir.Node, weight: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    name = node_name(node)
+    value = node.inputs[2]
+    assert value is not None
+    producer = value.producer()
+    quantized = producer is not None and producer.op_type == DQ
+    if quantized != (rules.bias == "int32"):
+        wants = "an int32" if rules.bias == "int32" else "a float"
+        found = "quantized" if quantized else "float"
+        yield Finding(
+            "bias",
+            name,
+            f"{rules.name} takes {wants} bias, this one is {found}.",
+        )
+        return
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if not quantized or producer is None or source is None or source.op_type != DQ:
+        return
+    wanted = np.ravel(scale_of(source))[0] * scale_of(weight).astype(np.float64)
+    stored = scale_of(producer).astype(np.float64)
+    if not np.allclose(np.broadcast_to(wanted, stored.shape), stored, rtol=1e-4, atol=0.0):
+        yield Finding(
+            "bias",
+            name,
+            "the scale of the bias is not that of the input times that of the weight.",
+        )

@@ -1,0 +1,145 @@
+"""Runs a Q/DQ model one weighted layer at a time, so that a layer can be mended before the next.
+
+A segment is the run of nodes that ends with a weighted layer. Only tensors that a later segment
+still reads are kept, for all images at once, so the whole costs one pass, not one per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.errors import StageError
+from edgeres.quantization.forward import open_session
+from edgeres.quantization.graph import constant, inputs, node_name, value_name
+
+Tensors = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Nodes up to and with one weighted layer, what they read and what later ones need of them."""
+
+    nodes: tuple[ir.Node, ...]
+    reads: tuple[ir.Value, ...]
+    gives: tuple[ir.Value, ...]
+
+    @property
+    def layer(self) -> ir.Node:
+        """The weighted layer at the end."""
+        return self.nodes[-1]
+
+
+def segments(graph: ir.Graph, layers: Sequence[str]) -> Iterator[Segment]:
+    """Cuts a graph behind each named layer; what follows the last one is left out."""
+    position = {node: index for index, node in enumerate(graph)}
+    last_read = {
+        value: max((position[use.node] for use in value.uses()), default=-1)
+        for node in graph
+        for value in node.outputs
+    }
+    wanted = set(layers)
+    current: list[ir.Node] = []
+    for index, node in enumerate(graph):
+        current.append(node)
+        if node_name(node) not in wanted:
+            continue
+        made = {value for member in current for value in member.outputs}
+        reads = dict.fromkeys(
+            value
+            for member in current
+            for value in member.inputs
+            if value is not None and value not in made and constant(value) is None
+        )
+        gives = [
+            value
+            for member in current
+            for value in member.outputs
+            if value in node.outputs or last_read[value] > index
+        ]
+        yield Segment(tuple(current), tuple(reads), tuple(gives))
+        current = []
+
+
+def run_by_layer(
+    model: ir.Model,
+    layers: Sequence[str],
+    images: NDArray[np.float32],
+    visit: Callable[[str, NDArray[np.float32]], NDArray[np.float32]],
+) -> None:
+    """Runs images through a model layer by layer.
+
+    Args:
+        model: Any ONNX model with one image input.
+        layers: Names of the weighted layers to stop at, all of the model's.
+        images: ``(N, C, H, W) float32``.
+        visit: Called with a layer's name and its output; what it returns is used in its place.
+
+    Raises:
+        StageError: ONNX Runtime failed.
+    """
+    live: Tensors = {value_name(inputs(model.graph)[0]): images}
+    parts = list(segments(model.graph, layers))
+    needed_after = _needed_after(parts)
+    for part, needed in zip(parts, needed_after, strict=True):
+        live.update(_run(model, part, live))
+        output = value_name(part.layer.outputs[0])
+        live[output] = visit(node_name(part.layer), live[output].astype(np.float32, copy=False))
+        live = {name: content for name, content in live.items() if name in needed}
+
+
+def _needed_after(parts: Sequence[Segment]) -> list[set[str]]:
+    needed: list[set[str]] = []
+    later: set[str] = set()
+    for part in reversed(parts):
+        needed.append(set(later))
+        later |= {value_name(value) for value in part.reads}
+    return needed[::-1]
+
+
+def _run(model: ir.Model, part: Segment, live: Tensors) -> Tensors:
+    from onnx import helper
+
+    constants = {
+        value_name(value): value
+        for node in part.nodes
+        for value in node.inputs
+        if value is not None and value.const_value is not None
+    }
+    graph = helper.make_graph(
+        [ir.to_proto(node) for node in part.nodes],
+        "segment",
+        [_info(value_name(v), live[value_name(v)].dtype) for v in part.reads],
+        [helper.make_empty_tensor_value_info(value_name(value)) for value in part.gives],
+        [
+            onnx.numpy_helper.from_array(value.const_value.numpy(), name)
+            for name, value in constants.items()
+            if value.const_value is not None
+        ],
+    )
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
+        ir_version=model.ir_version,
+    )
+    session = open_session(proto.SerializeToString(), optimize=False)
+    names = [value_name(value) for value in part.gives]
+    feeds = {value_name(value): live[value_name(value)] for value in part.reads}
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        raise StageError(
+            f"ONNX Runtime failed at {node_name(part.layer)}: {str(error).splitlines()[0]}",
+            hint="Run the Q/DQ model alone in ONNX Runtime to see what is wrong with it.",
+        ) from error
+
+
+def _info(name: str, dtype: np.dtype[np.generic]) -> onnx.ValueInfoProto:
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)

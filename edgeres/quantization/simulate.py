@@ -1,0 +1,56 @@
+"""The Q/DQ model as it is written, in float arithmetic: the reference for what INT8 should give.
+
+ONNX Runtime with all graph optimizations off runs every QuantizeLinear and DequantizeLinear as a
+node and every convolution in float32. A real engine may differ from it by rounding only; where it
+differs by more, it saturates, fuses in another way, or is wrong. Simulated accuracy proves nothing
+about a device: it tells an engine's fault from quantization's cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import DataError, ModelError
+from edgeres.quantization.forward import chunks, open_session, run_session
+
+
+def simulated_logits(
+    qdq: Path, batches: Iterable[NDArray[np.float32]], *, threads: int | None = None
+) -> NDArray[np.float32]:
+    """Runs images through a Q/DQ model exactly as it is written.
+
+    Args:
+        qdq: The Q/DQ model (any ONNX classifier with one image input will do).
+        batches: Preprocessed images, each ``(N, C, H, W) float32``.
+        threads: Threads of ONNX Runtime; ``None`` leaves it the choice.
+
+    Returns:
+        ``(N, K) float32`` logits of all images, in order.
+
+    Raises:
+        ModelError: The file is missing or ONNX Runtime rejects it.
+        DataError: There are no images, or they do not fit the input.
+        BackendMissingError: ONNX Runtime is not installed.
+    """
+    if not qdq.is_file():
+        raise ModelError(f"there is no ONNX file {qdq}.", hint="Check the path.")
+    session = open_session(qdq.read_bytes(), threads=threads, optimize=False)
+    output = session.get_outputs()[0].name
+    logits = [run_session(session, images)[output] for images in chunks(iter(batches))]
+    if not logits:
+        raise DataError("there are no images to simulate.", hint="Check the data set.")
+    return np.concatenate(logits)
+
+
+def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Signal to quantization noise: ``10 log10(sum(ref**2) / sum((ref - other)**2))``, in dB."""
+    wanted = reference.astype(np.float64)
+    noise = float(np.square(wanted - other).sum())
+    signal = float(np.square(wanted).sum())
+    if noise == 0.0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0.0 else float("-inf")
