@@ -1,0 +1,99 @@
+"""Networks that edgeres itself exports and quantizes, built by TensorRT for RTX: all INT8."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig
+from edgeres.evaluation.coverage import int8_coverage
+from edgeres.onnx_info import node_macs
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+pytestmark = pytest.mark.slow
+
+BACKEND = get_backend("tensorrt")
+PROGRAM = Path(__file__).parents[3] / "benchmarks" / "tensorrt_numerics.py"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder with ``net.safetensors``, ``net.onnx`` and ``net.qdq.onnx``, made once for each."""
+    return functools.cache(lambda *network: _export(*network, tmp_path_factory.mktemp("network")))
+
+
+def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) -> Path:
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.export.to_onnx import export_onnx
+    from edgeres.models.build import build_model
+    from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+    from edgeres.models.plan import plan_for
+    from edgeres.quantization.calibrate import calibrate
+    from edgeres.quantization.quantize import quantize
+
+    # Here, so that a run without the slow tests does not import torch.
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.manual_seed(0)
+    plan = plan_for(name, num_classes=10, in_channels=shape[0], width_multiplier=width)
+    module = build_model(plan).eval()
+    preprocess = Preprocess(mean=(0.286,), std=(0.353,), channels=shape[0])
+    checkpoint = Checkpoint(plan, module.state_dict(), preprocess)
+    save_checkpoint(folder / "net.safetensors", checkpoint)
+    export_onnx(module, shape, folder / "net.onnx")
+    random = np.random.default_rng(0)
+    feeds = [random.standard_normal((16, *shape)).astype(np.float32) for _ in range(2)]
+    table = calibrate(folder / "net.onnx", iter(feeds))
+    rules = BACKEND.qdq_rules("cuda:0")
+    quantize(folder / "net.onnx", table, rules, folder / "net.qdq.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("rest", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("name", "shape", "width"),
+    [
+        ("resnet20", (1, 28, 28), 0.5),
+        ("resnet18", (3, 64, 64), 0.25),
+        ("pooled_resnet", (1, 28, 28), 0.5),
+    ],
+)
+def test_all_multiply_adds_are_int8(
+    exported: Callable[..., Path],
+    tmp_path: Path,
+    name: str,
+    shape: tuple[int, int, int],
+    width: float,
+    rest: str,
+) -> None:
+    network = exported(name, shape, width)
+    config = BuildConfig(options={"flavor": "tensorrt_rtx", "rest": rest})
+    engine = BACKEND.build(network / "net.qdq.onnx", tmp_path / "net.plan", config)
+    coverage = int8_coverage(node_macs(network / "net.onnx"), BACKEND.layers(engine))
+    assert coverage.float_layers == ()
+    assert coverage.int8_coverage == 1
+    assert BACKEND.audit(engine).notes == ()
+
+
+def test_the_numerics_program(
+    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    network = exported("resnet20", (1, 28, 28), 0.5)
+    spec = importlib.util.spec_from_file_location("tensorrt_numerics", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    files = [str(network / "net.onnx"), str(network / "net.qdq.onnx")]
+    checkpoint = ["--checkpoint", str(network / "net.safetensors"), "--samples", "200"]
+    assert program.main([*files, *checkpoint]) == 0
+    printed = capsys.readouterr().out
+    assert "on 200 images" in printed
+    assert printed.count("SQNR") == 2
+    assert program.main([files[0], str(tmp_path / "absent.onnx"), *checkpoint]) == 3
