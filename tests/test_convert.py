@@ -1,0 +1,263 @@
+"""The main job on the real reference network, real engines and real images, smaller."""
+
+import gzip
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import edgeres
+from edgeres.assets import asset_path
+from edgeres.backends import get_backend, target_names
+from edgeres.cli import app
+
+CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
+SAMPLES = 400
+RECIPE = """\
+name: small
+model: {{source: net.safetensors}}
+data: {{validation_samples: {samples}, calibration_samples: 64}}
+targets: [{targets}]
+checks: {{max_drop_pp: 5}}
+benchmark: {{seconds: 0.2}}
+"""
+
+
+def _installed() -> list[str]:
+    return [name for name in target_names() if get_backend(name).missing() is None]
+
+
+def _invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and ".stages" not in file.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a recipe, the reference network, and the output of one run."""
+    folder = tmp_path_factory.mktemp("convert")
+    shutil.copyfile(asset_path("recipes", CHECKPOINT), folder / "net.safetensors")
+    text = RECIPE.format(samples=SAMPLES, targets=", ".join(_installed()))
+    (folder / "recipe.yaml").write_text(text)
+    result = _invoke("convert", folder / "recipe.yaml", "--output", folder / "out", "--json")
+    assert result.exit_code == 0, result.output
+    (folder / "stdout.json").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(workplace):
+    return json.loads((workplace / "out" / "report.json").read_text())
+
+
+def test_json_on_stdout_is_the_report(workplace, report):
+    assert json.loads((workplace / "stdout.json").read_text()) == report
+
+
+def test_report_has_the_fields_of_the_contract(report):
+    assert report["schema"] == 1
+    assert {"cpu", "isa", "threads", "versions"} <= set(report["environment"])
+    assert report["model"]["name"] == "resnet20"
+    assert 0.26e6 < report["model"]["parameters"] < 0.28e6
+    assert 30e6 < report["model"]["macs"] < 33e6
+    assert report["baseline"]["samples"] == SAMPLES
+    assert report["pruning"] is None
+    assert {"name", "seconds", "cached", "peak_rss_bytes"} <= set(report["stages"][0])
+    assert set(report["targets"]) == set(_installed())
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_engine_is_int8_and_as_good_as_fp32(workplace, report, name):
+    if name not in report["targets"]:
+        pytest.skip(get_backend(name).missing())
+    target = report["targets"][name]
+    assert target["built"]
+    assert (workplace / "out" / target["engine"]).is_file()
+    assert target["int8_coverage"] >= 0.95
+    assert target["float_layers"] == [] or target["int8_coverage"] < 1
+    if get_backend(name).not_executable() is not None:
+        assert target["verdict"] == "not_executed"
+        assert not target["executed"]
+        assert target["reason"]
+        assert target["top1"] is None
+        return
+    assert target["verdict"] == "pass"
+    assert target["sqnr_db"] >= 30
+    assert target["agreement"] >= 0.98
+    assert target["drop_pp"] <= target["drop_upper_pp"]
+    lost, gained = target["flips"]["lost"], target["flips"]["gained"]
+    assert target["quantization_drop_pp"] == pytest.approx(100 * (lost - gained) / SAMPLES)
+    times = target["latency_ms"]
+    assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+    fp32 = report["baseline"]["latency_ms"][name]
+    assert target["speedup"] == pytest.approx(fp32["p50"] / times["p50"])
+
+
+def test_the_run_leaves_what_it_says(workplace, report):
+    out = workplace / "out"
+    for name in report["targets"]:
+        assert (out / name / "model.qdq.onnx").is_file()
+        account = json.loads((out / name / "model.qdq.json").read_text())
+        assert account["quantized_nodes"]
+        assert account["rules"]["name"].startswith(name)
+    kept = {file.name for file in (out / "baseline").iterdir()}
+    assert {"model.onnx", "predictions.npz", "preprocess.json", "calibration_table.json"} <= kept
+
+
+def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
+    before = _hashes(workplace / "out")
+    result = _invoke("convert", workplace / "recipe.yaml", "--output", workplace / "out", "--json")
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout)
+    anew = [stage["name"] for stage in again["stages"] if not stage["cached"]]
+    assert anew == ["benchmark"]
+    after = _hashes(workplace / "out")
+    before.pop("report.json")
+    after.pop("report.json")
+    assert before == after
+    for name, target in again["targets"].items():
+        assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
+
+
+def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
+    result = _invoke(
+        "convert", workplace / "recipe.yaml", "--output", tmp_path / "other", "--json", "--no-cache"
+    )
+    assert result.exit_code == 0, result.output
+    first, second = _hashes(workplace / "out"), _hashes(tmp_path / "other")
+    first.pop("report.json")
+    second.pop("report.json")
+    assert first == second
+
+
+def test_a_strict_limit_ends_with_one(workplace, tmp_path):
+    result = _invoke(
+        "convert", workplace / "recipe.yaml", "--output", workplace / "out", "--max-drop", "0"
+    )
+    assert result.exit_code == 1
+    assert "FAIL" in result.output or "INCONCLUSIVE" in result.output
+
+
+def test_validate_benchmark_and_inspect_take_what_convert_made(workplace, report):
+    name = next(n for n, t in report["targets"].items() if t["executed"])
+    engine = workplace / "out" / report["targets"][name]["engine"]
+    inspected = _invoke("inspect", engine, "--json")
+    assert inspected.exit_code == 0, inspected.output
+    assert json.loads(inspected.stdout)["int8_coverage"] == report["targets"][name]["int8_coverage"]
+    refused = _invoke("validate", engine, "--json")
+    assert refused.exit_code == 3, "the baseline has 400 images, the whole set 10,000"
+    timed = _invoke("benchmark", engine, "--seconds", "0.2", "--json")
+    assert timed.exit_code in (0, 1), timed.output
+    assert json.loads(timed.stdout)["engines"][str(engine)]["latency_ms"]["p50"] > 0
+
+
+class _Canary:
+    def __reduce__(self):
+        return (Path.touch, (Path("canary"),))
+
+
+def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
+    """Name to arguments, exit code and a word of the message."""
+    import torch
+
+    from edgeres.models.checkpoint import load_checkpoint
+
+    reference = load_checkpoint(asset_path("recipes", CHECKPOINT))
+    state = dict(reference.state)
+    torch.save({**state, "fc.bias": state["fc.bias"] * np.nan}, folder / "nan.pt")
+    (folder / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Canary()}))
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "cut.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:5000])
+    for name, count in (("few", 0), ("two", 30)):
+        images = np.zeros((count, 28, 28), np.uint8)
+        head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
+        (folder / f"{name}-images.gz").write_bytes(gzip.compress(head + images.tobytes()))
+        labels = (np.arange(count) % 3).astype(np.uint8)
+        head = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big")
+        (folder / f"{name}-labels.gz").write_bytes(gzip.compress(head + labels.tobytes()))
+    (folder / "unknown.yaml").write_text((folder / "recipe.yaml").read_text() + "quantise: {}\n")
+    recipe = folder / "recipe.yaml"
+    idx = {n: f"idx:{folder}/{n}-images.gz,{folder}/{n}-labels.gz" for n in ("few", "two")}
+    return {
+        "missing model": ([recipe, "--model", folder / "none.pt"], 3, "no such model file"),
+        "missing recipe": ([folder / "none.yaml"], 2, "no such recipe"),
+        "unknown key": ([folder / "unknown.yaml"], 2, "Did you mean `quantize`"),
+        "NaN weights": ([recipe, "--model", folder / "nan.pt"], 3, "fc.bias"),
+        "pickle with code": ([recipe, "--model", folder / "evil.pt"], 3, "evil.pt"),
+        "empty checkpoint": ([recipe, "--model", folder / "empty.pt"], 3, "empty.pt"),
+        "cut checkpoint": ([recipe, "--model", folder / "cut.safetensors"], 3, "cut.safetensors"),
+        "empty data": ([recipe, "--data", idx["few"]], 3, "images"),
+        "class count": ([recipe, "--data", idx["two"], "--calibration-data", "fashion-mnist"], 3,
+                        "classes"),
+        "no such target": ([recipe, "--target", "tpu"], 2, "no backend 'tpu'"),
+        "weights missing": ([recipe, "--model", "resnet18"], 2, "--weights"),
+        "limit out of range": ([recipe, "--max-drop", "-3"], 2, "max_drop_pp"),
+        "no preprocessing": ([recipe, "--mean", "a,b"], 2, "--mean"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing model",
+        "missing recipe",
+        "unknown key",
+        "NaN weights",
+        "pickle with code",
+        "empty checkpoint",
+        "cut checkpoint",
+        "empty data",
+        "class count",
+        "no such target",
+        "weights missing",
+        "limit out of range",
+        "no preprocessing",
+    ],
+)
+def test_bad_input_is_one_line_and_touches_nothing(workplace, case, monkeypatch):
+    monkeypatch.chdir(workplace)
+    before = _hashes(workplace / "out")
+    arguments, code, word = _bad_inputs(workplace)[case]
+    result = _invoke("convert", *arguments, "--output", workplace / "out")
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert word in lines[0]
+    assert "Traceback" not in result.output
+    assert _hashes(workplace / "out") == before
+    assert not (workplace / "canary").exists()
+
+
+def test_errors_are_json_where_asked(workplace):
+    result = _invoke("convert", workplace / "none.yaml", "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["id"] == "recipe"
+    assert error["exit_code"] == 2
+
+
+def test_missing_backend_is_named_with_its_cure(workplace, monkeypatch):
+    backend = get_backend("openvino")
+    monkeypatch.setattr(type(backend), "missing", lambda self: "openvino is not installed.")
+    result = _invoke("convert", workplace / "recipe.yaml", "--target", "openvino")
+    assert result.exit_code == 4
+    assert "openvino is not installed" in result.output
+
+
+def test_python_call_gives_the_same_report(workplace, report):
+    recipe = edgeres.load_recipe(workplace / "recipe.yaml")
+    again = edgeres.convert(recipe, workplace / "out")
+    assert again.targets.keys() == report["targets"].keys()
+    assert again.baseline.top1 == report["baseline"]["top1"]
