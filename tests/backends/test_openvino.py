@@ -134,3 +134,10 @@ def test_times_leave_the_first_runs_out():
     )
     runner = SimpleNamespace(profile=lambda: next(answers))
     assert _times_ms(runner)["fc"] == pytest.approx(2.0, abs=0.01)
+
+
+def test_only_the_last_batch_sizes_stay_compiled(engine, images):
+    with BACKEND.load(engine, ONE) as runner:
+        for batch in (2, 3, 4, 5, 6, 3):
+            runner.infer({"input": images[:batch]})
+        assert [shapes[0][0] for shapes in runner._requests] == [4, 5, 6, 3]

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,21 @@ def test_openvino_without_vnni():
     assert pairs[MATRIX] == neighbours(channels(7))
     assert pairs[GREY] == []
     # Channels 0 and 1 at the same place of the kernel; channel 2 is left alone.
+    places = [(row, column) for row in range(3) for column in range(3)]
+    assert pairs[FEW] == [((0, *place), (1, *place)) for place in places]
+
+
+@x86
+def test_openvino_with_avx512_but_without_vnni():
+    runtime("openvino")
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "avx512bw" not in cpu.read_text():
+        pytest.skip("this CPU has no AVX-512")
+    saturating, pairs = ask("openvino", [EVEN, GREY, FEW], ONEDNN_MAX_CPU_ISA="AVX512_CORE")
+    assert saturating
+    assert pairs[EVEN] == neighbours(channels(8))
+    # Here even one channel pairs: the first two columns of each row of the kernel.
+    assert pairs[GREY] == [((0, row, 0), (0, row, 1)) for row in range(3)]
     places = [(row, column) for row in range(3) for column in range(3)]
     assert pairs[FEW] == [((0, *place), (1, *place)) for place in places]
 
