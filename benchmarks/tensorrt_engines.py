@@ -1,10 +1,12 @@
-"""TensorRT on the GPU that is here: FP32, FP16 and INT8 of one network, at several batch sizes.
+r"""TensorRT on the GPU that is here: FP32, FP16 and INT8 of one network, at several batch sizes.
 
 Builds three engines from a network's FP32 and Q/DQ ONNX files, lets them take turns, and prints a
-table; ``--json FILE`` keeps the numbers with the GPU, its clocks and the versions. Accuracy is
+table; ``--out FILE`` keeps the numbers with the GPU, its clocks and the versions. Accuracy is
 ``edgeres validate``'s business. Not yet run on a GPU: its test drives it with stand-ins.
 
-    python benchmarks/tensorrt_engines.py runs/default/model.onnx runs/default/model.qdq.onnx
+    edgeres convert recipes/tensorrt.yaml --output runs/trt
+    python benchmarks/tensorrt_engines.py runs/trt/baseline/model.onnx \
+        runs/trt/tensorrt/model.qdq.onnx --out benchmarks/results/tensorrt_engines.json
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from edgeres.backends._tensorrt_cuda import list_gpus
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.tensorrt import BACKEND
-from edgeres.benchmark.latency import MeasureSettings, measure
+from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.coverage import int8_coverage
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--flavor", choices=["tensorrt", "tensorrt_rtx"])
     parser.add_argument("--cuda-graph", action="store_true")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each engine and batch")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--out", type=Path, help="where the numbers go")
     given = parser.parse_args(arguments)
     batches = [int(size) for size in given.batches.split(",")]
     try:
@@ -114,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             row = "".join(f"{value:10.3f}" for value in (*times, result["device_ms"]))
             doubt = "" if result["stable"] else "  (unstable)"
             print(f"{batch:>5}  {name:<6}{row}{result['throughput_per_s']:10.0f}{doubt}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.out is not None:
+        given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,11 +1,15 @@
-"""TensorRT's arithmetic without TensorRT: what INT8, the rest in FP32 or FP16, costs in accuracy.
+r"""TensorRT's arithmetic without TensorRT: what INT8, the rest in FP32 or FP16, costs in accuracy.
 
 ONNX Runtime runs the FP32 file, the Q/DQ file and its float16 form on the CPU as they are written,
 with all optimizations off: every Q rounds, every DQ scales, and float16 tensors round after every
 node. That is the arithmetic that a strongly typed TensorRT engine is asked for; its kernels may sum
 in another order. It tells nothing about speed, and it replaces no run on the GPU.
 
-    python benchmarks/tensorrt_numerics.py model.onnx model.qdq.onnx --checkpoint net.safetensors
+    edgeres convert recipes/tensorrt.yaml --output runs/trt
+    python benchmarks/tensorrt_numerics.py runs/trt/baseline/model.onnx \
+        runs/trt/tensorrt/model.qdq.onnx \
+        --checkpoint recipes/checkpoints/fmnist_resnet20.safetensors \
+        --out benchmarks/results/tensorrt_numerics.json
 """
 
 from __future__ import annotations
@@ -97,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="tells the preprocessing")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--samples", type=int, help="only the first so many images")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--out", type=Path, help="where the numbers go")
     given = parser.parse_args(arguments)
     try:
         report = run(given)
@@ -111,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"(at most {result['drop_upper_pp']:+.2f}), agreement {result['agreement']:.4f}, "
             f"SQNR {result['sqnr_db']:.1f} dB"
         )
-    if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.out is not None:
+        given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

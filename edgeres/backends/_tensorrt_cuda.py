@@ -82,9 +82,7 @@ def load_driver() -> ctypes.CDLL:
             function.argtypes = list(arguments)
             function.restype = ctypes.c_int
     except (OSError, AttributeError) as error:
-        raise BackendMissingError(
-            f"no NVIDIA driver here: {LIBRARY} cannot be loaded ({error}).", hint=DRIVER_HINT
-        ) from error
+        raise BackendMissingError(f"no NVIDIA driver here: {error}.", hint=DRIVER_HINT) from error
     code = library.cuInit(0)
     if code:
         raise BackendMissingError(

@@ -33,7 +33,7 @@ def test_measures_three_engines_at_each_batch_size(
     install("10")
     out = tmp_path / "numbers.json"
     arguments = [str(qdq_file), str(qdq_file), "--batches", "1,4", "--seconds", "0.02"]
-    assert program.main([*arguments, "--cuda-graph", "--json", str(out)]) == 0
+    assert program.main([*arguments, "--cuda-graph", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["gpu"][0]["name"] == "NVIDIA Stand-In"
     assert report["coverage"] == 1
