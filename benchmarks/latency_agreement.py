@@ -18,9 +18,9 @@ import numpy as np
 
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
-from edgeres.benchmark.benchmark import benchmark, made_up_inputs
-from edgeres.benchmark.latency import MeasureSettings
-from edgeres.benchmark.loadgen import LoadGenSettings, run_loadgen
+from edgeres.benchmarking.benchmark import benchmark, made_up_inputs
+from edgeres.benchmarking.latency import MeasureSettings
+from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
 from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.predict import single_input

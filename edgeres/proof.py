@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgeres.benchmark.latency import Latency
-from edgeres.benchmark.speedup import speedup
+from edgeres.benchmarking.latency import Latency
+from edgeres.benchmarking.speedup import speedup
 from edgeres.evaluation.compare import Comparison, compare, top_k
 from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
 from edgeres.evaluation.predictions import Predictions

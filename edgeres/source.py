@@ -95,7 +95,7 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
         ModelError: The file cannot be used.
     """
     if source.kind == "onnx":
-        from edgeres.export.import_onnx import import_onnx
+        from edgeres.exporting.import_onnx import import_onnx
 
         imported = import_onnx(source.path, folder / ONNX, layout=layout)
         ModelFacts(

@@ -130,9 +130,9 @@ def export(
 
     Raises:
         GateError: The ONNX model answers differently from the torch module.
-        EdgeResError: See :func:`edgeres.export.to_onnx.export_onnx`.
+        EdgeResError: See :func:`edgeres.exporting.to_onnx.export_onnx`.
     """
-    from edgeres.export.to_onnx import export_onnx
+    from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.checkpoint import load_checkpoint, load_module
 
     loaded = load_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from typing import Any
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner
 from edgeres.backends.sidecar import read_engine
-from edgeres.benchmark.latency import Latency, MeasureSettings, measure
+from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches

@@ -41,7 +41,7 @@ def test_public_names():
 @pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
 def test_public_names_stay_functions_after_every_module_is_loaded(name):
     import edgeres.pipeline
-    import edgeres.stages  # noqa: F401
+    import edgeres.stages
 
     assert callable(getattr(edgeres, name))
     assert getattr(edgeres, name).__doc__

@@ -129,6 +129,7 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_lint import lint, refuse_fatal
 
         options = parse_options(config.options)
+        _ordinal_of(config.device)
         trt = _choose_trt(options.flavor)
         options = _with_targets(trt, options, config.device)
         gpu = None if trt.is_rtx else _gpu_of(config.device)
@@ -228,17 +229,21 @@ def _gpu_of(device: str) -> Gpu:
         UsageError: Not a device's name.
         BackendMissingError: There is no such GPU.
     """
-    kind, _, number = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
-        raise UsageError(f"expected a device such as cuda:0, got {device!r}.", hint="Say cuda:0.")
+    ordinal = _ordinal_of(device)
     gpus = list_gpus()
-    ordinal = int(number or 0)
     if ordinal >= len(gpus):
         raise BackendMissingError(
             f"there is no {device}: the driver shows {len(gpus)} GPU.",
             hint=f"Use cuda:0 to cuda:{len(gpus) - 1}.",
         )
     return gpus[ordinal]
+
+
+def _ordinal_of(device: str) -> int:
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
+        raise UsageError(f"expected a device such as cuda:0, got {device!r}.", hint="Say cuda:0.")
+    return int(number or 0)
 
 
 def _choose_trt(flavor: Flavor | None) -> Trt:

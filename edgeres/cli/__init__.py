@@ -27,10 +27,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(convert)
-for command in (stages.train, stages.prune, stages.export, stages.quantize, stages.build):
-    app.command(rich_help_panel="One stage, files in and files out")(command)
-for command in (engines.validate, engines.benchmark, engines.inspect, engines.doctor):
-    app.command(rich_help_panel="Built engines and this machine")(command)
+_STAGES = app.command(rich_help_panel="One stage, files in and files out")
+_STAGES(stages.train)
+_STAGES(stages.prune)
+_STAGES(stages.export)
+_STAGES(stages.quantize)
+_STAGES(stages.build)
+_ENGINES = app.command(rich_help_panel="Built engines and this machine")
+_ENGINES(engines.validate)
+_ENGINES(engines.benchmark)
+_ENGINES(engines.inspect)
+_ENGINES(engines.doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -84,8 +84,8 @@ def benchmark(
 ) -> None:
     """Measure latency of built engines, which take turns; exit 1 where the times are unstable."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.benchmark.benchmark import benchmark as run
-        from edgeres.benchmark.latency import MeasureSettings
+        from edgeres.benchmarking.benchmark import benchmark as run
+        from edgeres.benchmarking.latency import MeasureSettings
         from edgeres.report.tables import benchmark_table
 
         with out.listener() as listener:

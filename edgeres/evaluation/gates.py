@@ -151,6 +151,52 @@ def coverage_check(coverage: Coverage, minimum: float) -> Check:
     )
 
 
+def latency_check(p99_ms: float, max_p99_ms: float, doubts: Sequence[str] = ()) -> Check:
+    """Judges the 99th percentile of the latency; doubtful times decide nothing.
+
+    Args:
+        p99_ms: Measured, in milliseconds.
+        max_p99_ms: Allowed, in milliseconds.
+        doubts: What speaks against the times; see :mod:`edgeres.benchmarking.stability`.
+    """
+    reason = f"p99 latency {p99_ms:.3g} ms, at most {max_p99_ms:.3g} ms asked."
+    outcome: Outcome = "pass" if p99_ms <= max_p99_ms else "fail"
+    if doubts:
+        outcome = "inconclusive"
+        reason += f" The times are doubtful: {'; '.join(doubts)}."
+    return Check("latency", outcome, reason, p99_ms, max_p99_ms)
+
+
+def speedup_check(
+    speedup: float, interval: tuple[float, float], minimum: float, doubts: Sequence[str] = ()
+) -> Check:
+    """Judges how many times faster the engine is by the confidence interval of the ratio.
+
+    Args:
+        speedup: FP32 p50 over the engine's.
+        interval: Confidence interval of it.
+        minimum: Smallest that is allowed.
+        doubts: What speaks against the times.
+    """
+    low, high = interval
+    outcome: Outcome = "inconclusive"
+    if not doubts and low >= minimum:
+        outcome = "pass"
+    elif not doubts and high < minimum:
+        outcome = "fail"
+    reason = f"{speedup:.2f} times as fast ({low:.2f} to {high:.2f}), {minimum:g} asked."
+    if doubts:
+        reason += f" The times are doubtful: {'; '.join(doubts)}."
+    return Check("speedup", outcome, reason, speedup, minimum)
+
+
+def size_check(size_bytes: int, max_size_bytes: int) -> Check:
+    """Judges the size of the engine with all its files."""
+    outcome: Outcome = "pass" if size_bytes <= max_size_bytes else "fail"
+    reason = f"{size_bytes:,} bytes, at most {max_size_bytes:,} asked."
+    return Check("size", outcome, reason, size_bytes, max_size_bytes)
+
+
 def decide(checks: Sequence[Check]) -> Verdict:
     """The verdict over several checks: a failure outweighs doubt, doubt outweighs a pass.
 

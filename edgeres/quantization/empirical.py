@@ -4,6 +4,10 @@ The analytic correction knows what weight rounding does to the mean. Rounding an
 activations shift it too, and the shifts of earlier layers travel on. Measured layer by layer on
 images, each after the ones before it were mended, all of that is caught (Nagel et al., arXiv
 1906.04721, appendix D).
+
+A layer that ends a residual block is measured behind the Add. Blocks of a trained network push back
+against errors on the skip path; a main path that is held to its own mean cannot, and the skip's
+error grows from block to block (ResNet-20 on Fashion-MNIST: 25 dB instead of 37 dB at the logits).
 """
 
 from __future__ import annotations
@@ -15,25 +19,63 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.quantization import graph as graphs
-from edgeres.quantization.forward import chunks, detach_weights, open_session, run_session
-from edgeres.quantization.segments import run_by_layer
+from edgeres.quantization.forward import (
+    chunks,
+    detach_weights,
+    infer_shapes,
+    open_session,
+    run_session,
+)
+from edgeres.quantization.placement import depths, skip_input
+from edgeres.quantization.probes import inner_shape
+from edgeres.quantization.segments import run_in_segments
+
+
+def anchors(graph: ir.Graph, layers: Sequence[str]) -> dict[str, str]:
+    """Where each layer's mean is to be measured.
+
+    Args:
+        graph: FP32 graph.
+        layers: Names of weighted layers with a bias.
+
+    Returns:
+        Node name to the layer whose bias puts the mean of the node's output right: the layer
+        itself, or for the last layer on the main path of a residual block the Add.
+    """
+    depth = depths(graph)
+    wanted = set(layers)
+    found: dict[str, str] = {}
+    for node in graph:
+        name = graphs.node_name(node)
+        if name not in wanted:
+            continue
+        uses = graphs.consumers(node.outputs[0])
+        add, index = uses[0] if len(uses) == 1 else (node, 0)
+        residual = add.op_type == "Add" and all(map(graphs.is_activation, add.inputs))
+        main = residual and index != skip_input(add, depth)
+        found[graphs.node_name(add) if main else name] = name
+    return found
 
 
 def output_means(
-    model: ir.Model, layers: Sequence[str], images: NDArray[np.float32]
+    model: ir.Model, nodes: Sequence[str], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float64]]:
-    """Mean output of each channel of some layers of a float model.
+    """Mean output of each channel of some nodes of a float model.
 
     Args:
         model: FP32 model; outputs are added and large weights detached, in place.
-        layers: Names of weighted layers.
+        nodes: Names of nodes.
         images: ``(N, C, H, W) float32``.
 
     Returns:
-        Layer name to ``(M,) float64``.
+        Node name to ``(M,) float64``.
+
+    Raises:
+        ModelError: The shape of an output is not known.
     """
     graph = model.graph
-    wanted = set(layers)
+    infer_shapes(model, "the FP32 model")
+    wanted = set(nodes)
     outputs = {
         graphs.node_name(node): node.outputs[0]
         for node in graph
@@ -41,7 +83,7 @@ def output_means(
     }
     probes = {}
     for name, value in outputs.items():
-        spatial = value.shape is None or len(value.shape) == 4
+        spatial = len(inner_shape(value)) == 3
         probe = ir.node("GlobalAveragePool" if spatial else "Identity", [value])
         producer = value.producer()
         assert producer is not None
@@ -64,7 +106,7 @@ def output_means(
 def measured_shifts(
     qdq: ir.Model, wanted: dict[str, NDArray[np.float64]], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float64]]:
-    """What to add to each layer's bias so that its mean output is the float model's.
+    """What to add at each node so that its mean output is the float model's.
 
     Args:
         qdq: The Q/DQ model.
@@ -72,7 +114,7 @@ def measured_shifts(
         images: The same images.
 
     Returns:
-        Layer name to ``(M,) float64``.
+        Node name to ``(M,) float64``.
     """
     shifts: dict[str, NDArray[np.float64]] = {}
 
@@ -83,5 +125,5 @@ def measured_shifts(
         shape = (1, -1, *[1] * (output.ndim - 2))
         return np.asarray(output + shift.astype(np.float32).reshape(shape), np.float32)
 
-    run_by_layer(qdq, list(wanted), images, mend)
+    run_in_segments(qdq, list(wanted), images, mend)
     return shifts

@@ -207,7 +207,7 @@ def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[
     return dict(zip(names, values, strict=True))
 
 
-def infer_shapes(model: ir.Model, source: Path) -> None:
+def infer_shapes(model: ir.Model, source: Path | str) -> None:
     """Adds the shapes of all activations in place, from onnx's shape inference.
 
     Raises:

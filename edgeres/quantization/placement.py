@@ -71,7 +71,7 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     everywhere: set[str] = set()
     quantized: list[str] = []
     in_float: dict[str, str] = {}
-    depth = _depths(graph)
+    depth = depths(graph)
     for node in graph:
         reason = _reason_for_float(node, rules)
         if reason is not None:
@@ -129,16 +129,16 @@ def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> 
         return (0,)
     if rules.residual == "both":
         return (0, 1)
-    return (_skip_input(node, depth),)
+    return (skip_input(node, depth),)
 
 
-def _skip_input(node: ir.Node, depth: dict[str, int]) -> int:
+def skip_input(node: ir.Node, depth: dict[str, int]) -> int:
     """The input of a residual Add that comes by the shorter path: fewer convolutions before it."""
     first, second = (depth[value_name(value)] for value in node.inputs if value is not None)
     return 0 if first < second else 1
 
 
-def _depths(graph: ir.Graph) -> dict[str, int]:
+def depths(graph: ir.Graph) -> dict[str, int]:
     """Most weighted layers on any path from the image to each tensor."""
     depth = {value_name(value): 0 for value in inputs(graph)}
     for node in graph:

@@ -16,7 +16,7 @@ from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import write_atomic
 from edgeres.quantization.bias import corrected_bias
-from edgeres.quantization.empirical import measured_shifts, output_means
+from edgeres.quantization.empirical import anchors, measured_shifts, output_means
 from edgeres.quantization.graph import Layer, load_model, value_name
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
@@ -207,9 +207,12 @@ def _measured(
             "the empirical bias correction measures on images; got none.",
             hint="Give calibration images, or use bias_method: analytic.",
         )
+    model = load_model(onnx)
     names = [item.layer.name for item in items if item.layer.takes_bias]
-    wanted = output_means(load_model(onnx), names, images)
-    shifts = measured_shifts(_assemble(onnx, items, params, rules), wanted, images)
+    measured_at = anchors(model.graph, names)
+    wanted = output_means(model, list(measured_at), images)
+    found = measured_shifts(_assemble(onnx, items, params, rules), wanted, images)
+    shifts = {measured_at[node]: shift for node, shift in found.items()}
     return [
         replace(item, bias=_shifted(item, shifts[item.layer.name]))
         if item.layer.takes_bias

@@ -1,6 +1,6 @@
-"""Runs a Q/DQ model one weighted layer at a time, so that a layer can be mended before the next.
+"""Runs a Q/DQ model in pieces, so that a layer can be mended before the next is looked at.
 
-A segment is the run of nodes that ends with a weighted layer. Only tensors that a later segment
+A segment is the run of nodes that ends with a node to stop at. Only tensors that a later segment
 still reads are kept, for all images at once, so the whole costs one pass, not one per layer.
 """
 
@@ -23,27 +23,27 @@ Tensors = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Segment:
-    """Nodes up to and with one weighted layer, what they read and what later ones need of them."""
+    """Nodes up to and with one to stop at, what they read and what later ones need of them."""
 
     nodes: tuple[ir.Node, ...]
     reads: tuple[ir.Value, ...]
     gives: tuple[ir.Value, ...]
 
     @property
-    def layer(self) -> ir.Node:
-        """The weighted layer at the end."""
+    def last(self) -> ir.Node:
+        """The node to stop at."""
         return self.nodes[-1]
 
 
-def segments(graph: ir.Graph, layers: Sequence[str]) -> Iterator[Segment]:
-    """Cuts a graph behind each named layer; what follows the last one is left out."""
+def segments(graph: ir.Graph, stops: Sequence[str]) -> Iterator[Segment]:
+    """Cuts a graph behind each named node; what follows the last one is left out."""
     position = {node: index for index, node in enumerate(graph)}
     last_read = {
         value: max((position[use.node] for use in value.uses()), default=-1)
         for node in graph
         for value in node.outputs
     }
-    wanted = set(layers)
+    wanted = set(stops)
     current: list[ir.Node] = []
     for index, node in enumerate(graph):
         current.append(node)
@@ -66,30 +66,30 @@ def segments(graph: ir.Graph, layers: Sequence[str]) -> Iterator[Segment]:
         current = []
 
 
-def run_by_layer(
+def run_in_segments(
     model: ir.Model,
-    layers: Sequence[str],
+    stops: Sequence[str],
     images: NDArray[np.float32],
     visit: Callable[[str, NDArray[np.float32]], NDArray[np.float32]],
 ) -> None:
-    """Runs images through a model layer by layer.
+    """Runs images through a model and stops at some nodes.
 
     Args:
         model: Any ONNX model with one image input.
-        layers: Names of the weighted layers to stop at, all of the model's.
+        stops: Names of the nodes to stop at.
         images: ``(N, C, H, W) float32``.
-        visit: Called with a layer's name and its output; what it returns is used in its place.
+        visit: Called with a node's name and its output; what it returns is used in its place.
 
     Raises:
         StageError: ONNX Runtime failed.
     """
     live: Tensors = {value_name(inputs(model.graph)[0]): images}
-    parts = list(segments(model.graph, layers))
+    parts = list(segments(model.graph, stops))
     needed_after = _needed_after(parts)
     for part, needed in zip(parts, needed_after, strict=True):
         live.update(_run(model, part, live))
-        output = value_name(part.layer.outputs[0])
-        live[output] = visit(node_name(part.layer), live[output].astype(np.float32, copy=False))
+        output = value_name(part.last.outputs[0])
+        live[output] = visit(node_name(part.last), live[output].astype(np.float32, copy=False))
         live = {name: content for name, content in live.items() if name in needed}
 
 
@@ -134,7 +134,7 @@ def _run(model: ir.Model, part: Segment, live: Tensors) -> Tensors:
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise StageError(
-            f"ONNX Runtime failed at {node_name(part.layer)}: {str(error).splitlines()[0]}",
+            f"ONNX Runtime failed at {node_name(part.last)}: {str(error).splitlines()[0]}",
             hint="Run the Q/DQ model alone in ONNX Runtime to see what is wrong with it.",
         ) from error
 

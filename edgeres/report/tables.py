@@ -6,7 +6,7 @@ from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
-from edgeres.benchmark.benchmark import Benchmark
+from edgeres.benchmarking.benchmark import Benchmark
 from edgeres.doctor import Health
 from edgeres.evaluation.inspect import Inspection
 from edgeres.evaluation.validate import Validation

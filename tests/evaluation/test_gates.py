@@ -18,7 +18,10 @@ from edgeres.evaluation.gates import (
     accuracy_check,
     coverage_check,
     decide,
+    latency_check,
     not_executed,
+    size_check,
+    speedup_check,
 )
 
 
@@ -75,6 +78,29 @@ def test_coverage_gate() -> None:
     assert failed.outcome == "fail"
     assert "80.0 %" in failed.reason
     assert "head" in failed.reason
+
+
+def test_latency_gate() -> None:
+    assert latency_check(2.0, 2.0).outcome == "pass"
+    assert latency_check(2.1, 2.0).outcome == "fail"
+    doubted = latency_check(1.0, 2.0, ["other work kept 1.4 of 2 CPUs busy"])
+    assert doubted.outcome == "inconclusive"
+    assert "other work" in doubted.reason
+
+
+def test_speedup_gate_needs_proof() -> None:
+    assert speedup_check(2.0, (1.9, 2.1), 1.5).outcome == "pass"
+    assert speedup_check(1.6, (1.4, 1.8), 1.5).outcome == "inconclusive"
+    assert speedup_check(1.4, (1.3, 1.6), 1.5).outcome == "inconclusive"
+    assert speedup_check(1.2, (1.1, 1.3), 1.5).outcome == "fail"
+    assert speedup_check(1.2, (1.1, 1.3), 1.5, ["busy"]).outcome == "inconclusive"
+    assert speedup_check(2.0, (1.9, 2.1), 1.5, ["busy"]).outcome == "inconclusive"
+
+
+def test_size_gate() -> None:
+    assert size_check(1000, 1000).outcome == "pass"
+    assert size_check(1001, 1000).outcome == "fail"
+    assert "1,001 bytes" in size_check(1001, 1000).reason
 
 
 def test_the_worst_check_decides() -> None:

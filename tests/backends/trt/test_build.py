@@ -252,6 +252,15 @@ def test_options_that_make_no_sense(
         build(qdq_net(), tmp_path, **options)
 
 
+@pytest.mark.parametrize("device", ["abacus:0", "gpu", "cuda:x"])
+def test_devices_that_make_no_sense_are_refused_without_a_driver_too(
+    qdq_net: Callable[..., Any], tmp_path: Path, device: str
+) -> None:
+    onnx.save(qdq_net().model(), tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=f"such as cuda:0, got '{device}'"):
+        BACKEND.build(tmp_path / "net.onnx", tmp_path / "net.plan", BuildConfig(device))
+
+
 def test_there_is_no_dla_here(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(BackendMissingError, match="sees 0 DLA cores"):
         build(qdq_net(), tmp_path, dla_core="0")

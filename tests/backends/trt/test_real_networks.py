@@ -30,7 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) -> Path:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.export.to_onnx import export_onnx
+    from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.build import build_model
     from edgeres.models.checkpoint import Checkpoint, save_checkpoint
     from edgeres.models.plan import plan_for

@@ -1,0 +1,178 @@
+"""Latency of engine files, side by side, with the machine that they were measured on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
+from edgeres.backends.null import NullRunner
+from edgeres.backends.sidecar import read_engine
+from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
+from edgeres.benchmarking.speedup import Speedup, speedup
+from edgeres.environment import Environment, describe_environment
+from edgeres.errors import ModelError, UsageError
+from edgeres.evaluation.inspect import engine_size
+from edgeres.evaluation.predict import single_input
+from edgeres.evaluation.validate import executable_backend
+
+_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class EngineTimes:
+    """One engine of a benchmark.
+
+    Attributes:
+        engine: The engine.
+        size_bytes: Size of all its files.
+        load_ms: Time until it was loaded and ready, in milliseconds.
+        latency: Its times.
+        speedup: p50 of the first engine over this one's; ``None`` for the first.
+    """
+
+    engine: Engine
+    size_bytes: int
+    load_ms: float
+    latency: Latency
+    speedup: Speedup | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Several engines that took turns, by the path that was given for each."""
+
+    environment: Environment
+    threads: int | None
+    engines: Mapping[str, EngineTimes]
+
+    @property
+    def stable(self) -> bool:
+        """Whether nothing speaks against any of the times."""
+        return all(times.latency.stable for times in self.engines.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all times are stable, else 1."""
+        return 0 if self.stable else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the field names of ``report.json``."""
+        return {
+            "environment": self.environment.to_dict(),
+            "threads": self.threads,
+            "stable": self.stable,
+            "engines": {
+                name: {
+                    "backend": times.engine.backend,
+                    "device": times.engine.device,
+                    "size_bytes": times.size_bytes,
+                    "load_ms": times.load_ms,
+                    **times.latency.to_dict(),
+                    **(times.speedup.to_dict() if times.speedup is not None else {}),
+                }
+                for name, times in self.engines.items()
+            },
+        }
+
+
+def benchmark(
+    paths: Sequence[Path],
+    *,
+    inputs: Sequence[NDArray[np.float32]] | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    threads: int | None = None,
+    settings: MeasureSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Benchmark:
+    """Measures built engines, which take turns; the first is what the others are compared with.
+
+    Args:
+        paths: Engine files, each with its sidecar beside it, all with the same input shape.
+        inputs: Preprocessed batches; left out, made-up images (times do not depend on content).
+        batch_size: Images in a run, for made-up images.
+        device: Where to run; left out, where each engine was built for.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        settings: How long and how often.
+        progress: Called with rounds done and rounds in all.
+
+    Raises:
+        ArtefactError: No whole engine is there.
+        BackendMissingError: An engine cannot run on this machine.
+        DataError: The engines do not take the same inputs.
+        UsageError: No engine, one named twice, or a batch below 1.
+    """
+    if not paths or len(set(paths)) != len(paths) or batch_size < 1:
+        raise UsageError(
+            f"expected at least one engine, each once, and a batch size of at least 1, got "
+            f"{', '.join(map(str, paths)) or 'none'} and {batch_size}.",
+            hint="Name the engines to compare, the slow one first.",
+        )
+    engines = {str(path): read_engine(path) for path in paths}
+    backends = {name: executable_backend(engine) for name, engine in engines.items()}
+    load_ms: dict[str, float] = {}
+    with ExitStack() as stack:
+        runners: dict[str, Runner] = {}
+        for name, engine in engines.items():
+            config = BuildConfig(device=device or engine.device, threads=threads)
+            start = time.perf_counter_ns()
+            runners[name] = stack.enter_context(backends[name].load(engine, config))
+            load_ms[name] = (time.perf_counter_ns() - start) / 1e6
+        first = next(iter(runners.values()))
+        images = inputs or made_up_inputs(single_input(first), batch_size)
+        nothing = NullRunner(first.inputs, first.outputs)
+        found = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
+    reference = found[str(paths[0])]
+    return Benchmark(
+        environment=describe_environment(),
+        threads=threads,
+        engines={
+            name: EngineTimes(
+                engine=engine,
+                size_bytes=engine_size(engine),
+                load_ms=load_ms[name],
+                latency=found[name],
+                speedup=None if found[name] is reference else speedup(reference, found[name]),
+            )
+            for name, engine in engines.items()
+        },
+    )
+
+
+def made_up_inputs(
+    source: TensorSpec, batch_size: int, *, count: int = _INPUTS, seed: int = 0
+) -> list[NDArray[np.float32]]:
+    """Batches of noise around zero in the shape that an engine takes, for timing only.
+
+    Args:
+        source: The engine's image input.
+        batch_size: Images in a batch where the engine leaves the choice.
+        count: Number of batches.
+        seed: Seed of the noise.
+
+    Raises:
+        ModelError: A size apart from the batch is not fixed.
+        UsageError: The engine's batch is fixed to another number.
+    """
+    fixed, *sizes = source.shape
+    if None in sizes:
+        raise ModelError(
+            f"the sizes of the input {source.name} are not fixed: {source.shape}.",
+            hint="Give images with --data.",
+        )
+    if fixed is not None and batch_size not in (1, fixed):
+        raise UsageError(
+            f"the engine takes batches of {fixed}, not of {batch_size}.",
+            hint=f"Use --batch-size {fixed}.",
+        )
+    shape = (fixed or batch_size, *(size for size in sizes if size is not None))
+    noise = np.random.default_rng(seed)
+    return [noise.standard_normal(shape).astype(np.float32) for _ in range(count)]

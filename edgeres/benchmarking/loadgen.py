@@ -1,0 +1,254 @@
+"""MLPerf's own load generator on an engine: four scenarios, with its own verdict on each run.
+
+LoadGen (MLPerf Inference, arXiv:1911.02549) decides when queries come, measures, and says whether
+the run was valid. It keeps global state and writes log files, so each run is a child process in a
+folder of its own. The quick measurement of :mod:`edgeres.benchmarking.latency` must agree with its
+single-stream scenario.
+"""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import Array, BuildConfig, Runner
+from edgeres.backends.sidecar import read_engine
+from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
+from edgeres.child import JsonValue, run_limited
+from edgeres.errors import BackendMissingError, StageError, UsageError
+from edgeres.evaluation.predict import single_input
+from edgeres.evaluation.validate import executable_backend
+
+_NAMES = {
+    "single_stream": "SingleStream",
+    "multi_stream": "MultiStream",
+    "server": "Server",
+    "offline": "Offline",
+}
+_SAMPLES = 64  # different images that queries are made of
+# LoadGen stops being unsure of a 90th percentile at 64 queries and of a 99th at 662.
+_LEAST_QUERIES = {"single_stream": 100, "multi_stream": 662, "server": 662, "offline": 1}
+_STREAMS = 8  # samples in a multi-stream query, as MLPerf fixes it
+_OFFLINE_BATCH = 32
+_WARM_RUNS = 10
+_SPARE_SECONDS = 120.0  # for loading, warm-up and queries under way when time is up
+
+
+@dataclass(frozen=True)
+class LoadGenSettings:
+    """One LoadGen run.
+
+    Attributes:
+        scenario: ``single_stream``: one sample after the other; ``multi_stream``: eight at once;
+            ``server``: samples come at random times; ``offline``: all at once.
+        seconds: Least duration. MLPerf submissions take 600.
+        min_queries: Least number of queries; left out, as many as LoadGen needs to be sure of the
+            scenario's percentile.
+        target_qps: Samples a second that come in ``server``, or that are expected in ``offline``
+            (left out there, what the warm-up reaches).
+        latency_bound_ms: Latency that 99 % of the server queries must keep.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+
+    Raises:
+        UsageError: An unknown scenario or a number that makes no sense.
+    """
+
+    scenario: Scenario = "single_stream"
+    seconds: float = 10.0
+    min_queries: int | None = None
+    target_qps: float | None = None
+    latency_bound_ms: float = 15.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.scenario not in SCENARIOS:
+            raise UsageError(
+                f"there is no scenario {self.scenario!r}.",
+                hint=f"Choose one of: {', '.join(SCENARIOS)}.",
+            )
+        numbers = (self.seconds, self.min_queries, self.target_qps, self.latency_bound_ms)
+        given = [number for number in numbers if number is not None]
+        if not all(0 < number < float("inf") for number in given):
+            raise UsageError(
+                f"expected times, counts and rates above zero, got {given}.",
+                hint="Leave them out for the usual ones.",
+            )
+        if self.scenario == "server" and self.target_qps is None:
+            raise UsageError(
+                "the server scenario needs the rate at which samples come.",
+                hint="Give the target in samples a second.",
+            )
+
+
+def run_loadgen(path: Path, settings: LoadGenSettings | None = None) -> LoadGenResult:
+    """Runs one LoadGen scenario on a built engine, in a child process.
+
+    Args:
+        path: The engine file, with its sidecar beside it.
+        settings: The scenario.
+
+    Raises:
+        ArtefactError: No whole engine is there.
+        BackendMissingError: LoadGen is not installed, or the engine cannot run on this machine.
+        StageError: The run crashed or did not end.
+    """
+    settings = settings or LoadGenSettings()
+    read_engine(path)
+    _loadgen()
+    with tempfile.TemporaryDirectory(prefix="edgeres-loadgen-") as folder:
+        summary = run_limited(
+            "edgeres.benchmarking.loadgen:run_here",
+            {"path": str(path.resolve()), "folder": folder, **vars(settings)},
+            seconds=10 * settings.seconds + _SPARE_SECONDS,
+            memory_bytes=None,
+        )
+    return parse_summary(settings.scenario, str(summary))
+
+
+def run_here(path: str, folder: str, **settings: Any) -> JsonValue:
+    """Runs a scenario in this process and returns LoadGen's summary: what the child calls."""
+    chosen = LoadGenSettings(**settings)
+    engine = read_engine(Path(path))
+    config = BuildConfig(device=engine.device, threads=chosen.threads)
+    with executable_backend(engine).load(engine, config) as runner:
+        _start(_loadgen(), _System(runner, chosen.scenario), chosen, Path(folder))
+    try:
+        return (Path(folder) / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+    except OSError as error:
+        raise StageError(
+            f"LoadGen left no summary for {path}.", hint="Run again with a longer time."
+        ) from error
+
+
+class _System:
+    """The engine as LoadGen sees it: gets sample numbers, says when they are answered."""
+
+    def __init__(self, runner: Runner, scenario: Scenario) -> None:
+        self._runner = runner
+        source = single_input(runner)
+        self._name = source.name
+        self._fixed = source.shape[0]
+        images = made_up_inputs(source, 1, count=_SAMPLES)
+        self._images: NDArray[np.generic] = np.concatenate(images)[:_SAMPLES].astype(source.dtype)
+        self._batch = {"multi_stream": _STREAMS, "offline": _OFFLINE_BATCH}.get(scenario, 1)
+        self.samples_per_s = self._warm_up()
+
+    @property
+    def samples(self) -> int:
+        """Different images that there are."""
+        return len(self._images)
+
+    def _warm_up(self) -> float:
+        """Runs a few batches, which LoadGen leaves to the system; the rate of the fastest."""
+        best = 0
+        for _ in range(_WARM_RUNS):
+            start = time.perf_counter_ns()
+            self._infer(range(self._batch))
+            took = time.perf_counter_ns() - start
+            best = took if best == 0 else min(best, took)
+        return self._batch / max(best, 1) * 1e9
+
+    def answer(self, loadgen: Any, samples: Sequence[Any]) -> None:
+        """Answers samples in batches and reports each batch when it is done."""
+        for start in range(0, len(samples), self._batch):
+            part = samples[start : start + self._batch]
+            self._infer([sample.index for sample in part])
+            loadgen.QuerySamplesComplete(
+                [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in part]
+            )
+
+    def _infer(self, indices: Sequence[int]) -> None:
+        if self._fixed is None:
+            self._runner.infer({self._name: self._images[[i % self.samples for i in indices]]})
+            return
+        for start in range(0, len(indices), self._fixed):
+            part = [i % self.samples for i in indices[start : start + self._fixed]]
+            filled = part + part[-1:] * (self._fixed - len(part))
+            feed: dict[str, Array] = {self._name: self._images[filled]}
+            self._runner.infer(feed)
+
+
+def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Path) -> None:
+    """Runs LoadGen. Server queries wait in a line, so that none holds up the next arrival."""
+    waiting: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
+    failures: list[Exception] = []
+
+    def answer(samples: Sequence[Any]) -> None:
+        try:
+            system.answer(loadgen, samples)
+        except Exception as error:  # LoadGen would wait for ever; told after the run
+            failures.append(error)
+            done = [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
+            loadgen.QuerySamplesComplete(done)
+
+    def serve() -> None:
+        while (samples := waiting.get()) is not None:
+            answer(samples)
+
+    def nothing(*_: object) -> None:
+        """All samples are in memory already, and no query is held back."""
+
+    worker = threading.Thread(target=serve, name="edgeres-loadgen")
+    worker.start()
+    sut = loadgen.ConstructSUT(waiting.put if settings.scenario == "server" else answer, nothing)
+    qsl = loadgen.ConstructQSL(system.samples, system.samples, nothing, nothing)
+    try:
+        loadgen.StartTestWithLogSettings(
+            sut,
+            qsl,
+            _test_settings(loadgen, settings, system.samples_per_s),
+            _log_settings(loadgen, folder),
+        )
+    finally:
+        loadgen.DestroyQSL(qsl)
+        loadgen.DestroySUT(sut)
+        waiting.put(None)
+        worker.join()
+    if failures:
+        raise failures[0]
+
+
+def _test_settings(loadgen: Any, settings: LoadGenSettings, samples_per_s: float) -> Any:
+    chosen = loadgen.TestSettings()
+    chosen.scenario = getattr(loadgen.TestScenario, _NAMES[settings.scenario])
+    chosen.mode = loadgen.TestMode.PerformanceOnly
+    chosen.min_duration_ms = round(1000 * settings.seconds)
+    chosen.min_query_count = settings.min_queries or _LEAST_QUERIES[settings.scenario]
+    chosen.multi_stream_samples_per_query = _STREAMS
+    # LoadGen prepares as many queries as fit at this speed; more than enough is better than less.
+    query_ns = max(1, round(0.25e9 / samples_per_s))
+    chosen.single_stream_expected_latency_ns = query_ns
+    chosen.multi_stream_expected_latency_ns = query_ns * _STREAMS
+    chosen.server_target_qps = settings.target_qps or 1.0
+    chosen.offline_expected_qps = settings.target_qps or samples_per_s
+    chosen.server_target_latency_ns = round(1e6 * settings.latency_bound_ms)
+    return chosen
+
+
+def _log_settings(loadgen: Any, folder: Path) -> Any:
+    logs = loadgen.LogSettings()
+    logs.log_output.outdir = str(folder)
+    logs.log_output.copy_summary_to_stdout = False
+    logs.enable_trace = False
+    return logs
+
+
+def _loadgen() -> Any:
+    try:
+        return importlib.import_module("mlperf_loadgen")
+    except ImportError as error:
+        raise BackendMissingError(
+            "MLPerf LoadGen is not installed.", hint="pip install mlcommons-loadgen"
+        ) from error

@@ -1,0 +1,151 @@
+"""Convolutions and pooling windows in one form: explicit numbers, always a bias.
+
+Rules:
+
+1. ``auto_pad`` is resolved into ``pads`` (ONNX operator specification, Conv: ``auto_pad``).
+2. ``Pad`` with zeros in front of a Conv is merged into the Conv's own padding.
+3. Kernel, strides, dilations, group and pads are written out.
+4. A Conv without bias gets one of zeros.
+5. ``ceil_mode`` is dropped where it changes nothing, as engines disagree on its corner cases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeres.errors import ModelError
+from edgeres.exporting.graph import (
+    Attribute,
+    NodePass,
+    add_constant,
+    constant,
+    constant_ints,
+    data_input,
+    input_at,
+    made_by,
+    replace,
+    static_shape,
+)
+
+_WINDOWS = ("Conv", "MaxPool", "AveragePool")
+
+
+class ConvForm(NodePass):
+    """Applies the rules of this module."""
+
+    def requires(self, model: ir.Model) -> None:
+        """Every Conv has constant weights."""
+        for node in model.graph:
+            if node.op_type == "Conv" and constant(input_at(node, 1)) is None:
+                raise ModelError(
+                    f"Expected constant weights at Conv '{node.name}', got computed ones.",
+                    hint="Only networks with trained, fixed weights can be quantized.",
+                )
+
+    def visit(self, node: ir.Node) -> bool:
+        """Rewrites one Conv, MaxPool or AveragePool."""
+        if node.op_type not in _WINDOWS or len(node.outputs) != 1:
+            return False
+        wanted = _attributes(node)
+        if wanted is None:
+            return False
+        inputs = list(node.inputs)
+        padding = _mergeable_pad(node) if node.op_type == "Conv" else None
+        if padding is not None:
+            pad, extra = padding
+            inputs[0] = data_input(pad)
+            wanted["pads"] = [a + b for a, b in zip(_ints(wanted["pads"]), extra, strict=True)]
+        if node.op_type == "Conv" and input_at(node, 2) is None:
+            channels = (static_shape(node.inputs[1]) or (0,))[0]
+            inputs = [*inputs[:2], add_constant(node, "bias", np.zeros(channels, np.float32))]
+        if inputs == list(node.inputs) and _current(node) == wanted:
+            return False
+        replace(node, node.op_type, inputs, wanted)
+        return True
+
+    def ensures(self, model: ir.Model) -> None:
+        """Every Conv has a constant bias and explicit padding."""
+        for node in model.graph:
+            if node.op_type == "Conv" and constant(input_at(node, 2)) is None:
+                raise ModelError(f"Conv '{node.name}' has no constant bias.")
+            if node.op_type in _WINDOWS and "auto_pad" in node.attributes:
+                raise ModelError(f"The padding of '{node.name}' could not be resolved.")
+
+
+def _attributes(node: ir.Node) -> dict[str, Attribute] | None:
+    """All attributes of a window, written out; ``None`` where shapes are not known."""
+    shape, output = static_shape(data_input(node)), static_shape(node.outputs[0])
+    if shape is None or output is None:
+        return None
+    spatial = len(shape) - 2
+    weight = static_shape(input_at(node, 1)) or ()
+    kernel = list(node.attributes.get_ints("kernel_shape", weight[2:]))
+    strides = list(node.attributes.get_ints("strides", [1] * spatial))
+    dilations = list(node.attributes.get_ints("dilations", [1] * spatial))
+    reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+    pads = _pads(node, shape[2:], reach, strides)
+    wanted: dict[str, Attribute] = {"kernel_shape": kernel, "pads": pads, "strides": strides}
+    if node.op_type == "Conv":
+        return wanted | {"dilations": dilations, "group": node.attributes.get_int("group", 1)}
+    if any(d != 1 for d in dilations):
+        wanted["dilations"] = dilations
+    if node.attributes.get_int("ceil_mode", 0) == 1 and any(
+        (size + pads[i] + pads[i + spatial] - reach[i]) % strides[i]
+        for i, size in enumerate(shape[2:])
+    ):
+        wanted["ceil_mode"] = 1
+    if (
+        node.op_type == "AveragePool"
+        and any(pads)
+        and node.attributes.get_int("count_include_pad", 0) == 1
+    ):
+        wanted["count_include_pad"] = 1
+    return wanted
+
+
+def _pads(node: ir.Node, sizes: tuple[int, ...], reach: list[int], strides: list[int]) -> list[int]:
+    """Explicit ``pads``: all begins, then all ends."""
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return list(node.attributes.get_ints("pads", [0] * (2 * len(sizes))))
+    if mode == "VALID":
+        return [0] * (2 * len(sizes))
+    begins, ends = [], []
+    for size, covered, stride in zip(sizes, reach, strides, strict=True):
+        outputs = -(-size // stride)
+        total = max((outputs - 1) * stride + covered - size, 0)
+        small, large = total // 2, total - total // 2
+        begins.append(small if mode == "SAME_UPPER" else large)
+        ends.append(large if mode == "SAME_UPPER" else small)
+    return begins + ends
+
+
+def _mergeable_pad(node: ir.Node) -> tuple[ir.Node, list[int]] | None:
+    """The zero padding in front of a Conv, as the Conv's own ``pads``."""
+    pad = made_by(data_input(node), "Pad")
+    if pad is None or pad.attributes.get_string("mode", "constant") != "constant":
+        return None
+    pads, value = constant_ints(input_at(pad, 1)), input_at(pad, 2)
+    filled = constant(value)
+    if pads is None or (value is not None and (filled is None or np.any(filled))):
+        return None
+    rank = len(static_shape(data_input(pad)) or ())
+    axes = constant_ints(input_at(pad, 3)) or tuple(range(rank))
+    begins, ends = [0] * rank, [0] * rank
+    for position, axis in enumerate(axes):
+        begins[axis], ends[axis] = pads[position], pads[position + len(axes)]
+    if any(begins[:2]) or any(ends[:2]) or min(*begins, *ends) < 0:
+        return None
+    return pad, begins[2:] + ends[2:]
+
+
+def _ints(value: Attribute) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, (list, tuple)) else []
+
+
+def _current(node: ir.Node) -> dict[str, Attribute]:
+    return {
+        name: list(a.as_ints()) if a.type == ir.AttributeType.INTS else a.value
+        for name, a in node.attributes.items()
+    }

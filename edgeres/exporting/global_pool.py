@@ -1,0 +1,82 @@
+"""Global average pooling in one form: ``GlobalAveragePool``.
+
+Rules:
+
+1. ``ReduceMean`` over height and width of ``(N, C, H, W)``.
+2. The same behind a ``Transpose`` to ``(N, H, W, C)``, as channel-last frameworks write it.
+3. ``AveragePool`` whose window covers the whole unpadded image.
+
+What the old node gave in another shape is kept by a ``Reshape`` behind the new one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeres.errors import ModelError
+from edgeres.exporting.graph import (
+    NodePass,
+    add_constant,
+    constant_ints,
+    data_input,
+    input_at,
+    insert_before,
+    made_by,
+    replace,
+    static_shape,
+)
+from edgeres.exporting.views import permutation
+
+SPATIAL = (2, 3)
+
+
+class GlobalPools(NodePass):
+    """Applies the rules of this module."""
+
+    def visit(self, node: ir.Node) -> bool:
+        """Replaces one node that averages over the whole image."""
+        source = _averaged(node)
+        shape, target = static_shape(source), static_shape(node.outputs[0])
+        if source is None or shape is None or target is None:
+            return False
+        pooled = (shape[0], shape[1], 1, 1)
+        if target == pooled:
+            replace(node, "GlobalAveragePool", [source])
+            return True
+        average = insert_before(node, "GlobalAveragePool", [source], pooled)
+        wanted = add_constant(node, "shape", np.array((-1, *target[1:]), np.int64))
+        replace(node, "Reshape", [average, wanted])
+        return True
+
+    def ensures(self, model: ir.Model) -> None:
+        """No mean over height and width is left in another form."""
+        for node in model.graph:
+            if _averaged(node) is not None:
+                raise ModelError(f"{node.op_type} node '{node.name}' still averages an image.")
+
+
+def _averaged(node: ir.Node) -> ir.Value | None:
+    """The ``(N, C, H, W)`` tensor that a node averages over all of H and W."""
+    if node.op_type == "ReduceMean":
+        return _of_reduce_mean(node)
+    if node.op_type == "AveragePool":
+        shape = static_shape(data_input(node))
+        kernel = tuple(node.attributes.get_ints("kernel_shape", ()))
+        whole = shape is not None and len(shape) == 4 and shape[2:] == kernel
+        return data_input(node) if whole and not any(node.attributes.get_ints("pads", ())) else None
+    return None
+
+
+def _of_reduce_mean(node: ir.Node) -> ir.Value | None:
+    source = data_input(node)
+    shape, axes = static_shape(source), constant_ints(input_at(node, 1))
+    if shape is None or len(shape) != 4 or axes is None:
+        return None
+    positive = [axis % 4 for axis in axes]
+    transpose = made_by(source, "Transpose")
+    if transpose is not None:
+        perm = permutation(transpose)
+        moved = sorted(perm[axis] for axis in positive)
+        return data_input(transpose) if tuple(moved) == SPATIAL and perm[0] == 0 else None
+    return source if tuple(sorted(positive)) == SPATIAL else None

@@ -1,0 +1,82 @@
+"""The foreign model as it came, run by ONNX Runtime: what the imported one is compared with.
+
+Where a model ends in a Softmax, the tensor in front of it is compared too: probabilities near 0
+and 1 hide errors that the logits show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from edgeres.exporting.parity import F32, open_session, run_session
+
+ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
+
+
+class Original:
+    """A loaded foreign model.
+
+    Args:
+        model: The whole model, with its data inside.
+        scores: Name of the output with the class scores.
+        sample_shape: Shape of one sample as the model takes it.
+        batch: The batch that the model insists on; ``None`` where any will do.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        scores: str,
+        sample_shape: Sequence[int],
+        batch: int | None,
+    ) -> None:
+        watched, self._names = expose(model, scores)
+        self._session = open_session(watched)
+        self._sample_shape, self._batch = tuple(sample_shape), batch
+
+    def run(self, images: F32) -> list[F32]:
+        """Runs ``(N, ...)`` images in batches that the model accepts.
+
+        Returns:
+            Scores ``(N, K)``, then the tensor in front of a final activation, if there is one.
+        """
+        step = self._batch or len(images)
+        padding = np.zeros((-len(images) % step, *self._sample_shape), np.float32)
+        padded = np.concatenate([images, padding])
+        parts = [
+            run_session(self._session, padded[start : start + step], self._names)
+            for start in range(0, len(padded), step)
+        ]
+        joined = [np.concatenate([part[name] for part in parts]) for name in self._names]
+        return [values.reshape(len(padded), -1)[: len(images)] for values in joined]
+
+
+def expose(model: onnx.ModelProto, scores: str | None = None) -> tuple[bytes, list[str]]:
+    """Makes the tensor in front of a final activation an output as well.
+
+    Returns:
+        The changed copy's bytes, and the names of its scores and, if there is one, that tensor.
+    """
+    name = scores if scores is not None else model.graph.output[0].name
+    before = before_activation(model, name)
+    names = [name] if before is None else [name, before]
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {value.name for value in copy.graph.output}
+    for tensor in names:
+        if tensor not in known:
+            element = onnx.TensorProto.FLOAT
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(tensor, element, None))
+    return copy.SerializeToString(), names
+
+
+def before_activation(model: onnx.ModelProto, output: str) -> str | None:
+    """The tensor that a model's last activation reads; ``None`` where the scores are logits."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type == "Identity":
+        node = makers.get(node.input[0])
+    return node.input[0] if node is not None and node.op_type in ACTIVATIONS else None

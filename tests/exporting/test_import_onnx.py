@@ -1,0 +1,286 @@
+"""Foreign ONNX files: what is brought into the normal form, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeres.errors import GateError, ModelError, StageError, UsageError
+from edgeres.exporting import foreign
+from edgeres.exporting.import_onnx import import_onnx
+
+RANDOM = np.random.default_rng(5)
+WEIGHTS = {
+    "w": RANDOM.standard_normal((8, 3, 3, 3)).astype(np.float32),
+    "fw": RANDOM.standard_normal((4, 8)).astype(np.float32),
+    "fb": RANDOM.standard_normal(4).astype(np.float32),
+    "to": np.array([1, -1]),
+}
+BODY = "c = Conv(x, w) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) "
+NETWORK = BODY + "y = Gemm<transB=1>(f, fw, fb)"
+
+
+@pytest.fixture
+def bring(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], onnx.ModelProto]]:
+    """Imports a model in this process and returns what is told about it and the result."""
+
+    def run(model: onnx.ModelProto, **changes: Any) -> tuple[dict[str, Any], onnx.ModelProto]:
+        source, out = tmp_path / "foreign.onnx", tmp_path / "normal.onnx"
+        source.write_bytes(model.SerializeToString())
+        settings = {
+            "source": str(source),
+            "out": str(out),
+            "opset": 20,
+            "layout": "nchw",
+            "sample_shape": None,
+            "output": None,
+            "images": None,
+            "tolerance": [1e-6, 2e-4],
+            "max_bytes": 1 << 30,
+        }
+        told = foreign.normalize_file(**(settings | changes))
+        return told, onnx.load(out)
+
+    return run
+
+
+def test_whole_import_through_the_child(build_graph, tmp_path: Path) -> None:
+    source, out = tmp_path / "foreign.onnx", tmp_path / "out" / "normal.onnx"
+    source.write_bytes(build_graph(NETWORK, WEIGHTS, opset=11).SerializeToString())
+    images = np.ones((4, 3, 6, 6), np.float32)
+    result = import_onnx(source, out, images=images)
+    assert result.path == out
+    assert [p.name for p in out.parent.iterdir()] == ["normal.onnx"]
+    assert (result.source_opset, result.opset) == (11, 20)
+    assert (result.input_name, result.output_name, result.logits_name) == ("x", "y", "y")
+    assert (result.sample_shape, result.num_classes, result.ends_in) == ((3, 6, 6), 4, "logits")
+    assert result.dynamic_batch
+    assert result.in_channels == 3
+    assert result.notes == ("opset 11 upgraded to 20",)
+    assert result.parity.samples == 10 + 3
+    assert onnx.load(out).opset_import[0].version == 20
+
+
+def test_terabyte_at_run_time_hits_the_limit_in_the_child(tmp_path: Path, build_graph) -> None:
+    model = build_graph(
+        "z = ConstantOfShape(s) m = ReduceMean(z) a = Add(x, m) f = Flatten(a) y = Identity(f)",
+        {"s": np.array([1 << 30, 256])},
+        scores="float[N,108] y",
+    )
+    source, out = tmp_path / "bomb.onnx", tmp_path / "normal.onnx"
+    source.write_bytes(model.SerializeToString())
+    assert len(source.read_bytes()) < 400
+    with pytest.raises(StageError, match="takes 1024 GiB for one image, limit 1 GiB"):
+        import_onnx(source, out, memory_bytes=4 << 30)
+    assert [p.name for p in tmp_path.iterdir()] == ["bomb.onnx"]
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 17, 20, 21])
+def test_opsets(build_graph, bring, opset: int) -> None:
+    told, model = bring(build_graph(NETWORK, WEIGHTS, opset=opset))
+    assert told["source_opset"] == opset
+    assert model.opset_import[0].version == told["opset"] == max(opset, 20)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_fixed_batch_is_freed(build_graph, bring, batch: int) -> None:
+    body = (
+        "c = Conv(x, w) p = GlobalAveragePool(c) f = Reshape(p, to) y = Gemm<transB=1>(f, fw, fb)"
+    )
+    told, model = bring(
+        build_graph(
+            body,
+            WEIGHTS | {"to": np.array([batch, -1])},
+            image=f"float[{batch},3,6,6] x",
+            scores=f"float[{batch},4] y",
+        )
+    )
+    assert told["dynamic_batch"]
+    assert told["parity"]["batch_sizes"] == [1, 2, 7]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_batch_that_cannot_be_freed_stays_and_is_told(build_graph, bring) -> None:
+    # Scores of all images are averaged: for a batch of one that changes nothing.
+    body = NETWORK.replace("y =", "s =") + " m = ReduceMean<keepdims=1>(s, rows) y = Add(s, m)"
+    told, model = bring(
+        build_graph(
+            body,
+            WEIGHTS | {"rows": np.array([0])},
+            image="float[1,3,6,6] x",
+            scores="float[1,4] y",
+        )
+    )
+    assert not told["dynamic_batch"]
+    assert "the batch stays 1" in told["notes"][0]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def test_softmax_stays_and_logits_are_named(build_graph, bring) -> None:
+    body = NETWORK.replace("y =", "logits =") + " y = Softmax(logits)"
+    told, model = bring(build_graph(body, WEIGHTS, opset=11))
+    assert told["ends_in"] == "softmax"
+    assert told["output_name"] == "y"
+    gemm, softmax = list(model.graph.node)[-2:]
+    assert (gemm.op_type, softmax.op_type) == ("Gemm", "Softmax")
+    assert told["logits_name"] == gemm.output[0] == softmax.input[0]
+    assert [o.name for o in model.graph.output] == ["y"]
+
+
+def test_wrong_logits_behind_a_saturated_softmax_are_found(build_graph, bring, monkeypatch) -> None:
+    body = NETWORK.replace("y =", "logits =") + " y = Softmax(logits)"
+    saturated = WEIGHTS | {"fb": np.array([1e3, 0, 0, 0], np.float32)}
+    normal_form = foreign.normal_form
+
+    def wrong(model: Any, *, dynamic_batch: bool) -> None:
+        normal_form(model, dynamic_batch=dynamic_batch)
+        bias = model.graph.initializers["gemm.bias"]
+        bias.const_value = foreign.ir.tensor(bias.const_value.numpy() * 1.1, name=bias.name)
+
+    bring(build_graph(body, saturated))
+    monkeypatch.setattr(foreign, "normal_form", wrong)
+    with pytest.raises(GateError, match=r"output 'gemm\.out'"):
+        bring(build_graph(body, saturated))
+
+
+def test_channel_last_network_keeps_its_input(build_graph, bring) -> None:
+    body = """t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) r = Relu(c)
+        u = Transpose<perm=[0,2,3,1]>(r) f = ReduceMean<keepdims=0>(u, axes)
+        m = MatMul(f, kernel) y = Add(m, fb)"""
+    weights = {
+        "w": WEIGHTS["w"],
+        "fb": WEIGHTS["fb"],
+        "kernel": WEIGHTS["fw"].T.copy(),
+        "axes": np.array([1, 2]),
+    }
+    source = build_graph(body, weights, image="float[N,6,7,3] x")
+    told, model = bring(source, layout="nhwc")
+    assert told["sample_shape"] == [6, 7, 3]
+    found = [n.op_type for n in model.graph.node]
+    assert found == ["Transpose", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
+    with pytest.raises(ModelError, match="looks like nhwc") as caught:
+        bring(source)
+    assert "--layout nhwc" in caught.value.hint
+
+
+def test_scores_with_a_spatial_tail_are_flattened(build_graph, bring) -> None:
+    body = "c = Conv(x, w) p = GlobalAveragePool(c) y = Conv(p, k)"
+    kernel = WEIGHTS["fw"].reshape(4, 8, 1, 1)
+    told, model = bring(
+        build_graph(body, {"w": WEIGHTS["w"], "k": kernel}, scores="float[N,4,1,1] y")
+    )
+    assert told["notes"] == ["scores (N, K, 1, 1) flattened to (N, K)"]
+    assert model.graph.node[-1].op_type == "Flatten"
+    assert [o.name for o in model.graph.output] == ["y"]
+
+
+def test_open_image_size_must_be_given(build_graph, bring) -> None:
+    source = build_graph(NETWORK, WEIGHTS, image="float[N,3,H,W] x")
+    with pytest.raises(ModelError, match="Expected an image of known size"):
+        bring(source)
+    with pytest.raises(ModelError, match="for a sample of shape"):
+        bring(source, sample_shape=[1, 8, 8])
+    told, _ = bring(source, sample_shape=[3, 8, 9])
+    assert told["sample_shape"] == [3, 8, 9]
+
+
+def test_one_of_several_outputs_is_kept(build_graph, bring) -> None:
+    source = build_graph(NETWORK, WEIGHTS)
+    source.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", 8]))
+    with pytest.raises(ModelError, match="Expected one output, got 2: y, f"):
+        bring(source)
+    with pytest.raises(ModelError, match="no output 'z'; there are y, f"):
+        bring(source, output="z")
+    told, model = bring(source, output="y")
+    assert [o.name for o in model.graph.output] == [told["output_name"]] == ["y"]
+
+
+def test_local_functions_are_written_out(build_graph, bring) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        net (float[N,3,6,6] x) => (float[N,4] y) {
+            c = Conv(x, w) r = local.Act(c) p = GlobalAveragePool(r) f = Flatten(p)
+            y = Gemm<transB=1>(f, fw, fb) }
+        <domain: "local", opset_import: ["" : 17]> Act (a) => (b) { b = Relu(a) }"""
+    )
+    model.graph.initializer.extend(build_graph(NETWORK, WEIGHTS).graph.initializer)
+    _, normal = bring(model)
+    assert [n.op_type for n in normal.graph.node][:2] == ["Conv", "Relu"]
+
+
+@pytest.mark.parametrize(
+    ("body", "scores", "message"),
+    [
+        ("y = com.acme.Magic(x)", "float[N,4] y", "got com.acme.Magic at 'y'"),
+        ("q, s, z = DynamicQuantizeLinear(x) y = Flatten(x)", "float[N,4] y", "quantized already"),
+        ("y = Relu(x)", "float[N,3,6,6] y", r"Expected class scores \(N, K\) float32 .* 'y'"),
+        ("f = Flatten(x) y = ArgMax<axis=1>(f)", "int64[N,1] y", "Expected class .* INT64"),
+        ("y = Conv(x, nothing)", "float[N,4] y", "The file is no valid ONNX model"),
+        ("h = Cast<to=10>(x) y = Flatten(h)", "float16[N,108] y", "got FLOAT16 at 'h'"),
+        ("a = Conv(x, fw) y = Flatten(a)", "float[N,4] y", "shapes contradict each other"),
+    ],
+)
+def test_what_is_no_float_classifier_is_refused(build_graph, bring, body, scores, message) -> None:
+    model = build_graph(body, WEIGHTS, scores=scores)
+    if "com.acme" in body:
+        model.opset_import.append(helper.make_opsetid("com.acme", 1))
+    with pytest.raises(ModelError, match=message):
+        bring(model)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("float[N,3,6,6] x, float[N,3] other", "Expected one image input, got 2"),
+        ("float[N,108] x", "Expected a float32 image input of 4 dimensions"),
+        ("uint8[N,3,6,6] x", "Expected a float32 image input of 4 dimensions"),
+    ],
+)
+def test_wrong_inputs_are_listed(build_graph, bring, image: str, message: str) -> None:
+    model = build_graph("f = Flatten(x) y = Cast<to=1>(f)", image=image, scores="float[N,108] y")
+    with pytest.raises(ModelError, match=message):
+        bring(model)
+
+
+def test_control_flow_is_refused(build_graph, bring) -> None:
+    model = build_graph(
+        """t = Constant<value=bool {1}>()
+        y = If<then_branch=a () => (float[N,3,6,6] p) { p = Identity(x) },
+               else_branch=b () => (float[N,3,6,6] q) { q = Relu(x) }>(t)"""
+    )
+    with pytest.raises(ModelError, match="Expected a network without control flow, got If at 'y'"):
+        bring(model)
+
+
+def test_deep_nesting_is_refused_not_followed(tmp_path: Path) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        size, length = len(content), b""
+        while size > 127:
+            length, size = length + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+    graph = b""
+    for _ in range(20_000):  # GraphProto.node, NodeProto.attribute, AttributeProto.g
+        graph = field(1, field(5, field(6, graph)))
+    source = tmp_path / "deep.onnx"
+    source.write_bytes(field(7, graph))  # ModelProto.graph
+    with pytest.raises(ModelError, match="Expected an ONNX model at"):
+        import_onnx(source, tmp_path / "normal.onnx")
+
+
+def test_weights_that_are_not_numbers_are_named(build_graph, bring) -> None:
+    broken = WEIGHTS | {"fb": np.array([0, np.nan, 0, 0], np.float32)}
+    with pytest.raises(ModelError, match="Weights 'fb' hold 1 values that are NaN"):
+        bring(build_graph(NETWORK, broken))
+
+
+@pytest.mark.parametrize("changes", [{"opset": 17}, {"layout": "chwn"}])
+def test_impossible_requests_are_usage_errors(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        import_onnx(tmp_path / "m.onnx", tmp_path / "n.onnx", **changes)
