@@ -132,13 +132,15 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
 
 
 def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
+    # TensorRT's builder does not always give equal plans, so a plan and its sidecar are left out.
     result = _invoke(
         "convert", workplace / "recipe.yaml", "--output", tmp_path / "other", "--json", "--no-cache"
     )
     assert result.exit_code == 0, result.output
     first, second = _hashes(workplace / "out"), _hashes(tmp_path / "other")
-    first.pop("report.json")
-    second.pop("report.json")
+    for name in [name for name in first if "plan" in name or name == "report.json"]:
+        first.pop(name)
+        assert second.pop(name)
     assert first == second
 
 
@@ -180,7 +182,7 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
     (folder / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Canary()}))
     (folder / "empty.pt").write_bytes(b"")
     (folder / "cut.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:5000])
-    for name, count in (("few", 0), ("two", 30)):
+    for name, count in (("few", 0), ("two", 450)):
         images = np.zeros((count, 28, 28), np.uint8)
         head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
         (folder / f"{name}-images.gz").write_bytes(gzip.compress(head + images.tobytes()))
