@@ -8,27 +8,25 @@ only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says w
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.backends._tensorrt_api import (
-    FLAVORS,
-    INSTALL_HINT,
-    RTX_TARGETS,
-    TITLES,
-    Flavor,
-    Trt,
-    check_targets,
-    half_pays,
-    load_trt,
-)
+from edgeres.backends._tensorrt_api import FLAVORS, Trt, check_targets, half_pays, load_trt
 from edgeres.backends._tensorrt_cuda import Gpu, list_gpus
-from edgeres.backends._tensorrt_options import TensorRTOptions, parse_options
+from edgeres.backends._tensorrt_match import (
+    check_loadable,
+    choose_trt,
+    gpu_of,
+    gpus_here,
+    ordinal_of,
+    versions_of,
+    with_targets,
+)
+from edgeres.backends._tensorrt_options import parse_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
-from edgeres.backends.sidecar import check_engine, read_engine, staged, write_sidecar
+from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.files import file_sha256
 
@@ -52,7 +50,7 @@ class TensorRTBackend:
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
         try:
-            _choose_trt(None)
+            choose_trt(None)
         except BackendMissingError as error:
             return str(error)
         return None
@@ -61,7 +59,7 @@ class TensorRTBackend:
         """Says why a plan cannot run on this machine; ``None`` if it can."""
         try:
             gpus = list_gpus()
-            trt = _choose_trt(None)
+            trt = choose_trt(None)
             if trt.is_rtx:
                 check_targets(trt, [gpus[0].compute_capability])
         except (BackendMissingError, UsageError) as error:
@@ -77,13 +75,13 @@ class TensorRTBackend:
         for flavor in FLAVORS:
             with contextlib.suppress(BackendMissingError):
                 found[flavor] = load_trt(flavor).version
-        for gpu in _gpus()[:1]:
+        for gpu in gpus_here()[:1]:
             found |= {"gpu": gpu.name, "cuda-driver": gpu.driver}
         return found
 
     def devices(self) -> tuple[str, ...]:
         """GPUs as ``cuda:N``, in the driver's order; none without a driver."""
-        return tuple(f"cuda:{gpu.ordinal}" for gpu in _gpus())
+        return tuple(f"cuda:{gpu.ordinal}" for gpu in gpus_here())
 
     def qdq_rules(self, device: str) -> QdqRules:
         """The same rules for every GPU: see the placement section of ``docs/tensorrt.md``."""
@@ -129,10 +127,10 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_lint import lint, refuse_fatal
 
         options = parse_options(config.options)
-        _ordinal_of(config.device)
-        trt = _choose_trt(options.flavor)
-        options = _with_targets(trt, options, config.device)
-        gpu = None if trt.is_rtx else _gpu_of(config.device)
+        ordinal_of(config.device)
+        trt = choose_trt(options.flavor)
+        options = with_targets(trt, options, config.device)
+        gpu = None if trt.is_rtx else gpu_of(config.device)
         graph = read_graph(onnx)
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
@@ -161,7 +159,7 @@ class TensorRTBackend:
             backend=self.name,
             device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
             source_sha256=source_sha256,
-            versions=_versions_of(trt, options, gpu),
+            versions=versions_of(trt, options, gpu),
         )
         write_sidecar(engine, companions=[beside])
         return engine
@@ -179,7 +177,7 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_run import TensorRTRunner
 
         options = parse_options(config.options)
-        trt, gpu = _check_loadable(engine, config.device)
+        trt, gpu = check_loadable(engine, config.device, self.name)
         return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
@@ -195,7 +193,7 @@ class TensorRTBackend:
         check_engine(engine, self.name)
         audit = read_audit(engine.path)
         try:
-            trt, gpu = _check_loadable(engine, engine.device)
+            trt, gpu = check_loadable(engine, engine.device, self.name)
         except (BackendMissingError, ArtefactError):
             # Without that GPU and version, the list that the builder printed is what there is; its
             # hash was just checked.
@@ -213,77 +211,6 @@ class TensorRTBackend:
 
         check_engine(engine, self.name)
         return read_audit(engine.path)
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    try:
-        return list_gpus()
-    except BackendMissingError:
-        return ()
-
-
-def _gpu_of(device: str) -> Gpu:
-    """The GPU behind ``cuda:N``; ``cpu``, the default of every backend, means the first one.
-
-    Raises:
-        UsageError: Not a device's name.
-        BackendMissingError: There is no such GPU.
-    """
-    ordinal = _ordinal_of(device)
-    gpus = list_gpus()
-    if ordinal >= len(gpus):
-        raise BackendMissingError(
-            f"there is no {device}: the driver shows {len(gpus)} GPU.",
-            hint=f"Use cuda:0 to cuda:{len(gpus) - 1}.",
-        )
-    return gpus[ordinal]
-
-
-def _ordinal_of(device: str) -> int:
-    kind, _, number = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
-        raise UsageError(f"expected a device such as cuda:0, got {device!r}.", hint="Say cuda:0.")
-    return int(number or 0)
-
-
-def _choose_trt(flavor: Flavor | None) -> Trt:
-    """TensorRT if it and a GPU are here, else TensorRT for RTX.
-
-    Raises:
-        BackendMissingError: Neither can build here.
-    """
-    if flavor is not None:
-        return load_trt(flavor)
-    if _gpus():
-        return load_trt()
-    try:
-        return load_trt("tensorrt_rtx")
-    except BackendMissingError as error:
-        if importlib.util.find_spec("tensorrt") is None:
-            raise BackendMissingError(
-                "TensorRT is not installed here.", hint=INSTALL_HINT
-            ) from error
-        raise BackendMissingError(
-            "TensorRT is installed but builds only on a machine with an NVIDIA GPU and driver.",
-            hint="Install `pip install 'edgeres[tensorrt-rtx]'`, which builds without one.",
-        ) from error
-
-
-def _with_targets(trt: Trt, options: TensorRTOptions, device: str) -> TensorRTOptions:
-    """The options with the compute capabilities spelled out where TensorRT for RTX builds.
-
-    Raises:
-        BackendMissingError: It does not support a target, or the GPU that was asked for.
-        UsageError: Targets for standard TensorRT, or Turing.
-    """
-    targets = options.compute_capabilities
-    if trt.is_rtx and not targets:
-        targets = RTX_TARGETS
-        if device != "cpu" and _gpus():
-            capability = _gpu_of(device).compute_capability
-            targets = RTX_TARGETS if capability in RTX_TARGETS else (capability,)
-    check_targets(trt, targets)
-    return replace(options, compute_capabilities=targets)
 
 
 @contextlib.contextmanager
@@ -314,62 +241,6 @@ def _layers_of(
     if not records and gpu is not None:
         records = inspect_plan(trt, plan, gpu.ordinal, graph.op_types)
     return assign_products(records, graph.op_types)
-
-
-def _versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str, str]:
-    """What a plan depends on, for its sidecar."""
-    versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest or "float32"}
-    if gpu is None:
-        return {**versions, "compute_capabilities": ",".join(options.compute_capabilities)}
-    if options.hardware_compatibility is not None:
-        versions["hardware_compatibility"] = options.hardware_compatibility
-    return {
-        **versions,
-        "gpu": gpu.name,
-        "compute_capabilities": gpu.compute_capability,
-        "driver": gpu.driver,
-    }
-
-
-def _check_loadable(engine: Engine, device: str) -> tuple[Trt, Gpu]:
-    """All that can be checked before a plan, which is native code, is deserialized.
-
-    Raises:
-        ArtefactError: Damaged, another backend's, or another version's.
-        BackendMissingError: No driver, GPU or TensorRT for it here.
-    """
-    check_engine(engine, TensorRTBackend.name)
-    # The sidecar counts, not the object that was handed in.
-    versions = read_engine(engine.path).versions
-    flavor = next((name for name in FLAVORS if name == versions.get("flavor")), None)
-    if flavor is None:
-        raise ArtefactError(
-            f"{engine.path}: its sidecar names no TensorRT flavor.", hint="Build the engine again."
-        )
-    gpu = _gpu_of(device)
-    trt = load_trt(flavor)
-    if versions.get(flavor) != trt.version:
-        raise ArtefactError(
-            f"{engine.path}: built by {TITLES[flavor]} {versions.get(flavor)}, here is "
-            f"{trt.version}.",
-            hint="Build it again from the Q/DQ ONNX file.",
-        )
-    _check_gpu(engine.path, versions, gpu)
-    return trt, gpu
-
-
-def _check_gpu(path: Path, versions: Mapping[str, str], gpu: Gpu) -> None:
-    built_for = versions.get("compute_capabilities", "").split(",")
-    compatibility = versions.get("hardware_compatibility")
-    newer_ampere = compatibility == "ampere_plus" and int(gpu.compute_capability.split(".")[0]) >= 8
-    same_model = "gpu" not in versions or compatibility or versions["gpu"] == gpu.name
-    if newer_ampere or (gpu.compute_capability in built_for and same_model):
-        return
-    what = versions.get("gpu", "compute capability " + ", ".join(built_for))
-    raise BackendMissingError(
-        f"{path}: built for {what}, this GPU is {gpu.name} ({gpu.compute_capability}).",
-        hint="Build it again from the Q/DQ ONNX file, for this GPU.",
-    )
 
 
 BACKEND = TensorRTBackend()
