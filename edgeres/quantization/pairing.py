@@ -5,7 +5,8 @@ products into one int16. Which products are neighbours depends on how an engine 
 these are the packings of the CPU engines, found by probing single weights:
 
 1. input channels (2i, 2i+1) at the same kernel position (an odd last channel stands alone);
-2. neighbours in the flattened (kernel row, kernel column, channel) order.
+2. neighbours in the flattened (kernel row, kernel column, channel) order;
+3. with one channel, neighbours within each kernel row (AVX-512 without VNNI).
 
 With an even channel count both are the same pairs. With an odd one an engine may use either, so
 weights are made safe under both. Dense layers pair along K, which is the same rule with one kernel
@@ -43,4 +44,8 @@ def pairings(columns: int, kernel: Sequence[int]) -> tuple[Pairs, ...]:
     paired = columns - columns % 2
     by_neighbour = flat[:paired].reshape(-1, 2)
     packings = [by_channel] if channels % 2 == 0 else [by_channel, by_neighbour]
+    if channels == 1 and len(kernel) > 1:
+        rows = order.reshape(-1, kernel[-1])
+        width = kernel[-1] - kernel[-1] % 2
+        packings.append(rows[:, :width].reshape(-1, 2))
     return tuple(pairs for pairs in packings if len(pairs))

@@ -34,7 +34,7 @@ shapes = st.tuples(
 
 
 def brute_force_pairs(channels: int, kernel: tuple[int, ...]) -> set[frozenset[int]]:
-    """Both packings written out with loops: (channel, position) -> column."""
+    """All packings written out with loops: (channel, position) -> column."""
     places = list(itertools.product(*(range(size) for size in kernel)))
     column = {key: i for i, key in enumerate(itertools.product(range(channels), places))}
     by_channel = {
@@ -43,11 +43,17 @@ def brute_force_pairs(channels: int, kernel: tuple[int, ...]) -> set[frozenset[i
         for p in places
     }
     flat = [column[c, p] for p in places for c in range(channels)]
-    return by_channel | {frozenset(flat[i : i + 2]) for i in range(0, len(flat) - 1, 2)}
+    by_neighbour = {frozenset(flat[i : i + 2]) for i in range(0, len(flat) - 1, 2)}
+    by_row = {
+        frozenset({column[0, place], column[0, (*place[:-1], place[-1] + 1)]})
+        for place in places
+        if channels == 1 and len(kernel) > 1 and place[-1] % 2 == 0 and place[-1] + 1 < kernel[-1]
+    }
+    return by_channel | by_neighbour | by_row
 
 
 @given(st.integers(1, 9), st.sampled_from([(), (1, 1), (3, 3), (1, 2), (5,)]))
-def test_pairs_are_those_of_both_packings(channels, kernel):
+def test_pairs_are_those_of_all_packings(channels, kernel):
     columns = channels * int(np.prod(kernel))
     packings = pairings(columns, kernel)
     found = {frozenset(map(int, pair)) for pairs in packings for pair in pairs}
@@ -60,6 +66,12 @@ def test_even_channels_need_one_packing_only():
     assert len(pairings(4 * 9, (3, 3))) == 1
     assert len(pairings(3 * 9, (3, 3))) == 2
     assert pairings(1, ()) == ()
+
+
+def test_one_channel_is_safe_within_kernel_rows_too():
+    by_row = pairings(9, (3, 3))[-1]
+    assert by_row.tolist() == [[0, 1], [3, 4], [6, 7]]
+    assert len(pairings(9, (3, 3))) == 2  # a single channel has no neighbour channel
 
 
 @given(shapes, st.integers(0, 2**31), st.sampled_from([0.0, 1.0, 50.0]))
