@@ -35,7 +35,7 @@ QDQ = "model.qdq.onnx"
 PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
-EVALUATION_BATCH = 100
+EVALUATION_BATCH = 64
 LATENCY_INPUTS = 8
 
 
