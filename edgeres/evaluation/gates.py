@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
@@ -16,6 +16,8 @@ from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.statistics import samples_to_decide
 
 Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
+
+Measured = TypeVar("Measured")
 
 _TOLD = 3
 
@@ -197,6 +199,32 @@ def size_check(size_bytes: int, max_size_bytes: int) -> Check:
     return Check("size", outcome, reason, size_bytes, max_size_bytes)
 
 
+def deployment_checks(
+    limits: Limits,
+    *,
+    size_bytes: int | None = None,
+    p99_ms: float | None = None,
+    speedup: float | None = None,
+    speedup_interval: tuple[float, float] | None = None,
+    doubts: Sequence[str] = (),
+) -> list[Check]:
+    """Checks of size and speed, one for each limit that is given.
+
+    Raises:
+        UsageError: A limit is given whose measurement is not.
+    """
+    checks = []
+    if limits.max_size_bytes is not None:
+        checks.append(size_check(_measured("max_size_bytes", size_bytes), limits.max_size_bytes))
+    if limits.max_p99_ms is not None:
+        checks.append(latency_check(_measured("max_p99_ms", p99_ms), limits.max_p99_ms, doubts))
+    if limits.min_speedup is not None:
+        interval = _measured("min_speedup", speedup_interval)
+        ratio = _measured("min_speedup", speedup)
+        checks.append(speedup_check(ratio, interval, limits.min_speedup, doubts))
+    return checks
+
+
 def decide(checks: Sequence[Check]) -> Verdict:
     """The verdict over several checks: a failure outweighs doubt, doubt outweighs a pass.
 
@@ -215,6 +243,15 @@ def decide(checks: Sequence[Check]) -> Verdict:
 def not_executed(reason: str) -> Verdict:
     """The verdict on an engine that was built but cannot run here."""
     return Verdict("not_executed", reason)
+
+
+def _measured(limit: str, value: Measured | None) -> Measured:
+    if value is None:
+        raise UsageError(
+            f"{limit}: a limit was given, but nothing was measured for it.",
+            hint="Measure the latency too, or leave the limit out.",
+        )
+    return value
 
 
 def _expect(name: str, value: float, low: float, high: float) -> None:

@@ -15,7 +15,14 @@ from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.coverage import Coverage
-from edgeres.evaluation.gates import Limits, Verdict, accuracy_check, coverage_check, decide
+from edgeres.evaluation.gates import (
+    Limits,
+    Verdict,
+    accuracy_check,
+    coverage_check,
+    decide,
+    deployment_checks,
+)
 from edgeres.evaluation.inspect import engine_size, inspect
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
@@ -96,7 +103,7 @@ def validate(
         baseline: Answers or a file of them, another engine, or an FP32 ONNX file, which is built
             and run by the engine's own backend; left out, the ``baseline/predictions.npz`` in the
             output folder of the ``edgeres convert`` that made the engine.
-        limits: What is allowed; the drop of top-1 always counts, the coverage where it is given.
+        limits: What is allowed; the drop of top-1 always counts, coverage and size where given.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         source: ONNX file that the engine was built from, where coverage is asked for and it does
             not lie beside the engine.
@@ -114,6 +121,8 @@ def validate(
     engine = read_engine(path)
     backend = executable_backend(engine)
     config = BuildConfig(device=engine.device, threads=threads)
+    size = engine_size(engine)
+    deployed = deployment_checks(limits, size_bytes=size)
 
     def answers(of: Engine, by: Backend) -> Predictions:
         with by.load(of, config) as runner:
@@ -137,9 +146,8 @@ def validate(
     if limits.min_int8_coverage is not None:
         coverage = inspect(path, source=source).coverage
         checks.append(coverage_check(coverage, limits.min_int8_coverage))
-    return Validation(
-        engine, engine_size(engine), reference, candidate, comparison, coverage, decide(checks)
-    )
+    checks += deployed
+    return Validation(engine, size, reference, candidate, comparison, coverage, decide(checks))
 
 
 def executable_backend(engine: Engine) -> Backend:

@@ -18,6 +18,7 @@ from edgeres.evaluation.gates import (
     accuracy_check,
     coverage_check,
     decide,
+    deployment_checks,
     latency_check,
     not_executed,
     size_check,
@@ -101,6 +102,20 @@ def test_size_gate() -> None:
     assert size_check(1000, 1000).outcome == "pass"
     assert size_check(1001, 1000).outcome == "fail"
     assert "1,001 bytes" in size_check(1001, 1000).reason
+
+
+def test_only_limits_that_are_given_are_checked() -> None:
+    assert deployment_checks(Limits(), size_bytes=1, p99_ms=1.0) == []
+    limits = Limits(max_p99_ms=2.0, min_speedup=1.5, max_size_bytes=1000)
+    measured = {"p99_ms": 3.0, "speedup": 2.0, "speedup_interval": (1.9, 2.1)}
+    checks = deployment_checks(limits, size_bytes=10, **measured)
+    assert {c.name: c.outcome for c in checks} == {
+        "size": "pass",
+        "latency": "fail",
+        "speedup": "pass",
+    }
+    with pytest.raises(UsageError, match="max_p99_ms: a limit was given"):
+        deployment_checks(limits, size_bytes=10)
 
 
 def test_the_worst_check_decides() -> None:

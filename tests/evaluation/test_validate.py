@@ -110,6 +110,13 @@ def test_low_coverage_fails(engines, shapes) -> None:
     assert "templates" in found.verdict.reason
 
 
+def test_an_engine_that_is_too_large_fails(engines, shapes) -> None:
+    limits = Limits(max_drop_pp=2.0, max_size_bytes=10)
+    found = validate(engines["int8"], shapes, PLAIN, baseline=engines["fp32"], limits=limits)
+    assert found.verdict.outcome == "fail"
+    assert "at most 10 asked" in found.verdict.reason
+
+
 def test_answers_of_an_engine_can_be_a_baseline_elsewhere(engines, shapes, tmp_path) -> None:
     found = validate(engines["int8"], shapes, PLAIN, baseline=engines["fp32"], limits=LOOSE)
     found.predictions.save(tmp_path / "int8.npz")
