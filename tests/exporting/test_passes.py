@@ -273,12 +273,13 @@ def test_names_are_unique_and_follow_the_nodes(build_graph, normalize) -> None:
 
 
 def test_metadata_goes(build_graph, normalize) -> None:
-    model = build_graph(f"c = Conv(x, w) {HEAD}", CONV_WEIGHTS)
+    model = build_graph(f"b = Conv(x, w) c = Relu(b) {HEAD}", CONV_WEIGHTS)
     model.producer_name, model.producer_version, model.doc_string = "pytorch", "2.13", "secret"
     model.graph.doc_string = "secret"
     onnx.helper.set_model_props(model, {"path": "/home/secret"})
-    model.graph.node[0].doc_string = "/home/secret/net.py"
-    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.stack_trace", value="secret")
+    for node in model.graph.node:
+        node.doc_string = "/home/secret/net.py"
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="secret")
     model.graph.initializer[0].doc_string = "secret"
     result = normalize(model).SerializeToString()
     assert b"secret" not in result
