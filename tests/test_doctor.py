@@ -71,6 +71,14 @@ def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
     assert told["environment"]["cpu"]
 
 
+def test_backends_are_asked_in_children(monkeypatch) -> None:
+    home = importlib.import_module("edgeres.doctor")
+    monkeypatch.setattr(home, "backend_names", lambda: ("null",))
+    (found,) = doctor().backends
+    assert (found.name, found.ready, found.devices) == ("null", True, ("cpu",))
+
+
+@pytest.mark.slow
 def test_all_backends_are_asked_in_children() -> None:
     found = doctor(seconds=120)
     assert {b.name for b in found.backends} == set(backend_names())
