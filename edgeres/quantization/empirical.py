@@ -82,7 +82,8 @@ def output_means(
         if graphs.node_name(node) in wanted
     }
     probes = {}
-    for name, value in outputs.items():
+    for name, made in outputs.items():
+        value = _rectified(made)
         spatial = len(inner_shape(value)) == 3
         probe = ir.node("GlobalAveragePool" if spatial else "Identity", [value])
         producer = value.producer()
@@ -103,6 +104,14 @@ def output_means(
     return {name: total / len(images) for name, total in sums.items()}
 
 
+def _rectified(value: ir.Value) -> ir.Value:
+    """What a Relu makes of a value, where nothing else reads it: only that travels on."""
+    uses = graphs.consumers(value)
+    if graphs.only_rectified(value) and uses[0][0].op_type == "Relu":
+        return uses[0][0].outputs[0]
+    return value
+
+
 def measured_shifts(
     qdq: ir.Model, wanted: dict[str, NDArray[np.float64]], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float64]]:
@@ -117,13 +126,35 @@ def measured_shifts(
         Node name to ``(M,) float64``.
     """
     shifts: dict[str, NDArray[np.float64]] = {}
+    rectified = {
+        graphs.node_name(node)
+        for node in qdq.graph
+        if any(reader.op_type == "Relu" for reader, _ in graphs.consumers(node.outputs[0]))
+    }
 
     def mend(name: str, output: NDArray[np.float32]) -> NDArray[np.float32]:
         axes = (0, *range(2, output.ndim))
-        shift = wanted[name] - output.mean(axis=axes, dtype=np.float64)
+        if name in rectified:
+            shift = _shift_before_relu(output, wanted[name])
+        else:
+            shift = wanted[name] - output.mean(axis=axes, dtype=np.float64)
         shifts[name] = shift
         shape = (1, -1, *[1] * (output.ndim - 2))
         return np.asarray(output + shift.astype(np.float32).reshape(shape), np.float32)
 
     run_in_segments(qdq, list(wanted), images, mend)
     return shifts
+
+
+def _shift_before_relu(
+    output: NDArray[np.float32], wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Solves ``mean(max(output + shift, 0)) = wanted`` per channel with a few Newton steps."""
+    flat = np.moveaxis(output.reshape(*output.shape[:2], -1), 1, 0).reshape(output.shape[1], -1)
+    shift = np.zeros(len(flat))
+    for _ in range(4):
+        moved = flat + shift[:, None].astype(np.float32)
+        active = np.mean(moved > 0, axis=1)
+        error = wanted - np.maximum(moved, 0).mean(axis=1, dtype=np.float64)
+        shift += np.where(active > 0.01, error / np.maximum(active, 0.01), 0.0)
+    return shift

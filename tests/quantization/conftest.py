@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends.base import QdqRules
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.table import CalibrationTable
+
+# A loaded machine is no reason to fail; the tests themselves are quick.
+settings.register_profile("quantization", deadline=None)
+settings.load_profile("quantization")
 
 U8_OPS = frozenset({"Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"})
 #: Like an engine that fuses DQ -> op -> Q and keeps INT32 biases (x86 CPU, asymmetric uint8).
