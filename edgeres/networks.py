@@ -88,6 +88,8 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
         produce=lambda folder, *_: load_source(source, folder, layout=layout),
     )
     facts = ModelFacts.load(loaded.file(FACTS))
+    for note in facts.notes:
+        run.warn_once(f"{facts.name}: {note}")
     preprocess = choose_preprocess(recipe.preprocess, facts)
     if source.kind == "onnx":
         return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)

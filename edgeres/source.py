@@ -43,6 +43,7 @@ class ModelFacts:
         in_channels: 1 or 3.
         preprocess: As it travelled with the checkpoint; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
+        notes: What a person should know of how the file was read.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelFacts:
     in_channels: int
     preprocess: dict[str, Any] | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
@@ -59,7 +61,8 @@ class ModelFacts:
     def load(path: Path) -> ModelFacts:
         """Reads what :meth:`save` wrote (a verified stage result)."""
         facts = json.loads(path.read_text())
-        return ModelFacts(**{**facts, "class_names": tuple(facts["class_names"])})
+        lists = {key: tuple(facts[key]) for key in ("class_names", "notes")}
+        return ModelFacts(**{**facts, **lists})
 
 
 def find_source(block: ModelBlock) -> Source:
@@ -104,6 +107,7 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
             in_channels=imported.in_channels,
             preprocess=None,
             class_names=(),
+            notes=imported.notes,
         ).save(folder / FACTS)
         return
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
