@@ -36,8 +36,9 @@ class Place:
 def choose_place(settings: TrainSettings) -> Place:
     """Resolves ``auto``.
 
-    Float32 on a CPU: bfloat16 autocast was 1.2 to 1.3 times slower for a ResNet-20 step on a CPU
-    with AVX512-BF16. On a GPU bfloat16 where its arithmetic units have it, else float16.
+    Float32 on a CPU: bfloat16 autocast was slower for a ResNet-20 step even on a CPU with
+    AVX512-BF16 (``benchmarks/training_step.py``). On a GPU bfloat16 where its arithmetic units
+    have it, else float16.
 
     Raises:
         UsageError: A device that torch does not know.

@@ -1,8 +1,8 @@
 """Keeps freed memory in the process while it trains.
 
 Every training step allocates and frees the same large activations. The C library gives blocks of
-that size back to the kernel at once, which must then clear each page again: page faults took up
-to 60 % of the training time on a two-core machine. With higher thresholds they do not happen.
+that size back to the kernel at once, which must then clear each page again at the next step. With
+higher thresholds these page faults do not happen (``benchmarks/training_step.py`` counts them).
 """
 
 from __future__ import annotations
