@@ -7,7 +7,7 @@ images, each after the ones before it were mended, all of that is caught (Nagel 
 
 A layer that ends a residual block is measured behind the Add. Blocks of a trained network push back
 against errors on the skip path; a main path that is held to its own mean cannot, and the skip's
-error grows from block to block (ResNet-20 on Fashion-MNIST: 25 dB instead of 37 dB at the logits).
+error grows from block to block. Likewise only what a Relu lets through is compared.
 """
 
 from __future__ import annotations
