@@ -13,9 +13,9 @@ from edgeres.version import __version__
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.benchmark import benchmark
-    from edgeres.doctor import doctor
     from edgeres.evaluation.inspect import inspect
     from edgeres.evaluation.validate import validate
+    from edgeres.health import doctor
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
     from edgeres.stages import build, calibrate, export, prune, quantize, train
@@ -41,7 +41,7 @@ _HOMES = {
     "build": "edgeres.stages",
     "calibrate": "edgeres.stages",
     "convert": "edgeres.pipeline",
-    "doctor": "edgeres.doctor",
+    "doctor": "edgeres.health",
     "export": "edgeres.stages",
     "inspect": "edgeres.evaluation.inspect",
     "load_recipe": "edgeres.recipe_file",

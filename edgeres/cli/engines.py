@@ -121,7 +121,7 @@ def inspect(
 def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
     """Say what this machine is, which backends are here, and how to get those that are not."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.doctor import doctor as run
+        from edgeres.health import doctor as run
         from edgeres.report.tables import health_table
 
         with out.listener() as listener:

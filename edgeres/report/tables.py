@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeres.benchmarking.benchmark import Benchmark
-from edgeres.doctor import Health
 from edgeres.evaluation.inspect import Inspection
 from edgeres.evaluation.validate import Validation
+from edgeres.health import Health
 from edgeres.report import cells
 
 

@@ -16,6 +16,7 @@ from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.models.build import build_model
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs, count_parameters
+from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.prune import prune, prune_module
 from edgeres.pruning.recalibrate import recalibrate
 from edgeres.pruning.settings import PruneSettings
@@ -177,6 +178,20 @@ def test_coupling_that_the_graph_cannot_see_is_caught(data: Callable) -> None:
 
     with pytest.raises((ModelError, UsageError)):
         prune_module(Folded(), PruneSettings(round_to=2, importance="l1"), data(GREY))
+
+
+def test_a_graph_that_removes_something_else_is_caught(
+    network: Callable, data: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, plan = network("resnet20", in_channels=1)
+    remove = ChannelGraph.remove
+
+    def shifted(graph: ChannelGraph, removed: dict[str, list[int]]) -> None:
+        remove(graph, {name: [c - min(cs) for c in cs] for name, cs in removed.items() if cs})
+
+    monkeypatch.setattr(ChannelGraph, "remove", shifted)
+    with pytest.raises(ModelError, match="set to zero"):
+        prune(module, plan, PruneSettings(importance="l1"), data(GREY))
 
 
 def test_frozen_parameters_stay_frozen_and_no_images_are_refused(

@@ -114,7 +114,7 @@ def describe_backend(name: str) -> dict[str, JsonValue]:
 def _ask(name: str, seconds: float) -> BackendHealth:
     try:
         told = run_limited(
-            "edgeres.doctor:describe_backend", {"name": name}, seconds=seconds, memory_bytes=None
+            "edgeres.health:describe_backend", {"name": name}, seconds=seconds, memory_bytes=None
         )
     except StageError as error:
         return BackendHealth(name, None, None, trouble=str(error))
