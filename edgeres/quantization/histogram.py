@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 #: Bins on each side of zero. The largest magnitude lies in the upper half of them.
 BINS = 2048
+#: Narrowest bins, so that their inverse stays a float32. Only values below 1e-33, far below any
+#: scale that is written, then lie in the lower half.
+SMALLEST_EXPONENT = -120
 
 
 class GrowingHistogram:
@@ -65,7 +68,7 @@ class GrowingHistogram:
         # frexp: magnitude = m * 2**e with 0.5 <= m < 1, so magnitude < BINS * 2**(e - log2 BINS).
         # A negative value exactly at -2**e would still fit: floor gives bin 0.
         needed = math.frexp(magnitude)[1] - int(math.log2(BINS))
-        needed = max(needed, -120)  # 2.0**-exponent stays a float32
+        needed = max(needed, SMALLEST_EXPONENT)
         if self.exponent is None:
             self.exponent = needed
             return
