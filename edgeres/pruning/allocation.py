@@ -29,36 +29,47 @@ class Choices:
         name: Of the group.
         widths: Rising; the last is the full width.
         losses: Importance lost at each width; 0 at the last.
+        whole: Channels before the first round of pruning.
     """
 
     name: str
     widths: tuple[int, ...]
     losses: tuple[float, ...]
+    whole: int
 
 
 def width_choices(
-    group: ChannelGroup, scores: NDArray[np.float64], *, round_to: int, least: float
+    group: ChannelGroup,
+    scores: NDArray[np.float64],
+    *,
+    round_to: int,
+    min_share: float,
+    whole: int | None = None,
 ) -> Choices:
-    """Multiples of ``round_to`` and of the group's unit that keep at least ``least`` channels.
+    """Multiples of ``round_to`` and of the group's unit that keep at least ``min_share``.
 
     Args:
         group: Of channels.
         scores: ``(C,)``, importance of each channel.
         round_to: Kept widths are multiples of it; the full width may be another number.
-        least: Channels that are kept at least.
+        min_share: Least share of ``whole`` that is kept.
+        whole: Channels before the first round of pruning; those of the group where not given.
     """
     step = lcm(round_to, group.unit)
-    first = max(step, ceil(least / step) * step)
+    whole = group.channels if whole is None else whole
+    first = max(step, ceil(min_share * whole / step) * step)
     widths = [*range(first, group.channels, step), group.channels]
     # losses[k]: the k least important channels are gone
     losses = np.concatenate([[0.0], np.cumsum(np.sort(scores))])
-    return Choices(
-        group.name, tuple(widths), tuple(float(losses[group.channels - w]) for w in widths)
-    )
+    lost = tuple(float(losses[group.channels - w]) for w in widths)
+    return Choices(group.name, tuple(widths), lost, whole)
 
 
 def allocate_uniform(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:
     """The same share of every group, as near to the budget as rounding lets it come from below.
+
+    Shares are of the widths before the first round: of those before the last one, a group that was
+    once rounded down would be rounded down again in every round.
 
     Raises:
         UsageError: The budget cannot be met; names the floor.
@@ -66,7 +77,7 @@ def allocate_uniform(choices: Sequence[Choices], cost: Cost, budget: float) -> d
     check_reachable(choices, cost, budget)
 
     def at(share: float) -> dict[str, int]:
-        return {c.name: min(c.widths, key=lambda w: abs(w - share * c.widths[-1])) for c in choices}
+        return {c.name: min(c.widths, key=lambda w: abs(w - share * c.whole)) for c in choices}
 
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
@@ -74,7 +85,7 @@ def allocate_uniform(choices: Sequence[Choices], cost: Cost, budget: float) -> d
         low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle)
     widths = at(low)
     # Rounding moves many groups at once; what is left goes to those rounded down most.
-    by_shortage = sorted(choices, key=lambda c: widths[c.name] - high * c.widths[-1])
+    by_shortage = sorted(choices, key=lambda c: widths[c.name] - high * c.whole)
     for choice in by_shortage:
         _widen(widths, choice, cost, budget)
     return widths

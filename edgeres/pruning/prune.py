@@ -211,7 +211,8 @@ def _widths(
             group,
             scores[group.name],
             round_to=settings.round_to,
-            least=settings.min_share * whole[group.name],
+            min_share=settings.min_share,
+            whole=whole[group.name],
         )
         for group in groups
     ]

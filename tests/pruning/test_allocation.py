@@ -27,23 +27,23 @@ def group(channels: int, unit: int = 1, name: str = "g") -> ChannelGroup:
 
 
 @pytest.mark.parametrize(
-    ("channels", "unit", "round_to", "least", "widths"),
+    ("channels", "unit", "round_to", "min_share", "widths"),
     [
-        (32, 1, 8, 3.2, (8, 16, 24, 32)),
-        (32, 1, 8, 9.0, (16, 24, 32)),
-        (20, 1, 8, 1.0, (8, 16, 20)),
-        (32, 16, 8, 1.0, (16, 32)),
-        (24, 3, 8, 1.0, (24,)),
-        (6, 1, 8, 0.6, (6,)),
+        (32, 1, 8, 0.1, (8, 16, 24, 32)),
+        (32, 1, 8, 0.3, (16, 24, 32)),
+        (20, 1, 8, 0.05, (8, 16, 20)),
+        (32, 16, 8, 0.05, (16, 32)),
+        (24, 3, 8, 0.05, (24,)),
+        (6, 1, 8, 0.1, (6,)),
         (1, 1, 1, 0.1, (1,)),
-        (4, 1, 1, 0.4, (1, 2, 3, 4)),
+        (4, 1, 1, 0.1, (1, 2, 3, 4)),
     ],
 )
 def test_width_choices(
-    channels: int, unit: int, round_to: int, least: float, widths: tuple[int, ...]
+    channels: int, unit: int, round_to: int, min_share: float, widths: tuple[int, ...]
 ) -> None:
     scores = np.arange(channels, dtype=np.float64)[::-1].copy()
-    found = width_choices(group(channels, unit), scores, round_to=round_to, least=least)
+    found = width_choices(group(channels, unit), scores, round_to=round_to, min_share=min_share)
     assert found.widths == widths
     # the lowest scores are lost first
     assert found.losses == tuple(sum(range(channels - w)) for w in widths)
@@ -61,6 +61,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Choices], list[float], float]:
                 f"g{i}",
                 tuple(8 * (k + 1) for k in range(len(steps) + 1)),
                 tuple(reversed([0.0, *np.cumsum(steps).tolist()])),
+                8 * (len(steps) + 1),
             )
         )
         prices.append(draw(st.floats(0.1, 10)))
@@ -116,7 +117,7 @@ def test_by_importance_is_within_one_step_of_the_best(
 
 def test_stairs_of_a_device_are_walked_down() -> None:
     """Milliseconds that fall only every 16 channels: steps that save nothing are passed."""
-    choices = [Choices("g", (8, 16, 24, 32), (9.0, 4.0, 1.0, 0.0))]
+    choices = [Choices("g", (8, 16, 24, 32), (9.0, 4.0, 1.0, 0.0), 32)]
 
     def cost(widths: dict[str, int]) -> float:
         return -(-widths["g"] // 16) * 1.0
@@ -126,8 +127,20 @@ def test_stairs_of_a_device_are_walked_down() -> None:
     assert allocate_by_importance(choices, cost, 2.0) == {"g": 32}
 
 
+def test_uniform_shares_are_of_the_widths_before_the_first_round() -> None:
+    """A group that is narrower than its share already is not narrowed further than the others."""
+    scores = np.ones(64)
+    narrowed = width_choices(group(40, name="a"), scores[:40], round_to=8, min_share=0.1, whole=64)
+    untouched = width_choices(group(64, name="b"), scores, round_to=8, min_share=0.1, whole=64)
+    widths = allocate_uniform([narrowed, untouched], lambda w: w["a"] + w["b"], 72.0)
+    assert widths == {"a": 40, "b": 32}
+    assert (
+        width_choices(group(40), scores[:40], round_to=8, min_share=0.5, whole=64).widths[0] == 32
+    )
+
+
 def test_a_budget_below_the_floor_names_layer_and_floor() -> None:
-    choices = [Choices("a", (8, 64), (1.0, 0.0)), Choices("b", (16, 32), (1.0, 0.0))]
+    choices = [Choices("a", (8, 64), (1.0, 0.0), 64), Choices("b", (16, 32), (1.0, 0.0), 32)]
 
     def cost(widths: dict[str, int]) -> float:
         return float(sum(widths.values()))
@@ -139,7 +152,7 @@ def test_a_budget_below_the_floor_names_layer_and_floor() -> None:
             allocate(choices, cost, 0.2 * 96)
         assert allocate(choices, cost, 24) == {"a": 8, "b": 16}
         with pytest.raises(UsageError, match="Nothing can be pruned"):
-            allocate([Choices("a", (64,), (0.0,))], cost, 32)
+            allocate([Choices("a", (64,), (0.0,), 64)], cost, 32)
 
 
 @pytest.mark.parametrize(
