@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeres.data.batches import batches
 from edgeres.data.types import Dataset
-from edgeres.errors import UsageError
+from edgeres.errors import ArtefactError, UsageError
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs
 from edgeres.pruning.prune import prune
@@ -154,6 +154,10 @@ def _pruned_start(
         found = load_checkpoint(path)
         if found.metadata.get("pruned_from") == identity:
             return found
+        raise ArtefactError(
+            f"'{path}' was pruned from another network or with other settings or images.",
+            hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
+        )
     module, plan = prune(module, current.plan, settings, data)
     pruned = replace(
         current,

@@ -83,7 +83,9 @@ def test_accuracy_comes_back(dense: Checkpoint, tmp_path: Path) -> None:
     assert all(torch.equal(again.state[k], v) for k, v in pruned.state.items())
 
 
-def test_an_interrupted_run_goes_on(dense: Checkpoint, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(
+    dense: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "whole")
 
     def stop(step: int, _: int) -> None:
@@ -93,6 +95,7 @@ def test_an_interrupted_run_goes_on(dense: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=stop)
     started = (tmp_path / "cut" / PRUNED_NAME).read_bytes()
+    monkeypatch.delattr("edgeres.pruning.recover.prune")  # pruning is not done a second time
     seen: list[int] = []
     resumed = prune_and_finetune(
         dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=lambda s, _: seen.append(s)
@@ -130,8 +133,14 @@ def test_without_fine_tuning_only_statistics_change(dense: Checkpoint, tmp_path:
 def test_other_settings_in_the_same_folder_are_refused(dense: Checkpoint, tmp_path: Path) -> None:
     prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path)
     other = replace(SETTINGS, macs_ratio=0.6)
-    with pytest.raises(ArtefactError, match="other settings"):
+    before = (tmp_path / PRUNED_NAME).read_bytes()
+    with pytest.raises(ArtefactError, match="with other settings or images"):
         prune_and_finetune(dense, other, TRAIN, HELD_OUT, tmp_path)
+    assert (tmp_path / PRUNED_NAME).read_bytes() == before
+    # other fine-tuning of the same pruned network is told by the training's state
+    tuned = replace(SETTINGS, finetune=replace(TUNING, learning_rate=0.01))
+    with pytest.raises(ArtefactError, match="other settings"):
+        prune_and_finetune(dense, tuned, TRAIN, HELD_OUT, tmp_path)
 
 
 def test_preprocessing_is_needed(dense: Checkpoint, tmp_path: Path) -> None:
