@@ -1,6 +1,6 @@
 """Saturation-safe weights on a CPU without VNNI: what they cost, and what they save.
 
-The reference network is quantized with and without saturation-safe weights, and both files run on
+The network of the default recipe (reference ResNet-20, pruned) is quantized with and without saturation-safe weights, and both files run on
 the real engines: on this CPU, and on an emulated one that has AVX2 but no VNNI (QEMU's user mode,
 `apt-get install qemu-user`), where two products of uint8 and int8 share an int16. The table gives
 the logits' SQNR against the FP32 network.
@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from edgeres.assets import asset_path
+from edgeres.assets import asset_folder
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
@@ -36,10 +36,14 @@ from edgeres.evaluation.predictions import load_predictions
 from edgeres.recipe import ExportBlock, QuantizeBlock
 from edgeres.stages import build, calibrate, export, quantize
 
-CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 BACKENDS = ("onnxruntime", "openvino")
 EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
+
+
+def pruned_reference() -> Path:
+    """Checkpoint of the default recipe's pruning, which ships with edgeres."""
+    return next((asset_folder("recipes") / "stages").glob("prune-*/checkpoint.safetensors"))
 
 
 def run_engine(engine: Path, images: int, out: Path) -> None:
@@ -62,10 +66,10 @@ def child(arguments: list[str], *, emulated: bool) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def measure(images: int, folder: Path) -> list[dict[str, object]]:
+def measure(checkpoint: Path, images: int, folder: Path) -> list[dict[str, object]]:
     """Quantizes, builds and runs everything; one row a backend, kind of weights and CPU."""
     fp32 = folder / "fp32.onnx"
-    export(asset_path("recipes", CHECKPOINT), fp32, image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, fp32, image_size=(28, 28), settings=ExportBlock())
     table = folder / "table.json"
     calibrate(
         fp32,
@@ -118,6 +122,7 @@ def main() -> None:
     parser.add_argument("answers", nargs="?", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--checkpoint", type=Path, default=pruned_reference())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.probe:
@@ -129,7 +134,7 @@ def main() -> None:
     if shutil.which(EMULATOR[0]) is None:
         parser.error(f"{EMULATOR[0]} is not installed: apt-get install qemu-user")
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(arguments.images, Path(folder))
+        rows = measure(arguments.checkpoint, arguments.images, Path(folder))
     table = Table("Backend", "Weights", "CPU", "Saturates", "SQNR dB", "Agreement %", box=None)
     for row in rows:
         table.add_row(
@@ -142,6 +147,7 @@ def main() -> None:
         content = {
             "environment": describe_environment().to_dict(),
             "emulated_cpu": " ".join(EMULATOR),
+            "checkpoint": arguments.checkpoint.name,
             "images": arguments.images,
             "rows": rows,
         }
