@@ -1,9 +1,9 @@
 """Saturation-safe weights on a CPU without VNNI: what they cost, and what they save.
 
-The network of the default recipe (reference ResNet-20, pruned) is quantized with and without saturation-safe weights, and both files run on
-the real engines: on this CPU, and on an emulated one that has AVX2 but no VNNI (QEMU's user mode,
-`apt-get install qemu-user`), where two products of uint8 and int8 share an int16. The table gives
-the logits' SQNR against the FP32 network.
+The network of the default recipe (the reference ResNet-20, pruned) is quantized with and without
+saturation-safe weights, and both files run on the real engines: on this CPU, and on an emulated one
+that has AVX2 but no VNNI (QEMU's user mode, `apt-get install qemu-user`), where two products of
+uint8 and int8 share an int16. The table gives the logits' SQNR against the FP32 network.
 
     python benchmarks/saturation.py --images 200 --out benchmarks/results/saturation.json
 """
