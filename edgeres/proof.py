@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.evaluation.compare import Comparison, compare, top_k
@@ -47,7 +48,7 @@ class Proof:
     final: Predictions
     built: Sequence[BuiltTarget]
     answers: Mapping[str, Predictions]
-    times: Mapping[str, tuple[Latency, Latency]]
+    times: Mapping[str, tuple[EngineTimes, EngineTimes]]
 
 
 def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
@@ -71,7 +72,7 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         baseline=BaselinePart(
             top1=right / dense.samples,
             samples=dense.samples,
-            latency_ms={name: _percentiles(fp32) for name, (fp32, _) in proof.times.items()},
+            latency_ms={n: _percentiles(fp32.latency) for n, (fp32, _) in proof.times.items()},
             top5=top_k(dense, 5),
             top1_interval=wilson_interval(right, dense.samples, checks.confidence),
             data=proof.data,
@@ -156,7 +157,8 @@ def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison)
     )
 
 
-def _with_latency(part: TargetPart, fp32: Latency, int8: Latency) -> TargetPart:
+def _with_latency(part: TargetPart, before: EngineTimes, after: EngineTimes) -> TargetPart:
+    fp32, int8 = before.latency, after.latency
     ratio = speedup(fp32, int8)
     return replace(
         part,
@@ -165,6 +167,7 @@ def _with_latency(part: TargetPart, fp32: Latency, int8: Latency) -> TargetPart:
         speedup=ratio.value,
         speedup_interval=(ratio.low, ratio.high),
         throughput_per_s=int8.throughput_per_s,
+        load_ms=after.load_ms,
         overhead_ms=int8.overhead_ms,
         stable=int8.stable and fp32.stable,
         doubts=tuple(dict.fromkeys((*int8.doubts, *fp32.doubts))),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner
+from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
 from edgeres.backends.sidecar import read_engine
-from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
+from edgeres.benchmarking.benchmark import EngineTimes, benchmark
+from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
@@ -222,7 +222,7 @@ def latencies(
     pairs: Sequence[tuple[Target, Engine, Engine]],
     validation: Dataset,
     preprocess: Preprocess,
-) -> dict[str, tuple[Latency, Latency]]:
+) -> dict[str, tuple[EngineTimes, EngineTimes]]:
     """Times FP32 and INT8 engines of every target, all taking turns.
 
     Args:
@@ -233,27 +233,28 @@ def latencies(
 
     Returns:
         Target name to (FP32, INT8).
+
+    Raises:
+        EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
     """
     settings = run.recipe.benchmark
-    count = min(len(validation), max(2, LATENCY_INPUTS) * settings.batch_size)
+    count = min(len(validation), LATENCY_INPUTS * settings.batch_size)
+    images = validation.subset(range(count))
     feeds = [
-        images
-        for images, _ in batches(validation.subset(range(count)), preprocess, settings.batch_size)
-        if len(images) == settings.batch_size
+        batch
+        for batch, _ in batches(images, preprocess, settings.batch_size, bad=BadImages(1.0))
+        if len(batch) == settings.batch_size
     ]
-    with run.measured("benchmark") as progress, ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        for target, *engines in pairs:
-            config = BuildConfig(device=target.device, threads=settings.threads)
-            for kind, engine in zip(("fp32", "int8"), engines, strict=True):
-                runner = target.backend.load(engine, config)
-                runners[f"{target.name} {kind}"] = stack.enter_context(runner)
-        measured = measure(
-            runners, feeds, settings=MeasureSettings(seconds=settings.seconds), progress=progress
-        )
+    with run.measured("benchmark") as progress:
+        found = benchmark(
+            [engine.path for _, *engines in pairs for engine in engines],
+            inputs=feeds,
+            threads=settings.threads,
+            settings=MeasureSettings(seconds=settings.seconds),
+            progress=progress,
+        ).engines
     return {
-        target.name: (measured[f"{target.name} fp32"], measured[f"{target.name} int8"])
-        for target, *_ in pairs
+        target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
     }
 
 

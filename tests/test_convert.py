@@ -258,6 +258,18 @@ def test_missing_backend_is_named_with_its_cure(workplace, monkeypatch):
     assert "openvino is not installed" in result.output
 
 
+def test_the_default_recipe_finds_its_pruning_ready(tmp_path):
+    small = {"data.validation_samples": SAMPLES, "benchmark.seconds": 0.2}
+    recipe = edgeres.load_recipe(None, {**small, "targets": _installed()[:1]})
+    found = edgeres.convert(recipe, tmp_path / "out")
+    cached = {stage.name: stage.cached for stage in found.stages}
+    assert cached["prune and fine-tune"], "make it again: see docs/pruning.md"
+    assert found.pruning is not None
+    assert recipe.prune is not None
+    assert 0.55 < found.pruning.macs_ratio <= recipe.prune.macs_ratio
+    assert abs(found.pruning.drop_pp or 0.0) < 2
+
+
 def test_python_call_gives_the_same_report(workplace, report):
     recipe = edgeres.load_recipe(workplace / "recipe.yaml")
     again = edgeres.convert(recipe, workplace / "out")
