@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
@@ -65,6 +66,12 @@ class Networks:
 def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
     """Loads, prunes and exports, as the recipe says.
 
+    Args:
+        run: The run.
+        source: The trained network.
+        validation: The whole validation set: its classes must be the network's, and its first
+            image tells the size that the network sees.
+
     Raises:
         EdgeResError: As the stages do.
     """
@@ -91,6 +98,7 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
     for note in facts.notes:
         run.warn_once(f"{facts.name}: {note}")
     preprocess = choose_preprocess(recipe.preprocess, facts)
+    check_classes(validation, facts.num_classes)
     if source.kind == "onnx":
         return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
     checkpoint = loaded.file(CHECKPOINT)

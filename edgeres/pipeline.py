@@ -17,7 +17,7 @@ from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.container_limits import usable_threads
-from edgeres.data.checks import check_calibration, check_classes
+from edgeres.data.checks import check_calibration
 from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
@@ -87,8 +87,7 @@ def convert(
         store.clear_temporaries()
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
-        networks = prepare_networks(run, source, validation)
-        check_classes(everything, networks.facts.num_classes)
+        networks = prepare_networks(run, source, everything)
         table = calibration_table(run, networks, calibration.fingerprint)
         proof = _prove(run, networks, targets, table, validation)
         report = make_report(run, proof, model_sha256=source.sha256)
