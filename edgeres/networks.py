@@ -10,6 +10,7 @@ from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
+from edgeres.environment import package_versions
 from edgeres.errors import UsageError
 from edgeres.files import file_sha256
 from edgeres.onnx_info import ModelSummary, summarize
@@ -145,7 +146,11 @@ def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Ne
     result = run.stage(
         "export",
         inputs={"checkpoint": file_sha256(checkpoint)},
-        settings={"image_size": list(size), **settings.model_dump()},
+        settings={
+            "image_size": list(size),
+            "versions": package_versions(("torch", "onnx", "onnx-ir")),
+            **settings.model_dump(),
+        },
         produce=lambda folder, *_: export(
             checkpoint, folder / ONNX, image_size=size, settings=settings
         ),

@@ -34,7 +34,7 @@ from edgeres.recipe import Recipe
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import find_source
-from edgeres.store import MANIFEST, Store, output_lock, replace_folder
+from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
 from edgeres.targets import (
     Target,
     build_engine,
@@ -48,6 +48,7 @@ from edgeres.targets import (
 STAGES_FOLDER = ".stages"
 REPORT = "report.json"
 BASELINE = "baseline"
+PRUNED = "pruned"
 PREPROCESS = "preprocess.json"
 OVERLAP = "overlap.json"
 
@@ -85,6 +86,7 @@ def convert(
     with output_lock(output):
         store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
         store.clear_temporaries()
+        restore_replaced(output)
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
         networks = prepare_networks(run, source, everything)
@@ -115,7 +117,8 @@ def _prove(
         return build_engine(run, network.onnx, target, label=label)
 
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
-    check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    if not run.recipe.checks.untrained:
+        check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
     built = [build_target(run, networks, table, target) for target in targets]
@@ -176,7 +179,11 @@ def _expanded(targets: tuple[str, ...]) -> list[str]:
 
 
 def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
-    """Puts what a run hands over into the output folder: folder by folder, the report last."""
+    """Puts what a run hands over into the output folder: folder by folder, the report last.
+
+    Folders of an earlier run that this one did not make go away: they would belong to another
+    baseline than the one beside them.
+    """
     networks = proof.networks
     folders: dict[str, dict[str, Path]] = {}
     for item in proof.built:
@@ -186,7 +193,7 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
     folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
     if networks.pruned is not None and networks.pruned.checkpoint is not None:
         checkpoint = networks.pruned.checkpoint
-        folders["pruned"] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
+        folders[PRUNED] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
     with disk_errors(output):
         for name, files in folders.items():
             holder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output / STAGES_FOLDER))
@@ -196,4 +203,6 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
                 proof.dense.save(holder / "predictions.npz")
                 (holder / PREPROCESS).write_text(networks.preprocess.to_json())
             replace_folder(holder, output / name)
+        for stale in {*target_names(), PRUNED} - set(folders):
+            shutil.rmtree(output / stale, ignore_errors=True)
         write_report(report, output / REPORT)

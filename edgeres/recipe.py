@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgeres.backends import target_names
+
 if TYPE_CHECKING:
     from edgeres.pruning.settings import PruneSettings
     from edgeres.quantization.quantize import QuantizeSettings
@@ -132,6 +134,9 @@ class ChecksBlock(Block):
     max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
     confidence: OpenShare = 0.95
     min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+    untrained: bool = Field(
+        default=False, description="Let an FP32 network pass that answers at random."
+    )
 
 
 class BenchmarkBlock(Block):
@@ -157,9 +162,13 @@ class Recipe(Block):
     benchmark: BenchmarkBlock = BenchmarkBlock()
 
     @model_validator(mode="after")
-    def _targets_are_different(self) -> Recipe:
+    def _targets_exist_once(self) -> Recipe:
+        known = (*target_names(), "all")
+        for target in self.targets:
+            if target not in known:
+                raise ValueError(f"no target {target!r}; choose of: {', '.join(known)}")
         if len(set(self.targets)) != len(self.targets):
-            raise ValueError("targets: each target may be named once")
+            raise ValueError("each target may be named once")
         return self
 
     def override(self, changes: dict[str, Any]) -> Recipe:
@@ -168,7 +177,7 @@ class Recipe(Block):
         Raises:
             pydantic.ValidationError: The result is not a valid recipe.
         """
-        data = self.model_dump()
+        data = self.model_dump(exclude_unset=True)  # what is left out stays left out
         for dotted, value in changes.items():
             *parents, last = dotted.split(".")
             target = data

@@ -16,6 +16,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import file_sha256, write_atomic
 from edgeres.recipe import ModelBlock, PreprocessBlock, is_onnx
+from edgeres.store import json_sha256
 
 CHECKPOINT = "checkpoint.safetensors"
 ONNX = "model.onnx"
@@ -79,16 +80,41 @@ def find_source(block: ModelBlock) -> Source:
             f"{block.source!r} is an architecture; its trained weights are missing.",
             hint="Give --weights FILE, or a .safetensors, .pt or .onnx file as the model.",
         )
+    if named_file and block.weights is not None:
+        raise UsageError(
+            f"both {block.source} and {block.weights} are given as weights.",
+            hint="--weights goes with an architecture name: --model resnet18 --weights FILE.",
+        )
     path = Path(block.source if named_file else block.weights or "")
     if not path.is_file():
         raise ModelError(f"{path}: no such model file.", hint="Check the path.")
     return Source(
         kind="onnx" if is_onnx(str(path)) else "checkpoint",
         path=path,
-        sha256=file_sha256(path),
+        sha256=_sha256(path),
         architecture=architecture,
         num_classes=block.num_classes,
     )
+
+
+def _sha256(path: Path) -> str:
+    """Hash of a model file; for ONNX also of the files beside it that it names as its weights."""
+    own = file_sha256(path)
+    if not is_onnx(str(path)):
+        return own
+    content = path.read_bytes()
+    beside = [
+        (file.name, file_sha256(file))
+        for file in sorted(path.parent.iterdir())
+        if file != path and file.is_file() and file.name.encode() in content
+    ]
+    return json_sha256([own, beside]) if beside else own
+
+
+def _softmax_note(ends_in: str | None) -> tuple[str, ...]:
+    if ends_in != "Softmax":
+        return ()
+    return ("it ends in Softmax, so its outputs and their SQNR are probabilities, not logits.",)
 
 
 def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"] = "nchw") -> None:
@@ -107,7 +133,7 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
             in_channels=imported.in_channels,
             preprocess=None,
             class_names=(),
-            notes=imported.notes,
+            notes=(*imported.notes, *_softmax_note(imported.ends_in)),
         ).save(folder / FACTS)
         return
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
@@ -126,17 +152,15 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
 
 
 def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Preprocess:
-    """The recipe's preprocessing where it says one, else the one that travelled with the model.
+    """What travelled with the model, with what the recipe says put over it, key by key.
 
     Raises:
         UsageError: Neither says one, or its channels do not fit the network.
     """
-    if block is not None:
-        values = block.model_dump()
-        values["channels"] = values["channels"] or facts.in_channels
-        preprocess = Preprocess.from_dict(values)
-    elif facts.preprocess is not None:
-        preprocess = Preprocess.from_dict(facts.preprocess)
+    said = block.model_dump(exclude_unset=True) if block is not None else {}
+    if said or facts.preprocess is not None:
+        travelled = facts.preprocess or {"channels": facts.in_channels}
+        preprocess = Preprocess.from_dict({**travelled, **said})
     else:
         raise UsageError(
             f"{facts.name} does not say how its images are preprocessed.",

@@ -27,9 +27,14 @@ from edgeres.errors import StorageError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
 
 MANIFEST = "manifest.json"
+REVISIONS: Mapping[str, int] = {}
+"""Stage name to a number that rises whenever the stage's code gives other results than before, so
+that results of older versions of edgeres are not taken for new ones; not named is the first."""
+
 _LOCK = ".edgeres.lock"
 _HOLDER = ".edgeres.holder"
 _WORK = "unfinished-"
+_OLD = "-replaced"
 
 
 class DamagedResultWarning(UserWarning):
@@ -113,13 +118,21 @@ class Store:
 
     def clear_temporaries(self) -> None:
         """Removes what killed runs left behind; call it only while holding the lock."""
+        restore_replaced(self.root)
         for leftover in self.root.glob(".*-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def content_key(name: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of a stage's name, inputs and settings."""
-    return json_sha256({"stage": name, "inputs": dict(inputs), "settings": dict(settings)})
+    """SHA-256 over the canonical JSON of a stage's name, revision, inputs and settings."""
+    content: dict[str, Any] = {
+        "stage": name,
+        "inputs": dict(inputs),
+        "settings": dict(settings),
+    }
+    if name in REVISIONS:
+        content["revision"] = REVISIONS[name]
+    return json_sha256(content)
 
 
 def json_sha256(value: Any) -> str:
@@ -134,12 +147,23 @@ def replace_folder(source: Path, target: Path) -> None:
         if file.is_file():
             sync(file)
     source.chmod(0o755)
-    old = source.with_name(f"{source.name}-old")
+    old = target.with_name(f".{target.name}{_OLD}")
+    shutil.rmtree(old, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         target.rename(old)
     source.rename(target)
     sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(folder: Path) -> None:
+    """Brings back folders that a killed run had moved aside and not yet replaced."""
+    for old in folder.glob(f".*{_OLD}"):
+        target = folder / old.name.removeprefix(".").removesuffix(_OLD)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
 
 
 @contextlib.contextmanager

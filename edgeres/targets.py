@@ -18,7 +18,7 @@ from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
-from edgeres.errors import BackendMissingError
+from edgeres.errors import BackendMissingError, DataError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import predict
@@ -245,6 +245,12 @@ def latencies(
         for batch, _ in batches(images, preprocess, settings.batch_size, bad=BadImages(1.0))
         if len(batch) == settings.batch_size
     ]
+    if not feeds:
+        raise DataError(
+            f"{validation.name}: {len(validation)} images are fewer than one batch of "
+            f"{settings.batch_size}.",
+            hint="Lower `benchmark: {batch_size: ...}`.",
+        )
     with run.measured("benchmark") as progress:
         found = benchmark(
             [engine.path for _, *engines in pairs for engine in engines],

@@ -5,6 +5,10 @@ import hashlib
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ import edgeres
 from edgeres.assets import asset_path
 from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
+from edgeres.source import ModelFacts, choose_preprocess
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
@@ -203,10 +208,11 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
         "empty data": ([recipe, "--data", idx["few"]], 3, "images"),
         "class count": ([recipe, "--data", idx["two"], "--calibration-data", "fashion-mnist"], 3,
                         "classes"),
-        "no such target": ([recipe, "--target", "tpu"], 2, "no backend 'tpu'"),
+        "no such target": ([recipe, "--target", "tpu"], 2, "no target 'tpu'"),
         "weights missing": ([recipe, "--model", "resnet18"], 2, "--weights"),
         "limit out of range": ([recipe, "--max-drop", "-3"], 2, "max_drop_pp"),
         "no preprocessing": ([recipe, "--mean", "a,b"], 2, "--mean"),
+        "two weights": ([recipe, "--weights", folder / "nan.pt"], 2, "nan.pt"),
     }  # fmt: skip
 
 
@@ -226,6 +232,7 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
         "weights missing",
         "limit out of range",
         "no preprocessing",
+        "two weights",
     ],
 )
 def test_bad_input_is_one_line_and_touches_nothing(workplace, case, monkeypatch):
@@ -268,6 +275,58 @@ def test_the_default_recipe_finds_its_pruning_ready(tmp_path):
     assert recipe.prune is not None
     assert 0.55 < found.pruning.macs_ratio <= recipe.prune.macs_ratio
     assert abs(found.pruning.drop_pp or 0.0) < 2
+
+
+def test_an_onnx_file_from_elsewhere(workplace, report, tmp_path):
+    images, labels = (
+        asset_path("calibration", f"fmnist-test-{part}.gz")
+        for part in ("images.idx3-ubyte", "labels.idx1-ubyte")
+    )
+    name = next(n for n, t in report["targets"].items() if t["executed"])
+    arguments = [
+        "convert", "--model", workplace / "out" / "baseline" / "model.onnx",
+        "--data", f"idx:{images},{labels}", "--calibration-data", "fashion-mnist",
+        "--mean", "0.286", "--std", "0.353", "--target", name,
+        "--output", tmp_path / "onnx", "--json",
+    ]  # fmt: skip
+    result = _invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["model"]["name"] == "model"
+    assert found["baseline"]["samples"] == 10_000
+    assert found["baseline"]["top1"] > 0.94
+    assert found["targets"][name]["verdict"] == "pass"
+    assert found["targets"][name]["sqnr_db"] >= 34
+
+
+def test_one_option_keeps_the_rest_of_the_preprocessing(workplace):
+    changed = edgeres.load_recipe(workplace / "recipe.yaml", {"preprocess.crop": 28})
+    facts = ModelFacts("net", 10, 1, {"mean": [0.286], "std": [0.353], "channels": 1}, ())
+    preprocess = choose_preprocess(changed.preprocess, facts)
+    assert preprocess.mean == (0.286,)
+    assert preprocess.crop == 28
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_no_half_file(workplace, number, code):
+    before = _hashes(workplace / "out")
+    command = [
+        sys.executable, "-c", "from edgeres.cli import main; main()", "convert",
+        workplace / "recipe.yaml", "--output", workplace / "out", "--no-cache",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.strip().startswith("load"):
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait(60) == code
+    assert _hashes(workplace / "out") == before
+    assert list((workplace / "out" / ".stages").glob(".*")) == []
+    again = _invoke("convert", workplace / "recipe.yaml", "--output", workplace / "out")
+    assert again.exit_code == 0, again.output
 
 
 def test_python_call_gives_the_same_report(workplace, report):

@@ -126,6 +126,14 @@ def test_killed_stage_leaves_no_result(tmp_path):
     assert not store.stage("s", inputs={}, settings={}, produce=_produce("whole")).cached
 
 
+def test_a_folder_moved_aside_by_a_killed_run_comes_back(tmp_path):
+    store = Store(tmp_path)
+    first = store.stage("s", inputs={}, settings={}, produce=_produce("one"))
+    first.path.rename(tmp_path / f".{first.path.name}-replaced")
+    store.clear_temporaries()
+    assert store.stage("s", inputs={}, settings={}, produce=_never).cached
+
+
 def test_second_run_in_a_folder_is_told_who_holds_it(tmp_path):
     code = (
         "import time; from pathlib import Path; from edgeres.store import output_lock\n"

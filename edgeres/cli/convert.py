@@ -24,6 +24,10 @@ Targets = Annotated[
 Output = Annotated[
     Path | None, typer.Option(help="Folder of the results; runs/NAME where not given.")
 ]
+Untrained = Annotated[
+    bool,
+    typer.Option("--untrained", help="Accept a network that answers at random (to try it out)."),
+]
 Trust = Annotated[
     bool, typer.Option("--trust-recipe", help="Let the recipe name files outside its folder.")
 ]
@@ -51,6 +55,7 @@ def convert(
     crop: o.Crop = None,
     channel_order: o.ChannelOrder = None,
     layout: o.Layout = None,
+    untrained: Untrained = False,
     trust_recipe: Trust = False,
     no_cache: NoCache = False,
     as_json: o.Json = False,
@@ -77,6 +82,7 @@ def convert(
             "checks.max_drop_pp": max_drop,
             "checks.confidence": confidence,
             "benchmark.threads": threads,
+            "checks.untrained": untrained or None,
         }
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= o.preprocess_changes(

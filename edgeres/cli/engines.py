@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from edgeres.cli import options as o
 from edgeres.cli.screen import screen
 
 if TYPE_CHECKING:
+    from edgeres.benchmarking.loadgen_summary import Scenario
     from edgeres.data.preprocess import Preprocess
 
 Engine = Annotated[Path, typer.Argument(help="Engine file, with its sidecar beside it.")]
@@ -79,6 +80,10 @@ def benchmark(
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     threads: o.Threads = None,
     seconds: Annotated[float, typer.Option(help="Time measured for each engine.")] = 4.0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="MLPerf LoadGen: single_stream, multi_stream, server or offline."),
+    ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -86,8 +91,18 @@ def benchmark(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.benchmarking.benchmark import benchmark as run
         from edgeres.benchmarking.latency import MeasureSettings
-        from edgeres.report.tables import benchmark_table
+        from edgeres.report.tables import benchmark_table, loadgen_table
 
+        if scenario is not None:
+            from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
+
+            wanted = LoadGenSettings(
+                scenario=cast("Scenario", scenario), seconds=seconds, threads=threads
+            )
+            runs = {str(engine): run_loadgen(engine, wanted) for engine in engines}
+            content = {name: found.to_dict() for name, found in runs.items()}
+            out.result({"engines": content}, loadgen_table(runs))
+            raise typer.Exit(0 if all(found.valid for found in runs.values()) else 1)
         with out.listener() as listener:
             found = run(
                 engines,

@@ -99,7 +99,7 @@ def export(
     checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option(help="ONNX file to write.")],
     size: Annotated[str, typer.Option(help="HEIGHT,WIDTH that the network sees.")],
-    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 20,
+    opset: Annotated[int, typer.Option(min=18, max=24, help="ONNX operator set.")] = 20,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -214,6 +214,7 @@ def _preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
     from edgeres.onnx_info import summarize
     from edgeres.source import ModelFacts, choose_preprocess
 
-    channels = summarize(onnx).inputs[0].shape[1] or 3
+    nhwc = recipe.preprocess is not None and recipe.preprocess.layout == "nhwc"
+    channels = summarize(onnx).inputs[0].shape[-1 if nhwc else 1] or 3
     facts = ModelFacts(str(onnx), 0, channels, None, ())
     return choose_preprocess(recipe.preprocess, facts)

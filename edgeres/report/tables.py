@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
 from edgeres.benchmarking.benchmark import Benchmark
+from edgeres.benchmarking.loadgen_summary import LoadGenResult
 from edgeres.evaluation.inspect import Inspection
 from edgeres.evaluation.validate import Validation
 from edgeres.health import Health
@@ -62,6 +65,20 @@ def benchmark_table(found: Benchmark) -> ConsoleRenderable:
         doubts += [f"{name}: {doubt}" for doubt in latency.doubts]
     lines = [Text(f"unstable: {doubt}") for doubt in dict.fromkeys(doubts)]
     return Group(table, *([Text(), *lines] if lines else []))
+
+
+def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
+    """What MLPerf LoadGen found for each engine, with its own verdict."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Engine", overflow="fold")
+    for heading in ("Scenario", "Verdict", "Samples/s", "Latency ms"):
+        table.add_column(heading, overflow="fold")
+    for name, found in runs.items():
+        rate = cells.MISSING if found.samples_per_s is None else f"{found.samples_per_s:.0f}"
+        times = [f"{key} {cells.milliseconds(ms)}" for key, ms in found.percentiles_ms.items()]
+        verdict = "VALID" if found.valid else f"INVALID: {found.reason}"
+        table.add_row(name, found.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
+    return table
 
 
 def inspection_table(found: Inspection) -> ConsoleRenderable:
