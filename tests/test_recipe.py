@@ -44,6 +44,7 @@ def test_the_smallest_recipe(write, tmp_path):
         (GOOD + "checks:\n  max_drop: 1\n", 4, ["checks.max_drop", "Did you mean `max_drop_pp`"]),
         (GOOD + "checks:\n  zzz: 1\n", 4, ["checks.zzz", "Known keys: max_drop_pp"]),
         (GOOD + "name: a\nname: b\n", 4, ["duplicate key"]),
+        ("modell: {}\ntargets: [openvino]\n", 1, ["unknown key `modell`", "Did you mean `model`"]),
         ("targets: [onnxruntime]\n", 1, ["`model` is missing"]),
         ("model: {source: a.onnx}\ntargets: []\n", 2, ["targets"]),
         (GOOD + "checks: {max_drop_pp: .nan}\n", 3, ["checks.max_drop_pp", "nan"]),

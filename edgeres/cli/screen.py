@@ -31,6 +31,9 @@ def screen(*, as_json: bool, verbose: bool = False, debug: bool = False) -> Iter
     try:
         with _unforeseen(), disk_errors(Path.cwd()):
             yield Screen(as_json, verbose)
+    except (KeyboardInterrupt, SystemExit):
+        sys.stderr.write("interrupted: run the same command again to go on; what is done is kept\n")
+        raise
     except EdgeResError as error:
         if debug:
             traceback.print_exc()
@@ -76,7 +79,7 @@ class Screen:
         if self.as_json:
             print_json(content)
         elif person is not None:
-            self._console(stderr=False).print(person, highlight=False)
+            self._console(stderr=False).print(person, highlight=False, markup=False)
 
     def console(self) -> Console:
         """Console on stdout."""
@@ -85,7 +88,7 @@ class Screen:
     def _console(self, *, stderr: bool) -> Console:
         from rich.console import Console
 
-        return Console(stderr=stderr)
+        return Console(stderr=stderr, markup=False)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -31,14 +31,15 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         ),
         (
             "Agreement %",
-            f"{cells.percent(c.agreement)}, {c.flips.lost} lost, {c.flips.gained} gained",
+            f"{cells.percent(c.agreement)} with the baseline, {c.flips.lost} lost, "
+            f"{c.flips.gained} gained",
         ),
-        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f}"),
+        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f} against the baseline"),
     )
     for name, value in rows:
-        table.add_row(name, value)
+        _add(table, name, value)
     if found.coverage is not None:
-        table.add_row("INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
+        _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     return Group(table, Text(), Text(verdict))
 
@@ -52,7 +53,8 @@ def benchmark_table(found: Benchmark) -> ConsoleRenderable:
     doubts: list[str] = []
     for name, times in found.engines.items():
         latency, ratio = times.latency, times.speedup
-        table.add_row(
+        _add(
+            table,
             name,
             times.engine.device,
             cells.milliseconds(latency.p50_ms),
@@ -77,7 +79,7 @@ def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
         rate = cells.MISSING if found.samples_per_s is None else f"{found.samples_per_s:.0f}"
         times = [f"{key} {cells.milliseconds(ms)}" for key, ms in found.percentiles_ms.items()]
         verdict = "VALID" if found.valid else f"INVALID: {found.reason}"
-        table.add_row(name, found.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
+        _add(table, name, found.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
     return table
 
 
@@ -89,7 +91,7 @@ def inspection_table(found: Inspection) -> ConsoleRenderable:
     table.add_column("Precision", no_wrap=True)
     table.add_column("ONNX nodes", overflow="fold")
     for layer in found.layers:
-        table.add_row(layer.name, layer.op, layer.precision, ", ".join(layer.nodes))
+        _add(table, layer.name, layer.op, layer.precision, ", ".join(layer.nodes))
     coverage = found.coverage
     lines = [Text(f"{coverage.int8_coverage:.1%} of {coverage.macs:,} MACs run in INT8.")]
     lines += [
@@ -103,11 +105,11 @@ def health_table(found: Health) -> ConsoleRenderable:
     """The machine, and of each backend whether it is ready or what it lacks."""
     machine = found.environment
     facts = _facts()
-    facts.add_row("CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
-    facts.add_row("INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
-    facts.add_row("Instruction sets", ", ".join(machine.isa) or cells.MISSING)
-    facts.add_row("Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
-    facts.add_row("System", f"{machine.os}, Python {machine.python}")
+    _add(facts, "CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
+    _add(facts, "INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
+    _add(facts, "Instruction sets", ", ".join(machine.isa) or cells.MISSING)
+    _add(facts, "Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    _add(facts, "System", f"{machine.os}, Python {machine.python}")
     table = Table(box=None, pad_edge=False)
     table.add_column("Backend", no_wrap=True)
     table.add_column("State", overflow="fold")
@@ -121,7 +123,8 @@ def health_table(found: Health) -> ConsoleRenderable:
             f"{device}: {'saturate (weights are made safe)' if saturates else 'exact'}"
             for device, saturates in backend.saturating.items()
         ]
-        table.add_row(
+        _add(
+            table,
             backend.name,
             problem or "ready",
             ", ".join(backend.devices) or cells.MISSING,
@@ -135,3 +138,8 @@ def _facts() -> Table:
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     return table
+
+
+def _add(table: Table, *texts: str) -> None:
+    """Adds a row of plain texts: what stands in brackets is no markup."""
+    table.add_row(*map(Text, texts))
