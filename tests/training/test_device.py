@@ -37,6 +37,7 @@ def test_threads_are_restored() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow  # page faults also depend on what other tests left in the allocator
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_kept_memory_faults_once() -> None:
     def faults() -> int:
