@@ -6,6 +6,7 @@ a question about shapes has one answer, whatever the exporter called its dimensi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,9 +28,9 @@ class NodePass(ir.passes.InPlacePass):
             modified |= self.visit(node)
         return ir.passes.PassResult(model, modified)
 
+    @abstractmethod
     def visit(self, node: ir.Node) -> bool:
         """Changes the graph around a node where the pass applies; says whether it did."""
-        raise NotImplementedError
 
 
 def owner(node: ir.Node) -> ir.Graph:

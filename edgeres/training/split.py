@@ -1,4 +1,4 @@
-"""Sets training images aside for choosing the epoch, so that the test set is touched once."""
+"""Sets training images aside for choosing the epoch, so that the test set does not."""
 
 from __future__ import annotations
 
