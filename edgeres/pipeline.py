@@ -42,6 +42,7 @@ from edgeres.targets import (
     calibration_table,
     latencies,
     open_target,
+    open_targets,
     predictions,
 )
 
@@ -76,7 +77,7 @@ def convert(
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
     listener = listener or Silent()
-    targets = [open_target(name) for name in _expanded(recipe.targets)]
+    targets = open_targets(_expanded(recipe.targets), portable=recipe.quantize.portable)
     source = find_source(recipe.model)
     everything = open_dataset(recipe.data.validation, split="validation")
     validation = take(everything, recipe.data.validation_samples)

@@ -117,7 +117,7 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
         device=item.target.device,
         int8_coverage=coverage.int8_coverage,
         float_layers=coverage.float_layers,
-        saturating=item.target.rules.saturating,
+        saturating=item.target.saturates,
         saturation_safe=item.saturation_safe,
     )
     if name not in proof.answers:

@@ -113,12 +113,13 @@ class QuantizeBlock(Block):
     calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     bias_correction: bool = True
     saturation_safe: Literal["auto", "on", "off"] = "auto"
+    portable: bool = Field(default=False, description="One Q/DQ file that every target accepts.")
 
     def to_settings(self) -> QuantizeSettings:
         """The same for the quantization stage."""
         from edgeres.quantization.quantize import QuantizeSettings
 
-        return QuantizeSettings(**self.model_dump())
+        return QuantizeSettings(**self.model_dump(exclude={"portable"}))
 
 
 class ExportBlock(Block):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends import get_backend
+from edgeres.backends import get_backend, target_names
 from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
@@ -18,7 +18,7 @@ from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
-from edgeres.errors import BackendMissingError, DataError
+from edgeres.errors import BackendMissingError, DataError, UsageError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import predict
@@ -26,6 +26,7 @@ from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Network, Networks
 from edgeres.progress import Advance
+from edgeres.quantization.portable import PORTABLE, portable_rules
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
 
@@ -48,12 +49,14 @@ class Target:
         device: Where its engines run, ``cpu`` or ``cuda:N``.
         rules: Rule set of that device.
         not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
+        saturates: Whether INT8 sums overflow on that device, whatever the rule set asks for.
     """
 
     backend: Backend
     device: str
     rules: QdqRules
     not_executable: str | None
+    saturates: bool
 
     @property
     def name(self) -> str:
@@ -94,7 +97,37 @@ def open_target(name: str, device: str | None = None) -> Target:
     if reason is not None:
         raise BackendMissingError(reason)
     device = device or (*backend.devices(), backend.default_device)[0]
-    return Target(backend, device, backend.qdq_rules(device), backend.not_executable())
+    rules = backend.qdq_rules(device)
+    return Target(backend, device, rules, backend.not_executable(), rules.saturating)
+
+
+def open_targets(names: Sequence[str], *, portable: bool = False) -> list[Target]:
+    """Opens several targets; with ``portable`` they share the rule set that satisfies all.
+
+    Raises:
+        EdgeResError: As :func:`open_target`.
+    """
+    targets = [open_target(name) for name in names]
+    if not portable:
+        return targets
+    shared = portable_rules([target.rules for target in targets])
+    return [replace(target, rules=shared) for target in targets]
+
+
+def rules_of(name: str, device: str | None = None) -> QdqRules:
+    """Rule set of a target, or with the name ``portable`` the one that satisfies all targets.
+
+    Raises:
+        UsageError: No such target, or a device for ``portable``.
+        BackendMissingError: A backend is not installed.
+    """
+    if name != PORTABLE:
+        return open_target(name, device).rules
+    if device is not None:
+        raise UsageError(
+            f"a portable file is for no device, got {device!r}.", hint="Leave --device out."
+        )
+    return open_targets(target_names(), portable=True)[0].rules
 
 
 def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:

@@ -334,3 +334,18 @@ def test_python_call_gives_the_same_report(workplace, report):
     again = edgeres.convert(recipe, workplace / "out")
     assert again.targets.keys() == report["targets"].keys()
     assert again.baseline.top1 == report["baseline"]["top1"]
+
+
+def test_one_portable_file_serves_every_target(workplace):
+    text = (workplace / "recipe.yaml").read_text() + "quantize: {portable: true}\n"
+    (workplace / "portable.yaml").write_text(text)
+    out = workplace / "portable"
+    result = _invoke("convert", workplace / "portable.yaml", "--output", out, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)["targets"]
+    files = {(out / name / "model.qdq.onnx").read_bytes() for name in told}
+    assert len(files) == 1
+    for target in told.values():
+        assert target["int8_coverage"] > 0.97
+        assert target["saturation_safe"]
+        assert target["sqnr_db"] is None or target["sqnr_db"] > 25

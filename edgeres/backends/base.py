@@ -55,6 +55,9 @@ class QdqRules:
         quantize_before_relu: False when Q/DQ must not stand between a Conv and its Relu.
         quantize_outputs: True where an engine fuses only ``DQ -> op -> Q``: the output of an INT8
             op then takes Q/DQ even if a float op reads it. Gemm and the logits are exempt.
+        pair_per_reader: False gives a tensor one Q/DQ pair for all its readers. True gives each
+            reader its own, for ONNX Runtime, which turns int8 pairs into the uint8 ones that it is
+            fast at only where a pair has one reader.
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
@@ -69,6 +72,7 @@ class QdqRules:
     residual: Literal["both", "skip"] = "both"
     quantize_before_relu: bool = False
     quantize_outputs: bool = False
+    pair_per_reader: bool = False
     saturating: bool = False
 
 

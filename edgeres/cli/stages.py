@@ -122,7 +122,7 @@ def export(
 def quantize(
     onnx: Onnx,
     output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
-    target: Target,
+    target: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or portable.")],
     data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     table: Annotated[
@@ -139,11 +139,11 @@ def quantize(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for."""
+    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for, or all."""
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.stages import calibrate
         from edgeres.stages import quantize as run
-        from edgeres.targets import open_target
+        from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(
             scale=scale,
@@ -155,7 +155,7 @@ def quantize(
             layout=layout,
         )
         settings = _recipe(recipe, changes)
-        chosen = open_target(target, device)
+        rules = rules_of(target, device)
         table = table or output.with_suffix(".calibration.json")
         if not table.is_file():
             with out.listener() as listener:
@@ -168,7 +168,7 @@ def quantize(
                     settings=settings.quantize,
                     progress=listener.bar("calibrate"),
                 )
-        result = run(onnx, table, output, rules=chosen.rules, settings=settings.quantize)
+        result = run(onnx, table, output, rules=rules, settings=settings.quantize)
         out.result(
             {"onnx": str(output), "table": str(table), **result.to_dict()},
             f"{output}: {len(result.quantized_nodes)} nodes quantized for {target}",

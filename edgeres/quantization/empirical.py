@@ -74,7 +74,7 @@ def output_means(
         ModelError: The shape of an output is not known.
     """
     graph = model.graph
-    infer_shapes(model, "the FP32 model")
+    infer_shapes(model)
     wanted = set(nodes)
     outputs = {
         graphs.node_name(node): node.outputs[0]

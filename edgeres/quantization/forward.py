@@ -17,11 +17,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
+from edgeres.exporting.shapes import BATCH, set_batch
 from edgeres.quantization import graph as graphs
 from edgeres.quantization.probes import Probe, Prober, inner_shape, observable
 
-#: Numbers in the input batches that run at once, at most: 2 images of 3 x 224 x 224.
-_CHUNK_NUMBERS = 2 * 3 * 224 * 224
+#: Numbers in the input batches that run at once, at most: 1 image of 3 x 224 x 224.
+_CHUNK_NUMBERS = 3 * 224 * 224
 _CHUNK_IMAGES = 64
 _SMALL_BYTES = 1024
 
@@ -62,7 +63,7 @@ class ObservedModel:
         model = graphs.load_model(onnx)
         self.image = graphs.value_name(graphs.inputs(model.graph)[0])
         self.image_shape = _image_shape(model, onnx)
-        infer_shapes(model, onnx)
+        infer_shapes(model)
         self._output = graphs.value_name(model.graph.outputs[0])
         self._probes: list[Probe] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -207,28 +208,13 @@ def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[
     return dict(zip(names, values, strict=True))
 
 
-def infer_shapes(model: ir.Model, source: Path | str) -> None:
-    """Adds the shapes of all activations in place, from onnx's shape inference.
+def infer_shapes(model: ir.Model) -> None:
+    """Adds the shapes of all activations in place, for a free batch.
 
     Raises:
-        ModelError: A shape cannot be found.
+        ModelError: The graph contradicts itself.
     """
-    import onnx
-
-    try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True)
-    except Exception as error:  # a C++ exception without a stable type
-        raise ModelError(
-            f"{source}: shape inference fails: {str(error).splitlines()[0]}",
-            hint="Export the model again.",
-        ) from error
-    inferred = {
-        value.name: ir.from_proto(value) for value in [*proto.graph.value_info, *proto.graph.output]
-    }
-    for value in graphs.activations(model.graph):
-        found = inferred.get(graphs.value_name(value))
-        if isinstance(found, ir.Value):
-            value.shape, value.type = found.shape, found.type
+    set_batch(model, BATCH)
 
 
 def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:

@@ -173,7 +173,13 @@ def _only_moved_to_output(value: ir.Value) -> bool:
 
 
 def _range_source(value: ir.Value) -> str:
-    """The tensor before all ops that only move or select values."""
+    """The tensor whose range counts.
+
+    It lies before all ops that only move or select values. Before a Relu it is the tensor behind
+    it: what the Relu cuts away needs no levels, and with one scale for both the Relu is exact.
+    """
+    while only_rectified(value):
+        value = consumers(value)[0][0].outputs[0]
     node = value.producer()
     while node is not None and node.op_type in PASS_THROUGH:
         before = node.inputs[0]

@@ -34,34 +34,48 @@ class QuantizedLayer:
 
 
 def insert_activations(
-    graph: ir.Graph, placement: Placement, params: Mapping[str, QuantParams]
+    graph: ir.Graph,
+    placement: Placement,
+    params: Mapping[str, QuantParams],
+    *,
+    pair_per_reader: bool = False,
 ) -> None:
-    """Puts one Q/DQ pair on each tensor of the placement and moves its readers behind it.
+    """Puts a Q/DQ pair on each tensor of the placement and moves its readers behind it.
 
     Args:
         graph: Changed in place.
         placement: Of this very graph.
         params: Scale and zero point by tensor name.
+        pair_per_reader: Give every reader a pair of its own, with its own constants (nothing then
+            merges the pairs again), instead of one pair for all.
     """
     values = {value_name(v): v for v in (*graph.inputs, *_outputs(graph)) if v.name}
     for name, readers in placement.readers.items():
-        value, chosen = values[name], params[name]
-        scale = _initializer(graph, f"{name}_scale", np.float32(chosen.scale))
-        zero = _initializer(
-            graph, f"{name}_zero_point", np.dtype(chosen.dtype).type(chosen.zero_point)
-        )
-        quantize = _node(QUANTIZE, [value, scale, zero], name)
-        dequantize = _node(DEQUANTIZE, [quantize.outputs[0], scale, zero], name)
-        dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
-        quantize.outputs[0].type = ir.TensorType(ir.DataType[chosen.dtype.upper()])
-        quantize.outputs[0].shape = value.shape
-        producer = value.producer()
-        if producer is None:
-            graph.insert_before(graph[0], [quantize, dequantize])
-        else:
-            graph.insert_after(producer, [quantize, dequantize])
-        for node, index in readers:
-            node.replace_input_with(index, dequantize.outputs[0])
+        groups = [[reader] for reader in readers] if pair_per_reader else [list(readers)]
+        for number, group in enumerate(groups):
+            label = f"{name}.{number}" if number else name
+            dequantized = _insert_pair(graph, values[name], params[name], label)
+            for node, index in group:
+                node.replace_input_with(index, dequantized)
+
+
+def _insert_pair(graph: ir.Graph, value: ir.Value, chosen: QuantParams, label: str) -> ir.Value:
+    """Adds one Q/DQ pair behind a tensor and gives the dequantized tensor."""
+    scale = _initializer(graph, f"{label}_scale", np.float32(chosen.scale))
+    zero = _initializer(
+        graph, f"{label}_zero_point", np.dtype(chosen.dtype).type(chosen.zero_point)
+    )
+    quantize = _node(QUANTIZE, [value, scale, zero], label)
+    dequantize = _node(DEQUANTIZE, [quantize.outputs[0], scale, zero], label)
+    dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
+    quantize.outputs[0].type = ir.TensorType(ir.DataType[chosen.dtype.upper()])
+    quantize.outputs[0].shape = value.shape
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    return dequantize.outputs[0]
 
 
 def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None:

@@ -143,8 +143,7 @@ def quantize(
     Raises:
         ModelError: The model cannot be read, or nothing in it can be INT8 under these rules.
         ArtefactError: The table is of another model or lacks a tensor.
-        UsageError: Saturation-safe weights for signed activations, or a measured correction
-            without images.
+        UsageError: A measured correction without images.
         StorageError: ``out`` cannot be written.
     """
     settings = settings or QuantizeSettings()
@@ -172,7 +171,7 @@ def quantize(
         quantized_nodes=placement.quantized_nodes,
         float_nodes=placement.float_nodes,
         dead_channels={n: w.dead_channels for n, w in weights.items() if w.dead_channels},
-        dead_tensors=tuple(n for n in placement.tensors if table.tensors[n].dead),
+        dead_tensors=tuple(n for n in placement.tensors if table.tensors[placement.source[n]].dead),
         saturation={name: weight.proof for name, weight in weights.items()},
         weight_sqnr_db={name: weight.sqnr_db for name, weight in weights.items()},
         findings=tuple(
@@ -187,7 +186,7 @@ def _assemble(
     """A fresh Q/DQ model with these weights and biases."""
     model = load_model(onnx)
     placement = place(model.graph, rules)
-    insert_activations(model.graph, placement, params)
+    insert_activations(model.graph, placement, params, pair_per_reader=rules.pair_per_reader)
     for layer, item in zip(placement.layers, items, strict=True):
         insert_layer(model.graph, replace(item, layer=layer), rules)
     drop_unused(model.graph)
@@ -226,12 +225,7 @@ def _shifted(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:
-    if settings.saturation_safe == "on" and rules.activation_dtype != "uint8":
-        raise UsageError(
-            f"saturation_safe: on asks for uint8 activations; {rules.name} takes "
-            f"{rules.activation_dtype}.",
-            hint="Use auto: it is on exactly where the device needs it.",
-        )
+    """The rule holds for signed activations too: engines add 128 and multiply them unsigned."""
     return settings.saturation_safe == "on" or (
         settings.saturation_safe == "auto" and rules.saturating
     )

@@ -293,8 +293,6 @@ def test_wrong_inputs_are_refused_and_nothing_is_written(resnet, table, images, 
         quantize(other, table, FUSING, out)
     with pytest.raises(ModelError, match="nothing in it can run in INT8"):
         quantize(resnet, table, replace(FUSING, ops=frozenset()), out)
-    with pytest.raises(UsageError, match="uint8 activations"):
-        quantize(resnet, table, SYMMETRIC, out, QuantizeSettings(saturation_safe="on"))
     with pytest.raises(UsageError, match="measures on images"):
         quantize(resnet, table, FUSING, out, QuantizeSettings(bias_method="empirical"))
     assert not out.exists()

