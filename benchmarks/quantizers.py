@@ -198,14 +198,11 @@ class _Replayable:
         return self._job.subject.batches("calibration", 1, self._job.images)
 
 
-#: Tools whose collectors keep every activation, or that run the network once a layer: fewer images
-#: at 224 x 224, or they need tens of gigabytes or an hour.
-FEWER: dict[str, int] = {"ort-entropy-u8s8": 32, "ort-percentile-u8s8": 32, "nncf-onnx-slow-bc": 32}
-
 TOOLS: dict[str, Tool] = {
     "bare": bare,
     "edgeres": edgeres_tool(),
     "edgeres-entropy": edgeres_tool("entropy"),
+    "edgeres-safe": edgeres_tool(saturation_safe="on"),
     "edgeres-portable": edgeres_portable,
     "ort-minmax-u8s8": ort_tool("MinMax", "u8", "s8"),
     "ort-entropy-u8s8": ort_tool("Entropy", "u8", "s8"),
