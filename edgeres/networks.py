@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.data.checks import check_classes
@@ -26,7 +26,7 @@ from edgeres.source import (
     choose_preprocess,
     load_source,
 )
-from edgeres.stages import export, prune
+from edgeres.stages import equalize, export, prune
 
 FINETUNE_LOG = "train_log.jsonl"
 
@@ -57,11 +57,17 @@ class Networks:
     preprocess: Preprocess
     dense: Network
     pruned: Network | None
+    equalized: Network | None = None
 
     @property
     def final(self) -> Network:
-        """The network that is quantized."""
+        """The network whose accuracy quantization should keep."""
         return self.pruned or self.dense
+
+    @property
+    def quantized(self) -> Network:
+        """The network that is calibrated and quantized: the final one or its equalized form."""
+        return self.equalized or self.final
 
 
 def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
@@ -110,6 +116,24 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
         return Networks(facts, preprocess, dense, None)
     pruned = _export(run, "pruned", _prune(run, checkpoint, preprocess), size)
     return Networks(facts, preprocess, dense, pruned)
+
+
+def equalize_network(run: Run, networks: Networks) -> Networks:
+    """Adds the equalized form of the final network, if the recipe asks for it.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.stages.equalize`.
+    """
+    if not run.recipe.quantize.equalize:
+        return networks
+    final = networks.final
+    onnx = run.stage(
+        "equalize",
+        inputs={"model": final.sha256},
+        settings={"versions": package_versions(("onnx-ir",))},
+        produce=lambda folder, *_: equalize(final.onnx, folder / ONNX),
+    ).file(ONNX)
+    return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
 def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:

@@ -27,7 +27,7 @@ from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.predictions import Predictions
 from edgeres.files import disk_errors
-from edgeres.networks import Network, Networks, prepare_networks
+from edgeres.networks import Network, Networks, equalize_network, prepare_networks
 from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report
 from edgeres.recipe import Recipe
@@ -90,16 +90,21 @@ def convert(
         restore_replaced(output)
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
-        networks = prepare_networks(run, source, everything)
+        networks = equalize_network(run, prepare_networks(run, source, everything))
         table = calibration_table(run, networks, calibration.fingerprint)
-        proof = _prove(run, networks, targets, table, validation)
+        proof = _prove(run, networks, targets, table, validation, calibration.fingerprint)
         report = make_report(run, proof, model_sha256=source.sha256)
         _publish(output, report, proof, table)
     return report
 
 
 def _prove(
-    run: Run, networks: Networks, targets: list[Target], table: Path, validation: Dataset
+    run: Run,
+    networks: Networks,
+    targets: list[Target],
+    table: Path,
+    validation: Dataset,
+    fingerprint: str,
 ) -> Proof:
     reference = _reference(targets)
 
@@ -122,7 +127,7 @@ def _prove(
         check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
-    built = [build_target(run, networks, table, target) for target in targets]
+    built = [build_target(run, networks, table, fingerprint, target) for target in targets]
     here = [item for item in built if item.target.not_executable is None]
     int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
     pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]

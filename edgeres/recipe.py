@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from edgeres.backends import target_names
 
@@ -107,19 +107,56 @@ class PruneBlock(Block):
         return PruneSettings(**values, finetune=tune)
 
 
+def _named_correction(value: Any) -> Any:
+    """``true`` and ``false`` are the older words for ``analytic`` and ``off``."""
+    return ("analytic" if value else "off") if isinstance(value, bool) else value
+
+
+BiasCorrection = Annotated[
+    Literal["off", "analytic", "empirical"],
+    BeforeValidator(
+        _named_correction, json_schema_input_type=bool | Literal["off", "analytic", "empirical"]
+    ),
+]
+
+
 class QuantizeBlock(Block):
     """Calibration and INT8 quantization."""
 
     calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
-    bias_correction: bool = True
+    bias_correction: BiasCorrection = Field(
+        default="analytic",
+        description="Mend the mean error of each layer in its bias: from the calibration table "
+        "(analytic, also `true`) or measured on images (empirical); off, also `false`.",
+    )
     saturation_safe: Literal["auto", "on", "off"] = "auto"
     portable: bool = Field(default=False, description="One Q/DQ file that every target accepts.")
+    rounding: Literal["nearest", "learned"] = Field(
+        default="nearest",
+        description="Learned: the integers of a layer together, for the least error of its output.",
+    )
+    equalize: bool = Field(
+        default=False, description="Bring the channels inside a block to like size beforehand."
+    )
+    measured_samples: int = Field(
+        default=64,
+        ge=2,
+        le=512,
+        description="Calibration images that empirical bias correction and learned rounding use; "
+        "they are in memory all at once.",
+    )
 
     def to_settings(self) -> QuantizeSettings:
         """The same for the quantization stage."""
         from edgeres.quantization.quantize import QuantizeSettings
 
-        return QuantizeSettings(**self.model_dump(exclude={"portable"}))
+        return QuantizeSettings(
+            calibrator=self.calibrator,
+            bias_correction=self.bias_correction != "off",
+            bias_method="empirical" if self.bias_correction == "empirical" else "analytic",
+            saturation_safe=self.saturation_safe,
+            rounding=self.rounding,
+        )
 
 
 class ExportBlock(Block):

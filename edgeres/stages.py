@@ -188,25 +188,61 @@ def calibrate(
     return table
 
 
+def equalize(onnx: Path, output: Path) -> None:
+    """Writes the FP32 model with the channels inside its blocks brought to like size.
+
+    Args:
+        onnx: FP32 model in normal form.
+        output: Where the equalized ``.onnx`` goes: the same function, the same names.
+
+    Raises:
+        EdgeResError: See :func:`edgeres.quantization.equalize.equalize`.
+    """
+    from edgeres.quantization.equalize import equalize as run
+
+    run(onnx, output)
+
+
 def quantize(
-    onnx: Path, table: Path, output: Path, *, rules: QdqRules, settings: QuantizeBlock
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    data: str | None = None,
+    samples: int | None = None,
+    preprocess: Preprocess | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
     Args:
-        onnx: FP32 model in normal form.
+        onnx: FP32 model in normal form; equalized already, if it is to be.
         table: Calibration table of that model.
         output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
         rules: Of the backend and device that will run it.
         settings: The recipe's ``quantize:`` block.
+        data: Calibration images, as after ``--data``; read only where ``settings`` measure on
+            images.
+        samples: How many of them were calibrated; ``None`` is all. Of these
+            ``settings.measured_samples`` are used.
+        preprocess: How an image becomes numbers; goes with ``data``.
 
     Raises:
+        UsageError: ``settings`` measure on images and there are none.
         EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
     """
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
 
-    result = run(onnx, CalibrationTable.load(table), rules, output, settings.to_settings())
+    wanted = settings.to_settings()
+    images = None
+    if wanted.needs_images and data is not None and preprocess is not None:
+        full = take(open_dataset(data, split="calibration"), samples)
+        few = take(full, min(settings.measured_samples, len(full)))
+        # Calibration has read the same images and told of bad ones.
+        images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
+    result = run(onnx, CalibrationTable.load(table), rules, output, wanted, images=images)
     account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
     write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
     return result

@@ -136,7 +136,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     Raises:
         EdgeResError: As :func:`edgeres.stages.calibrate`.
     """
-    recipe, network = run.recipe, networks.final
+    recipe, network = run.recipe, networks.quantized
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         bad = BadImages()
@@ -166,19 +166,34 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     return result.file(TABLE)
 
 
-def build_target(run: Run, networks: Networks, table: Path, target: Target) -> BuiltTarget:
+def build_target(
+    run: Run, networks: Networks, table: Path, fingerprint: str, target: Target
+) -> BuiltTarget:
     """Quantizes for a target, builds its engine and asks it in which precision it runs.
+
+    Args:
+        run: The run.
+        networks: Its networks.
+        table: Calibration table of the network that is quantized.
+        fingerprint: Of the calibration images.
+        target: What to build for.
 
     Raises:
         EdgeResError: As the stages do.
     """
-    network, recipe = networks.final, run.recipe
-    rules = {**asdict(target.rules), "ops": sorted(target.rules.ops)}
+    network, block = networks.quantized, run.recipe.quantize
+    inputs = {"model": network.sha256, "table": file_sha256(table)}
+    settings = block.model_dump(exclude={"equalize", "measured_samples"})
+    settings["rules"] = {**asdict(target.rules), "ops": sorted(target.rules.ops)}
+    if block.to_settings().needs_images:
+        inputs["data"] = fingerprint
+        settings["measured_samples"] = block.measured_samples
+        settings["preprocess"] = networks.preprocess.to_dict()
     quantized = run.stage(
         "quantize",
-        inputs={"model": network.sha256, "table": file_sha256(table)},
-        settings={"rules": rules, **recipe.quantize.model_dump()},
-        produce=lambda folder, *_: _quantize(run, network, table, folder, target),
+        inputs=inputs,
+        settings=settings,
+        produce=lambda folder, *_: _quantize(run, networks, table, folder, target),
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
@@ -297,8 +312,18 @@ def latencies(
     }
 
 
-def _quantize(run: Run, network: Network, table: Path, folder: Path, target: Target) -> None:
-    quantize(network.onnx, table, folder / QDQ, rules=target.rules, settings=run.recipe.quantize)
+def _quantize(run: Run, networks: Networks, table: Path, folder: Path, target: Target) -> None:
+    data = run.recipe.data
+    quantize(
+        networks.quantized.onnx,
+        table,
+        folder / QDQ,
+        rules=target.rules,
+        settings=run.recipe.quantize,
+        data=data.calibration,
+        samples=data.calibration_samples,
+        preprocess=networks.preprocess,
+    )
 
 
 def _build(onnx: Path, folder: Path, target: Target) -> None:

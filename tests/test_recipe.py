@@ -40,6 +40,11 @@ def test_the_smallest_recipe(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "line", "parts"),
     [
+        (
+            GOOD + "quantize: {bias_correction: maybe}\n",
+            3,
+            ["quantize.bias_correction", "'analytic'"],
+        ),
         (GOOD + "quantise: {}\n", 3, ["unknown key `quantise`", "Did you mean `quantize`?"]),
         (GOOD + "checks:\n  max_drop: 1\n", 4, ["checks.max_drop", "Did you mean `max_drop_pp`"]),
         (GOOD + "checks:\n  zzz: 1\n", 4, ["checks.zzz", "Known keys: max_drop_pp"]),
@@ -104,6 +109,29 @@ def test_paths_out_of_the_folder_need_trust(write, text):
     with pytest.raises(RecipeError, match="leaves the recipe's folder"):
         load_recipe(file)
     load_recipe(file, trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("true", "analytic"),
+        ("false", "off"),
+        ("off", "off"),
+        ("analytic", "analytic"),
+        ("empirical", "empirical"),
+    ],
+)
+def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant):
+    text = GOOD + f"quantize: {{bias_correction: {said}}}\n"
+    recipe = load_recipe(write(text))
+    assert recipe.quantize.bias_correction == meant
+    settings = recipe.quantize.to_settings()
+    assert settings.bias_correction == (meant != "off")
+    assert settings.needs_images == (meant == "empirical")
+    value = {"true": True, "false": False}.get(said, said)
+    document = {"model": {"source": "net.onnx"}, "targets": ["onnxruntime"]}
+    jsonschema.validate({**document, "quantize": {"bias_correction": value}}, json_schema())
+    assert recipe.override({"quantize.rounding": "learned"}).quantize.bias_correction == meant
 
 
 def test_overrides_win_and_are_checked(write):

@@ -141,7 +141,7 @@ def quantize(
 ) -> None:
     """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for, or all."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.stages import calibrate
+        from edgeres.stages import calibrate, equalize
         from edgeres.stages import quantize as run
         from edgeres.targets import rules_of
 
@@ -157,18 +157,32 @@ def quantize(
         settings = _recipe(recipe, changes)
         rules = rules_of(target, device)
         table = table or output.with_suffix(".calibration.json")
-        if not table.is_file():
+        reads_images = not table.is_file() or settings.quantize.to_settings().needs_images
+        preprocess = _preprocess(settings, onnx) if reads_images else None
+        if settings.quantize.equalize:
+            equalized = output.with_suffix(".equalized.onnx")
+            equalize(onnx, equalized)
+            onnx = equalized
+        if preprocess is not None and not table.is_file():
             with out.listener() as listener:
                 calibrate(
                     onnx,
                     table,
                     data=data,
                     samples=None,
-                    preprocess=_preprocess(settings, onnx),
+                    preprocess=preprocess,
                     settings=settings.quantize,
                     progress=listener.bar("calibrate"),
                 )
-        result = run(onnx, table, output, rules=rules, settings=settings.quantize)
+        result = run(
+            onnx,
+            table,
+            output,
+            rules=rules,
+            settings=settings.quantize,
+            data=data,
+            preprocess=preprocess,
+        )
         out.result(
             {"onnx": str(output), "table": str(table), **result.to_dict()},
             f"{output}: {len(result.quantized_nodes)} nodes quantized for {target}",

@@ -97,7 +97,7 @@ def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None
     if item.bias is None:
         return
     if rules.bias == "int32":
-        channel_scales = np.broadcast_to(weight.scales, item.bias.shape).astype(np.float32)
+        channel_scales = _channel_scales(item, item.bias)
         stored = quantize_bias(item.bias, item.input_scale, channel_scales)
         bias_scales = (np.float32(item.input_scale) * channel_scales).astype(np.float32)
         node = _constant(graph, f"{layer.name}.bias", stored, bias_scales, axis=0)
@@ -110,6 +110,33 @@ def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None
     else:
         layer.node.resize_inputs(3)
         layer.node.replace_input_with(2, bias)
+
+
+def rewrite_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None:
+    """Writes other integers and another bias into a layer that :func:`insert_layer` has made.
+
+    Args:
+        graph: The Q/DQ graph, changed in place.
+        item: What the layer becomes; its scales must be those that it has.
+        rules: Whether the bias is int32 or float.
+    """
+    name = item.layer.name
+    _rewrite(graph, f"{name}.weight_quantized", item.layer.stored(item.weight.values))
+    if item.bias is None:
+        return
+    if rules.bias == "int32":
+        stored = quantize_bias(item.bias, item.input_scale, _channel_scales(item, item.bias))
+        _rewrite(graph, f"{name}.bias_quantized", stored)
+    else:
+        _rewrite(graph, f"{name}.bias_float", item.bias.astype(np.float32))
+
+
+def _rewrite(graph: ir.Graph, name: str, content: NDArray[np.generic]) -> None:
+    graph.initializers[name].const_value = ir.tensor(content, name=name)
+
+
+def _channel_scales(item: QuantizedLayer, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.broadcast_to(item.weight.scales, bias.shape).astype(np.float32)
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,9 @@ from edgeres.quantization.qdq import (
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
-from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.weights import quantize_weight
+from edgeres.quantization.sequential import learn_network
+from edgeres.quantization.table import CalibrationTable, TensorStats
+from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class QuantizeSettings:
         bias_correction: Shift biases so that the mean output of a layer stays what it was.
         bias_method: ``analytic`` knows what weight rounding does to the mean and needs no images;
             ``empirical`` goes on from there and measures each layer on images, in order.
+        rounding: ``nearest``, or ``learned``: the integers of a layer are chosen together for the
+            least error of its output on images; see :mod:`edgeres.quantization.rounding`.
         saturation_safe: Make weights that no INT8 sum can take out of int16: ``auto`` where the
             rule set says that the device saturates, ``on`` always, ``off`` never.
     """
@@ -50,6 +53,13 @@ class QuantizeSettings:
     bias_correction: bool = True
     bias_method: Literal["analytic", "empirical"] = "analytic"
     saturation_safe: Literal["auto", "on", "off"] = "auto"
+    rounding: Literal["nearest", "learned"] = "nearest"
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether calibration images are needed besides their table."""
+        measured = self.bias_correction and self.bias_method == "empirical"
+        return measured or self.rounding == "learned"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class QuantizeResult:
         weight_sqnr_db: Layer name to signal over quantization noise of its weights.
         findings: Where the file does not obey the rule set, apart from ``float_nodes``; empty
             unless the model or the settings force it.
+        rounding_gain_db: Layer name to how much learned rounding lowered the squared error of its
+            output on the images, in dB; empty for nearest rounding.
     """
 
     path: Path
@@ -77,6 +89,7 @@ class QuantizeResult:
     saturation: Mapping[str, SaturationProof]
     weight_sqnr_db: Mapping[str, float]
     findings: tuple[Finding, ...] = ()
+    rounding_gain_db: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def saturation_safe(self) -> bool:
@@ -116,6 +129,7 @@ class QuantizeResult:
                 name: value if math.isfinite(value) else None
                 for name, value in self.weight_sqnr_db.items()
             },
+            "rounding_gain_db": dict(self.rounding_gain_db),
             "warnings": list(self.warnings),
         }
 
@@ -138,7 +152,7 @@ def quantize(
         out: Where the Q/DQ ``.onnx`` goes; equal inputs give equal bytes.
         settings: How; the defaults are those of a recipe.
         images: ``(N, C, H, W) float32`` calibration images for what is measured (the empirical
-            bias correction); 32 to 128 are enough, and all are in memory at once.
+            bias correction, learned rounding); 32 to 128 are enough, and all are in memory at once.
 
     Raises:
         ModelError: The model cannot be read, or nothing in it can be INT8 under these rules.
@@ -161,8 +175,21 @@ def quantize(
         _quantized(layer, params, table, rules, settings, saturating=saturating)
         for layer in placement.layers
     ]
-    if settings.bias_correction and settings.bias_method == "empirical":
-        items = _measured(onnx, items, params, rules, images)
+    gains: dict[str, float] = {}
+    if settings.needs_images:
+        shown = _required(images)
+        if settings.rounding == "learned":
+            items, gains = learn_network(
+                _assemble(onnx, items, params, rules),
+                items,
+                rules,
+                shown,
+                lambda item, weight: _bias(item.layer, weight, table, settings),
+                centred=[_corrects(item.layer, table, settings) for item in items],
+                saturating=saturating,
+            )
+        if settings.bias_correction and settings.bias_method == "empirical":
+            items = _measured(onnx, items, params, rules, shown)
     qdq = _assemble(onnx, items, params, rules)
     write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
     weights = {item.layer.name: item.weight for item in items}
@@ -177,6 +204,7 @@ def quantize(
         findings=tuple(
             found for found in lint_model(qdq, rules) if found.node not in placement.float_nodes
         ),
+        rounding_gain_db=gains,
     )
 
 
@@ -193,19 +221,24 @@ def _assemble(
     return model
 
 
+def _required(images: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if images is None or not len(images):
+        raise UsageError(
+            "the empirical bias correction or learned rounding measures on images; got none.",
+            hint="Give calibration images, or use `bias_correction: analytic` and "
+            "`rounding: nearest`.",
+        )
+    return images
+
+
 def _measured(
     onnx: Path,
     items: list[QuantizedLayer],
     params: Mapping[str, QuantParams],
     rules: QdqRules,
-    images: NDArray[np.float32] | None,
+    images: NDArray[np.float32],
 ) -> list[QuantizedLayer]:
     """The layers with biases that give the float model's mean outputs on these images."""
-    if images is None or not len(images):
-        raise UsageError(
-            "the empirical bias correction measures on images; got none.",
-            hint="Give calibration images, or use bias_method: analytic.",
-        )
     model = load_model(onnx)
     names = [item.layer.name for item in items if item.layer.takes_bias]
     measured_at = anchors(model.graph, names)
@@ -258,13 +291,11 @@ def _quantized(
 ) -> QuantizedLayer:
     value = layer.node.inputs[0]
     assert value is not None
-    name = value_name(value)
-    stats = table.tensors[name]
-    input_scale = params[name].scale
+    stats = _input_stats(layer, table)
+    input_scale = params[value_name(value)].scale
     mean, energy = stats.channel_mean, stats.channel_square
     known = mean.size > 0
-    correct = settings.bias_correction and known and layer.takes_bias
-    if correct:
+    if _corrects(layer, table, settings):
         # The mean error goes into the bias, so only what varies around it counts.
         energy = np.maximum(energy - np.square(mean), 0.0)
     weight = quantize_weight(
@@ -278,5 +309,25 @@ def _quantized(
         energy=energy if known else None,
         saturating=saturating,
     )
-    bias = corrected_bias(layer, weight, mean, stats.shape) if correct else layer.bias
-    return QuantizedLayer(layer, weight, bias, input_scale)
+    return QuantizedLayer(layer, weight, _bias(layer, weight, table, settings), input_scale)
+
+
+def _corrects(layer: Layer, table: CalibrationTable, settings: QuantizeSettings) -> bool:
+    """Whether the layer's bias takes up the mean error of its weights."""
+    known = _input_stats(layer, table).channel_mean.size > 0
+    return settings.bias_correction and known and layer.takes_bias
+
+
+def _bias(
+    layer: Layer, weight: QuantizedWeight, table: CalibrationTable, settings: QuantizeSettings
+) -> NDArray[np.float32] | None:
+    if not _corrects(layer, table, settings):
+        return layer.bias
+    stats = _input_stats(layer, table)
+    return corrected_bias(layer, weight, stats.channel_mean, stats.shape)
+
+
+def _input_stats(layer: Layer, table: CalibrationTable) -> TensorStats:
+    value = layer.node.inputs[0]
+    assert value is not None
+    return table.tensors[value_name(value)]

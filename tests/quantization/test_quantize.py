@@ -165,6 +165,32 @@ def test_empirical_correction_makes_the_measured_means_equal(resnet, table, imag
     np.testing.assert_allclose(got, wanted, atol=2e-4)
 
 
+def test_learned_rounding_keeps_the_saturation_rule_and_equal_bytes(
+    resnet, table, images, tmp_path
+):
+    settings = QuantizeSettings(saturation_safe="on", rounding="learned")
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for path in paths:
+        result = quantize(resnet, table, FUSING, path, settings, images=images)
+    assert result.saturation_safe
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    plain = QuantizeSettings(saturation_safe="off", rounding="learned")
+    assert not quantize(
+        resnet, table, FUSING, tmp_path / "c.onnx", plain, images=images
+    ).saturation_safe
+
+
+def test_rounding_gain_is_told_layer_by_layer(resnet, table, images, tmp_path):
+    settings = QuantizeSettings(bias_method="empirical", rounding="learned")
+    result = quantize(resnet, table, SYMMETRIC, tmp_path / "q.onnx", settings, images=images)
+    gains = result.to_dict()["rounding_gain_db"]
+    assert set(gains) == set(result.saturation)
+    assert min(gains.values()) >= 0.0
+    assert np.mean(list(gains.values())) > 2.0
+    nearest = quantize(resnet, table, SYMMETRIC, tmp_path / "q.onnx")
+    assert nearest.to_dict()["rounding_gain_db"] == {}
+
+
 def edited(path, out, **changes):
     model = onnx.load(path)
     for tensor in model.graph.initializer:
@@ -295,6 +321,8 @@ def test_wrong_inputs_are_refused_and_nothing_is_written(resnet, table, images, 
         quantize(resnet, table, replace(FUSING, ops=frozenset()), out)
     with pytest.raises(UsageError, match="measures on images"):
         quantize(resnet, table, FUSING, out, QuantizeSettings(bias_method="empirical"))
+    with pytest.raises(UsageError, match="measures on images"):
+        quantize(resnet, table, FUSING, out, QuantizeSettings(rounding="learned"))
     assert not out.exists()
     quantize(resnet, table, FUSING, out)
     with pytest.raises(ModelError, match="quantized already"):

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeres.quantization.pairing import pairings
+from edgeres.quantization.rounding import learn_rounding
+from edgeres.quantization.saturation import PAIR_LIMIT, move_pairs
+
+KERNELS = [(), (1, 1), (3, 3), (1, 2)]
+
+
+def problem(seed: int, rows: int, channels: int, kernel, *, scale: float = 40.0):
+    """Weights in units of their scale, and the covariance of correlated inputs."""
+    random = np.random.default_rng(seed)
+    columns = channels * int(np.prod(kernel))
+    exact = np.clip(random.standard_normal((rows, columns)) * scale, -127, 127)
+    mixed = random.standard_normal((3 * columns + 1, columns)) @ random.standard_normal(
+        (columns, columns)
+    )
+    return exact, mixed.T @ mixed / len(mixed)
+
+
+def nearest(exact, hessian, packings):
+    """What a layer has before: nearest integers, offending pairs moved."""
+    wanted = exact.astype(np.float32)
+    whole = np.rint(wanted)
+    move_pairs(whole, wanted, np.diag(hessian).astype(np.float32), packings)
+    return whole.astype(np.float64)
+
+
+def cost(whole, exact, hessian):
+    return np.einsum("mk,kl,ml->m", whole - exact, hessian, whole - exact)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 5),
+    channels=st.integers(1, 9),
+    kernel=st.sampled_from(KERNELS),
+    saturating=st.booleans(),
+    scale=st.sampled_from([1.0, 40.0, 120.0]),
+)
+@settings(max_examples=60)
+def test_never_worse_than_nearest_never_over_a_limit(
+    seed, rows, channels, kernel, saturating, scale
+):
+    exact, hessian = problem(seed, rows, channels, kernel, scale=scale)
+    packings = pairings(exact.shape[1], kernel) if saturating else ()
+    start = nearest(exact, hessian, packings)
+    found = learn_rounding(start, exact, hessian, packings)
+    np.testing.assert_array_equal(found.whole, np.rint(found.whole))
+    assert np.abs(found.whole).max(initial=0) <= 127
+    assert (found.after <= found.before).all()
+    for pairs in packings:
+        a, b = found.whole[:, pairs[:, 0]], found.whole[:, pairs[:, 1]]
+        assert (np.maximum(a, 0) + np.maximum(b, 0)).max(initial=0) <= PAIR_LIMIT
+        assert (np.minimum(a, 0) + np.minimum(b, 0)).min(initial=0) >= -PAIR_LIMIT
+    # The objective is the squared output error with a hundredth of the mean energy on top.
+    damped = hessian + 0.01 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
+    np.testing.assert_allclose(found.after, cost(found.whole, exact, damped), rtol=1e-6, atol=1e-6)
+    assert (found.before + 1e-9 >= cost(found.whole, exact, hessian)).all()
+
+
+def test_errors_that_cancel_are_found():
+    # Both inputs are always equal, so only the sum of the two weights matters.
+    exact = np.array([[10.4, 20.4]])
+    found = learn_rounding(np.rint(exact), exact, np.ones((2, 2)))
+    assert found.whole.sum() == 31
+    assert found.after[0] < 0.2 * found.before[0]
+
+
+def test_inputs_without_correlation_keep_nearest_rounding():
+    exact = np.random.default_rng(0).uniform(-100, 100, (4, 12))
+    found = learn_rounding(np.rint(exact), exact, np.diag(np.arange(1.0, 13.0)))
+    np.testing.assert_array_equal(found.whole, np.rint(exact))
+
+
+def test_a_pair_at_its_limit_trades():
+    # Neither weight may grow, yet the first is worth far more than the second.
+    exact = np.array([[100.0, 60.0]])
+    hessian = np.diag([100.0, 1.0])
+    found = learn_rounding(np.array([[64.0, 64.0]]), exact, hessian, pairings(2, ()))
+    assert found.whole.sum() == PAIR_LIMIT
+    assert found.whole[0, 0] >= 99
+
+
+@pytest.mark.parametrize("saturating", [False, True])
+def test_as_good_as_trying_everything_on_small_problems(saturating):
+    """The search is a heuristic; over many small problems it must come near the optimum."""
+    found_cost = best_cost = nearest_cost = 0.0
+    for seed in range(12):
+        exact, hessian = problem(seed, 1, 4, (), scale=60.0)
+        packings = pairings(4, ()) if saturating else ()
+        start = nearest(exact, hessian, packings)
+        found = learn_rounding(start, exact, hessian, packings)
+        around = [np.floor(start[0, k]) + np.arange(-4, 5) for k in range(4)]
+        grid = np.array(list(itertools.product(*around)))
+        allowed = np.abs(grid).max(axis=1) <= 127
+        for pairs in packings:
+            a, b = grid[:, pairs[:, 0]], grid[:, pairs[:, 1]]
+            allowed &= ((a * b <= 0) | (np.abs(a + b) <= PAIR_LIMIT)).all(axis=1)
+        best_cost += cost(grid[allowed], exact, hessian).min()
+        found_cost += cost(found.whole, exact, hessian)[0]
+        nearest_cost += cost(start, exact, hessian)[0]
+    assert found_cost - best_cost < 0.4 * (nearest_cost - best_cost)
+
+
+def test_equal_inputs_give_equal_integers():
+    exact, hessian = problem(3, 8, 8, (3, 3))
+    packings = pairings(72, (3, 3))
+    start = nearest(exact, hessian, packings)
+    first, second = (learn_rounding(start, exact, hessian, packings).whole for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_dead_input_changes_nothing():
+    exact, _ = problem(0, 3, 4, ())
+    found = learn_rounding(np.rint(exact), exact, np.zeros((4, 4)))
+    np.testing.assert_array_equal(found.whole, np.rint(exact))
