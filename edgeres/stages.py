@@ -25,11 +25,12 @@ from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError
 from edgeres.files import write_atomic
 from edgeres.progress import Advance
-from edgeres.recipe import ExportBlock, PruneBlock, QuantizeBlock
+from edgeres.recipe import ExportBlock, PruneBlock, QatBlock, QuantizeBlock
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import QatResult
     from edgeres.training.run import TrainSummary
     from edgeres.training.settings import TrainSettings
 
@@ -188,8 +189,67 @@ def calibrate(
     return table
 
 
+def qat(
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    train_data: str,
+    preprocess: Preprocess,
+    work: Path,
+    progress: Advance | None = None,
+) -> QatResult:
+    """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
+
+    Args:
+        onnx: FP32 model in normal form.
+        table: Calibration table of that model.
+        output: Where weights and scales (``.safetensors``) go; the numbers of the training go to
+            the same name with ``.json``.
+        rules: Of the backend and device that will run it.
+        settings: The recipe's ``quantize:`` block, with a ``qat:`` block in it.
+        train_data: Training images, as after ``--data``.
+        preprocess: How an image becomes numbers.
+        work: Folder of the resumable training state and the log.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.training.qat.train_quantized`.
+    """
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import train_quantized
+    from edgeres.training.split import split_held_out
+
+    training = (settings.qat or QatBlock()).to_settings()
+    full = open_dataset(train_data, split="train")
+    learn, check = split_held_out(full.labels, training.held_out, training.seed)
+    result = train_quantized(
+        onnx,
+        CalibrationTable.load(table),
+        rules,
+        settings.to_settings(),
+        training,
+        full.subset(learn.tolist()),
+        full.subset(check.tolist()),
+        work,
+        preprocess=preprocess,
+        progress=progress,
+    )
+    result.trained.save(output)
+    write_atomic(output.with_suffix(".json"), json.dumps(result.to_dict(), indent=1).encode())
+    return result
+
+
 def quantize(
-    onnx: Path, table: Path, output: Path, *, rules: QdqRules, settings: QuantizeBlock
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    trained: Path | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
@@ -199,15 +259,22 @@ def quantize(
         output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
         rules: Of the backend and device that will run it.
         settings: The recipe's ``quantize:`` block.
+        trained: What :func:`qat` learned under these rules; the numbers beside it go into the
+            account.
 
     Raises:
         EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
     """
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.quantization.trained import TrainedParameters
 
-    result = run(onnx, CalibrationTable.load(table), rules, output, settings.to_settings())
+    learned = None if trained is None else TrainedParameters.load(trained)
+    chosen = settings.to_settings()
+    result = run(onnx, CalibrationTable.load(table), rules, output, chosen, trained=learned)
     account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
+    if trained is not None:
+        account["qat"] = json.loads(trained.with_suffix(".json").read_text())
     write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
     return result
 

@@ -30,6 +30,7 @@ from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.table import CalibrationTable
+from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import quantize_weight
 
 
@@ -128,6 +129,7 @@ def quantize(
     settings: QuantizeSettings | None = None,
     *,
     images: NDArray[np.float32] | None = None,
+    trained: TrainedParameters | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for.
 
@@ -139,29 +141,19 @@ def quantize(
         settings: How; the defaults are those of a recipe.
         images: ``(N, C, H, W) float32`` calibration images for what is measured (the empirical
             bias correction); 32 to 128 are enough, and all are in memory at once.
+        trained: Weights, biases and scales that training under these rules learned; they are
+            written as they are, with no search and no correction.
 
     Raises:
         ModelError: The model cannot be read, or nothing in it can be INT8 under these rules.
-        ArtefactError: The table is of another model or lacks a tensor.
+        ArtefactError: The table or what was trained is of another model or lacks a tensor.
         UsageError: A measured correction without images.
         StorageError: ``out`` cannot be written.
     """
     settings = settings or QuantizeSettings()
-    table.check_model(onnx)
-    model = load_model(onnx)
-    placement = place(model.graph, rules)
-    if not placement.layers:
-        raise ModelError(
-            f"{onnx}: nothing in it can run in INT8 on {rules.name}.",
-            hint="It needs convolutions or matrix products with constant weights.",
-        )
-    saturating = _safe_weights_wanted(settings, rules)
-    params = _activation_params(placement, table, rules, settings)
-    items = [
-        _quantized(layer, params, table, rules, settings, saturating=saturating)
-        for layer in placement.layers
-    ]
-    if settings.bias_correction and settings.bias_method == "empirical":
+    prepared = prepare(onnx, table, rules, settings, trained=trained)
+    placement, params, items = prepared.placement, prepared.params, list(prepared.items)
+    if trained is None and settings.bias_correction and settings.bias_method == "empirical":
         items = _measured(onnx, items, params, rules, images)
     qdq = _assemble(onnx, items, params, rules)
     write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
@@ -178,6 +170,52 @@ def quantize(
             found for found in lint_model(qdq, rules) if found.node not in placement.float_nodes
         ),
     )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a Q/DQ file says, before it is written.
+
+    Attributes:
+        placement: Where Q/DQ stands.
+        params: Scale and zero point by tensor name.
+        items: Layers with their INT8 weights and biases, in the placement's order.
+        saturating: Whether the weights obey the saturation rule.
+    """
+
+    placement: Placement
+    params: Mapping[str, QuantParams]
+    items: tuple[QuantizedLayer, ...]
+    saturating: bool
+
+
+def prepare(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    *,
+    trained: TrainedParameters | None = None,
+) -> Prepared:
+    """Decides placement, scales and integers; arguments and errors as :func:`quantize`."""
+    table.check_model(onnx)
+    model = load_model(onnx)
+    placement = place(model.graph, rules)
+    if not placement.layers:
+        raise ModelError(
+            f"{onnx}: nothing in it can run in INT8 on {rules.name}.",
+            hint="It needs convolutions or matrix products with constant weights.",
+        )
+    saturating = _safe_weights_wanted(settings, rules)
+    if trained is not None:
+        names = [layer.name for layer in placement.layers]
+        trained.check(onnx, names, placement.source.values())
+    params = _activation_params(placement, table, rules, settings, trained)
+    items = tuple(
+        _quantized(layer, params, table, rules, settings, trained, saturating=saturating)
+        for layer in placement.layers
+    )
+    return Prepared(placement, params, items, saturating)
 
 
 def _assemble(
@@ -232,9 +270,15 @@ def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:
 
 
 def _activation_params(
-    placement: Placement, table: CalibrationTable, rules: QdqRules, settings: QuantizeSettings
+    placement: Placement,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    trained: TrainedParameters | None,
 ) -> dict[str, QuantParams]:
     """Scale and zero point of each tensor; ops that only move values keep those of their input."""
+    if trained is not None:
+        return {name: trained.activations[placement.source[name]] for name in placement.tensors}
     params: dict[str, QuantParams] = {}
     for name in placement.tensors:
         chosen = table.range_of(placement.source[name], settings.calibrator)
@@ -253,6 +297,7 @@ def _quantized(
     table: CalibrationTable,
     rules: QdqRules,
     settings: QuantizeSettings,
+    trained: TrainedParameters | None,
     *,
     saturating: bool,
 ) -> QuantizedLayer:
@@ -267,8 +312,9 @@ def _quantized(
     if correct:
         # The mean error goes into the bias, so only what varies around it counts.
         energy = np.maximum(energy - np.square(mean), 0.0)
+    learned = None if trained is None else trained.layers[layer.name]
     weight = quantize_weight(
-        layer,
+        layer if learned is None else replace(layer, weight=learned.weight),
         per_channel=rules.weight_granularity == "per_channel",
         least_scales=(
             least_bias_scale(layer.bias, input_scale)
@@ -277,6 +323,11 @@ def _quantized(
         ),
         energy=energy if known else None,
         saturating=saturating,
+        scales=None if learned is None else learned.scales,
     )
+    if learned is not None:
+        return QuantizedLayer(
+            replace(layer, weight=learned.weight), weight, learned.bias, input_scale
+        )
     bias = corrected_bias(layer, weight, mean, stats.shape) if correct else layer.bias
     return QuantizedLayer(layer, weight, bias, input_scale)
