@@ -144,7 +144,9 @@ class TrainedParameters:
 def _check_values(trained: TrainedParameters, path: Path) -> None:
     for name, layer in trained.layers.items():
         parts = [layer.weight, layer.scales, *([] if layer.bias is None else [layer.bias])]
-        if layer.weight.ndim != 2 or layer.scales.shape not in ((len(layer.weight),), (1,)):
+        rows = layer.weight.shape[:1]
+        fits = layer.weight.ndim == 2 and layer.scales.shape in (rows, (1,))
+        if not fits or (layer.bias is not None and layer.bias.shape != rows):
             raise _bad(path, f"the shapes of layer {name!r} do not fit together")
         if not all(np.isfinite(part).all() for part in parts) or (layer.scales < MIN_SCALE).any():
             raise _bad(path, f"layer {name!r} holds NaN, Inf or a scale below {MIN_SCALE:.3g}")

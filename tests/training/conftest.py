@@ -75,7 +75,7 @@ def trained_net(
     from edgeres.training.loop import train
 
     folder = tmp_path_factory.mktemp("trained")
-    few = dataclasses.replace(settings, threads=1)
+    few = dataclasses.replace(settings, width_multiplier=0.25, threads=1)
     result = train(few, halves(192), halves(48, 1), folder, preprocess=preprocess)
     module = load_module(load_checkpoint(result.checkpoint))
     export_onnx(module, (1, 8, 8), folder / "fp32.onnx")

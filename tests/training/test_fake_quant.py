@@ -80,15 +80,18 @@ def test_weights_start_as_post_training_quantization_left_them(per_channel: bool
     assert np.array_equal(part.whole().numpy(), item.weight.values)
     weight, bias = part(torch.tensor(item.input_scale))
     assert np.array_equal(weight.detach().numpy(), item.weight.dequantized)
-    assert bias is not None and item.bias is not None
+    assert bias is not None
+    assert item.bias is not None
     scales = np.broadcast_to(item.weight.scales, item.bias.shape)
     stored = quantize_bias(item.bias, item.input_scale, scales)
     expected = stored.astype(np.float32) * (np.float32(item.input_scale) * scales)
     assert np.array_equal(bias.detach().numpy(), expected)
     (weight.sum() + bias.sum()).backward()
     assert part.bias is not None
-    assert part.bias.grad is not None and bool((part.bias.grad == 1).all())
-    assert part.scale.grad is not None and part.scale.grad.shape == part.scale.shape
+    assert part.bias.grad is not None
+    assert bool((part.bias.grad == 1).all())
+    assert part.scale.grad is not None
+    assert part.scale.grad.shape == part.scale.shape
 
 
 def test_moved_weights_stay_safe_while_they_change() -> None:

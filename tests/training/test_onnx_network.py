@@ -27,7 +27,7 @@ _AXES = np.array([2, 3], np.int64)
 
 CASES: list[tuple[str, Sequence[np.ndarray], dict[str, object]]] = [
     ("Conv", [_KERNEL, _BIAS], {"kernel_shape": [3, 3], "pads": [1, 0, 2, 1], "strides": [2, 1]}),
-    ("Conv", [_GROUPED], {"kernel_shape": [3, 2], "group": 2, "dilations": [2, 3], "pads": [1] * 4}),
+    ("Conv", [_GROUPED], {"kernel_shape": [3, 2], "group": 2, "dilations": [2, 3]}),
     ("MaxPool", [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}),
     ("MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
     ("MaxPool", [], {"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}),
