@@ -97,12 +97,6 @@ def test_convert_trains_once_and_says_what_came_of_it(
     assert runs == ["onnxruntime-cpu"]
     stage = next((folder / "out/.stages").glob("qat-*"))
     assert len((stage / "train_log.jsonl").read_text().splitlines()) == 1
-    # Without the block the Q/DQ file is that of post-training quantization.
-    learned = (folder / "out/onnxruntime/model.qdq.onnx").read_bytes()
-    edgeres.convert(recipe.override({"quantize.qat": None}), folder / "out")
-    account = json.loads((folder / "out/onnxruntime/model.qdq.json").read_text())
-    assert "qat" not in account
-    assert (folder / "out/onnxruntime/model.qdq.onnx").read_bytes() != learned
 
 
 def test_the_command_line_trains_before_it_writes(folder: Path) -> None:
