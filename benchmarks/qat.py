@@ -10,7 +10,7 @@ Besides two of the pipeline's rule sets there are two that INT8 finds hard: one 
 whole tensor, on a network whose channels inside the residual blocks were rescaled (by powers of
 two; the FP32 function is the same), and calibrated ranges that are much too narrow.
 
-    python benchmarks/qat.py --images 8000 --out benchmarks/results/qat.json
+    python benchmarks/qat.py --out benchmarks/results/qat.json
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def rescaled(source: Path, target: Path, seed: int = 0) -> None:
         after = numpy_helper.to_array(tensors[second.input[1]])
         power = random.integers(-RESCALED_BY, RESCALED_BY + 1, len(weight))
         factor = np.exp2(power).astype(np.float32)
-        changed = {
+        changed: dict[str, NDArray[np.float32]] = {
             nodes[name].input[1]: weight * factor[:, None, None, None],
             nodes[name].input[2]: bias * factor,
             second.input[1]: after / factor[None, :, None, None],
@@ -188,7 +188,7 @@ def measure(case: Case, qat: QatBlock, images: int, test: int, folder: Path) -> 
 def main() -> None:
     """Parses arguments, measures, prints a table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=8000, help="training images")
+    parser.add_argument("--images", type=int, default=4000, help="training images")
     parser.add_argument("--test", type=int, default=2000, help="test images for SQNR and agreement")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=QatBlock().learning_rate)

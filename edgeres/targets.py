@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
-from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError, DataError, UsageError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
@@ -26,17 +24,16 @@ from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.files import file_sha256, write_atomic
-from edgeres.networks import Network, Networks, train_data_of
+from edgeres.networks import Network, Networks
 from edgeres.progress import Advance
 from edgeres.quantization.portable import PORTABLE, portable_rules
 from edgeres.run import Run
-from edgeres.stages import build, calibrate, qat, quantize
+from edgeres.stages import build, calibrate, quantize
+from edgeres.trained import plain_rules, trained_parameters
 
 ENGINE = "model"
 TABLE = "calibration_table.json"
 QDQ = "model.qdq.onnx"
-TRAINED = "trained.safetensors"
-TRAIN_LOG = "train_log.jsonl"
 PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
@@ -177,12 +174,15 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
         EdgeResError: As the stages do.
     """
     network, recipe = networks.final, run.recipe
-    trained = _trained(run, networks, table, target)
+    trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
     quantized = run.stage(
         "quantize",
         inputs=inputs if trained is None else {**inputs, "trained": file_sha256(trained)},
-        settings={"rules": _plain(target.rules), **recipe.quantize.model_dump(exclude={"qat"})},
+        settings={
+            "rules": plain_rules(target.rules),
+            **recipe.quantize.model_dump(exclude={"qat"}),
+        },
         produce=lambda folder, *_: _quantize(run, network, table, folder, target, trained),
         label=f"quantize ({target.name})",
     )
@@ -300,59 +300,6 @@ def latencies(
     return {
         target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
     }
-
-
-def _trained(run: Run, networks: Networks, table: Path, target: Target) -> Path | None:
-    """What quantization-aware training learned, if the recipe asks for it.
-
-    Its key leaves the rule set's name out: targets with the same rules share one training.
-    """
-    block, network = run.recipe.quantize, networks.final
-    if block.qat is None:
-        return None
-    train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
-
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
-        qat(
-            network.onnx,
-            table,
-            folder / TRAINED,
-            rules=target.rules,
-            settings=block,
-            train_data=train_data,
-            preprocess=networks.preprocess,
-            work=work,
-            progress=progress,
-        )
-        shutil.copyfile(work / TRAIN_LOG, folder / TRAIN_LOG)
-
-    result = run.stage(
-        "qat",
-        inputs={
-            "model": network.sha256,
-            "table": file_sha256(table),
-            "train_data": training_fingerprint(train_data),
-        },
-        settings={
-            "rules": {k: v for k, v in _plain(target.rules).items() if k != "name"},
-            "quantize": block.model_dump(exclude={"portable"}),
-            "preprocess": networks.preprocess.to_dict(),
-        },
-        produce=produce,
-        label=f"quantization-aware training ({target.name})",
-    )
-    numbers = json.loads(result.file(TRAINED).with_suffix(".json").read_text())
-    if numbers["kept"] == "start":
-        run.warn_once(
-            f"quantization-aware training for {target.name} gained nothing on "
-            f"{numbers['held_out']} held-out images; the calibrated network is kept."
-        )
-    return result.file(TRAINED)
-
-
-def _plain(rules: QdqRules) -> dict[str, Any]:
-    """A rule set as JSON values."""
-    return {**asdict(rules), "ops": sorted(rules.ops)}
 
 
 def _quantize(

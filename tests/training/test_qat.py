@@ -52,7 +52,17 @@ PER_TENSOR = dataclasses.replace(
     weight_granularity="per_tensor",
     ops=frozenset({"Conv", "Gemm"}),
 )
-ALL_RULES = [SATURATING, SYMMETRIC, PER_TENSOR]
+#: Q/DQ before the Relus too, and a pair for each reader, all with one scale.
+PORTABLE = dataclasses.replace(
+    SYMMETRIC,
+    name="s8-portable",
+    residual="both",
+    quantize_before_relu=True,
+    quantize_outputs=True,
+    pair_per_reader=True,
+    saturating=True,
+)
+ALL_RULES = [SATURATING, SYMMETRIC, PER_TENSOR, PORTABLE]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,22 +72,23 @@ def test_convert_trains_once_and_says_what_came_of_it(
     """Two targets whose rules differ in name alone share one training; a second run trains none."""
     pytest.importorskip("onnxruntime")
     from edgeres import pipeline, targets
+    from edgeres import trained as stage_of
 
     recipe = edgeres.load_recipe(
         folder / "recipe.yaml", {"data.train": f"npz:{folder / 'data.npz'}"}
     )
     runs: list[str] = []
-    original = targets.qat
+    original = stage_of.qat
 
     def counted(*args: object, **more: object) -> object:
         runs.append(more["rules"].name)  # type: ignore[attr-defined]
         return original(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(targets, "qat", counted)
+    monkeypatch.setattr(stage_of, "qat", counted)
     opened = targets.open_target("onnxruntime")
     renamed = dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, name="twin"))
     for target in (opened, renamed):
-        monkeypatch.setattr(pipeline, "open_target", lambda _, chosen=target: chosen)
+        monkeypatch.setattr(pipeline, "open_targets", lambda *_, chosen=target, **__: [chosen])
         report = edgeres.convert(recipe, folder / "out")
         assert report.targets["onnxruntime"].executed
         account = json.loads((folder / "out/onnxruntime/model.qdq.json").read_text())
