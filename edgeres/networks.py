@@ -137,7 +137,7 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
 
 
 def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:
-    settings, train_data = run.recipe.prune, _train_data(run.recipe)
+    settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
     assert settings is not None
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
@@ -187,10 +187,15 @@ def _network(label: str, onnx: Path, checkpoint: Path | None) -> Network:
     return Network(label, onnx, file_sha256(onnx), summarize(onnx), checkpoint)
 
 
-def _train_data(recipe: Recipe) -> str:
+def train_data_of(recipe: Recipe, why: str) -> str:
+    """Training images of a recipe, as after ``--data``.
+
+    Raises:
+        UsageError: It names none.
+    """
     if recipe.data.train is None:
         raise UsageError(
-            "pruning fine-tunes, and the recipe names no training images.",
+            f"{why}, and the recipe names no training images.",
             hint="Set `data: {train: ...}` or give --train-data.",
         )
     return recipe.data.train

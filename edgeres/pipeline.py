@@ -20,14 +20,20 @@ from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
 from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
-from edgeres.data.source import open_dataset
+from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.predictions import Predictions
 from edgeres.files import disk_errors
-from edgeres.networks import Network, Networks, equalize_network, prepare_networks
+from edgeres.networks import (
+    Network,
+    Networks,
+    equalize_network,
+    prepare_networks,
+    train_data_of,
+)
 from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report
 from edgeres.recipe import Recipe
@@ -84,6 +90,8 @@ def convert(
     calibration = open_dataset(recipe.data.calibration, split="calibration")
     calibration = take(calibration, recipe.data.calibration_samples)
     check_calibration(calibration)
+    if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
+        training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"))
     with output_lock(output):
         store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
         store.clear_temporaries()

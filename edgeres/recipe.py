@@ -16,6 +16,7 @@ from edgeres.backends import target_names
 if TYPE_CHECKING:
     from edgeres.pruning.settings import PruneSettings
     from edgeres.quantization.quantize import QuantizeSettings
+    from edgeres.training.settings import TrainSettings
 
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
 Size = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
@@ -120,6 +121,26 @@ BiasCorrection = Annotated[
 ]
 
 
+class QatBlock(Block):
+    """Quantization-aware training: the calibrated INT8 network learns from the FP32 one."""
+
+    epochs: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=0.0005, gt=0.0)
+    batch_size: int = Field(default=128, ge=2)
+    distill: bool = Field(default=True, description="Follow the FP32 network's outputs.")
+    held_out: int = Field(default=5000, ge=1, description="Training images that choose the epoch.")
+    flip: bool = True
+    crop_padding: int = Field(default=2, ge=0)
+    seed: int = 0
+
+    def to_settings(self) -> TrainSettings:
+        """The same for the training loop."""
+        from edgeres.training.qat_settings import qat_settings
+
+        weight = {} if self.distill else {"distill_weight": 0.0}
+        return qat_settings(**self.model_dump(exclude={"distill"}), **weight)
+
+
 class QuantizeBlock(Block):
     """Calibration and INT8 quantization."""
 
@@ -144,6 +165,9 @@ class QuantizeBlock(Block):
         le=512,
         description="Calibration images that empirical bias correction and learned rounding use; "
         "they are in memory all at once.",
+    )
+    qat: QatBlock | None = Field(
+        default=None, description="Train the quantized network; needs training images."
     )
 
     def to_settings(self) -> QuantizeSettings:

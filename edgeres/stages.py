@@ -25,11 +25,12 @@ from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError
 from edgeres.files import write_atomic
 from edgeres.progress import Advance
-from edgeres.recipe import ExportBlock, PruneBlock, QuantizeBlock
+from edgeres.recipe import ExportBlock, PruneBlock, QatBlock, QuantizeBlock
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import QatResult
     from edgeres.training.run import TrainSummary
     from edgeres.training.settings import TrainSettings
 
@@ -203,6 +204,59 @@ def equalize(onnx: Path, output: Path) -> None:
     run(onnx, output)
 
 
+def qat(
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    train_data: str,
+    preprocess: Preprocess,
+    work: Path,
+    progress: Advance | None = None,
+) -> QatResult:
+    """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
+
+    Args:
+        onnx: FP32 model in normal form.
+        table: Calibration table of that model.
+        output: Where weights and scales (``.safetensors``) go; the numbers of the training go to
+            the same name with ``.json``.
+        rules: Of the backend and device that will run it.
+        settings: The recipe's ``quantize:`` block, with a ``qat:`` block in it.
+        train_data: Training images, as after ``--data``.
+        preprocess: How an image becomes numbers.
+        work: Folder of the resumable training state and the log.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.training.qat.train_quantized`.
+    """
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import train_quantized
+    from edgeres.training.split import split_held_out
+
+    training = (settings.qat or QatBlock()).to_settings()
+    full = open_dataset(train_data, split="train")
+    learn, check = split_held_out(full.labels, training.held_out, training.seed)
+    result = train_quantized(
+        onnx,
+        CalibrationTable.load(table),
+        rules,
+        settings.to_settings(),
+        training,
+        full.subset(learn.tolist()),
+        full.subset(check.tolist()),
+        work,
+        preprocess=preprocess,
+        progress=progress,
+    )
+    result.trained.save(output)
+    write_atomic(output.with_suffix(".json"), json.dumps(result.to_dict(), indent=1).encode())
+    return result
+
+
 def quantize(
     onnx: Path,
     table: Path,
@@ -213,6 +267,7 @@ def quantize(
     data: str | None = None,
     samples: int | None = None,
     preprocess: Preprocess | None = None,
+    trained: Path | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
@@ -227,6 +282,8 @@ def quantize(
         samples: How many of them were calibrated; ``None`` is all. Of these
             ``settings.measured_samples`` are used.
         preprocess: How an image becomes numbers; goes with ``data``.
+        trained: What :func:`qat` learned under these rules; the numbers beside it go into the
+            account.
 
     Raises:
         UsageError: ``settings`` measure on images and there are none.
@@ -234,16 +291,22 @@ def quantize(
     """
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.quantization.trained import TrainedParameters
 
     wanted = settings.to_settings()
     images = None
-    if wanted.needs_images and data is not None and preprocess is not None:
+    if trained is None and wanted.needs_images and data is not None and preprocess is not None:
         full = take(open_dataset(data, split="calibration"), samples)
         few = take(full, min(settings.measured_samples, len(full)))
         # Calibration has read the same images and told of bad ones.
         images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
-    result = run(onnx, CalibrationTable.load(table), rules, output, wanted, images=images)
+    learned = None if trained is None else TrainedParameters.load(trained)
+    result = run(
+        onnx, CalibrationTable.load(table), rules, output, wanted, images=images, trained=learned
+    )
     account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
+    if trained is not None:
+        account["qat"] = json.loads(trained.with_suffix(".json").read_text())
     write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
     return result
 

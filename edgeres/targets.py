@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from edgeres.progress import Advance
 from edgeres.quantization.portable import PORTABLE, portable_rules
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
+from edgeres.trained import plain_rules, trained_parameters
 
 ENGINE = "model"
 TABLE = "calibration_table.json"
@@ -182,10 +183,13 @@ def build_target(
         EdgeResError: As the stages do.
     """
     network, block = networks.quantized, run.recipe.quantize
+    trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
-    settings = block.model_dump(exclude={"equalize", "measured_samples"})
-    settings["rules"] = {**asdict(target.rules), "ops": sorted(target.rules.ops)}
-    if block.to_settings().needs_images:
+    settings = block.model_dump(exclude={"equalize", "measured_samples", "portable", "qat"})
+    settings["rules"] = plain_rules(target.rules)
+    if trained is not None:
+        inputs["trained"] = file_sha256(trained)
+    elif block.to_settings().needs_images:
         inputs["data"] = fingerprint
         settings["measured_samples"] = block.measured_samples
         settings["preprocess"] = networks.preprocess.to_dict()
@@ -193,7 +197,7 @@ def build_target(
         "quantize",
         inputs=inputs,
         settings=settings,
-        produce=lambda folder, *_: _quantize(run, networks, table, folder, target),
+        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, trained),
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
@@ -312,7 +316,14 @@ def latencies(
     }
 
 
-def _quantize(run: Run, networks: Networks, table: Path, folder: Path, target: Target) -> None:
+def _quantize(
+    run: Run,
+    networks: Networks,
+    table: Path,
+    folder: Path,
+    target: Target,
+    trained: Path | None,
+) -> None:
     data = run.recipe.data
     quantize(
         networks.quantized.onnx,
@@ -323,6 +334,7 @@ def _quantize(run: Run, networks: Networks, table: Path, folder: Path, target: T
         data=data.calibration,
         samples=data.calibration_samples,
         preprocess=networks.preprocess,
+        trained=trained,
     )
 
 

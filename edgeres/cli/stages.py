@@ -129,6 +129,10 @@ def quantize(
         Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
     ] = None,
     recipe: RecipeOption = None,
+    train_data: o.TrainData = None,
+    qat_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of quantization-aware training; none without it.")
+    ] = None,
     scale: o.Scale = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -139,9 +143,14 @@ def quantize(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for, or all."""
+    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for, or all.
+
+    With --qat-epochs, or a `qat:` block in the recipe, the INT8 network is trained first; the same
+    command resumes.
+    """
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.stages import calibrate, equalize
+        from edgeres.networks import train_data_of
+        from edgeres.stages import calibrate, equalize, qat
         from edgeres.stages import quantize as run
         from edgeres.targets import rules_of
 
@@ -154,10 +163,19 @@ def quantize(
             channel_order=channel_order,
             layout=layout,
         )
-        settings = _recipe(recipe, changes)
+        settings = _recipe(
+            recipe, {**changes, "data.train": train_data, "quantize.qat.epochs": qat_epochs}
+        )
+        images = None
+        if settings.quantize.qat is not None:
+            images = train_data_of(settings, "quantization-aware training is asked for")
         rules = rules_of(target, device)
         table = table or output.with_suffix(".calibration.json")
-        reads_images = not table.is_file() or settings.quantize.to_settings().needs_images
+        reads_images = (
+            images is not None
+            or not table.is_file()
+            or settings.quantize.to_settings().needs_images
+        )
         preprocess = _preprocess(settings, onnx) if reads_images else None
         if settings.quantize.equalize:
             equalized = output.with_suffix(".equalized.onnx")
@@ -174,6 +192,21 @@ def quantize(
                     settings=settings.quantize,
                     progress=listener.bar("calibrate"),
                 )
+        trained = None
+        if images is not None and preprocess is not None:
+            trained = output.with_suffix(".trained.safetensors")
+            with out.listener() as listener:
+                qat(
+                    onnx,
+                    table,
+                    trained,
+                    rules=rules,
+                    settings=settings.quantize,
+                    train_data=images,
+                    preprocess=preprocess,
+                    work=output.with_name(f"{output.stem}.qat"),
+                    progress=listener.bar("quantization-aware training"),
+                )
         result = run(
             onnx,
             table,
@@ -182,6 +215,7 @@ def quantize(
             settings=settings.quantize,
             data=data,
             preprocess=preprocess,
+            trained=trained,
         )
         out.result(
             {"onnx": str(output), "table": str(table), **result.to_dict()},

@@ -31,6 +31,7 @@ from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.table import CalibrationTable, TensorStats
+from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 
 
@@ -142,6 +143,7 @@ def quantize(
     settings: QuantizeSettings | None = None,
     *,
     images: NDArray[np.float32] | None = None,
+    trained: TrainedParameters | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for.
 
@@ -153,30 +155,20 @@ def quantize(
         settings: How; the defaults are those of a recipe.
         images: ``(N, C, H, W) float32`` calibration images for what is measured (the empirical
             bias correction, learned rounding); 32 to 128 are enough, and all are in memory at once.
+        trained: Weights, biases and scales that training under these rules learned; they are
+            written as they are, with no search and no correction.
 
     Raises:
         ModelError: The model cannot be read, or nothing in it can be INT8 under these rules.
-        ArtefactError: The table is of another model or lacks a tensor.
+        ArtefactError: The table or what was trained is of another model or lacks a tensor.
         UsageError: A measured correction without images.
         StorageError: ``out`` cannot be written.
     """
     settings = settings or QuantizeSettings()
-    table.check_model(onnx)
-    model = load_model(onnx)
-    placement = place(model.graph, rules)
-    if not placement.layers:
-        raise ModelError(
-            f"{onnx}: nothing in it can run in INT8 on {rules.name}.",
-            hint="It needs convolutions or matrix products with constant weights.",
-        )
-    saturating = _safe_weights_wanted(settings, rules)
-    params = _activation_params(placement, table, rules, settings)
-    items = [
-        _quantized(layer, params, table, rules, settings, saturating=saturating)
-        for layer in placement.layers
-    ]
+    prepared = prepare(onnx, table, rules, settings, trained=trained)
+    placement, params, items = prepared.placement, prepared.params, list(prepared.items)
     gains: dict[str, float] = {}
-    if settings.needs_images:
+    if trained is None and settings.needs_images:
         shown = _required(images)
         if settings.rounding == "learned":
             items, gains = learn_network(
@@ -186,7 +178,7 @@ def quantize(
                 shown,
                 lambda item, weight: _bias(item.layer, weight, table, settings),
                 centred=[_corrects(item.layer, table, settings) for item in items],
-                saturating=saturating,
+                saturating=prepared.saturating,
             )
         if settings.bias_correction and settings.bias_method == "empirical":
             items = _measured(onnx, items, params, rules, shown)
@@ -206,6 +198,52 @@ def quantize(
         ),
         rounding_gain_db=gains,
     )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a Q/DQ file says, before it is written.
+
+    Attributes:
+        placement: Where Q/DQ stands.
+        params: Scale and zero point by tensor name.
+        items: Layers with their INT8 weights and biases, in the placement's order.
+        saturating: Whether the weights obey the saturation rule.
+    """
+
+    placement: Placement
+    params: Mapping[str, QuantParams]
+    items: tuple[QuantizedLayer, ...]
+    saturating: bool
+
+
+def prepare(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    *,
+    trained: TrainedParameters | None = None,
+) -> Prepared:
+    """Decides placement, scales and integers; arguments and errors as :func:`quantize`."""
+    table.check_model(onnx)
+    model = load_model(onnx)
+    placement = place(model.graph, rules)
+    if not placement.layers:
+        raise ModelError(
+            f"{onnx}: nothing in it can run in INT8 on {rules.name}.",
+            hint="It needs convolutions or matrix products with constant weights.",
+        )
+    saturating = _safe_weights_wanted(settings, rules)
+    if trained is not None:
+        names = [layer.name for layer in placement.layers]
+        trained.check(onnx, names, placement.source.values())
+    params = _activation_params(placement, table, rules, settings, trained)
+    items = tuple(
+        _quantized(layer, params, table, rules, settings, trained, saturating=saturating)
+        for layer in placement.layers
+    )
+    return Prepared(placement, params, items, saturating)
 
 
 def _assemble(
@@ -265,9 +303,15 @@ def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:
 
 
 def _activation_params(
-    placement: Placement, table: CalibrationTable, rules: QdqRules, settings: QuantizeSettings
+    placement: Placement,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    trained: TrainedParameters | None,
 ) -> dict[str, QuantParams]:
     """Scale and zero point of each tensor; ops that only move values keep those of their input."""
+    if trained is not None:
+        return {name: trained.activations[placement.source[name]] for name in placement.tensors}
     params: dict[str, QuantParams] = {}
     for name in placement.tensors:
         chosen = table.range_of(placement.source[name], settings.calibrator)
@@ -286,6 +330,7 @@ def _quantized(
     table: CalibrationTable,
     rules: QdqRules,
     settings: QuantizeSettings,
+    trained: TrainedParameters | None,
     *,
     saturating: bool,
 ) -> QuantizedLayer:
@@ -298,8 +343,9 @@ def _quantized(
     if _corrects(layer, table, settings):
         # The mean error goes into the bias, so only what varies around it counts.
         energy = np.maximum(energy - np.square(mean), 0.0)
+    learned = None if trained is None else trained.layers[layer.name]
     weight = quantize_weight(
-        layer,
+        layer if learned is None else replace(layer, weight=learned.weight),
         per_channel=rules.weight_granularity == "per_channel",
         least_scales=(
             least_bias_scale(layer.bias, input_scale)
@@ -308,7 +354,11 @@ def _quantized(
         ),
         energy=energy if known else None,
         saturating=saturating,
+        scales=None if learned is None else learned.scales,
     )
+    if learned is not None:
+        trained_layer = replace(layer, weight=learned.weight)
+        return QuantizedLayer(trained_layer, weight, learned.bias, input_scale)
     return QuantizedLayer(layer, weight, _bias(layer, weight, table, settings), input_scale)
 
 

@@ -26,7 +26,8 @@ WEIGHT_LEVELS = 127
 #: Largest magnitude of a stored INT32 bias; the other half of the range is left to the products.
 BIAS_LIMIT = 2**30
 
-_LIMITS: dict[IntType, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
+#: Smallest and largest integer of each activation type.
+INT_LIMITS: dict[IntType, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class QuantParams:
     @property
     def low(self) -> float:
         """Smallest real value that can be represented."""
-        return (_LIMITS[self.dtype][0] - self.zero_point) * self.scale
+        return (INT_LIMITS[self.dtype][0] - self.zero_point) * self.scale
 
     @property
     def high(self) -> float:
         """Largest real value that can be represented."""
-        return (_LIMITS[self.dtype][1] - self.zero_point) * self.scale
+        return (INT_LIMITS[self.dtype][1] - self.zero_point) * self.scale
 
 
 def activation_params(low: float, high: float, dtype: IntType, *, symmetric: bool) -> QuantParams:
@@ -66,7 +67,7 @@ def activation_params(low: float, high: float, dtype: IntType, *, symmetric: boo
         scale = float32_scale(max(-low, high) / 127)
         return QuantParams(scale, 0, dtype)
     scale = float32_scale((high - low) / 255)
-    smallest, largest = _LIMITS[dtype]
+    smallest, largest = INT_LIMITS[dtype]
     zero_point = int(np.clip(round(smallest - low / scale), smallest, largest))
     return QuantParams(scale, zero_point, dtype)
 
@@ -78,7 +79,7 @@ def float32_scale(scale: float) -> float:
 
 def quantize_array(x: NDArray[np.floating], params: QuantParams) -> NDArray[np.integer]:
     """Float to integer, element by element; same shape, dtype of ``params``."""
-    low, high = _LIMITS[params.dtype]
+    low, high = INT_LIMITS[params.dtype]
     scaled = np.rint(np.asarray(x, np.float32) / np.float32(params.scale)) + params.zero_point
     whole: NDArray[np.integer] = np.clip(scaled, low, high).astype(params.dtype)
     return whole

@@ -9,7 +9,8 @@ one rounds finer, and the search weighs the two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ class QuantizedWeight:
         dead_channels: Output channels whose weights are all zero or too small for any scale.
         proof: Bound over all pairs; for weights that were not made safe it may be unsafe.
         sqnr_db: Signal to quantization noise of the weights, in dB; ``inf`` where exact.
+        importance: ``(M, K)`` or ``(1, K) float32`` weight of each squared error; empty where
+            unknown.
     """
 
     values: NDArray[np.int8]
@@ -45,6 +48,7 @@ class QuantizedWeight:
     dead_channels: tuple[int, ...]
     proof: SaturationProof
     sqnr_db: float
+    importance: NDArray[np.float32] = field(default_factory=lambda: np.ones((0, 0), np.float32))
 
     @property
     def dequantized(self) -> NDArray[np.float32]:
@@ -59,6 +63,7 @@ def quantize_weight(
     least_scales: NDArray[np.float64] | None = None,
     energy: NDArray[np.float32] | None = None,
     saturating: bool = False,
+    scales: NDArray[np.float32] | None = None,
 ) -> QuantizedWeight:
     """Quantizes the weight of a layer to INT8.
 
@@ -69,9 +74,11 @@ def quantize_weight(
         energy: ``(C,)`` mean square (or variance, where the mean error is corrected in the bias)
             of each input channel; ``None`` weighs all alike.
         saturating: Make all pairs safe.
+        scales: ``(M,)`` or ``(1,)`` scales to take as they are, e.g. learned ones; ``None``
+            searches.
 
     Raises:
-        UsageError: ``energy`` or ``least_scales`` does not fit the layer.
+        UsageError: ``energy``, ``least_scales`` or ``scales`` does not fit the layer.
         StageError: The result is not safe (never expected).
     """
     rows, columns = layer.weight.shape
@@ -85,13 +92,15 @@ def quantize_weight(
     peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
     dead = peak < WEIGHT_LEVELS * MIN_SCALE
     used = packings if saturating else ()
-    if per_channel:
+    if scales is not None:
+        if scales.shape != ((rows,) if per_channel else (1,)):
+            raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
+        scales = np.broadcast_to(scales, (rows,))
+    elif per_channel:
         scales = _search_rows(layer.weight, importance, _base(peak, dead), floor, used)
     else:
         scales = _search_tensor(layer.weight, importance, peak, floor, used)
-    exact = layer.weight / scales[:, None]
-    whole = _rounded(exact)
-    moved = move_pairs(whole, exact, importance, used) if saturating else 0
+    whole, moved = whole_weights(layer.weight, scales[:, None], importance, used)
     values = whole.astype(np.int8)
     proof = prove(values, packings, moved=moved)
     if saturating:
@@ -102,7 +111,30 @@ def quantize_weight(
         dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
         proof=proof,
         sqnr_db=_sqnr_db(layer.weight, whole * scales[:, None]),
+        importance=importance,
     )
+
+
+def whole_weights(
+    weight: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    packings: Sequence[Pairs],
+) -> tuple[NDArray[np.float32], int]:
+    """Integers of a weight matrix at given scales.
+
+    Args:
+        weight: ``(M, K) float32``.
+        scales: ``(M, 1)`` or ``(1, 1) float32``.
+        importance: ``(M, K)`` or ``(1, K) float32`` weight of each squared error, for moving pairs.
+        packings: Pairs that must be saturation-safe; none for plain rounding.
+
+    Returns:
+        ``(M, K) float32`` whole numbers in -127..127, and how many were moved off the nearest one.
+    """
+    exact = weight / scales
+    whole = _rounded(exact)
+    return whole, move_pairs(whole, exact, importance, packings)
 
 
 def _importance(layer: Layer, energy: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ def choose_plan(
     return start.plan
 
 
-def check_labels(plan: ChannelPlan, *datasets: Dataset) -> None:
+def check_labels(num_classes: int, *datasets: Dataset) -> None:
     """Checks that every set has images and that its labels are classes of the network.
 
     Raises:
@@ -69,10 +69,10 @@ def check_labels(plan: ChannelPlan, *datasets: Dataset) -> None:
         if len(data) == 0:
             raise DataError(f"'{data.name}' holds no images.", hint="Check its path.")
         lowest, highest = int(data.labels.min()), int(data.labels.max())
-        if lowest < 0 or highest >= plan.num_classes:
+        if lowest < 0 or highest >= num_classes:
             raise DataError(
                 f"'{data.name}' has labels {lowest} to {highest}, the network has "
-                f"{plan.num_classes} classes.",
+                f"{num_classes} classes.",
                 hint="Labels count from 0; check the data or the network's class count.",
             )
 
@@ -104,11 +104,16 @@ def fingerprint(
     preprocess: Preprocess,
     module: nn.Module,
     teacher: nn.Module | None,
+    *,
+    also: str = "",
 ) -> str:
-    """SHA-256 over everything that decides the result, first weights and teacher included."""
+    """SHA-256 over everything that decides the result, first weights and teacher included.
+
+    ``also`` is what the caller knows beyond that; without it the hash is that of earlier versions.
+    """
     digest = hashlib.sha256()
     parts = (settings.fingerprint(), *(part.fingerprint for part in data), preprocess.to_json())
-    for text in parts:
+    for text in (*parts, *([also] if also else [])):
         digest.update(text.encode() + b"\0")
     for network in (module, teacher):
         for name, tensor in (network.state_dict() if network is not None else {}).items():

@@ -102,27 +102,18 @@ def train(
         )
     preprocess = choose_preprocess(preprocess, start)
     plan = choose_plan(settings, train_set, preprocess, start)
-    check_labels(plan, train_set, held_out)
-    with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-    place = choose_place(settings)
+    check_labels(plan.num_classes, train_set, held_out)
     module = first_network(settings, plan, start)
-    identity = fingerprint(settings, (train_set, held_out), preprocess, module, teacher)
-    state = load_state(output / STATE_NAME, identity)
-    done = 0 if state is None else len(state.history)
-    if state is None or done < settings.epochs:
-        with cpu_threads(settings.threads), freed_memory_kept():
-            run = _Run(
-                settings=settings,
-                learner=make_learner(_placed(module, place), settings, place),
-                data=load_pixels(train_set, preprocess, device=place.device),
-                check=load_pixels(held_out, preprocess, device=place.device),
-                place=place,
-                teacher=None if teacher is None else _placed(teacher, place).eval(),
-                identity=identity,
-                output=output,
-            )
-            state = run.finish(state, progress)
+    state, done = fit(
+        module,
+        settings,
+        train_set,
+        held_out,
+        output,
+        preprocess=preprocess,
+        teacher=teacher,
+        progress=progress,
+    )
     chosen = state.history[state.best_epoch - 1]
     final = Checkpoint(
         plan=plan,
@@ -145,6 +136,60 @@ def train(
         history=state.history,
         resumed_from=done,
     )
+
+
+def fit(
+    module: nn.Module,
+    settings: TrainSettings,
+    train_set: Dataset,
+    held_out: Dataset,
+    output: Path,
+    *,
+    preprocess: Preprocess,
+    teacher: nn.Module | None = None,
+    identity: str = "",
+    progress: Progress | None = None,
+) -> tuple[TrainState, int]:
+    """Trains any module, resumably; what :func:`train` does once it has a network.
+
+    Args:
+        module: In its first state; changed in place.
+        settings: Of the run.
+        train_set: Images to learn from.
+        held_out: Images for choosing the epoch.
+        output: Folder of state and log.
+        preprocess: Of the network.
+        teacher: Network to distil from.
+        identity: Whatever else than arguments and weights decides the result.
+        progress: Called with (steps done, steps of the run).
+
+    Returns:
+        The state after the last epoch, and how many epochs an earlier run had done.
+
+    Raises:
+        EdgeResError: As :func:`train`.
+    """
+    with disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    place = choose_place(settings)
+    data = (train_set, held_out)
+    identity = fingerprint(settings, data, preprocess, module, teacher, also=identity)
+    state = load_state(output / STATE_NAME, identity)
+    done = 0 if state is None else len(state.history)
+    if state is None or done < settings.epochs:
+        with cpu_threads(settings.threads), freed_memory_kept():
+            run = _Run(
+                settings=settings,
+                learner=make_learner(_placed(module, place), settings, place),
+                data=load_pixels(train_set, preprocess, device=place.device),
+                check=load_pixels(held_out, preprocess, device=place.device),
+                place=place,
+                teacher=None if teacher is None else _placed(teacher, place).eval(),
+                identity=identity,
+                output=output,
+            )
+            state = run.finish(state, progress)
+    return state, done
 
 
 @dataclass(frozen=True)

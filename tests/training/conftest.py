@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,27 +26,27 @@ def one_thread() -> object:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+def halves(count: int, seed: int = 0) -> ArrayDataset:
+    """Noise with a bright half that says the class; equal arguments give equal images."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 90, (count, 8, 8), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
+    images[labels == 1, :, :4] += 150
+    images[labels == 2, :, 4:] += 150
+    return ArrayDataset(f"halves-{seed}", images, labels, CLASSES)
+
+
+@pytest.fixture(scope="session")
 def preprocess() -> Preprocess:
     return Preprocess(mean=(0.3,), std=(0.4,), channels=1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_set() -> Callable[..., ArrayDataset]:
-    """Noise with a bright half that says the class; equal arguments give equal images."""
-
-    def make(count: int, seed: int = 0) -> ArrayDataset:
-        generator = np.random.default_rng(seed)
-        images = generator.integers(0, 90, (count, 8, 8), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.int64) % len(CLASSES)
-        images[labels == 1, :, :4] += 150
-        images[labels == 2, :, 4:] += 150
-        return ArrayDataset(f"halves-{seed}", images, labels, CLASSES)
-
-    return make
+    return halves
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> TrainSettings:
     """Three quick epochs; no flip, which would exchange two of the classes."""
     return TrainSettings(
@@ -59,3 +61,24 @@ def settings() -> TrainSettings:
         held_out=12,
         device="cpu",
     )
+
+
+@pytest.fixture(scope="session")
+def trained_net(
+    tmp_path_factory: pytest.TempPathFactory, settings: TrainSettings, preprocess: Preprocess
+) -> Path:
+    """Folder with a small trained network: ``fp32.onnx`` and its calibration ``table.json``."""
+    from edgeres.data.batches import batches
+    from edgeres.exporting.to_onnx import export_onnx
+    from edgeres.models.checkpoint import load_checkpoint, load_module
+    from edgeres.quantization.calibrate import calibrate
+    from edgeres.training.loop import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    few = dataclasses.replace(settings, width_multiplier=0.25, threads=1)
+    result = train(few, halves(192), halves(48, 1), folder, preprocess=preprocess)
+    module = load_module(load_checkpoint(result.checkpoint))
+    export_onnx(module, (1, 8, 8), folder / "fp32.onnx")
+    images = [batch for batch, _ in batches(halves(48, 2), preprocess, 16)]
+    calibrate(folder / "fp32.onnx", images, threads=1).save(folder / "table.json")
+    return folder

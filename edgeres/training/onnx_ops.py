@@ -1,0 +1,209 @@
+"""The operators of the normal form in torch: what ONNX says each computes, on float tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeres.errors import ModelError
+from edgeres.quantization.graph import node_name, value_name
+
+Arguments = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node, apart from its graph so that a network can be copied.
+
+    Attributes:
+        name: Name of the node.
+        op: Op type.
+        inputs: Names of its inputs; empty for one that is left out.
+        output: Name of its output.
+        attributes: Plain Python values.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any]
+
+
+def step_of(node: ir.Node) -> Step:
+    """Takes a node out of its graph.
+
+    Raises:
+        ModelError: There is no torch form of this op here.
+    """
+    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+        raise ModelError(
+            f"quantization-aware training has no form of {node.op_type} (node {node.name}).",
+            hint="Quantize this model without `qat:`.",
+        )
+    return Step(
+        name=node_name(node),
+        op=node.op_type,
+        inputs=tuple("" if value is None else value_name(value) for value in node.inputs),
+        output=value_name(node.outputs[0]),
+        attributes={name: _plain(attribute) for name, attribute in node.attributes.items()},
+    )
+
+
+def run_step(step: Step, arguments: Arguments) -> Tensor:
+    """Computes a node's output from its inputs, in the order of the node."""
+    return OPERATORS[step.op](step, arguments)
+
+
+def _plain(attribute: ir.Attr) -> Any:
+    value = attribute.value
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _one(arguments: Arguments, index: int = 0) -> Tensor:
+    value = arguments[index]
+    assert value is not None
+    return value
+
+
+def _conv(step: Step, arguments: Arguments) -> Tensor:
+    x, weight = _one(arguments), _one(arguments, 1)
+    rank = weight.ndim - 2
+    x, padding = _padded(step, x, rank, 0.0)
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    return convolve(
+        x,
+        weight,
+        arguments[2] if len(arguments) > 2 else None,
+        stride=step.attributes.get("strides", (1,) * rank),
+        padding=padding,
+        dilation=step.attributes.get("dilations", (1,) * rank),
+        groups=step.attributes.get("group", 1),
+    )
+
+
+def _padded(step: Step, x: Tensor, rank: int, value: float) -> tuple[Tensor, tuple[int, ...]]:
+    """Padding for torch's own argument where both sides are alike, else applied to ``x``."""
+    pads = step.attributes.get("pads", (0,) * (2 * rank))
+    begin, end = pads[:rank], pads[rank:]
+    if begin == end:
+        return x, tuple(begin)
+    sides = [side for axis in reversed(range(rank)) for side in (begin[axis], end[axis])]
+    return functional.pad(x, sides, value=value), (0,) * rank
+
+
+def _max_pool(step: Step, arguments: Arguments) -> Tensor:
+    x = _one(arguments)
+    kernel = step.attributes["kernel_shape"]
+    x, padding = _padded(step, x, len(kernel), float("-inf"))
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
+    return pool(
+        x,
+        kernel,
+        stride=step.attributes.get("strides", (1,) * len(kernel)),
+        padding=padding,
+        dilation=step.attributes.get("dilations", (1,) * len(kernel)),
+        ceil_mode=bool(step.attributes.get("ceil_mode", 0)),
+    )
+
+
+def _average_pool(step: Step, arguments: Arguments) -> Tensor:
+    x = _one(arguments)
+    kernel = step.attributes["kernel_shape"]
+    pads = step.attributes.get("pads", (0,) * (2 * len(kernel)))
+    counted = bool(step.attributes.get("count_include_pad", 0))
+    even = pads[: len(kernel)] == pads[len(kernel) :]
+    plain = len(kernel) == 2 and set(step.attributes.get("dilations", (1,))) == {1}
+    if not plain or not (even or counted):
+        raise ModelError(
+            f"quantization-aware training has no form of this AveragePool (node {step.name}).",
+            hint="Quantize this model without `qat:`.",
+        )
+    x, padding = _padded(step, x, len(kernel), 0.0)
+    return functional.avg_pool2d(
+        x,
+        kernel,
+        stride=step.attributes.get("strides", (1,) * len(kernel)),
+        padding=padding,
+        ceil_mode=bool(step.attributes.get("ceil_mode", 0)),
+        count_include_pad=counted,
+    )
+
+
+def _gemm(step: Step, arguments: Arguments) -> Tensor:
+    x, weight = _one(arguments), _one(arguments, 1)
+    if step.attributes.get("transA", 0):
+        x = x.T
+    if not step.attributes.get("transB", 0):
+        weight = weight.T
+    alpha, beta = (step.attributes.get(name, 1.0) for name in ("alpha", "beta"))
+    product = functional.linear(x, weight)
+    product = product if alpha == 1.0 else product * alpha
+    bias = arguments[2] if len(arguments) > 2 else None
+    return product if bias is None else product + (bias if beta == 1.0 else bias * beta)
+
+
+def _clip(step: Step, arguments: Arguments) -> Tensor:
+    low, high = (*arguments[1:3], None, None)[:2]
+    if low is None and high is None:
+        return _one(arguments)
+    return torch.clamp(_one(arguments), low, high)
+
+
+def _reduce_mean(step: Step, arguments: Arguments) -> Tensor:
+    x = _one(arguments)
+    axes = arguments[1].tolist() if len(arguments) > 1 and arguments[1] is not None else None
+    axes = step.attributes.get("axes", axes)
+    if not axes:
+        raise ModelError(f"ReduceMean {step.name} names no axes.", hint="Export the model again.")
+    return x.mean(dim=tuple(axes), keepdim=bool(step.attributes.get("keepdims", 1)))
+
+
+def _reshape(step: Step, arguments: Arguments) -> Tensor:
+    x, wanted = _one(arguments), _one(arguments, 1).tolist()
+    kept = not step.attributes.get("allowzero", 0)
+    sizes = [x.shape[i] if size == 0 and kept else size for i, size in enumerate(wanted)]
+    return x.reshape([int(size) for size in sizes])
+
+
+def _transpose(step: Step, arguments: Arguments) -> Tensor:
+    x = _one(arguments)
+    return x.permute(step.attributes.get("perm", tuple(reversed(range(x.ndim)))))
+
+
+def _softmax(step: Step, arguments: Arguments) -> Tensor:
+    return torch.softmax(_one(arguments), dim=step.attributes.get("axis", -1))
+
+
+OPERATORS: dict[str, Callable[[Step, Arguments], Tensor]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": lambda _, a: torch.matmul(_one(a), _one(a, 1)),
+    "Relu": lambda _, a: torch.relu(_one(a)),
+    "Clip": _clip,
+    "Sigmoid": lambda _, a: torch.sigmoid(_one(a)),
+    "HardSigmoid": lambda s, a: torch.clamp(
+        s.attributes.get("alpha", 0.2) * _one(a) + s.attributes.get("beta", 0.5), 0.0, 1.0
+    ),
+    "HardSwish": lambda _, a: functional.hardswish(_one(a)),
+    "Add": lambda _, a: _one(a) + _one(a, 1),
+    "Sub": lambda _, a: _one(a) - _one(a, 1),
+    "Mul": lambda _, a: _one(a) * _one(a, 1),
+    "Div": lambda _, a: _one(a) / _one(a, 1),
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": lambda _, a: _one(a).mean(dim=tuple(range(2, _one(a).ndim)), keepdim=True),
+    "ReduceMean": _reduce_mean,
+    "Flatten": lambda s, a: _one(a).flatten(s.attributes.get("axis", 1)),
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "Identity": lambda _, a: _one(a),
+    "Dropout": lambda _, a: _one(a),
+    "Softmax": _softmax,
+}

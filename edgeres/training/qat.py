@@ -1,0 +1,236 @@
+"""Quantization-aware training: weights and scales of an INT8 network learn from the FP32 one.
+
+It starts where post-training quantization ends: same placement, scales, corrected biases and
+saturation-safe integers under the same rule set. Fake quantization stands where the Q/DQ file has
+Q/DQ, the FP32 network teaches, and what was learned goes back through the same writer.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from edgeres.backends.base import QdqRules
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.errors import DataError
+from edgeres.files import file_sha256
+from edgeres.quantization.graph import load_model, node_name
+from edgeres.quantization.quantize import QuantizeSettings, prepare
+from edgeres.quantization.table import CalibrationTable
+from edgeres.quantization.trained import TrainedLayer, TrainedParameters
+from edgeres.training.begin import check_labels
+from edgeres.training.device import choose_place, cpu_threads
+from edgeres.training.epoch import evaluate
+from edgeres.training.fake_quant import (
+    ActivationQuantizer,
+    QuantizedParameters,
+    keep_scales_valid,
+)
+from edgeres.training.loop import LOG_NAME, fit
+from edgeres.training.onnx_network import OnnxNetwork, QdqNetwork
+from edgeres.training.pixels import load_pixels
+from edgeres.training.settings import TrainSettings
+from edgeres.training.state import EpochRecord
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """What training gave.
+
+    Attributes:
+        trained: For the writer of Q/DQ files.
+        kept: ``start`` where no epoch was as good as the calibrated start on the held-out images;
+            ``trained`` is then that start.
+        start_top1: Of the calibrated start on the held-out images, in [0, 1].
+        held_out_top1: Of what was kept.
+        best_epoch: The chosen epoch, from 1.
+        held_out: Number of held-out images.
+        history: All epochs.
+        log: One JSON line an epoch.
+    """
+
+    trained: TrainedParameters
+    kept: Literal["trained", "start"]
+    start_top1: float
+    held_out_top1: float
+    best_epoch: int
+    held_out: int
+    history: tuple[EpochRecord, ...]
+    log: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain JSON values."""
+        values = {name: getattr(self, name) for name in _TOLD}
+        return values | {"history": [asdict(record) for record in self.history]}
+
+
+_TOLD = ("kept", "start_top1", "held_out_top1", "best_epoch", "held_out")
+
+
+def train_quantized(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    training: TrainSettings,
+    train_set: Dataset,
+    held_out: Dataset,
+    output: Path,
+    *,
+    preprocess: Preprocess,
+    progress: Callable[[int, int], None] | None = None,
+) -> QatResult:
+    """Trains the INT8 form of a network; resumes what an earlier call left in ``output``.
+
+    Args:
+        onnx: FP32 model in normal form: start of the weights, and the teacher.
+        table: Its calibration table.
+        rules: Of the backend and device that will run it.
+        settings: How the start is quantized.
+        training: Of the run; distils where its ``distill_weight`` is above 0.
+        train_set: Images to learn from.
+        held_out: Images for choosing the epoch, or the start; never the test set.
+        output: Folder of state and log.
+        preprocess: Of the network.
+        progress: Called with (steps done, steps of the run).
+
+    Raises:
+        EdgeResError: As :func:`edgeres.quantization.quantize.quantize` and
+            :func:`edgeres.training.loop.fit`.
+        ModelError: The model has an op that cannot be trained here.
+        DataError: Images or labels do not fit the network.
+    """
+    network = qdq_network(onnx, table, rules, settings, preprocess=preprocess)
+    teacher = OnnxNetwork(load_model(onnx).graph, channels_last_input=network.channels_last_input)
+    check_labels(_classes(teacher, train_set, table, preprocess), train_set, held_out)
+    start = copy.deepcopy(network)
+    state, _ = fit(
+        network,
+        training,
+        train_set,
+        held_out,
+        output,
+        preprocess=preprocess,
+        teacher=teacher if training.distill_weight > 0 else None,
+        identity=json.dumps({**asdict(rules), "ops": sorted(rules.ops), "name": ""}),
+        progress=progress,
+    )
+    chosen = state.history[state.best_epoch - 1]
+    start_top1 = _top1(start, held_out, training, preprocess)
+    better = chosen.held_out_top1 >= start_top1
+    best = start
+    if better:
+        best.load_state_dict(state.best)
+    return QatResult(
+        trained=learned(best.cpu(), file_sha256(onnx)),
+        kept="trained" if better else "start",
+        start_top1=start_top1,
+        held_out_top1=chosen.held_out_top1 if better else start_top1,
+        best_epoch=state.best_epoch,
+        held_out=len(held_out),
+        history=state.history,
+        log=output / LOG_NAME,
+    )
+
+
+def qdq_network(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+    *,
+    preprocess: Preprocess,
+    trained: TrainedParameters | None = None,
+) -> QdqNetwork:
+    """The torch module of a Q/DQ file: the calibrated start, or what was learned since.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.quantization.quantize.prepare`.
+        ModelError: The model has an op that cannot be trained here.
+    """
+    prepared = prepare(onnx, table, rules, settings, trained=trained)
+    placement = prepared.placement
+    layers = {
+        item.layer.name: (
+            item,
+            QuantizedParameters(
+                item, saturating=prepared.saturating, int32_bias=rules.bias == "int32"
+            ),
+        )
+        for item in prepared.items
+    }
+    # Tensors that share a range share one scale, so they share one quantizer.
+    quantizers = {
+        source: ActivationQuantizer(
+            prepared.params[name], table.tensors[source].shape, dead=table.tensors[source].dead
+        )
+        for name, source in placement.source.items()
+    }
+    return QdqNetwork(
+        load_model(onnx).graph,
+        layers,
+        quantizers,
+        placement.source,
+        {
+            name: frozenset((node_name(node), index) for node, index in readers)
+            for name, readers in placement.readers.items()
+        },
+        channels_last_input=preprocess.layout == "nhwc",
+    )
+
+
+@torch.no_grad()
+def learned(network: QdqNetwork, model_sha256: str) -> TrainedParameters:
+    """Takes weights, biases and scales out of a module, for the writer of Q/DQ files.
+
+    Args:
+        network: On the CPU.
+        model_sha256: Hash of the FP32 file that it was made from.
+    """
+    keep_scales_valid(network)
+    layers: dict[str, TrainedLayer] = {}
+    for name, part in zip(network.layer_names, network.layers, strict=True):
+        assert isinstance(part, QuantizedParameters)
+        bias = None if part.bias is None else part.bias.detach().numpy().copy()
+        layers[name] = TrainedLayer(
+            part.weight.detach().numpy().copy(), part.scale.detach().numpy().copy(), bias
+        )
+    activations = {}
+    for name, part in zip(network.sources, network.quantizers, strict=True):
+        assert isinstance(part, ActivationQuantizer)
+        activations[name] = part.learned()
+    return TrainedParameters(model_sha256, layers, activations)
+
+
+def _classes(
+    teacher: OnnxNetwork, train_set: Dataset, table: CalibrationTable, preprocess: Preprocess
+) -> int:
+    """Number of classes, asked of the network with one image of the kind that it was made for."""
+    one = load_pixels(train_set.subset([0]) if len(train_set) else train_set, preprocess)
+    images = one.normalization.apply(one.pixels)
+    shape = images.permute(0, 2, 3, 1).shape if teacher.channels_last_input else images.shape
+    expected = table.tensors[teacher.image].shape
+    if tuple(shape[1:]) != expected:
+        raise DataError(
+            f"the network was calibrated on images {list(expected)}; '{train_set.name}' gives "
+            f"{list(shape[1:])}.",
+            hint="Check the preprocessing: size, channels and layout.",
+        )
+    with torch.no_grad():
+        return int(teacher.eval()(images).shape[1])
+
+
+def _top1(
+    network: QdqNetwork, held_out: Dataset, training: TrainSettings, preprocess: Preprocess
+) -> float:
+    device = choose_place(training).device
+    data = load_pixels(held_out, preprocess, device=device)
+    with cpu_threads(training.threads):
+        return evaluate(network.to(device), data)[1]
