@@ -14,6 +14,7 @@ from edgeres.version import __version__
 if TYPE_CHECKING:
     from edgeres.benchmarking.benchmark import benchmark
     from edgeres.evaluation.inspect import inspect
+    from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
     from edgeres.health import doctor
     from edgeres.pipeline import convert
@@ -25,6 +26,7 @@ __all__ = [
     "benchmark",
     "build",
     "calibrate",
+    "compare",
     "convert",
     "doctor",
     "export",
@@ -40,6 +42,7 @@ _HOMES = {
     "benchmark": "edgeres.benchmarking.benchmark",
     "build": "edgeres.stages",
     "calibrate": "edgeres.stages",
+    "compare": "edgeres.evaluation.layerwise",
     "convert": "edgeres.pipeline",
     "doctor": "edgeres.health",
     "export": "edgeres.stages",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,7 +206,7 @@ def quantize(
     from edgeres.quantization.table import CalibrationTable
 
     result = run(onnx, CalibrationTable.load(table), rules, output, settings.to_settings())
-    account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
+    account = {"rules": rules.to_dict(), **result.to_dict()}
     write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
     return result
 

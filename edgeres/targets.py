@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +173,10 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
         EdgeResError: As the stages do.
     """
     network, recipe = networks.final, run.recipe
-    rules = {**asdict(target.rules), "ops": sorted(target.rules.ops)}
     quantized = run.stage(
         "quantize",
         inputs={"model": network.sha256, "table": file_sha256(table)},
-        settings={"rules": rules, **recipe.quantize.model_dump()},
+        settings={"rules": target.rules.to_dict(), **recipe.quantize.model_dump()},
         produce=lambda folder, *_: _quantize(run, network, table, folder, target),
         label=f"quantize ({target.name})",
     )

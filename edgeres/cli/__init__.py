@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from edgeres.cli import engines, stages
+from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ _ENGINES = app.command(rich_help_panel="Built engines and this machine")
 _ENGINES(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
+_ENGINES(compare)
 _ENGINES(engines.doctor)
 
 

@@ -31,6 +31,9 @@ from edgeres.quantization.graph import (
     value_name,
 )
 
+#: Reason in ``float_nodes`` for the nodes that a rule set names.
+KEPT_FLOAT = "kept in float: sensitivity"
+
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
 _DENSE = WEIGHTED - {"Conv"}
 _NO_ARITHMETIC = PASS_THROUGH | RECTIFIERS | {"Constant", "Shape", "Gather", "Concat", "Softmax"}
@@ -108,6 +111,8 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
 
 def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     """Why a node stays float; ``None`` where it becomes INT8."""
+    if node_name(node) in rules.keep_float:
+        return KEPT_FLOAT
     if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
         return f"{rules.name} runs {node.op_type} in float"
     if node.op_type in WEIGHTED:
