@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeres.health import doctor
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
-    from edgeres.stages import build, calibrate, export, prune, quantize, train
+    from edgeres.stages import build, calibrate, export, prune, quantize, sensitivity, train
 
 __all__ = [
     "__version__",
@@ -34,6 +34,7 @@ __all__ = [
     "load_recipe",
     "prune",
     "quantize",
+    "sensitivity",
     "train",
     "validate",
 ]
@@ -50,6 +51,7 @@ _HOMES = {
     "load_recipe": "edgeres.recipe_file",
     "prune": "edgeres.stages",
     "quantize": "edgeres.stages",
+    "sensitivity": "edgeres.stages",
     "train": "edgeres.stages",
     "validate": "edgeres.evaluation.validate",
 }

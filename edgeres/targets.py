@@ -66,13 +66,17 @@ class Target:
 
 @dataclass(frozen=True)
 class BuiltTarget:
-    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from."""
+    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from.
+
+    ``search`` is the account of the search for layers to keep in float, where there was one.
+    """
 
     target: Target
     engine: Engine
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    search: Path | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -172,18 +176,25 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     Raises:
         EdgeResError: As the stages do.
     """
+    from edgeres.mixed_precision import with_float_layers
+
     network, recipe = networks.final, run.recipe
+    target, search = with_float_layers(run, networks, table, target)
     quantized = run.stage(
         "quantize",
         inputs={"model": network.sha256, "table": file_sha256(table)},
-        settings={"rules": target.rules.to_dict(), **recipe.quantize.model_dump()},
+        settings={
+            "rules": target.rules.to_dict(),
+            **recipe.quantize.model_dump(exclude={"mixed_precision"}),
+        },
         produce=lambda folder, *_: _quantize(run, network, table, folder, target),
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
     engine = build_engine(run, qdq, target, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
-    return BuiltTarget(target, engine, qdq, account, _coverage(run, network, engine, target))
+    coverage = _coverage(run, network, engine, target)
+    return BuiltTarget(target, engine, qdq, account, coverage, search)
 
 
 def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:

@@ -24,6 +24,7 @@ PUBLIC = {
     "load_recipe",
     "prune",
     "quantize",
+    "sensitivity",
     "train",
     "validate",
 }

@@ -71,7 +71,7 @@ def prune(
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.stages import prune as run
 
-        settings = _recipe(
+        settings = stage_recipe(
             recipe, {"prune.macs_ratio": macs_ratio, "prune.finetune.epochs": epochs}
         )
         dense = load_checkpoint(checkpoint)
@@ -154,7 +154,7 @@ def quantize(
             channel_order=channel_order,
             layout=layout,
         )
-        settings = _recipe(recipe, changes)
+        settings = stage_recipe(recipe, changes)
         rules = rules_of(target, device)
         table = table or output.with_suffix(".calibration.json")
         if not table.is_file():
@@ -164,7 +164,7 @@ def quantize(
                     table,
                     data=data,
                     samples=None,
-                    preprocess=_preprocess(settings, onnx),
+                    preprocess=onnx_preprocess(settings, onnx),
                     settings=settings.quantize,
                     progress=listener.bar("calibrate"),
                 )
@@ -203,14 +203,16 @@ def build(
         )
 
 
-def _recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+    """The recipe whose settings hold for a command of one stage."""
     from edgeres.recipe_file import load_recipe
 
     given = {key: value for key, value in changes.items() if value is not None}
     return load_recipe(name, given, trusted=True)
 
 
-def _preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+    """The preprocessing that a recipe says, with the channels that an ONNX file takes."""
     from edgeres.onnx_info import summarize
     from edgeres.source import ModelFacts, choose_preprocess
 

@@ -312,13 +312,21 @@ def _add_own(
 ) -> None:
     """Lets the reference's graph compute each layer from the other's inputs."""
     at = {point.stop: point.tensor for point in reference.points if point.tensor in other}
+    twins = {
+        twin: point.tensor
+        for point in reference.points
+        if point.tensor in other
+        for twin in point.twins
+    }
 
     def visit(stop: str, computed: NDArray[np.float32]) -> NDArray[np.float32]:
+        if stop in twins:
+            return other[twins[stop]]
         given = other[at[stop]]
         sums.setdefault(at[stop], Distance()).add(computed, given)
         return given
 
-    run_in_segments(reference.graph, list(at), images, visit)
+    run_in_segments(reference.graph, [*at, *twins], images, visit)
 
 
 def _engine_distances(model: _Model) -> dict[str, EngineDistance]:

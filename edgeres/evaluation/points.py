@@ -38,6 +38,7 @@ class Point:
         tensor: Its name in the FP32 graph.
         value: Name of the value that holds it here: itself, or its dequantized form.
         stop: Name of the node that gives ``value``.
+        twins: Names of further nodes that give the same, where every reader has its own Q/DQ pair.
         node: The layer that it is the output of: the convolution or matrix product since the
             points before, else the op that computes it.
         op: Op type of ``node``.
@@ -49,6 +50,7 @@ class Point:
     tensor: str
     value: str
     stop: str
+    twins: tuple[str, ...]
     node: str
     op: str
     nodes: tuple[str, ...]
@@ -79,7 +81,7 @@ def find_points(model: ir.Model, tensors: Collection[str] | None = None) -> tupl
         producer, name = value.producer(), value_name(value)
         if producer is None or producer.op_type in (Q, DQ) or value.is_graph_output():
             continue
-        held = _dequantized_form(value) or value
+        held = next(iter(_dequantized_forms(value)), value)
         if name in tensors if tensors is not None else _stored(value, held):
             found[name] = (value, held)
     output = graph.outputs[0]
@@ -100,13 +102,15 @@ def _stored(value: ir.Value, held: ir.Value) -> bool:
     return bool(readers) and any(op != "Add" and op not in PASS_THROUGH for op in readers)
 
 
-def _dequantized_form(value: ir.Value) -> ir.Value | None:
-    for quantize, _ in consumers(value):
-        if quantize.op_type == Q:
-            for node, _ in consumers(quantize.outputs[0]):
-                if node.op_type == DQ:
-                    return node.outputs[0]
-    return None
+def _dequantized_forms(value: ir.Value) -> list[ir.Value]:
+    """What stands behind the Q/DQ pairs on a tensor; usually one."""
+    return [
+        node.outputs[0]
+        for quantize, _ in consumers(value)
+        if quantize.op_type == Q
+        for node, _ in consumers(quantize.outputs[0])
+        if node.op_type == DQ
+    ]
 
 
 def _point(
@@ -121,6 +125,11 @@ def _point(
         tensor=value_name(value),
         value=value_name(held),
         stop=node_name(stop),
+        twins=tuple(
+            node_name(twin)
+            for form in _dequantized_forms(value)
+            if form is not held and (twin := form.producer()) is not None
+        ),
         node=node_name(main),
         op=main.op_type,
         nodes=tuple(node_name(node) for node in work),

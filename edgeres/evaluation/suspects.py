@@ -55,7 +55,8 @@ def suspects(
                     f"{seen.precision}: it was not fused."
                 )
                 found.append(Suspect(layer.node, "unfused", str(model), text))
-    found += _outliers(layers, candidate)
+    named = {suspect.node for suspect in found}
+    found += [suspect for suspect in _outliers(layers, candidate) if suspect.node not in named]
     weighted = [layer for layer in layers if layer.op in WEIGHTED]
     if any(layer.int8_asked for layer in weighted):
         text = "{} has no Q/DQ in the ONNX file, so it runs in float while other layers are INT8."

@@ -204,7 +204,7 @@ def exposed(path: Path, points: Sequence[Point]) -> ir.Model:
             f"{path}: expected one output with class scores, got {len(model.graph.outputs)}.",
             hint="Export the model with its logits as the only output.",
         )
-    infer_shapes(model, path)
+    infer_shapes(model)
     values = {value_name(value): value for value in activations(model.graph)}
     own = value_name(model.graph.outputs[0])
     model.graph.outputs.extend(values[p.value] for p in points if p.value != own)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
+from edgeres.errors import UsageError
 from edgeres.quantization.graph import (
     PASS_THROUGH,
     RECTIFIERS,
@@ -68,7 +69,17 @@ class Placement:
 
 
 def place(graph: ir.Graph, rules: QdqRules) -> Placement:
-    """Decides where Q/DQ stands under a rule set."""
+    """Decides where Q/DQ stands under a rule set.
+
+    Raises:
+        UsageError: The rules keep a node in float that is not there.
+    """
+    unknown = rules.keep_float - {node_name(node) for node in graph}
+    if unknown:
+        raise UsageError(
+            f"nodes to keep in float are not in the model: {', '.join(sorted(unknown))}.",
+            hint="Name them as the FP32 ONNX file does.",
+        )
     layers: list[Layer] = []
     wanted: dict[str, list[tuple[ir.Node, int]]] = {}
     everywhere: set[str] = set()
@@ -76,7 +87,8 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     in_float: dict[str, str] = {}
     depth = depths(graph)
     for node in graph:
-        reason = _reason_for_float(node, rules)
+        kept = node_name(node) in rules.keep_float
+        reason = KEPT_FLOAT if kept else _reason_for_float(node, rules)
         if reason is not None:
             if node.op_type not in _NO_ARITHMETIC:
                 in_float[node_name(node)] = reason
@@ -111,8 +123,6 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
 
 def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     """Why a node stays float; ``None`` where it becomes INT8."""
-    if node_name(node) in rules.keep_float:
-        return KEPT_FLOAT
     if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
         return f"{rules.name} runs {node.op_type} in float"
     if node.op_type in WEIGHTED:

@@ -171,7 +171,7 @@ def effect_of(
     exact: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> Effect:
     """Compares logits ``(N, K)`` with the FP32 model's; a sample with NaN or Inf never agrees."""
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
     same = (exact.argmax(axis=1) == logits.argmax(axis=1)) & finite
     noise = sqnr_db(exact, logits) if finite.all() else -EQUAL_DB
     return Effect(

@@ -16,7 +16,8 @@ _TOLD = 5
 def layers_table(found: LayerComparison) -> ConsoleRenderable:
     """The layers, noisiest first, then the outputs and what stands out."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("Layer\n", overflow="fold")
+    longest = max((len(x.node) for x in found.layers), default=0)
+    table.add_column("Layer\n", overflow="fold", min_width=min(longest, 28))
     table.add_column("Op\n", overflow="fold")
     for heading in ("own dB\nB vs A", "dB so far\nB vs A"):
         table.add_column(heading, justify="right", no_wrap=True)
