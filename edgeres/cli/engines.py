@@ -32,6 +32,9 @@ def validate(
         float | None, typer.Option(help="Smallest share of MACs in INT8.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
+    explain: Annotated[
+        bool, typer.Option(help="Name the layer to look at where the verdict is fail.")
+    ] = True,
     threads: o.Threads = None,
     scale: o.Scale = None,
     mean: o.Mean = None,
@@ -67,6 +70,7 @@ def validate(
                 baseline=baseline,
                 limits=Limits(max_drop, confidence, min_int8_coverage),
                 threads=threads,
+                explain=explain,
                 progress=listener.bar("validate"),
             )
         if save is not None:

@@ -23,6 +23,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
+from edgeres.evaluation.validate import validate
 from edgeres.recipe import ExportBlock, QuantizeBlock
 from edgeres.stages import build, calibrate, export, quantize
 
@@ -196,6 +197,27 @@ def test_the_command_prints_layers_and_json(run) -> None:
     assert {"reference", "candidate", "output", "suspects", "layers", "notes"} <= set(content)
     assert content["output"]["samples"] == 4
     assert content["layers"][0]["candidate"]["precision"] == "int8"
+
+
+def test_validate_names_the_layer_behind_a_failure(run, tmp_path) -> None:
+    name = "onnxruntime"
+    engine_of(run, name)
+    shutil.copytree(run / "baseline", tmp_path / "baseline")
+    bad = with_weight_scale(run / name / "model.qdq.onnx", tmp_path / "bad.onnx", 30.0)
+    (tmp_path / name).mkdir()
+    engine = build(bad, tmp_path / name / "model", target=name, threads=1)
+    images = open_dataset("fashion-mnist", split="validation").subset(range(100))
+    fp32 = tmp_path / "baseline" / "model.onnx"
+    found = validate(engine.path, images, GREY, baseline=fp32, threads=1, explain=True)
+    assert found.verdict.outcome == "fail"
+    assert found.explanation.startswith(f"{LAYER} alone leaves")
+    assert found.to_dict()["explanation"] == found.explanation
+    silent = validate(engine.path, images, GREY, baseline=found.baseline, threads=1)
+    assert silent.layers is None
+    assert "explanation" not in silent.to_dict()
+    good = run / name / "model.onnx"
+    fine = validate(good, images, GREY, baseline=found.baseline, explain=True, threads=1)
+    assert fine.layers is None
 
 
 @pytest.mark.slow
