@@ -40,7 +40,7 @@ def sensitivity(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.stages import sensitivity as run
-        from edgeres.targets import open_target
+        from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(
             scale=scale,
@@ -55,7 +55,7 @@ def sensitivity(
         with out.listener() as listener:
             found = run(
                 onnx,
-                rules=open_target(target, device).rules,
+                rules=rules_of(target, device),
                 data=data,
                 samples=samples,
                 preprocess=onnx_preprocess(settings, onnx),
