@@ -14,17 +14,19 @@ from edgeres.version import __version__
 if TYPE_CHECKING:
     from edgeres.benchmarking.benchmark import benchmark
     from edgeres.evaluation.inspect import inspect
+    from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
     from edgeres.health import doctor
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
-    from edgeres.stages import build, calibrate, export, prune, quantize, train
+    from edgeres.stages import build, calibrate, export, prune, quantize, sensitivity, train
 
 __all__ = [
     "__version__",
     "benchmark",
     "build",
     "calibrate",
+    "compare",
     "convert",
     "doctor",
     "export",
@@ -32,6 +34,7 @@ __all__ = [
     "load_recipe",
     "prune",
     "quantize",
+    "sensitivity",
     "train",
     "validate",
 ]
@@ -40,6 +43,7 @@ _HOMES = {
     "benchmark": "edgeres.benchmarking.benchmark",
     "build": "edgeres.stages",
     "calibrate": "edgeres.stages",
+    "compare": "edgeres.evaluation.layerwise",
     "convert": "edgeres.pipeline",
     "doctor": "edgeres.health",
     "export": "edgeres.stages",
@@ -47,6 +51,7 @@ _HOMES = {
     "load_recipe": "edgeres.recipe_file",
     "prune": "edgeres.stages",
     "quantize": "edgeres.stages",
+    "sensitivity": "edgeres.stages",
     "train": "edgeres.stages",
     "validate": "edgeres.evaluation.validate",
 }

@@ -203,6 +203,8 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
     for item in proof.built:
         made = [file for file in item.engine.path.parent.iterdir() if file.name != MANIFEST]
         files = {file.name: file for file in (*made, item.qdq, item.qdq.with_suffix(".json"))}
+        if item.search is not None:
+            files[item.search.name] = item.search
         folders[item.target.name] = files
     folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
     if networks.pruned is not None and networks.pruned.checkpoint is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
-from edgeres.evaluation.compare import Comparison, compare, top_k
+from edgeres.evaluation.compare import Comparison, compare, sqnr_db, top_k
 from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
@@ -16,6 +16,7 @@ from edgeres.networks import Networks
 from edgeres.recipe import ChecksBlock
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
+    AgreementMatrix,
     BaselinePart,
     Finding,
     ModelPart,
@@ -81,10 +82,31 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         pruning=_pruning(proof, checks.confidence),
         stages=tuple(run.stages),
         targets={item.target.name: _target(proof, item, checks) for item in proof.built},
+        agreement_matrix=_agreement({"fp32": proof.final, **proof.answers}),
         confidence=checks.confidence,
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
     return replace(report, findings=(*warned, *findings(report)))
+
+
+def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:
+    """All pairs of models that ran; ``None`` where there is only one."""
+    if len(answers) < 2:
+        return None
+    models = list(answers.values())
+    return AgreementMatrix(
+        names=tuple(answers),
+        agreement=tuple(
+            tuple(float((a.predicted == b.predicted).mean()) for b in models) for a in models
+        ),
+        sqnr_db=tuple(
+            tuple(
+                None if a is b else sqnr_db(*(p.logits[a.finite & b.finite] for p in (a, b)))
+                for b in models
+            )
+            for a in models
+        ),
+    )
 
 
 def _pruning(proof: Proof, confidence: float) -> PruningPart | None:

@@ -141,6 +141,27 @@ class QatBlock(Block):
         return qat_settings(**self.model_dump(exclude={"distill"}), **weight)
 
 
+class MixedPrecisionBlock(Block):
+    """Keeps layers in float until a budget holds on held-out calibration images."""
+
+    max_drop_pp: float | None = Field(
+        default=None, ge=0.0, le=100.0, description="Of top-1, against the model brought; labels."
+    )
+    min_agreement: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None, description="Share of images with the FP32 model's class."
+    )
+    min_sqnr_db: float | None = Field(default=None, description="Of the logits, against FP32.")
+    samples: int = Field(default=256, ge=2, description="Calibration images held out.")
+    candidates: int = Field(default=12, ge=1, description="Layers whose latency cost is measured.")
+    seconds: float = Field(default=0.5, gt=0.0, le=60.0, description="Time to measure each engine.")
+
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> MixedPrecisionBlock:
+        if self.max_drop_pp is None and self.min_agreement is None and self.min_sqnr_db is None:
+            raise ValueError("give max_drop_pp, min_agreement or min_sqnr_db")
+        return self
+
+
 class QuantizeBlock(Block):
     """Calibration and INT8 quantization."""
 
@@ -169,9 +190,16 @@ class QuantizeBlock(Block):
     qat: QatBlock | None = Field(
         default=None, description="Train the quantized network; needs training images."
     )
+    mixed_precision: MixedPrecisionBlock | None = None
+
+    @model_validator(mode="after")
+    def _one_file_or_one_for_each_target(self) -> QuantizeBlock:
+        if self.portable and self.mixed_precision is not None:
+            raise ValueError("portable is one file for all targets, mixed_precision one for each")
+        return self
 
     def to_settings(self) -> QuantizeSettings:
-        """The same for the quantization stage."""
+        """The same for the quantization stage, whose rule set names the layers kept in float."""
         from edgeres.quantization.quantize import QuantizeSettings
 
         return QuantizeSettings(

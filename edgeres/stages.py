@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from edgeres.backends.base import BuildConfig, Engine, QdqRules
 from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
-from edgeres.data.sampling import take
+from edgeres.data.sampling import take, take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError
@@ -29,6 +28,7 @@ from edgeres.recipe import ExportBlock, PruneBlock, QatBlock, QuantizeBlock
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
+    from edgeres.quantization.sensitivity import Sensitivity
     from edgeres.quantization.table import CalibrationTable
     from edgeres.training.qat import QatResult
     from edgeres.training.run import TrainSummary
@@ -304,11 +304,69 @@ def quantize(
     result = run(
         onnx, CalibrationTable.load(table), rules, output, wanted, images=images, trained=learned
     )
-    account = {"rules": {**asdict(rules), "ops": sorted(rules.ops)}, **result.to_dict()}
+    account = {"rules": rules.to_dict(), **result.to_dict()}
     if trained is not None:
         account["qat"] = json.loads(trained.with_suffix(".json").read_text())
     write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
     return result
+
+
+def sensitivity(
+    onnx: Path,
+    *,
+    rules: QdqRules,
+    data: str,
+    samples: int,
+    preprocess: Preprocess,
+    settings: QuantizeBlock,
+    table: Path | None = None,
+    all_but: bool = False,
+    threads: int | None = None,
+    progress: Advance | None = None,
+) -> Sensitivity:
+    """Measures what quantizing each layer alone does to the logits, in simulation.
+
+    Args:
+        onnx: FP32 model in normal form.
+        rules: Of the backend and device that will run it.
+        data: Calibration images, as after ``--data``. The last ``samples`` of them (with the
+            classes in turn) are measured on, and the others calibrate.
+        samples: How many images to measure on.
+        preprocess: How an image becomes numbers.
+        settings: The recipe's ``quantize:`` block.
+        table: Calibration table of the model; made from the other images where ``None``.
+        all_but: Also quantize everything but each layer.
+        threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
+        progress: Called with (models run, models in all).
+
+    Raises:
+        DataError: Too few images.
+        EdgeResError: See :func:`edgeres.quantization.sensitivity.sensitivity`.
+    """
+    from edgeres.quantization.calibrate import calibrate as make_table
+    from edgeres.quantization.sensitivity import sensitivity as run
+    from edgeres.quantization.table import CalibrationTable
+
+    dataset = open_dataset(data, split="calibration")
+    held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
+    if table is not None:
+        known = CalibrationTable.load(table)
+    else:
+        others = take(dataset, len(dataset) - samples)
+        known = make_table(
+            onnx, _images(others, preprocess, None), calibrator=settings.calibrator, threads=threads
+        )
+    return run(
+        onnx,
+        known,
+        rules,
+        np.concatenate(list(_images(held_out, preprocess, None))),
+        held_out.labels if (held_out.labels >= 0).all() else None,
+        settings=settings.to_settings(),
+        all_but=all_but,
+        threads=threads,
+        progress=progress,
+    )
 
 
 def build(

@@ -29,7 +29,7 @@ from edgeres.progress import Advance
 from edgeres.quantization.portable import PORTABLE, portable_rules
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
-from edgeres.trained import plain_rules, trained_parameters
+from edgeres.trained import trained_parameters
 
 ENGINE = "model"
 TABLE = "calibration_table.json"
@@ -67,13 +67,17 @@ class Target:
 
 @dataclass(frozen=True)
 class BuiltTarget:
-    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from."""
+    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from.
+
+    ``search`` is the account of the search for layers to keep in float, where there was one.
+    """
 
     target: Target
     engine: Engine
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    search: Path | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -182,11 +186,16 @@ def build_target(
     Raises:
         EdgeResError: As the stages do.
     """
+    from edgeres.mixed_precision import with_float_layers
+
     network, block = networks.quantized, run.recipe.quantize
+    target, search = with_float_layers(run, networks, table, target)
     trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
-    settings = block.model_dump(exclude={"equalize", "measured_samples", "portable", "qat"})
-    settings["rules"] = plain_rules(target.rules)
+    settings = block.model_dump(
+        exclude={"equalize", "measured_samples", "portable", "qat", "mixed_precision"}
+    )
+    settings["rules"] = target.rules.to_dict()
     if trained is not None:
         inputs["trained"] = file_sha256(trained)
     elif block.to_settings().needs_images:
@@ -203,7 +212,8 @@ def build_target(
     qdq = quantized.file(QDQ)
     engine = build_engine(run, qdq, target, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
-    return BuiltTarget(target, engine, qdq, account, _coverage(run, network, engine, target))
+    coverage = _coverage(run, network, engine, target)
+    return BuiltTarget(target, engine, qdq, account, coverage, search)
 
 
 def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.source import training_fingerprint
@@ -56,8 +54,8 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
             "train_data": training_fingerprint(train_data),
         },
         settings={
-            "rules": {key: value for key, value in plain_rules(rules).items() if key != "name"},
-            "quantize": block.model_dump(exclude={"portable"}),
+            "rules": {key: value for key, value in rules.to_dict().items() if key != "name"},
+            "quantize": block.model_dump(exclude={"portable", "mixed_precision"}),
             "preprocess": networks.preprocess.to_dict(),
         },
         produce=produce,
@@ -70,8 +68,3 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
             f"{numbers['held_out']} held-out images; the calibrated network is kept."
         )
     return result.file(TRAINED)
-
-
-def plain_rules(rules: QdqRules) -> dict[str, Any]:
-    """A rule set as JSON values."""
-    return {**asdict(rules), "ops": sorted(rules.ops)}

@@ -110,6 +110,19 @@ def test_every_engine_is_int8_and_as_good_as_fp32(workplace, report, name):
     assert target["speedup"] == pytest.approx(fp32["p50"] / times["p50"])
 
 
+def test_every_pair_of_models_that_ran_is_compared(report):
+    ran = [name for name, target in report["targets"].items() if target["executed"]]
+    matrix = report["agreement_matrix"]
+    assert matrix["names"] == ["fp32", *ran]
+    agreement = np.array(matrix["agreement"])
+    assert np.array_equal(agreement, agreement.T)
+    assert (agreement.diagonal() == 1).all()
+    for index, name in enumerate(ran, start=1):
+        assert agreement[0, index] == report["targets"][name]["agreement"]
+        assert matrix["sqnr_db"][0][index] == pytest.approx(report["targets"][name]["sqnr_db"])
+        assert matrix["sqnr_db"][index][index] is None
+
+
 def test_the_run_leaves_what_it_says(workplace, report):
     out = workplace / "out"
     for name in report["targets"]:

@@ -16,6 +16,7 @@ PUBLIC = {
     "benchmark",
     "build",
     "calibrate",
+    "compare",
     "convert",
     "doctor",
     "export",
@@ -23,6 +24,7 @@ PUBLIC = {
     "load_recipe",
     "prune",
     "quantize",
+    "sensitivity",
     "train",
     "validate",
 }
@@ -110,7 +112,7 @@ def test_every_command_has_help():
     runner = CliRunner()
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
     assert {"convert", "train", "prune", "export", "quantize", "build"} <= set(names)
-    assert {"validate", "benchmark", "inspect", "doctor"} <= set(names)
+    assert {"validate", "benchmark", "inspect", "compare", "doctor"} <= set(names)
     for name in names:
         result = runner.invoke(app, [name, "--help"])
         assert result.exit_code == 0, result.output

@@ -8,10 +8,10 @@ it really runs. Precision lives in the graph (explicit Q/DQ), so there is no pre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class QdqRules:
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
+        keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
+            search for mixed precision does.
     """
 
     name: str
@@ -74,6 +76,12 @@ class QdqRules:
     quantize_outputs: bool = False
     pair_per_reader: bool = False
     saturating: bool = False
+    keep_float: frozenset[str] = frozenset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; ``keep_float`` only where it names a node."""
+        values = {**asdict(self), "ops": sorted(self.ops), "keep_float": sorted(self.keep_float)}
+        return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from typing import Annotated
 import typer
 
 from edgeres.cli import engines, stages
+from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
+from edgeres.cli.sensitivity import sensitivity
 
 app = typer.Typer(
     name="edgeres",
@@ -32,11 +34,13 @@ _STAGES(stages.train)
 _STAGES(stages.prune)
 _STAGES(stages.export)
 _STAGES(stages.quantize)
+_STAGES(sensitivity)
 _STAGES(stages.build)
 _ENGINES = app.command(rich_help_panel="Built engines and this machine")
 _ENGINES(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
+_ENGINES(compare)
 _ENGINES(engines.doctor)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -31,6 +32,9 @@ def validate(
         float | None, typer.Option(help="Smallest share of MACs in INT8.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
+    explain: Annotated[
+        bool, typer.Option(help="Name the layer to look at where the verdict is fail.")
+    ] = True,
     threads: o.Threads = None,
     scale: o.Scale = None,
     mean: o.Mean = None,
@@ -62,10 +66,11 @@ def validate(
             found = run(
                 engine,
                 open_dataset(data, split="validation"),
-                _preprocess(engine, changes),
+                engine_preprocess([engine], changes),
                 baseline=baseline,
                 limits=Limits(max_drop, confidence, min_int8_coverage),
                 threads=threads,
+                explain=explain,
                 progress=listener.bar("validate"),
             )
         if save is not None:
@@ -144,19 +149,32 @@ def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
         out.result(found.to_dict(), health_table(found))
 
 
-def _preprocess(engine: Path, changes: dict[str, object]) -> Preprocess:
-    """What the options say, on top of what lies beside the run's baseline."""
+def engine_preprocess(models: Sequence[Path], changes: dict[str, object]) -> Preprocess:
+    """What the options say, on top of what lies beside the baseline of a model's run."""
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
 
-    kept = engine.resolve().parent.parent / BASELINE / PREPROCESS
-    values = json.loads(kept.read_text()) if kept.is_file() else {}
+    kept = [model.resolve().parent.parent / BASELINE / PREPROCESS for model in models]
+    values: dict[str, Any] = next(
+        (json.loads(path.read_text()) for path in kept if path.is_file()), {}
+    )
     values |= {key.removeprefix("preprocess."): value for key, value in changes.items()}
     if not values:
         raise UsageError(
-            f"{engine}: nothing says how its images are preprocessed.",
-            hint="Give --scale, --mean, --std, --resize and --crop, or validate it in the "
+            f"{models[0]}: nothing says how its images are preprocessed.",
+            hint="Give --scale, --mean, --std, --resize and --crop, or run the command in the "
             "output folder of `edgeres convert`.",
         )
-    return Preprocess.from_dict(values)
+    return Preprocess.from_dict({**_channels(models, str(values.get("layout", "nchw"))), **values})
+
+
+def _channels(models: Sequence[Path], layout: str) -> dict[str, int]:
+    """Channels of the images that the models take, where one of them is an ONNX file and tells."""
+    from edgeres.onnx_info import summarize
+
+    for model in models:
+        if model.suffix == ".onnx" and model.is_file():
+            found = summarize(model).inputs[0].shape[-1 if layout == "nhwc" else 1]
+            return {"channels": found} if found else {}
+    return {}

@@ -71,7 +71,7 @@ def prune(
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.stages import prune as run
 
-        settings = _recipe(
+        settings = stage_recipe(
             recipe, {"prune.macs_ratio": macs_ratio, "prune.finetune.epochs": epochs}
         )
         dense = load_checkpoint(checkpoint)
@@ -163,7 +163,7 @@ def quantize(
             channel_order=channel_order,
             layout=layout,
         )
-        settings = _recipe(
+        settings = stage_recipe(
             recipe, {**changes, "data.train": train_data, "quantize.qat.epochs": qat_epochs}
         )
         images = None
@@ -176,7 +176,7 @@ def quantize(
             or not table.is_file()
             or settings.quantize.to_settings().needs_images
         )
-        preprocess = _preprocess(settings, onnx) if reads_images else None
+        preprocess = onnx_preprocess(settings, onnx) if reads_images else None
         if settings.quantize.equalize:
             equalized = output.with_suffix(".equalized.onnx")
             equalize(onnx, equalized)
@@ -251,14 +251,16 @@ def build(
         )
 
 
-def _recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+    """The recipe whose settings hold for a command of one stage."""
     from edgeres.recipe_file import load_recipe
 
     given = {key: value for key, value in changes.items() if value is not None}
     return load_recipe(name, given, trusted=True)
 
 
-def _preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+    """The preprocessing that a recipe says, with the channels that an ONNX file takes."""
     from edgeres.onnx_info import summarize
     from edgeres.source import ModelFacts, choose_preprocess
 

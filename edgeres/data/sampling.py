@@ -28,10 +28,35 @@ def take(dataset: Dataset, samples: int | None) -> Dataset:
             f"{dataset.name}: {samples} images were asked for, the set has {len(dataset)}.",
             hint="Ask for fewer, or give a larger set.",
         )
+    return dataset.subset(_in_turn(dataset)[:samples])
+
+
+def take_held_out(dataset: Dataset, used: int | None, samples: int) -> Dataset:
+    """Takes images that :func:`take` leaves out when it is asked for ``used``, likewise in turn.
+
+    Args:
+        dataset: Images.
+        used: How many :func:`take` takes; ``None`` is the whole set.
+        samples: How many to take behind them.
+
+    Raises:
+        DataError: Fewer are left.
+    """
+    left = 0 if used is None else len(dataset) - used
+    if left < samples:
+        raise DataError(
+            f"{dataset.name}: {samples} held-out images were asked for, {max(left, 0)} of "
+            f"{len(dataset)} are left.",
+            hint="Calibrate with fewer images, hold out fewer, or give a larger set.",
+        )
+    return dataset.subset(_in_turn(dataset)[used:][:samples])
+
+
+def _in_turn(dataset: Dataset) -> list[int]:
+    """All indices with the classes in turn."""
     _, classes, counts = np.unique(dataset.labels, return_inverse=True, return_counts=True)
     by_class = np.argsort(classes, kind="stable")
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rank = np.empty(len(dataset), np.int64)
     rank[by_class] = np.arange(len(dataset)) - np.repeat(first, counts)
-    order = np.lexsort((classes, rank))[:samples]
-    return dataset.subset([int(index) for index in order])
+    return [int(index) for index in np.lexsort((classes, rank))]

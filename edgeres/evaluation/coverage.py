@@ -63,10 +63,7 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
             "expected a network with convolutions or matrix products, got none.",
             hint="INT8 coverage is measured in their multiply-adds.",
         )
-    by_node: dict[str, list[LayerInfo]] = {}
-    for layer in layers:
-        for node in layer.nodes or (layer.name,):
-            by_node.setdefault(node, []).append(layer)
+    by_node = layers_by_node(layers)
     in_float: list[FloatLayer] = []
     for node, macs in macs_by_node.items():
         found = by_node.get(node, [])
@@ -80,3 +77,18 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
     in_float.sort(key=lambda layer: -layer.macs)
     left_out = sum(layer.macs for layer in in_float)
     return Coverage((total - left_out) / total, total, tuple(in_float))
+
+
+def layers_by_node(layers: Sequence[LayerInfo]) -> dict[str, list[LayerInfo]]:
+    """The engine's layers by the ONNX nodes that they compute, each of which several may name."""
+    by_node: dict[str, list[LayerInfo]] = {}
+    for layer in layers:
+        for node in layer.nodes or (layer.name,):
+            by_node.setdefault(node, []).append(layer)
+    return by_node
+
+
+def node_precision(found: Sequence[LayerInfo]) -> str:
+    """Precision of one node by the layers that compute it: ``int8`` only where all of them are."""
+    other = [layer.precision for layer in found if layer.precision not in _INT8]
+    return other[0] if other else ("int8" if found else "unknown")

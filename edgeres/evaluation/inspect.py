@@ -60,7 +60,7 @@ def inspect(path: Path, *, source: Path | None = None) -> Inspection:
     """
     engine = read_engine(path)
     backend = get_backend(engine.backend)
-    macs = node_macs(_source_of(engine, source))
+    macs = node_macs(source_of(engine, source))
     layers = tuple(backend.layers(engine))
     return Inspection(engine, engine_size(engine), layers, int8_coverage(macs, layers))
 
@@ -71,7 +71,16 @@ def engine_size(engine: Engine) -> int:
     return sum(int(entry["size_bytes"]) for entry in record["files"].values())
 
 
-def _source_of(engine: Engine, given: Path | None) -> Path:
+def source_of(engine: Engine, given: Path | None = None) -> Path:
+    """The ONNX file that an engine was built from, known by its hash.
+
+    Args:
+        engine: The engine.
+        given: Where it lies; looked for beside the engine if left out.
+
+    Raises:
+        ArtefactError: It is not there, or is another file.
+    """
     for candidate in [given] if given is not None else _candidates(engine):
         if candidate.is_file() and file_sha256(candidate) == engine.source_sha256:
             return candidate

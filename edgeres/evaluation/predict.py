@@ -66,7 +66,7 @@ def predict(
     ):
         check_images(source, images)
         count = len(images)
-        fed = _filled(images, fixed) if fixed else images
+        fed = filled(images, fixed) if fixed else images
         answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
         rows.append(_logits(answer, target, len(fed))[:count])
         labels.append(batch_labels)
@@ -141,7 +141,8 @@ def _logits(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray
     return array.reshape(array.shape[:2]).astype(np.float32)
 
 
-def _filled(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def filled(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """A full batch of ``size`` images: the last one is repeated where some are missing."""
     missing = size - len(images)
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 

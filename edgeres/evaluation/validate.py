@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
+    from edgeres.evaluation.layerwise import LayerComparison
 
 BATCH = 100
 _BASELINE = Path("baseline") / "predictions.npz"
+_FP32 = ("pruned", "baseline")  # folders of a run with an FP32 network, the quantized one first
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Validation:
         comparison: The two, sample by sample.
         coverage: INT8 coverage, ``None`` where no limit asked for it.
         verdict: Outcome of all checks.
+        layers: The engine layer by layer against its FP32 network, where the verdict is ``fail``,
+            an explanation was asked for and the files are there.
     """
 
     engine: Engine
@@ -57,6 +61,20 @@ class Validation:
     comparison: Comparison
     coverage: Coverage | None
     verdict: Verdict
+    layers: LayerComparison | None = None
+
+    @property
+    def explanation(self) -> str:
+        """Which layer to look at first, in one sentence; empty where nothing was asked or found."""
+        if self.layers is None:
+            return ""
+        if self.layers.suspects:
+            return self.layers.suspects[0].text
+        first = self.layers.worst_first[0]
+        return (
+            f"no layer stands out; most noise of its own comes from {first.node} "
+            f"({first.own_sqnr_db:.1f} dB)."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
@@ -71,6 +89,7 @@ class Validation:
             **self.comparison.to_dict(),
             **covered,
             **self.verdict.to_dict(),
+            **({"explanation": self.explanation} if self.layers is not None else {}),
             "baseline": {
                 "name": self.baseline.name,
                 "top1": self.comparison.baseline_top1,
@@ -91,6 +110,7 @@ def validate(
     limits: Limits | None = None,
     threads: int | None = None,
     source: Path | None = None,
+    explain: bool = False,
     bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
@@ -107,6 +127,8 @@ def validate(
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         source: ONNX file that the engine was built from, where coverage is asked for and it does
             not lie beside the engine.
+        explain: Where the verdict is ``fail``, find the layer to look at first, if the engine lies
+            in the output folder of ``edgeres convert``.
         bad: Collects images that cannot be decoded; without it the first of them raises.
         progress: Called with images done and images in all, for each model that is run.
 
@@ -147,7 +169,34 @@ def validate(
         coverage = inspect(path, source=source).coverage
         checks.append(coverage_check(coverage, limits.min_int8_coverage))
     checks += deployed
-    return Validation(engine, size, reference, candidate, comparison, coverage, decide(checks))
+    verdict = decide(checks)
+    layers = None
+    if explain and verdict.outcome == "fail":
+        layers = _layer_by_layer(path, dataset, preprocess, source, threads)
+    return Validation(engine, size, reference, candidate, comparison, coverage, verdict, layers)
+
+
+def _layer_by_layer(
+    path: Path,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    source: Path | None,
+    threads: int | None,
+) -> LayerComparison | None:
+    """The engine against the FP32 network of its run; ``None`` where the files are not there."""
+    from edgeres.evaluation.layerwise import SAMPLES
+    from edgeres.evaluation.layerwise import compare as layer_by_layer
+
+    run = path.resolve().parent.parent
+    fp32 = next((f for name in _FP32 if (f := run / name / "model.onnx").is_file()), None)
+    if fp32 is None:
+        return None
+    few = dataset.subset(range(min(SAMPLES, len(dataset))))
+    given = [] if source is None else [source]
+    try:
+        return layer_by_layer(fp32, path, few, preprocess, sources=given, threads=threads)
+    except ArtefactError:  # the Q/DQ file was not kept
+        return None
 
 
 def executable_backend(engine: Engine) -> Backend:

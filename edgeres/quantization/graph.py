@@ -64,8 +64,12 @@ class Layer:
         return np.ascontiguousarray(matrix.reshape(self.stored_shape))
 
 
-def load_model(path: Path) -> ir.Model:
+def load_model(path: Path, *, may_be_quantized: bool = False) -> ir.Model:
     """Reads an ONNX file with all of its weights and checks that it can be quantized.
+
+    Args:
+        path: The ONNX file.
+        may_be_quantized: Lets a Q/DQ model through, for those who only look at it.
 
     Raises:
         ModelError: The file is missing or no ONNX, a weight holds NaN or Inf, names are not
@@ -80,7 +84,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(
             f"{path} is not a readable ONNX model: {_first_line(error)}", hint="Export it again."
         ) from error
-    _check(model, path)
+    _check(model, path, may_be_quantized=may_be_quantized)
     return model
 
 
@@ -222,7 +226,7 @@ def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[
     return default if attribute is None else tuple(attribute.as_ints())
 
 
-def _check(model: ir.Model, path: Path) -> None:
+def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
     graph = model.graph
     images = inputs(graph)
     if len(images) != 1 or images[0].dtype != _FLOAT:
@@ -233,7 +237,7 @@ def _check(model: ir.Model, path: Path) -> None:
         )
     seen: set[str] = set()
     for node in graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not may_be_quantized:
             raise ModelError(
                 f"{path} is quantized already (node {node.name}).", hint="Give the FP32 model."
             )

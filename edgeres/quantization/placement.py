@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
+from edgeres.errors import UsageError
 from edgeres.quantization.graph import (
     PASS_THROUGH,
     RECTIFIERS,
@@ -30,6 +31,9 @@ from edgeres.quantization.graph import (
     only_rectified,
     value_name,
 )
+
+#: Reason in ``float_nodes`` for the nodes that a rule set names.
+KEPT_FLOAT = "kept in float: sensitivity"
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
 _DENSE = WEIGHTED - {"Conv"}
@@ -65,7 +69,17 @@ class Placement:
 
 
 def place(graph: ir.Graph, rules: QdqRules) -> Placement:
-    """Decides where Q/DQ stands under a rule set."""
+    """Decides where Q/DQ stands under a rule set.
+
+    Raises:
+        UsageError: The rules keep a node in float that is not there.
+    """
+    unknown = rules.keep_float - {node_name(node) for node in graph}
+    if unknown:
+        raise UsageError(
+            f"nodes to keep in float are not in the model: {', '.join(sorted(unknown))}.",
+            hint="Name them as the FP32 ONNX file does.",
+        )
     layers: list[Layer] = []
     wanted: dict[str, list[tuple[ir.Node, int]]] = {}
     everywhere: set[str] = set()
@@ -73,7 +87,8 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     in_float: dict[str, str] = {}
     depth = depths(graph)
     for node in graph:
-        reason = _reason_for_float(node, rules)
+        kept = node_name(node) in rules.keep_float
+        reason = KEPT_FLOAT if kept else _reason_for_float(node, rules)
         if reason is not None:
             if node.op_type not in _NO_ARITHMETIC:
                 in_float[node_name(node)] = reason

@@ -229,7 +229,7 @@ def prepare(
     table.check_model(onnx)
     model = load_model(onnx)
     placement = place(model.graph, rules)
-    if not placement.layers:
+    if not placement.layers and not (rules.keep_float and placement.quantized_nodes):
         raise ModelError(
             f"{onnx}: nothing in it can run in INT8 on {rules.name}.",
             hint="It needs convolutions or matrix products with constant weights.",

@@ -147,6 +147,22 @@ class TargetPart:
 
 
 @dataclass(frozen=True)
+class AgreementMatrix:
+    """How alike the answers of the FP32 model and of all executed engines are, pair by pair.
+
+    Attributes:
+        names: ``fp32`` (the model that was quantized) and the targets; rows and columns.
+        agreement: Share of samples with the same predicted class, in [0, 1]; symmetric.
+        sqnr_db: Of the column's logits against the row's; ``None`` where they are equal to the last
+            bit, as on the diagonal, or none is finite.
+    """
+
+    names: tuple[str, ...]
+    agreement: tuple[tuple[float, ...], ...]
+    sqnr_db: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something a person should know, in plain words.
 
@@ -170,6 +186,7 @@ class Report:
     pruning: PruningPart | None = None
     stages: tuple[StagePart, ...] = ()
     targets: Mapping[str, TargetPart]
+    agreement_matrix: AgreementMatrix | None = None
     findings: tuple[Finding, ...] = ()
     confidence: float = 0.95
 

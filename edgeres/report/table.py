@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeres.report import cells
-from edgeres.report.schema import Finding, Report, TargetPart
+from edgeres.report.schema import AgreementMatrix, Finding, Report, TargetPart
 
 _LABEL_WIDTH = 23
 _TARGET_WIDTH = 18
@@ -41,6 +41,8 @@ def report_table(report: Report, console: Console) -> ConsoleRenderable:
     if Measurement.get(console, unbounded, table).maximum > console.width:
         table = _narrow(report, unicode, console.width)
     parts: list[ConsoleRenderable] = [_heading(report), Text(), table, Text()]
+    if report.agreement_matrix is not None and len(report.agreement_matrix.names) > 2:
+        parts += [_agreement(report.agreement_matrix, console), Text()]
     parts += [_verdict(name, target) for name, target in report.targets.items()]
     if report.findings:
         parts.append(Text())
@@ -133,6 +135,29 @@ def _columns(report: Report, targets: Mapping[str, TargetPart], unicode: bool) -
     )
     for label, cell in rows:
         table.add_row(label, *(cell(target) for target in targets.values()))
+    return table
+
+
+def _agreement(matrix: AgreementMatrix, console: Console) -> ConsoleRenderable:
+    """Each pair of models: same class in percent, and SQNR; in lines where it is too wide."""
+    table = _table(console.encoding.lower().startswith("utf"))
+    table.add_column("Agree % (SQNR dB)")
+    for name in matrix.names[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    pairs: list[str] = []
+    for row, name in enumerate(matrix.names[:-1]):
+        texts = []
+        for column in range(1, len(matrix.names)):
+            sqnr = matrix.sqnr_db[row][column]
+            noise = "equal" if sqnr is None else f"{sqnr:.1f}"
+            text = f"{cells.percent(matrix.agreement[row][column])} ({noise})"
+            texts.append(text if column > row else "")
+            if column > row:
+                pairs.append(f"{name}, {matrix.names[column]}: {text}")
+        table.add_row(name, *texts)
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, table).maximum > console.width:
+        return Text("Agree % (SQNR dB) of each pair:\n" + "\n".join(pairs))
     return table
 
 

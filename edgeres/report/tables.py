@@ -41,7 +41,8 @@ def validation_table(found: Validation) -> ConsoleRenderable:
     if found.coverage is not None:
         _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
-    return Group(table, Text(), Text(verdict))
+    why = [Text(f"Layer by layer: {found.explanation}")] if found.explanation else []
+    return Group(table, Text(), Text(verdict), *why)
 
 
 def benchmark_table(found: Benchmark) -> ConsoleRenderable:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from edgeres.report.explain import findings
+from edgeres.report.schema import AgreementMatrix
 from edgeres.report.table import report_table
 
 
@@ -109,3 +110,19 @@ def test_no_negative_zero(report, target) -> None:
     text = draw(report(targets={"x": target(drop_pp=-0.001, drop_upper_pp=0.1)}), 120)
     assert "-0.00" not in text
     assert "+0.00 (≤ 0.10)" in text
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_each_pair_of_engines_is_told_once(report, width: int) -> None:
+    matrix = AgreementMatrix(
+        names=("fp32", "onnxruntime", "openvino"),
+        agreement=((1.0, 0.991, 0.992), (0.991, 1.0, 0.993), (0.992, 0.993, 1.0)),
+        sqnr_db=((None, 36.1, 38.2), (36.0, None, 35.3), (38.1, 35.4, None)),
+    )
+    text = draw(report(agreement_matrix=matrix), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for pair in ("99.10 (36.1)", "99.20 (38.2)", "99.30 (35.3)"):
+        assert text.count(pair) == 1
+    assert "35.4" not in text
+    two = dataclasses.replace(matrix, names=("fp32", "onnxruntime"))
+    assert "99.10 (36.1)" not in draw(report(agreement_matrix=two), width)

@@ -1,0 +1,95 @@
+"""Layers that saturate, named; and what quantizing each layer costs.
+
+The network of the default recipe (the reference ResNet-20, pruned) is quantized without
+saturation-safe weights. `edgeres compare` looks at the real engines layer by layer, against their
+own Q/DQ files, on this CPU and on an emulated one without VNNI (`apt-get install qemu-user`).
+`edgeres sensitivity` then quantizes each layer alone.
+
+    python benchmarks/layers.py --out benchmarks/results/layers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from saturation import BACKENDS, EMULATOR, PREPROCESS, pruned_reference
+
+from edgeres.backends import get_backend
+from edgeres.environment import describe_environment
+from edgeres.recipe import ExportBlock, QuantizeBlock
+from edgeres.stages import build, calibrate, export, quantize
+
+OPTIONS = ["--mean", "0.286", "--std", "0.353", "--threads", "1", "--json"]
+PROGRAM = "from edgeres.cli import main; main()"
+
+
+def edgeres(*arguments: object, emulated: bool = False) -> dict[str, Any]:
+    """Runs one command in a process of its own and returns its JSON."""
+    command = [*(EMULATOR if emulated else ()), sys.executable, "-c", PROGRAM]
+    command += [*map(str, arguments), *OPTIONS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure(folder: Path, samples: int) -> dict[str, Any]:
+    """Everything, by backend."""
+    fp32, table, block = folder / "fp32.onnx", folder / "table.json", QuantizeBlock()
+    export(pruned_reference(), fp32, image_size=(28, 28), settings=ExportBlock())
+    calibrate(fp32, table, data="fashion-mnist", samples=512, preprocess=PREPROCESS, settings=block)
+    results: dict[str, Any] = {}
+    for name in BACKENDS:
+        qdq = folder / name / "model.qdq.onnx"
+        qdq.parent.mkdir()
+        rules = replace(get_backend(name).qdq_rules("cpu"), saturating=False)
+        quantize(fp32, table, qdq, rules=rules, settings=block)
+        engine = build(qdq, folder / name / "model", target=name).path
+        compare = ["compare", qdq, engine, "--samples", samples]
+        asked = ["--target", name, "--data", "fashion-mnist", "--table", table]
+        results[name] = {
+            "against_fp32": edgeres("compare", fp32, engine),
+            "native": edgeres(*compare),
+            "emulated": edgeres(*compare, emulated=True),
+            "sensitivity": edgeres("sensitivity", fp32, *asked),
+        }
+    return results
+
+
+def main() -> None:
+    """Measures, prints what stands out and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--samples", type=int, default=2, help="Images for the emulator.")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), arguments.samples)
+    for name, found in results.items():
+        for cpu in ("native", "emulated"):
+            print(f"{name}, {cpu}: SQNR {found[cpu]['output']['sqnr_db']:.1f} dB to its source")
+            for suspect in found[cpu]["suspects"]:
+                print(f"  {suspect['text']}")
+        tested = found["sensitivity"]
+        together = sum(10 ** (-node["only"]["sqnr_db"] / 10) for node in tested["nodes"])
+        print(f"{name}: all in INT8 {tested['quantized']['sqnr_db']:.1f} dB, noises {together:.3g}")
+        for node in tested["nodes"][:5]:
+            share = 10 ** (-node["only"]["sqnr_db"] / 10) / together
+            print(f"  only {node['node']}: {node['only']['sqnr_db']:.1f} dB, {100 * share:.1f} %")
+    if arguments.out:
+        content = {
+            "environment": describe_environment().to_dict(),
+            "emulated_cpu": " ".join(EMULATOR),
+            "results": results,
+        }
+        text = json.dumps(content, indent=1).replace(str(Path(folder)), "FOLDER")
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

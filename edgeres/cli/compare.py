@@ -1,0 +1,64 @@
+"""The command that compares two models layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.engines import engine_preprocess
+from edgeres.cli.screen import screen
+
+Model = Annotated[Path, typer.Argument(help="FP32 or Q/DQ ONNX file, or a built engine.")]
+
+
+def compare(
+    a: Model,
+    b: Model,
+    data: Annotated[str, typer.Option(help="Images, as for convert.")] = "fashion-mnist",
+    samples: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 32,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(help="ONNX file that an engine was built from, if not beside it."),
+    ] = None,
+    threads: o.Threads = None,
+    scale: o.Scale = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Compare two models or engines layer by layer: B against A, and an engine with its source."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.data.sampling import take
+        from edgeres.data.source import open_dataset
+        from edgeres.evaluation.layerwise import compare as run
+        from edgeres.report.layers_table import layers_table
+
+        changes = o.preprocess_changes(
+            scale=scale,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            channel_order=channel_order,
+            layout=layout,
+        )
+        images = open_dataset(data, split="validation")
+        with out.listener() as listener:
+            found = run(
+                a,
+                b,
+                take(images, min(samples, len(images))),
+                engine_preprocess([b, a], changes),
+                sources=source or (),
+                threads=threads,
+                progress=listener.bar("compare"),
+            )
+        out.result(found.to_dict(), layers_table(found))

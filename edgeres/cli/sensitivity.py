@@ -1,0 +1,68 @@
+"""The command that measures what quantizing each layer costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.screen import screen
+from edgeres.cli.stages import Onnx, RecipeOption, Target, onnx_preprocess, stage_recipe
+
+
+def sensitivity(
+    onnx: Onnx,
+    target: Target,
+    data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out images to measure on.")] = 256,
+    table: Annotated[
+        Path | None, typer.Option(help="Calibration table; made from the other images if none.")
+    ] = None,
+    all_but: Annotated[
+        bool, typer.Option("--all-but", help="Also quantize everything but each layer.")
+    ] = False,
+    recipe: RecipeOption = None,
+    threads: o.Threads = None,
+    scale: o.Scale = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure the noise that quantizing each layer alone brings to the logits."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.report.sensitivity_table import sensitivity_table
+        from edgeres.stages import sensitivity as run
+        from edgeres.targets import rules_of
+
+        changes = o.preprocess_changes(
+            scale=scale,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            channel_order=channel_order,
+            layout=layout,
+        )
+        settings = stage_recipe(recipe, changes)
+        with out.listener() as listener:
+            found = run(
+                onnx,
+                rules=rules_of(target, device),
+                data=data,
+                samples=samples,
+                preprocess=onnx_preprocess(settings, onnx),
+                settings=settings.quantize,
+                table=table,
+                all_but=all_but,
+                threads=threads,
+                progress=listener.bar("sensitivity"),
+            )
+        out.result(found.to_dict(), sensitivity_table(found))

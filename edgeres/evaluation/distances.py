@@ -1,0 +1,115 @@
+"""How far apart two models are, tensor by tensor: what is added up and what is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EQUAL_DB = 200.0
+"""Stands for an SQNR of tensors that are equal to the last bit; float32 cannot tell as much."""
+
+
+@dataclass
+class Distance:
+    """Sums over all images of one tensor: signal, noise, and the largest difference."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+    count: int = 0
+
+    def add(self, reference: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+        """Adds some images; a NaN or Inf on either side makes the noise infinite."""
+        exact = reference.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(exact - other)
+        error = np.where(np.isfinite(error), error, np.inf)
+        self.signal += float(np.square(exact).sum())
+        self.noise += float(np.square(error).sum())
+        self.largest = max(self.largest, float(error.max(initial=0.0)))
+        self.count += error.size
+
+    @property
+    def sqnr_db(self) -> float:
+        """``10 log10(signal / noise)``, within plus and minus :data:`EQUAL_DB`."""
+        if self.noise == 0.0:
+            return EQUAL_DB
+        if not self.signal > 0.0 or not math.isfinite(self.noise) or math.isnan(self.signal):
+            return -EQUAL_DB
+        return min(EQUAL_DB, max(-EQUAL_DB, 10 * math.log10(self.signal / self.noise)))
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean squared difference."""
+        return math.sqrt(self.noise / self.count) if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class EngineDistance:
+    """A layer of an engine against the arithmetic that its ONNX source asks for.
+
+    Attributes:
+        sqnr_db: Engine against the simulated source, both run from the image on.
+        own_sqnr_db: What the layer alone adds: the source computes it from the engine's own inputs.
+        rms_steps: Root mean square of that difference in steps of the tensor's quantization;
+            ``None`` where the tensor is float.
+        max_steps: Largest such difference.
+        precision: Precision that the engine runs the layer in, by its own word.
+        int8_asked: Whether the source asks for INT8.
+        probe_exact: Whether the engine with this tensor as an output gives the same final output
+            to the last bit.
+    """
+
+    sqnr_db: float
+    own_sqnr_db: float
+    rms_steps: float | None
+    max_steps: float | None
+    precision: str
+    int8_asked: bool
+    probe_exact: bool
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """One layer of two models.
+
+    Attributes:
+        node: ONNX name of the layer.
+        op: Its op type.
+        tensor: ONNX name of the tensor compared: the layer's output behind what is fused with it.
+        nodes: All ONNX nodes between the tensors compared before and this one.
+        int8_asked: Whether the candidate's ONNX file asks for INT8.
+        sqnr_db: Candidate against reference, both run from the image on.
+        own_sqnr_db: Noise of this layer alone: the reference computes it from the candidate's own
+            inputs; ``None`` where the reference is an engine, which cannot.
+        reference: The reference against its own source, where it is an engine.
+        candidate: The candidate likewise.
+    """
+
+    node: str
+    op: str
+    tensor: str
+    nodes: tuple[str, ...]
+    int8_asked: bool
+    sqnr_db: float
+    own_sqnr_db: float | None
+    reference: EngineDistance | None
+    candidate: EngineDistance | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True)
+class OutputDistance:
+    """The logits of two models: ``agreement`` is the share of samples with the same class."""
+
+    samples: int
+    sqnr_db: float
+    agreement: float
+    largest_difference: float

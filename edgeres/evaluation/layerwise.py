@@ -1,0 +1,349 @@
+"""Layer by layer: where two models, or an engine and what it was built from, come apart.
+
+Two models are run from the same images, and each tensor that both have is compared. That tells how
+much noise has gathered up to a layer, not where it came from. So each layer is also looked at by
+itself: the reference computes it from the candidate's own inputs, and what is then left between
+the two is the layer's own doing. The same is done between an engine and its Q/DQ source, where
+nothing but rounding may be left: more is an engine that saturates, or computes something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.backends.base import Backend, Engine
+from edgeres.backends.sidecar import read_engine, sidecar_path
+from edgeres.errors import ArtefactError, DataError, ModelError
+from edgeres.evaluation.coverage import layers_by_node, node_precision
+from edgeres.evaluation.distances import Distance, EngineDistance, LayerDistance, OutputDistance
+from edgeres.evaluation.inspect import source_of
+from edgeres.evaluation.points import Point, find_points, is_quantized
+from edgeres.evaluation.suspects import Suspect, suspects
+from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
+from edgeres.evaluation.validate import executable_backend
+from edgeres.quantization.forward import chunks
+from edgeres.quantization.graph import load_model
+from edgeres.quantization.segments import run_in_segments
+
+if TYPE_CHECKING:
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.data.types import Dataset
+
+SAMPLES = 32
+_BATCH = 16
+
+Distances = dict[str, Distance]
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """Two models, layer by layer.
+
+    Attributes:
+        reference: The first model.
+        candidate: The second.
+        layers: One entry for each tensor that both have, in topological order; the output last.
+        output: Their logits.
+        suspects: Layers that stand out, the one to look at first in front.
+        notes: What a person should know of how this was found.
+    """
+
+    reference: Path
+    candidate: Path
+    layers: tuple[LayerDistance, ...]
+    output: OutputDistance
+    suspects: tuple[Suspect, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worst_first(self) -> tuple[LayerDistance, ...]:
+        """The layers, the one that adds most noise of its own in front."""
+        return tuple(
+            sorted(self.layers, key=lambda x: x.sqnr_db if x.own_sqnr_db is None else x.own_sqnr_db)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "reference": str(self.reference),
+            "candidate": str(self.candidate),
+            "output": asdict(self.output),
+            "suspects": [asdict(suspect) for suspect in self.suspects],
+            "layers": [layer.to_dict() for layer in self.layers],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class _Model:
+    """One of the two: its ONNX file, and the engine that was built from it, if it is one."""
+
+    path: Path
+    onnx: Path
+    graph: ir.Model
+    engine: Engine | None
+    backend: Backend | None
+    points: tuple[Point, ...] = ()
+    inside: EngineInside | None = None
+    sums: Mapping[str, Distances] = field(
+        default_factory=lambda: {"whole": {}, "own": {}}  # engine against its simulated source
+    )
+
+
+def compare(
+    reference: Path,
+    candidate: Path,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    sources: Sequence[Path] = (),
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LayerComparison:
+    """Compares two models, each an FP32 ONNX file, a Q/DQ ONNX file, or a built engine.
+
+    ONNX files run in ONNX Runtime in float exactly as they are written. The tensors of an engine
+    come from engines built from the same source with further outputs.
+
+    Args:
+        reference: What the candidate should be like, e.g. the FP32 ONNX file.
+        candidate: The other.
+        dataset: Images; some dozens are enough.
+        preprocess: How an image becomes numbers.
+        sources: ONNX files that the engines were built from, where they do not lie beside them.
+        threads: CPU threads; ``None`` leaves the choice to the runtimes.
+        progress: Called with images done and images in all.
+
+    Raises:
+        ArtefactError: An engine is damaged, or its source is not found.
+        BackendMissingError: An engine cannot run on this machine.
+        DataError: There are no images, or they do not fit.
+        ModelError: A file is no classifier with unique node names.
+    """
+    from edgeres.data.batches import batches
+
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
+    near = [*sources, reference, candidate]
+    first, second = (_open(path, near) for path in (reference, candidate))
+    _choose_points(first, second)
+    images = (part for part, _ in batches(dataset, preprocess, _BATCH))
+    with ExitStack() as stack:
+        loop = _Loop(first, second, stack, threads)
+        done = 0
+        for part in chunks(images):
+            loop.add(part)
+            done += len(part)
+            if progress is not None:
+                progress(done, len(dataset))
+        layers = loop.layers()
+    return LayerComparison(
+        reference,
+        candidate,
+        layers,
+        loop.output(),
+        suspects(layers, reference, candidate),
+        loop.notes(),
+    )
+
+
+class _Loop:
+    """Runs images through both models and adds up the distances."""
+
+    def __init__(self, first: _Model, second: _Model, stack: ExitStack, threads: int | None):
+        self._models = (first, second)
+        self._stack = stack
+        self._threads = threads
+        self._inside: list[Inside] = []
+        self._simulated: list[Inside | None] = []
+        self._whole: Distances = {}
+        self._own: Distances = {}
+        self._classes: list[NDArray[np.bool_]] = []
+
+    def add(self, images: NDArray[np.float32]) -> None:
+        """Adds some images."""
+        if not self._inside:
+            self._load(images)
+        first = self._models[0]
+        tensors = [inside.run(images) for inside in self._inside]
+        _add(self._whole, *tensors)
+        if first.engine is None:
+            _add_own(self._own, first, images, tensors[1])
+        for model, simulated, got in zip(self._models, self._simulated, tensors, strict=True):
+            if simulated is not None:
+                _add(model.sums["whole"], simulated.run(images), got)
+                _add_own(model.sums["own"], model, images, got)
+        ours, theirs = (t[m.points[-1].tensor] for m, t in zip(self._models, tensors, strict=True))
+        ours, theirs = (logits.reshape(len(images), -1) for logits in (ours, theirs))
+        self._classes.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
+
+    def layers(self) -> tuple[LayerDistance, ...]:
+        """What was found, in the candidate's topological order."""
+        about = [_engine_distances(model) for model in self._models]
+        return tuple(
+            LayerDistance(
+                node=point.node,
+                op=point.op,
+                tensor=point.tensor,
+                nodes=point.nodes,
+                int8_asked=point.int8_asked,
+                sqnr_db=self._whole[point.tensor].sqnr_db,
+                own_sqnr_db=self._own[point.tensor].sqnr_db if point.tensor in self._own else None,
+                reference=about[0].get(point.tensor),
+                candidate=about[1].get(point.tensor),
+            )
+            for point in self._models[1].points
+            if point.tensor in self._whole
+        )
+
+    def output(self) -> OutputDistance:
+        """The logits of both."""
+        same = np.concatenate(self._classes)
+        found = self._whole[self._models[1].points[-1].tensor]
+        return OutputDistance(len(same), found.sqnr_db, float(same.mean()), found.largest)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the probing engines could not tell."""
+        lines = []
+        for model in self._models:
+            if model.inside is None:
+                continue
+            lines += [f"{model.path}: {t}: {why}" for t, why in model.inside.hidden.items()]
+            if model.inside.altered:
+                lines.append(
+                    f"{model.path}: reading {', '.join(sorted(model.inside.altered))} out changes "
+                    "what the engine computes; the distances there are of the changed engine."
+                )
+        return tuple(lines)
+
+    def _load(self, images: NDArray[np.float32]) -> None:
+        for model in self._models:
+            simulated = OnnxInside(model.onnx, model.points, threads=self._threads)
+            if model.engine is None or model.backend is None:
+                self._inside.append(simulated)
+                self._simulated.append(None)
+                continue
+            model.inside = self._stack.enter_context(
+                EngineInside(
+                    model.engine,
+                    model.backend,
+                    model.onnx,
+                    model.points,
+                    images,
+                    threads=self._threads,
+                )
+            )
+            self._inside.append(model.inside)
+            self._simulated.append(simulated)
+
+
+def _open(path: Path, near: Sequence[Path]) -> _Model:
+    if not sidecar_path(path).is_file():
+        if path.suffix != ".onnx":
+            raise ArtefactError(
+                f"{path}: expected an ONNX file, or an engine with its sidecar beside it.",
+                hint="`edgeres convert` and `edgeres build` write both.",
+            )
+        return _Model(path, path, load_model(path, may_be_quantized=True), None, None)
+    engine = read_engine(path)
+    onnx = _source(engine, near)
+    graph = load_model(onnx, may_be_quantized=True)
+    return _Model(path, onnx, graph, engine, executable_backend(engine))
+
+
+def _source(engine: Engine, near: Sequence[Path]) -> Path:
+    for given in near:
+        try:
+            return source_of(engine, given)
+        except ArtefactError:
+            continue
+    return source_of(engine)
+
+
+def _choose_points(first: _Model, second: _Model) -> None:
+    """Sets the points of both: tensors that both have and, where one is INT8, that it stores.
+
+    Raises:
+        ModelError: The two have different outputs.
+    """
+    stored = [
+        {point.tensor: None for point in find_points(model.graph)[:-1]}
+        for model in (first, second)
+        if model.engine is not None or is_quantized(model.graph)
+    ] or [{point.tensor: None for point in find_points(first.graph)[:-1]}]
+    wanted = set.intersection(*map(set, stored))
+    for model in (first, second):
+        model.points = find_points(model.graph, wanted)
+    both = {p.tensor for p in first.points} & {p.tensor for p in second.points}
+    outputs = [model.points[-1].tensor for model in (first, second)]
+    if outputs[0] != outputs[1]:
+        raise ModelError(
+            f"{first.path} gives {outputs[0]}, {second.path} gives {outputs[1]}: these are not "
+            "forms of one network.",
+            hint="Compare models that were made from the same FP32 ONNX file.",
+        )
+    for model in (first, second):
+        model.points = find_points(model.graph, both)
+
+
+def _add(sums: Distances, reference: Tensors, other: Tensors) -> None:
+    for tensor, exact in reference.items():
+        if tensor in other:
+            if exact.shape != other[tensor].shape:
+                raise ModelError(
+                    f"tensor {tensor} is {list(exact.shape)} in the reference and "
+                    f"{list(other[tensor].shape)} in the candidate: these are two networks.",
+                    hint="Give the FP32 model that was quantized: pruned/model.onnx where the "
+                    "network was pruned.",
+                )
+            sums.setdefault(tensor, Distance()).add(exact, other[tensor])
+
+
+def _add_own(
+    sums: Distances, reference: _Model, images: NDArray[np.float32], other: Tensors
+) -> None:
+    """Lets the reference's graph compute each layer from the other's inputs."""
+    at = {point.stop: point.tensor for point in reference.points if point.tensor in other}
+    twins = {
+        twin: point.tensor
+        for point in reference.points
+        if point.tensor in other
+        for twin in point.twins
+    }
+
+    def visit(stop: str, computed: NDArray[np.float32]) -> NDArray[np.float32]:
+        if stop in twins:
+            return other[twins[stop]]
+        given = other[at[stop]]
+        sums.setdefault(at[stop], Distance()).add(computed, given)
+        return given
+
+    run_in_segments(reference.graph, [*at, *twins], images, visit)
+
+
+def _engine_distances(model: _Model) -> dict[str, EngineDistance]:
+    if model.engine is None or model.backend is None or model.inside is None:
+        return {}
+    layers = layers_by_node(model.backend.layers(model.engine))
+    whole, own = model.sums["whole"], model.sums["own"]
+    return {
+        point.tensor: EngineDistance(
+            sqnr_db=whole[point.tensor].sqnr_db,
+            own_sqnr_db=own[point.tensor].sqnr_db,
+            rms_steps=own[point.tensor].rms / point.step if point.step else None,
+            max_steps=own[point.tensor].largest / point.step if point.step else None,
+            precision=node_precision(layers.get(point.node, ())),
+            int8_asked=point.int8_asked,
+            probe_exact=point.tensor not in model.inside.altered,
+        )
+        for point in model.points
+        if point.tensor in own
+    }

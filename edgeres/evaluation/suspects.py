@@ -1,0 +1,111 @@
+"""Which layers of a comparison stand out, in words, the one to look at first in front.
+
+Kinds:
+    engine        the engine computes something else than its ONNX source, by more than rounding:
+                  it saturates, overflows or is wrong
+    unfused       the source asks for INT8, the engine runs the layer in float
+    quantization  the candidate's layer alone loses far more of the signal than the others do
+    float         the source leaves this layer in float though others are INT8
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgeres.evaluation.distances import EngineDistance, LayerDistance
+from edgeres.quantization.graph import WEIGHTED
+
+#: Rounding moves a value by one step at most where a sum lies near the border; two are too many.
+_MAX_STEPS = 2.5
+#: Float layers differ by the order of sums only.
+_FLOAT_DB = 40.0
+#: A layer this far below the median of all layers is an outlier, if it also is this noisy.
+_OUTLIER_DB = 10.0
+_NOISY_DB = 25.0
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One layer and why it stands out; ``model`` is the file that it was seen in."""
+
+    node: str
+    kind: Literal["engine", "unfused", "quantization", "float"]
+    model: str
+    text: str
+
+
+def suspects(
+    layers: Sequence[LayerDistance], reference: Path, candidate: Path
+) -> tuple[Suspect, ...]:
+    """Names the layers that stand out, engine faults first, each kind in topological order."""
+    found: list[Suspect] = []
+    for layer in layers:
+        for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
+            if seen is not None and _beyond_rounding(seen):
+                found.append(Suspect(layer.node, "engine", str(model), _engine_text(layer, seen)))
+    for layer in layers:
+        for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
+            if seen is not None and seen.int8_asked and seen.precision != "int8":
+                text = (
+                    f"{layer.node} is Q/DQ in the ONNX file, but the engine runs it in "
+                    f"{seen.precision}: it was not fused."
+                )
+                found.append(Suspect(layer.node, "unfused", str(model), text))
+    named = {suspect.node for suspect in found}
+    found += [suspect for suspect in _outliers(layers, candidate) if suspect.node not in named]
+    weighted = [layer for layer in layers if layer.op in WEIGHTED]
+    if any(layer.int8_asked for layer in weighted):
+        text = "{} has no Q/DQ in the ONNX file, so it runs in float while other layers are INT8."
+        found += [
+            Suspect(layer.node, "float", str(candidate), text.format(layer.node))
+            for layer in weighted
+            if not layer.int8_asked
+        ]
+    return tuple(found)
+
+
+def _beyond_rounding(seen: EngineDistance) -> bool:
+    if seen.max_steps is None:
+        return seen.own_sqnr_db < _FLOAT_DB
+    return seen.max_steps > _MAX_STEPS
+
+
+def _engine_text(layer: LayerDistance, seen: EngineDistance) -> str:
+    if seen.max_steps is None:
+        return (
+            f"{layer.node}: the engine differs from its ONNX source by {seen.own_sqnr_db:.1f} dB, "
+            "more than the order of float sums explains."
+        )
+    return (
+        f"{layer.node}: from the same inputs the engine's output is up to {seen.max_steps:.0f} "
+        f"quantization steps away from what its ONNX source says ({seen.own_sqnr_db:.1f} dB); "
+        "rounding explains one. INT8 sums that saturate look like this."
+    )
+
+
+def _outliers(layers: Sequence[LayerDistance], candidate: Path) -> list[Suspect]:
+    """Layers whose own noise is far above the others'.
+
+    The first is the cause: one behind it may clip what comes out of its range.
+    """
+    own = [(layer, layer.own_sqnr_db) for layer in layers if layer.own_sqnr_db is not None]
+    if len(own) < 2:
+        return []
+    usual = statistics.median(value for _, value in own)
+    far = [
+        (layer, value) for layer, value in own if value < usual - _OUTLIER_DB and value < _NOISY_DB
+    ]
+    return [
+        Suspect(
+            layer.node,
+            "quantization",
+            str(candidate),
+            f"{layer.node} alone leaves {value:.1f} dB of the signal, where the middle layer "
+            f"leaves {usual:.1f} dB: its scale or its range does not fit.",
+        )
+        for layer, value in far
+    ]

@@ -1,0 +1,211 @@
+"""The tensors inside a model while it runs: of an ONNX file as it is written, or of an engine.
+
+An engine gives its output and nothing else. To see inside, a probing engine is built from the same
+ONNX file with further outputs: tensors behind a DequantizeLinear, which the engine stores anyway,
+so that fusion stays as it was. That it did is not assumed but shown: the probing engine must give
+the outputs of the original to the last bit. Where it does not, the tensors are spread over more
+probing engines, down to one for each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.errors import EdgeResError, ModelError
+from edgeres.evaluation.points import Point
+from edgeres.evaluation.predict import filled, single_input
+from edgeres.files import write_atomic
+from edgeres.quantization.forward import infer_shapes, open_session, run_session
+from edgeres.quantization.graph import activations, load_model, value_name
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+class Inside(Protocol):
+    """A model that gives its tensors by their names in the FP32 graph; the output is one."""
+
+    def run(self, images: NDArray[np.float32]) -> Tensors:
+        """Runs images ``(N, C, H, W) float32``; each tensor comes as float32."""
+        ...
+
+
+class OnnxInside:
+    """An ONNX model, run by ONNX Runtime in float exactly as it is written."""
+
+    def __init__(self, path: Path, points: Sequence[Point], *, threads: int | None = None) -> None:
+        self._points = points
+        model = exposed(path, points)
+        self._session = open_session(
+            ir.to_proto(model).SerializeToString(), threads=threads, optimize=False
+        )
+
+    def run(self, images: NDArray[np.float32]) -> Tensors:
+        """See :class:`Inside`."""
+        got = run_session(self._session, images)
+        return {point.tensor: got[point.value].astype(np.float32) for point in self._points}
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A loaded probing engine and what its further outputs are."""
+
+    runner: Runner
+    points: Sequence[Point]
+
+
+class EngineInside:
+    """A built engine with its probing engines; a context manager, since it holds them loaded.
+
+    Attributes:
+        altered: Tensors whose probing engine gives other outputs than the original: what they
+            tell holds for that engine only.
+        hidden: Tensors for which no probing engine could be built, with the reason.
+        probes: Number of probing engines.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        backend: Backend,
+        source: Path,
+        points: Sequence[Point],
+        first: NDArray[np.float32],
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """Builds and checks the probing engines.
+
+        Args:
+            engine: The engine.
+            backend: Its backend.
+            source: ONNX file that it was built from.
+            points: Points of that file, the output last.
+            first: Some images, to check each probing engine with.
+            threads: CPU threads; ``None`` leaves the choice to the runtime.
+
+        Raises:
+            EdgeResError: As the backend's ``build`` and ``load``.
+        """
+        self.altered: set[str] = set()
+        self.hidden: dict[str, str] = {}
+        self._probes: list[_Probe] = []
+        self._source = source
+        self._backend = backend
+        self._config = BuildConfig(device=engine.device, threads=threads)
+        self._output = points[-1]
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._original = stack.enter_context(backend.load(engine, self._config))
+            self._input = single_input(self._original)
+            self._probe(stack, list(points[:-1]), first, self._answer(self._original, first)[0])
+            self._stack = stack.pop_all()
+
+    @property
+    def probes(self) -> int:
+        """Number of probing engines."""
+        return len(self._probes)
+
+    def run(self, images: NDArray[np.float32]) -> Tensors:
+        """See :class:`Inside`; hidden tensors are left out."""
+        output = self._answer(self._original, images)[0]
+        tensors: Tensors = {}
+        for probe in self._probes:
+            own, *values = self._answer(probe.runner, images)
+            if not np.array_equal(own, output, equal_nan=True):
+                self.altered.update(point.tensor for point in probe.points)
+            tensors |= {p.tensor: v for p, v in zip(probe.points, values, strict=True)}
+        return tensors | {self._output.tensor: output}
+
+    def close(self) -> None:
+        """Frees all engines and removes the probing ones."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _probe(
+        self,
+        stack: ExitStack,
+        points: list[Point],
+        images: NDArray[np.float32],
+        wanted: NDArray[np.float32],
+    ) -> None:
+        """Makes probing engines for some points, as few as leave the output as it is."""
+        if not points:
+            return
+        half = len(points) // 2
+        try:
+            runner = self._build(points)
+        except EdgeResError as error:
+            if not half:
+                self.hidden[points[0].tensor] = error.message
+                return
+        else:
+            same = np.array_equal(self._answer(runner, images)[0], wanted, equal_nan=True)
+            if same or not half:
+                stack.callback(runner.close)
+                self._probes.append(_Probe(runner, points))
+                if not same:
+                    self.altered.add(points[0].tensor)
+                return
+            runner.close()
+        self._probe(stack, points[:half], images, wanted)
+        self._probe(stack, points[half:], images, wanted)
+
+    def _build(self, points: Sequence[Point]) -> Runner:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        onnx = folder / "probe.onnx"
+        model = exposed(self._source, points)
+        write_atomic(onnx, ir.to_proto(model).SerializeToString())
+        out = folder / f"engine{self._backend.engine_suffix}"
+        return self._backend.load(self._backend.build(onnx, out, self._config), self._config)
+
+    def _answer(self, runner: Runner, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """All outputs in the order of the graph; an engine with a fixed batch runs in pieces."""
+        size = self._input.shape[0] or len(images)
+        pieces: list[list[NDArray[np.float32]]] = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            fed = filled(part, size).astype(self._input.dtype, copy=False)
+            got = runner.infer({self._input.name: fed})
+            pieces.append([got[s.name][: len(part)].astype(np.float32) for s in runner.outputs])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def exposed(path: Path, points: Sequence[Point]) -> ir.Model:
+    """The model of a file with the points as further outputs behind its own, in their order.
+
+    Raises:
+        ModelError: The file cannot be read, or has several outputs.
+    """
+    model = load_model(path, may_be_quantized=True)
+    if len(model.graph.outputs) != 1:
+        raise ModelError(
+            f"{path}: expected one output with class scores, got {len(model.graph.outputs)}.",
+            hint="Export the model with its logits as the only output.",
+        )
+    infer_shapes(model)
+    values = {value_name(value): value for value in activations(model.graph)}
+    own = value_name(model.graph.outputs[0])
+    model.graph.outputs.extend(values[p.value] for p in points if p.value != own)
+    return model

@@ -1,0 +1,108 @@
+"""A small network with one layer that is hard to quantize: it must come out first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeres.errors import DataError, UsageError
+from edgeres.quantization.placement import KEPT_FLOAT
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.sensitivity import effect_of, sensitivity
+from edgeres.quantization.simulate import simulated_logits
+from edgeres.quantization.table import ChosenRange
+
+from .conftest import FUSING, SYMMETRIC
+
+HARD = "block2.conv2"
+
+
+@pytest.fixture(scope="module")
+def bad_table(table):
+    """A table in which the range of the tensor that one layer reads is far too wide."""
+    stats = table.tensors["block2.relu1_out"]
+    wide = {
+        name: ChosenRange(found.low, 25 * found.high, 25 * found.magnitude)
+        for name, found in stats.ranges.items()
+    }
+    tensors = {**table.tensors, "block2.relu1_out": replace(stats, ranges=wide)}
+    return replace(table, tensors=tensors)
+
+
+def test_the_layer_with_a_bad_range_comes_first(resnet, bad_table, test_images) -> None:
+    seen = []
+    found = sensitivity(
+        resnet,
+        bad_table,
+        SYMMETRIC,
+        test_images,
+        all_but=True,
+        threads=1,
+        progress=lambda *x: seen.append(x),
+    )
+    first = found.nodes[0]
+    assert first.node == HARD
+    assert first.op == "Conv"
+    assert first.macs == 16 * 16 * 9 * 4 * 4
+    assert {"fc", "block1.add", "stem.conv"} <= {node.node for node in found.nodes}
+    # Alone it spoils nearly as much as everything together; without it the rest is better.
+    assert first.only.sqnr_db < found.quantized.sqnr_db + 3
+    assert first.all_but.sqnr_db > found.quantized.sqnr_db + 3
+    assert max(found.nodes, key=lambda node: node.all_but.sqnr_db) == first
+    assert seen[-1] == (len(seen), len(seen))
+
+
+def test_an_output_that_is_quantized_counts_for_its_layer(resnet, bad_table, test_images) -> None:
+    found = sensitivity(resnet, bad_table, FUSING, test_images, threads=1)
+    assert {node.node for node in found.nodes[:2]} == {HARD, "block2.conv1"}
+
+
+def test_noises_of_single_layers_add_up(resnet, table, test_images) -> None:
+    found = sensitivity(resnet, table, FUSING, test_images, threads=1)
+    total = sum(node.only.noise for node in found.nodes)
+    assert 0.3 < total / found.quantized.noise < 3
+    assert found.quantized.top1 is None
+    assert found.fp32_top1 is None
+    assert [n.only.sqnr_db for n in found.nodes] == sorted(n.only.sqnr_db for n in found.nodes)
+
+
+def test_labels_give_accuracy(resnet, table, test_images) -> None:
+    exact = simulated_logits(resnet, [test_images])
+    labels = exact.argmax(axis=1).astype(np.int64)
+    found = sensitivity(resnet, table, FUSING, test_images, labels, threads=1)
+    assert found.fp32_top1 == 1.0
+    assert found.quantized.top1 == found.quantized.agreement
+    with pytest.raises(DataError, match="a label for each"):
+        sensitivity(resnet, table, FUSING, test_images, labels[1:])
+
+
+def test_broken_logits_never_agree() -> None:
+    exact = np.eye(3, dtype=np.float32)
+    broken = exact.copy()
+    broken[1, 1] = np.nan
+    found = effect_of(exact, broken, np.arange(3))
+    assert found.agreement == pytest.approx(2 / 3)
+    assert found.top1 == pytest.approx(2 / 3)
+    assert found.sqnr_db == -200
+    assert effect_of(exact, exact, None).sqnr_db == 200
+
+
+def test_nodes_that_the_rules_name_stay_float(resnet, table, images, tmp_path) -> None:
+    out = tmp_path / "q.onnx"
+    result = quantize(resnet, table, replace(FUSING, keep_float=frozenset({HARD})), out)
+    assert result.float_nodes == {HARD: KEPT_FLOAT}
+    assert HARD not in result.quantized_nodes
+    assert result.warnings == ()
+    nodes = {node.name: node for node in onnx.load(out).graph.node}
+    assert nodes[HARD].input[1] == f"{HARD}.weight"
+    assert nodes["block1.conv1"].input[1] == "block1.conv1.weight_dequantized"
+    with pytest.raises(UsageError, match="not in the model: nothing"):
+        quantize(resnet, table, replace(FUSING, keep_float=frozenset({"nothing"})), out)
+
+
+def test_rules_name_float_nodes_only_where_there_are_some() -> None:
+    assert "keep_float" not in FUSING.to_dict()
+    assert replace(FUSING, keep_float=frozenset({"b", "a"})).to_dict()["keep_float"] == ["a", "b"]
