@@ -90,7 +90,7 @@ def convert(
         restore_replaced(output)
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
-        networks = prepare_networks(run, source, everything)
+        networks = prepare_networks(run, source, everything, targets)
         table = calibration_table(run, networks, calibration.fingerprint)
         proof = _prove(run, networks, targets, table, validation)
         report = make_report(run, proof, model_sha256=source.sha256)

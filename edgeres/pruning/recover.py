@@ -18,8 +18,10 @@ import numpy as np
 from edgeres.data.batches import batches
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError, UsageError
+from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs
+from edgeres.pruning.latency_cost import predicted_ms
 from edgeres.pruning.prune import prune
 from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
@@ -40,6 +42,7 @@ def prune_and_finetune(
     held_out: Dataset,
     output: Path,
     *,
+    latency: LatencyModel | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
@@ -53,11 +56,13 @@ def prune_and_finetune(
         train_set: Images for importance, statistics and fine-tuning.
         held_out: Images for choosing the epoch; never the test set.
         output: Folder of states and logs.
+        latency: Of the dense network, for allocation ``latency``.
         progress: Called with (training steps done, steps in all).
 
     Returns:
         The pruned network. Its metadata say ``macs_ratio`` against the dense network, the
-        settings as ``pruning``, and ``held_out_top1`` after fine-tuning.
+        settings as ``pruning``, ``held_out_top1`` after fine-tuning and, where a latency model
+        was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend.
 
     Raises:
         UsageError: No preprocessing, a budget below the floor, or nothing that can be pruned.
@@ -87,8 +92,8 @@ def prune_and_finetune(
     for index, training in enumerate(trainings):
         rounds = len(trainings)
         folder = output if rounds == 1 else output / f"round-{index + 1}"
-        target = settings.macs_ratio ** ((index + 1) / rounds) * whole_macs
-        current = _pruned_start(current, settings, target, data, folder)
+        share = (settings.target_latency or settings.macs_ratio) ** ((index + 1) / rounds)
+        current = _pruned_start(current, settings, share, whole_macs, data, folder, latency)
         if training is not None:
             result = train(
                 training,
@@ -102,7 +107,16 @@ def prune_and_finetune(
             current = load_checkpoint(result.checkpoint)
             done += _steps(training, train_set)
     ratio = count_macs(load_module(current), shape) / whole_macs
-    return _described(current, checkpoint, settings, ratio)
+    described = _described(current, checkpoint, settings, ratio)
+    if latency is None:
+        return described
+    place = latency.table.place
+    notes = {
+        "latency_backend": f"{place.backend} {place.precision}",
+        "dense_latency_ms": f"{latency.dense_ms:.6f}",
+        "predicted_latency_ms": f"{predicted_ms(load_module(current), latency):.6f}",
+    }
+    return replace(described, metadata={**described.metadata, **notes})
 
 
 def _trainings(settings: PruneSettings) -> list[TrainSettings | None]:
@@ -131,9 +145,11 @@ def _calibration_batches(
 def _pruned_start(
     current: Checkpoint,
     settings: PruneSettings,
-    target: float,
+    share: float,
+    whole_macs: int,
     data: list[Batch],
     folder: Path,
+    latency: LatencyModel | None,
 ) -> Checkpoint:
     """The pruned network before training: from the folder where this very one lies there.
 
@@ -141,15 +157,17 @@ def _pruned_start(
     is to be resumed.
     """
     module = load_module(current)
-    share = target / count_macs(module, _shape(data))
-    if settings.allocation != "per_layer":
+    if settings.allocation == "latency":
+        settings = replace(settings, target_latency=share)  # of the dense network, always
+    elif settings.allocation != "per_layer":
+        share = share * whole_macs / count_macs(module, _shape(data))
         if share >= 1:  # the round before reached it already
             return current
         settings = replace(settings, macs_ratio=share)
     if settings.epochs_between > 0:
         settings = replace(settings, steps=1, epochs_between=0)
     path = folder / PRUNED_NAME
-    identity = _identity(current, settings, data)
+    identity = _identity(current, settings, data, latency)
     if path.exists():
         found = load_checkpoint(path)
         if found.metadata.get("pruned_from") == identity:
@@ -158,7 +176,7 @@ def _pruned_start(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
         )
-    module, plan = prune(module, current.plan, settings, data)
+    module, plan = prune(module, current.plan, settings, data, latency=latency)
     pruned = replace(
         current,
         plan=plan,
@@ -169,9 +187,18 @@ def _pruned_start(
     return pruned
 
 
-def _identity(current: Checkpoint, settings: PruneSettings, data: list[Batch]) -> str:
+def _identity(
+    current: Checkpoint,
+    settings: PruneSettings,
+    data: list[Batch],
+    latency: LatencyModel | None,
+) -> str:
     """SHA-256 of everything that decides the pruned network."""
     told = {k: v for k, v in asdict(settings).items() if k not in ("finetune", "epochs_between")}
+    if latency is None:
+        del told["target_latency"]
+    else:
+        told["latency_table"] = latency.table.to_json()
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(current.plan.to_json().encode())
     for name, tensor in current.state.items():
