@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
     from edgeres.stages import build, calibrate, export, prune, quantize, train
+    from edgeres.tuning.tune import tune
 
 __all__ = [
     "__version__",
@@ -33,6 +34,7 @@ __all__ = [
     "prune",
     "quantize",
     "train",
+    "tune",
     "validate",
 ]
 
@@ -48,6 +50,7 @@ _HOMES = {
     "prune": "edgeres.stages",
     "quantize": "edgeres.stages",
     "train": "edgeres.stages",
+    "tune": "edgeres.tuning.tune",
     "validate": "edgeres.evaluation.validate",
 }
 

@@ -24,6 +24,7 @@ PUBLIC = {
     "prune",
     "quantize",
     "train",
+    "tune",
     "validate",
 }
 

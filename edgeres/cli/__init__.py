@@ -17,6 +17,7 @@ import typer
 
 from edgeres.cli import engines, stages
 from edgeres.cli.convert import convert
+from edgeres.cli.tune import tune
 
 app = typer.Typer(
     name="edgeres",
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(convert)
+app.command()(tune)
 _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeres.benchmarking.latency import MeasureSettings
-from edgeres.errors import UsageError
+from edgeres.errors import StageError, UsageError
 from edgeres.files import file_sha256
 from edgeres.layer_latency.measure import (
     LAYER_TIMES,
@@ -38,6 +38,7 @@ NETWORK_TIMES = MeasureSettings(
     seconds=2.0, rounds=8, min_runs=40, max_seconds=20.0, warmup_seconds=2.0
 )
 _STEP = 8
+_LARGEST_ERROR = 0.15  # relative, at the networks that the line was fitted to
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def make_model(
     """Fits the line to measured networks, by least squares of the relative error.
 
     Raises:
-        UsageError: No measured network, or times that do not rise with the sum.
+        UsageError: No measured network.
+        StageError: The times do not follow the sum: they were disturbed.
     """
     if not networks:
         raise UsageError("expected at least one measured network, got none.")
@@ -94,10 +96,17 @@ def make_model(
     rows = np.stack([1 / measured, sums / measured], axis=1)
     (offset, scale), *_ = np.linalg.lstsq(rows, np.ones(len(measured)), rcond=None)
     if not scale > 0:
-        raise UsageError(
+        raise StageError(
             "the measured networks do not get slower with their layers: "
             f"{', '.join(f'{time.measured_ms:.3g} ms' for time in networks)}.",
             hint="Measure again while nothing else runs.",
+        )
+    off = float(np.abs(rows @ np.array([offset, scale]) - 1).max())
+    if off > _LARGEST_ERROR:
+        raise StageError(
+            f"the layers' times do not explain the whole network's: off by {100 * off:.0f} % at "
+            "widths that were measured.",
+            hint="Remove the latency table and measure again while nothing else runs.",
         )
     return LatencyModel(table, tuple(layers), tuple(networks), float(offset), float(scale))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.errors import UsageError
+from edgeres.errors import StageError, UsageError
 from edgeres.layer_latency.measure import width_grid
 from edgeres.layer_latency.predict import LatencyModel, make_model
 from edgeres.layer_latency.shapes import NetworkLayer, network_layers
@@ -44,8 +44,11 @@ def test_the_line_goes_through_the_networks(network: Path) -> None:
 def test_networks_that_make_no_sense_are_refused(network: Path) -> None:
     layers = network_layers(network)
     falling = [NetworkTime(1.0, 3.0, 1.0), NetworkTime(0.5, 1.0, 3.0)]
-    with pytest.raises(UsageError, match="do not get slower"):
+    with pytest.raises(StageError, match="do not get slower"):
         make_model(layers, made_up_table(layers), falling)
+    wild = [NetworkTime(s, x, y) for s, x, y in ((1.0, 3.0, 3.0), (0.7, 2.0, 4.0), (0.4, 1.0, 1.0))]
+    with pytest.raises(StageError, match="do not explain"):
+        make_model(layers, made_up_table(layers), wild)
     with pytest.raises(UsageError, match="at least one"):
         make_model(layers, made_up_table(layers), [])
     assert isinstance(make_model(layers, made_up_table(layers), falling[:1]), LatencyModel)
