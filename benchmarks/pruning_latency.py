@@ -4,9 +4,10 @@
 
 ResNet-18 and ResNet-50 at 224x224, batch 1, random weights: latency only. For each network and
 backend four engines take turns: dense FP32, dense INT8, uniform widths at half the multiply-adds in
-INT8, and widths by latency with no fewer multiply-adds in INT8. Channels have the same importance
-(L1 norm over the group's mean) in both. ``--work`` keeps what is done, so an interrupted run goes
-on; ``--phase``, ``--models`` and ``--backends`` do a part of it.
+INT8, and widths by latency with no fewer multiply-adds in INT8. Random weights say nothing of
+importance, so it is made up: log-normal, from the same distribution in every group.
+``--work`` keeps what is done, so an interrupted run goes on; ``--phase``, ``--models``
+and ``--backends`` do a part of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgeres.backends.base import BuildConfig
@@ -39,14 +41,13 @@ from edgeres.models.plan import plan_for
 from edgeres.onnx_info import node_macs
 from edgeres.pruning.allocation import (
     Choices,
-    allocate_by_importance,
+    allocate_by_latency,
     allocate_uniform,
     width_choices,
 )
 from edgeres.pruning.budget import MacsCost
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
-from edgeres.pruning.scores import score_channels
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.targets import Target, open_target
 
@@ -55,8 +56,10 @@ MACS = 0.5
 ROUND_TO = 8
 MIN_SHARE = 0.1
 BISECTIONS = 12
-TIMES = MeasureSettings(seconds=8.0, rounds=20, min_runs=100, max_seconds=40.0)
-ROWS = ("dense FP32", "dense INT8", "uniform INT8", "by latency INT8")
+TIMES = MeasureSettings(seconds=5.0, rounds=20, min_runs=100, max_seconds=30.0)
+UNIFORM = "uniform INT8"
+BY_LATENCY = "by latency INT8"
+ROWS = ("dense FP32", "dense INT8", UNIFORM, BY_LATENCY)
 
 
 def exported(name: str, work: Path) -> Path:
@@ -87,44 +90,47 @@ def widths(name: str, model: LatencyModel) -> dict[str, Any]:
     graph = ChannelGraph(module, SHAPE)
     macs = MacsCost(graph.groups, layer_macs(module, SHAPE))
     cost = LatencyCost(graph.groups, model)
-    scores = score_channels(module, graph.groups, [], kind="l1", normalization="mean")
+    made_up = np.random.default_rng(0)
     choices = [
-        width_choices(g, scores[g.name], round_to=ROUND_TO, min_share=MIN_SHARE)
-        for g in graph.groups
+        width_choices(
+            group,
+            np.sort(made_up.lognormal(size=group.channels)),
+            round_to=ROUND_TO,
+            min_share=MIN_SHARE,
+        )
+        for group in graph.groups
     ]
     even = allocate_uniform(choices, macs, MACS * macs.total)
-    low, high = 0.0, 1.0  # share of the latency; the least that keeps as many multiply-adds
-    full = cost({})
+    kept = {UNIFORM: even, BY_LATENCY: with_as_much_work(choices, cost, macs, macs(even))}
+    return {
+        label: {
+            "macs_ratio": macs(chosen) / macs.total,
+            "predicted_ms": cost(chosen),
+            "groups": dict(chosen),
+            "layers": cost.layer_widths(chosen),
+        }
+        for label, chosen in kept.items()
+    } | {"dense INT8": {"predicted_ms": cost({})}}
+
+
+def with_as_much_work(
+    choices: list[Choices], cost: LatencyCost, macs: MacsCost, least: float
+) -> dict[str, int]:
+    """Widths by latency, at the least latency that keeps so many multiply-adds."""
     chosen = {c.name: c.widths[-1] for c in choices}
+    low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         share = (low + high) / 2
-        found = chosen
         try:
-            found = allocate_by_importance(choices, cost, share * full)
+            found = allocate_by_latency(choices, cost, share * cost({}))
         except UsageError:  # below the floor
             low = share
             continue
-        if macs(found) >= macs(even):
+        if macs(found) >= least:
             chosen, high = found, share
         else:
             low = share
-    return {
-        label: {
-            "macs_ratio": macs(kept) / macs.total,
-            "predicted_ms": cost(kept),
-            "importance_kept": importance_kept(choices, kept),
-            "groups": dict(kept),
-            "layers": cost.layer_widths(kept),
-        }
-        for label, kept in (("uniform INT8", even), ("by latency INT8", chosen))
-    } | {"dense INT8": {"predicted_ms": full}}
-
-
-def importance_kept(choices: list[Choices], kept: dict[str, int]) -> float:
-    """Share of the importance of all channels that stays."""
-    lost = sum(c.losses[c.widths.index(kept[c.name])] for c in choices)
-    # The mean of each group's scores is 1.
-    return 1 - lost / sum(c.whole for c in choices)
+    return chosen
 
 
 def times(
@@ -137,7 +143,7 @@ def times(
     with ExitStack() as stack:
         runners = {}
         for label in ROWS:
-            stem = f"{name}-{target.name}-{label.replace(' ', '-')}"
+            stem = f"{name}-{target.name}-{'-'.join(label.replace(',', '').split())}"
             source = dense
             if "layers" in found.get(label, {}):
                 source = work / f"{stem}.onnx"
@@ -164,9 +170,9 @@ def times(
         if predicted is not None:
             row["predicted_ms"] = predicted
             row["prediction_error"] = predicted / measured[label].p50_ms - 1
-        told = found.get(label, {})
-        row.update({k: told[k] for k in ("groups", "importance_kept") if k in told})
-    versus = speedup(measured["uniform INT8"], measured["by latency INT8"])
+        if "groups" in found.get(label, {}):
+            row["groups"] = found[label]["groups"]
+    versus = speedup(measured[UNIFORM], measured[BY_LATENCY])
     return {"rows": rows, "by_latency_over_uniform": versus.to_dict()}
 
 

@@ -75,6 +75,13 @@ class FinetuneBlock(Block):
     seed: int = 0
 
 
+class SparseBlock(Block):
+    """Training before pruning that drives scales of batch normalization to zero."""
+
+    epochs: int = Field(default=5, ge=1)
+    strength: float = Field(default=1e-4, gt=0.0, lt=1.0, description="Weight of the L1 penalty.")
+
+
 class PruneBlock(Block):
     """Structured channel pruning of residual groups."""
 
@@ -104,6 +111,10 @@ class PruneBlock(Block):
         default=0, ge=0, description="Epochs of training after each step but the last."
     )
 
+    sparse: SparseBlock | None = Field(
+        default=None, description="Sparse learning first, for importance: bn_scale."
+    )
+
     @model_validator(mode="after")
     def _latency_has_a_goal(self) -> PruneBlock:
         if (self.allocation == "latency") != (self.target_latency is not None):
@@ -117,7 +128,7 @@ class PruneBlock(Block):
 
         Keys that came later are left out at their defaults, so that earlier results are found.
         """
-        later = ("target_latency", "min_share", "exclude", "seed", "epochs_between")
+        later = ("target_latency", "min_share", "exclude", "seed", "epochs_between", "sparse")
         default = PruneBlock()
         same = {name for name in later if getattr(self, name) == getattr(default, name)}
         # Which device counts is in the key by its latency table.
@@ -129,15 +140,20 @@ class PruneBlock(Block):
         Raises:
             UsageError: Values that do not go together.
         """
-        from edgeres.pruning.settings import PruneSettings, finetune_settings
+        from edgeres.pruning.settings import PruneSettings, finetune_settings, sparse_settings
 
-        values = self.model_dump(exclude={"finetune", "latency_on"})
+        values = self.model_dump(exclude={"finetune", "latency_on", "sparse"})
         tune = None
         if self.finetune is not None:
             training = self.finetune.model_dump(exclude={"distill"})
             weight = {} if self.finetune.distill else {"distill_weight": 0.0}
             tune = finetune_settings(**training, **weight)
-        return PruneSettings(**values, finetune=tune)
+        sparse = None
+        if self.sparse is not None:
+            same = () if self.finetune is None else ("batch_size", "held_out", "seed")
+            shared = {name: getattr(self.finetune, name) for name in same}
+            sparse = sparse_settings(self.sparse.epochs, self.sparse.strength, **shared)
+        return PruneSettings(**values, finetune=tune, sparse=sparse)
 
 
 class QuantizeBlock(Block):

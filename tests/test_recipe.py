@@ -155,6 +155,11 @@ def test_new_pruning_keys_leave_stored_results_alone():
     assert set(changed.stage_settings()) == plain | {
         "min_share", "exclude", "seed", "epochs_between"
     }  # fmt: skip
+    slim = PruneBlock(sparse={"epochs": 2, "strength": 0.001}, finetune={"batch_size": 64})
+    assert set(slim.stage_settings()) == plain | {"sparse"}
+    training = slim.to_settings().sparse
+    assert training is not None
+    assert (training.epochs, training.bn_l1, training.batch_size) == (2, 0.001, 64)
     latency = PruneBlock(allocation="latency", target_latency=0.5, latency_on="openvino")
     assert set(latency.stage_settings()) == plain | {"target_latency"}
     assert latency.to_settings().target_latency == 0.5
@@ -174,6 +179,8 @@ def test_new_pruning_keys_leave_stored_results_alone():
         {"macs_ratio": float("nan")},
         {"min_share": 0.0},
         {"epochs_between": -1},
+        {"sparse": {"strength": 0.0}},
+        {"sparse": {"epochs": 0}},
     ],
 )
 def test_pruning_budgets_that_make_no_sense(block):

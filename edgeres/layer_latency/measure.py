@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 SHARES = (0.125, 0.5, 1.0)
 """Widths that are measured, as shares of the widest layer of a shape."""
 LAYER_TIMES = MeasureSettings(
-    seconds=0.12, rounds=4, min_runs=12, max_seconds=3.0, warmup_seconds=0.12, pause_seconds=0.002
+    seconds=0.1, rounds=5, min_runs=12, max_seconds=3.0, warmup_seconds=0.1
 )
 _COPIES = 3
 _LEAST_WIDTH = 8

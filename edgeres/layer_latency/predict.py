@@ -39,6 +39,7 @@ NETWORK_TIMES = MeasureSettings(
 )
 _STEP = 8
 _LARGEST_ERROR = 0.15  # relative, at the networks that the line was fitted to
+_LARGEST_CREDIT = 0.25  # of the full network, by which the line may start below zero
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ def make_model(
             hint="Measure again while nothing else runs.",
         )
     off = float(np.abs(rows @ np.array([offset, scale]) - 1).max())
-    if off > _LARGEST_ERROR:
+    # Layers may hide behind each other, but hardly add up to more than the network by much.
+    if off > _LARGEST_ERROR or offset < -_LARGEST_CREDIT * measured[0]:
         raise StageError(
-            f"the layers' times do not explain the whole network's: off by {100 * off:.0f} % at "
-            "widths that were measured.",
+            "the layers' times do not explain the whole network's: the best line is "
+            f"{offset:.3g} ms + {scale:.3g} * sum, off by up to {100 * off:.0f} %.",
             hint="Remove the latency table and measure again while nothing else runs.",
         )
     return LatencyModel(table, tuple(layers), tuple(networks), float(offset), float(scale))

@@ -19,6 +19,7 @@ from edgeres.models.plan import ChannelPlan
 from edgeres.pruning.allocation import (
     Choices,
     allocate_by_importance,
+    allocate_by_latency,
     allocate_uniform,
     width_choices,
 )
@@ -239,7 +240,11 @@ def _widths(
         )
         for group in groups
     ]
-    allocate = allocate_uniform if settings.allocation == "uniform" else allocate_by_importance
+    allocate = {
+        "uniform": allocate_uniform,
+        "global": allocate_by_importance,
+        "latency": allocate_by_latency,
+    }[settings.allocation]
     return allocate(choices, costs, budget)
 
 

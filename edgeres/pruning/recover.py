@@ -32,6 +32,7 @@ from edgeres.training.settings import TrainSettings
 Progress = Callable[[int, int], None]
 
 PRUNED_NAME = "pruned.safetensors"
+SPARSE_FOLDER = "sparse"
 _BATCH = 64
 
 
@@ -48,7 +49,8 @@ def prune_and_finetune(
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
 
     With ``settings.epochs_between`` each of the ``settings.steps`` rounds is followed by training;
-    otherwise the rounds follow one another and one training closes them.
+    otherwise the rounds follow one another and one training closes them. ``settings.sparse`` trains
+    the dense network first, so that channels of little use show.
 
     Args:
         checkpoint: The dense network; it must know its preprocessing.
@@ -81,7 +83,7 @@ def prune_and_finetune(
     shape = _shape(data)
     whole_macs = count_macs(dense, shape)
     trainings = _trainings(settings)
-    total = sum(_steps(training, train_set) for training in trainings)
+    total = sum(_steps(training, train_set) for training in (settings.sparse, *trainings))
     done = 0
 
     def advance(step: int, _: int) -> None:
@@ -89,6 +91,17 @@ def prune_and_finetune(
             progress(done + step, total)
 
     current = checkpoint
+    if settings.sparse is not None:
+        slimmed = train(
+            settings.sparse,
+            train_set,
+            held_out,
+            output / SPARSE_FOLDER,
+            start=checkpoint,
+            progress=advance,
+        )
+        current = load_checkpoint(slimmed.checkpoint)
+        done = _steps(settings.sparse, train_set)
     for index, training in enumerate(trainings):
         rounds = len(trainings)
         folder = output if rounds == 1 else output / f"round-{index + 1}"
@@ -194,7 +207,8 @@ def _identity(
     latency: LatencyModel | None,
 ) -> str:
     """SHA-256 of everything that decides the pruned network."""
-    told = {k: v for k, v in asdict(settings).items() if k not in ("finetune", "epochs_between")}
+    elsewhere = ("finetune", "epochs_between", "sparse")
+    told = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
     if latency is None:
         del told["target_latency"]
     else:
@@ -219,7 +233,8 @@ def _described(
     pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, ratio: float
 ) -> Checkpoint:
     told = asdict(settings)
-    told["finetune"] = None if settings.finetune is None else settings.finetune.to_mapping()
+    for name, training in (("finetune", settings.finetune), ("sparse", settings.sparse)):
+        told[name] = None if training is None else training.to_mapping()
     notes = {k: v for k, v in pruned.metadata.items() if k != "pruned_from"}
     return replace(
         pruned,

@@ -15,6 +15,17 @@ Normalization = Literal["none", "mean", "lamp"]
 Allocation = Literal["uniform", "global", "latency", "per_layer"]
 
 
+def sparse_settings(epochs: int, strength: float, **changes: Any) -> TrainSettings:
+    """Settings of sparse learning before pruning: network slimming (arXiv:1708.06519).
+
+    Args:
+        epochs: Of training with the penalty.
+        strength: Weight of the absolute scales of batch normalization in the loss.
+        changes: Other fields that differ from the fine-tuning's.
+    """
+    return finetune_settings(epochs=epochs, bn_l1=strength, distill_weight=0.0, **changes)
+
+
 def finetune_settings(**changes: Any) -> TrainSettings:
     """Settings of the fine-tuning after pruning: gentler than training, led by the dense network.
 
@@ -59,6 +70,8 @@ class PruneSettings:
         finetune: Training after the last round, with the dense network as teacher where its
             ``distill_weight`` is above 0; ``None`` leaves the recalibrated network as it is.
         epochs_between: Epochs of that training after each round but the last.
+        sparse: Training before the first round that drives scales of little use to zero; best with
+            importance ``bn_scale``.
         target_latency: Latency to reach with ``latency``, as a share of the full network's on the
             same device in the same precision, in (0, 1); ``None`` with the other allocations.
     """
@@ -77,6 +90,7 @@ class PruneSettings:
     finetune: TrainSettings | None = field(default_factory=finetune_settings)
     epochs_between: int = 0
     target_latency: float | None = None
+    sparse: TrainSettings | None = None
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -104,6 +118,12 @@ class PruneSettings:
                 self.epochs_between == 0 or (self.epochs_between > 0 and self.finetune is not None),
                 "at least 0, and 0 without fine-tuning",
                 self.epochs_between,
+            ),
+            (
+                "sparse",
+                self.sparse is None or self.sparse.bn_l1 > 0,
+                "a training with bn_l1 above 0",
+                self.sparse,
             ),
             (
                 "target_latency",

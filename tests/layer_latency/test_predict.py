@@ -49,6 +49,9 @@ def test_networks_that_make_no_sense_are_refused(network: Path) -> None:
     wild = [NetworkTime(s, x, y) for s, x, y in ((1.0, 3.0, 3.0), (0.7, 2.0, 4.0), (0.4, 1.0, 1.0))]
     with pytest.raises(StageError, match="do not explain"):
         make_model(layers, made_up_table(layers), wild)
+    flat = [NetworkTime(s, x, y) for s, x, y in ((1.0, 3.0, 3.0), (0.7, 2.8, 2.0), (0.4, 2.6, 1.0))]
+    with pytest.raises(StageError, match=r"do not explain.*-12 ms"):
+        make_model(layers, made_up_table(layers), flat)
     with pytest.raises(UsageError, match="at least one"):
         make_model(layers, made_up_table(layers), [])
     assert isinstance(make_model(layers, made_up_table(layers), falling[:1]), LatencyModel)
