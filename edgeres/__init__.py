@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
     from edgeres.stages import build, calibrate, export, prune, quantize, sensitivity, train
+    from edgeres.tuning.tune import tune
 
 __all__ = [
     "__version__",
@@ -36,6 +37,7 @@ __all__ = [
     "quantize",
     "sensitivity",
     "train",
+    "tune",
     "validate",
 ]
 
@@ -53,6 +55,7 @@ _HOMES = {
     "quantize": "edgeres.stages",
     "sensitivity": "edgeres.stages",
     "train": "edgeres.stages",
+    "tune": "edgeres.tuning.tune",
     "validate": "edgeres.evaluation.validate",
 }
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
-from edgeres.errors import UsageError
+from edgeres.errors import BackendMissingError, UsageError
 from edgeres.files import file_sha256
+from edgeres.layer_latency.measure import place_of
+from edgeres.layer_latency.predict import latency_model
+from edgeres.layer_latency.shapes import layer_widths
 from edgeres.onnx_info import ModelSummary, summarize
 from edgeres.progress import Advance
 from edgeres.recipe import Recipe
@@ -28,7 +33,12 @@ from edgeres.source import (
 )
 from edgeres.stages import equalize, export, prune
 
+if TYPE_CHECKING:
+    from edgeres.layer_latency.predict import LatencyModel
+    from edgeres.targets import Target
+
 FINETUNE_LOG = "train_log.jsonl"
+LATENCY_TABLE = "latency_table.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class LatencyPrediction:
+    """What latency-driven pruning went by: INT8 milliseconds on one target.
+
+    Attributes:
+        target: Name of the target.
+        dense_ms: The dense network, measured.
+        predicted_ms: The pruned network, predicted.
+    """
+
+    target: str
+    dense_ms: float
+    predicted_ms: float
+
+
+@dataclass(frozen=True)
 class Networks:
     """What the first half of a run gives to the second."""
 
@@ -58,6 +83,7 @@ class Networks:
     dense: Network
     pruned: Network | None
     equalized: Network | None = None
+    prediction: LatencyPrediction | None = None
 
     @property
     def final(self) -> Network:
@@ -70,7 +96,9 @@ class Networks:
         return self.equalized or self.final
 
 
-def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
+def prepare_networks(
+    run: Run, source: Source, validation: Dataset, targets: Sequence[Target] = ()
+) -> Networks:
     """Loads, prunes and exports, as the recipe says.
 
     Args:
@@ -78,6 +106,7 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
         source: The trained network.
         validation: The whole validation set: its classes must be the network's, and its first
             image tells the size that the network sees.
+        targets: Of the run; pruning by latency measures layers on one of them.
 
     Raises:
         EdgeResError: As the stages do.
@@ -114,8 +143,19 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
     dense = _export(run, "dense", checkpoint, size)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
-    pruned = _export(run, "pruned", _prune(run, checkpoint, preprocess), size)
-    return Networks(facts, preprocess, dense, pruned)
+    table, latency = None, None
+    if recipe.prune.allocation == "latency":
+        table, latency = _latency(run, dense, targets)
+    small = _prune(run, checkpoint, preprocess, table, latency)
+    pruned = _export(run, "pruned", small, size)
+    prediction = None
+    if latency is not None:
+        prediction = LatencyPrediction(
+            target=latency.table.place.backend,
+            dense_ms=latency.dense_ms,
+            predicted_ms=latency.predict_ms(layer_widths(pruned.onnx)),
+        )
+    return Networks(facts, preprocess, dense, pruned, prediction=prediction)
 
 
 def equalize_network(run: Run, networks: Networks) -> Networks:
@@ -136,7 +176,63 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
-def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:
+def _latency(run: Run, dense: Network, targets: Sequence[Target]) -> tuple[Path, LatencyModel]:
+    """The latency table of the dense network's layers on a target, and the model made of it."""
+    target = _timed_target(run.recipe, targets)
+    threads, batch = run.recipe.benchmark.threads, run.recipe.benchmark.batch_size
+    place = place_of(target, precision="int8", threads=threads, batch=batch)
+
+    def model(path: Path, progress: Advance | None = None) -> LatencyModel:
+        return latency_model(
+            dense.onnx, target, threads=threads, batch=batch, path=path, progress=progress
+        )
+
+    def produce(folder: Path, work: Path, progress: Advance) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        model(work / LATENCY_TABLE, progress)
+        shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
+
+    path = run.stage(
+        "latency",
+        inputs={"model": dense.sha256},
+        settings={"place": {**asdict(place), "isa": list(place.isa)}},
+        produce=produce,
+        label=f"measure layers ({target.name})",
+    ).file(LATENCY_TABLE)
+    return path, model(path)  # all is in the table: nothing is measured again
+
+
+def _timed_target(recipe: Recipe, targets: Sequence[Target]) -> Target:
+    """The target that `latency_on` names, or the first that can run here.
+
+    Raises:
+        UsageError: The recipe has no such target.
+        BackendMissingError: It cannot run here.
+    """
+    assert recipe.prune is not None
+    wanted = recipe.prune.latency_on
+    named = [target for target in targets if wanted is None or target.name == wanted]
+    if not named:
+        raise UsageError(
+            f"`latency_on: {wanted}` is not among the recipe's targets.",
+            hint=f"Choose one of: {', '.join(target.name for target in targets)}.",
+        )
+    for target in named:
+        if target.not_executable is None:
+            return target
+    raise BackendMissingError(
+        f"pruning by latency measures on the device: {named[0].not_executable}",
+        hint="Use allocation: global, or add a target that runs here.",
+    )
+
+
+def _prune(
+    run: Run,
+    checkpoint: Path,
+    preprocess: Preprocess,
+    table: Path | None,
+    latency: LatencyModel | None,
+) -> Path:
     settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
     assert settings is not None
 
@@ -148,6 +244,7 @@ def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:
             train_data=train_data,
             preprocess=preprocess,
             work=work,
+            latency=latency,
             progress=progress,
         )
         for log in sorted(work.rglob(FINETUNE_LOG)):
@@ -158,8 +255,9 @@ def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:
         inputs={
             "checkpoint": file_sha256(checkpoint),
             "train_data": training_fingerprint(train_data),
+            **({"latency_table": file_sha256(table)} if table is not None else {}),
         },
-        settings={"prune": settings.model_dump(), "preprocess": preprocess.to_dict()},
+        settings={"prune": settings.stage_settings(), "preprocess": preprocess.to_dict()},
         produce=produce,
         label="prune and fine-tune",
     ).file(CHECKPOINT)

@@ -78,6 +78,15 @@ def node_macs(path: Path) -> dict[str, int]:
     return _count(_read(path), path)
 
 
+def sample_shapes(path: Path) -> dict[str, Shape]:
+    """Shapes of all tensors and weights for a batch of one, by name.
+
+    Raises:
+        ModelError: The file is missing or no ONNX model, or shapes cannot be inferred.
+    """
+    return _shapes_of_one_sample(_read(path), path)
+
+
 def _read(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.assets import asset_folder
@@ -39,7 +40,7 @@ from edgeres.proof import Proof, make_report
 from edgeres.recipe import Recipe
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
-from edgeres.source import find_source
+from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
 from edgeres.targets import (
     Target,
@@ -82,7 +83,49 @@ def convert(
     Raises:
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
-    listener = listener or Silent()
+    inputs = open_inputs(recipe)
+    with output_lock(output):
+        store = stage_store(output, use_cache=use_cache)
+        report, proof, table = prove(inputs, store, listener or Silent())
+        _publish(output, report, proof, table)
+    return report
+
+
+def stage_store(output: Path, *, use_cache: bool = True) -> Store:
+    """The stage results in an output folder, tidied up; call it only while holding the lock."""
+    store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
+    store.clear_temporaries()
+    restore_replaced(output)
+    return store
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a recipe names, found and opened.
+
+    Attributes:
+        recipe: The recipe.
+        targets: Each once.
+        source: The trained network.
+        everything: The whole validation set.
+        validation: The part of it that is used.
+        calibration: Likewise.
+    """
+
+    recipe: Recipe
+    targets: list[Target]
+    source: Source
+    everything: Dataset
+    validation: Dataset
+    calibration: Dataset
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Finds what a recipe names, before anything is written.
+
+    Raises:
+        EdgeResError: Something is not there, or cannot be used.
+    """
     targets = open_targets(_expanded(recipe.targets), portable=recipe.quantize.portable)
     source = find_source(recipe.model)
     everything = open_dataset(recipe.data.validation, split="validation")
@@ -92,18 +135,31 @@ def convert(
     check_calibration(calibration)
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"))
-    with output_lock(output):
-        store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
-        store.clear_temporaries()
-        restore_replaced(output)
-        run = Run(recipe, store, listener, describe_environment())
-        _note_overlap(run, calibration, validation)
-        networks = equalize_network(run, prepare_networks(run, source, everything))
-        table = calibration_table(run, networks, calibration.fingerprint)
-        proof = _prove(run, networks, targets, table, validation, calibration.fingerprint)
-        report = make_report(run, proof, model_sha256=source.sha256)
-        _publish(output, report, proof, table)
-    return report
+    return Inputs(recipe, targets, source, everything, validation, calibration)
+
+
+def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Report, Proof, Path]:
+    """Runs a recipe without handing anything over: its results stay in the store.
+
+    Args:
+        inputs: What to do, and with what.
+        store: Where unchanged stages are found.
+        listener: Hears of every stage.
+
+    Returns:
+        The report, what it was made from, and the calibration table.
+
+    Raises:
+        EdgeResError: A stage could not be done.
+    """
+    run = Run(inputs.recipe, store, listener, describe_environment())
+    _note_overlap(run, inputs.calibration, inputs.validation)
+    networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
+    networks = equalize_network(run, networks)
+    fingerprint = inputs.calibration.fingerprint
+    table = calibration_table(run, networks, fingerprint)
+    proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
+    return make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
 
 
 def _prove(

@@ -21,6 +21,7 @@ from edgeres.report.schema import (
     Finding,
     ModelPart,
     Percentiles,
+    PruningLatency,
     PruningPart,
     Report,
     TargetPart,
@@ -114,6 +115,12 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     if pruned is None:
         return None
     lost = compare(proof.dense, proof.final, confidence=confidence)
+    told = proof.networks.prediction
+    latency = None
+    if told is not None:
+        times = proof.times.get(told.target)
+        measured = times[1].latency.p50_ms if times else None
+        latency = PruningLatency(told.target, told.dense_ms, told.predicted_ms, measured)
     return PruningPart(
         top1=lost.top1,
         macs=pruned.summary.macs,
@@ -121,6 +128,7 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
         macs_ratio=pruned.summary.macs / dense.summary.macs,
         drop_pp=lost.drop_pp,
         drop_upper_pp=lost.drop_upper_pp,
+        latency=latency,
     )
 
 

@@ -76,6 +76,13 @@ class FinetuneBlock(Block):
     seed: int = 0
 
 
+class SparseBlock(Block):
+    """Training before pruning that drives scales of batch normalization to zero."""
+
+    epochs: int = Field(default=5, ge=1)
+    strength: float = Field(default=1e-4, gt=0.0, lt=1.0, description="Weight of the L1 penalty.")
+
+
 class PruneBlock(Block):
     """Structured channel pruning of residual groups."""
 
@@ -83,13 +90,50 @@ class PruneBlock(Block):
         "taylor_hessian"
     )
     normalization: Literal["none", "mean", "lamp"] = "none"
-    allocation: Literal["uniform", "global", "per_layer"] = "global"
+    allocation: Literal["uniform", "global", "latency", "per_layer"] = "global"
     macs_ratio: OpenShare = Field(default=0.5, description="MACs kept, as a share of the dense.")
     widths: dict[str, int] = Field(default={}, description="Kept channels by group (per_layer).")
     round_to: int = Field(default=8, ge=1)
     steps: int = Field(default=1, ge=1, le=100)
     samples: int = Field(default=1024, ge=2)
     finetune: FinetuneBlock | None = FinetuneBlock()
+    target_latency: OpenShare | None = Field(
+        default=None, description="Share of the dense INT8 latency to reach (latency)."
+    )
+    latency_on: str | None = Field(
+        default=None, description="Target whose latency counts; the first that runs here if none."
+    )
+    min_share: float = Field(
+        default=0.1, gt=0.0, le=1.0, description="Least share of a group's channels that stays."
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="Groups that stay whole.")
+    seed: int = Field(default=0, description="Chooses the images for importance.")
+    epochs_between: int = Field(
+        default=0, ge=0, description="Epochs of training after each step but the last."
+    )
+
+    sparse: SparseBlock | None = Field(
+        default=None, description="Sparse learning first, for importance: bn_scale."
+    )
+
+    @model_validator(mode="after")
+    def _latency_has_a_goal(self) -> PruneBlock:
+        if (self.allocation == "latency") != (self.target_latency is not None):
+            raise ValueError("`target_latency` goes with `allocation: latency`, and only with it")
+        if self.latency_on is not None and self.target_latency is None:
+            raise ValueError("`latency_on` goes with `allocation: latency`, and only with it")
+        return self
+
+    def stage_settings(self) -> dict[str, Any]:
+        """What the key of a stored pruning holds.
+
+        Keys that came later are left out at their defaults, so that earlier results are found.
+        """
+        later = ("target_latency", "min_share", "exclude", "seed", "epochs_between", "sparse")
+        default = PruneBlock()
+        same = {name for name in later if getattr(self, name) == getattr(default, name)}
+        # Which device counts is in the key by its latency table.
+        return self.model_dump(exclude={*same, "latency_on"})
 
     def to_settings(self) -> PruneSettings:
         """The same for the pruning stage.
@@ -97,15 +141,20 @@ class PruneBlock(Block):
         Raises:
             UsageError: Values that do not go together.
         """
-        from edgeres.pruning.settings import PruneSettings, finetune_settings
+        from edgeres.pruning.settings import PruneSettings, finetune_settings, sparse_settings
 
-        values = self.model_dump(exclude={"finetune"})
+        values = self.model_dump(exclude={"finetune", "latency_on", "sparse"})
         tune = None
         if self.finetune is not None:
             training = self.finetune.model_dump(exclude={"distill"})
             weight = {} if self.finetune.distill else {"distill_weight": 0.0}
             tune = finetune_settings(**training, **weight)
-        return PruneSettings(**values, finetune=tune)
+        sparse = None
+        if self.sparse is not None:
+            same = () if self.finetune is None else ("batch_size", "held_out", "seed")
+            shared = {name: getattr(self.finetune, name) for name in same}
+            sparse = sparse_settings(self.sparse.epochs, self.sparse.strength, **shared)
+        return PruneSettings(**values, finetune=tune, sparse=sparse)
 
 
 def _named_correction(value: Any) -> Any:

@@ -27,6 +27,7 @@ from edgeres.progress import Advance
 from edgeres.recipe import ExportBlock, PruneBlock, QatBlock, QuantizeBlock
 
 if TYPE_CHECKING:
+    from edgeres.layer_latency.predict import LatencyModel
     from edgeres.quantization.quantize import QuantizeResult
     from edgeres.quantization.sensitivity import Sensitivity
     from edgeres.quantization.table import CalibrationTable
@@ -76,6 +77,7 @@ def prune(
     train_data: str,
     preprocess: Preprocess,
     work: Path,
+    latency: LatencyModel | None = None,
     progress: Advance | None = None,
 ) -> dict[str, str]:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
@@ -87,6 +89,7 @@ def prune(
         train_data: Training images, as after ``--data``.
         preprocess: How an image becomes numbers.
         work: Folder of the resumable training state and the log.
+        latency: Of the dense network, for ``allocation: latency``.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -112,6 +115,7 @@ def prune(
         full.subset(learn.tolist()),
         full.subset(check.tolist()),
         work,
+        latency=latency,
         progress=progress,
     )
     save_checkpoint(output, pruned)

@@ -26,6 +26,7 @@ PUBLIC = {
     "quantize",
     "sensitivity",
     "train",
+    "tune",
     "validate",
 }
 

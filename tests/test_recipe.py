@@ -7,10 +7,11 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from edgeres.assets import asset_folder, asset_path
 from edgeres.errors import RecipeError
-from edgeres.recipe import Recipe, json_schema
+from edgeres.recipe import PruneBlock, Recipe, json_schema
 from edgeres.recipe_file import MAX_BYTES, load_recipe
 
 GOOD = """\
@@ -171,3 +172,45 @@ def test_any_text_gives_a_recipe_or_a_recipe_error(tmp_path_factory, text):
     except RecipeError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def test_new_pruning_keys_leave_stored_results_alone():
+    """Only what a recipe changes enters the key, so results of earlier versions are found."""
+    plain = {"importance", "normalization", "allocation", "macs_ratio", "widths"}
+    plain |= {"round_to", "steps", "samples", "finetune"}
+    assert set(PruneBlock().stage_settings()) == plain
+    changed = PruneBlock(min_share=0.2, exclude=("conv1",), seed=1, epochs_between=2)
+    assert set(changed.stage_settings()) == plain | {
+        "min_share", "exclude", "seed", "epochs_between"
+    }  # fmt: skip
+    slim = PruneBlock(sparse={"epochs": 2, "strength": 0.001}, finetune={"batch_size": 64})
+    assert set(slim.stage_settings()) == plain | {"sparse"}
+    training = slim.to_settings().sparse
+    assert training is not None
+    assert (training.epochs, training.bn_l1, training.batch_size) == (2, 0.001, 64)
+    latency = PruneBlock(allocation="latency", target_latency=0.5, latency_on="openvino")
+    assert set(latency.stage_settings()) == plain | {"target_latency"}
+    assert latency.to_settings().target_latency == 0.5
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"allocation": "latency"},
+        {"target_latency": 0.5},
+        {"latency_on": "openvino"},
+        {"allocation": "latency", "target_latency": 0.0},
+        {"allocation": "latency", "target_latency": 1.0},
+        {"allocation": "latency", "target_latency": -1.0},
+        {"allocation": "latency", "target_latency": float("nan")},
+        {"macs_ratio": 0.0},
+        {"macs_ratio": float("nan")},
+        {"min_share": 0.0},
+        {"epochs_between": -1},
+        {"sparse": {"strength": 0.0}},
+        {"sparse": {"epochs": 0}},
+    ],
+)
+def test_pruning_budgets_that_make_no_sense(block):
+    with pytest.raises(ValidationError):
+        PruneBlock(**block)

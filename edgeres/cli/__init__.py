@@ -19,6 +19,7 @@ from edgeres.cli import engines, stages
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 from edgeres.cli.sensitivity import sensitivity
+from edgeres.cli.tune import tune
 
 app = typer.Typer(
     name="edgeres",
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(convert)
+app.command()(tune)
 _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)

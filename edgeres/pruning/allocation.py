@@ -19,6 +19,8 @@ from edgeres.pruning.groups import ChannelGroup
 
 Scores = Mapping[str, NDArray[np.float64]]
 _BISECTIONS = 40
+_EXCHANGED = 4  # widths that one exchange may pass
+_LEAST_GAIN = 1e-9  # relative, so that rounding cannot make an exchange go round in circles
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,49 @@ def allocate_by_importance(choices: Sequence[Choices], cost: Cost, budget: float
             return widths
         _, name, width = max(raises)
         widths[name] = width
+
+
+def allocate_by_latency(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:
+    """The least importance lost within a budget of milliseconds.
+
+    On a device's stairs the greedy solution can end with widths that pay for channels they do not
+    have. So from there channels are exchanged, one group wider and another narrower, as long as
+    that keeps more importance within the budget: a local search of the knapsack problem.
+
+    Raises:
+        UsageError: The budget cannot be met; names the floor.
+    """
+    widths = allocate_by_importance(choices, cost, budget)
+    while True:
+        best: tuple[float, dict[str, int]] | None = None
+        for raised in choices:
+            for gain, wider in _steps(raised, widths, up=True):
+                higher = {**widths, raised.name: wider}
+                if cost(higher) <= budget:
+                    best = max(best or (0.0, {}), (gain, higher), key=lambda found: found[0])
+                    continue
+                for lowered in choices:
+                    if lowered is raised:
+                        continue
+                    for loss, narrower in _steps(lowered, widths, up=False):
+                        better = gain + loss > (best[0] if best else 0.0) + _LEAST_GAIN * gain
+                        moved = {**higher, lowered.name: narrower}
+                        if better and cost(moved) <= budget:
+                            best = (gain + loss, moved)
+        if best is None or best[0] <= 0:
+            return widths
+        widths = best[1]
+
+
+def _steps(choice: Choices, widths: Mapping[str, int], *, up: bool) -> list[tuple[float, int]]:
+    """The next widths of a group in one direction, each with the importance that it adds."""
+    place = choice.widths.index(widths[choice.name])
+    places = range(place + 1, place + 1 + _EXCHANGED) if up else range(place - _EXCHANGED, place)
+    return [
+        (choice.losses[place] - choice.losses[to], choice.widths[to])
+        for to in places
+        if 0 <= to < len(choice.widths)
+    ]
 
 
 def check_reachable(choices: Sequence[Choices], cost: Cost, budget: float) -> None:

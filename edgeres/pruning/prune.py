@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.build import build_model, read_plan
 from edgeres.models.cost import count_parameters, layer_macs
 from edgeres.models.plan import ChannelPlan
 from edgeres.pruning.allocation import (
     Choices,
     allocate_by_importance,
+    allocate_by_latency,
     allocate_uniform,
     width_choices,
 )
-from edgeres.pruning.budget import MacsCost
+from edgeres.pruning.budget import Cost, MacsCost
 from edgeres.pruning.groups import ChannelGraph, ChannelGroup
+from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
 from edgeres.pruning.recalibrate import recalibrate
 from edgeres.pruning.scores import needs_gradients, score_channels
@@ -46,12 +49,14 @@ class PruneResult:
         kept: Channels that stay, by group name and as indices into the original group.
         macs: Multiply-adds of one image, before and after.
         parameters: Before and after.
+        latency_ms: Predicted, before and after, where a latency model was given.
     """
 
     module: nn.Module
     kept: dict[str, tuple[int, ...]]
     macs: tuple[int, int]
     parameters: tuple[int, int]
+    latency_ms: tuple[float, float] | None = None
 
     @property
     def macs_ratio(self) -> float:
@@ -65,6 +70,7 @@ def prune(
     settings: PruneSettings,
     batches: Iterable[Batch],
     *,
+    latency: LatencyModel | None = None,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, ChannelPlan]:
     """Prunes a network of a known plan and proves that the new plan rebuilds it.
@@ -75,6 +81,8 @@ def prune(
         settings: How much and where.
         batches: Training images ``(N, C, H, W) float32``, preprocessed, and labels ``(N,) int64``;
             never test images.
+        latency: What widths take on the device, for allocation ``latency``; of this very network,
+            or of a wider one that it was narrowed from.
         progress: Called with (batches done, batches in all).
 
     Returns:
@@ -82,12 +90,13 @@ def prune(
         :func:`~edgeres.models.build.build_model` builds one of the same shape.
 
     Raises:
-        UsageError: A budget below the floor, or nothing that can be pruned.
+        UsageError: A budget below the floor, nothing that can be pruned, or allocation
+            ``latency`` without a latency model.
         ModelError: An operation or shared weights that cannot be pruned; nothing was changed.
         DataError: No batches.
     """
     data = _take(batches, settings.samples)
-    result = prune_module(module, settings, data, progress=progress)
+    result = prune_module(module, settings, data, latency=latency, progress=progress)
     narrowed = read_plan(result.module, plan)
     rebuilt = build_model(narrowed)
     rebuilt.load_state_dict(result.module.state_dict())
@@ -108,6 +117,7 @@ def prune_module(
     settings: PruneSettings,
     batches: Iterable[Batch],
     *,
+    latency: LatencyModel | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prunes any residual classifier, of whatever library, without needing a plan.
@@ -122,7 +132,15 @@ def prune_module(
     whole_parameters = count_parameters(narrow)
     kept: dict[str, tuple[int, ...]] = {}
     whole: dict[str, int] = {}  # channels before the first round
-    budget = settings.macs_ratio * whole_macs
+    by_latency = settings.allocation == "latency"
+    if by_latency and latency is None:
+        raise UsageError(
+            "Allocation 'latency' needs a latency model of the network.",
+            hint="Use `edgeres convert`, which measures one, or give latency_model(...).",
+        )
+    dense_cost = latency.dense_ms if by_latency and latency is not None else whole_macs
+    share = settings.target_latency if settings.target_latency is not None else settings.macs_ratio
+    budget = share * dense_cost
     done = _Counter(progress, settings.steps * len(data), needs_gradients(settings.importance))
     for step in range(settings.steps):
         graph = ChannelGraph(narrow, shape)
@@ -135,10 +153,13 @@ def prune_module(
             kind=settings.importance,
             normalization=settings.normalization,
         )
+        cost: Cost = costs
+        if by_latency and latency is not None:
+            cost = LatencyCost(graph.groups, latency)
         # Equal factors: each round takes the same share of what is left.
-        step_budget = whole_macs * settings.macs_ratio ** ((step + 1) / settings.steps)
+        step_budget = dense_cost * share ** ((step + 1) / settings.steps)
         whole.update({g.name: g.channels for g in groups if g.name not in whole})
-        widths = _widths(groups, scores, costs, settings, max(step_budget, budget), whole)
+        widths = _widths(groups, scores, cost, settings, max(step_budget, budget), whole)
         removed = {g.name: _weakest(scores[g.name], g, widths[g.name]) for g in groups}
         for group in groups:
             before = kept.get(group.name, tuple(range(group.channels)))
@@ -154,6 +175,9 @@ def prune_module(
         kept=kept,
         macs=(whole_macs, sum(layer_macs(narrow, shape).values())),
         parameters=(whole_parameters, count_parameters(narrow)),
+        latency_ms=None
+        if latency is None
+        else (predicted_ms(module, latency), predicted_ms(narrow, latency)),
     )
 
 
@@ -199,7 +223,7 @@ def _prunable(
 def _widths(
     groups: Sequence[ChannelGroup],
     scores: dict[str, NDArray[np.float64]],
-    costs: MacsCost,
+    costs: Cost,
     settings: PruneSettings,
     budget: float,
     whole: Mapping[str, int],
@@ -216,7 +240,11 @@ def _widths(
         )
         for group in groups
     ]
-    allocate = allocate_uniform if settings.allocation == "uniform" else allocate_by_importance
+    allocate = {
+        "uniform": allocate_uniform,
+        "global": allocate_by_importance,
+        "latency": allocate_by_latency,
+    }[settings.allocation]
     return allocate(choices, costs, budget)
 
 

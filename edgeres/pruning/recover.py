@@ -18,8 +18,10 @@ import numpy as np
 from edgeres.data.batches import batches
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError, UsageError
+from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs
+from edgeres.pruning.latency_cost import predicted_ms
 from edgeres.pruning.prune import prune
 from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
@@ -30,6 +32,7 @@ from edgeres.training.settings import TrainSettings
 Progress = Callable[[int, int], None]
 
 PRUNED_NAME = "pruned.safetensors"
+SPARSE_FOLDER = "sparse"
 _BATCH = 64
 
 
@@ -40,12 +43,14 @@ def prune_and_finetune(
     held_out: Dataset,
     output: Path,
     *,
+    latency: LatencyModel | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
 
     With ``settings.epochs_between`` each of the ``settings.steps`` rounds is followed by training;
-    otherwise the rounds follow one another and one training closes them.
+    otherwise the rounds follow one another and one training closes them. ``settings.sparse`` trains
+    the dense network first, so that channels of little use show.
 
     Args:
         checkpoint: The dense network; it must know its preprocessing.
@@ -53,11 +58,13 @@ def prune_and_finetune(
         train_set: Images for importance, statistics and fine-tuning.
         held_out: Images for choosing the epoch; never the test set.
         output: Folder of states and logs.
+        latency: Of the dense network, for allocation ``latency``.
         progress: Called with (training steps done, steps in all).
 
     Returns:
         The pruned network. Its metadata say ``macs_ratio`` against the dense network, the
-        settings as ``pruning``, and ``held_out_top1`` after fine-tuning.
+        settings as ``pruning``, ``held_out_top1`` after fine-tuning and, where a latency model
+        was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend.
 
     Raises:
         UsageError: No preprocessing, a budget below the floor, or nothing that can be pruned.
@@ -76,7 +83,7 @@ def prune_and_finetune(
     shape = _shape(data)
     whole_macs = count_macs(dense, shape)
     trainings = _trainings(settings)
-    total = sum(_steps(training, train_set) for training in trainings)
+    total = sum(_steps(training, train_set) for training in (settings.sparse, *trainings))
     done = 0
 
     def advance(step: int, _: int) -> None:
@@ -84,11 +91,22 @@ def prune_and_finetune(
             progress(done + step, total)
 
     current = checkpoint
+    if settings.sparse is not None:
+        slimmed = train(
+            settings.sparse,
+            train_set,
+            held_out,
+            output / SPARSE_FOLDER,
+            start=checkpoint,
+            progress=advance,
+        )
+        current = load_checkpoint(slimmed.checkpoint)
+        done = _steps(settings.sparse, train_set)
     for index, training in enumerate(trainings):
         rounds = len(trainings)
         folder = output if rounds == 1 else output / f"round-{index + 1}"
-        target = settings.macs_ratio ** ((index + 1) / rounds) * whole_macs
-        current = _pruned_start(current, settings, target, data, folder)
+        share = (settings.target_latency or settings.macs_ratio) ** ((index + 1) / rounds)
+        current = _pruned_start(current, settings, share, whole_macs, data, folder, latency)
         if training is not None:
             result = train(
                 training,
@@ -102,7 +120,16 @@ def prune_and_finetune(
             current = load_checkpoint(result.checkpoint)
             done += _steps(training, train_set)
     ratio = count_macs(load_module(current), shape) / whole_macs
-    return _described(current, checkpoint, settings, ratio)
+    described = _described(current, checkpoint, settings, ratio)
+    if latency is None:
+        return described
+    place = latency.table.place
+    notes = {
+        "latency_backend": f"{place.backend} {place.precision}",
+        "dense_latency_ms": f"{latency.dense_ms:.6f}",
+        "predicted_latency_ms": f"{predicted_ms(load_module(current), latency):.6f}",
+    }
+    return replace(described, metadata={**described.metadata, **notes})
 
 
 def _trainings(settings: PruneSettings) -> list[TrainSettings | None]:
@@ -131,9 +158,11 @@ def _calibration_batches(
 def _pruned_start(
     current: Checkpoint,
     settings: PruneSettings,
-    target: float,
+    share: float,
+    whole_macs: int,
     data: list[Batch],
     folder: Path,
+    latency: LatencyModel | None,
 ) -> Checkpoint:
     """The pruned network before training: from the folder where this very one lies there.
 
@@ -141,15 +170,17 @@ def _pruned_start(
     is to be resumed.
     """
     module = load_module(current)
-    share = target / count_macs(module, _shape(data))
-    if settings.allocation != "per_layer":
+    if settings.allocation == "latency":
+        settings = replace(settings, target_latency=share)  # of the dense network, always
+    elif settings.allocation != "per_layer":
+        share = share * whole_macs / count_macs(module, _shape(data))
         if share >= 1:  # the round before reached it already
             return current
         settings = replace(settings, macs_ratio=share)
     if settings.epochs_between > 0:
         settings = replace(settings, steps=1, epochs_between=0)
     path = folder / PRUNED_NAME
-    identity = _identity(current, settings, data)
+    identity = _identity(current, settings, data, latency)
     if path.exists():
         found = load_checkpoint(path)
         if found.metadata.get("pruned_from") == identity:
@@ -158,7 +189,7 @@ def _pruned_start(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
         )
-    module, plan = prune(module, current.plan, settings, data)
+    module, plan = prune(module, current.plan, settings, data, latency=latency)
     pruned = replace(
         current,
         plan=plan,
@@ -169,9 +200,19 @@ def _pruned_start(
     return pruned
 
 
-def _identity(current: Checkpoint, settings: PruneSettings, data: list[Batch]) -> str:
+def _identity(
+    current: Checkpoint,
+    settings: PruneSettings,
+    data: list[Batch],
+    latency: LatencyModel | None,
+) -> str:
     """SHA-256 of everything that decides the pruned network."""
-    told = {k: v for k, v in asdict(settings).items() if k not in ("finetune", "epochs_between")}
+    elsewhere = ("finetune", "epochs_between", "sparse")
+    told = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
+    if latency is None:
+        del told["target_latency"]
+    else:
+        told["latency_table"] = latency.table.to_json()
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(current.plan.to_json().encode())
     for name, tensor in current.state.items():
@@ -192,7 +233,8 @@ def _described(
     pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, ratio: float
 ) -> Checkpoint:
     told = asdict(settings)
-    told["finetune"] = None if settings.finetune is None else settings.finetune.to_mapping()
+    for name, training in (("finetune", settings.finetune), ("sparse", settings.sparse)):
+        told[name] = None if training is None else training.to_mapping()
     notes = {k: v for k, v in pruned.metadata.items() if k != "pruned_from"}
     return replace(
         pruned,

@@ -12,7 +12,18 @@ from edgeres.training.settings import TrainSettings
 
 Importance = Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "taylor_hessian"]
 Normalization = Literal["none", "mean", "lamp"]
-Allocation = Literal["uniform", "global", "per_layer"]
+Allocation = Literal["uniform", "global", "latency", "per_layer"]
+
+
+def sparse_settings(epochs: int, strength: float, **changes: Any) -> TrainSettings:
+    """Settings of sparse learning before pruning: network slimming (arXiv:1708.06519).
+
+    Args:
+        epochs: Of training with the penalty.
+        strength: Weight of the absolute scales of batch normalization in the loss.
+        changes: Other fields that differ from the fine-tuning's.
+    """
+    return finetune_settings(epochs=epochs, bn_l1=strength, distill_weight=0.0, **changes)
 
 
 def finetune_settings(**changes: Any) -> TrainSettings:
@@ -39,12 +50,13 @@ class PruneSettings:
 
     Attributes:
         macs_ratio: Multiply-adds to keep, in (0, 1): the largest reachable ratio that is not above
-            it. With ``per_layer`` it is not used.
+            it. With ``latency`` and ``per_layer`` it is not used.
         importance: What a channel is worth.
         normalization: Makes scores of different groups comparable: ``none`` for the gate-based
             ones, which are in units of the loss already.
         allocation: ``uniform`` keeps the same share of every group; ``global`` removes what loses
-            least importance for the multiply-adds it saves; ``per_layer`` takes ``widths``.
+            least importance for the multiply-adds it saves; ``latency`` what loses least for the
+            milliseconds it saves on a device; ``per_layer`` takes ``widths``.
         widths: Kept channels by group name (the first convolution that writes the group), for
             ``per_layer``; a group that is not named stays whole.
         round_to: Widths are multiples of this (and of a convolution group's width); a group that
@@ -58,6 +70,10 @@ class PruneSettings:
         finetune: Training after the last round, with the dense network as teacher where its
             ``distill_weight`` is above 0; ``None`` leaves the recalibrated network as it is.
         epochs_between: Epochs of that training after each round but the last.
+        sparse: Training before the first round that drives scales of little use to zero; best with
+            importance ``bn_scale``.
+        target_latency: Latency to reach with ``latency``, as a share of the full network's on the
+            same device in the same precision, in (0, 1); ``None`` with the other allocations.
     """
 
     macs_ratio: float = 0.5
@@ -73,6 +89,8 @@ class PruneSettings:
     seed: int = 0
     finetune: TrainSettings | None = field(default_factory=finetune_settings)
     epochs_between: int = 0
+    target_latency: float | None = None
+    sparse: TrainSettings | None = None
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -100,6 +118,19 @@ class PruneSettings:
                 self.epochs_between == 0 or (self.epochs_between > 0 and self.finetune is not None),
                 "at least 0, and 0 without fine-tuning",
                 self.epochs_between,
+            ),
+            (
+                "sparse",
+                self.sparse is None or self.sparse.bn_l1 > 0,
+                "a training with bn_l1 above 0",
+                self.sparse,
+            ),
+            (
+                "target_latency",
+                (self.target_latency is not None) == (self.allocation == "latency")
+                and (self.target_latency is None or 0 < self.target_latency < 1),
+                "above 0 and below 1 with allocation 'latency', and only with it",
+                self.target_latency,
             ),
             (
                 "widths",

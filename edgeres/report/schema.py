@@ -58,6 +58,23 @@ class BaselinePart:
 
 
 @dataclass(frozen=True)
+class PruningLatency:
+    """INT8 latency that pruning by latency went by, in milliseconds (p50), and what it came to.
+
+    Attributes:
+        target: Where it was measured.
+        dense_ms: The dense network, measured with its layers.
+        predicted_ms: The pruned network, predicted.
+        measured_ms: The pruned network, in this run's benchmark.
+    """
+
+    target: str
+    dense_ms: float
+    predicted_ms: float
+    measured_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class PruningPart:
     """The pruned and fine-tuned FP32 model; ``drop_pp`` is against the baseline."""
 
@@ -67,6 +84,7 @@ class PruningPart:
     macs_ratio: float
     drop_pp: float | None = None
     drop_upper_pp: float | None = None
+    latency: PruningLatency | None = None
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ def _heading(report: Report) -> Text:
             f"{cells.millions(pruned.parameters)} parameters: FP32 top-1 "
             f"{cells.percent(pruned.top1)} %"
         )
+        if pruned.latency is not None:
+            told = pruned.latency
+            found = "" if told.measured_ms is None else f", measured {told.measured_ms:.3g} ms"
+            lines.append(
+                f"pruned by INT8 latency on {told.target}: dense {told.dense_ms:.3g} ms, "
+                f"predicted {told.predicted_ms:.3g} ms{found}"
+            )
     threads = "1 CPU" if machine.threads == 1 else f"{machine.threads} CPUs"
     kind = "with" if machine.int8_dot_products else "without"
     lines.append(f"{machine.cpu}, {threads}, {kind} INT8 instructions")

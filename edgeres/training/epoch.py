@@ -106,6 +106,8 @@ def train_epoch(
                     taught = teacher(images)
             logits = learner.module(images)
         loss = training_loss(logits, labels, settings, taught)
+        if settings.bn_l1 > 0:
+            loss = loss + settings.bn_l1 * _norm_scales(learner.module)
         learner.optimizer.zero_grad()
         learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         learner.scaler.step(learner.optimizer)
@@ -123,6 +125,12 @@ def train_epoch(
             hint=f"Lower the learning rate (now {settings.learning_rate}).",
         )
     return mean_loss, float(right) / (steps * size)
+
+
+def _norm_scales(module: nn.Module) -> torch.Tensor:
+    """Sum of the absolute scales of all batch normalizations."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    return torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
 
 
 @torch.inference_mode()

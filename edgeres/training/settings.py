@@ -48,6 +48,8 @@ class TrainSettings:
         threads: CPU threads; ``None`` leaves torch's choice.
         seed: Seeds weights, order and augmentation.
         held_out: Training images set aside, class-balanced, for choosing the epoch.
+        bn_l1: Weight of the sum of batch normalization's absolute scales in the loss
+            (arXiv:1708.06519, eq. 1), which drives scales of little use to zero.
     """
 
     architecture: str = "resnet20"
@@ -74,6 +76,7 @@ class TrainSettings:
     threads: int | None = None
     seed: int = 0
     held_out: int = 5000
+    bn_l1: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks every range.
@@ -100,6 +103,7 @@ class TrainSettings:
             ("distill_temperature", self.distill_temperature > 0, "above 0"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or null"),
             ("held_out", self.held_out >= 1, "at least 1"),
+            ("bn_l1", 0 <= self.bn_l1 < 1, "in [0, 1)"),
         )
         for name, good, expected in checks:
             if not good:
@@ -128,6 +132,8 @@ class TrainSettings:
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; :meth:`from_mapping` reads them back."""
         values = dataclasses.asdict(self)
+        if self.bn_l1 == 0:
+            del values["bn_l1"]  # runs that began before it was there go on
         return values | {"erase_area": list(self.erase_area)}
 
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from edgeres.models.cost import count_macs, layer_macs
 from edgeres.pruning.allocation import (
     Choices,
     allocate_by_importance,
+    allocate_by_latency,
     allocate_uniform,
     width_choices,
 )
@@ -113,6 +114,49 @@ def test_by_importance_is_within_one_step_of_the_best(
     best = min(loss(widths) for widths in everything if cost(widths) <= budget)
     largest_step = max(a - b for c in choices for a, b in itertools.pairwise(c.losses))
     assert loss(allocate_by_importance(choices, cost, budget)) <= best + largest_step + 1e-9
+
+
+@settings(deadline=None)
+@given(problems())
+def test_exchanges_keep_the_budget_and_lose_no_more_than_the_greedy_choice(
+    problem: tuple[list[Choices], list[float], float],
+) -> None:
+    choices, prices, budget = problem
+
+    def cost(widths: dict[str, int]) -> float:
+        """Stairs of 16 channels."""
+        pairs = zip(prices, choices, strict=True)
+        return sum(p * (-(-widths[c.name] // 16) * 16) for p, c in pairs)
+
+    def loss(widths: dict[str, int]) -> float:
+        return sum(c.losses[c.widths.index(widths[c.name])] for c in choices)
+
+    try:
+        greedy = allocate_by_importance(choices, cost, budget)
+    except UsageError:
+        with pytest.raises(UsageError):
+            allocate_by_latency(choices, cost, budget)
+        return
+    found = allocate_by_latency(choices, cost, budget)
+    assert cost(found) <= budget
+    assert loss(found) <= loss(greedy) + 1e-9
+
+
+def test_an_exchange_finds_what_the_greedy_choice_misses() -> None:
+    """One dear step of little loss is taken first, and a cheap one would have been enough."""
+    choices = [
+        Choices("a", (8, 16), (3.0, 0.0), 16),
+        Choices("b", (8, 16), (2.0, 0.0), 16),
+        Choices("c", (8, 16), (1.9, 0.0), 16),
+    ]
+    prices = {"a": 6.0, "b": 3.0, "c": 1.0}
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(prices[name] * (width // 8) for name, width in widths.items())
+
+    assert cost({"a": 16, "b": 16, "c": 16}) == 20
+    assert allocate_by_importance(choices, cost, 17.0)["a"] == 8
+    assert allocate_by_latency(choices, cost, 17.0) == {"a": 16, "b": 8, "c": 16}
 
 
 def test_stairs_of_a_device_are_walked_down() -> None:

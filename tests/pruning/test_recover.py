@@ -15,8 +15,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
 from edgeres.models.cost import count_macs
-from edgeres.pruning.recover import PRUNED_NAME, prune_and_finetune
-from edgeres.pruning.settings import PruneSettings, finetune_settings
+from edgeres.pruning.recover import PRUNED_NAME, SPARSE_FOLDER, prune_and_finetune
+from edgeres.pruning.settings import PruneSettings, finetune_settings, sparse_settings
 from edgeres.training.loop import train
 
 CLASSES = ("dark", "left", "right")
@@ -119,6 +119,33 @@ def test_rounds_with_training_between(dense: Checkpoint, tmp_path: Path) -> None
     assert 0.4**0.5 - 0.1 < macs[1] / macs[0] <= 0.4**0.5
     assert macs[2] / macs[0] <= 0.4
     assert top1(pruned) > 0.95
+
+
+def test_sparse_learning_comes_first_and_shrinks_the_scales(
+    dense: Checkpoint, tmp_path: Path
+) -> None:
+    def scales(checkpoint: Checkpoint) -> float:
+        names = [name for name in checkpoint.state if name.endswith("running_mean")]
+        weights = [checkpoint.state[name.replace("running_mean", "weight")] for name in names]
+        return float(sum(weight.abs().sum() for weight in weights))
+
+    slim = sparse_settings(
+        2, 0.01, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
+    )
+    settings = replace(SETTINGS, sparse=slim, importance="bn_scale", finetune=None)
+    seen: list[tuple[int, int]] = []
+    pruned = prune_and_finetune(
+        dense, settings, TRAIN, HELD_OUT, tmp_path, progress=lambda *step: seen.append(step)
+    )
+    assert seen[-1] == (12, 12)
+    slimmed = load_checkpoint(next((tmp_path / SPARSE_FOLDER).glob("*.safetensors")))
+    plain = train(replace(slim, bn_l1=0.0), TRAIN, HELD_OUT, tmp_path / "plain", start=dense)
+    assert scales(slimmed) < 0.97 * scales(load_checkpoint(plain.checkpoint))
+    told = json.loads(pruned.metadata["pruning"])
+    assert told["sparse"]["bn_l1"] == 0.01
+    assert told["finetune"] is None
+    with pytest.raises(UsageError, match="'sparse'"):
+        replace(settings, sparse=TUNING)
 
 
 def test_without_fine_tuning_only_statistics_change(dense: Checkpoint, tmp_path: Path) -> None:

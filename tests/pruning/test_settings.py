@@ -22,7 +22,7 @@ def test_ratios_out_of_range(ratio: float) -> None:
     [
         ("importance", "magic"),
         ("normalization", "max"),
-        ("allocation", "latency"),
+        ("allocation", "magic"),
         ("round_to", 0),
         ("min_share", 0.0),
         ("min_share", 1.1),

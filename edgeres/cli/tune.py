@@ -1,0 +1,89 @@
+"""``edgeres tune``: a search for the fastest recipe within the accuracy budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.convert import Output, RecipeArgument, Targets, Trust
+from edgeres.cli.screen import screen
+
+Trials = Annotated[int, typer.Option(min=1, help="Tries in all; more may be added later.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=0, help="Epochs of fine-tuning in a try, 0 for none; the recipe's if none."),
+]
+Budgets = Annotated[str, typer.Option(help="Shares to prune to, comma-separated; 1 is unpruned.")]
+Importances = Annotated[str, typer.Option(help="Importances to try, comma-separated.")]
+Calibrators = Annotated[str, typer.Option(help="Calibrators to try, comma-separated.")]
+Seed = Annotated[int, typer.Option(help="Seed of the search.")]
+
+
+def tune(
+    recipe: RecipeArgument = None,
+    trials: Trials = 30,
+    epochs: Epochs = None,
+    budgets: Budgets = "1,0.8,0.65,0.5",
+    importances: Importances = "taylor_hessian,l2,bn_scale",
+    calibrators: Calibrators = "minmax,percentile,entropy,mse",
+    target: Targets = None,
+    max_drop: o.MaxDrop = None,
+    output: Output = None,
+    seed: Seed = 0,
+    trust_recipe: Trust = False,
+    as_json: o.Json = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Search for the fastest recipe within the accuracy budget; the same command goes on.
+
+    Each try is a conversion, measured on this machine; what tries have in common is done once.
+    Exit code 1 means that no try stayed within the budget.
+    """
+    with screen(as_json=as_json, verbose=verbose, debug=debug) as out:
+        from edgeres.recipe_file import load_recipe
+        from edgeres.tuning.settings import TuneSettings
+        from edgeres.tuning.tune import tune as run
+
+        changes: dict[str, Any] = {} if max_drop is None else {"checks.max_drop_pp": max_drop}
+        loaded = load_recipe(recipe, changes, trusted=trust_recipe)
+        settings = TuneSettings(
+            trials=trials,
+            budgets=_numbers(budgets),
+            importances=_names(importances),
+            calibrators=_names(calibrators),
+            targets=tuple(target or ()),
+            epochs=epochs,
+            seed=seed,
+        )
+        folder = output or Path("runs") / f"{loaded.name}-tune"
+        with out.listener() as listener:
+            result = run(loaded, folder, settings=settings, listener=listener)
+        best = result.best
+        assert best.measured is not None
+        out.result(
+            result.to_dict(),
+            f"{best.candidate.label}: {best.measured.latency_ms:.3g} ms, "
+            f"{best.measured.speedup:.2f} times as fast as FP32, drop "
+            f"{best.measured.drop_pp:+.2f} pp (at most {best.measured.drop_upper_pp:+.2f})\n"
+            f"Run it: edgeres convert {result.recipe} --trust-recipe",
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    from edgeres.errors import UsageError
+
+    try:
+        return tuple(float(part) for part in _names(text))
+    except ValueError as error:
+        raise UsageError(
+            f"--budgets: expected numbers with commas between, got {text!r}.",
+            hint="For example --budgets 1,0.8,0.5.",
+        ) from error

@@ -1,0 +1,171 @@
+"""The memory of a search: optuna's study in a journal file, and nothing else of optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.tuning.record import Measured, Try
+from edgeres.tuning.settings import WHOLE, Candidate
+
+IDENTITY = "identity"
+_NAME = "edgeres"
+_MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget_pp"
+
+
+def open_study(path: Path, identity: str, *, seed: int) -> Study:
+    """Opens the journal, or begins one; tries that were cut off are put in line again.
+
+    Args:
+        path: The journal.
+        identity: Of recipe and space; kept in a new journal.
+        seed: Of the sampler.
+
+    Raises:
+        BackendMissingError: optuna is not installed.
+        ArtefactError: The file is no journal.
+    """
+    optuna = _optuna()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(
+                optuna.storages.journal.JournalFileBackend(str(path))
+            ),
+            study_name=_NAME,
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{path}: is no journal of a search: {error}.", hint="Remove it to begin anew."
+        ) from error
+    # With the seed alone a search that goes on would draw its first tries again.
+    begun = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed + begun)
+    if IDENTITY not in study.user_attrs:
+        study.set_user_attr(IDENTITY, identity)
+    for trial in study.get_trials(deepcopy=False):
+        unfinished = trial.state == optuna.trial.TrialState.RUNNING
+        if unfinished:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            if trial.params:
+                study.enqueue_trial(trial.params)
+    return Study(study)
+
+
+class Study:
+    """The tries of one search; lives as long as a call of :func:`edgeres.tune`."""
+
+    def __init__(self, study: Any) -> None:
+        self._study = study
+        self._states = _optuna().trial.TrialState
+
+    @property
+    def identity(self) -> str:
+        """What the journal was begun with."""
+        return str(self._study.user_attrs[IDENTITY])
+
+    @property
+    def finished(self) -> int:
+        """Tries that came to an end: measured, or failed by an error of their own."""
+        return len(self.tries())
+
+    def tries(self) -> tuple[Try, ...]:
+        """Finished tries, in order."""
+        found = []
+        for trial in self._study.get_trials(deepcopy=False):
+            measured = trial.user_attrs.get(_MEASURED)
+            error = trial.user_attrs.get(_ERROR, "")
+            if measured is None and not error:
+                continue
+            found.append(
+                Try(
+                    number=trial.number,
+                    candidate=_candidate(trial.params),
+                    measured=Measured(**measured) if measured else None,
+                    error=error,
+                )
+            )
+        return tuple(found)
+
+    def known(self, candidate: Candidate) -> Measured | None:
+        """What an equal try came to: the space is small, and equal tries need no second run."""
+        return next((t.measured for t in self.tries() if t.candidate == candidate), None)
+
+    @contextmanager
+    def ask(
+        self,
+        targets: Sequence[str],
+        budgets: Sequence[float],
+        importances: Sequence[str],
+        calibrators: Sequence[str],
+    ) -> Iterator[Asked]:
+        """The next try; one that is left without an answer is put in line again."""
+        trial = self._study.ask()
+        trial.suggest_categorical("target", list(targets))
+        trial.suggest_categorical("calibrator", list(calibrators))
+        budget = trial.suggest_categorical("budget", list(budgets))
+        if budget < WHOLE:
+            trial.suggest_categorical("importance", list(importances))
+        asked = Asked(self._study, trial, self._states)
+        try:
+            yield asked
+        finally:
+            if not asked.answered:
+                self._study.tell(trial, state=self._states.FAIL)
+                self._study.enqueue_trial(trial.params)
+
+
+class Asked:
+    """A try that waits for its answer."""
+
+    def __init__(self, study: Any, trial: Any, states: Any) -> None:
+        self._study = study
+        self._trial = trial
+        self._states = states
+        self.number = int(trial.number)
+        self.candidate = _candidate(trial.params)
+        self.answered = False
+
+    def tell(self, measured: Measured, *, max_drop_pp: float) -> None:
+        """What it came to; the objective is the latency."""
+        over = measured.drop_upper_pp - max_drop_pp
+        if over <= 0 and not measured.within_budget:
+            over = 1e-9  # another gate failed
+        self._trial.set_constraint(_CONSTRAINT, over)
+        self._trial.set_user_attr(_MEASURED, asdict(measured))
+        self._study.tell(self._trial, measured.latency_ms)
+        self.answered = True
+
+    def fail(self, error: str) -> None:
+        """Why it came to nothing."""
+        self._trial.set_user_attr(_ERROR, error)
+        self._study.tell(self._trial, state=self._states.FAIL)
+        self.answered = True
+
+
+def _candidate(params: dict[str, Any]) -> Candidate:
+    return Candidate(
+        target=params["target"],
+        budget=params["budget"],
+        importance=params.get("importance", ""),
+        calibrator=params["calibrator"],
+    )
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise BackendMissingError(
+            "a search needs optuna, which is not installed.",
+            hint="Install it with: pip install 'edgeres[tune]'.",
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna

@@ -1,0 +1,194 @@
+"""The search: tries recipes, remembers each, and names the fastest within the accuracy budget.
+
+Each try is a whole conversion, measured and judged as :func:`edgeres.convert` does it; tries share
+one store, so a pruning or a calibration is done once however many tries need it. The sampler is
+optuna's TPE (Bergstra et al., 2011) with the accuracy budget as a constraint; its journal lies in
+the output folder, so a search that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
+from edgeres.files import write_atomic
+from edgeres.pipeline import open_inputs, prove, stage_store
+from edgeres.progress import Listener, Silent
+from edgeres.recipe import Recipe
+from edgeres.store import Store, json_sha256, output_lock
+from edgeres.tuning.journal import Study, open_study
+from edgeres.tuning.plot import pareto_svg
+from edgeres.tuning.record import (
+    Measured,
+    Try,
+    TuneResult,
+    fastest,
+    measured_in,
+    pareto_dict,
+    pareto_front,
+)
+from edgeres.tuning.settings import Candidate, TuneSettings, budgets_of, recipe_of
+
+JOURNAL = "study.journal"
+PARETO = "pareto.json"
+PLOT = "pareto.svg"
+WINNER = "best.yaml"
+
+
+def tune(
+    recipe: Recipe,
+    output: Path,
+    *,
+    settings: TuneSettings | None = None,
+    listener: Listener | None = None,
+) -> TuneResult:
+    """Searches for the fastest recipe whose gates pass.
+
+    The folder then holds ``study.journal``, ``pareto.json``, ``pareto.svg`` and, where a try
+    passed, ``best.yaml``. Calling again with the same recipe and space goes on.
+
+    Args:
+        recipe: What to start from; its checks are the accuracy budget.
+        output: Folder of the results and of the stages that tries share.
+        settings: The space and the number of tries.
+        listener: Hears of every stage of every try.
+
+    Raises:
+        BackendMissingError: optuna is not installed, or no target runs here.
+        GateError: No try passed; ``pareto.json`` says how near they came.
+        ArtefactError: The folder holds the journal of another search.
+        EdgeResError: The recipe names something that is not there.
+    """
+    settings, listener = settings or TuneSettings(), listener or Silent()
+    budgets = budgets_of(recipe, settings)
+    wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
+    inputs = open_inputs(wanted)
+    here = [target for target in inputs.targets if target.not_executable is None]
+    if not here:
+        raise _no_target(inputs.targets[0].not_executable)
+    identity = json_sha256(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "model": inputs.source.sha256,
+            "space": settings.space,
+            "targets": [target.name for target in here],
+        }
+    )
+    with output_lock(output):
+        store = stage_store(output)
+        study = open_study(output / JOURNAL, identity, seed=settings.seed)
+        if study.identity != identity:
+            raise ArtefactError(
+                f"'{output / JOURNAL}' is of a search with another recipe or space.",
+                hint="Remove it, or choose another --output.",
+            )
+        while study.finished < settings.trials:
+            _try(
+                study,
+                recipe,
+                store,
+                listener,
+                targets=[target.name for target in here],
+                budgets=budgets,
+                settings=settings,
+            )
+            _write(output, study.tries(), recipe.checks.max_drop_pp)
+        return _result(output, study.tries(), recipe)
+
+
+def _try(
+    study: Study,
+    recipe: Recipe,
+    store: Store,
+    listener: Listener,
+    *,
+    targets: list[str],
+    budgets: tuple[float, ...],
+    settings: TuneSettings,
+) -> None:
+    """One try; an error of a stage is recorded, an interruption makes it be tried again."""
+    with study.ask(targets, budgets, settings.importances, settings.calibrators) as asked:
+        candidate = asked.candidate
+        known = study.known(candidate)
+        if known is not None:
+            asked.tell(known, max_drop_pp=recipe.checks.max_drop_pp)
+            return
+        listener.note(f"try {asked.number + 1} of {settings.trials}: {candidate.label}")
+        try:
+            asked.tell(
+                _measure(recipe, candidate, store, listener, settings.epochs),
+                max_drop_pp=recipe.checks.max_drop_pp,
+            )
+        except EdgeResError as error:
+            listener.note(f"try {asked.number + 1} failed: {error.message}")
+            asked.fail(str(error))
+
+
+def _measure(
+    recipe: Recipe, candidate: Candidate, store: Store, listener: Listener, epochs: int | None
+) -> Measured:
+    chosen = recipe_of(recipe, candidate, epochs=epochs)
+    report, _, _ = prove(open_inputs(chosen), store, listener)
+    found = measured_in(report, candidate.target)
+    if found is None:
+        raise _no_target(report.targets[candidate.target].reason)
+    return found
+
+
+def _write(output: Path, tries: tuple[Try, ...], max_drop_pp: float) -> None:
+    """Keeps what is known so far, whatever comes next."""
+    best = fastest(tries)
+    content: dict[str, Any] = {
+        "max_drop_pp": max_drop_pp,
+        "best": best.to_dict() if best else None,
+        **pareto_dict(tries),
+    }
+    write_atomic(output / PARETO, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(output / PLOT, pareto_svg(tries, max_drop_pp=max_drop_pp).encode())
+
+
+def _result(output: Path, tries: tuple[Try, ...], recipe: Recipe) -> TuneResult:
+    best, budget = fastest(tries), recipe.checks.max_drop_pp
+    _write(output, tries, budget)
+    path = output / WINNER
+    if best is None:
+        path.unlink(missing_ok=True)
+        raise _nothing_passed(tries, budget)
+    winner = recipe_of(recipe, best.candidate)
+    write_atomic(path, recipe_yaml(winner.override({"name": f"{recipe.name}-tuned"})).encode())
+    return TuneResult(tries, pareto_front(tries), best, budget, path)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML, without what is left at its default."""
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    YAML(typ="safe", pure=True).dump(recipe.model_dump(mode="json", exclude_defaults=True), stream)
+    return stream.getvalue()
+
+
+def _nothing_passed(tries: tuple[Try, ...], budget: float) -> EdgeResError:
+    measured = [t for t in tries if t.measured is not None]
+    if not measured:
+        return GateError(
+            f"all {len(tries)} tries failed; the first: {tries[0].error}",
+            hint="Run `edgeres convert` on the recipe to see what is wrong.",
+        )
+    nearest = min(measured, key=lambda t: t.measured.drop_upper_pp if t.measured else 0.0)
+    assert nearest.measured is not None
+    return GateError(
+        f"none of {len(tries)} tries passes within {budget:g} pp; the nearest "
+        f"({nearest.candidate.label}) may lose up to {nearest.measured.drop_upper_pp:.2f} pp.",
+        hint="Allow a larger --max-drop, more epochs of fine-tuning, or more validation images.",
+    )
+
+
+def _no_target(reason: str | None) -> EdgeResError:
+    return BackendMissingError(
+        f"a search measures on the device, and no target of the recipe runs here: {reason}",
+        hint="Name a target that `edgeres doctor` lists as usable.",
+    )

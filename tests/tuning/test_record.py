@@ -1,0 +1,58 @@
+"""The Pareto set, the winner, and the picture of both."""
+
+from __future__ import annotations
+
+import itertools
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeres.tuning.plot import pareto_svg
+from edgeres.tuning.record import fastest, pareto_dict, pareto_front
+
+from .conftest import measured, tried
+
+POINTS = st.lists(st.tuples(st.integers(1, 20), st.integers(-3, 9)), max_size=12)
+
+
+@given(POINTS)
+def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    tries = [tried(n, measured(float(x), float(y))) for n, (x, y) in enumerate(points)]
+    front = pareto_front(tries)
+    kept = {(t.measured.latency_ms, t.measured.drop_pp) for t in front if t.measured}
+    beaten = {
+        a
+        for a, b in itertools.permutations({(float(x), float(y)) for x, y in points}, 2)
+        if b[0] <= a[0] and b[1] <= a[1]
+    }
+    assert kept == {(float(x), float(y)) for x, y in points} - beaten
+    assert [t.measured.latency_ms for t in front if t.measured] == sorted(k[0] for k in kept)
+
+
+def test_the_winner_is_the_fastest_that_passed() -> None:
+    tries = [
+        tried(0, measured(3.0, 0.1)),
+        tried(1, measured(1.0, 2.0, "fail")),
+        tried(2, None, "it broke"),
+        tried(3, measured(2.0, 0.4)),
+        tried(4, measured(1.5, 0.4, "inconclusive")),
+    ]
+    best = fastest(tries)
+    assert best is not None
+    assert best.number == 3
+    assert fastest(tries[1:3]) is None
+    told = pareto_dict(tries)
+    assert [t["number"] for t in told["pareto"]] == [1, 4, 0]
+    assert told["trials"][2] == {
+        "number": 2, "target": "onnxruntime", "budget": 0.5, "importance": "l2",
+        "calibrator": "mse", "error": "it broke",
+    }  # fmt: skip
+    root = ElementTree.fromstring(pareto_svg(tries, max_drop_pp=0.5))
+    assert len(root.findall("{*}circle")) == 4
+    assert len(root.find("{*}polyline").get("points", "").split()) == 3  # type: ignore[union-attr]
+
+
+def test_a_picture_of_nothing() -> None:
+    ElementTree.fromstring(pareto_svg([], max_drop_pp=0.0))
+    ElementTree.fromstring(pareto_svg([tried(0, measured(1.0, 0.0))], max_drop_pp=0.0))

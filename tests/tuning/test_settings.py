@@ -1,0 +1,77 @@
+"""The space of a search, and the recipes that its points stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeres.errors import UsageError
+from edgeres.recipe import Recipe
+from edgeres.tuning.settings import Candidate, TuneSettings, budgets_of, recipe_of
+
+PLAIN = {
+    "model": {"source": "net.safetensors"},
+    "targets": ["openvino", "onnxruntime"],
+    "data": {"train": "fashion-mnist"},
+    "prune": {"finetune": {"epochs": 9}, "round_to": 4},
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trials": 0},
+        {"budgets": ()},
+        {"budgets": (0.0,)},
+        {"budgets": (1.5,)},
+        {"budgets": (-1.0,)},
+        {"budgets": (float("nan"),)},
+        {"importances": ("magic",)},
+        {"importances": ()},
+        {"calibrators": ("kl",)},
+        {"targets": ("null",)},
+        {"epochs": -1},
+    ],
+)
+def test_spaces_that_make_no_sense(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        TuneSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_points_become_recipes() -> None:
+    recipe = Recipe.model_validate(PLAIN)
+    chosen = recipe_of(recipe, Candidate("onnxruntime", 0.65, "l2", "entropy"), epochs=2)
+    assert chosen.targets == ("onnxruntime",)
+    assert chosen.quantize.calibrator == "entropy"
+    assert chosen.prune is not None
+    assert chosen.prune.macs_ratio == 0.65
+    assert (chosen.prune.importance, chosen.prune.normalization) == ("l2", "lamp")
+    assert chosen.prune.round_to == 4
+    assert chosen.prune.finetune is not None
+    assert chosen.prune.finetune.epochs == 2
+    full = recipe_of(recipe, Candidate("openvino", 0.5, "taylor", "mse"))
+    assert full.prune is not None
+    assert full.prune.finetune is not None
+    assert full.prune.finetune.epochs == 9
+    assert full.prune.normalization == "none"
+    assert recipe_of(recipe, Candidate("openvino", 1.0, "", "mse")).prune is None
+    bare = recipe_of(recipe, Candidate("openvino", 0.5, "l1", "mse"), epochs=0)
+    assert bare.prune is not None
+    assert bare.prune.finetune is None
+
+
+def test_budgets_are_of_latency_where_the_recipe_prunes_by_it() -> None:
+    pruning = {"allocation": "latency", "target_latency": 0.5}
+    recipe = Recipe.model_validate({**PLAIN, "prune": pruning})
+    chosen = recipe_of(recipe, Candidate("onnxruntime", 0.65, "l2", "mse"))
+    assert chosen.prune is not None
+    assert chosen.prune.target_latency == 0.65
+    assert chosen.prune.latency_on == "onnxruntime"
+
+
+def test_what_cannot_be_pruned_stays_whole() -> None:
+    for change in ({"model": {"source": "net.onnx"}}, {"data": {}}):
+        recipe = Recipe.model_validate({**PLAIN, **change, "prune": None})
+        assert budgets_of(recipe, TuneSettings()) == (1.0,)
+        with pytest.raises(UsageError, match="cannot be pruned"):
+            budgets_of(recipe, TuneSettings(budgets=(0.5,)))
+    assert budgets_of(Recipe.model_validate(PLAIN), TuneSettings()) == TuneSettings().budgets

@@ -1,0 +1,159 @@
+"""The search as a whole: real tries, and what happens when one is cut off or fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import edgeres
+from edgeres.cli import app
+from edgeres.errors import ArtefactError, GateError, StageError
+from edgeres.recipe import Recipe
+from edgeres.tuning import tune as module
+from edgeres.tuning.record import Measured
+from edgeres.tuning.settings import TuneSettings
+
+from .conftest import measured
+
+pytest.importorskip("optuna", reason="optuna is not installed")
+SETTINGS = TuneSettings(
+    trials=3, budgets=(1.0, 0.7), importances=("l2",), calibrators=("minmax", "mse"), epochs=0
+)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[object]], list[int]]:
+    """Puts given answers, or errors, in the place of conversions; counts the calls."""
+
+    def put(given: list[object]) -> list[int]:
+        calls: list[int] = []
+        left: Iterator[object] = iter(given)
+
+        def measure(*_: object) -> Measured:
+            calls.append(1)
+            answer = next(left)
+            if isinstance(answer, BaseException):
+                raise answer
+            assert isinstance(answer, Measured)
+            return answer
+
+        monkeypatch.setattr(module, "_measure", measure)
+        return calls
+
+    return put
+
+
+@pytest.mark.slow
+def test_a_search_on_a_real_engine(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = edgeres.tune(recipe, output, settings=SETTINGS)
+    assert len(result.tries) == 3
+    assert not [t.error for t in result.tries if t.error]
+    assert result.best.measured is not None
+    assert result.best.measured.latency_ms > 0
+    told = json.loads((output / "pareto.json").read_text())
+    assert told["best"]["latency_ms"] == result.best.measured.latency_ms
+    assert (output / "pareto.svg").read_text().startswith("<svg")
+    winner = edgeres.load_recipe(output / "best.yaml", {}, trusted=True)
+    assert winner.targets == (result.best.candidate.target,)
+    assert winner.quantize.calibrator == result.best.candidate.calibrator
+    report = edgeres.convert(
+        winner.override({"prune.finetune": None} if winner.prune else {}), tmp_path / "run"
+    )
+    assert set(report.targets) == set(winner.targets)
+
+
+def test_a_search_that_is_cut_off_goes_on(
+    recipe: Recipe, tmp_path: Path, answers: Callable
+) -> None:
+    calls = answers([measured(2.0, 0.1), KeyboardInterrupt()])
+    settings = TuneSettings(trials=4, budgets=(1.0, 0.8, 0.6), epochs=0)
+    with pytest.raises(KeyboardInterrupt):
+        edgeres.tune(recipe, tmp_path, settings=settings)
+    assert len(calls) == 2
+    assert len(json.loads((tmp_path / "pareto.json").read_text())["trials"]) == 1
+    calls = answers([measured(3.0 + n, 0.1) for n in range(4)])
+    result = edgeres.tune(recipe, tmp_path, settings=settings)
+    assert len(calls) <= 3
+    assert len(result.tries) == 4
+    assert result.best.measured is not None
+    assert result.best.measured.latency_ms == 2.0
+    # one more try than before is all that a longer search does
+    calls = answers([measured(1.0, 0.1)])
+    longer = TuneSettings(trials=5, budgets=(1.0, 0.8, 0.6), epochs=0)
+    assert len(edgeres.tune(recipe, tmp_path, settings=longer).tries) == 5
+    assert len(calls) <= 1
+    with pytest.raises(ArtefactError, match="another recipe or space"):
+        edgeres.tune(recipe, tmp_path, settings=SETTINGS)
+
+
+def test_a_try_that_was_killed_is_done_again(
+    recipe: Recipe, tmp_path: Path, answers: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed leaves its try running in the journal."""
+    import optuna
+
+    from edgeres.tuning.journal import open_study
+
+    study = open_study(tmp_path / "j", "id", seed=0)
+    trial = study._study.ask()
+    trial.suggest_categorical("target", ["x"])
+    again = open_study(tmp_path / "j", "id", seed=0)
+    states = [t.state for t in again._study.get_trials()]
+    assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING]
+    assert again.finished == 0
+
+
+def test_a_try_that_fails_is_recorded_and_the_search_goes_on(
+    recipe: Recipe, tmp_path: Path, answers: Callable
+) -> None:
+    answers([StageError("the engine crashed."), measured(2.0, 0.1), measured(1.0, 9.0, "fail")])
+    result = edgeres.tune(recipe, tmp_path, settings=SETTINGS)
+    assert result.tries[0].error == "the engine crashed."
+    assert result.best.measured is not None
+    assert result.best.measured.latency_ms == 2.0
+
+
+def test_nothing_within_the_budget_is_exit_code_1(
+    recipe: Recipe, tmp_path: Path, answers: Callable
+) -> None:
+    answers([measured(1.0, 9.0, "fail")] * 3)
+    with pytest.raises(GateError, match=r"none of 3 tries passes within 20 pp.*up to 9\.10 pp"):
+        edgeres.tune(recipe, tmp_path / "a", settings=SETTINGS)
+    assert json.loads((tmp_path / "a" / "pareto.json").read_text())["best"] is None
+    assert not (tmp_path / "a" / "best.yaml").exists()
+    answers([StageError("no memory.")] * 3)
+    arguments = [
+        "tune", str(tmp_path / "recipe.yaml"), "--trust-recipe", "--output", str(tmp_path / "b"),
+        "--trials", "3", "--epochs", "0", "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "all 3 tries failed; the first: no memory." in result.output
+
+
+def test_the_command(recipe: Recipe, tmp_path: Path, answers: Callable) -> None:
+    answers([measured(1.0, 0.2)] * 2)
+    arguments = [
+        "tune", str(tmp_path / "recipe.yaml"), "--trust-recipe", "--output", str(tmp_path / "b"),
+        "--trials", "2", "--budgets", "1,0.5", "--importances", "l2",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["best"]["latency_ms"] == 1.0
+    assert len(told["trials"]) == 2
+    assert "edgeres convert" in CliRunner().invoke(app, arguments).stdout
+    for wrong in (["--budgets", "a"], ["--budgets", "2"], ["--calibrators", "kl"]):
+        assert CliRunner().invoke(app, [*arguments, *wrong]).exit_code == 2
+
+
+def test_a_journal_that_is_none_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "study.journal").write_text('{"a": 1}\n')
+    with pytest.raises(ArtefactError, match="no journal"):
+        edgeres.tune(recipe, tmp_path / "o", settings=SETTINGS)
