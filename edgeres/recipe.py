@@ -134,6 +134,12 @@ class ChecksBlock(Block):
     max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
     confidence: OpenShare = 0.95
     min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+    min_fused_adds: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="Share of residual additions that must run inside a convolution.",
+    )
     untrained: bool = Field(
         default=False, description="Let an FP32 network pass that answers at random."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
+from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Remarks
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -20,11 +20,13 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError, DataError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
+from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Network, Networks
+from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
@@ -70,6 +72,8 @@ class BuiltTarget:
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    fusions: Fusions
+    remarks: Remarks
 
     @property
     def size_bytes(self) -> int:
@@ -151,7 +155,8 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     qdq = quantized.file(QDQ)
     engine = build_engine(run, qdq, target, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
-    return BuiltTarget(target, engine, qdq, account, _coverage(run, network, engine, target))
+    inside = _inside(run, network, qdq, engine, target)
+    return BuiltTarget(target, engine, qdq, account, *inside, target.backend.remarks(engine))
 
 
 def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
@@ -272,10 +277,16 @@ def _build(onnx: Path, folder: Path, target: Target) -> None:
     build(onnx, folder / ENGINE, target=target.name, device=target.device)
 
 
-def _coverage(run: Run, network: Network, engine: Engine, target: Target) -> Coverage:
+def _inside(
+    run: Run, network: Network, qdq: Path, engine: Engine, target: Target
+) -> tuple[Coverage, Fusions]:
+    """What the engine's layers tell; asking them may mean to run it, hence a stage."""
+
     def produce(folder: Path, *_: object) -> None:
-        found = int8_coverage(network.summary.macs_by_node, target.backend.layers(engine))
-        write_atomic(folder / COVERAGE, json.dumps(found.to_dict(), indent=1).encode())
+        layers = target.backend.layers(engine)
+        found = int8_coverage(network.summary.macs_by_node, layers).to_dict()
+        found["fusions"] = asdict(count_fusions(layers, node_ops(qdq)))
+        write_atomic(folder / COVERAGE, json.dumps(found, indent=1).encode())
 
     result = run.stage(
         "inspect",
@@ -286,7 +297,8 @@ def _coverage(run: Run, network: Network, engine: Engine, target: Target) -> Cov
     )
     content = json.loads(result.file(COVERAGE).read_text())
     layers = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
-    return Coverage(float_layers=layers, **content)
+    fusions = Fusions(**content.pop("fusions"))
+    return Coverage(float_layers=layers, **content), fusions
 
 
 def _place(target: Target) -> dict[str, Any]:
