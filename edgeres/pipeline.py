@@ -37,7 +37,7 @@ from edgeres.source import find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
 from edgeres.targets import (
     Target,
-    build_engine,
+    build_fp32,
     build_target,
     calibration_table,
     latencies,
@@ -76,7 +76,9 @@ def convert(
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
     listener = listener or Silent()
-    targets = [open_target(name) for name in _expanded(recipe.targets)]
+    targets = [
+        open_target(name, settings=recipe.build.get(name)) for name in _expanded(recipe.targets)
+    ]
     source = find_source(recipe.model)
     everything = open_dataset(recipe.data.validation, split="validation")
     validation = take(everything, recipe.data.validation_samples)
@@ -114,7 +116,7 @@ def _prove(
 
     def fp32(network: Network, target: Target) -> Engine:
         label = f"build FP32 {network.label} ({target.name})"
-        return build_engine(run, network.onnx, target, label=label)
+        return build_fp32(run, network.onnx, target, label=label)
 
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
     if not run.recipe.checks.untrained:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Network, Networks
 from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
+from edgeres.recipe import BuildBlock
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
 
@@ -49,6 +50,7 @@ class Target:
         backend: The engine maker.
         device: Where its engines run, ``cpu`` or ``cuda:N``.
         rules: Rule set of that device.
+        config: How its engines are built and run.
         not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
     """
 
@@ -56,6 +58,7 @@ class Target:
     device: str
     rules: QdqRules
     not_executable: str | None
+    config: BuildConfig
 
     @property
     def name(self) -> str:
@@ -86,11 +89,16 @@ class BuiltTarget:
         return bool(self.account["saturation_safe"])
 
 
-def open_target(name: str, device: str | None = None) -> Target:
+def open_target(name: str, device: str | None = None, settings: BuildBlock | None = None) -> Target:
     """Finds a backend and asks it about this machine; the backend's best device if none is named.
 
+    Args:
+        name: The backend.
+        device: ``cpu`` or ``cuda:N``.
+        settings: Its options and shapes.
+
     Raises:
-        UsageError: No such backend.
+        UsageError: No such backend, or settings that it does not take.
         BackendMissingError: It is not installed.
     """
     backend = get_backend(name)
@@ -98,7 +106,9 @@ def open_target(name: str, device: str | None = None) -> Target:
     if reason is not None:
         raise BackendMissingError(reason)
     device = device or (*backend.devices(), backend.default_device)[0]
-    return Target(backend, device, backend.qdq_rules(device), backend.not_executable())
+    config = (settings or BuildBlock()).to_config(device)
+    backend.check(config)
+    return Target(backend, device, backend.qdq_rules(device), backend.not_executable(), config)
 
 
 def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
@@ -153,14 +163,30 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
-    engine = build_engine(run, qdq, target, label=f"build ({target.name})")
+    engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
     inside = _inside(run, network, qdq, engine, target)
     return BuiltTarget(target, engine, qdq, account, *inside, target.backend.remarks(engine))
 
 
-def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
-    """Builds an FP32 or Q/DQ model for a target.
+def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
+    """Builds an FP32 model as it is: options that would change its arithmetic are left out.
+
+    Raises:
+        EdgeResError: As the backend's ``build``.
+    """
+    kept = {
+        name: value
+        for name, value in target.config.options.items()
+        if name not in target.backend.precision_options
+    }
+    return build_engine(run, onnx, target, replace(target.config, options=kept), label=label)
+
+
+def build_engine(
+    run: Run, onnx: Path, target: Target, config: BuildConfig, *, label: str
+) -> Engine:
+    """Builds a model whose precision lies in the graph.
 
     Raises:
         EdgeResError: As the backend's ``build``.
@@ -169,8 +195,8 @@ def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
     result = run.stage(
         "build",
         inputs={"model": file_sha256(onnx)},
-        settings=_place(target),
-        produce=lambda folder, *_: _build(onnx, folder, target),
+        settings={**_place(target), **_wanted(config)},
+        produce=lambda folder, *_: _build(onnx, folder, target, config),
         label=label,
     )
     return read_engine(result.file(ENGINE + suffix))
@@ -193,7 +219,9 @@ def predictions(
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         bad = BadImages()
-        with target.backend.load(engine, BuildConfig(device=target.device)) as runner:
+        with target.backend.load(
+            engine, BuildConfig(target.device, options=_paths(target))
+        ) as runner:
             predict(
                 runner,
                 validation,
@@ -213,6 +241,7 @@ def predictions(
         settings={
             **_place(target),
             **_machine(run),
+            **_running(engine),
             "preprocess": preprocess.to_dict(),
         },
         produce=produce,
@@ -273,8 +302,15 @@ def _quantize(run: Run, network: Network, table: Path, folder: Path, target: Tar
     quantize(network.onnx, table, folder / QDQ, rules=target.rules, settings=run.recipe.quantize)
 
 
-def _build(onnx: Path, folder: Path, target: Target) -> None:
-    build(onnx, folder / ENGINE, target=target.name, device=target.device)
+def _build(onnx: Path, folder: Path, target: Target, config: BuildConfig) -> None:
+    build(
+        onnx,
+        folder / ENGINE,
+        target=target.name,
+        device=target.device,
+        options=config.options,
+        shapes=config.shapes,
+    )
 
 
 def _inside(
@@ -291,7 +327,7 @@ def _inside(
     result = run.stage(
         "inspect",
         inputs={"engine": file_sha256(engine.path), "model": network.sha256},
-        settings={**_place(target), **_machine(run)},
+        settings={**_place(target), **_machine(run), **_running(engine)},
         produce=produce,
         label=f"inspect ({target.name})",
     )
@@ -309,6 +345,26 @@ def _place(target: Target) -> dict[str, Any]:
         "versions": target.backend.versions(),
         "saturating": target.rules.saturating,
     }
+
+
+def _wanted(config: BuildConfig) -> dict[str, Any]:
+    """What was asked of a build, for its key; nothing where nothing was."""
+    asked = {
+        "options": dict(config.options),
+        "shapes": {name: asdict(shapes) for name, shapes in config.shapes.items()},
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _running(engine: Engine) -> dict[str, Any]:
+    """How an engine is run, for the keys of what comes of it; nothing where that is as ever."""
+    return {"options": dict(engine.options)} if engine.options else {}
+
+
+def _paths(target: Target) -> dict[str, str]:
+    """Options that an engine does not remember, because they are paths of this machine."""
+    paths, options = target.backend.path_options, target.config.options
+    return {name: value for name, value in options.items() if name in paths}
 
 
 def _machine(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from importlib import metadata
+from pathlib import PurePath
 from types import ModuleType
 
 from edgeres.backends.base import BuildConfig, Engine
@@ -99,8 +100,15 @@ def refuse_shapes(config: BuildConfig, *, backend: str) -> None:
 
 
 def kept_options(config: BuildConfig, paths: Set[str] = frozenset()) -> dict[str, str]:
-    """The options of a build that its engine remembers: all but paths of this machine."""
-    return {name: value for name, value in config.options.items() if name not in paths}
+    """The options of a build that its engine remembers: all but paths of this machine.
+
+    A plain file name is kept: it means a file beside the engine.
+    """
+    return {
+        name: value
+        for name, value in config.options.items()
+        if name not in paths or PurePath(value).name == value
+    }
 
 
 def with_kept_options(engine: Engine, config: BuildConfig) -> BuildConfig:

@@ -1,7 +1,8 @@
 """Where a network's additions and activations went: into the convolutions, or into kernels apart.
 
 A residual block is fast where its last convolution adds the skip and applies the Relu while it
-writes its own result. An addition that runs apart reads and writes the whole tensor once more.
+writes its own result. An addition that runs apart reads and writes the whole tensor once more. A
+Relu that a quantizer's clamp makes superfluous is in no layer at all.
 """
 
 from __future__ import annotations
