@@ -149,12 +149,17 @@ class TensorRTBackend:
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
+        if options.io == "float16" and options.rest != "float16":
+            raise UsageError(
+                f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
+                hint="Say rest=float16 too, or leave io out.",
+            )
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
         with staged(out) as folder:
             half = options.rest == "float16"
-            with _built_file(graph, onnx, folder, half=half) as file:
+            with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
                 built = build_plan(trt, file, options, config.shapes, half=half, progress=progress)
             (folder / out.name).write_bytes(built.plan)
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
@@ -191,6 +196,9 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_run import TensorRTRunner
 
         options = parse_options(with_kept_options(engine, config).options)
+        cache = options.runtime_cache
+        if cache is not None and cache == Path(cache.name):
+            options = replace(options, runtime_cache=engine.path.with_name(cache.name))
         trt, gpu = check_loadable(engine, config.device, self.name)
         return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
 
@@ -237,7 +245,7 @@ class TensorRTBackend:
 
 
 @contextlib.contextmanager
-def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool) -> Iterator[Path]:
+def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) -> Iterator[Path]:
     """The file that TensorRT parses: the given one, or for a moment its float16 form."""
     if not half:
         yield onnx
@@ -246,7 +254,7 @@ def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool) -> Iterat
 
     path = folder / "half.onnx"
     try:
-        to_half(graph, path)
+        to_half(graph, path, io=io)
         yield path
     finally:
         path.unlink(missing_ok=True)
