@@ -87,6 +87,16 @@ def sample_shapes(path: Path) -> dict[str, Shape]:
     return _shapes_of_one_sample(_read(path), path)
 
 
+def node_ops(path: Path) -> dict[str, str]:
+    """Op type of every node by its name; a node without one goes by its first output's name.
+
+    Raises:
+        ModelError: The file is missing or no ONNX model.
+    """
+    nodes = _read(path).graph.node
+    return {node.name or node.output[0]: node.op_type for node in nodes}
+
+
 def _read(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

@@ -44,7 +44,7 @@ from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
 from edgeres.targets import (
     Target,
-    build_engine,
+    build_fp32,
     build_target,
     calibration_table,
     latencies,
@@ -126,7 +126,9 @@ def open_inputs(recipe: Recipe) -> Inputs:
     Raises:
         EdgeResError: Something is not there, or cannot be used.
     """
-    targets = open_targets(_expanded(recipe.targets), portable=recipe.quantize.portable)
+    targets = open_targets(
+        _expanded(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
+    )
     source = find_source(recipe.model)
     everything = open_dataset(recipe.data.validation, split="validation")
     validation = take(everything, recipe.data.validation_samples)
@@ -184,7 +186,7 @@ def _prove(
 
     def fp32(network: Network, target: Target) -> Engine:
         label = f"build FP32 {network.label} ({target.name})"
-        return build_engine(run, network.onnx, target, label=label)
+        return build_fp32(run, network.onnx, target, label=label)
 
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
     if not run.recipe.checks.untrained:

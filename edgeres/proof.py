@@ -9,7 +9,13 @@ from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.evaluation.compare import Comparison, compare, sqnr_db, top_k
-from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
+from edgeres.evaluation.gates import (
+    accuracy_check,
+    coverage_check,
+    decide,
+    fusion_check,
+    not_executed,
+)
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
 from edgeres.networks import Networks
@@ -136,7 +142,9 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.coverage
-    covered = coverage_check(coverage, checks.min_int8_coverage)
+    inside = [coverage_check(coverage, checks.min_int8_coverage)]
+    if checks.min_fused_adds is not None:
+        inside.append(fusion_check(item.fusions, checks.min_fused_adds))
     part = TargetPart(
         engine=f"{name}/{item.engine.path.name}",
         size_bytes=item.size_bytes,
@@ -147,18 +155,21 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
         device=item.target.device,
         int8_coverage=coverage.int8_coverage,
         float_layers=coverage.float_layers,
+        fusions=item.fusions,
+        builder_warnings=item.remarks.warnings,
+        notes=item.remarks.notes,
         saturating=item.target.saturates,
         saturation_safe=item.saturation_safe,
     )
     if name not in proof.answers:
         verdict = not_executed(item.target.not_executable or "")
-        if covered.outcome != "pass":
-            verdict = decide([covered])
-        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=(covered,))
+        if any(check.outcome != "pass" for check in inside):
+            verdict = decide(inside)
+        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(inside))
     answers = proof.answers[name]
     overall = compare(proof.dense, answers, confidence=checks.confidence)
     quantized = compare(proof.final, answers, confidence=checks.confidence)
-    verdict = decide([accuracy_check(overall, checks.max_drop_pp), covered])
+    verdict = decide([accuracy_check(overall, checks.max_drop_pp), *inside])
     judged = replace(
         part,
         executed=True,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from edgeres.backends import target_names
 
 if TYPE_CHECKING:
+    from edgeres.backends.base import BuildConfig
     from edgeres.pruning.settings import PruneSettings
     from edgeres.quantization.quantize import QuantizeSettings
     from edgeres.training.settings import TrainSettings
@@ -273,6 +274,12 @@ class ChecksBlock(Block):
     max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
     confidence: OpenShare = 0.95
     min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+    min_fused_adds: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="Share of residual additions that must run inside a convolution.",
+    )
     untrained: bool = Field(
         default=False, description="Let an FP32 network pass that answers at random."
     )
@@ -286,6 +293,41 @@ class BenchmarkBlock(Block):
     seconds: float = Field(default=4.0, gt=0.0, le=3600.0)
 
 
+class ShapesBlock(Block):
+    """Shape range of one input, the batch first, for engines that are made for a range."""
+
+    min: tuple[Annotated[int, Field(ge=1)], ...]
+    opt: tuple[Annotated[int, Field(ge=1)], ...]
+    max: tuple[Annotated[int, Field(ge=1)], ...]
+
+
+OptionValue = bool | int | float | str
+
+
+class BuildBlock(Block):
+    """How one target's engine is built and run; the target knows which options there are."""
+
+    options: dict[str, OptionValue | tuple[OptionValue, ...]] = Field(
+        default={}, description="The target's own options; see its page in docs/."
+    )
+    shapes: dict[str, ShapesBlock] = Field(
+        default={}, description="Shape range by input name; TensorRT only."
+    )
+
+    def to_config(self, device: str) -> BuildConfig:
+        """The same for a backend: option values as text, lists with commas."""
+        from edgeres.backends.base import BuildConfig, ShapeRange
+
+        return BuildConfig(
+            device=device,
+            shapes={
+                name: ShapeRange(block.min, block.opt, block.max)
+                for name, block in self.shapes.items()
+            },
+            options={name: _as_text(value) for name, value in self.options.items()},
+        )
+
+
 class Recipe(Block):
     """One run of the pipeline, from a trained network to proven engines."""
 
@@ -297,6 +339,9 @@ class Recipe(Block):
     quantize: QuantizeBlock = QuantizeBlock()
     export: ExportBlock = ExportBlock()
     targets: tuple[str, ...] = Field(min_length=1)
+    build: dict[str, BuildBlock] = Field(
+        default={}, description="Options and shapes of a target's engines, by target."
+    )
     checks: ChecksBlock = ChecksBlock()
     benchmark: BenchmarkBlock = BenchmarkBlock()
 
@@ -308,6 +353,9 @@ class Recipe(Block):
                 raise ValueError(f"no target {target!r}; choose of: {', '.join(known)}")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("each target may be named once")
+        for target in self.build:
+            if target not in known[:-1]:
+                raise ValueError(f"build: no target {target!r}; choose of: {', '.join(known[:-1])}")
         return self
 
     def override(self, changes: dict[str, Any]) -> Recipe:
@@ -326,6 +374,12 @@ class Recipe(Block):
                 target = target[key]
             target[last] = value
         return Recipe.model_validate(data)
+
+
+def _as_text(value: OptionValue | tuple[OptionValue, ...]) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_as_text(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def json_schema() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, Event, NodeEvent
 
 from edgeres.assets import asset_folder, asset_path
+from edgeres.backends import get_backend
 from edgeres.errors import RecipeError
 from edgeres.recipe import Recipe
 
@@ -49,7 +50,7 @@ def load_recipe(
     embedded = file.parent == asset_folder("recipes")
     recipe = _validated(document, file)
     if not (trusted or embedded):
-        _refuse_outside(document, file)
+        _refuse_outside(document, recipe, file)
     recipe = _anchored(recipe, file.parent)
     if overrides:
         try:
@@ -161,6 +162,8 @@ def _suggestion(keys: list[str]) -> str:
     """Closest known key in the same block, or the list of its keys."""
     block: type[BaseModel] = Recipe
     for key in keys[:-1]:
+        if key not in block.model_fields:
+            continue  # a key of a mapping, whose values are the block
         annotation = block.model_fields[key].annotation
         choices = [annotation, *getattr(annotation, "__args__", ())]
         block = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
@@ -169,8 +172,10 @@ def _suggestion(keys: list[str]) -> str:
     return f" Did you mean `{close[0]}`?" if close else f" Known keys: {', '.join(known)}."
 
 
-def _refuse_outside(document: CommentedMap, file: Path) -> None:
-    places = [(keys, _text(document, keys)) for keys in _PATH_KEYS]
+def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
+    places: list[tuple[tuple[str, ...], str | None]] = [
+        (keys, _text(document, keys)) for keys in _PATH_KEYS
+    ]
     for key in _DATA_KEYS:
         spec = _text(document, ("data", key))
         kind, _, rest = (spec or "").partition(":")
@@ -178,6 +183,7 @@ def _refuse_outside(document: CommentedMap, file: Path) -> None:
             places += [(("data", key), part) for part in rest.split(",")]
         elif kind:
             places.append((("data", key), None))
+    places += [(("build", *keys), text) for keys, text in _path_options(recipe).items()]
     for keys, text in places:
         if text and (PurePath(text).is_absolute() or ".." in PurePath(text).parts):
             raise RecipeError(
@@ -185,6 +191,16 @@ def _refuse_outside(document: CommentedMap, file: Path) -> None:
                 f"folder: {text}.",
                 hint="Give it on the command line, or pass --trust-recipe.",
             )
+
+
+def _path_options(recipe: Recipe) -> dict[tuple[str, str, str], str]:
+    """Paths among the options of the targets, by their keys below ``build``."""
+    return {
+        (target, "options", name): text
+        for target, block in recipe.build.items()
+        for name, text in block.to_config("").options.items()
+        if name in get_backend(target).path_options
+    }
 
 
 def _text(document: CommentedMap, keys: tuple[str, ...]) -> str | None:
@@ -206,4 +222,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         if colon:
             parts = ",".join(str(folder / part) for part in rest.split(","))
             changes[f"data.{key}"] = f"{kind}:{parts}"
+    for keys, text in _path_options(recipe).items():
+        if PurePath(text).name != text:  # a plain name has a meaning of its own
+            changes[".".join(("build", *keys))] = str(folder / text)
     return recipe.override(changes) if changes else recipe

@@ -6,7 +6,7 @@ Every function takes what it needs by name and loads its heavy parts when it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import BuildConfig, Engine, QdqRules
+from edgeres.backends.base import BuildConfig, Engine, QdqRules, ShapeRange
 from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take, take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.errors import BackendMissingError
+from edgeres.errors import BackendMissingError, UsageError
 from edgeres.files import write_atomic
 from edgeres.progress import Advance
 from edgeres.recipe import ExportBlock, PruneBlock, QatBlock, QuantizeBlock
@@ -374,7 +374,14 @@ def sensitivity(
 
 
 def build(
-    onnx: Path, output: Path, *, target: str, device: str = "cpu", threads: int | None = None
+    onnx: Path,
+    output: Path,
+    *,
+    target: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    options: Mapping[str, str] | None = None,
+    shapes: Mapping[str, ShapeRange] | None = None,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 
@@ -384,9 +391,13 @@ def build(
         target: Backend name.
         device: ``cpu`` or ``cuda:N``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
+        options: The backend's own options by name, as text.
+        shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
+            only input.
 
     Raises:
         BackendMissingError: The backend is not installed.
+        UsageError: An option or a shape range that the backend does not take.
         EdgeResError: See :meth:`edgeres.backends.base.Backend.build`.
     """
     backend = get_backend(target)
@@ -394,7 +405,23 @@ def build(
     if reason is not None:
         raise BackendMissingError(reason)
     path = output.with_name(output.name + backend.engine_suffix)
-    return backend.build(onnx, path, BuildConfig(device=device, threads=threads))
+    config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
+    return backend.build(onnx, path, config)
+
+
+def _named(shapes: Mapping[str, ShapeRange], onnx: Path) -> dict[str, ShapeRange]:
+    """Gives a range without a name that of the model's only input."""
+    if "" not in shapes:
+        return dict(shapes)
+    from edgeres.onnx_info import summarize
+
+    names = [spec.name for spec in summarize(onnx).inputs]
+    if len(names) != 1:
+        raise UsageError(
+            f"{onnx}: has the inputs {', '.join(names)}, and a shape range names none of them.",
+            hint="Put the input's name and = before it.",
+        )
+    return {name or names[0]: chosen for name, chosen in shapes.items()}
 
 
 def _images(

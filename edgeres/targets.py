@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend, target_names
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
+from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Remarks
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -20,13 +20,16 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import BackendMissingError, DataError, UsageError
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
+from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Network, Networks
+from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
 from edgeres.quantization.portable import PORTABLE, portable_rules
+from edgeres.recipe import BuildBlock
 from edgeres.run import Run
 from edgeres.stages import build, calibrate, quantize
 from edgeres.trained import trained_parameters
@@ -49,6 +52,7 @@ class Target:
         backend: The engine maker.
         device: Where its engines run, ``cpu`` or ``cuda:N``.
         rules: Rule set of that device.
+        config: How its engines are built and run.
         not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
         saturates: Whether INT8 sums overflow on that device, whatever the rule set asks for.
     """
@@ -58,6 +62,7 @@ class Target:
     rules: QdqRules
     not_executable: str | None
     saturates: bool
+    config: BuildConfig
 
     @property
     def name(self) -> str:
@@ -77,6 +82,8 @@ class BuiltTarget:
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    fusions: Fusions
+    remarks: Remarks
     search: Path | None = None
 
     @property
@@ -90,11 +97,16 @@ class BuiltTarget:
         return bool(self.account["saturation_safe"])
 
 
-def open_target(name: str, device: str | None = None) -> Target:
+def open_target(name: str, device: str | None = None, settings: BuildBlock | None = None) -> Target:
     """Finds a backend and asks it about this machine; the backend's best device if none is named.
 
+    Args:
+        name: The backend.
+        device: ``cpu`` or ``cuda:N``.
+        settings: Its options and shapes.
+
     Raises:
-        UsageError: No such backend.
+        UsageError: No such backend, or settings that it does not take.
         BackendMissingError: It is not installed.
     """
     backend = get_backend(name)
@@ -102,17 +114,30 @@ def open_target(name: str, device: str | None = None) -> Target:
     if reason is not None:
         raise BackendMissingError(reason)
     device = device or (*backend.devices(), backend.default_device)[0]
+    config = (settings or BuildBlock()).to_config(device)
+    backend.check(config)
     rules = backend.qdq_rules(device)
-    return Target(backend, device, rules, backend.not_executable(), rules.saturating)
+    return Target(backend, device, rules, backend.not_executable(), rules.saturating, config)
 
 
-def open_targets(names: Sequence[str], *, portable: bool = False) -> list[Target]:
-    """Opens several targets; with ``portable`` they share the rule set that satisfies all.
+def open_targets(
+    names: Sequence[str],
+    *,
+    settings: Mapping[str, BuildBlock] | None = None,
+    portable: bool = False,
+) -> list[Target]:
+    """Opens several targets.
+
+    Args:
+        names: Of the backends.
+        settings: How to build, by name of the backend.
+        portable: Let all share the rule set that satisfies each of them.
 
     Raises:
         EdgeResError: As :func:`open_target`.
     """
-    targets = [open_target(name) for name in names]
+    chosen = settings or {}
+    targets = [open_target(name, settings=chosen.get(name)) for name in names]
     if not portable:
         return targets
     shared = portable_rules([target.rules for target in targets])
@@ -210,14 +235,31 @@ def build_target(
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
-    engine = build_engine(run, qdq, target, label=f"build ({target.name})")
+    engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
-    coverage = _coverage(run, network, engine, target)
-    return BuiltTarget(target, engine, qdq, account, coverage, search)
+    inside = _inside(run, network, qdq, engine, target)
+    remarks = target.backend.remarks(engine)
+    return BuiltTarget(target, engine, qdq, account, *inside, remarks, search)
 
 
-def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
-    """Builds an FP32 or Q/DQ model for a target.
+def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
+    """Builds an FP32 model as it is: options that would change its arithmetic are left out.
+
+    Raises:
+        EdgeResError: As the backend's ``build``.
+    """
+    kept = {
+        name: value
+        for name, value in target.config.options.items()
+        if name not in target.backend.precision_options
+    }
+    return build_engine(run, onnx, target, replace(target.config, options=kept), label=label)
+
+
+def build_engine(
+    run: Run, onnx: Path, target: Target, config: BuildConfig, *, label: str
+) -> Engine:
+    """Builds a model whose precision lies in the graph.
 
     Raises:
         EdgeResError: As the backend's ``build``.
@@ -226,8 +268,8 @@ def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
     result = run.stage(
         "build",
         inputs={"model": file_sha256(onnx)},
-        settings=_place(target),
-        produce=lambda folder, *_: _build(onnx, folder, target),
+        settings={**_place(target), **_wanted(config)},
+        produce=lambda folder, *_: _build(onnx, folder, target, config),
         label=label,
     )
     return read_engine(result.file(ENGINE + suffix))
@@ -250,7 +292,9 @@ def predictions(
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         bad = BadImages()
-        with target.backend.load(engine, BuildConfig(device=target.device)) as runner:
+        with target.backend.load(
+            engine, BuildConfig(target.device, options=_paths(target))
+        ) as runner:
             predict(
                 runner,
                 validation,
@@ -270,6 +314,7 @@ def predictions(
         settings={
             **_place(target),
             **_machine(run),
+            **_running(engine),
             "preprocess": preprocess.to_dict(),
         },
         produce=produce,
@@ -348,25 +393,39 @@ def _quantize(
     )
 
 
-def _build(onnx: Path, folder: Path, target: Target) -> None:
-    build(onnx, folder / ENGINE, target=target.name, device=target.device)
+def _build(onnx: Path, folder: Path, target: Target, config: BuildConfig) -> None:
+    build(
+        onnx,
+        folder / ENGINE,
+        target=target.name,
+        device=target.device,
+        options=config.options,
+        shapes=config.shapes,
+    )
 
 
-def _coverage(run: Run, network: Network, engine: Engine, target: Target) -> Coverage:
+def _inside(
+    run: Run, network: Network, qdq: Path, engine: Engine, target: Target
+) -> tuple[Coverage, Fusions]:
+    """What the engine's layers tell; asking them may mean to run it, hence a stage."""
+
     def produce(folder: Path, *_: object) -> None:
-        found = int8_coverage(network.summary.macs_by_node, target.backend.layers(engine))
-        write_atomic(folder / COVERAGE, json.dumps(found.to_dict(), indent=1).encode())
+        layers = target.backend.layers(engine)
+        found = int8_coverage(network.summary.macs_by_node, layers).to_dict()
+        found["fusions"] = asdict(count_fusions(layers, node_ops(qdq)))
+        write_atomic(folder / COVERAGE, json.dumps(found, indent=1).encode())
 
     result = run.stage(
         "inspect",
         inputs={"engine": file_sha256(engine.path), "model": network.sha256},
-        settings={**_place(target), **_machine(run)},
+        settings={**_place(target), **_machine(run), **_running(engine)},
         produce=produce,
         label=f"inspect ({target.name})",
     )
     content = json.loads(result.file(COVERAGE).read_text())
     layers = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
-    return Coverage(float_layers=layers, **content)
+    fusions = Fusions(**content.pop("fusions"))
+    return Coverage(float_layers=layers, **content), fusions
 
 
 def _place(target: Target) -> dict[str, Any]:
@@ -377,6 +436,26 @@ def _place(target: Target) -> dict[str, Any]:
         "versions": target.backend.versions(),
         "saturating": target.rules.saturating,
     }
+
+
+def _wanted(config: BuildConfig) -> dict[str, Any]:
+    """What was asked of a build, for its key; nothing where nothing was."""
+    asked = {
+        "options": dict(config.options),
+        "shapes": {name: asdict(shapes) for name, shapes in config.shapes.items()},
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _running(engine: Engine) -> dict[str, Any]:
+    """How an engine is run, for the keys of what comes of it; nothing where that is as ever."""
+    return {"options": dict(engine.options)} if engine.options else {}
+
+
+def _paths(target: Target) -> dict[str, str]:
+    """Options that an engine does not remember, because they are paths of this machine."""
+    paths, options = target.backend.path_options, target.config.options
+    return {name: value for name, value in options.items() if name in paths}
 
 
 def _machine(run: Run) -> dict[str, Any]:

@@ -362,3 +362,36 @@ def test_one_portable_file_serves_every_target(workplace):
         assert target["int8_coverage"] > 0.97
         assert target["saturation_safe"]
         assert target["sqnr_db"] is None or target["sqnr_db"] > 25
+
+
+def test_options_of_a_target_make_a_new_engine_and_nothing_else(workplace, tmp_path):
+    if "onnxruntime" not in _installed():
+        pytest.skip("onnxruntime is not installed")
+    shutil.copytree(workplace, tmp_path / "work")
+    output = tmp_path / "work" / "out"
+    options = ["--option", "onnxruntime.spinning=false"]
+    arguments = ("convert", tmp_path / "work" / "recipe.yaml", "--output", output, "--json")
+    result = _invoke(*arguments, *options)
+    assert result.exit_code == 0, result.output
+    stages = {stage["name"]: stage["cached"] for stage in json.loads(result.stdout)["stages"]}
+    assert not stages["build (onnxruntime)"]
+    assert not stages["inspect (onnxruntime)"]
+    others = [name for name in stages if "onnxruntime" not in name and "FP32" not in name]
+    assert all(stages[name] for name in others if name != "benchmark")
+    sidecar = json.loads((output / "onnxruntime" / "model.onnx.engine.json").read_text())
+    assert sidecar["options"] == {"spinning": "false"}
+    result = _invoke(*arguments, "--option", "onnxruntime.spining=false")
+    assert result.exit_code == 2
+    assert "onnxruntime has no option 'spining'" in result.stdout
+
+
+def test_the_report_tells_fusions_and_what_the_builder_warns_of(report):
+    for name, target in report["targets"].items():
+        fusions = target["fusions"]
+        assert fusions["adds"] == 9
+        assert fusions["relus"] == 19
+        assert fusions["adds_in_products"] + fusions["adds_in_kernels"] <= 9
+        assert isinstance(target["builder_warnings"], list), name
+    if "openvino" in report["targets"]:
+        # Its convolutions add the skip in their own accumulator.
+        assert report["targets"]["openvino"]["fusions"]["adds_in_products"] == 9

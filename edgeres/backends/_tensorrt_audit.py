@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeres.backends._tensorrt_layers import (
-    Fusions,
     LayerRecord,
     records_from_json,
     records_to_json,
@@ -28,7 +27,6 @@ class Audit:
             the same graph with the same TensorRT and options share it.
         layers: The layers, every Conv and Gemm with its product.
         products: ONNX op type of every Conv, Gemm and MatMul, by node name.
-        fusions: Where the residual additions are computed.
         warnings: The builder's own warnings.
         notes: What the lint found that is slow, not wrong.
     """
@@ -36,7 +34,6 @@ class Audit:
     canonical_sha256: str
     layers: tuple[LayerRecord, ...]
     products: Mapping[str, str] = field(default_factory=dict)
-    fusions: Fusions = field(default_factory=Fusions)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -52,7 +49,6 @@ def audit_to_text(audit: Audit) -> str:
     head = {
         "schema": SCHEMA,
         "canonical_sha256": audit.canonical_sha256,
-        "fusions": asdict(audit.fusions),
         "warnings": list(audit.warnings),
         "notes": list(audit.notes),
         "products": dict(audit.products),
@@ -74,7 +70,6 @@ def read_audit(plan: Path) -> Audit:
             canonical_sha256=str(record["canonical_sha256"]),
             layers=tuple(records_from_json(record["layers"])),
             products={str(name): str(op) for name, op in record["products"].items()},
-            fusions=Fusions(**{key: int(value) for key, value in record["fusions"].items()}),
             warnings=tuple(str(line) for line in record["warnings"]),
             notes=tuple(str(line) for line in record["notes"]),
         )

@@ -129,6 +129,7 @@ def _one_line(text: str) -> str:
 
 def _set_options(trt: Trt, builder: Any, builder_config: Any, options: TensorRTOptions) -> None:
     module = trt.module
+    _share_profile(module, builder_config)
     if options.workspace_mib is not None:
         limit = options.workspace_mib * 2**20
         builder_config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
@@ -160,6 +161,12 @@ def _set_options(trt: Trt, builder: Any, builder_config: Any, options: TensorRTO
         builder_config.default_device_type = module.DeviceType.DLA
         builder_config.DLA_core = options.dla_core
         builder_config.set_flag(module.BuilderFlag.GPU_FALLBACK)
+
+
+def _share_profile(module: Any, builder_config: Any) -> None:
+    """Lets several execution contexts use the one profile: a preview in 8.6, asked for up to 10."""
+    if hasattr(module, "PreviewFeature") and hasattr(module.PreviewFeature, "PROFILE_SHARING_0806"):
+        builder_config.set_preview_feature(module.PreviewFeature.PROFILE_SHARING_0806, True)
 
 
 def _load_timing_cache(trt: Trt, builder_config: Any, path: Path | None) -> Any | None:

@@ -9,7 +9,7 @@ nothing below 2**-24 and only 11 significant bits:
 2. A smaller scale is rounded **up** to a multiple of 2**-24 and the integers are computed anew, so
    that nothing underflows to a zero scale and nothing clips.
 
-The network's inputs and outputs stay float32, behind a Cast.
+The network's inputs and outputs stay float32, behind a Cast, unless they are asked to be float16.
 """
 
 from __future__ import annotations
@@ -67,12 +67,13 @@ def requantize(
     return np.clip(np.rint(integers * quotient), -127, 127).astype(np.int8)
 
 
-def to_half(graph: Graph, out: Path) -> None:
+def to_half(graph: Graph, out: Path, *, io: str = "float32") -> None:
     """Writes the graph with float16 instead of float32, INT8 and the node names unchanged.
 
     Args:
         graph: A linted Q/DQ or float graph.
         out: Where the ONNX file goes; weights lie inside.
+        io: Type of the network's float inputs and outputs, ``float32`` or ``float16``.
 
     Raises:
         ModelError: An opset without float16 scales, a number or a quantized range beyond
@@ -89,7 +90,12 @@ def to_half(graph: Graph, out: Path) -> None:
     _scales(graph, model)
     _constants(graph, model)
     _types_in_nodes(model)
-    _boundaries(model)
+    if io == "float32":
+        _boundaries(model)
+    else:
+        for value in (*model.graph.input, *model.graph.output):
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT16
     del model.graph.value_info[:]
     try:
         onnx.checker.check_model(model, full_check=True)

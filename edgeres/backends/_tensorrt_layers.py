@@ -117,37 +117,6 @@ def assign_products(
     ]
 
 
-@dataclass(frozen=True)
-class Fusions:
-    """Where the residual additions went: into the convolution, a pointwise kernel, or neither."""
-
-    adds: int = 0
-    in_product: int = 0
-    in_pointwise: int = 0
-
-
-def count_fusions(records: Sequence[LayerRecord], op_types: Mapping[str, str]) -> Fusions:
-    """Counts residual additions by the kind of layer that computes them.
-
-    Args:
-        records: Layers after :func:`assign_products`.
-        op_types: ONNX op type by node name.
-    """
-    adds = {name for name, op in op_types.items() if op == "Add"}
-    in_product = {node for record in records if record.is_product for node in record.nodes} & adds
-    shared = {
-        node
-        for record in records
-        if not record.is_product and len(_computing(record, op_types)) > 1
-        for node in record.nodes
-    }
-    return Fusions(len(adds), len(in_product), len((shared & adds) - in_product))
-
-
-def _computing(record: LayerRecord, op_types: Mapping[str, str]) -> list[str]:
-    return [node for node in record.nodes if op_types.get(node) not in {None, "Cast", "Identity"}]
-
-
 def to_layer_infos(records: Sequence[LayerRecord]) -> list[LayerInfo]:
     """The layers as every backend reports them; shape computations on the host are left out."""
     return [

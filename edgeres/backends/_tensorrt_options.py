@@ -23,6 +23,8 @@ class TensorRTOptions:
             present, else TensorRT for RTX, which builds without a GPU.
         rest: Type of everything that is not INT8: ``float32`` or ``float16``. By default float16
             for a Q/DQ file on strongly typed TensorRT (10 and later), else float32.
+        io: Type of the network's inputs and outputs where ``rest`` is float16: ``float32`` (with a
+            cast inside) or ``float16``.
         compute_capabilities: TensorRT for RTX: what the plan runs on, e.g. ``8.6,8.9``.
         opt_batch: Batch size that kernels are chosen for when the batch is dynamic.
         max_batch: Largest batch size when the batch is dynamic.
@@ -32,12 +34,16 @@ class TensorRTOptions:
         version_compatible: TensorRT: a plan that later versions of the same major also run.
         dla_core: TensorRT on Jetson: build for this DLA core, the rest on the GPU.
         timing_cache: TensorRT: file with the timings of earlier builds, made if absent.
-        runtime_cache: TensorRT for RTX: file with kernels compiled in earlier runs.
-        cuda_graph: Replay each input shape's kernels as one CUDA graph.
+        runtime_cache: TensorRT for RTX: file with kernels compiled in earlier runs; a plain name
+            is a file beside the plan.
+        cuda_graph: Replay the kernels of a small batch as one CUDA graph.
+        contexts: Execution contexts of a loaded plan, each with a stream of its own, so that as
+            many threads can run it at a time.
     """
 
     flavor: Flavor | None = None
     rest: Rest | None = None
+    io: Rest = "float32"
     compute_capabilities: tuple[str, ...] = ()
     opt_batch: int = 1
     max_batch: int = 64
@@ -49,6 +55,7 @@ class TensorRTOptions:
     timing_cache: Path | None = None
     runtime_cache: Path | None = None
     cuda_graph: bool = False
+    contexts: int = 1
 
 
 def parse_options(options: Mapping[str, str]) -> TensorRTOptions:
@@ -130,6 +137,7 @@ def _path(text: str) -> Path:
 _READERS: Mapping[str, Callable[[str], object]] = {
     "flavor": cast(Callable[[str], object], _choice("tensorrt", "tensorrt_rtx")),
     "rest": _choice("float32", "float16"),
+    "io": _choice("float32", "float16"),
     "compute_capabilities": _capabilities,
     "opt_batch": _integer(1),
     "max_batch": _integer(1),
@@ -141,4 +149,5 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "timing_cache": _path,
     "runtime_cache": _path,
     "cuda_graph": _flag,
+    "contexts": _integer(1, 64),
 }

@@ -1,4 +1,4 @@
-"""Runs a TensorRT plan on a GPU: device buffers, one stream, explicit batch.
+"""Runs a TensorRT plan on a GPU: loads it and hands runs to its execution contexts.
 
 Not yet run on a GPU: the tests drive it with stand-ins for TensorRT (made from the member lists
 of the real bindings) and for the CUDA driver.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from edgeres.backends._runner import CheckedRunner
 from edgeres.backends._tensorrt_api import Trt
 from edgeres.backends._tensorrt_cuda import CudaSession
+from edgeres.backends._tensorrt_lane import Lane, Signature
 from edgeres.backends._tensorrt_layerlist import read_inspector
 from edgeres.backends._tensorrt_layers import LayerRecord
 from edgeres.backends._tensorrt_log import TrtLog, make_log
@@ -97,10 +99,11 @@ def _replay_whole_graph(module: Any, runtime_config: Any) -> None:
 
 
 class TensorRTRunner(CheckedRunner):
-    """A loaded plan with buffers for its largest shapes.
+    """A loaded plan with one or more execution contexts.
 
-    ``device_ms`` is the time of the last run on the device alone, without the copies; latency as
-    edgeres reports it includes them.
+    ``infer`` may be called from as many threads at a time as there are contexts; one more waits
+    for a free one. ``device_ms`` is the time of the last run on the device alone, without the
+    copies; latency as edgeres reports it includes them.
     """
 
     def __init__(self, trt: Trt, plan: bytes, ordinal: int, options: TensorRTOptions) -> None:
@@ -110,7 +113,7 @@ class TensorRTRunner(CheckedRunner):
             trt: The imported TensorRT.
             plan: The plan's bytes; see :func:`deserialize`.
             ordinal: Which GPU.
-            options: ``cuda_graph`` and ``runtime_cache`` are used here.
+            options: ``contexts``, ``cuda_graph`` and ``runtime_cache`` are used here.
 
         Raises:
             BackendMissingError: There is no driver.
@@ -119,41 +122,33 @@ class TensorRTRunner(CheckedRunner):
         self.device_ms = 0.0
         self._trt = trt
         self._options = options
-        self._graphs: dict[tuple[tuple[int, ...], ...], int] = {}
-        self._addresses: dict[str, int] = {}
+        self._lanes: list[Lane] = []
+        self._free_lanes: LifoQueue[Lane] = LifoQueue()
+        self._runtime_config: Any | None = None
         self._runtime_cache: Any | None = None
         self._log = make_log(trt)
+        # Makes the GPU's context current for this thread: loading needs one.
         self._session = CudaSession(ordinal)
         try:
             self._runtime, self._engine = deserialize(trt, plan, self._log)
-            self._execution = self._make_execution()
-            inputs, outputs = self._describe()
-            super().__init__(inputs, outputs)
-            self._allocate()
+            self._signature = self._describe()
+            self._configure()
+            for _ in range(options.contexts):
+                self._lanes.append(self._make_lane(ordinal))
         except BaseException:
             self._free()
             raise
+        super().__init__(self._signature.inputs, self._signature.outputs)
+        for lane in self._lanes:
+            self._free_lanes.put(lane)
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        session, execution = self._session, self._execution
-        shapes = self._check_profile(feeds)
-        # Uploads run in the background, so the arrays must live until the wait below.
-        arrays = {name: np.ascontiguousarray(feeds[name]) for name in shapes}
-        for name, array in arrays.items():
-            if not execution.set_input_shape(name, array.shape):
-                raise StageError(f"TensorRT refused shape {array.shape} for input {name!r}.")
-            session.upload(self._addresses[name], array)
-        results: dict[str, Array] = {
-            spec.name: np.empty(tuple(execution.get_tensor_shape(spec.name)), spec.dtype)
-            for spec in self.outputs
-        }
-        session.mark(0)
-        self._enqueue(tuple(shapes.values()))
-        session.mark(1)
-        for name, result in results.items():
-            session.download(self._addresses[name], result)
-        session.wait()
-        self.device_ms = session.elapsed_ms()
+        self._check_profile(feeds)
+        lane = self._free_lanes.get()
+        try:
+            results, self.device_ms = lane.run(feeds)
+        finally:
+            self._free_lanes.put(lane)
         return results
 
     def _close(self) -> None:
@@ -166,35 +161,46 @@ class TensorRTRunner(CheckedRunner):
 
     def _free(self) -> None:
         # TensorRT's objects must go before the context that their memory lives in.
-        self._runtime_cache = self._execution = self._engine = self._runtime = None
+        for lane in self._lanes:
+            lane.close()
+        self._lanes = []
+        self._runtime_cache = self._runtime_config = self._engine = self._runtime = None
         self._session.close()
 
-    def _make_execution(self) -> Any:
-        """An execution context; TensorRT for RTX takes its cache and graph strategy here."""
+    def _configure(self) -> None:
+        """TensorRT for RTX takes its cache and graph strategy for all contexts of an engine."""
         module, cuda_engine, options = self._trt.module, self._engine, self._options
-        if hasattr(module, "IRuntimeCache") and hasattr(cuda_engine, "create_runtime_config"):
-            runtime_config = cuda_engine.create_runtime_config()
-            if options.cuda_graph:
-                _replay_whole_graph(module, runtime_config)
-            if options.runtime_cache is not None:
-                self._runtime_cache = _load_runtime_cache(
-                    module, runtime_config, options.runtime_cache
-                )
+        if not hasattr(module, "IRuntimeCache") or not hasattr(
+            cuda_engine, "create_runtime_config"
+        ):
+            return
+        runtime_config = cuda_engine.create_runtime_config()
+        if options.cuda_graph:
+            _replay_whole_graph(module, runtime_config)
+        if options.runtime_cache is not None:
+            self._runtime_cache = _load_runtime_cache(module, runtime_config, options.runtime_cache)
+        self._runtime_config = runtime_config
+
+    def _make_lane(self, ordinal: int) -> Lane:
+        cuda_engine, runtime_config = self._engine, self._runtime_config
+        if runtime_config is not None:
             execution = cuda_engine.create_execution_context(runtime_config)
         else:
             execution = cuda_engine.create_execution_context()
         if execution is None:
             raise StageError(
                 f"TensorRT made no execution context: {self._log.first_error() or 'no reason'}.",
-                hint="The GPU may be out of memory; build with a smaller max_batch.",
+                hint="The GPU may be out of memory; build with a smaller max_batch, or run with "
+                "fewer contexts.",
             )
-        return execution
+        graph = self._options.cuda_graph
+        return Lane(self._trt, execution, self._signature, ordinal, self._log, cuda_graph=graph)
 
-    def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def _describe(self) -> Signature:
         """Inputs and outputs, and the profile's limits of the inputs."""
         module, cuda_engine = self._trt.module, self._engine
         inputs, outputs = [], []
-        self._limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for index in range(cuda_engine.num_io_tensors):
             name = cuda_engine.get_tensor_name(index)
             shape = tuple(int(size) for size in cuda_engine.get_tensor_shape(name))
@@ -203,57 +209,21 @@ class TensorRTRunner(CheckedRunner):
             if cuda_engine.get_tensor_mode(name) == module.TensorIOMode.INPUT:
                 inputs.append(spec)
                 low, _, high = cuda_engine.get_tensor_profile_shape(name, 0)
-                self._limits[name] = (tuple(low), tuple(high))
+                limits[name] = (tuple(low), tuple(high))
             else:
                 outputs.append(spec)
-        return tuple(inputs), tuple(outputs)
+        return Signature(tuple(inputs), tuple(outputs), limits)
 
-    def _allocate(self) -> None:
-        """One device buffer for each tensor, as large as the profile allows."""
-        execution = self._execution
-        for spec in self.inputs:
-            if not execution.set_input_shape(spec.name, self._limits[spec.name][1]):
-                raise StageError(f"TensorRT refused its own profile for input {spec.name!r}.")
-        for spec in (*self.inputs, *self.outputs):
-            largest = tuple(int(size) for size in execution.get_tensor_shape(spec.name))
-            size = int(np.prod(largest, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
-            self._addresses[spec.name] = self._session.allocate(size)
-            execution.set_tensor_address(spec.name, self._addresses[spec.name])
-
-    def _check_profile(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the feeds in the engine's order.
+    def _check_profile(self, feeds: Mapping[str, Array]) -> None:
+        """Refuses what the engine was not made for.
 
         Raises:
             DataError: A size outside the engine's optimization profile.
         """
-        shapes = {}
-        for spec in self.inputs:
-            shape = feeds[spec.name].shape
-            low, high = self._limits[spec.name]
+        for name, (low, high) in self._signature.limits.items():
+            shape = feeds[name].shape
             if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
                 raise DataError(
-                    f"input {spec.name}: this engine takes shapes {low} to {high}, got {shape}.",
+                    f"input {name}: this engine takes shapes {low} to {high}, got {shape}.",
                     hint="Use a smaller batch, or build the engine with a larger max_batch.",
                 )
-            shapes[spec.name] = shape
-        return shapes
-
-    def _enqueue(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Queues the work, as a recorded CUDA graph where that is asked for."""
-        session = self._session
-        if not self._options.cuda_graph or self._trt.is_rtx:
-            self._execute()
-            return
-        if shapes not in self._graphs:
-            # The first run of a shape may allocate, which a recording cannot hold.
-            self._execute()
-            session.wait()
-            self._graphs[shapes] = session.record(self._execute)
-        session.replay(self._graphs[shapes])
-
-    def _execute(self) -> None:
-        execution = self._execution
-        if not execution.execute_async_v3(self._session.stream):
-            raise StageError(
-                f"TensorRT could not run: {self._log.first_error() or 'no reason given'}."
-            )

@@ -7,10 +7,13 @@ exceptions whose messages fill a page. Here each becomes one of edgeres's own er
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from importlib import metadata
+from pathlib import PurePath
 from types import ModuleType
 
+from edgeres.backends.base import BuildConfig, Engine
 from edgeres.errors import BackendMissingError, UsageError
 
 _LIMIT = 300
@@ -81,3 +84,33 @@ def read_options(
                 f"got {value!r}."
             )
     return {name: options.get(name, values[0]) for name, values in allowed.items()}
+
+
+def refuse_shapes(config: BuildConfig, *, backend: str) -> None:
+    """Refuses shape ranges, for a backend whose engines take any batch size as they are.
+
+    Raises:
+        UsageError: There is a shape range.
+    """
+    if config.shapes:
+        raise UsageError(
+            f"{backend} takes no shape ranges: its engines run any batch size that the model does.",
+            hint="Leave them out.",
+        )
+
+
+def kept_options(config: BuildConfig, paths: Set[str] = frozenset()) -> dict[str, str]:
+    """The options of a build that its engine remembers: all but paths of this machine.
+
+    A plain file name is kept: it means a file beside the engine.
+    """
+    return {
+        name: value
+        for name, value in config.options.items()
+        if name not in paths or PurePath(value).name == value
+    }
+
+
+def with_kept_options(engine: Engine, config: BuildConfig) -> BuildConfig:
+    """Settings for running an engine: its own options, where the caller says nothing else."""
+    return replace(config, options={**engine.options, **config.options})

@@ -103,13 +103,31 @@ class BuildConfig:
 
 @dataclass(frozen=True)
 class Engine:
-    """A built engine on disk and what it came from."""
+    """A built engine on disk and what it came from.
+
+    ``options`` are those of the build, without paths of this machine; running and inspecting the
+    engine uses them too, unless told otherwise.
+    """
 
     path: Path
     backend: str
     device: str
     source_sha256: str
     versions: Mapping[str, str]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What was said about a model while its engine was built.
+
+    Attributes:
+        warnings: The builder's own warnings, each once.
+        notes: What edgeres itself found that is slow, not wrong.
+    """
+
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,11 +182,22 @@ class Runner(Protocol):
 
 
 class Backend(Protocol):
-    """One engine maker. A module in this folder exposes one as ``BACKEND``."""
+    """One engine maker. A module in this folder exposes one as ``BACKEND``.
+
+    Attributes:
+        name: Name of the module, and of the target.
+        engine_suffix: With the dot.
+        default_device: What engines are for where no device is here.
+        precision_options: Options that change the arithmetic of a float network; they are left out
+            where one is built as the reference.
+        path_options: Options whose values are paths of this machine.
+    """
 
     name: str
     engine_suffix: str
-    default_device: str  # what engines are for where no device is here
+    default_device: str
+    precision_options: frozenset[str]
+    path_options: frozenset[str]
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""
@@ -188,6 +217,16 @@ class Backend(Protocol):
 
     def qdq_rules(self, device: str) -> QdqRules:
         """The rule set for a device; probes the engine where only a run can tell."""
+        ...
+
+    def check(self, config: BuildConfig) -> None:
+        """Refuses settings that make no sense, before any work is done for them.
+
+        Raises:
+            UsageError: An option, a value, a device or a shape range that this backend does not
+                take.
+            BackendMissingError: Something that it could do, but not on this machine.
+        """
         ...
 
     def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
@@ -211,4 +250,8 @@ class Backend(Protocol):
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the layers of the built engine with the precision each really runs in."""
+        ...
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """What was said while the engine was built."""
         ...

@@ -13,8 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import read_options
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, TensorSpec
+from edgeres.backends._vendor import read_options, refuse_shapes
+from edgeres.backends.base import (
+    Array,
+    BuildConfig,
+    Engine,
+    LayerInfo,
+    QdqRules,
+    Remarks,
+    TensorSpec,
+)
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
@@ -44,6 +52,8 @@ class Null:
     name = _NAME
     engine_suffix = ".null.json"
     default_device = "cpu"
+    precision_options: frozenset[str] = frozenset()
+    path_options: frozenset[str] = frozenset()
 
     def missing(self) -> str | None:
         """Needs nothing."""
@@ -68,6 +78,17 @@ class Null:
             name="null", activation_dtype="uint8", activation_symmetric=False, ops=frozenset()
         )
 
+    def check(self, config: BuildConfig) -> None:
+        """Takes no options and no shape ranges, and runs on the CPU.
+
+        Raises:
+            BackendMissingError: Another device than ``cpu``.
+            UsageError: Any option or shape range at all.
+        """
+        _check_device(config.device)
+        refuse_shapes(config, backend=_NAME)
+        read_options(config.options, {}, backend=_NAME)
+
     def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
         """Keeps the model's inputs and outputs and nothing else.
 
@@ -79,8 +100,7 @@ class Null:
         """
         from edgeres.onnx_info import summarize
 
-        _check_device(config.device)
-        read_options(config.options, {}, backend=_NAME)
+        self.check(config)
         summary = summarize(onnx)
         for spec in summary.outputs:
             if not summary.inputs or None in spec.shape[1:]:
@@ -107,8 +127,7 @@ class Null:
             BackendMissingError: Another device than ``cpu``.
             UsageError: Any option at all.
         """
-        _check_device(config.device)
-        read_options(config.options, {}, backend=_NAME)
+        self.check(config)
         check_engine(engine, _NAME)
         try:
             record = json.loads(engine.path.read_text(encoding="utf-8"))
@@ -131,6 +150,10 @@ class Null:
         """
         check_engine(engine, _NAME)
         return []
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """None: nothing is built."""
+        return Remarks()
 
 
 def _check_device(device: str) -> None:

@@ -14,8 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgeres.backends._onnxruntime_providers import (
+    GPU_PROVIDERS,
+    OPTIONS,
+    Place,
+    add_provider,
+    find_place,
+    refuse_fallback,
+)
+from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import import_runtime, one_line, read_options
+from edgeres.backends._vendor import (
+    kept_options,
+    one_line,
+    read_options,
+    refuse_shapes,
+    with_kept_options,
+)
 from edgeres.backends.base import (
     Array,
     BuildConfig,
@@ -29,14 +44,14 @@ from edgeres.errors import ArtefactError, BackendMissingError, ModelError, Stage
 from edgeres.files import file_sha256
 
 _NAME = "onnxruntime"
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_RUNTIME = Package("onnxruntime", extra="onnxruntime")
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
     "basic": "ORT_ENABLE_BASIC",
     "disabled": "ORT_DISABLE_ALL",
 }
-_OPTIONS = {"graph_optimization": tuple(_LEVELS), "spinning": ("true", "false")}
+_OPTIONS = {"graph_optimization": tuple(_LEVELS), "spinning": ("true", "false"), **OPTIONS}
 _QUIET = 4  # errors come as exceptions; the native log would only repeat them on stderr
 _DTYPES = {
     "tensor(float)": "float32",
@@ -75,33 +90,17 @@ class OnnxRuntimeRunner(CheckedRunner):
         return Path(self._session.end_profiling())
 
 
-class OnnxRuntime:
+class OnnxRuntime(PackagedBackend):
     """The ONNX Runtime backend; see :class:`edgeres.backends.base.Backend`."""
 
     name = _NAME
     engine_suffix = ".onnx"
-    default_device = "cpu"
-
-    def missing(self) -> str | None:
-        """Says why ONNX Runtime cannot be used here; ``None`` if it can."""
-        try:
-            _runtime()
-        except BackendMissingError as error:
-            return str(error)
-        return None
-
-    def not_executable(self) -> str | None:
-        """Says why an engine cannot run here: for this backend the same as :meth:`missing`."""
-        return self.missing()
-
-    def versions(self) -> dict[str, str]:
-        """Version of the onnxruntime package; empty where it is not here."""
-        return {} if self.missing() else {_NAME: str(_runtime().__version__)}
+    package = _RUNTIME
 
     def devices(self) -> tuple[str, ...]:
         """``cpu``, where INT8 runs, and ``cuda:0`` where the package has that provider."""
         providers = _runtime().get_available_providers()
-        return ("cpu", "cuda:0") if _CUDA in providers else ("cpu",)
+        return ("cpu", "cuda:0") if GPU_PROVIDERS["cuda"] in providers else ("cpu",)
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """The rules under which the CPU provider fuses a ResNet into INT8 kernels.
@@ -134,6 +133,16 @@ class OnnxRuntime:
             saturating=saturates(self, device),
         )
 
+    def check(self, config: BuildConfig) -> None:
+        """Checks device and options; there are no shape ranges.
+
+        Raises:
+            BackendMissingError: The runtime, or what computes on that device, is not here.
+            UsageError: An option that it does not have, or a shape range.
+        """
+        refuse_shapes(config, backend=_NAME)
+        _place(config)
+
     def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
         """Opens a session on the model to prove that it loads, and stores the model as engine.
 
@@ -141,7 +150,9 @@ class OnnxRuntime:
             onnx: FP32 or Q/DQ model in one file.
             out: Where the engine goes; its sidecar goes beside it.
             config: Device, threads and the options ``graph_optimization`` (``all``, ``extended``,
-                ``basic``, ``disabled``) and ``spinning`` (``true``, ``false``).
+                ``basic``, ``disabled``), ``spinning`` (``true``, ``false``), and on a GPU
+                ``provider`` (``cuda``, ``tensorrt``, ``tensorrt_rtx``) and ``cpu_fallback``
+                (``refuse``, ``allow``).
 
         Raises:
             BackendMissingError: The runtime or the device is not here.
@@ -149,7 +160,7 @@ class OnnxRuntime:
             StorageError: The engine cannot be written.
             UsageError: An unknown option.
         """
-        _runtime()
+        self.check(config)
         if not onnx.is_file():
             raise ModelError(f"{onnx}: no such model file.", hint="Check the path.")
         with staged(out) as folder:
@@ -163,7 +174,8 @@ class OnnxRuntime:
                     hint="Import it with edgeres first, or see what the message names.",
                 ) from error
             source_sha256 = file_sha256(copy)
-        engine = Engine(out, _NAME, config.device, source_sha256, self.versions())
+        options = kept_options(config)
+        engine = Engine(out, _NAME, config.device, source_sha256, self.versions(), options)
         write_sidecar(engine)
         return engine
 
@@ -176,7 +188,8 @@ class OnnxRuntime:
                 to another execution provider.
             UsageError: An unknown option.
         """
-        _runtime()
+        config = with_kept_options(engine, config)
+        self.check(config)
         check_engine(engine, _NAME)
         with _loading(engine):
             return OnnxRuntimeRunner(_open(engine.path, config))
@@ -193,11 +206,11 @@ class OnnxRuntime:
 
         _runtime()
         check_engine(engine, _NAME)
-        config = BuildConfig(device=engine.device, threads=1)
+        config = with_kept_options(engine, BuildConfig(device=engine.device, threads=1))
         with tempfile.TemporaryDirectory() as folder, _loading(engine):
             session = _open(engine.path, config, profile=Path(folder) / "profile")
             with OnnxRuntimeRunner(session) as runner:
-                return profiled_layers(engine.path, runner)
+                return profiled_layers(engine.path, runner, _place(config).provider)
 
 
 class _SessionError(Exception):
@@ -217,7 +230,12 @@ def _loading(engine: Engine) -> Iterator[None]:
 
 
 def _runtime() -> Any:
-    return import_runtime("onnxruntime", extra="onnxruntime")
+    return _RUNTIME.load()
+
+
+def _place(config: BuildConfig) -> Place:
+    chosen = read_options(config.options, _OPTIONS, backend=_NAME)
+    return find_place(_runtime(), config.device, chosen["provider"])
 
 
 def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> Any:
@@ -239,35 +257,28 @@ def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> An
     if profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile)
-    wanted, providers = _providers(runtime, config.device)
+    place = _place(config)
+    providers = add_provider(runtime, settings, place, quantized=_is_quantized(path, place))
     try:
-        session = runtime.InferenceSession(str(path), settings, providers=providers)
+        # Without enable_fallback=False it would print a line and make a session on the CPU.
+        session = runtime.InferenceSession(
+            str(path), settings, providers=providers, enable_fallback=False
+        )
     except Exception as error:  # its exceptions have no base but Exception
         text = re.sub(
             r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", str(error)
         )
         raise _SessionError(text) from error
-    if session.get_providers()[0] != wanted:
-        raise BackendMissingError(
-            f"ONNX Runtime was to run on {config.device} ({wanted}) but fell back to "
-            f"{session.get_providers()[0]}.",
-            hint="Check the GPU driver and that the onnxruntime package is the one for GPUs.",
-        )
+    refuse_fallback(session, place, allowed=chosen["cpu_fallback"] == "allow")
     return session
 
 
-def _providers(runtime: Any, device: str) -> tuple[str, list[Any]]:
-    """The provider that must come first, and the list to ask for."""
-    if device == "cpu":
-        return _CPU, [_CPU]
-    kind, _, index = device.partition(":")
-    available = runtime.get_available_providers()
-    if kind != "cuda" or not index.isdigit() or _CUDA not in available:
-        raise BackendMissingError(
-            f"ONNX Runtime cannot use the device {device!r} here; it has {', '.join(available)}.",
-            hint="Use --device cpu, or install onnxruntime-gpu for cuda:N.",
-        )
-    return _CUDA, [(_CUDA, {"device_id": index}), _CPU]
+def _is_quantized(path: Path, place: Place) -> bool:
+    if place.on_cpu:
+        return False  # nobody asks; the file need not be read
+    from edgeres.backends._onnx_origin import read_nodes
+
+    return any(node.op == "QuantizeLinear" for node in read_nodes(path))
 
 
 def _specs(arguments: list[Any]) -> tuple[TensorSpec, ...]:

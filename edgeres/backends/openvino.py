@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgeres.backends._openvino_ir import one_line_of, read_onnx
 from edgeres.backends._openvino_layers import profiled_layers
 from edgeres.backends._openvino_run import OpenVinoRunner, core
-from edgeres.backends._vendor import import_runtime, read_options
+from edgeres.backends._packaged import Package, PackagedBackend
+from edgeres.backends._vendor import (
+    kept_options,
+    read_options,
+    refuse_shapes,
+    with_kept_options,
+)
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
 
 _NAME = "openvino"
+_OPENVINO = Package("openvino", extra="openvino")
 _OPTIONS = {
     "batch": ("specialized", "dynamic"),
     "performance_hint": ("latency", "throughput"),
@@ -28,32 +36,20 @@ _OPTIONS = {
 }
 
 
-class OpenVino:
+class OpenVino(PackagedBackend):
     """The OpenVINO backend; see :class:`edgeres.backends.base.Backend`."""
 
     name = _NAME
     engine_suffix = ".xml"
-    default_device = "cpu"
+    package = _OPENVINO
 
-    def missing(self) -> str | None:
-        """Says why OpenVINO cannot be used here; ``None`` if it can."""
-        try:
-            _runtime()
-        except BackendMissingError as error:
-            return str(error)
-        return None
-
-    def not_executable(self) -> str | None:
-        """Says why an engine cannot run here: for this backend the same as :meth:`missing`."""
-        return self.missing()
-
-    def versions(self) -> dict[str, str]:
-        """Version and build of the openvino package; empty where it is not here."""
-        return {} if self.missing() else {_NAME: str(_runtime().get_version())}
+    def version(self, module: ModuleType) -> str:
+        """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
+        return str(module.get_version())
 
     def devices(self) -> tuple[str, ...]:
         """``cpu``."""
-        _runtime()
+        _OPENVINO.load()
         return ("cpu",)
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
@@ -68,7 +64,7 @@ class OpenVino:
             BackendMissingError: The runtime or the device is not here.
         """
         _check_device(device)
-        _runtime()
+        _OPENVINO.load()
         from edgeres.backends.probe import saturates
 
         return QdqRules(
@@ -92,6 +88,17 @@ class OpenVino:
             saturating=saturates(self, device),
         )
 
+    def check(self, config: BuildConfig) -> None:
+        """Checks device and options; there are no shape ranges.
+
+        Raises:
+            BackendMissingError: Another device than ``cpu``.
+            UsageError: An option that it does not have, or a shape range.
+        """
+        _check_device(config.device)
+        refuse_shapes(config, backend=_NAME)
+        read_options(config.options, _OPTIONS, backend=_NAME)
+
     def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
         """Converts an ONNX model to IR, the same bytes for the same model, and compiles it once.
 
@@ -108,8 +115,8 @@ class OpenVino:
             StorageError: The engine cannot be written.
             UsageError: An unknown option.
         """
-        _check_device(config.device)
-        runtime = _runtime()
+        self.check(config)
+        runtime = _OPENVINO.load()
         settings, specialized = _settings(config)
         if not onnx.is_file():
             raise ModelError(f"{onnx}: no such model file.", hint="Check the path.")
@@ -124,7 +131,8 @@ class OpenVino:
             ) from error
         with staged(out) as folder:
             runtime.save_model(model, folder / out.name, compress_to_fp16=False)
-        engine = Engine(out, _NAME, config.device, source_sha256, self.versions())
+        options = kept_options(config)
+        engine = Engine(out, _NAME, config.device, source_sha256, self.versions(), options)
         write_sidecar(engine, companions=[out.with_suffix(".bin")])
         return engine
 
@@ -151,8 +159,9 @@ class OpenVino:
             return profiled_layers(runner.model, runner)
 
     def _load(self, engine: Engine, config: BuildConfig, further: dict[str, Any]) -> OpenVinoRunner:
-        _check_device(config.device)
-        runtime = _runtime()
+        config = with_kept_options(engine, config)
+        self.check(config)
+        runtime = _OPENVINO.load()
         settings, specialized = _settings(config)
         check_engine(engine, _NAME)
         try:
@@ -164,10 +173,6 @@ class OpenVino:
                 f"{one_line_of(error)}.",
                 hint="Build it again with this version.",
             ) from error
-
-
-def _runtime() -> Any:
-    return import_runtime("openvino", extra="openvino")
 
 
 def _check_device(device: str) -> None:

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import import_runtime, one_line, read_options
+from edgeres.backends._vendor import one_line, read_options, refuse_shapes
 from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, TensorSpec
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
 from edgeres.files import file_sha256
 
 _NAME = "pytorch"
+_TORCH = Package("torch", extra="torch")
 
 
 class PyTorchRunner(CheckedRunner):
@@ -33,7 +35,7 @@ class PyTorchRunner(CheckedRunner):
         self._device = device
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        torch = _runtime()
+        torch = _TORCH.load()
         images = feeds["input"]
         try:
             with torch.inference_mode():
@@ -49,32 +51,16 @@ class PyTorchRunner(CheckedRunner):
         self._module = None
 
 
-class PyTorch:
+class PyTorch(PackagedBackend):
     """The reference backend; see :class:`edgeres.backends.base.Backend`."""
 
     name = _NAME
     engine_suffix = ".safetensors"
-    default_device = "cpu"
-
-    def missing(self) -> str | None:
-        """Says why torch cannot be used here; ``None`` if it can."""
-        try:
-            _runtime()
-        except BackendMissingError as error:
-            return str(error)
-        return None
-
-    def not_executable(self) -> str | None:
-        """Says why an engine cannot run here: for this backend the same as :meth:`missing`."""
-        return self.missing()
-
-    def versions(self) -> dict[str, str]:
-        """Version of the torch package; empty where it is not here."""
-        return {} if self.missing() else {"torch": str(_runtime().__version__)}
+    package = _TORCH
 
     def devices(self) -> tuple[str, ...]:
         """GPUs as ``cuda:N``, then ``cpu``."""
-        return (*(f"cuda:{n}" for n in range(_runtime().cuda.device_count())), "cpu")
+        return (*(f"cuda:{n}" for n in range(_TORCH.load().cuda.device_count())), "cpu")
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """Nothing is quantized: this is the FP32 reference."""
@@ -82,6 +68,17 @@ class PyTorch:
         return QdqRules(
             name="pytorch", activation_dtype="uint8", activation_symmetric=False, ops=frozenset()
         )
+
+    def check(self, config: BuildConfig) -> None:
+        """Takes no options and no shape ranges.
+
+        Raises:
+            BackendMissingError: Torch or the device is not here.
+            UsageError: Any option or shape range at all.
+        """
+        _check_device(config.device)
+        refuse_shapes(config, backend=_NAME)
+        read_options(config.options, {}, backend=_NAME)
 
     def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
         """Stores a checkpoint in edgeres's own form, which needs no pickle to load.
@@ -97,8 +94,7 @@ class PyTorch:
             StorageError: The engine cannot be written.
             UsageError: Any option at all.
         """
-        _check_device(config.device)
-        read_options(config.options, {}, backend=_NAME)
+        self.check(config)
         if onnx.suffix == ".onnx":
             raise ModelError(
                 f"{onnx}: the pytorch reference is built from a checkpoint, not from ONNX.",
@@ -124,11 +120,10 @@ class PyTorch:
             BackendMissingError: Torch or the device is not here.
             UsageError: Any option at all.
         """
-        _check_device(config.device)
-        read_options(config.options, {}, backend=_NAME)
+        self.check(config)
         plan, module = _open(engine)
         if config.threads is not None:
-            _runtime().set_num_threads(config.threads)
+            _TORCH.load().set_num_threads(config.threads)
         return PyTorchRunner(
             module.to(config.device), plan.in_channels, plan.num_classes, config.device
         )
@@ -140,7 +135,7 @@ class PyTorch:
             ArtefactError: The file is damaged, or no engine of this backend.
             BackendMissingError: Torch is not here.
         """
-        _runtime()
+        _TORCH.load()
         _, module = _open(engine)
         return [
             LayerInfo(name, type(part).__name__, _precision(part))
@@ -149,13 +144,9 @@ class PyTorch:
         ]
 
 
-def _runtime() -> Any:
-    return import_runtime("torch", extra="torch")
-
-
 def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
-    present = _runtime().cuda.device_count()
+    present = _TORCH.load().cuda.device_count()
     if device != "cpu" and not (kind == "cuda" and index.isdigit() and int(index) < present):
         raise BackendMissingError(
             f"torch cannot use the device {device!r} here; it sees {present} GPU.",

@@ -43,7 +43,7 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
         path.name: {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
         for path in (engine.path, *companions)
     }
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "backend": engine.backend,
         "device": engine.device,
@@ -51,6 +51,8 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
         "versions": dict(sorted(engine.versions.items())),
         "files": files,
     }
+    if engine.options:
+        record["options"] = dict(sorted(engine.options.items()))
     target = sidecar_path(engine.path)
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
     return target
@@ -75,7 +77,8 @@ def read_engine(path: Path) -> Engine:
             backend=str(record["backend"]),
             device=str(record["device"]),
             source_sha256=str(record["source_sha256"]),
-            versions={str(name): str(value) for name, value in record["versions"].items()},
+            versions=_texts(record["versions"]),
+            options=_texts(record.get("options", {})),
         )
         files = {
             str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
@@ -156,6 +159,10 @@ def _read_record(sidecar: Path, engine_path: Path) -> dict[str, Any]:
             f"{sidecar}: expected schema {SCHEMA}, got {got!r}.", hint="Build the engine again."
         )
     return record
+
+
+def _texts(mapping: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in mapping.items()}
 
 
 def _check_file(folder: Path, name: str, sha256: str, size: int) -> None:

@@ -25,7 +25,8 @@ from edgeres.backends._tensorrt_match import (
     with_targets,
 )
 from edgeres.backends._tensorrt_options import parse_options
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
+from edgeres.backends._vendor import kept_options, with_kept_options
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.files import file_sha256
@@ -46,6 +47,8 @@ class TensorRTBackend:
     name = "tensorrt"
     engine_suffix = ".plan"
     default_device = "cuda:0"
+    precision_options = frozenset({"rest", "io"})
+    path_options = frozenset({"timing_cache", "runtime_cache"})
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
@@ -96,6 +99,17 @@ class TensorRTBackend:
             quantize_before_relu=False,
         )
 
+    def check(self, config: BuildConfig) -> None:
+        """Checks options and device; shape ranges are checked against the model in the build.
+
+        Raises:
+            UsageError: An option, a value or a device that makes no sense.
+            BackendMissingError: No TensorRT that can build here, or one without this device.
+        """
+        options = parse_options(config.options)
+        ordinal_of(config.device)
+        with_targets(choose_trt(options.flavor), options, config.device)
+
     def build(
         self,
         onnx: Path,
@@ -123,7 +137,7 @@ class TensorRTBackend:
         from edgeres.backends._tensorrt_audit import Audit, audit_path, audit_to_text
         from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
         from edgeres.backends._tensorrt_graph import read_graph
-        from edgeres.backends._tensorrt_layers import count_fusions, product_nodes
+        from edgeres.backends._tensorrt_layers import product_nodes
         from edgeres.backends._tensorrt_lint import lint, refuse_fatal
 
         options = parse_options(config.options)
@@ -135,12 +149,17 @@ class TensorRTBackend:
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
+        if options.io == "float16" and options.rest != "float16":
+            raise UsageError(
+                f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
+                hint="Say rest=float16 too, or leave io out.",
+            )
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
         with staged(out) as folder:
             half = options.rest == "float16"
-            with _built_file(graph, onnx, folder, half=half) as file:
+            with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
                 built = build_plan(trt, file, options, config.shapes, half=half, progress=progress)
             (folder / out.name).write_bytes(built.plan)
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
@@ -148,7 +167,6 @@ class TensorRTBackend:
                 canonical_sha256=canonical_sha256(built.plan),
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
-                fusions=count_fusions(layers, graph.op_types),
                 warnings=built.warnings,
                 notes=tuple(finding.message for finding in findings),
             )
@@ -160,6 +178,7 @@ class TensorRTBackend:
             device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
             source_sha256=source_sha256,
             versions=versions_of(trt, options, gpu),
+            options=kept_options(config, self.path_options),
         )
         write_sidecar(engine, companions=[beside])
         return engine
@@ -176,7 +195,10 @@ class TensorRTBackend:
         """
         from edgeres.backends._tensorrt_run import TensorRTRunner
 
-        options = parse_options(config.options)
+        options = parse_options(with_kept_options(engine, config).options)
+        cache = options.runtime_cache
+        if cache is not None and cache == Path(cache.name):
+            options = replace(options, runtime_cache=engine.path.with_name(cache.name))
         trt, gpu = check_loadable(engine, config.device, self.name)
         return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
 
@@ -201,6 +223,15 @@ class TensorRTBackend:
         records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.products)
         return to_layer_infos(assign_products(records, audit.products))
 
+    def remarks(self, engine: Engine) -> Remarks:
+        """The builder's warnings and the lint's notes.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        audit = self.audit(engine)
+        return Remarks(audit.warnings, audit.notes)
+
     def audit(self, engine: Engine) -> Audit:
         """What the builder and the lint said when the plan was made; needs no GPU.
 
@@ -214,7 +245,7 @@ class TensorRTBackend:
 
 
 @contextlib.contextmanager
-def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool) -> Iterator[Path]:
+def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) -> Iterator[Path]:
     """The file that TensorRT parses: the given one, or for a moment its float16 form."""
     if not half:
         yield onnx
@@ -223,7 +254,7 @@ def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool) -> Iterat
 
     path = folder / "half.onnx"
     try:
-        to_half(graph, path)
+        to_half(graph, path, io=io)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -48,6 +48,13 @@ def convert(
     max_drop: o.MaxDrop = None,
     confidence: o.Confidence = None,
     threads: o.Threads = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TARGET.KEY=VALUE",
+            help="A target's own option, e.g. tensorrt.max_batch=8; repeat for several.",
+        ),
+    ] = None,
     scale: o.Scale = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -85,6 +92,7 @@ def convert(
             "checks.untrained": untrained or None,
         }
         changes = {key: value for key, value in changes.items() if value is not None}
+        changes |= o.target_options(option)
         changes |= o.preprocess_changes(
             scale=scale,
             mean=mean,

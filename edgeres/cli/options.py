@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeres.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeres.backends.base import ShapeRange
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
@@ -69,6 +72,64 @@ def preprocess_changes(
         "layout": layout,
     }
     return {f"preprocess.{key}": value for key, value in values.items() if value is not None}
+
+
+def parse_options(texts: list[str] | None) -> dict[str, str]:
+    """Reads ``KEY=VALUE`` options; the target itself knows which there are.
+
+    Raises:
+        UsageError: A text without a key or ``=``, or a key given twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals or key in found:
+            twice = "given twice" if key in found else f"expected KEY=VALUE, got {text!r}"
+            raise UsageError(f"--option: {twice}.", hint="For example --option max_batch=8.")
+        found[key] = value
+    return found
+
+
+def target_options(texts: list[str] | None) -> dict[str, str]:
+    """Recipe changes (dotted keys) that ``TARGET.KEY=VALUE`` options stand for.
+
+    Raises:
+        UsageError: As :func:`parse_options`, or no target before the key.
+    """
+    changes = {}
+    for key, value in parse_options(texts).items():
+        target, dot, name = key.partition(".")
+        if not target or not dot or not name:
+            raise UsageError(
+                f"--option: expected TARGET.KEY=VALUE, got {key}={value}.",
+                hint="For example --option tensorrt.max_batch=8.",
+            )
+        changes[f"build.{target}.options.{name}"] = value
+    return changes
+
+
+def parse_shapes(texts: list[str] | None) -> dict[str, ShapeRange]:
+    """Reads ``[INPUT=]MIN,OPT,MAX``, each like ``1x3x224x224``.
+
+    Raises:
+        UsageError: A text that is not three shapes, or an input named twice.
+    """
+    from edgeres.backends.base import ShapeRange
+
+    found: dict[str, ShapeRange] = {}
+    for text in texts or ():
+        name, _, shapes = text.rpartition("=")
+        try:
+            low, usual, high = (tuple(map(int, s.split("x"))) for s in shapes.split(","))
+        except ValueError as error:
+            raise UsageError(
+                f"--shapes: expected MIN,OPT,MAX, got {text!r}.",
+                hint="For example --shapes 1x3x224x224,8x3x224x224,32x3x224x224.",
+            ) from error
+        if name in found:
+            raise UsageError("--shapes: one input is given twice.", hint="Keep one of them.")
+        found[name] = ShapeRange(low, usual, high)
+    return found
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -229,6 +229,17 @@ def build(
     target: Target,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     threads: o.Threads = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="The target's own option; repeat for several."),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[INPUT=]MIN,OPT,MAX",
+            help="Shape range of an input, each like 1x3x224x224 (tensorrt).",
+        ),
+    ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -238,7 +249,15 @@ def build(
         from edgeres.stages import build as run
 
         device = device or get_backend(target).default_device
-        engine = run(onnx, output, target=target, device=device, threads=threads)
+        engine = run(
+            onnx,
+            output,
+            target=target,
+            device=device,
+            threads=threads,
+            options=o.parse_options(option),
+            shapes=o.parse_shapes(shapes),
+        )
         out.result(
             {
                 "engine": str(engine.path),
@@ -246,6 +265,7 @@ def build(
                 "device": engine.device,
                 "source_sha256": engine.source_sha256,
                 "versions": dict(engine.versions),
+                "options": dict(engine.options),
             },
             f"{engine.path}",
         )

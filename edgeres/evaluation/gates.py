@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
 from edgeres.evaluation.coverage import Coverage
+from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
 
 Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
@@ -30,6 +31,7 @@ class Limits:
         max_drop_pp: Largest drop of top-1 in percentage points.
         confidence: One-sided confidence of the accuracy bounds.
         min_int8_coverage: Smallest share of MACs that run in INT8, in [0, 1].
+        min_fused_adds: Smallest share of residual additions that a convolution computes, in [0, 1].
         max_p99_ms: Largest 99th percentile of the latency in milliseconds.
         min_speedup: Smallest FP32 p50 over INT8 p50.
         max_size_bytes: Largest engine file.
@@ -38,6 +40,7 @@ class Limits:
     max_drop_pp: float = 0.5
     confidence: float = 0.95
     min_int8_coverage: float | None = None
+    min_fused_adds: float | None = None
     max_p99_ms: float | None = None
     min_speedup: float | None = None
     max_size_bytes: int | None = None
@@ -46,8 +49,10 @@ class Limits:
         """Raises ``UsageError`` for limits that make no sense."""
         _expect("max_drop_pp", self.max_drop_pp, -100.0, 100.0)
         _expect("confidence", self.confidence, 0.5, 0.999999)
-        if self.min_int8_coverage is not None:
-            _expect("min_int8_coverage", self.min_int8_coverage, 0.0, 1.0)
+        for name in ("min_int8_coverage", "min_fused_adds"):
+            value = getattr(self, name)
+            if value is not None:
+                _expect(name, value, 0.0, 1.0)
         for name in ("max_p99_ms", "min_speedup", "max_size_bytes"):
             value = getattr(self, name)
             if value is not None:
@@ -151,6 +156,16 @@ def coverage_check(coverage: Coverage, minimum: float) -> Check:
     return Check(
         "int8_coverage", "pass" if enough else "fail", reason, coverage.int8_coverage, minimum
     )
+
+
+def fusion_check(fusions: Fusions, minimum: float) -> Check:
+    """Judges the share of residual additions that run inside a convolution's layer."""
+    share = fusions.adds_in_products / fusions.adds if fusions.adds else 1.0
+    reason = (
+        f"{fusions.adds_in_products} of {fusions.adds} additions run in a convolution, at least "
+        f"{100 * minimum:.4g} % asked."
+    )
+    return Check("fused_adds", "pass" if share >= minimum else "fail", reason, share, minimum)
 
 
 def latency_check(p99_ms: float, max_p99_ms: float, doubts: Sequence[str] = ()) -> Check:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import Engine, LayerInfo
+from edgeres.backends.base import Engine, LayerInfo, Remarks
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
+from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.files import file_sha256
-from edgeres.onnx_info import node_macs
+from edgeres.onnx_info import node_macs, node_ops
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class Inspection:
         size_bytes: Size of all its files.
         layers: Its layers in the engine's order.
         coverage: Share of MACs in INT8 and the nodes that are not.
+        fusions: Where the additions and activations are computed.
+        remarks: What the builder warned of, and what was found on the way.
     """
 
     engine: Engine
     size_bytes: int
     layers: tuple[LayerInfo, ...]
     coverage: Coverage
+    fusions: Fusions
+    remarks: Remarks
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
@@ -42,6 +47,9 @@ class Inspection:
             "versions": dict(self.engine.versions),
             "size_bytes": self.size_bytes,
             **self.coverage.to_dict(),
+            "fusions": asdict(self.fusions),
+            "builder_warnings": list(self.remarks.warnings),
+            "notes": list(self.remarks.notes),
             "layers": [vars(layer) | {"nodes": list(layer.nodes)} for layer in self.layers],
         }
 
@@ -60,9 +68,16 @@ def inspect(path: Path, *, source: Path | None = None) -> Inspection:
     """
     engine = read_engine(path)
     backend = get_backend(engine.backend)
-    macs = node_macs(source_of(engine, source))
+    onnx = source_of(engine, source)
     layers = tuple(backend.layers(engine))
-    return Inspection(engine, engine_size(engine), layers, int8_coverage(macs, layers))
+    return Inspection(
+        engine,
+        engine_size(engine),
+        layers,
+        int8_coverage(node_macs(onnx), layers),
+        count_fusions(layers, node_ops(onnx)),
+        backend.remarks(engine),
+    )
 
 
 def engine_size(engine: Engine) -> int:

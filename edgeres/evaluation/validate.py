@@ -22,6 +22,7 @@ from edgeres.evaluation.gates import (
     coverage_check,
     decide,
     deployment_checks,
+    fusion_check,
 )
 from edgeres.evaluation.inspect import engine_size, inspect
 from edgeres.evaluation.predict import predict
@@ -165,9 +166,13 @@ def validate(
     comparison = compare(reference, candidate, confidence=limits.confidence)
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
-    if limits.min_int8_coverage is not None:
-        coverage = inspect(path, source=source).coverage
-        checks.append(coverage_check(coverage, limits.min_int8_coverage))
+    if limits.min_int8_coverage is not None or limits.min_fused_adds is not None:
+        inside = inspect(path, source=source)
+        coverage = inside.coverage
+        if limits.min_int8_coverage is not None:
+            checks.append(coverage_check(coverage, limits.min_int8_coverage))
+        if limits.min_fused_adds is not None:
+            checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
     checks += deployed
     verdict = decide(checks)
     layers = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeres.evaluation.fusions import Fusions
 from edgeres.report.schema import BaselinePart, Percentiles, TargetPart
 
 MISSING = "-"
@@ -41,6 +42,16 @@ def sqnr(target: TargetPart) -> str:
         same = target.executed and target.agreement == 1.0 and not target.nan_samples
         return "exact" if same else MISSING
     return f"{target.sqnr_db:.1f}"
+
+
+def fusions(found: Fusions) -> str:
+    """Where the residual additions and the activations are computed."""
+    return (
+        f"{found.adds_in_products} of {found.adds} additions and {found.relus_in_products} of "
+        f"{found.relus} Relus run in a convolution or matrix product "
+        f"({found.conv_add_relu} Conv+Add+Relu), {found.adds_in_kernels} additions in a kernel "
+        "with other work."
+    )
 
 
 def milliseconds(value: float | None) -> str:

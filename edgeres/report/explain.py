@@ -4,6 +4,7 @@ Each finding has a stable code:
 
 - ``int8-slower``, ``int8-no-faster``: INT8 does not pay on this backend, and the likely reasons
 - ``float-layers``: part of the network does not run in INT8
+- ``builder-warnings``: what the engine's builder warned of
 - ``saturation``, ``saturation-unsafe``: INT8 sums can overflow on this CPU
 - ``timing-unstable``: the times are doubtful
 - ``broken-outputs``: NaN or Inf
@@ -59,6 +60,11 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
             f"{largest}{more} ({target.float_layers[0].reason})."
         )
         yield Finding("info", "float-layers", text, name)
+    if target.builder_warnings:
+        told = "; ".join(target.builder_warnings[:_TOLD])
+        others = len(target.builder_warnings) - _TOLD
+        text = f"the builder warns: {told}" + (f"; and {others} more" if others > 0 else "")
+        yield Finding("info", "builder-warnings", text, name)
     if target.saturating:
         yield _saturation(name, target)
 

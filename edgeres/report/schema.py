@@ -17,6 +17,7 @@ from edgeres.environment import Environment
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.compare import Flips
 from edgeres.evaluation.coverage import FloatLayer
+from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.gates import Check, Outcome
 from edgeres.files import write_atomic
 
@@ -119,6 +120,9 @@ class TargetPart:
         sqnr_db: ``None`` also where the logits are equal to the last bit.
         nan_samples: Samples with NaN outputs; ``inf_samples`` with Inf and no NaN.
         int8_coverage: Share of MACs in INT8, read from the engine.
+        fusions: Where additions and activations are computed, read from the engine.
+        builder_warnings: What the engine's builder warned of.
+        notes: What was found in the Q/DQ model that is slow, not wrong.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
         speedup: FP32 p50 over INT8 p50.
@@ -150,6 +154,9 @@ class TargetPart:
     inf_samples: int = 0
     int8_coverage: float | None = None
     float_layers: tuple[FloatLayer, ...] = ()
+    fusions: Fusions | None = None
+    builder_warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     latency_ms: Percentiles | None = None
     fp32_latency_ms: Percentiles | None = None
     speedup: float | None = None

@@ -85,7 +85,7 @@ def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
 
 
 def inspection_table(found: Inspection) -> ConsoleRenderable:
-    """Every layer with the precision it runs in, then the INT8 coverage and what is not INT8."""
+    """Every layer with the precision it runs in, then the INT8 coverage, fusions and remarks."""
     table = Table(box=None, pad_edge=False)
     table.add_column("Layer", overflow="fold")
     table.add_column("Op", overflow="fold")
@@ -99,6 +99,9 @@ def inspection_table(found: Inspection) -> ConsoleRenderable:
         Text(f"not INT8: {layer.name} ({layer.macs:,} MACs): {layer.reason}")
         for layer in coverage.float_layers
     ]
+    lines.append(Text(cells.fusions(found.fusions)))
+    lines += [Text(f"the builder warns: {text}") for text in found.remarks.warnings]
+    lines += [Text(f"note: {text}") for text in found.remarks.notes]
     return Group(table, Text(), *lines)
 
 

@@ -16,7 +16,7 @@ from edgeres.backends._tensorrt_api import load_trt
 from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
 from edgeres.backends._tensorrt_graph import read_graph
 from edgeres.backends._tensorrt_layerlist import read_log
-from edgeres.backends._tensorrt_layers import LayerRecord, assign_products
+from edgeres.backends._tensorrt_layers import LayerRecord, assign_products, to_layer_infos
 from edgeres.backends._tensorrt_options import TensorRTOptions
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.sidecar import read_engine
@@ -27,6 +27,7 @@ from edgeres.errors import (
     StageError,
     UsageError,
 )
+from edgeres.evaluation.fusions import count_fusions
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 BACKEND = get_backend("tensorrt")
@@ -117,8 +118,11 @@ def test_residual_placement_changes_what_the_pointwise_kernels_do(
 ) -> None:
     beside_adds = {}
     for residual in ("skip", "both"):
-        audit = BACKEND.audit(build(qdq_net(qdq={"residual": residual}), tmp_path))
-        assert audit.fusions.adds == audit.fusions.in_pointwise == 2
+        net = qdq_net(qdq={"residual": residual})
+        audit = BACKEND.audit(build(net, tmp_path))
+        ops = {node.name: node.op_type for node in net.nodes}
+        fusions = count_fusions(to_layer_infos(audit.layers), ops)
+        assert (fusions.adds, fusions.adds_in_products, fusions.adds_in_kernels) == (2, 0, 2)
         kernels = [set(layer.nodes) for layer in audit.layers if layer.op == "kgen"]
         beside_adds[residual] = [
             f"layer{stage}.0.conv2_out_q" in nodes

@@ -103,6 +103,22 @@ def test_float16_adds_little_to_the_error_of_int8(
     assert in_half.dtype == np.float32
 
 
+def test_float16_inputs_and_outputs_give_the_same_numbers(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    net = qdq_net()
+    behind_casts = halved(net, tmp_path)
+    to_half(read_graph(tmp_path / "net.onnx"), tmp_path / "bare.onnx", io="float16")
+    bare = onnx.load(tmp_path / "bare.onnx")
+    assert lint(read_graph(tmp_path / "bare.onnx")) == []
+    assert "Cast" not in {node.op_type for node in bare.graph.node}
+    feed = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    (with_casts,) = run(behind_casts, feed)
+    (without,) = run(bare, feed.astype(np.float16))
+    assert without.dtype == np.float16
+    assert np.array_equal(with_casts.astype(np.float16), without)
+
+
 def test_types_and_names_of_the_file(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
     net = qdq_net()
     half = halved(net, tmp_path)

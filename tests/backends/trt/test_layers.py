@@ -10,7 +10,6 @@ from edgeres.backends._tensorrt_layerlist import read_inspector, read_log
 from edgeres.backends._tensorrt_layers import (
     LayerRecord,
     assign_products,
-    count_fusions,
     records_from_json,
     records_to_json,
     to_layer_infos,
@@ -178,17 +177,6 @@ def test_a_product_counts_once_and_for_the_layer_that_multiplies() -> None:
     ]
     assigned = assign_products(records, op_types)
     assert [record.nodes for record in assigned] == [("relu",), ("conv1",), ("fc",), ("relu_q",)]
-
-
-def test_fusions_of_residual_additions() -> None:
-    op_types = {"add1": "Add", "add2": "Add", "add3": "Add", "relu": "Relu", "conv": "Conv"}
-    records = [
-        LayerRecord("a", "correlation", ("int8",), ("int8",), ("int8",), ("conv", "add1")),
-        LayerRecord("b", "kgen", ("float32",), (), ("float32",), ("add2", "relu")),
-        LayerRecord("c", "kgen", ("float32",), (), ("float32",), ("add3",)),
-    ]
-    fusions = count_fusions(records, op_types)
-    assert (fusions.adds, fusions.in_product, fusions.in_pointwise) == (3, 1, 1)
 
 
 def test_records_survive_json() -> None:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +31,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) -> Path:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.build import build_model
     from edgeres.models.checkpoint import Checkpoint, save_checkpoint
     from edgeres.models.plan import plan_for
-    from edgeres.quantization.calibrate import calibrate
-    from edgeres.quantization.quantize import quantize
 
     # Here, so that a run without the slow tests does not import torch.
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -45,6 +43,14 @@ def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) 
     preprocess = Preprocess(mean=(0.286,), std=(0.353,), channels=shape[0])
     checkpoint = Checkpoint(plan, module.state_dict(), preprocess)
     save_checkpoint(folder / "net.safetensors", checkpoint)
+    return _quantized(module, shape, folder)
+
+
+def _quantized(module: Any, shape: tuple[int, int, int], folder: Path) -> Path:
+    from edgeres.exporting.to_onnx import export_onnx
+    from edgeres.quantization.calibrate import calibrate
+    from edgeres.quantization.quantize import quantize
+
     export_onnx(module, shape, folder / "net.onnx")
     random = np.random.default_rng(0)
     feeds = [random.standard_normal((16, *shape)).astype(np.float32) for _ in range(2)]
@@ -60,6 +66,7 @@ def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) 
     [
         ("resnet20", (1, 28, 28), 0.5),
         ("resnet18", (3, 64, 64), 0.25),
+        ("resnet50", (3, 64, 64), 0.25),
         ("pooled_resnet", (1, 28, 28), 0.5),
     ],
 )
@@ -71,13 +78,32 @@ def test_all_multiply_adds_are_int8(
     width: float,
     rest: str,
 ) -> None:
-    network = exported(name, shape, width)
+    check_all_int8(exported(name, shape, width), tmp_path, rest)
+
+
+@pytest.mark.parametrize("name", ["fmnist_resnet20", "fmnist_pooled_resnet", "pruned"])
+def test_the_shipped_networks_are_int8(tmp_path: Path, name: str) -> None:
+    from edgeres.assets import asset_folder
+    from edgeres.models.checkpoint import load_checkpoint, load_module
+
+    pytest.importorskip("torch", reason="torch is not installed")
+    recipes = asset_folder("recipes")
+    (pruned,) = recipes.glob("stages/prune-*/checkpoint.safetensors")
+    path = pruned if name == "pruned" else recipes / "checkpoints" / f"{name}.safetensors"
+    module = load_module(load_checkpoint(path))
+    check_all_int8(_quantized(module, (1, 28, 28), tmp_path), tmp_path, "float32")
+
+
+def check_all_int8(network: Path, tmp_path: Path, rest: str) -> None:
     config = BuildConfig(options={"flavor": "tensorrt_rtx", "rest": rest})
     engine = BACKEND.build(network / "net.qdq.onnx", tmp_path / "net.plan", config)
     coverage = int8_coverage(node_macs(network / "net.onnx"), BACKEND.layers(engine))
     assert coverage.float_layers == ()
     assert coverage.int8_coverage == 1
-    assert BACKEND.audit(engine).notes == ()
+    assert BACKEND.remarks(engine).notes == ()
+    digests = {BACKEND.audit(engine).canonical_sha256}
+    again = BACKEND.build(network / "net.qdq.onnx", tmp_path / "again.plan", config)
+    assert {BACKEND.audit(again).canonical_sha256} == digests
 
 
 def test_the_numerics_program(

@@ -82,6 +82,14 @@ def test_the_rest_is_float16_where_that_pays(
     assert not list(qdq_file.parent.glob("*half*"))
 
 
+def test_inputs_and_outputs_are_float16_on_demand(install: Install, qdq_file: Path) -> None:
+    trt = install("10")
+    build(qdq_file, io="float16")
+    assert trt.parsed == "half.onnx"
+    with pytest.raises(UsageError, match="io=float16 needs rest=float16"):
+        build(qdq_file, io="float16", rest="float32")
+
+
 def test_half_on_8_6_needs_its_flag_too(install: Install, qdq_file: Path) -> None:
     trt = install("8.6")
     build(qdq_file, rest="float16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,62 @@ def test_cuda_graphs_are_recorded_once_for_each_shape(
             np.testing.assert_allclose(logits, expected(feed), rtol=1e-6)
     assert driver.launches == 5
     assert sum(kind == "executable graph" for kind in driver.made) == 2
+
+
+def test_large_batches_are_not_recorded(
+    install: Install,
+    driver: Any,
+    built: Callable[..., Engine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install("11")
+    monkeypatch.setattr("edgeres.backends._tensorrt_lane.GRAPH_BATCH", 2)
+    # Said in the build, the option holds wherever the engine is loaded.
+    with BACKEND.load(built(cuda_graph="true"), CUDA) as runner:
+        for batch in (1, 3, 2, 4, 1):
+            feed = images(batch)
+            logits = runner.infer({"input": feed})["logits"]
+            np.testing.assert_allclose(logits, expected(feed), rtol=1e-6)
+    assert driver.launches == 3
+
+
+@pytest.mark.parametrize("version", ["8.6", "10", "11", "rtx"])
+def test_several_contexts_run_at_the_same_time(
+    install: Install, driver: Any, built: Callable[..., Engine], version: str
+) -> None:
+    trt = install(version)
+    engine = built(contexts="3")
+    assert ("PROFILE_SHARING_0806" in trt.previews) == (version in {"8.6", "10"})
+    feeds = [images(1 + index % 4) + index for index in range(24)]
+    with BACKEND.load(engine, CUDA) as runner, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda feed: runner.infer({"input": feed})["logits"], feeds))
+    for feed, answer in zip(feeds, answers, strict=True):
+        np.testing.assert_allclose(answer, expected(feed), rtol=1e-6)
+    assert trt.deserialized == 1
+    assert trt.contexts == 3
+
+
+def test_a_context_that_fails_is_free_again(
+    install: Install, driver: Any, built: Callable[..., Engine]
+) -> None:
+    install("10")
+    with BACKEND.load(built(), CUDA) as runner:
+        driver.fails["cuStreamSynchronize"] = 700
+        with pytest.raises(StageError):
+            runner.infer({"input": images(1)})
+        driver.fails.clear()
+        assert runner.infer({"input": images(1)})["logits"].shape == (1, 2)
+
+
+def test_a_plain_cache_name_is_a_file_beside_the_plan(
+    install: Install, built: Callable[..., Engine]
+) -> None:
+    install("rtx")
+    engine = built(runtime_cache="kernels.bin")
+    assert engine.options == {"runtime_cache": "kernels.bin"}
+    with BACKEND.load(engine, CUDA) as runner:
+        runner.infer({"input": images(1)})
+    assert engine.path.with_name("kernels.bin").read_bytes() == b"compiled kernels"
 
 
 def test_tensorrt_for_rtx_replays_and_caches_kernels_itself(

@@ -1,0 +1,63 @@
+"""What backends whose runtime is one Python package have in common: is it here, which version.
+
+Such a backend names its package once; the answers, the messages and the install hint follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
+
+from edgeres.backends._vendor import import_runtime
+from edgeres.backends.base import Engine, Remarks
+from edgeres.errors import BackendMissingError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A runtime's Python package, and the extra of edgeres that installs it."""
+
+    name: str
+    extra: str
+
+    def load(self) -> ModuleType:
+        """Imports the package.
+
+        Raises:
+            BackendMissingError: It is not installed, or its native libraries do not load.
+        """
+        return import_runtime(self.name, extra=self.extra)
+
+
+class PackagedBackend:
+    """The part of :class:`edgeres.backends.base.Backend` that follows from the package."""
+
+    package: ClassVar[Package]
+    default_device = "cpu"
+    precision_options: frozenset[str] = frozenset()
+    path_options: frozenset[str] = frozenset()
+
+    def missing(self) -> str | None:
+        """Says why the package cannot be used here; ``None`` if it can."""
+        try:
+            self.package.load()
+        except BackendMissingError as error:
+            return str(error)
+        return None
+
+    def not_executable(self) -> str | None:
+        """Says why an engine cannot run here: what can build can run, see :meth:`missing`."""
+        return self.missing()
+
+    def versions(self) -> dict[str, str]:
+        """Version of the package under its own name; empty where it is not here."""
+        return {} if self.missing() else {self.package.name: self.version(self.package.load())}
+
+    def version(self, module: ModuleType) -> str:
+        """The imported package's version."""
+        return str(module.__version__)
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """None: these runtimes say nothing while they build."""
+        return Remarks()

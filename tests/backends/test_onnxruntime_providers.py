@@ -1,0 +1,121 @@
+"""Providers of ONNX Runtime: none falls back to the CPU without being found out.
+
+The package for CPUs has a second provider, Azure's, that takes no node of a network: asked for it,
+ONNX Runtime quietly makes a session on the CPU. That is the fall-back that a GPU session without
+a working driver has, and it is real here.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from edgeres.backends import _onnxruntime_providers as providers
+from edgeres.backends._onnxruntime_layers import _read
+from edgeres.backends.base import BuildConfig
+from edgeres.backends.onnxruntime import BACKEND
+from edgeres.errors import BackendMissingError, UsageError
+
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+AZURE = "AzureExecutionProvider"
+
+
+def build(network, folder, device="cuda:0", **options):
+    return BACKEND.build(network, folder / "net.onnx", BuildConfig(device, 1, options=options))
+
+
+@pytest.fixture
+def takes_nothing(monkeypatch):
+    """``provider=tensorrt`` stands for Azure's provider, which takes no node."""
+    if AZURE not in ort.get_available_providers():
+        pytest.skip("this onnxruntime has no second provider")
+    monkeypatch.setitem(providers.GPU_PROVIDERS, "tensorrt", AZURE)
+
+
+@pytest.mark.parametrize("fallback", ["refuse", "allow"])
+def test_a_provider_that_takes_no_node_is_found_out(takes_nothing, network, tmp_path, fallback):
+    with pytest.raises(BackendMissingError, match=f"10 of 10 nodes would run on the CPU.*{AZURE}"):
+        build(network, tmp_path / "out", provider="tensorrt", cpu_fallback=fallback)
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def session(**nodes):
+    """What a session says of itself, in the words that a real one uses (see above)."""
+    return SimpleNamespace(
+        disable_fallback=lambda: None,
+        get_providers=lambda: [AZURE, providers.CPU],
+        get_provider_graph_assignment_info=lambda: [
+            SimpleNamespace(ep_name=name, get_nodes=lambda n=found: [SimpleNamespace(name=n)])
+            for name, names in nodes.items()
+            for found in names
+        ],
+    )
+
+
+def test_some_nodes_on_the_cpu_are_refused_unless_allowed():
+    place = providers.Place(AZURE)
+    half = session(**{AZURE: ["stem", "fc"], providers.CPU: ["pool"]})
+    with pytest.raises(BackendMissingError, match=r"1 of 3 nodes .* CPU.*pool") as it:
+        providers.refuse_fallback(half, place, allowed=False)
+    assert "cpu_fallback=allow" in it.value.hint
+    providers.refuse_fallback(half, place, allowed=True)
+    providers.refuse_fallback(session(**{AZURE: ["stem"]}), place, allowed=False)
+
+
+def test_a_runtime_that_does_not_tell_is_not_believed():
+    mute = session()
+    del mute.get_provider_graph_assignment_info
+    with pytest.raises(BackendMissingError, match="does not tell which nodes"):
+        providers.refuse_fallback(mute, providers.Place(AZURE), allowed=True)
+
+
+def test_kernels_elsewhere_are_marked(network):
+    def event(name, provider):
+        types = {"op_name": "Conv", "input_type_shape": [{"float": [1]}], "node_index": name}
+        arguments = types | {"provider": provider}
+        return {"cat": "Node", "name": f"{name}_kernel_time", "args": arguments, "ts": 0, "dur": 1}
+
+    cuda = providers.GPU_PROVIDERS["cuda"]
+    here, away = _read([event("stem", cuda), event("one", providers.CPU)], network, cuda)
+    assert (here.op, here.precision) == ("Conv", "float32")
+    assert away.op == "Conv on CPUExecutionProvider"
+    # A whole network compiled into one kernel does not tell its precision.
+    (whole,) = _read([event("stem", AZURE)], network, AZURE)
+    assert whole.precision == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "error", "message"),
+    [
+        ("cuda:0", {"provider": "tensorrt"}, BackendMissingError, "with TensorrtExecutionProvider"),
+        ("cpu", {"provider": "tensorrt"}, UsageError, "runs on a GPU, the device is cpu"),
+        ("cuda:0", {"provider": "tensor"}, UsageError, "expected one of cuda, tensorrt, tensor"),
+    ],
+)
+def test_what_is_not_here_is_one_line(network, tmp_path, device, options, error, message):
+    if "TensorrtExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime has TensorRT")
+    with pytest.raises(error, match=message):
+        build(network, tmp_path / "out", device, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plugin_that_is_not_installed_says_what_to_install(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+    with pytest.raises(BackendMissingError, match="has no NvTensorRTRTXExecutionProvider") as it:
+        build(network, tmp_path / "out", provider="tensorrt_rtx")
+    assert "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" in it.value.hint
+
+
+def test_a_plugin_that_does_not_load_says_why(network, tmp_path, monkeypatch):
+    # As NVIDIA's does without a driver: its library asks for libcuda, and ONNX Runtime refuses.
+    broken = tmp_path / "libprovider.so"
+    broken.write_bytes(b"no library")
+    plugin = SimpleNamespace(get_library_path=lambda: str(broken))
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", plugin)
+    with pytest.raises(BackendMissingError, match=r"does not load: .*libprovider\.so") as it:
+        build(network, tmp_path / "out", provider="tensorrt_rtx")
+    assert "\n" not in str(it.value)
+    assert "libcuda" in it.value.hint
