@@ -29,8 +29,9 @@ from edgeres.evaluation.predictions import Predictions
 from edgeres.files import disk_errors
 from edgeres.networks import Network, Networks, prepare_networks
 from edgeres.progress import Advance, Listener, Silent
-from edgeres.proof import Proof, make_report
+from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
+from edgeres.report.evidence import FOLDER
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import find_source
@@ -94,7 +95,8 @@ def convert(
         table = calibration_table(run, networks, calibration.fingerprint)
         proof = _prove(run, networks, targets, table, validation)
         report = make_report(run, proof, model_sha256=source.sha256)
-        _publish(output, report, proof, table)
+        evidence = write_evidence(run, proof, validation)
+        _publish(output, report, proof, table, evidence)
     return report
 
 
@@ -179,7 +181,7 @@ def _expanded(targets: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
+def _publish(output: Path, report: Report, proof: Proof, table: Path, evidence: Path) -> None:
     """Puts what a run hands over into the output folder: folder by folder, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
@@ -204,6 +206,7 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
                 proof.dense.save(holder / "predictions.npz")
                 (holder / PREPROCESS).write_text(networks.preprocess.to_json())
             replace_folder(holder, output / name)
+        replace_folder(evidence, output / FOLDER)
         for stale in {*target_names(), PRUNED} - set(folders):
             shutil.rmtree(output / stale, ignore_errors=True)
         write_report(report, output / REPORT)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
+from edgeres.data.types import Dataset
 from edgeres.evaluation.compare import Comparison, compare, top_k
 from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
+from edgeres.files import disk_errors, write_atomic
 from edgeres.networks import Networks
 from edgeres.recipe import ChecksBlock
+from edgeres.report.evidence import LATENCY, RECIPE, latency_record, pair_answers, write_target
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
     BaselinePart,
@@ -85,6 +91,47 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
     return replace(report, findings=(*warned, *findings(report)))
+
+
+def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
+    """Writes what the report page needs beside the report; see :mod:`edgeres.report.evidence`.
+
+    Args:
+        run: Recipe and store, beside whose results the folder is made.
+        proof: The measurements.
+        validation: The images that were answered.
+
+    Returns:
+        A new folder, to be moved to where it belongs.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with disk_errors(run.store.root):
+        folder = Path(tempfile.mkdtemp(prefix=".evidence-", dir=run.store.root))
+    for item in proof.built:
+        name = item.target.name
+        answers = proof.answers.get(name)
+        write_target(
+            folder,
+            name,
+            layers=item.layers,
+            macs_by_node=proof.networks.final.summary.macs_by_node,
+            answers=pair_answers(proof.dense, answers) if answers is not None else None,
+            images=validation,
+            preprocess=proof.networks.preprocess,
+        )
+    times = {
+        name: latency_record(before.latency, after.latency)
+        for name, (before, after) in proof.times.items()
+    }
+    recipe = run.recipe.model_dump(mode="json", exclude_unset=True)
+    for key in ("source", "weights"):  # where the file lay is this machine's affair
+        if isinstance(recipe["model"].get(key), str):
+            recipe["model"][key] = Path(recipe["model"][key]).name
+    for name, content in ((LATENCY, times), (RECIPE, recipe)):
+        write_atomic(folder / name, (json.dumps(content, indent=1) + "\n").encode())
+    return folder
 
 
 def _pruning(proof: Proof, confidence: float) -> PruningPart | None:

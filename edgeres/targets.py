@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend, target_names
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
+from edgeres.backends.base import Backend, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -36,6 +36,7 @@ QDQ = "model.qdq.onnx"
 PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
+LAYERS = "layers.json"
 EVALUATION_BATCH = 64
 LATENCY_INPUTS = 8
 
@@ -73,6 +74,7 @@ class BuiltTarget:
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    layers: tuple[LayerInfo, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -184,7 +186,7 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     qdq = quantized.file(QDQ)
     engine = build_engine(run, qdq, target, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
-    return BuiltTarget(target, engine, qdq, account, _coverage(run, network, engine, target))
+    return BuiltTarget(target, engine, qdq, account, *_inside(run, network, engine, target))
 
 
 def build_engine(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
@@ -305,10 +307,17 @@ def _build(onnx: Path, folder: Path, target: Target) -> None:
     build(onnx, folder / ENGINE, target=target.name, device=target.device)
 
 
-def _coverage(run: Run, network: Network, engine: Engine, target: Target) -> Coverage:
+def _inside(
+    run: Run, network: Network, engine: Engine, target: Target
+) -> tuple[Coverage, tuple[LayerInfo, ...]]:
+    """INT8 coverage and layers of an engine, by its own word."""
+
     def produce(folder: Path, *_: object) -> None:
-        found = int8_coverage(network.summary.macs_by_node, target.backend.layers(engine))
+        layers = target.backend.layers(engine)
+        found = int8_coverage(network.summary.macs_by_node, layers)
         write_atomic(folder / COVERAGE, json.dumps(found.to_dict(), indent=1).encode())
+        listed = [asdict(layer) for layer in layers]
+        write_atomic(folder / LAYERS, json.dumps(listed, indent=1).encode())
 
     result = run.stage(
         "inspect",
@@ -318,8 +327,12 @@ def _coverage(run: Run, network: Network, engine: Engine, target: Target) -> Cov
         label=f"inspect ({target.name})",
     )
     content = json.loads(result.file(COVERAGE).read_text())
-    layers = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
-    return Coverage(float_layers=layers, **content)
+    in_float = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
+    layers = tuple(
+        LayerInfo(**{**layer, "nodes": tuple(layer["nodes"])})
+        for layer in json.loads(result.file(LAYERS).read_text())
+    )
+    return Coverage(float_layers=in_float, **content), layers
 
 
 def _place(target: Target) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from edgeres.source import ModelFacts, choose_preprocess
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
+MEASURED_ANEW = ("report.json", "evidence/latency.json")
 RECIPE = """\
 name: small
 model: {{source: net.safetensors}}
@@ -121,6 +122,29 @@ def test_the_run_leaves_what_it_says(workplace, report):
     assert {"model.onnx", "predictions.npz", "preprocess.json", "calibration_table.json"} <= kept
 
 
+def test_report_makes_a_page_of_what_convert_left(workplace, report, tmp_path):
+    out = workplace / "out"
+    result = _invoke("report", out, "--output", tmp_path / "pages", "--json")
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    page = Path(files["html"]).read_text()
+    for name, target in report["targets"].items():
+        assert target["reason"].split(".")[0] in page
+        assert f"{name}: " in page
+        engine = json.loads((out / "evidence" / f"{name}.json").read_text())
+        assert "layer1.0.conv1" in {node for layer in engine["layers"] for node in layer["nodes"]}
+    assert "layer1.0.add" in page
+    assert "edgeres convert recipe.yaml" in page
+    assert Path(files["model_card"]).read_text().startswith("---\n")
+    assert str(workplace) not in page  # a page is given away: no paths of this machine
+
+
+def test_report_of_another_folder_is_refused(tmp_path):
+    result = _invoke("report", tmp_path, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"]["id"] == "bad-artefact"
+
+
 def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     before = _hashes(workplace / "out")
     result = _invoke("convert", workplace / "recipe.yaml", "--output", workplace / "out", "--json")
@@ -129,8 +153,9 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     anew = [stage["name"] for stage in again["stages"] if not stage["cached"]]
     assert anew == ["benchmark"]
     after = _hashes(workplace / "out")
-    before.pop("report.json")
-    after.pop("report.json")
+    for name in MEASURED_ANEW:
+        before.pop(name)
+        after.pop(name)
     assert before == after
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
@@ -143,7 +168,9 @@ def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
     )
     assert result.exit_code == 0, result.output
     first, second = _hashes(workplace / "out"), _hashes(tmp_path / "other")
-    for name in [name for name in first if "plan" in name or name == "report.json"]:
+    # Their layers are TensorRT's own, too.
+    left_out = (*MEASURED_ANEW, "evidence/tensorrt.json")
+    for name in [name for name in first if "plan" in name or name in left_out]:
         first.pop(name)
         assert second.pop(name)
     assert first == second

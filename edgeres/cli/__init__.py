@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import engines, stages
+from edgeres.cli import engines, reports, stages
 from edgeres.cli.convert import convert
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ _ENGINES = app.command(rich_help_panel="Built engines and this machine")
 _ENGINES(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
+_ENGINES(reports.report)
 _ENGINES(engines.doctor)
 
 
