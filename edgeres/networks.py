@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgeres.data.bad_images import BadImages
 from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
-from edgeres.errors import UsageError
+from edgeres.errors import DataError, UsageError
 from edgeres.files import file_sha256
 from edgeres.onnx_info import ModelSummary, summarize
 from edgeres.progress import Advance
@@ -27,6 +29,9 @@ from edgeres.source import (
     load_source,
 )
 from edgeres.stages import export, prune
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FINETUNE_LOG = "train_log.jsonl"
 
@@ -103,13 +108,24 @@ def prepare_networks(run: Run, source: Source, validation: Dataset) -> Networks:
     if source.kind == "onnx":
         return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
     checkpoint = loaded.file(CHECKPOINT)
-    sample = validation.image(0)
+    sample = _first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)
     dense = _export(run, "dense", checkpoint, size)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
     pruned = _export(run, "pruned", _prune(run, checkpoint, preprocess), size)
     return Networks(facts, preprocess, dense, pruned)
+
+
+def _first_image(images: Dataset) -> Image.Image:
+    """The first image that can be decoded; a bad one does not hide the size of the others."""
+    bad = BadImages()
+    for index in range(len(images)):
+        try:
+            return images.image(index)
+        except DataError as error:
+            bad.add(images.image_name(index), error, len(images))
+    raise DataError(f"{images.name}: no image can be decoded.", hint="Repair the data set.")
 
 
 def _prune(run: Run, checkpoint: Path, preprocess: Preprocess) -> Path:

@@ -13,7 +13,15 @@ from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.data.types import Dataset
 from edgeres.evaluation.compare import Comparison, compare, top_k
-from edgeres.evaluation.gates import accuracy_check, coverage_check, decide, not_executed
+from edgeres.evaluation.gates import (
+    Limits,
+    accuracy_check,
+    coverage_check,
+    decide,
+    deployment_checks,
+    not_executed,
+    size_check,
+)
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
 from edgeres.files import disk_errors, write_atomic
@@ -153,7 +161,14 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.coverage
-    covered = coverage_check(coverage, checks.min_int8_coverage)
+    limits = Limits(
+        max_p99_ms=checks.max_p99_ms,
+        min_speedup=checks.min_speedup,
+        max_size_bytes=checks.max_size_bytes,
+    )
+    covered = [coverage_check(coverage, checks.min_int8_coverage)]
+    if limits.max_size_bytes is not None:
+        covered.append(size_check(item.size_bytes, limits.max_size_bytes))
     part = TargetPart(
         engine=f"{name}/{item.engine.path.name}",
         size_bytes=item.size_bytes,
@@ -169,21 +184,30 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
     )
     if name not in proof.answers:
         verdict = not_executed(item.target.not_executable or "")
-        if covered.outcome != "pass":
-            verdict = decide([covered])
-        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=(covered,))
+        if any(check.outcome != "pass" for check in covered):
+            verdict = decide(covered)
+        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(covered))
     answers = proof.answers[name]
     overall = compare(proof.dense, answers, confidence=checks.confidence)
     quantized = compare(proof.final, answers, confidence=checks.confidence)
-    verdict = decide([accuracy_check(overall, checks.max_drop_pp), covered])
+    accuracy = accuracy_check(overall, checks.max_drop_pp)
+    timed = _with_latency(part, *proof.times[name])
+    speed = deployment_checks(
+        replace(limits, max_size_bytes=None),
+        p99_ms=timed.latency_ms.p99 if timed.latency_ms is not None else None,
+        speedup=timed.speedup,
+        speedup_interval=timed.speedup_interval,
+        doubts=timed.doubts,
+    )
+    verdict = decide([accuracy, *covered, *speed])
     judged = replace(
-        part,
+        timed,
         executed=True,
         verdict=verdict.outcome,
         reason=verdict.reason,
         checks=verdict.checks,
     )
-    return _with_latency(_with_accuracy(judged, overall, quantized), *proof.times[name])
+    return _with_accuracy(judged, overall, quantized)
 
 
 def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison) -> TargetPart:

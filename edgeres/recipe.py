@@ -135,6 +135,9 @@ class ChecksBlock(Block):
     max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
     confidence: OpenShare = 0.95
     min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+    max_p99_ms: float | None = Field(default=None, gt=0.0)
+    min_speedup: float | None = Field(default=None, gt=0.0, description="FP32 p50 over INT8 p50.")
+    max_size_bytes: int | None = Field(default=None, gt=0)
     untrained: bool = Field(
         default=False, description="Let an FP32 network pass that answers at random."
     )

@@ -30,6 +30,22 @@ def validate(
     min_int8_coverage: Annotated[
         float | None, typer.Option(help="Smallest share of MACs in INT8.")
     ] = None,
+    max_p99_ms: Annotated[float | None, typer.Option(help="Largest p99 latency.")] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="Smallest FP32 p50 over this engine's.")
+    ] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="Largest size.")] = None,
+    fp32: Annotated[
+        Path | None, typer.Option(help="FP32 engine or ONNX file for the speed-up.")
+    ] = None,
+    conformance: Annotated[
+        Path | None, typer.Option(help="YAML with figures to reach and not to exceed.")
+    ] = None,
+    record_conformance: Annotated[
+        Path | None, typer.Option(help="Write the measured figures into such a file.")
+    ] = None,
+    junit: o.Junit = None,
+    annotations: o.Annotations = False,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
     threads: o.Threads = None,
     scale: o.Scale = None,
@@ -44,9 +60,12 @@ def validate(
 ) -> None:
     """Measure a built engine's accuracy against a baseline; exit 1 unless it passes."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.data.bad_images import BadImages
         from edgeres.data.source import open_dataset
+        from edgeres.evaluation import conformance as c
         from edgeres.evaluation.gates import Limits
         from edgeres.evaluation.validate import validate as run
+        from edgeres.report.junit import tell_ci
         from edgeres.report.tables import validation_table
 
         changes = o.preprocess_changes(
@@ -62,14 +81,33 @@ def validate(
             found = run(
                 engine,
                 open_dataset(data, split="validation"),
-                _preprocess(engine, changes),
+                _preprocess(engine, changes, baseline),
                 baseline=baseline,
-                limits=Limits(max_drop, confidence, min_int8_coverage),
+                limits=Limits(
+                    max_drop,
+                    confidence,
+                    min_int8_coverage,
+                    max_p99_ms,
+                    min_speedup,
+                    max_size_bytes,
+                ),
                 threads=threads,
+                conformance=c.load_conformance(conformance) if conformance else None,
+                fp32=fp32,
+                bad=BadImages(),
                 progress=listener.bar("validate"),
             )
         if save is not None:
             found.predictions.save(save)
+        if record_conformance is not None:
+            c.record_conformance(
+                record_conformance,
+                model=found.baseline.name,
+                backend=found.engine.backend,
+                figures=found.figures,
+            )
+        verdicts = {found.engine.backend: found.verdict}
+        tell_ci(verdicts, junit=junit, annotations=annotations, say=out.note)
         out.result(found.to_dict(), validation_table(found))
         raise typer.Exit(found.verdict.exit_code)
 
@@ -144,13 +182,15 @@ def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
         out.result(found.to_dict(), health_table(found))
 
 
-def _preprocess(engine: Path, changes: dict[str, object]) -> Preprocess:
-    """What the options say, on top of what lies beside the run's baseline."""
+def _preprocess(engine: Path, changes: dict[str, object], baseline: Path | None) -> Preprocess:
+    """What the options say, on top of what lies beside the baseline given, or the run's own."""
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
 
     kept = engine.resolve().parent.parent / BASELINE / PREPROCESS
+    if baseline is not None and baseline.with_name(PREPROCESS).is_file():
+        kept = baseline.with_name(PREPROCESS)
     values = json.loads(kept.read_text()) if kept.is_file() else {}
     values |= {key.removeprefix("preprocess."): value for key, value in changes.items()}
     if not values:

@@ -35,6 +35,10 @@ MaxDrop = Annotated[
 Confidence = Annotated[
     float | None, typer.Option(help="One-sided confidence of the bound on the drop, e.g. 0.95.")
 ]
+Junit = Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML.")]
+Annotations = Annotated[
+    bool, typer.Option("--annotations", help="Say the verdicts as GitHub annotations, on stderr.")
+]
 Scale = Annotated[float | None, typer.Option(help="Factor on the pixels 0..255.")]
 Mean = Annotated[str | None, typer.Option(help="Mean per channel, comma-separated.")]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel.")]

@@ -14,6 +14,7 @@ from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
+from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
 from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.gates import (
     Limits,
@@ -48,6 +49,7 @@ class Validation:
         comparison: The two, sample by sample.
         coverage: INT8 coverage, ``None`` where no limit asked for it.
         verdict: Outcome of all checks.
+        left_out: Images that could not be decoded, in words; empty where all could.
     """
 
     engine: Engine
@@ -57,6 +59,12 @@ class Validation:
     comparison: Comparison
     coverage: Coverage | None
     verdict: Verdict
+    left_out: str = ""
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """What a conformance file can expect, by metric."""
+        return figures_of(self.comparison, self.coverage, self.size_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
@@ -71,6 +79,7 @@ class Validation:
             **self.comparison.to_dict(),
             **covered,
             **self.verdict.to_dict(),
+            "left_out": self.left_out,
             "baseline": {
                 "name": self.baseline.name,
                 "top1": self.comparison.baseline_top1,
@@ -91,6 +100,8 @@ def validate(
     limits: Limits | None = None,
     threads: int | None = None,
     source: Path | None = None,
+    conformance: Conformance | None = None,
+    fp32: Path | None = None,
     bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
@@ -107,6 +118,8 @@ def validate(
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         source: ONNX file that the engine was built from, where coverage is asked for and it does
             not lie beside the engine.
+        conformance: Figures that the engine must reach and not exceed.
+        fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
         bad: Collects images that cannot be decoded; without it the first of them raises.
         progress: Called with images done and images in all, for each model that is run.
 
@@ -117,12 +130,14 @@ def validate(
         ModelError: The engine and the baseline are not classifiers of the same classes.
         UsageError: Limits that make no sense.
     """
+    from edgeres.evaluation.speed import measure_speed  # it needs this module, too
+
     limits = limits or Limits()
     engine = read_engine(path)
     backend = executable_backend(engine)
     config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
-    deployed = deployment_checks(limits, size_bytes=size)
+    wanted = conformance.of(engine.backend) if conformance is not None else {}
 
     def answers(of: Engine, by: Backend) -> Predictions:
         with by.load(of, config) as runner:
@@ -143,11 +158,17 @@ def validate(
     comparison = compare(reference, candidate, confidence=limits.confidence)
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
-    if limits.min_int8_coverage is not None:
+    if limits.min_int8_coverage is not None or "int8_coverage" in wanted:
         coverage = inspect(path, source=source).coverage
+    if limits.min_int8_coverage is not None and coverage is not None:
         checks.append(coverage_check(coverage, limits.min_int8_coverage))
-    checks += deployed
-    return Validation(engine, size, reference, candidate, comparison, coverage, decide(checks))
+    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads)
+    checks += deployment_checks(limits, size_bytes=size, **speed)
+    checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
+    left_out = bad.summary() if bad is not None else ""
+    return Validation(
+        engine, size, reference, candidate, comparison, coverage, decide(checks), left_out
+    )
 
 
 def executable_backend(engine: Engine) -> Backend:
@@ -164,6 +185,11 @@ def executable_backend(engine: Engine) -> Backend:
             hint="Run this command on a machine that can.",
         )
     return backend
+
+
+def _runnable(baseline: Path | Predictions | None) -> Path | None:
+    """A baseline that can be run, not only read."""
+    return baseline if isinstance(baseline, Path) and baseline.suffix != ".npz" else None
 
 
 def _default_baseline(path: Path) -> Path:

@@ -40,6 +40,8 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         _add(table, name, value)
     if found.coverage is not None:
         _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
+    if found.left_out:
+        _add(table, "Left out", found.left_out)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     return Group(table, Text(), Text(verdict))
 
