@@ -122,6 +122,15 @@ def benchmark(
         str | None,
         typer.Option(help="MLPerf LoadGen: single_stream, multi_stream, server or offline."),
     ] = None,
+    sustained: Annotated[
+        float | None, typer.Option(help="Then run each for so many seconds without a pause.")
+    ] = None,
+    tune_runtime: Annotated[
+        bool,
+        typer.Option(
+            "--tune-runtime", help="First find and keep the fastest run-time options of each."
+        ),
+    ] = False,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -129,6 +138,7 @@ def benchmark(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.benchmarking.benchmark import benchmark as run
         from edgeres.benchmarking.latency import MeasureSettings
+        from edgeres.benchmarking.tune import tune_runtime as tune
         from edgeres.report.tables import benchmark_table, loadgen_table
 
         if scenario is not None:
@@ -141,16 +151,25 @@ def benchmark(
             content = {name: found.to_dict() for name, found in runs.items()}
             out.result({"engines": content}, loadgen_table(runs))
             raise typer.Exit(0 if all(found.valid for found in runs.values()) else 1)
+        tunings = {}
         with out.listener() as listener:
+            for engine in engines if tune_runtime else ():
+                bar = listener.bar(f"tune {engine.name}")
+                tunings[str(engine)] = tune(engine, batch_size=batch_size, progress=bar)
             found = run(
                 engines,
                 batch_size=batch_size,
                 device=device,
                 threads=threads,
                 settings=MeasureSettings(seconds=seconds),
+                memory=True,
+                sustained_s=sustained,
                 progress=listener.bar("benchmark"),
             )
-        out.result(found.to_dict(), benchmark_table(found))
+        content = found.to_dict()
+        for name, tuning in tunings.items():
+            content["engines"][name]["tuning"] = tuning.to_dict()
+        out.result(content, benchmark_table(found, tunings))
         raise typer.Exit(found.exit_code)
 
 
