@@ -32,6 +32,7 @@ from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
 from edgeres.report.evidence import FOLDER
+from edgeres.report.history import HISTORY, append_run
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import find_source
@@ -97,6 +98,7 @@ def convert(
         report = make_report(run, proof, model_sha256=source.sha256)
         evidence = write_evidence(run, proof, validation)
         _publish(output, report, proof, table, evidence)
+        append_run(output / HISTORY, report, name=recipe.name)
     return report
 
 

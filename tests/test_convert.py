@@ -21,11 +21,12 @@ from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
+from edgeres.report.history import read_history
 from edgeres.source import ModelFacts, choose_preprocess
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
-MEASURED_ANEW = ("report.json", "evidence/latency.json")
+MEASURED_ANEW = ("report.json", "evidence/latency.json", "history.sqlite")
 RECIPE = """\
 name: small
 model: {{source: net.safetensors}}
@@ -257,6 +258,9 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
         before.pop(name)
         after.pop(name)
     assert before == after
+    kept = read_history(workplace / "out" / "history.sqlite")
+    assert len(kept) == 2 * len(report["targets"])
+    assert [row.run for row in kept] == sorted(row.run for row in kept)
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
 

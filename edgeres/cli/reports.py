@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,13 +19,29 @@ def report(
     license_name: Annotated[
         str, typer.Option("--license", help="Licence of the weights, for the model card.")
     ] = "",
+    history: Annotated[
+        bool, typer.Option("--history", help="Show results over time and what an upgrade changed.")
+    ] = False,
+    history_file: Annotated[
+        Path | None, typer.Option(help="Another history than DIR/history.sqlite.")
+    ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """Make one self-contained HTML page of a run, with Markdown and a model card beside it."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.report.history import HISTORY, as_dicts, read_history, runtime_changes
         from edgeres.report.write import write_reports
 
-        files = write_reports(folder, output or folder, license_name=license_name)
+        kept = (history_file or folder / HISTORY) if history or history_file else None
+        files = write_reports(folder, output or folder, license_name=license_name, history=kept)
         names = {kind: str(path) for kind, path in files.items()}
-        out.result({"files": names}, "\n".join(names.values()))
+        content: dict[str, Any] = {"files": names}
+        lines = list(names.values())
+        if kept is not None:
+            rows = read_history(kept)
+            changes = runtime_changes(rows)
+            content["history"] = as_dicts(rows)
+            content["changes"] = [vars(change).copy() for change in changes]
+            lines += [f"{c.engine}: {c.text}, from {c.before} to {c.after}" for c in changes]
+        out.result(content, "\n".join(lines))

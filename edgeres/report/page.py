@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edgeres.report.evidence import (
     read_record,
     read_target,
 )
+from edgeres.report.history import Row, as_dicts, runtime_changes
 from edgeres.report.layer_table import layer_rows
 from edgeres.report.schema import Report, TargetPart, read_report
 
@@ -74,11 +75,12 @@ def read_output(folder: Path) -> Output:
     )
 
 
-def report_page(output: Output) -> str:
+def report_page(output: Output, history: Sequence[Row] = ()) -> str:
     """The page, one self-contained HTML text.
 
     Args:
         output: See :func:`read_output`.
+        history: Results over time, for a section of their own; none where empty.
 
     Raises:
         ArtefactError: A file of the output is damaged.
@@ -94,6 +96,7 @@ def report_page(output: Output) -> str:
         pareto=charts.pareto(report),
         matrix=_matrix(output.raw.get("agreement_matrix")),
         recipe=_yaml(output.recipe),
+        history=_history(history),
         total_seconds=sum(stage.seconds for stage in report.stages),
     )
 
@@ -170,6 +173,21 @@ def _moves(answers: Answers) -> list[dict[str, Any]]:
         }
         for (label, before, after), count in ordered[:_MOVES]
     ]
+
+
+def _history(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Runs over time, drawn and as rows, and what changed with a runtime."""
+    if not rows:
+        return None
+    plain = as_dicts(rows)
+    for row in plain:
+        row["top1"] = None if row["top1"] is None else 100 * row["top1"]
+    return {
+        "rows": plain,
+        "changes": runtime_changes(rows),
+        "latency": charts.drift(plain, "p50_ms", "latency p50, ms"),
+        "top1": charts.drift(plain, "top1", "top-1, %"),
+    }
 
 
 def _flip(folder: Path, flip: Flip) -> dict[str, Any]:
