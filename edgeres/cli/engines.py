@@ -44,6 +44,12 @@ def validate(
     record_conformance: Annotated[
         Path | None, typer.Option(help="Write the measured figures into such a file.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="ssh://[user@]host[:port] runs the engine there.")
+    ] = None,
+    known_hosts: o.KnownHosts = None,
+    identity: o.Identity = None,
+    remote_python: o.RemotePython = "python3",
     junit: o.Junit = None,
     annotations: o.Annotations = False,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
@@ -77,11 +83,26 @@ def validate(
             channel_order=channel_order,
             layout=layout,
         )
+        images = open_dataset(data, split="validation")
+        preprocess = _preprocess(engine, changes, baseline)
+        bad = BadImages()
+        answered = None
+        if device is not None:
+            from edgeres.devices.address import parse_ssh
+            from edgeres.devices.remote import check_limits, predict_on
+
+            check_limits(min_int8_coverage, max_p99_ms or min_speedup)
+            host = parse_ssh(
+                device, known_hosts=known_hosts, identity=identity, python=remote_python
+            )
+            answered = predict_on(
+                host, engine, images, preprocess, threads=threads, bad=bad, say=out.note
+            )
         with out.listener() as listener:
             found = run(
                 engine,
-                open_dataset(data, split="validation"),
-                _preprocess(engine, changes, baseline),
+                images,
+                preprocess,
                 baseline=baseline,
                 limits=Limits(
                     max_drop,
@@ -94,7 +115,8 @@ def validate(
                 threads=threads,
                 conformance=c.load_conformance(conformance) if conformance else None,
                 fp32=fp32,
-                bad=BadImages(),
+                answered=answered,
+                bad=bad,
                 progress=listener.bar("validate"),
             )
         if save is not None:
@@ -115,7 +137,15 @@ def validate(
 def benchmark(
     engines: Annotated[list[Path], typer.Argument(help="Engines; the first is the yardstick.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:N or ssh://[user@]host[:port].")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option(help="YAML of devices that measure all at once.")
+    ] = None,
+    known_hosts: o.KnownHosts = None,
+    identity: o.Identity = None,
+    remote_python: o.RemotePython = "python3",
     threads: o.Threads = None,
     seconds: Annotated[float, typer.Option(help="Time measured for each engine.")] = 4.0,
     scenario: Annotated[
@@ -139,8 +169,34 @@ def benchmark(
         from edgeres.benchmarking.benchmark import benchmark as run
         from edgeres.benchmarking.latency import MeasureSettings
         from edgeres.benchmarking.tune import tune_runtime as tune
+        from edgeres.errors import UsageError
         from edgeres.report.tables import benchmark_table, loadgen_table
 
+        if fleet is not None or (device or "").startswith("ssh://"):
+            from edgeres.devices.address import parse_ssh
+            from edgeres.devices.fleet import FleetDevice, benchmark_fleet, load_fleet
+            from edgeres.report.fleet_table import fleet_exit_code, fleet_table
+
+            if scenario is not None or tune_runtime or sustained is not None:
+                raise UsageError(
+                    "--scenario, --tune-runtime and --sustained run on this machine only.",
+                    hint="Run that command on the device itself.",
+                )
+            if fleet is not None:
+                devices = load_fleet(fleet)
+            else:
+                host = parse_ssh(
+                    str(device), known_hosts=known_hosts, identity=identity, python=remote_python
+                )
+                devices = [FleetDevice(host.name, host, threads)]
+            results = benchmark_fleet(
+                devices, engines, batch_size=batch_size, seconds=seconds, say=out.note
+            )
+            if fleet is None and results[0].error is not None:
+                raise results[0].error
+            content = {one.name: one.to_dict() for one in results}
+            out.result({"devices": content}, fleet_table(results))
+            raise typer.Exit(fleet_exit_code(results))
         if scenario is not None:
             from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
 

@@ -102,6 +102,7 @@ def validate(
     source: Path | None = None,
     conformance: Conformance | None = None,
     fp32: Path | None = None,
+    answered: Predictions | None = None,
     bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
@@ -120,6 +121,7 @@ def validate(
             not lie beside the engine.
         conformance: Figures that the engine must reach and not exceed.
         fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
+        answered: The engine's answers, where another machine gave them; then the engine is not run.
         bad: Collects images that cannot be decoded; without it the first of them raises.
         progress: Called with images done and images in all, for each model that is run.
 
@@ -134,7 +136,6 @@ def validate(
 
     limits = limits or Limits()
     engine = read_engine(path)
-    backend = executable_backend(engine)
     config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
     wanted = conformance.of(engine.backend) if conformance is not None else {}
@@ -152,9 +153,9 @@ def validate(
                 progress=progress,
             )
 
-    reference = _baseline(engine, baseline or _default_baseline(path), backend, config, answers)
+    reference = _baseline(engine, baseline or _default_baseline(path), config, answers)
     check_baseline(reference)
-    candidate = answers(engine, backend)
+    candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
@@ -206,7 +207,6 @@ def _default_baseline(path: Path) -> Path:
 def _baseline(
     engine: Engine,
     given: Path | Predictions,
-    backend: Backend,
     config: BuildConfig,
     answers: Callable[[Engine, Backend], Predictions],
 ) -> Predictions:
@@ -225,6 +225,7 @@ def _baseline(
             f"{given}: expected predictions (.npz), an engine or an ONNX file as baseline.",
             hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
         )
+    backend = executable_backend(engine)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"baseline{backend.engine_suffix}"
         return answers(backend.build(given, out, config), backend)
