@@ -50,6 +50,12 @@ def validate(
     known_hosts: o.KnownHosts = None,
     identity: o.Identity = None,
     remote_python: o.RemotePython = "python3",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Answer by so many processes (dask).")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler whose workers answer.")
+    ] = None,
     junit: o.Junit = None,
     annotations: o.Annotations = False,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
@@ -98,6 +104,20 @@ def validate(
             answered = predict_on(
                 host, engine, images, preprocess, threads=threads, bad=bad, say=out.note
             )
+        elif workers is not None or scheduler is not None:
+            from edgeres.cluster.predict import predict_sharded
+
+            with out.listener() as listener:
+                answered = predict_sharded(
+                    engine,
+                    data,
+                    preprocess,
+                    scheduler=scheduler,
+                    workers=workers or 2,
+                    threads=threads or 1,
+                    bad=bad,
+                    progress=listener.bar("validate"),
+                )
         with out.listener() as listener:
             found = run(
                 engine,

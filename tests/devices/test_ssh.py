@@ -171,3 +171,37 @@ def test_addresses() -> None:
     assert (device.host, device.port, device.user) == ("::1", 2222, "me")
     assert device.name == "ssh://me@[::1]:2222"
     assert parse_ssh("ssh://board").name == "ssh://board"
+
+
+@pytest.mark.slow
+def test_times_there_are_those_of_here(sshd, tmp_path: Path) -> None:
+    """On a quiet machine; the engine takes some milliseconds a run, so that noise is small."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edgeres.backends import get_backend
+    from edgeres.backends.base import BuildConfig
+    from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.benchmarking.latency import MeasureSettings
+
+    weight = np.random.default_rng(0).standard_normal((64, 3, 7, 7)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[3] * 4),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            helper.make_node("Flatten", ["p"], ["y"], "flat"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 160, 160])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "source.onnx")
+    path = tmp_path / "model.onnx"
+    get_backend("onnxruntime").build(tmp_path / "source.onnx", path, BuildConfig())
+    here = benchmark([path], threads=1, settings=MeasureSettings(seconds=3.0)).engines[str(path)]
+    there = benchmark_on(sshd.device(), [path], threads=1, seconds=3.0)["engines"][str(path)]
+    ratio = there["latency_ms"]["p50"] / here.latency.p50_ms
+    print(f"p50 here {here.latency.p50_ms:.3f} ms, over SSH {there['latency_ms']['p50']:.3f} ms")
+    assert 0.9 < ratio < 1.1
