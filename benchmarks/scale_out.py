@@ -1,8 +1,8 @@
 """How much faster do two workers validate than one, and are the digits the same?
 
 Makes images of noise in the engine's size, so that only an engine is needed, and validates them
-with one and with two single-threaded workers, several times in turns. Starting the processes does not
-count; opening the images and the engine in each does. Run it on a quiet machine.
+with one and with two single-threaded workers, several times in turns. Starting the processes does
+not count; opening the images and the engine in each does. Run it on a quiet machine.
 
     python benchmarks/scale_out.py runs/r50/onnxruntime.onnx --images 400
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeres.report.evidence import TargetEvidence, read_record
+from edgeres.report.evidence import FOLDER, TargetEvidence, read_record
 from edgeres.report.schema import TargetPart
 
 _INT8 = ("int8", "uint8")
@@ -17,7 +17,6 @@ def layer_rows(
     name: str,
     part: TargetPart,
     evidence: TargetEvidence,
-    raw: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """One row for each ONNX node that a layer of the engine computes.
 
@@ -26,18 +25,15 @@ def layer_rows(
         name: Name of the target.
         part: Its part of the report.
         evidence: What is kept of it.
-        raw: ``report.json`` as plain JSON, for SQNR and sensitivity of the layers.
 
     Returns:
         Rows with ``node``, ``op``, ``precision``, ``macs``, ``macs_share``, ``weight_sqnr_db``,
-        ``sqnr_db`` and ``sensitivity``; what is not known is ``None``. A node that several layers
-        name is in INT8 only where all of them are.
+        ``sqnr_db`` and ``alone_sqnr_db`` (see :func:`measured_layers`); what is not known is
+        ``None``. A node that several layers name is in INT8 only where all of them are.
     """
     account = read_record(folder / name / "model.qdq.json")
     weights = account.get("weight_sqnr_db") or {}
-    target = raw.get("targets", {}).get(name, {})
-    noise = by_node(target.get("layer_sqnr_db"), "sqnr_db")
-    sensitivity = by_node(target.get("sensitivity"), "sensitivity")
+    noise, alone = measured_layers(folder / FOLDER, name)
     reasons = {layer.name: layer.reason for layer in part.float_layers}
     rows: dict[str, dict[str, Any]] = {}
     for layer in evidence.layers:
@@ -51,7 +47,7 @@ def layer_rows(
                     "macs": layer["macs"] if node in weights else 0,
                     "weight_sqnr_db": weights.get(node),
                     "sqnr_db": noise.get(node),
-                    "sensitivity": sensitivity.get(node),
+                    "alone_sqnr_db": alone.get(node),
                     "reason": reasons.get(node, ""),
                 }
             elif layer["precision"] not in _INT8 and row["precision"] in _INT8:
@@ -62,14 +58,32 @@ def layer_rows(
     return list(rows.values())
 
 
-def by_node(found: Any, field: str) -> dict[str, float]:
-    """A figure by node, given as a mapping or as a list of records that name node and figure."""
-    if isinstance(found, Mapping):
-        return {str(node): float(value) for node, value in found.items() if value is not None}
-    if isinstance(found, list):
-        return {
-            str(entry.get("node", entry.get("name"))): float(entry[field])
-            for entry in found
-            if isinstance(entry, Mapping) and entry.get(field) is not None
-        }
-    return {}
+def measured_layers(folder: Path, name: str) -> tuple[dict[str, float], dict[str, float]]:
+    """What `edgeres compare --json` and `edgeres sensitivity --json` found, if it was kept.
+
+    Args:
+        folder: The ``evidence`` folder, with ``TARGET-compare.json`` and
+            ``TARGET-sensitivity.json`` in it, or without.
+        name: Name of the target.
+
+    Returns:
+        Node to the SQNR in dB of its output in the engine, and node to that of the logits where
+        only this node is quantized.
+    """
+    compared = read_record(folder / f"{name}-compare.json")
+    outputs = {}
+    for layer in _entries(compared, "layers"):
+        node = layer.get("node", layer.get("name"))
+        if isinstance(layer.get("sqnr_db"), int | float):
+            outputs[str(node)] = float(layer["sqnr_db"])
+    alone = {}
+    for layer in _entries(read_record(folder / f"{name}-sensitivity.json"), "nodes"):
+        only = layer.get("only")
+        if isinstance(only, Mapping) and isinstance(only.get("sqnr_db"), int | float):
+            alone[str(layer.get("node"))] = float(only["sqnr_db"])
+    return outputs, alone
+
+
+def _entries(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = record.get(key)
+    return [e for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []

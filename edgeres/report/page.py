@@ -132,7 +132,7 @@ def _target(output: Output, name: str, part: TargetPart) -> dict[str, Any]:
     """What the template shows of one target."""
     evidence = output.evidence[name]
     qdq = output.folder / name / "model.qdq.onnx"
-    rows = layer_rows(output.folder, name, part, evidence, output.raw)
+    rows = layer_rows(output.folder, name, part, evidence)
     precisions = {row["node"]: row["precision"] for row in rows}
     answers = evidence.answers
     return {
@@ -210,13 +210,15 @@ def _matrix(found: Any) -> dict[str, Any] | None:
     if not found:
         return None
     try:
-        names = [str(name) for name in found]
-        rows = [[float(found[a][b]) for b in names] for a in names]
-    except (TypeError, KeyError, ValueError) as error:
+        names = [str(name) for name in found["names"]]
+        rows = [[float(share) for share in row] for row in found["agreement"]]
+    except (TypeError, KeyError, ValueError):
+        names, rows = [], []
+    if {len(rows), *map(len, rows)} != {len(names)} or not names:
         raise ArtefactError(
-            f"{REPORT}: agreement_matrix is no square of shares ({error}).",
+            f"{REPORT}: agreement_matrix is no square of shares.",
             hint="Run `edgeres convert` again.",
-        ) from error
+        )
     return {"names": names, "rows": rows}
 
 

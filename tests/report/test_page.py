@@ -123,17 +123,21 @@ def test_page_is_one_file_without_addresses(output) -> None:
 def test_later_fields_are_shown_where_the_report_has_them(output) -> None:
     path = output / "report.json"
     told = json.loads(path.read_text())
-    told["agreement_matrix"] = {
-        "FP32": {"FP32": 1.0, "ov": 0.9876},
-        "ov": {"FP32": 0.9876, "ov": 1.0},
-    }
-    told["targets"]["openvino"]["layer_sqnr_db"] = {"conv_a": 27.3}
-    told["targets"]["openvino"]["sensitivity"] = [{"node": "conv_a", "sensitivity": 0.125}]
+    matrix = {"names": ["fp32", "ov"], "agreement": [[1.0, 0.9876], [0.9876, 1.0]]}
+    told["agreement_matrix"] = matrix | {"sqnr_db": [[None, 30.0], [30.0, None]]}
+    (output / FOLDER / "openvino-compare.json").write_text(
+        json.dumps(
+            {"layers": [{"node": "conv_a", "sqnr_db": 27.3}, {"node": "x", "sqnr_db": None}]}
+        )
+    )
+    (output / FOLDER / "openvino-sensitivity.json").write_text(
+        json.dumps({"nodes": [{"node": "conv_a", "only": {"sqnr_db": 51.2}}]})
+    )
     path.write_text(json.dumps(told))
     text = report_page(read_output(output))
-    for shown in ("98.76", "Output dB", "27.3", "Sensitivity", "0.125"):
+    for shown in ("98.76", "Output dB", "27.3", "only this in INT8", "51.2"):
         assert shown in text, shown
-    told["agreement_matrix"] = {"FP32": {"ov": 1.0}}
+    told["agreement_matrix"] = matrix | {"agreement": [[1.0]]}
     path.write_text(json.dumps(told))
     with pytest.raises(ArtefactError, match="agreement_matrix"):
         report_page(read_output(output))
