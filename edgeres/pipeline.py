@@ -32,7 +32,7 @@ from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
 from edgeres.report.evidence import FOLDER
-from edgeres.report.history import HISTORY, append_run
+from edgeres.report.history import HISTORY, append_run, read_history
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import find_source
@@ -90,6 +90,8 @@ def convert(
         store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
         store.clear_temporaries()
         restore_replaced(output)
+        if (output / HISTORY).is_file():
+            read_history(output / HISTORY)  # a damaged one is told before any work
         run = Run(recipe, store, listener, describe_environment())
         _note_overlap(run, calibration, validation)
         networks = prepare_networks(run, source, everything)

@@ -25,6 +25,9 @@ def report(
     history_file: Annotated[
         Path | None, typer.Option(help="Another history than DIR/history.sqlite.")
     ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Also log the targets to this MLflow tracking address.")
+    ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -38,6 +41,13 @@ def report(
         names = {kind: str(path) for kind, path in files.items()}
         content: dict[str, Any] = {"files": names}
         lines = list(names.values())
+        if mlflow is not None:
+            from edgeres.report.mlflow_export import export_mlflow
+            from edgeres.report.page import read_output
+
+            runs = export_mlflow(read_output(folder), mlflow, files=files)
+            content["mlflow"] = runs
+            lines += [f"{target}: MLflow run {run}" for target, run in runs.items()]
         if kept is not None:
             rows = read_history(kept)
             changes = runtime_changes(rows)
