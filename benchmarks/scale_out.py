@@ -46,16 +46,15 @@ def main() -> int:
     engine = read_engine(options.engine)
     with executable_backend(engine).load(engine, BuildConfig()) as runner:
         shape = single_input(runner).shape
+        classes = int(runner.outputs[0].shape[-1] or 2)
     channels, height, width = (int(size or 1) for size in shape[1:])
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npz"
         size = (options.images, height, width, *([3] if channels == 3 else []))
-        np.savez(
-            file,
-            images=rng.integers(0, 256, size, np.uint8),
-            labels=rng.integers(0, 10, options.images),
-        )
+        labels = rng.integers(0, classes, options.images)
+        labels[0] = classes - 1  # so that the set has as many classes as the engine
+        np.savez(file, images=rng.integers(0, 256, size, np.uint8), labels=labels)
         preprocess = Preprocess(channels=channels)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         digests = set()
