@@ -41,6 +41,15 @@ def exact_coverage(samples: int, discordant: float, drop: float) -> float:
     return covered
 
 
+def simulated_coverage(samples: int, discordant: float, drop: float) -> float:
+    """Share of 10,000 simulated comparisons whose 95 % upper bound is at least the true drop."""
+    lose, gain = (discordant + drop) / 2, (discordant - drop) / 2
+    draws = np.random.default_rng(2).multinomial(
+        samples, [lose, gain, 1 - lose - gain], size=10_000
+    )
+    return float(np.mean([_upper(int(b), int(c), samples) >= drop - 1e-12 for b, c, _ in draws]))
+
+
 def decided(samples: int, lose: float, gain: float, budget: float) -> tuple[float, float]:
     """Shares of 10,000 simulated comparisons that pass and that fail."""
     draws = np.random.default_rng(1).multinomial(
@@ -64,6 +73,16 @@ def main() -> None:
                 f"{100 * exact_coverage(samples, discordant, s * discordant):.1f}" for s in shares
             ]
             print(f"| {samples:,} | {discordant:.1%} | " + " | ".join(cells) + " |")
+    print("\nCoverage in 10,000 simulated comparisons, in percent\n")
+    print("| samples | discordant | " + " | ".join(f"drop {s:+.0%} of them" for s in shares) + " |")
+    print("|---|---|" + "---|" * len(shares))
+    for samples in (1_000, 10_000):
+        for discordant in (0.01, 0.02, 0.04):
+            cells = [
+                f"{100 * simulated_coverage(samples, discordant, s * discordant):.1f}"
+                for s in shares
+            ]
+            print(f"| {samples:,} | {discordant:.0%} | " + " | ".join(cells) + " |")
     print("\nVerdicts at a budget of 0.5 pp, 10,000 samples, 2 % discordant (simulated)\n")
     print("| true drop | pass | fail | samples for a verdict with 90 % power |")
     print("|---|---|---|---|")

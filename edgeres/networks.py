@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeres.data.bad_images import BadImages
 from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import BackendMissingError, DataError, UsageError
 from edgeres.files import file_sha256
 from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import latency_model
@@ -36,6 +37,9 @@ from edgeres.stages import equalize, export, prune
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
     from edgeres.targets import Target
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FINETUNE_LOG = "train_log.jsonl"
 LATENCY_TABLE = "latency_table.json"
@@ -138,7 +142,7 @@ def prepare_networks(
     if source.kind == "onnx":
         return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
     checkpoint = loaded.file(CHECKPOINT)
-    sample = validation.image(0)
+    sample = _first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)
     dense = _export(run, "dense", checkpoint, size)
     if recipe.prune is None:
@@ -224,6 +228,17 @@ def _timed_target(recipe: Recipe, targets: Sequence[Target]) -> Target:
         f"pruning by latency measures on the device: {named[0].not_executable}",
         hint="Use allocation: global, or add a target that runs here.",
     )
+
+
+def _first_image(images: Dataset) -> Image.Image:
+    """The first image that can be decoded; a bad one does not hide the size of the others."""
+    bad = BadImages()
+    for index in range(len(images)):
+        try:
+            return images.image(index)
+        except DataError as error:
+            bad.add(images.image_name(index), error, len(images))
+    raise DataError(f"{images.name}: no image can be decoded.", hint="Repair the data set.")
 
 
 def _prune(

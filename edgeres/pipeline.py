@@ -36,8 +36,10 @@ from edgeres.networks import (
     train_data_of,
 )
 from edgeres.progress import Advance, Listener, Silent
-from edgeres.proof import Proof, make_report
+from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
+from edgeres.report.evidence import FOLDER
+from edgeres.report.history import HISTORY, append_run, read_history
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import Source, find_source
@@ -86,8 +88,12 @@ def convert(
     inputs = open_inputs(recipe)
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)
-        report, proof, table = prove(inputs, store, listener or Silent())
-        _publish(output, report, proof, table)
+        if (output / HISTORY).is_file():
+            read_history(output / HISTORY)  # a damaged one is told before any work
+        run, report, proof, table = prove(inputs, store, listener or Silent())
+        evidence = write_evidence(run, proof, inputs.validation)
+        _publish(output, report, proof, table, evidence)
+        append_run(output / HISTORY, report, name=recipe.name)
     return report
 
 
@@ -140,7 +146,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     return Inputs(recipe, targets, source, everything, validation, calibration)
 
 
-def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Report, Proof, Path]:
+def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
     """Runs a recipe without handing anything over: its results stay in the store.
 
     Args:
@@ -149,7 +155,7 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Report, Pro
         listener: Hears of every stage.
 
     Returns:
-        The report, what it was made from, and the calibration table.
+        The run, its report, what that was made from, and the calibration table.
 
     Raises:
         EdgeResError: A stage could not be done.
@@ -161,7 +167,7 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Report, Pro
     fingerprint = inputs.calibration.fingerprint
     table = calibration_table(run, networks, fingerprint)
     proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
-    return make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
+    return run, make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
 
 
 def _prove(
@@ -250,7 +256,7 @@ def _expanded(targets: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
+def _publish(output: Path, report: Report, proof: Proof, table: Path, evidence: Path) -> None:
     """Puts what a run hands over into the output folder: folder by folder, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
@@ -277,6 +283,7 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
                 proof.dense.save(holder / "predictions.npz")
                 (holder / PREPROCESS).write_text(networks.preprocess.to_json())
             replace_folder(holder, output / name)
+        replace_folder(evidence, output / FOLDER)
         for stale in {*target_names(), PRUNED} - set(folders):
             shutil.rmtree(output / stale, ignore_errors=True)
         write_report(report, output / REPORT)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
+from edgeres.data.types import Dataset
 from edgeres.evaluation.compare import Comparison, compare, sqnr_db, top_k
 from edgeres.evaluation.gates import (
+    Limits,
     accuracy_check,
     coverage_check,
     decide,
+    deployment_checks,
     fusion_check,
     not_executed,
+    size_check,
 )
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
+from edgeres.files import disk_errors, write_atomic
 from edgeres.networks import Networks
 from edgeres.recipe import ChecksBlock
+from edgeres.report.evidence import LATENCY, RECIPE, latency_record, pair_answers, write_target
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
     AgreementMatrix,
@@ -116,6 +125,47 @@ def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:
     )
 
 
+def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
+    """Writes what the report page needs beside the report; see :mod:`edgeres.report.evidence`.
+
+    Args:
+        run: Recipe and store, beside whose results the folder is made.
+        proof: The measurements.
+        validation: The images that were answered.
+
+    Returns:
+        A new folder, to be moved to where it belongs.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with disk_errors(run.store.root):
+        folder = Path(tempfile.mkdtemp(prefix=".evidence-", dir=run.store.root))
+    for item in proof.built:
+        name = item.target.name
+        answers = proof.answers.get(name)
+        write_target(
+            folder,
+            name,
+            layers=item.layers,
+            macs_by_node=proof.networks.final.summary.macs_by_node,
+            answers=pair_answers(proof.dense, answers) if answers is not None else None,
+            images=validation,
+            preprocess=proof.networks.preprocess,
+        )
+    times = {
+        name: latency_record(before.latency, after.latency)
+        for name, (before, after) in proof.times.items()
+    }
+    recipe = run.recipe.model_dump(mode="json", exclude_unset=True)
+    for key in ("source", "weights"):  # where the file lay is this machine's affair
+        if isinstance(recipe["model"].get(key), str):
+            recipe["model"][key] = Path(recipe["model"][key]).name
+    for name, content in ((LATENCY, times), (RECIPE, recipe)):
+        write_atomic(folder / name, (json.dumps(content, indent=1) + "\n").encode())
+    return folder
+
+
 def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     dense, pruned = proof.networks.dense, proof.networks.pruned
     if pruned is None:
@@ -142,9 +192,16 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.coverage
-    inside = [coverage_check(coverage, checks.min_int8_coverage)]
+    limits = Limits(
+        max_p99_ms=checks.max_p99_ms,
+        min_speedup=checks.min_speedup,
+        max_size_bytes=checks.max_size_bytes,
+    )
+    covered = [coverage_check(coverage, checks.min_int8_coverage)]
     if checks.min_fused_adds is not None:
-        inside.append(fusion_check(item.fusions, checks.min_fused_adds))
+        covered.append(fusion_check(item.fusions, checks.min_fused_adds))
+    if limits.max_size_bytes is not None:
+        covered.append(size_check(item.size_bytes, limits.max_size_bytes))
     part = TargetPart(
         engine=f"{name}/{item.engine.path.name}",
         size_bytes=item.size_bytes,
@@ -163,21 +220,30 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
     )
     if name not in proof.answers:
         verdict = not_executed(item.target.not_executable or "")
-        if any(check.outcome != "pass" for check in inside):
-            verdict = decide(inside)
-        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(inside))
+        if any(check.outcome != "pass" for check in covered):
+            verdict = decide(covered)
+        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(covered))
     answers = proof.answers[name]
     overall = compare(proof.dense, answers, confidence=checks.confidence)
     quantized = compare(proof.final, answers, confidence=checks.confidence)
-    verdict = decide([accuracy_check(overall, checks.max_drop_pp), *inside])
+    accuracy = accuracy_check(overall, checks.max_drop_pp)
+    timed = _with_latency(part, *proof.times[name])
+    speed = deployment_checks(
+        replace(limits, max_size_bytes=None),
+        p99_ms=timed.latency_ms.p99 if timed.latency_ms is not None else None,
+        speedup=timed.speedup,
+        speedup_interval=timed.speedup_interval,
+        doubts=timed.doubts,
+    )
+    verdict = decide([accuracy, *covered, *speed])
     judged = replace(
-        part,
+        timed,
         executed=True,
         verdict=verdict.outcome,
         reason=verdict.reason,
         checks=verdict.checks,
     )
-    return _with_latency(_with_accuracy(judged, overall, quantized), *proof.times[name])
+    return _with_accuracy(judged, overall, quantized)
 
 
 def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison) -> TargetPart:

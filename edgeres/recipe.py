@@ -280,6 +280,9 @@ class ChecksBlock(Block):
         le=1.0,
         description="Share of residual additions that must run inside a convolution.",
     )
+    max_p99_ms: float | None = Field(default=None, gt=0.0)
+    min_speedup: float | None = Field(default=None, gt=0.0, description="FP32 p50 over INT8 p50.")
+    max_size_bytes: int | None = Field(default=None, gt=0)
     untrained: bool = Field(
         default=False, description="Let an FP32 network pass that answers at random."
     )

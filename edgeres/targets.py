@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend, target_names
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Remarks
+from edgeres.backends.base import Backend, BuildConfig, Engine, LayerInfo, QdqRules, Remarks
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -40,6 +40,7 @@ QDQ = "model.qdq.onnx"
 PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
+LAYERS = "layers.json"
 EVALUATION_BATCH = 64
 LATENCY_INPUTS = 8
 
@@ -82,6 +83,7 @@ class BuiltTarget:
     qdq: Path
     account: dict[str, Any]
     coverage: Coverage
+    layers: tuple[LayerInfo, ...]
     fusions: Fusions
     remarks: Remarks
     search: Path | None = None
@@ -406,7 +408,7 @@ def _build(onnx: Path, folder: Path, target: Target, config: BuildConfig) -> Non
 
 def _inside(
     run: Run, network: Network, qdq: Path, engine: Engine, target: Target
-) -> tuple[Coverage, Fusions]:
+) -> tuple[Coverage, tuple[LayerInfo, ...], Fusions]:
     """What the engine's layers tell; asking them may mean to run it, hence a stage."""
 
     def produce(folder: Path, *_: object) -> None:
@@ -414,6 +416,8 @@ def _inside(
         found = int8_coverage(network.summary.macs_by_node, layers).to_dict()
         found["fusions"] = asdict(count_fusions(layers, node_ops(qdq)))
         write_atomic(folder / COVERAGE, json.dumps(found, indent=1).encode())
+        listed = [asdict(layer) for layer in layers]
+        write_atomic(folder / LAYERS, json.dumps(listed, indent=1).encode())
 
     result = run.stage(
         "inspect",
@@ -423,9 +427,13 @@ def _inside(
         label=f"inspect ({target.name})",
     )
     content = json.loads(result.file(COVERAGE).read_text())
-    layers = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
+    in_float = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
+    layers = tuple(
+        LayerInfo(**{**layer, "nodes": tuple(layer["nodes"])})
+        for layer in json.loads(result.file(LAYERS).read_text())
+    )
     fusions = Fusions(**content.pop("fusions"))
-    return Coverage(float_layers=layers, **content), fusions
+    return Coverage(float_layers=in_float, **content), layers, fusions
 
 
 def _place(target: Target) -> dict[str, Any]:

@@ -19,10 +19,14 @@ import edgeres
 from edgeres.assets import asset_path
 from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
+from edgeres.data.sampling import take
+from edgeres.data.source import open_dataset
+from edgeres.report.history import read_history
 from edgeres.source import ModelFacts, choose_preprocess
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
+MEASURED_ANEW = ("report.json", "evidence/latency.json", "history.sqlite")
 RECIPE = """\
 name: small
 model: {{source: net.safetensors}}
@@ -134,6 +138,127 @@ def test_the_run_leaves_what_it_says(workplace, report):
     assert {"model.onnx", "predictions.npz", "preprocess.json", "calibration_table.json"} <= kept
 
 
+def test_one_gate_over_accuracy_coverage_size_and_speed(workplace, tmp_path):
+    text = RECIPE.format(samples=SAMPLES, targets="onnxruntime")
+    limits = "max_drop_pp: 5, max_size_bytes: 1000, max_p99_ms: 5000, min_speedup: 0.01"
+    (workplace / "strict.yaml").write_text(text.replace("max_drop_pp: 5", limits))
+    junit = tmp_path / "junit.xml"
+    result = _invoke(
+        "convert", workplace / "strict.yaml", "--output", tmp_path / "out", "--json",
+        "--junit", junit, "--annotations",
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    target = json.loads(result.stdout)["targets"]["onnxruntime"]
+    outcomes = {check["name"]: check["outcome"] for check in target["checks"]}
+    assert set(outcomes) == {"accuracy", "int8_coverage", "size", "latency", "speedup"}
+    assert target["verdict"] == outcomes["size"] == "fail"
+    assert outcomes["accuracy"] == outcomes["int8_coverage"] == "pass"
+    assert outcomes["latency"] != "fail"
+    assert 'name="size"' in junit.read_text()
+    assert "::error title=edgeres onnxruntime" in result.stderr
+
+
+def _device(workplace: Path, report: dict, folder: Path) -> Path:
+    """A folder with nothing but an engine and the baseline, as on a device."""
+    engine = workplace / "out" / report["targets"]["onnxruntime"]["engine"]
+    folder.mkdir()
+    for file in (engine, engine.with_name(engine.name + ".engine.json")):
+        shutil.copyfile(file, folder / file.name)
+    for name in ("predictions.npz", "preprocess.json"):
+        shutil.copyfile(workplace / "out" / "baseline" / name, folder / name)
+    return folder / engine.name
+
+
+def test_a_device_with_engine_and_baseline_only_can_validate(workplace, report, tmp_path):
+    engine = _device(workplace, report, tmp_path / "device")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from edgeres.data.source import open_dataset\n"
+        "from edgeres.data.sampling import take\n"
+        "import edgeres.cli.engines as e, edgeres.data.source as s\n"
+        "whole = s.open_dataset\n"
+        f"s.open_dataset = lambda *a, **k: take(whole(*a, **k), {SAMPLES})\n"
+        "from edgeres.cli import app\n"
+        "app()"
+    )
+    options = ["--baseline", "predictions.npz", "--max-drop", "5", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "validate", engine.name, *options,
+         "--record-conformance", "c.yaml"],
+        capture_output=True, text=True, cwd=engine.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["top1"] == report["targets"]["onnxruntime"]["top1"]
+    kept = (engine.parent / "c.yaml").read_text()
+    # What was recorded passes; a figure that is too good fails, too.
+    (engine.parent / "c.yaml").write_text(
+        kept.replace(f"expected: {told['agreement']}", "expected: 0.5")
+    )
+    for text, code_expected in ((kept, 0), ((engine.parent / "c.yaml").read_text(), 1)):
+        (engine.parent / "c.yaml").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "validate", engine.name, *options,
+             "--conformance", "c.yaml"],
+            capture_output=True, text=True, cwd=engine.parent, check=False,
+        )  # fmt: skip
+        assert done.returncode == code_expected, done.stderr
+    assert "better than expected" in json.loads(done.stdout)["reason"]
+
+
+def test_a_bad_image_is_left_out_and_named(workplace, report, tmp_path):
+    from PIL import Image
+
+    engine = workplace / "out" / report["targets"]["onnxruntime"]["engine"]
+    dataset = take(open_dataset("fashion-mnist", split="validation"), 300)
+    for index in range(300):
+        label = int(dataset.labels[index])
+        place = tmp_path / "val" / f"{label}" / f"{index:03}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(dataset.image(index))).save(place)
+    first = sorted((tmp_path / "val").rglob("*.png"))[0]
+    first.write_bytes(b"\x89PNG")
+    options = ("--data", f"imagefolder:{tmp_path}", "--max-drop", "5", "--json")
+    baseline = workplace / "out" / "baseline" / "model.onnx"
+    result = _invoke("validate", engine, *options, "--baseline", baseline)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["samples"] == 299
+    assert first.name in told["left_out"]
+    recipe = RECIPE.format(samples=300, targets="onnxruntime").replace(
+        "data: {", f"data: {{validation: 'imagefolder:{tmp_path}', "
+    )
+    (workplace / "bad.yaml").write_text(recipe)
+    result = _invoke(
+        "convert", workplace / "bad.yaml", "--trust-recipe", "--output", tmp_path / "o", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["baseline"]["samples"] == 299
+
+
+def test_report_makes_a_page_of_what_convert_left(workplace, report, tmp_path):
+    out = workplace / "out"
+    result = _invoke("report", out, "--output", tmp_path / "pages", "--json")
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    page = Path(files["html"]).read_text()
+    for name, target in report["targets"].items():
+        assert target["reason"].split(".")[0] in page
+        assert f"{name}: " in page
+        engine = json.loads((out / "evidence" / f"{name}.json").read_text())
+        assert "layer1.0.conv1" in {node for layer in engine["layers"] for node in layer["nodes"]}
+    assert "layer1.0.add" in page
+    assert "edgeres convert recipe.yaml" in page
+    assert Path(files["model_card"]).read_text().startswith("---\n")
+    assert str(workplace) not in page  # a page is given away: no paths of this machine
+
+
+def test_report_of_another_folder_is_refused(tmp_path):
+    result = _invoke("report", tmp_path, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"]["id"] == "bad-artefact"
+
+
 def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     before = _hashes(workplace / "out")
     result = _invoke("convert", workplace / "recipe.yaml", "--output", workplace / "out", "--json")
@@ -142,9 +267,13 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     anew = [stage["name"] for stage in again["stages"] if not stage["cached"]]
     assert anew == ["benchmark"]
     after = _hashes(workplace / "out")
-    before.pop("report.json")
-    after.pop("report.json")
+    for name in MEASURED_ANEW:
+        before.pop(name)
+        after.pop(name)
     assert before == after
+    kept = read_history(workplace / "out" / "history.sqlite")
+    assert len(kept) == 2 * len(report["targets"])
+    assert [row.run for row in kept] == sorted(row.run for row in kept)
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
 
@@ -156,7 +285,9 @@ def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
     )
     assert result.exit_code == 0, result.output
     first, second = _hashes(workplace / "out"), _hashes(tmp_path / "other")
-    for name in [name for name in first if "plan" in name or name == "report.json"]:
+    # Their layers are TensorRT's own, too.
+    left_out = (*MEASURED_ANEW, "evidence/tensorrt.json")
+    for name in [name for name in first if "plan" in name or name in left_out]:
         first.pop(name)
         assert second.pop(name)
     assert first == second

@@ -93,12 +93,15 @@ class BuildConfig:
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
         shapes: Input name to shape range, for backends that specialize.
         options: Backend's own options by name; an unknown one is a ``UsageError``.
+        tuned: Whether options and threads that were found fastest on this CPU and kept beside the
+            engine (:mod:`edgeres.benchmarking.tune`) fill in for what is not given here.
     """
 
     device: str = "cpu"
     threads: int | None = None
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    tuned: bool = True
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,10 @@ class Backend(Protocol):
 
     def devices(self) -> tuple[str, ...]:
         """Devices that this backend can use here, best first."""
+        ...
+
+    def runtime_options(self) -> Mapping[str, tuple[str, ...]]:
+        """Options of ``load`` that change speed and not arithmetic, the default value first."""
         ...
 
     def qdq_rules(self, device: str) -> QdqRules:

@@ -71,6 +71,10 @@ class Null:
         """``cpu``."""
         return ("cpu",)
 
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """Nothing is quantized."""
         _check_device(device)

@@ -39,7 +39,7 @@ from edgeres.backends.base import (
     QdqRules,
     TensorSpec,
 )
-from edgeres.backends.sidecar import check_engine, staged, write_sidecar
+from edgeres.backends.sidecar import check_engine, staged, tuned_config, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
 from edgeres.files import file_sha256
 
@@ -101,6 +101,10 @@ class OnnxRuntime(PackagedBackend):
         """``cpu``, where INT8 runs, and ``cuda:0`` where the package has that provider."""
         providers = _runtime().get_available_providers()
         return ("cpu", "cuda:0") if GPU_PROVIDERS["cuda"] in providers else ("cpu",)
+
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """Spinning threads, and graph optimization with and without changed layouts."""
+        return {"spinning": ("true", "false"), "graph_optimization": ("all", "extended")}
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """The rules under which the CPU provider fuses a ResNet into INT8 kernels.
@@ -192,7 +196,7 @@ class OnnxRuntime(PackagedBackend):
         self.check(config)
         check_engine(engine, _NAME)
         with _loading(engine):
-            return OnnxRuntimeRunner(_open(engine.path, config))
+            return OnnxRuntimeRunner(_open(engine.path, tuned_config(engine, config)))
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the kernels that ran, from a profile of one thread fed with zeros (batch 1).

@@ -22,7 +22,7 @@ from edgeres.backends._vendor import (
     with_kept_options,
 )
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
-from edgeres.backends.sidecar import check_engine, staged, write_sidecar
+from edgeres.backends.sidecar import check_engine, staged, tuned_config, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
 
@@ -51,6 +51,10 @@ class OpenVino(PackagedBackend):
         """``cpu``."""
         _OPENVINO.load()
         return ("cpu",)
+
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """All of its options: none of them changes what is computed."""
+        return dict(_OPTIONS)
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """The rules under which the CPU plugin fuses a ResNet into INT8 kernels.
@@ -144,7 +148,7 @@ class OpenVino(PackagedBackend):
             BackendMissingError: The runtime or the device is not here.
             UsageError: An unknown option.
         """
-        return self._load(engine, config, {})
+        return self._load(engine, tuned_config(engine, config), {})
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the primitives of the compiled model with times on one thread, fed with zeros.

@@ -62,6 +62,10 @@ class PyTorch(PackagedBackend):
         """GPUs as ``cuda:N``, then ``cpu``."""
         return (*(f"cuda:{n}" for n in range(_TORCH.load().cuda.device_count())), "cpu")
 
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """Nothing is quantized: this is the FP32 reference."""
         _check_device(device)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends.base import Engine
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, StorageError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
 
 SCHEMA = 1
 _SUFFIX = ".engine.json"
+_TUNING = "tuning"
 
 
 def sidecar_path(engine_path: Path) -> Path:
@@ -56,6 +59,54 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
     target = sidecar_path(engine.path)
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
     return target
+
+
+def write_tuning(engine: Engine, tuning: Mapping[str, Any] | None) -> None:
+    """Keeps run-time options in an engine's sidecar, with the CPU that they were found on.
+
+    Args:
+        engine: The engine.
+        tuning: ``options``, ``threads`` and what was measured; ``None`` removes what was kept.
+
+    Raises:
+        ArtefactError: The engine has no readable sidecar.
+        StorageError: It cannot be written.
+    """
+    target = sidecar_path(engine.path)
+    record = _read_record(target, engine.path)
+    record.pop(_TUNING, None)
+    if tuning is not None:
+        record[_TUNING] = {**tuning, "cpu": _this_cpu()}
+    write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def tuned_config(engine: Engine, config: BuildConfig) -> BuildConfig:
+    """Fills in options and threads that were kept for this CPU; what is given stays.
+
+    Raises:
+        ArtefactError: The sidecar cannot be read, or what it keeps is no tuning.
+    """
+    if not config.tuned:
+        return config
+    kept = _read_record(sidecar_path(engine.path), engine.path).get(_TUNING)
+    if kept is None:
+        return config
+    try:
+        if kept["cpu"] != _this_cpu() or config.device != engine.device:
+            return config
+        options = {str(name): str(value) for name, value in kept["options"].items()}
+        threads = None if kept["threads"] is None else int(kept["threads"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArtefactError(
+            f"{sidecar_path(engine.path)}: the kept run-time options are damaged ({error!r}).",
+            hint="Run `edgeres benchmark --tune-runtime` again.",
+        ) from error
+    return replace(config, options={**options, **config.options}, threads=config.threads or threads)
+
+
+def _this_cpu() -> str:
+    machine = describe_environment()
+    return f"{machine.cpu}, {machine.threads} threads"
 
 
 def read_engine(path: Path) -> Engine:

@@ -86,6 +86,10 @@ class TensorRTBackend:
         """GPUs as ``cuda:N``, in the driver's order; none without a driver."""
         return tuple(f"cuda:{gpu.ordinal}" for gpu in gpus_here())
 
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
     def qdq_rules(self, device: str) -> QdqRules:
         """The same rules for every GPU: see the placement section of ``docs/tensorrt.md``."""
         return QdqRules(

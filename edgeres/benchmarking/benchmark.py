@@ -16,7 +16,9 @@ from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
 from edgeres.backends.null import NullRunner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
+from edgeres.benchmarking.memory import PeakMemory, peak_memory
 from edgeres.benchmarking.speedup import Speedup, speedup
+from edgeres.benchmarking.sustained import Sustained, sustain
 from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ModelError, UsageError
 from edgeres.evaluation.inspect import engine_size
@@ -36,6 +38,8 @@ class EngineTimes:
         load_ms: Time until it was loaded and ready, in milliseconds.
         latency: Its times.
         speedup: p50 of the first engine over this one's; ``None`` for the first.
+        memory: Peak memory of a process with this engine alone; ``None`` where not measured.
+        sustained: The long run after the others; ``None`` where none was asked for.
     """
 
     engine: Engine
@@ -43,6 +47,8 @@ class EngineTimes:
     load_ms: float
     latency: Latency
     speedup: Speedup | None
+    memory: PeakMemory | None = None
+    sustained: Sustained | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,11 @@ class Benchmark:
     @property
     def stable(self) -> bool:
         """Whether nothing speaks against any of the times."""
-        return all(times.latency.stable for times in self.engines.values())
+        return all(
+            times.latency.stable
+            and (times.sustained is None or times.sustained.verdict == "steady")
+            for times in self.engines.values()
+        )
 
     @property
     def exit_code(self) -> int:
@@ -77,6 +87,9 @@ class Benchmark:
                     "load_ms": times.load_ms,
                     **times.latency.to_dict(),
                     **(times.speedup.to_dict() if times.speedup is not None else {}),
+                    "peak_memory_bytes": times.memory.engine_bytes if times.memory else None,
+                    "process_memory_bytes": times.memory.process_bytes if times.memory else None,
+                    "sustained": times.sustained.to_dict() if times.sustained else None,
                 }
                 for name, times in self.engines.items()
             },
@@ -91,6 +104,8 @@ def benchmark(
     device: str | None = None,
     threads: int | None = None,
     settings: MeasureSettings | None = None,
+    memory: bool = False,
+    sustained_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
@@ -102,6 +117,8 @@ def benchmark(
         device: Where to run; left out, where each engine was built for.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         settings: How long and how often.
+        memory: Whether to measure peak memory too, each engine in a process of its own.
+        sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
         progress: Called with rounds done and rounds in all.
 
     Raises:
@@ -130,6 +147,11 @@ def benchmark(
         images = inputs or made_up_inputs(single_input(first), batch_size)
         nothing = NullRunner(first.inputs, first.outputs)
         found = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
+        long = {
+            name: sustain(runner, images, sustained_s, progress=progress)
+            for name, runner in runners.items()
+            if sustained_s is not None
+        }
     reference = found[str(paths[0])]
     return Benchmark(
         environment=describe_environment(),
@@ -141,6 +163,15 @@ def benchmark(
                 load_ms=load_ms[name],
                 latency=found[name],
                 speedup=None if found[name] is reference else speedup(reference, found[name]),
+                memory=peak_memory(
+                    engine.path,
+                    device=device or engine.device,
+                    threads=threads,
+                    batch_size=batch_size,
+                )
+                if memory
+                else None,
+                sustained=long.get(name),
             )
             for name, engine in engines.items()
         },

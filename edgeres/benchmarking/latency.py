@@ -102,6 +102,7 @@ class Latency:
             where none was given.
         round_medians_ms: Median of each turn, in order.
         doubts: Why the numbers may not hold, in words; empty where they are stable.
+        quantiles_ms: Percentiles 0 to 100 in steps of one, for drawing the distribution.
     """
 
     p50_ms: float
@@ -118,6 +119,7 @@ class Latency:
     overhead_ms: float | None
     round_medians_ms: tuple[float, ...] = field(repr=False)
     doubts: tuple[str, ...] = ()
+    quantiles_ms: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def stable(self) -> bool:
@@ -291,6 +293,7 @@ class _Lane:
             overhead_ms=overhead_ms,
             round_medians_ms=medians,
             doubts=tuple(doubts),
+            quantiles_ms=tuple(_percentile(times, percent) for percent in range(101)),
         )
 
     def _block(self, nanoseconds: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import engines, stages
+from edgeres.cli import engines, reports, stages
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 from edgeres.cli.sensitivity import sensitivity
@@ -43,6 +43,7 @@ _ENGINES(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
 _ENGINES(compare)
+_ENGINES(reports.report)
 _ENGINES(engines.doctor)
 
 

@@ -65,6 +65,8 @@ def convert(
     untrained: Untrained = False,
     trust_recipe: Trust = False,
     no_cache: NoCache = False,
+    junit: o.Junit = None,
+    annotations: o.Annotations = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
@@ -77,6 +79,7 @@ def convert(
     with screen(as_json=as_json, verbose=verbose, debug=debug) as out:
         from edgeres.pipeline import convert as run
         from edgeres.recipe_file import load_recipe
+        from edgeres.report.junit import tell_ci, verdicts_of
         from edgeres.report.table import report_table
 
         changes: dict[str, Any] = {
@@ -109,6 +112,7 @@ def convert(
         folder = output or Path("runs") / loaded.name
         with out.listener() as listener:
             report = run(loaded, folder, use_cache=not no_cache, listener=listener)
+        tell_ci(verdicts_of(report), junit=junit, annotations=annotations, say=out.note)
         out.result(report.to_dict(), report_table(report, out.console()))
         if not as_json:
             out.console().print(f"\nReport: {folder / 'report.json'}", highlight=False)

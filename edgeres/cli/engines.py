@@ -31,6 +31,34 @@ def validate(
     min_int8_coverage: Annotated[
         float | None, typer.Option(help="Smallest share of MACs in INT8.")
     ] = None,
+    max_p99_ms: Annotated[float | None, typer.Option(help="Largest p99 latency.")] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="Smallest FP32 p50 over this engine's.")
+    ] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="Largest size.")] = None,
+    fp32: Annotated[
+        Path | None, typer.Option(help="FP32 engine or ONNX file for the speed-up.")
+    ] = None,
+    conformance: Annotated[
+        Path | None, typer.Option(help="YAML with figures to reach and not to exceed.")
+    ] = None,
+    record_conformance: Annotated[
+        Path | None, typer.Option(help="Write the measured figures into such a file.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="ssh://[user@]host[:port] runs the engine there.")
+    ] = None,
+    known_hosts: o.KnownHosts = None,
+    identity: o.Identity = None,
+    remote_python: o.RemotePython = "python3",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Answer by so many processes (dask).")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler whose workers answer.")
+    ] = None,
+    junit: o.Junit = None,
+    annotations: o.Annotations = False,
     save: Annotated[Path | None, typer.Option(help="Keep the engine's answers (.npz).")] = None,
     explain: Annotated[
         bool, typer.Option(help="Name the layer to look at where the verdict is fail.")
@@ -48,9 +76,12 @@ def validate(
 ) -> None:
     """Measure a built engine's accuracy against a baseline; exit 1 unless it passes."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.data.bad_images import BadImages
         from edgeres.data.source import open_dataset
+        from edgeres.evaluation import conformance as c
         from edgeres.evaluation.gates import Limits
         from edgeres.evaluation.validate import validate as run
+        from edgeres.report.junit import tell_ci
         from edgeres.report.tables import validation_table
 
         changes = o.preprocess_changes(
@@ -62,19 +93,68 @@ def validate(
             channel_order=channel_order,
             layout=layout,
         )
+        images = open_dataset(data, split="validation")
+        preprocess = engine_preprocess([engine], changes, baseline)
+        bad = BadImages()
+        answered = None
+        if device is not None:
+            from edgeres.devices.address import parse_ssh
+            from edgeres.devices.remote import check_limits, predict_on
+
+            check_limits(min_int8_coverage, max_p99_ms or min_speedup)
+            host = parse_ssh(
+                device, known_hosts=known_hosts, identity=identity, python=remote_python
+            )
+            answered = predict_on(
+                host, engine, images, preprocess, threads=threads, bad=bad, say=out.note
+            )
+        elif workers is not None or scheduler is not None:
+            from edgeres.cluster.predict import predict_sharded
+
+            with out.listener() as listener:
+                answered = predict_sharded(
+                    engine,
+                    data,
+                    preprocess,
+                    scheduler=scheduler,
+                    workers=workers or 2,
+                    threads=threads or 1,
+                    bad=bad,
+                    progress=listener.bar("validate"),
+                )
         with out.listener() as listener:
             found = run(
                 engine,
-                open_dataset(data, split="validation"),
-                engine_preprocess([engine], changes),
+                images,
+                preprocess,
                 baseline=baseline,
-                limits=Limits(max_drop, confidence, min_int8_coverage),
+                limits=Limits(
+                    max_drop,
+                    confidence,
+                    min_int8_coverage,
+                    max_p99_ms,
+                    min_speedup,
+                    max_size_bytes,
+                ),
                 threads=threads,
                 explain=explain,
+                conformance=c.load_conformance(conformance) if conformance else None,
+                fp32=fp32,
+                answered=answered,
+                bad=bad,
                 progress=listener.bar("validate"),
             )
         if save is not None:
             found.predictions.save(save)
+        if record_conformance is not None:
+            c.record_conformance(
+                record_conformance,
+                model=found.baseline.name,
+                backend=found.engine.backend,
+                figures=found.figures,
+            )
+        verdicts = {found.engine.backend: found.verdict}
+        tell_ci(verdicts, junit=junit, annotations=annotations, say=out.note)
         out.result(found.to_dict(), validation_table(found))
         raise typer.Exit(found.verdict.exit_code)
 
@@ -82,13 +162,30 @@ def validate(
 def benchmark(
     engines: Annotated[list[Path], typer.Argument(help="Engines; the first is the yardstick.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:N or ssh://[user@]host[:port].")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option(help="YAML of devices that measure all at once.")
+    ] = None,
+    known_hosts: o.KnownHosts = None,
+    identity: o.Identity = None,
+    remote_python: o.RemotePython = "python3",
     threads: o.Threads = None,
     seconds: Annotated[float, typer.Option(help="Time measured for each engine.")] = 4.0,
     scenario: Annotated[
         str | None,
         typer.Option(help="MLPerf LoadGen: single_stream, multi_stream, server or offline."),
     ] = None,
+    sustained: Annotated[
+        float | None, typer.Option(help="Then run each for so many seconds without a pause.")
+    ] = None,
+    tune_runtime: Annotated[
+        bool,
+        typer.Option(
+            "--tune-runtime", help="First find and keep the fastest run-time options of each."
+        ),
+    ] = False,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -96,8 +193,35 @@ def benchmark(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.benchmarking.benchmark import benchmark as run
         from edgeres.benchmarking.latency import MeasureSettings
+        from edgeres.benchmarking.tune import tune_runtime as tune
+        from edgeres.errors import UsageError
         from edgeres.report.tables import benchmark_table, loadgen_table
 
+        if fleet is not None or (device or "").startswith("ssh://"):
+            from edgeres.devices.address import parse_ssh
+            from edgeres.devices.fleet import FleetDevice, benchmark_fleet, load_fleet
+            from edgeres.report.fleet_table import fleet_exit_code, fleet_table
+
+            if scenario is not None or tune_runtime or sustained is not None:
+                raise UsageError(
+                    "--scenario, --tune-runtime and --sustained run on this machine only.",
+                    hint="Run that command on the device itself.",
+                )
+            if fleet is not None:
+                devices = load_fleet(fleet)
+            else:
+                host = parse_ssh(
+                    str(device), known_hosts=known_hosts, identity=identity, python=remote_python
+                )
+                devices = [FleetDevice(host.name, host, threads)]
+            results = benchmark_fleet(
+                devices, engines, batch_size=batch_size, seconds=seconds, say=out.note
+            )
+            if fleet is None and results[0].error is not None:
+                raise results[0].error
+            content = {one.name: one.to_dict() for one in results}
+            out.result({"devices": content}, fleet_table(results))
+            raise typer.Exit(fleet_exit_code(results))
         if scenario is not None:
             from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
 
@@ -108,16 +232,25 @@ def benchmark(
             content = {name: found.to_dict() for name, found in runs.items()}
             out.result({"engines": content}, loadgen_table(runs))
             raise typer.Exit(0 if all(found.valid for found in runs.values()) else 1)
+        tunings = {}
         with out.listener() as listener:
+            for engine in engines if tune_runtime else ():
+                bar = listener.bar(f"tune {engine.name}")
+                tunings[str(engine)] = tune(engine, batch_size=batch_size, progress=bar)
             found = run(
                 engines,
                 batch_size=batch_size,
                 device=device,
                 threads=threads,
                 settings=MeasureSettings(seconds=seconds),
+                memory=True,
+                sustained_s=sustained,
                 progress=listener.bar("benchmark"),
             )
-        out.result(found.to_dict(), benchmark_table(found))
+        content = found.to_dict()
+        for name, tuning in tunings.items():
+            content["engines"][name]["tuning"] = tuning.to_dict()
+        out.result(content, benchmark_table(found, tunings))
         raise typer.Exit(found.exit_code)
 
 
@@ -149,13 +282,17 @@ def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
         out.result(found.to_dict(), health_table(found))
 
 
-def engine_preprocess(models: Sequence[Path], changes: dict[str, object]) -> Preprocess:
-    """What the options say, on top of what lies beside the baseline of a model's run."""
+def engine_preprocess(
+    models: Sequence[Path], changes: dict[str, object], baseline: Path | None = None
+) -> Preprocess:
+    """What the options say, on top of what lies beside the baseline given or a model's run's."""
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
 
     kept = [model.resolve().parent.parent / BASELINE / PREPROCESS for model in models]
+    if baseline is not None:
+        kept.insert(0, baseline.with_name(PREPROCESS))
     values: dict[str, Any] = next(
         (json.loads(path.read_text()) for path in kept if path.is_file()), {}
     )

@@ -38,6 +38,15 @@ MaxDrop = Annotated[
 Confidence = Annotated[
     float | None, typer.Option(help="One-sided confidence of the bound on the drop, e.g. 0.95.")
 ]
+KnownHosts = Annotated[
+    Path | None, typer.Option(help="Trusted host keys, for ssh://; ~/.ssh/known_hosts if left out.")
+]
+Identity = Annotated[Path | None, typer.Option(help="Private key, for ssh://.")]
+RemotePython = Annotated[str, typer.Option(help="Python with edgeres on the host, for ssh://.")]
+Junit = Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML.")]
+Annotations = Annotated[
+    bool, typer.Option("--annotations", help="Say the verdicts as GitHub annotations, on stderr.")
+]
 Scale = Annotated[float | None, typer.Option(help="Factor on the pixels 0..255.")]
 Mean = Annotated[str | None, typer.Option(help="Mean per channel, comma-separated.")]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel.")]

@@ -81,6 +81,10 @@ class Screen:
         elif person is not None:
             self._console(stderr=False).print(person, highlight=False, markup=False)
 
+    def note(self, line: str) -> None:
+        """Writes a line to stderr, as it is."""
+        typer.echo(line, err=True)
+
     def console(self) -> Console:
         """Console on stdout."""
         return self._console(stderr=False)

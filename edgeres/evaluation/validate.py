@@ -14,6 +14,7 @@ from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
+from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
 from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.gates import (
     Limits,
@@ -53,6 +54,7 @@ class Validation:
         verdict: Outcome of all checks.
         layers: The engine layer by layer against its FP32 network, where the verdict is ``fail``,
             an explanation was asked for and the files are there.
+        left_out: Images that could not be decoded, in words; empty where all could.
     """
 
     engine: Engine
@@ -77,6 +79,13 @@ class Validation:
             f"({first.own_sqnr_db:.1f} dB)."
         )
 
+    left_out: str = ""
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """What a conformance file can expect, by metric."""
+        return figures_of(self.comparison, self.coverage, self.size_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
         covered = self.coverage.to_dict() if self.coverage is not None else {}
@@ -91,6 +100,7 @@ class Validation:
             **covered,
             **self.verdict.to_dict(),
             **({"explanation": self.explanation} if self.layers is not None else {}),
+            "left_out": self.left_out,
             "baseline": {
                 "name": self.baseline.name,
                 "top1": self.comparison.baseline_top1,
@@ -112,6 +122,9 @@ def validate(
     threads: int | None = None,
     source: Path | None = None,
     explain: bool = False,
+    conformance: Conformance | None = None,
+    fp32: Path | None = None,
+    answered: Predictions | None = None,
     bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
@@ -130,6 +143,9 @@ def validate(
             not lie beside the engine.
         explain: Where the verdict is ``fail``, find the layer to look at first, if the engine lies
             in the output folder of ``edgeres convert``.
+        conformance: Figures that the engine must reach and not exceed.
+        fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
+        answered: The engine's answers, where another machine gave them; then the engine is not run.
         bad: Collects images that cannot be decoded; without it the first of them raises.
         progress: Called with images done and images in all, for each model that is run.
 
@@ -140,12 +156,13 @@ def validate(
         ModelError: The engine and the baseline are not classifiers of the same classes.
         UsageError: Limits that make no sense.
     """
+    from edgeres.evaluation.speed import measure_speed  # it needs this module, too
+
     limits = limits or Limits()
     engine = read_engine(path)
-    backend = executable_backend(engine)
     config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
-    deployed = deployment_checks(limits, size_bytes=size)
+    wanted = conformance.of(engine.backend) if conformance is not None else {}
 
     def answers(of: Engine, by: Backend) -> Predictions:
         with by.load(of, config) as runner:
@@ -160,25 +177,38 @@ def validate(
                 progress=progress,
             )
 
-    reference = _baseline(engine, baseline or _default_baseline(path), backend, config, answers)
+    reference = _baseline(engine, baseline or _default_baseline(path), config, answers)
     check_baseline(reference)
-    candidate = answers(engine, backend)
+    candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
-    if limits.min_int8_coverage is not None or limits.min_fused_adds is not None:
+    asked = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
+    if asked or "int8_coverage" in wanted:
         inside = inspect(path, source=source)
         coverage = inside.coverage
         if limits.min_int8_coverage is not None:
             checks.append(coverage_check(coverage, limits.min_int8_coverage))
         if limits.min_fused_adds is not None:
             checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
-    checks += deployed
+    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads)
+    checks += deployment_checks(limits, size_bytes=size, **speed)
+    checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
     layers = None
     if explain and verdict.outcome == "fail":
         layers = _layer_by_layer(path, dataset, preprocess, source, threads)
-    return Validation(engine, size, reference, candidate, comparison, coverage, verdict, layers)
+    return Validation(
+        engine,
+        size,
+        reference,
+        candidate,
+        comparison,
+        coverage,
+        verdict,
+        layers,
+        bad.summary() if bad is not None else "",
+    )
 
 
 def _layer_by_layer(
@@ -220,6 +250,11 @@ def executable_backend(engine: Engine) -> Backend:
     return backend
 
 
+def _runnable(baseline: Path | Predictions | None) -> Path | None:
+    """A baseline that can be run, not only read."""
+    return baseline if isinstance(baseline, Path) and baseline.suffix != ".npz" else None
+
+
 def _default_baseline(path: Path) -> Path:
     """Where ``edgeres convert`` puts the baseline of an engine at ``OUTPUT/TARGET/ENGINE``."""
     found = path.resolve().parent.parent / _BASELINE
@@ -234,7 +269,6 @@ def _default_baseline(path: Path) -> Path:
 def _baseline(
     engine: Engine,
     given: Path | Predictions,
-    backend: Backend,
     config: BuildConfig,
     answers: Callable[[Engine, Backend], Predictions],
 ) -> Predictions:
@@ -253,6 +287,7 @@ def _baseline(
             f"{given}: expected predictions (.npz), an engine or an ONNX file as baseline.",
             hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
         )
+    backend = executable_backend(engine)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"baseline{backend.engine_suffix}"
         return answers(backend.build(given, out, config), backend)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgeres.evaluation.gates import Verdict
 from edgeres.files import write_atomic
+from edgeres.report.schema import Report
 
 
 def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str:
@@ -24,7 +25,9 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str
     failures = skipped = 0
     for engine, verdict in verdicts.items():
         rows = [(check.name, check.outcome, check.reason) for check in verdict.checks]
-        for name, outcome, reason in rows or [("executed", verdict.outcome, verdict.reason)]:
+        if not rows or verdict.outcome == "not_executed":
+            rows.append(("executed", verdict.outcome, verdict.reason))
+        for name, outcome, reason in rows:
             case = ET.SubElement(root, "testcase", classname=f"{suite}.{engine}", name=name)
             told = _printable(reason)
             if outcome == "not_executed":
@@ -41,6 +44,38 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str
     root.set("skipped", str(skipped))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+
+
+def verdicts_of(report: Report) -> dict[str, Verdict]:
+    """The verdict on each target of a run."""
+    return {
+        name: Verdict(part.verdict, part.reason, part.checks)
+        for name, part in report.targets.items()
+    }
+
+
+def tell_ci(
+    verdicts: Mapping[str, Verdict],
+    *,
+    junit: Path | None,
+    annotations: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Tells a CI system what it was asked to be told.
+
+    Args:
+        verdicts: Verdict by engine.
+        junit: Where the JUnit file goes; ``None`` for none.
+        annotations: Whether to say GitHub's workflow commands.
+        say: Takes each command, a line.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if junit is not None:
+        write_junit(verdicts, junit)
+    for line in github_annotations(verdicts) if annotations else ():
+        say(line)
 
 
 def write_junit(verdicts: Mapping[str, Verdict], path: Path) -> None:

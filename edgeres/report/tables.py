@@ -10,6 +10,7 @@ from rich.text import Text
 
 from edgeres.benchmarking.benchmark import Benchmark
 from edgeres.benchmarking.loadgen_summary import LoadGenResult
+from edgeres.benchmarking.tune import Tuning
 from edgeres.evaluation.inspect import Inspection
 from edgeres.evaluation.validate import Validation
 from edgeres.health import Health
@@ -40,16 +41,34 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         _add(table, name, value)
     if found.coverage is not None:
         _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
+    if found.left_out:
+        _add(table, "Left out", found.left_out)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     why = [Text(f"Layer by layer: {found.explanation}")] if found.explanation else []
     return Group(table, Text(), Text(verdict), *why)
 
 
-def benchmark_table(found: Benchmark) -> ConsoleRenderable:
-    """Latency of the engines that took turns, and what speaks against the numbers."""
+def benchmark_table(
+    found: Benchmark, tunings: Mapping[str, Tuning] | None = None
+) -> ConsoleRenderable:
+    """Latency of the engines that took turns, and what speaks against the numbers.
+
+    Args:
+        found: The measurement.
+        tunings: What was found for the engines whose run-time options were tried.
+    """
     table = Table(box=None, pad_edge=False)
-    table.add_column("Engine", overflow="fold")
-    for heading in ("Device", "p50 ms", "p90 ms", "p99 ms", "Images/s", "Speed-up", "Load ms"):
+    table.add_column("Engine", overflow="fold", min_width=14)
+    for heading in (
+        "Device",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "Images/s",
+        "Speed-up",
+        "Load ms",
+        "Memory",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     doubts: list[str] = []
     for name, times in found.engines.items():
@@ -64,10 +83,31 @@ def benchmark_table(found: Benchmark) -> ConsoleRenderable:
             f"{latency.throughput_per_s:.0f}",
             f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else cells.MISSING,
             cells.milliseconds(times.load_ms),
+            cells.size(times.memory.engine_bytes) if times.memory else cells.MISSING,
         )
         doubts += [f"{name}: {doubt}" for doubt in latency.doubts]
     lines = [Text(f"unstable: {doubt}") for doubt in dict.fromkeys(doubts)]
+    lines += [
+        Text(
+            f"{name}: {long.verdict} over {long.seconds:.0f} s ({long.drift:+.1%} from the first "
+            f"to the last tenth; the CPU itself {long.work_drift:+.1%})"
+        )
+        for name, times in found.engines.items()
+        if (long := times.sustained) is not None
+    ]
+    lines += [Text(f"{name}: {_tuned(tuning)}") for name, tuning in (tunings or {}).items()]
     return Group(table, *([Text(), *lines] if lines else []))
+
+
+def _tuned(tuning: Tuning) -> str:
+    chosen = [f"{name}={value}" for name, value in tuning.options.items()]
+    chosen += [f"threads={tuning.threads}"] if tuning.threads is not None else []
+    if not tuning.kept:
+        return f"the default run-time options are the fastest of {tuning.tried} tried"
+    return (
+        f"kept {', '.join(chosen)}: {tuning.gain.value:.2f}x ({tuning.gain.low:.2f}-"
+        f"{tuning.gain.high:.2f}), {tuning.tried} tried"
+    )
 
 
 def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:

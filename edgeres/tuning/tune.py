@@ -131,7 +131,7 @@ def _measure(
     recipe: Recipe, candidate: Candidate, store: Store, listener: Listener, epochs: int | None
 ) -> Measured:
     chosen = recipe_of(recipe, candidate, epochs=epochs)
-    report, _, _ = prove(open_inputs(chosen), store, listener)
+    _, report, _, _ = prove(open_inputs(chosen), store, listener)
     found = measured_in(report, candidate.target)
     if found is None:
         raise _no_target(report.targets[candidate.target].reason)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeres.environment import Environment
@@ -99,3 +101,51 @@ def report(target: Callable[..., TargetPart]) -> Callable[..., Report]:
         return Report(**(fields | changes))
 
     return build
+
+
+@pytest.fixture
+def residual_onnx(tmp_path: Path) -> Path:
+    """A Q/DQ model with two residual Adds: an identity skip and a convolution on the skip."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    zero, scale = np.zeros((), np.int8), np.float32(0.1)
+    weights = [
+        numpy_helper.from_array(np.zeros((2, 2, 1, 1), np.int8), "w"),
+        numpy_helper.from_array(np.asarray(scale), "s"),
+        numpy_helper.from_array(zero, "z"),
+    ]
+
+    def q(source: str, out: str) -> onnx.NodeProto:
+        return helper.make_node("QuantizeLinear", [source, "s", "z"], [out], out)
+
+    def dq(source: str, out: str) -> onnx.NodeProto:
+        return helper.make_node("DequantizeLinear", [source, "s", "z"], [out], out)
+
+    def conv(source: str, out: str) -> onnx.NodeProto:
+        return helper.make_node("Conv", [source, "wf"], [out], out)
+
+    nodes = [
+        dq("w", "wf"),
+        q("x", "xq"),
+        dq("xq", "xd"),
+        conv("xd", "conv_a"),
+        helper.make_node("Add", ["conv_a", "xd"], ["first_add"], "first_add"),
+        helper.make_node("Relu", ["first_add"], ["relu"], "relu"),
+        conv("relu", "conv_b"),
+        conv("relu", "conv_skip"),
+        q("conv_skip", "skip_q"),
+        dq("skip_q", "skip_d"),
+        helper.make_node("Add", ["conv_b", "skip_d"], ["second_add"], "second_add"),
+    ]
+    shape = [1, 2, 4, 4]
+    graph = helper.make_graph(
+        nodes,
+        "residual",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("second_add", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    path = tmp_path / "residual.onnx"
+    onnx.save(helper.make_model(graph), path)
+    return path

@@ -6,7 +6,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from edgeres.evaluation.gates import Check, decide, not_executed
-from edgeres.report.junit import github_annotations, junit_xml, write_junit
+from edgeres.report.junit import (
+    github_annotations,
+    junit_xml,
+    tell_ci,
+    verdicts_of,
+    write_junit,
+)
 
 VERDICTS = {
     "good": decide([Check("accuracy", "pass", "fine.")]),
@@ -48,3 +54,15 @@ def test_annotations_are_one_line_each_and_cannot_be_injected() -> None:
     assert lines[1] == "::error title=edgeres bad%3A fail::50%25 only%0A::error::injected"
     assert lines[2].startswith("::notice title=edgeres absent%3A not_executed::")
     assert all("\n" not in line for line in lines)
+
+
+def test_a_run_is_told_target_by_target(report, tmp_path: Path) -> None:
+    told: list[str] = []
+    verdicts = verdicts_of(report())
+    tell_ci(verdicts, junit=tmp_path / "j.xml", annotations=True, say=told.append)
+    assert [line.partition(" ")[0] for line in told] == ["::notice", "::warning", "::notice"]
+    root = ET.parse(tmp_path / "j.xml").getroot()
+    skipped = [c.get("classname") for c in root if c.find("skipped") is not None]
+    assert skipped == ["edgeres.tensorrt"]
+    tell_ci(verdicts, junit=None, annotations=False, say=told.append)
+    assert len(told) == 3

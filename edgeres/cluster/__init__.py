@@ -1,0 +1,1 @@
+"""One validation over many processes or machines."""

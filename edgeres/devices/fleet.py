@@ -1,0 +1,152 @@
+"""Many devices at once: a YAML file names them, every one runs the same benchmark, one table comes.
+
+devices:
+  pi5: {address: "ssh://pi@10.0.0.5", python: /home/pi/edgeres/bin/python, threads: 4}
+  here: {address: local}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeres.devices.address import SshDevice, is_remote, parse_ssh
+from edgeres.devices.remote import benchmark_on
+from edgeres.errors import EdgeResError, UsageError
+
+LOCAL = "local"
+_KEYS = {"address", "python", "threads", "known_hosts", "identity"}
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FleetDevice:
+    """One device; ``ssh`` is ``None`` for this machine."""
+
+    name: str
+    ssh: SshDevice | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class FleetResult:
+    """What one device gave: its benchmark as plain JSON values, or why there is none."""
+
+    name: str
+    found: Mapping[str, Any] | None
+    error: EdgeResError | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        if self.error is not None:
+            told = {"id": self.error.error_id, "message": self.error.message}
+            return {"error": {**told, "hint": self.error.hint, "exit_code": self.error.exit_code}}
+        return dict(self.found or {})
+
+
+def load_fleet(path: Path) -> list[FleetDevice]:
+    """Reads a fleet file; paths in it are relative to it.
+
+    Raises:
+        UsageError: No such file, not YAML, or a device that makes no sense.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    hint = "See docs/devices.md."
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        raise UsageError(f"{path}: no fleet file is there.", hint=hint)
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        entries = dict(content["devices"])
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        first = (str(error).splitlines() or ["?"])[0]
+        raise UsageError(f"{path}: is not YAML ({first}).", hint=hint) from error
+    except (TypeError, KeyError, ValueError) as error:
+        raise UsageError(f"{path}: expected `devices:` with at least one.", hint=hint) from error
+    if not entries:
+        raise UsageError(f"{path}: expected `devices:` with at least one.", hint=hint)
+    return [_device(path, str(name), entry) for name, entry in entries.items()]
+
+
+def benchmark_fleet(
+    devices: Sequence[FleetDevice],
+    paths: Sequence[Path],
+    *,
+    batch_size: int = 1,
+    seconds: float = 4.0,
+    say: Callable[[str], None] | None = None,
+) -> list[FleetResult]:
+    """Runs the same benchmark on all devices at the same time.
+
+    Args:
+        devices: The fleet.
+        paths: Engine files; the first is the yardstick.
+        batch_size: Images in a run.
+        seconds: Time measured for each engine.
+        say: Called when a connection was lost.
+
+    Returns:
+        A result for each device, in their order; one that fails does not stop the others.
+    """
+
+    def one(device: FleetDevice) -> FleetResult:
+        try:
+            if device.ssh is None:
+                found = _here(paths, batch_size, device.threads, seconds)
+            else:
+                found = benchmark_on(
+                    device.ssh,
+                    paths,
+                    batch_size=batch_size,
+                    threads=device.threads,
+                    seconds=seconds,
+                    say=say,
+                )
+        except EdgeResError as error:
+            return FleetResult(device.name, None, error)
+        return FleetResult(device.name, found, None)
+
+    with ThreadPoolExecutor(len(devices), thread_name_prefix="edgeres-fleet") as pool:
+        return list(pool.map(one, devices))
+
+
+def _here(
+    paths: Sequence[Path], batch_size: int, threads: int | None, seconds: float
+) -> dict[str, Any]:
+    from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.benchmarking.latency import MeasureSettings
+
+    settings = MeasureSettings(seconds=seconds)
+    found = benchmark(paths, batch_size=batch_size, threads=threads, settings=settings, memory=True)
+    return {"device": LOCAL, **found.to_dict()}
+
+
+# ``entry`` is YAML from disk, hence ``Any``.
+def _device(path: Path, name: str, entry: Any) -> FleetDevice:
+    if not isinstance(entry, dict) or "address" not in entry or set(entry) - _KEYS:
+        raise UsageError(
+            f"{path}: {name}: expected an address and of {', '.join(sorted(_KEYS))} at most these.",
+            hint="See docs/devices.md.",
+        )
+    threads = entry.get("threads")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"{path}: {name}: threads: expected 1 or more, got {threads!r}.")
+    address = str(entry["address"])
+    if address == LOCAL:
+        return FleetDevice(name, None, threads)
+    if not is_remote(address):
+        raise UsageError(
+            f"{path}: {name}: expected ssh://[user@]host[:port] or {LOCAL}, got {address!r}.",
+            hint="See docs/devices.md.",
+        )
+    files = {
+        key: path.parent / Path(str(entry[key])).expanduser()
+        for key in ("known_hosts", "identity")
+        if key in entry
+    }
+    ssh = parse_ssh(address, python=str(entry.get("python", "python3")), **files)
+    return FleetDevice(name, ssh, threads)

@@ -1,0 +1,205 @@
+"""``benchmark`` and ``validate`` on a host: engine over there, figures and answers back here."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeres import errors
+from edgeres.backends.base import Engine
+from edgeres.backends.sidecar import read_engine, sidecar_path
+from edgeres.data.bad_images import BadImages
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.devices.address import SshDevice
+from edgeres.devices.ssh import Finished, run_on
+from edgeres.errors import BackendMissingError, EdgeResError, StageError, UsageError
+from edgeres.evaluation.predictions import Predictions, load_predictions
+
+Say = Callable[[str], None]
+
+_SPARE_S = 120.0  # for loading and warm-up
+_VALIDATE_S = 6 * 3600.0
+
+
+def benchmark_on(
+    device: SshDevice,
+    paths: Sequence[Path],
+    *,
+    batch_size: int = 1,
+    threads: int | None = None,
+    seconds: float = 4.0,
+    sustained_s: float | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Runs ``edgeres benchmark`` on a host.
+
+    Args:
+        device: The host; its Python must have edgeres and the engines' runtimes.
+        paths: Engine files, each with its sidecar beside it; the first is the yardstick.
+        batch_size: Images in a run.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        seconds: Time measured for each engine.
+        sustained_s: Seconds without a pause for each after that; ``None`` for none.
+        say: Called when a connection was lost.
+
+    Returns:
+        What ``benchmark --json`` prints there, with the engines under their paths here.
+
+    Raises:
+        BackendMissingError: The host, its key, or edgeres on it is missing.
+        EdgeResError: The error that the command gave there.
+    """
+    files: dict[str, Path] = {}
+    names: dict[str, str] = {}
+    for number, path in enumerate(paths):
+        prefix = f"engine{number}"
+        names[f"{prefix}/{path.name}"] = str(path)
+        files |= {
+            f"{prefix}/{name}": file for name, file in engine_files(read_engine(path)).items()
+        }
+    command = [
+        "PYTHON", "-m", "edgeres", "benchmark", *names, "--json",
+        "--batch-size", str(batch_size), "--seconds", f"{seconds:g}",
+    ]  # fmt: skip
+    command += ["--threads", str(threads)] if threads is not None else []
+    command += ["--sustained", f"{sustained_s:g}"] if sustained_s is not None else []
+    limit = _SPARE_S + len(paths) * (10 * seconds + (sustained_s or 0.0) + 30)
+    found = _answer(device, asyncio.run(run_on(device, files, command, seconds=limit, say=say)))
+    found["engines"] = {names.get(name, name): part for name, part in found["engines"].items()}
+    return {"device": device.name, **found}
+
+
+def predict_on(
+    device: SshDevice,
+    path: Path,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    threads: int | None = None,
+    bad: BadImages | None = None,
+    say: Say | None = None,
+) -> Predictions:
+    """Answers of an engine on a host to images that are here.
+
+    Args:
+        device: The host.
+        path: The engine file, with its sidecar beside it.
+        dataset: Labelled images.
+        preprocess: How an image becomes numbers.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        bad: Collects images that cannot be decoded.
+        say: Called when a connection was lost.
+
+    Raises:
+        BackendMissingError: The host, its key, or edgeres on it is missing.
+        EdgeResError: The error that came up there.
+    """
+    engine = read_engine(path)
+    command = ["PYTHON", "-m", "edgeres.devices.answer", f"engine/{path.name}", "images.npz"]
+    command += ["answers.npz", "-" if threads is None else str(threads)]
+    with tempfile.TemporaryDirectory() as name:
+        packed = Path(name) / "images.npz"
+        packed.write_bytes(pack(dataset, preprocess, bad))
+        files = {f"engine/{key}": file for key, file in engine_files(engine).items()}
+        files["images.npz"] = packed
+        done = asyncio.run(
+            run_on(device, files, command, fetch=["answers.npz"], seconds=_VALIDATE_S, say=say)
+        )
+        if done.code != 0 or "answers.npz" not in done.files:
+            _answer(device, done)
+            raise StageError(f"{device.name}: gave no answers.", hint="Run again.")
+        (Path(name) / "answers.npz").write_bytes(done.files["answers.npz"])
+        found = load_predictions(Path(name) / "answers.npz")
+    return replace(
+        found,
+        name=f"{path} on {device.name}",
+        data_fingerprint=dataset.fingerprint,
+        class_names=tuple(dataset.class_names),
+    )
+
+
+def pack(dataset: Dataset, preprocess: Preprocess, bad: BadImages | None) -> bytes:
+    """Images in the network's size as bytes, with labels and normalization, as one ``.npz``.
+
+    Raises:
+        DataError: An image is bad (see ``bad``).
+    """
+    # As they are before normalization: with the identity, batches gives the fitted pixels.
+    plain = replace(
+        preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout="nchw"
+    )
+    images, labels = [], []
+    for batch, batch_labels in batches(dataset, plain, 256, bad=bad):
+        pixels = np.moveaxis(batch.astype(np.uint8), 1, -1)
+        images.append(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        labels.append(batch_labels)
+    buffer = io.BytesIO()
+    whole = replace(preprocess, resize=None, crop=None)
+    np.savez(
+        buffer,
+        images=np.concatenate(images),
+        labels=np.concatenate(labels).astype(np.int64),
+        preprocess=np.frombuffer(json.dumps(whole.to_dict()).encode(), np.uint8),
+    )
+    return buffer.getvalue()
+
+
+def engine_files(engine: Engine) -> dict[str, Path]:
+    """Name to file of everything that an engine needs, its sidecar included."""
+    sidecar = sidecar_path(engine.path)
+    record = json.loads(sidecar.read_text(encoding="utf-8"))
+    return {name: engine.path.with_name(name) for name in (*record["files"], sidecar.name)}
+
+
+def _answer(device: SshDevice, done: Finished) -> dict[str, Any]:
+    """The JSON that a command printed; its error, if it is one, as the same error here."""
+    try:
+        content = json.loads(done.out)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        last = (done.err.strip().splitlines() or ["it printed nothing"])[-1]
+        if "No module named" in last or done.code in (126, 127):
+            raise BackendMissingError(
+                f"{device.name}: {device.python} cannot run edgeres there ({last}).",
+                hint="Install edgeres and the runtime there, or give --remote-python.",
+            )
+        raise StageError(
+            f"{device.name}: the command ended with {done.code}: {last}.", hint="See the host."
+        )
+    if "error" in content:
+        raise _same_error(device, content["error"])
+    return content
+
+
+def _same_error(device: SshDevice, told: Mapping[str, Any]) -> EdgeResError:
+    kinds = {
+        kind.error_id: kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, EdgeResError)
+    }
+    kind = kinds.get(str(told.get("id")), StageError)
+    return kind(f"{device.name}: {told.get('message')}", hint=str(told.get("hint", "")))
+
+
+def check_limits(min_int8_coverage: float | None, speed: object) -> None:
+    """Refuses limits that a host does not measure.
+
+    Raises:
+        UsageError: Coverage or latency is asked for.
+    """
+    if min_int8_coverage is not None or speed:
+        raise UsageError(
+            "over ssh, validate measures accuracy and size only.",
+            hint="Use `edgeres inspect` for coverage and `edgeres benchmark --device` for latency.",
+        )

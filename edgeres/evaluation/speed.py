@@ -1,0 +1,61 @@
+"""Latency for the gate of ``validate``: measured only where a limit asks for it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.sidecar import sidecar_path
+from edgeres.errors import UsageError
+from edgeres.evaluation.gates import Limits
+
+
+def measure_speed(
+    engine: Engine, limits: Limits, fp32: Path | None, threads: int | None
+) -> dict[str, Any]:
+    """p99 and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
+
+    Args:
+        engine: The engine under test.
+        limits: What is asked for.
+        fp32: FP32 engine, or ONNX file to build one from with the engine's own backend.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+
+    Returns:
+        Arguments for :func:`edgeres.evaluation.gates.deployment_checks`; empty where no limit asks.
+
+    Raises:
+        UsageError: A speed-up is asked for and there is no FP32 engine.
+        EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
+    """
+    from edgeres.benchmarking.benchmark import benchmark
+
+    if limits.max_p99_ms is None and limits.min_speedup is None:
+        return {}
+    if limits.min_speedup is None:
+        times = benchmark([engine.path], threads=threads).engines[str(engine.path)].latency
+        return {"p99_ms": times.p99_ms, "doubts": times.doubts}
+    if fp32 is None or not fp32.is_file():
+        raise UsageError(
+            "a speed-up was asked for, and no FP32 engine or ONNX file is named to compare with.",
+            hint="Give --fp32.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        yardstick = fp32
+        if not sidecar_path(fp32).is_file():
+            backend = get_backend(engine.backend)
+            out = Path(folder) / f"fp32{backend.engine_suffix}"
+            config = BuildConfig(device=engine.device, threads=threads)
+            yardstick = backend.build(fp32, out, config).path
+        found = benchmark([yardstick, engine.path], threads=threads).engines
+    before, after = found[str(yardstick)], found[str(engine.path)]
+    assert after.speedup is not None
+    return {
+        "p99_ms": after.latency.p99_ms,
+        "speedup": after.speedup.value,
+        "speedup_interval": (after.speedup.low, after.speedup.high),
+        "doubts": tuple(dict.fromkeys((*before.latency.doubts, *after.latency.doubts))),
+    }

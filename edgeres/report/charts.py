@@ -1,0 +1,276 @@
+"""The page's charts: Vega-Lite drawn once into SVG, so that the page needs no script to show them.
+
+Colours are CSS variables of the page, which is how one drawing serves light and dark. Every chart
+has a table beside it that says the same; the marks carry their values as tooltips.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgeres.errors import BackendMissingError
+from edgeres.report.evidence import Answers
+from edgeres.report.schema import Report
+
+Rows = Sequence[Mapping[str, Any]]
+
+WIDTH = 400
+_MOST_CLASSES = 20  # in a confusion matrix that a person can read
+_MOST_LAYERS = 15
+_ATTRIBUTES = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
+_MARK = re.compile(r'<(path|rect|line|text)( [^>]*?)?aria-label="([^"]*)"([^>]*?)(/>|>)')
+
+
+def drops(report: Report) -> str | None:
+    """Drop of top-1 of each engine with its bounds, beside what is allowed; SVG."""
+    alt = _altair()
+    rows = [
+        {"engine": n, "drop": t.drop_pp, "low": t.drop_lower_pp, "high": t.drop_upper_pp}
+        for n, t in report.targets.items()
+        if t.drop_pp is not None and t.drop_upper_pp is not None
+    ]
+    if not rows:
+        return None
+    limits = {c.limit for t in report.targets.values() for c in t.checks if c.name == "accuracy"}
+    for row in rows:
+        row["low"] = row["drop"] if row["low"] is None else row["low"]
+    axis = alt.X("low:Q", title="points of top-1 lost (right is worse)").scale(zero=True)
+    names = alt.Y("engine:N", title=None)
+    base = alt.Chart(_data(rows))
+    layers = [
+        base.mark_rule(strokeWidth=3, color="var(--c0)").encode(axis, alt.X2("high:Q"), names),
+        base.mark_point(filled=True, size=90, opacity=1, color="var(--c0)").encode(
+            alt.X("drop:Q"), names
+        ),
+    ]
+    for limit in limits - {None}:
+        edge = alt.Chart(_data([{"limit": limit, "text": f"allowed {limit:g}"}]))
+        layers.append(
+            edge.mark_rule(strokeDash=[5, 4], strokeWidth=2, color="var(--bad)").encode(
+                alt.X("limit:Q")
+            )
+        )
+        layers.append(
+            edge.mark_text(dy=-8, align="right", dx=-5, color="var(--bad)", baseline="top").encode(
+                alt.X("limit:Q"), y=alt.value(8), text="text:N"
+            )
+        )
+    return _svg(alt.layer(*layers).properties(width=WIDTH - 90, height=46 * len(rows) + 20))
+
+
+def latency(record: Mapping[str, Any]) -> str | None:
+    """Share of the runs that took at most so long, FP32 beside INT8, for one target; SVG.
+
+    Args:
+        record: Of the target; see :func:`edgeres.report.evidence.latency_record`.
+    """
+    alt = _altair()
+    rows = [
+        {"precision": kind.upper(), "ms": value, "share": percent}
+        for kind in ("fp32", "int8")
+        for percent, value in enumerate(record.get(kind, {}).get("quantiles_ms", ()))
+        if percent < 100  # the slowest run of all would flatten the picture
+    ]
+    if not rows:
+        return None
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=2.5, interpolate="step-after")
+        .encode(
+            alt.X("ms:Q", title="milliseconds").scale(zero=False),
+            alt.Y("share:Q", title="% of runs at most").scale(domain=[0, 100]),
+            _two("precision", alt),
+        )
+    )
+    return _svg(chart.properties(width=WIDTH - 70, height=150))
+
+
+def pareto(report: Report) -> str | None:
+    """Top-1 over latency of every engine, FP32 and INT8; SVG."""
+    alt = _altair()
+    rows = []
+    for name, target in report.targets.items():
+        baseline = report.baseline.latency_ms.get(name) or target.fp32_latency_ms
+        if baseline is not None:
+            row = {"engine": name, "precision": "FP32", "ms": baseline.p50}
+            rows.append({**row, "top1": 100 * report.baseline.top1})
+        if target.latency_ms is not None and target.top1 is not None:
+            row = {"engine": name, "precision": "INT8", "ms": target.latency_ms.p50}
+            rows.append({**row, "top1": 100 * target.top1})
+    if not rows:
+        return None
+    base = alt.Chart(_data(rows)).encode(
+        alt.X("ms:Q", title="latency p50, ms (left is better)").scale(zero=True, nice=True),
+        alt.Y("top1:Q", title="top-1, % (up is better)").scale(zero=False, padding=18),
+    )
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    colours = [f"var(--c{number % 3 + 1})" for number in range(len(engines))]
+    lines = base.mark_line(strokeDash=[2, 3]).encode(detail="engine:N")
+    points = base.mark_point(filled=True, size=130, opacity=1).encode(
+        shape=alt.Shape("precision:N", title=None, legend=alt.Legend(orient="top")).scale(
+            domain=["FP32", "INT8"], range=["circle", "square"]
+        )
+    )
+    colour = alt.Color("engine:N", title=None, legend=alt.Legend(orient="top"))
+    drawn = (lines + points).encode(colour.scale(domain=engines, range=colours))
+    return _svg(drawn.properties(width=WIDTH - 70, height=200))
+
+
+def weight_noise(layers: Rows) -> str | None:
+    """SQNR of each layer's weights, worst first; SVG.
+
+    Args:
+        layers: Rows with ``node``, ``precision`` and ``weight_sqnr_db``.
+    """
+    alt = _altair()
+    rows = [row for row in layers if row.get("weight_sqnr_db") is not None]
+    if not rows:
+        return None
+    worst = sorted(rows, key=lambda row: row["weight_sqnr_db"])[:_MOST_LAYERS]
+    chart = alt.Chart(_data([{**row, "layer": str(row["node"])[-34:]} for row in worst]))
+    return _svg(
+        chart.mark_bar(height=9, color="var(--c1)")
+        .encode(
+            alt.X("weight_sqnr_db:Q", title="SQNR of the weights, dB (right is better)"),
+            alt.Y("layer:N", sort=None, title=None).axis(labelLimit=200, labelFontSize=10),
+        )
+        .properties(width=WIDTH - 190, height=alt.Step(14))
+    )
+
+
+def confusion(answers: Answers) -> str | None:
+    """Images that each cell of the confusion matrix gains or loses by INT8; SVG.
+
+    ``None`` where there are too many classes to read, or nothing changed.
+    """
+    alt = _altair()
+    names = answers.class_names
+    if len(names) > _MOST_CLASSES:
+        return None
+    rows = [
+        {"label": names[label], "answer": names[answer], "change": count, "size": abs(count)}
+        | {"sign": f"{'more' if count > 0 else 'fewer'} images", "text": f"{count:+d}"}
+        for (label, answer), count in confusion_changes(answers).items()
+    ]
+    if not rows:
+        return None
+    across = alt.X("answer:N", sort=list(names), title="answer").scale(domain=list(names))
+    down = alt.Y("label:N", sort=list(names), title="true class").scale(domain=list(names))
+    base = alt.Chart(_data(rows)).encode(across.axis(labelAngle=-60), down)
+    cells = base.mark_rect().encode(
+        alt.Color("sign:N", title=None)
+        .scale(domain=["more images", "fewer images"], range=["var(--c1)", "var(--c0)"])
+        .legend(orient="top"),
+        alt.Opacity("size:Q", legend=None).scale(range=[0.18, 0.55]),
+    )
+    texts = base.mark_text(color="var(--ink)", fontSize=11).encode(text="text:N")
+    return _svg((cells + texts).properties(width=alt.Step(26), height=alt.Step(22)))
+
+
+def confusion_changes(answers: Answers) -> dict[tuple[int, int], int]:
+    """(True class, answer) to the images that the cell gains by INT8, cells of no change left out.
+
+    Answers that are no number belong to no cell.
+    """
+    changes: dict[tuple[int, int], int] = {}
+    moved = answers.dense != answers.engine
+    for label, before, after in zip(
+        answers.labels[moved].tolist(),
+        answers.dense[moved].tolist(),
+        answers.engine[moved].tolist(),
+        strict=True,
+    ):
+        for answer, step in ((before, -1), (after, 1)):
+            if answer >= 0:
+                changes[label, answer] = changes.get((label, answer), 0) + step
+    return {cell: count for cell, count in sorted(changes.items()) if count}
+
+
+def drift(rows: Rows, field: str, title: str) -> str | None:
+    """One figure over the runs of a history, a line for each engine; SVG.
+
+    Args:
+        rows: Rows with ``run`` (1, 2, ...), ``engine`` and the field.
+        field: Name of the figure.
+        title: What it is, with its unit.
+    """
+    alt = _altair()
+    known = [row for row in rows if row.get(field) is not None]
+    if not known:
+        return None
+    engines = sorted({str(row["engine"]) for row in known})
+    colours = [f"var(--c{number % 4})" for number in range(len(engines))]
+    chart = alt.Chart(_data(known)).mark_line(point={"filled": True, "size": 60}, strokeWidth=2)
+    return _svg(
+        chart.encode(
+            alt.X("run:O", title="run"),
+            alt.Y(f"{field}:Q", title=title).scale(zero=False),
+            alt.Color("engine:N", title=None)
+            .scale(domain=engines, range=colours)
+            .legend(orient="top"),
+        ).properties(width=WIDTH - 70, height=150)
+    )
+
+
+def _altair() -> Any:
+    try:
+        import altair
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise BackendMissingError(
+            "the report page needs altair and vl-convert, which are not installed.",
+            hint="pip install 'edgeres[report]'",
+        ) from error
+    return altair
+
+
+def _two(field: str, alt: Any) -> Any:
+    """FP32 and INT8 in the same colours everywhere."""
+    scale = alt.Scale(domain=["FP32", "INT8"], range=["var(--c0)", "var(--c1)"])
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
+
+
+def _data(rows: Rows) -> Any:
+    return _altair().Data(values=[dict(row) for row in rows])
+
+
+def _svg(chart: Any) -> str:
+    """Draws a chart in the page's colours, for a screen reader one picture, with tooltips."""
+    import vl_convert
+
+    styled = (
+        chart.configure(background="transparent", font="sans-serif", padding=10)
+        .configure_view(stroke="var(--line)")
+        .configure_title(color="var(--ink)", anchor="start", fontSize=13)
+        .configure_axis(
+            labelColor="var(--ink)",
+            titleColor="var(--ink)",
+            titleFontWeight="normal",
+            gridColor="var(--line)",
+            domainColor="var(--line)",
+            tickColor="var(--line)",
+            labelFontSize=11,
+            titleFontSize=12,
+        )
+        .configure_legend(
+            labelColor="var(--ink)",
+            titleColor="var(--ink)",
+            labelFontSize=12,
+            symbolFillColor="var(--ink)",
+        )
+    )
+    svg = str(vl_convert.vegalite_to_svg(styled.to_json()))
+    svg = _MARK.sub(_with_tooltip, svg)
+    svg = _ATTRIBUTES.sub("", svg)
+    return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+
+
+def _with_tooltip(mark: re.Match[str]) -> str:
+    kind, before, label, after, end = mark.groups()
+    if kind == "text":
+        return f"<{kind}{before or ''}{after}{end}"
+    told = f"<title>{label}</title>"
+    closing = f"</{kind}>" if end == "/>" else ""
+    return f"<{kind}{before or ''}{after.rstrip('/')}>{told}{closing}"

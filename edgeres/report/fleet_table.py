@@ -1,0 +1,52 @@
+"""One table over many devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from edgeres.devices.fleet import FleetResult
+from edgeres.report import cells
+
+
+def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
+    """Latency of every engine on every device, then what went wrong or is doubtful."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Device", overflow="fold")
+    table.add_column("Engine", overflow="fold", min_width=14)
+    for heading in ("p50 ms", "p90 ms", "p99 ms", "Speed-up", "Memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    lines: list[Text] = []
+    for result in results:
+        if result.error is not None or result.found is None:
+            lines.append(Text(f"{result.name}: error: {result.error}"))
+            continue
+        machine = result.found["environment"]
+        lines.append(Text(f"{result.name}: {machine['cpu']}, {machine['threads']} CPUs"))
+        for name, part in result.found["engines"].items():
+            times, ratio, memory = (
+                part["latency_ms"],
+                part.get("speedup"),
+                part["peak_memory_bytes"],
+            )
+            texts = (
+                result.name,
+                name,
+                *(cells.milliseconds(times[key]) for key in ("p50", "p90", "p99")),
+                cells.MISSING if ratio is None else f"{ratio:.2f}x",
+                cells.MISSING if memory is None else cells.size(memory),
+            )
+            table.add_row(*map(Text, texts))
+            lines += [Text(f"{result.name}: unstable: {doubt}") for doubt in part["doubts"]]
+    return Group(table, Text(), *lines)
+
+
+def fleet_exit_code(results: Sequence[FleetResult]) -> int:
+    """That of the first device that failed, else 1 where times are unstable, else 0."""
+    for result in results:
+        if result.error is not None:
+            return result.error.exit_code
+    return 0 if all(result.found and result.found["stable"] for result in results) else 1

@@ -1,0 +1,230 @@
+"""Results over time in a local SQLite file, and what changed when a runtime changed.
+
+``convert`` appends one row for each target to ``history.sqlite`` in its output. An upgrade of
+a runtime that makes an engine slower, moves its layers back to float or changes its answers shows
+as a difference between the last rows before and after it, on the same CPU, model and images.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgeres.errors import ArtefactError
+from edgeres.files import disk_errors
+from edgeres.report.schema import Report
+
+HISTORY = "history.sqlite"
+_SCHEMA = 1
+_WAIT_S = 10.0
+_SLOWER = 1.10  # p50 after an upgrade over p50 before it
+_LESS_ACCURATE_PP = 0.1
+_NOISIER_DB = 1.0
+_LESS_COVERED = 0.005
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine in one run; what was not measured is ``None``.
+
+    ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601.
+    """
+
+    run: int
+    time: str
+    name: str
+    engine: str
+    device: str
+    cpu: str
+    runtime: str
+    edgeres: str
+    model_sha256: str
+    data_fingerprint: str
+    top1: float | None
+    drop_pp: float | None
+    sqnr_db: float | None
+    int8_coverage: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+    speedup: float | None
+    stable: int | None
+    size_bytes: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between two runs of one engine between which the runtime changed.
+
+    ``worse`` marks what a person should look at.
+    """
+
+    engine: str
+    before: str
+    after: str
+    text: str
+    worse: bool
+
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+_INTEGERS = {"run", "stable", "size_bytes"}
+_REALS = {"top1", "drop_pp", "sqnr_db", "int8_coverage", "p50_ms", "p99_ms", "speedup"}
+
+
+def append_run(path: Path, report: Report, *, name: str, time: datetime | None = None) -> int:
+    """Appends a run; several processes may do so at once.
+
+    Args:
+        path: The SQLite file; made where it is not there.
+        report: What the run found.
+        name: Name of the recipe.
+        time: When; now where left out.
+
+    Returns:
+        The run's number.
+
+    Raises:
+        ArtefactError: The file is no history.
+        StorageError: It cannot be written.
+    """
+    moment = (time or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    with disk_errors(path), _open(path, create=True) as database, database:
+        database.execute("BEGIN IMMEDIATE")
+        (last,) = database.execute("SELECT COALESCE(MAX(run), 0) FROM results").fetchone()
+        marks = ", ".join(f":{column}" for column in _COLUMNS)
+        database.executemany(
+            f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({marks})",
+            [vars(row) for row in _rows(report, name, last + 1, moment)],
+        )
+    return int(last) + 1
+
+
+def read_history(path: Path) -> list[Row]:
+    """All rows, in the order of their runs.
+
+    Raises:
+        ArtefactError: No such file, or no history.
+    """
+    if not path.is_file():
+        raise ArtefactError(
+            f"{path}: no history is there.", hint="`edgeres convert` makes one in its output."
+        )
+    with _open(path, create=False) as database:
+        found = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM results ORDER BY run, rowid")
+        return [Row(*values) for values in found]
+
+
+def runtime_changes(rows: Sequence[Row]) -> list[Change]:
+    """What is different since a runtime, or edgeres itself, was changed.
+
+    Compared are runs one after the other of the same engine, recipe, model, images, device and CPU
+    whose versions differ. Times count only where both are stable.
+    """
+    last: dict[tuple[str, ...], Row] = {}
+    changes: list[Change] = []
+    for row in rows:
+        key = (row.name, row.engine, row.device, row.cpu, row.model_sha256, row.data_fingerprint)
+        before = last.get(key)
+        last[key] = row
+        if before is None or _versions(before) == _versions(row):
+            continue
+        found = list(_differences(before, row)) or [("nothing changed", False)]
+        changes += [
+            Change(row.engine, _versions(before), _versions(row), text, worse)
+            for text, worse in found
+        ]
+    return changes
+
+
+def _differences(before: Row, after: Row) -> Iterator[tuple[str, bool]]:
+    if before.p50_ms and after.p50_ms and before.stable and after.stable:
+        ratio = after.p50_ms / before.p50_ms
+        if not 1 / _SLOWER < ratio < _SLOWER:
+            yield f"p50 {before.p50_ms:.3g} to {after.p50_ms:.3g} ms ({ratio - 1:+.0%})", ratio > 1
+    for name, scale, unit, limit in (
+        ("top1", 100.0, "pp of top-1", _LESS_ACCURATE_PP),
+        ("sqnr_db", 1.0, "dB of SQNR", _NOISIER_DB),
+        ("int8_coverage", 100.0, "points of INT8 coverage", 100 * _LESS_COVERED),
+    ):
+        old, new = getattr(before, name), getattr(after, name)
+        if old is not None and new is not None and abs(new - old) * scale > limit:
+            yield f"{(new - old) * scale:+.2f} {unit}", new < old
+    if before.verdict != after.verdict:
+        yield f"verdict {before.verdict} to {after.verdict}", after.verdict != "pass"
+
+
+def _versions(row: Row) -> str:
+    return ", ".join(filter(None, (row.runtime, f"edgeres {row.edgeres}" if row.edgeres else "")))
+
+
+def _rows(report: Report, name: str, run: int, moment: str) -> list[Row]:
+    return [
+        Row(
+            run=run,
+            time=moment,
+            name=name,
+            engine=target,
+            device=part.device,
+            cpu=report.environment.cpu,
+            runtime=part.runtime,
+            edgeres=report.environment.versions.get("edgeres", ""),
+            model_sha256=report.model.sha256,
+            data_fingerprint=report.baseline.data_fingerprint,
+            top1=part.top1,
+            drop_pp=part.drop_pp,
+            sqnr_db=part.sqnr_db,
+            int8_coverage=part.int8_coverage,
+            p50_ms=part.latency_ms.p50 if part.latency_ms else None,
+            p99_ms=part.latency_ms.p99 if part.latency_ms else None,
+            speedup=part.speedup,
+            stable=None if part.stable is None else int(part.stable),
+            size_bytes=part.size_bytes,
+            verdict=part.verdict,
+        )
+        for target, part in report.targets.items()
+    ]
+
+
+@contextmanager
+def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
+    """A connection to a history; its schema number is checked, never guessed."""
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    mode = "rwc" if create else "ro"
+    try:
+        with closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_WAIT_S)
+        ) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version == 0 and create:
+                database.execute(f"CREATE TABLE IF NOT EXISTS results ({_columns()})")
+                database.execute(f"PRAGMA user_version = {_SCHEMA}")
+                database.commit()
+            elif version != _SCHEMA:
+                raise ArtefactError(
+                    f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
+                    hint="Give another file.",
+                )
+            yield database
+    except sqlite3.Error as error:
+        raise ArtefactError(
+            f"{path}: is no usable history ({error}).", hint="Move it away; a new one is made."
+        ) from error
+
+
+def _columns() -> str:
+    kinds: Mapping[str, str] = {
+        **dict.fromkeys(_INTEGERS, "INTEGER"),
+        **dict.fromkeys(_REALS, "REAL"),
+    }
+    return ", ".join(f"{column} {kinds.get(column, 'TEXT')}" for column in _COLUMNS)
+
+
+def as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as plain JSON values."""
+    return [vars(row).copy() for row in rows]

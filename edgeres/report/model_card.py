@@ -1,0 +1,117 @@
+"""A model card from a report: what the network is, what it can do, and what is not known of it.
+
+The sections are those of model cards (M. Mitchell et al., FAT* 2019), as the Hugging Face Hub
+shows them, with its metadata on top. What a report cannot know, intended use for one, is said to
+be open and not made up.
+"""
+
+from __future__ import annotations
+
+import json
+
+from edgeres.report import cells
+from edgeres.report.markdown import plain, results_table
+from edgeres.report.schema import Report
+
+
+def model_card(report: Report, *, name: str = "", license_name: str = "") -> str:
+    """The card, as Markdown with a YAML head.
+
+    Args:
+        report: What the run found.
+        name: Name of the network; the architecture's where empty.
+        license_name: SPDX name of the weights' licence; left open where empty.
+    """
+    model, baseline, machine = report.model, report.baseline, report.environment
+    title = name or model.name
+    data = baseline.data or "the validation images"
+    runtimes = [
+        f"{n} ({part.runtime})" if part.runtime else n for n, part in report.targets.items()
+    ]
+    facts = [
+        f"- Architecture: {plain(model.name)}, residual convolutional network for image "
+        "classification",
+        f"- Made from: the FP32 model with SHA-256 `{model.sha256}`, {model.parameters:,} "
+        f"parameters, {model.macs:,} multiply-adds an image",
+    ]
+    if report.pruning is not None:
+        pruned = report.pruning
+        facts.append(
+            f"- Pruned: structured, to {100 * pruned.macs_ratio:.0f} % of the multiply-adds and "
+            f"{pruned.parameters:,} parameters, then fine-tuned"
+        )
+    facts += [
+        "- Quantized: INT8 weights for each output channel, INT8 activations, scales from "
+        "calibration images",
+        f"- Runtimes: {plain(', '.join(runtimes))}",
+        f"- Tool: edgeres {machine.versions.get('edgeres', '')}".rstrip(),
+    ]
+    lines = [
+        *_head(report, title, license_name),
+        f"# {plain(title)}",
+        "",
+        "## Model details",
+        "",
+        *facts,
+        f"- Licence of the weights: {plain(license_name) if license_name else 'not stated'}",
+        "",
+        "## Intended use",
+        "",
+        f"Classification of images like those of {plain(data)}, with the preprocessing that is "
+        "shipped beside the engine. Other images, classes or preprocessing were not evaluated. Who "
+        "deploys it says here what it is for and what it must not be used for.",
+        "",
+        "## Evaluation",
+        "",
+        f"{baseline.samples:,} labelled images of {plain(data)}"
+        + (f" (SHA-256 `{baseline.data_fingerprint}`)" if baseline.data_fingerprint else "")
+        + f". FP32 top-1 {cells.percent(baseline.top1)} %. Engines with figures "
+        f"below were run themselves, on {plain(machine.cpu)}, and compared with the FP32 network "
+        f"image by image; the bound is one-sided, at {100 * report.confidence:g} % confidence.",
+        "",
+        *results_table(report),
+        "",
+        "## Limits",
+        "",
+        *_limits(report),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _head(report: Report, title: str, license_name: str) -> list[str]:
+    """Metadata that the Hugging Face Hub reads; texts are JSON, which is YAML."""
+    head = ["---", "pipeline_tag: image-classification", "library_name: edgeres"]
+    if license_name:
+        head.append(f"license: {json.dumps(license_name)}")
+    head += [f"tags: {json.dumps(['int8', 'quantized', *report.targets])}"]
+    measured = [part.top1 for part in report.targets.values() if part.top1 is not None]
+    if measured:
+        head += [
+            "model-index:",
+            f"- name: {json.dumps(title)}",
+            "  results:",
+            "  - task: {type: image-classification}",
+            f"    dataset: {{name: {json.dumps(report.baseline.data or 'validation')}, "
+            f"type: {json.dumps(report.baseline.data or 'validation')}}}",
+            f"    metrics: [{{type: accuracy, value: {min(measured):.4f}, "
+            "name: top-1 of the least accurate engine}]",
+        ]
+    return [*head, "---", ""]
+
+
+def _limits(report: Report) -> list[str]:
+    limits = [
+        f"- {plain(name)}: {plain(part.reason)}"
+        for name, part in report.targets.items()
+        if part.verdict != "pass"
+    ]
+    limits += [
+        f"- {plain(finding.target) + ': ' if finding.target else ''}{plain(finding.text)}"
+        for finding in report.findings
+        if finding.level == "warning"
+    ]
+    limits.append(
+        "- Latency holds for the machine above; accuracy was measured as top-1 over all images, "
+        "not for groups of people or conditions."
+    )
+    return limits

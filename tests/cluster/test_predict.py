@@ -1,0 +1,177 @@
+"""Validation by several workers: the same digits, also when one of them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig
+from edgeres.backends.sidecar import read_engine
+from edgeres.cluster import predict as cluster
+from edgeres.cluster.predict import Shard, assemble, predict_sharded
+from edgeres.data.bad_images import BadImages
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.source import open_dataset
+from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
+from edgeres.evaluation.predict import predict
+from edgeres.evaluation.validate import BATCH, executable_backend
+
+PLAIN = Preprocess(scale=1 / 255, channels=1)
+SAMPLES = 1950
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """An engine and a labelled set that every worker can read."""
+    backend = get_backend("onnxruntime")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("cluster")
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 1, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            helper.make_node("Flatten", ["p"], ["y"], "flat"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "source.onnx")
+    backend.build(folder / "source.onnx", folder / "model.onnx", BuildConfig())
+    np.savez(
+        folder / "images.npz",
+        images=rng.integers(0, 256, (SAMPLES, 16, 16), np.uint8),
+        labels=rng.integers(0, 8, SAMPLES),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path):
+    """The answers of one process."""
+    engine = read_engine(place / "model.onnx")
+    dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
+    with executable_backend(engine).load(engine, BuildConfig(threads=1)) as runner:
+        return predict(runner, dataset, PLAIN, batch_size=BATCH, name=str(engine.path),
+                       model_sha256=engine.source_sha256)  # fmt: skip
+
+
+def _run(place: Path, **options):
+    return predict_sharded(
+        place / "model.onnx", f"npz:{place / 'images.npz'}", PLAIN, shard=BATCH, **options
+    )
+
+
+def test_two_workers_give_the_same_digits(place, alone) -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    steps: list[int] = []
+    found = _run(place, workers=2, progress=lambda done, total: steps.append(done))
+    assert found.digest == alone.digest
+    assert steps[-1] == SAMPLES
+    assert len(steps) == -(-SAMPLES // BATCH)
+
+
+def test_a_killed_worker_changes_nothing(place, alone, monkeypatch) -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    killed: list[int] = []
+    kept = cluster.assemble
+    seen: list[Shard] = []
+
+    def watch(parts, *rest):
+        seen.extend(parts)
+        return kept(parts, *rest)
+
+    monkeypatch.setattr(cluster, "assemble", watch)
+
+    found = _run(place, workers=2, progress=lambda done, total: _kill_one(killed, done))
+    assert killed
+    assert found.digest == alone.digest
+    assert sorted(part.start for part in seen) == list(range(0, SAMPLES, BATCH))
+
+
+def _kill_one(killed: list[int], done: int) -> None:
+    """Kills a worker process after the first shards."""
+    if killed or done < 2 * BATCH:
+        return
+    from distributed import get_client
+
+    pids = list(get_client().run(os.getpid).values())
+    killed.append(pids[0])
+    os.kill(pids[0], signal.SIGKILL)
+
+
+def _shard(start: int, stop: int, **changes) -> Shard:
+    count = stop - start
+    logits = np.zeros((count, 8), np.float32)
+    part = Shard(start, stop, logits, np.zeros(count, np.int64), (), {}, 1)
+    return replace(part, **changes)
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ([(0, 100), (200, SAMPLES)], "from 100 on are missing"),
+        ([(0, 100), (0, 100), (100, SAMPLES)], "there twice"),
+        ([(0, 100)], "from 100 on are missing"),
+        ([(100, SAMPLES)], "from 0 on are missing"),
+    ],
+)
+def test_gaps_and_doubles_are_errors(place, parts, told: str) -> None:
+    dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
+    engine = read_engine(place / "model.onnx")
+    with pytest.raises(StageError, match=told):
+        assemble([_shard(*part) for part in parts], dataset, engine, None)
+    short = _shard(0, SAMPLES, logits=np.zeros((3, 8), np.float32), labels=np.zeros(3, np.int64))
+    with pytest.raises(StageError, match="answered 3 of"):
+        assemble([short], dataset, engine, None)
+
+
+def test_images_left_out_are_counted_over_all_shards(place) -> None:
+    dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
+    engine = read_engine(place / "model.onnx")
+    part = _shard(0, SAMPLES)
+    bad = BadImages()
+    found = assemble(
+        [replace(part, logits=part.logits[1:], labels=part.labels[1:], left_out={"a": "cut."})],
+        dataset, engine, bad,
+    )  # fmt: skip
+    assert found.samples == SAMPLES - 1
+    assert bad.reasons == {"a": "cut."}
+    many = {str(n): "cut." for n in range(30)}
+    with pytest.raises(DataError, match=r"at most 1\.00%"):
+        assemble(
+            [replace(part, logits=part.logits[30:], labels=part.labels[30:], left_out=many)],
+            dataset, engine, BadImages(),
+        )  # fmt: skip
+
+
+def test_other_data_or_engine_at_a_worker_is_refused(place, tmp_path) -> None:
+    job = cluster.Job(
+        str(place / "model.onnx"), "00", f"npz:{place / 'images.npz'}", "11", PLAIN, 1
+    )
+    with pytest.raises(DataError, match="other images"):
+        cluster._dataset(job)
+    with pytest.raises(Exception, match="another engine"):
+        cluster._runner(job)
+
+
+def test_numbers_and_schedulers_that_make_no_sense(place, monkeypatch) -> None:
+    with pytest.raises(UsageError, match="shards"):
+        predict_sharded(place / "model.onnx", f"npz:{place / 'images.npz'}", PLAIN, shard=150)
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    with pytest.raises(BackendMissingError, match="no dask scheduler"):
+        _run(place, scheduler="tcp://127.0.0.1:1")

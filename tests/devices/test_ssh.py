@@ -1,0 +1,207 @@
+"""Benchmarks and validation over a real SSH connection, which is also cut and lied to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgeres.cli import app
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
+from edgeres.devices.address import parse_ssh
+from edgeres.devices.remote import benchmark_on, predict_on
+from edgeres.devices.ssh import run_on
+from edgeres.errors import BackendMissingError, UsageError
+from edgeres.evaluation.validate import validate
+
+
+@pytest.fixture
+def images() -> ArrayDataset:
+    """Pictures whose label is the brightest channel, which is what the engine answers."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    pixels = rng.integers(0, 100, (30, 64, 64, 3), np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[..., label] += 100
+    return ArrayDataset("channels", pixels, labels.astype(np.int64))
+
+
+def test_benchmark_runs_there(sshd, engine) -> None:
+    found = benchmark_on(sshd.device(), [engine], threads=1, seconds=0.2)
+    part = found["engines"][str(engine)]
+    assert part["latency_ms"]["p50"] > 0
+    assert part["backend"] == "onnxruntime"
+    assert found["device"].startswith("ssh://")
+    runs = list((sshd.home / ".cache/edgeres").glob("run-*"))
+    assert runs == []  # nothing is left behind but the store
+
+
+def test_answers_are_those_given_here(sshd, engine, images) -> None:
+    preprocess = Preprocess(scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    here = validate(engine, images, preprocess, baseline=engine)
+    there = predict_on(sshd.device(), engine, images, preprocess)
+    assert np.array_equal(there.logits, here.predictions.logits)
+    assert there.data_fingerprint == images.fingerprint
+    judged = validate(engine, images, preprocess, baseline=here.predictions, answered=there)
+    assert judged.comparison.agreement == 1.0
+
+
+def test_a_cut_upload_goes_on_where_it_stopped(sshd, relay, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(np.random.default_rng(1).bytes(12 << 20))
+    relay.cut_after = 6 << 20
+    told: list[str] = []
+    done = asyncio.run(
+        run_on(
+            sshd.device(relay.port),
+            {"big": big},
+            ["sha256sum", "big"],
+            seconds=30,
+            say=told.append,
+        )
+    )
+    assert done.code == 0
+    import hashlib
+
+    assert done.out.split()[0].decode() == hashlib.sha256(big.read_bytes()).hexdigest()
+    assert relay.connections == 2
+    assert len(told) == 1
+    # The second time nothing is sent: a cut after 1 MiB is never reached.
+    relay.cut_after = 1 << 20
+    asyncio.run(run_on(sshd.device(relay.port), {"big": big}, ["true"], seconds=30))
+    assert relay.connections == 3
+
+
+def test_a_cut_run_is_not_run_twice(sshd, relay, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    script = f"echo run >> {count}; sleep 3; echo done"
+
+    async def both() -> object:
+        run = asyncio.create_task(
+            run_on(sshd.device(relay.port), {}, ["sh", "-c", script], seconds=30)
+        )
+        while not count.exists():
+            await asyncio.sleep(0.05)
+        relay.cut()
+        return await run
+
+    done = asyncio.run(both())
+    assert done.out == b"done\n"
+    assert count.read_text() == "run\n"
+    assert relay.connections == 2
+
+
+def test_a_changed_host_key_is_refused(sshd, tmp_path: Path, engine) -> None:
+    key = (sshd.folder / "other_key.pub").read_text().split()[:2]
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{sshd.port} {' '.join(key)}\n")
+    device = parse_ssh(
+        f"ssh://127.0.0.1:{sshd.port}", known_hosts=known, identity=sshd.folder / "user_key"
+    )
+    with pytest.raises(BackendMissingError, match="host key"):
+        benchmark_on(device, [engine])
+    known.write_text("")  # an unknown key is no better
+    with pytest.raises(BackendMissingError, match="host key"):
+        benchmark_on(device, [engine])
+
+
+def test_strangers_and_absent_hosts_are_told_apart(sshd, engine, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(BackendMissingError, match="login was refused"):
+        benchmark_on(replace(sshd.device(), identity=sshd.folder / "other_key"), [engine])
+    with pytest.raises(BackendMissingError, match="cannot be reached"):
+        benchmark_on(sshd.device(port=1), [engine])
+    with pytest.raises(BackendMissingError, match="cannot run edgeres there"):
+        benchmark_on(replace(sshd.device(), python="/nowhere/python"), [engine])
+
+
+def test_errors_there_are_the_same_errors_here(sshd, engine, images) -> None:
+    wrong = Preprocess(scale=1.0, crop=32)
+    from edgeres.errors import DataError
+
+    with pytest.raises(DataError, match=r"ssh://.*the engine takes images"):
+        predict_on(sshd.device(), engine, images, wrong)
+
+
+def test_a_fleet_gives_one_table_and_a_dead_device_does_not_stop_it(
+    sshd, engine, tmp_path: Path
+) -> None:
+    device = sshd.device()
+    common = f"known_hosts: {device.known_hosts}, identity: {device.identity}"
+    (tmp_path / "fleet.yaml").write_text(
+        "devices:\n"
+        f"  near: {{address: '{device.name}', python: {device.python}, threads: 1, {common}}}\n"
+        f"  dead: {{address: 'ssh://127.0.0.1:1', {common}}}\n"
+        "  here: {address: local, threads: 1}\n"
+    )
+    command = [
+        "benchmark",
+        str(engine),
+        "--fleet",
+        str(tmp_path / "fleet.yaml"),
+        "--seconds",
+        "0.2",
+    ]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 4, result.output
+    told = json.loads(result.stdout)["devices"]
+    assert list(told) == ["near", "dead", "here"]
+    for name in ("near", "here"):
+        assert told[name]["engines"][str(engine)]["latency_ms"]["p50"] > 0
+    assert told["dead"]["error"]["id"] == "backend-missing"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://", "ssh://u:secret@h", "ssh://h/path", "ssh://h:99999", "http://h", "ssh://-oProxy"],
+)
+def test_addresses_that_make_no_sense(address: str) -> None:
+    with pytest.raises(UsageError, match="ssh://"):
+        parse_ssh(address)
+
+
+def test_addresses() -> None:
+    device = parse_ssh("ssh://me@[::1]:2222")
+    assert (device.host, device.port, device.user) == ("::1", 2222, "me")
+    assert device.name == "ssh://me@[::1]:2222"
+    assert parse_ssh("ssh://board").name == "ssh://board"
+
+
+@pytest.mark.slow
+def test_times_there_are_those_of_here(sshd, tmp_path: Path) -> None:
+    """On a quiet machine; the engine takes some milliseconds a run, so that noise is small."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edgeres.backends import get_backend
+    from edgeres.backends.base import BuildConfig
+    from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.benchmarking.latency import MeasureSettings
+
+    weight = np.random.default_rng(0).standard_normal((64, 3, 7, 7)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[3] * 4),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            helper.make_node("Flatten", ["p"], ["y"], "flat"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 160, 160])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "source.onnx")
+    path = tmp_path / "model.onnx"
+    get_backend("onnxruntime").build(tmp_path / "source.onnx", path, BuildConfig())
+    here = benchmark([path], threads=1, settings=MeasureSettings(seconds=3.0)).engines[str(path)]
+    there = benchmark_on(sshd.device(), [path], threads=1, seconds=3.0)["engines"][str(path)]
+    ratio = there["latency_ms"]["p50"] / here.latency.p50_ms
+    print(f"p50 here {here.latency.p50_ms:.3f} ms, over SSH {there['latency_ms']['p50']:.3f} ms")
+    assert 0.9 < ratio < 1.1

@@ -1,0 +1,107 @@
+"""Results over time: appended whole, compared only where only the runtime changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from edgeres.errors import ArtefactError
+from edgeres.report.history import append_run, read_history, runtime_changes
+from edgeres.report.page import read_output, report_page
+from edgeres.report.schema import Percentiles, write_report
+
+
+def _later(report, **changes):
+    """The report after an upgrade of the first target's runtime."""
+    targets = dict(report.targets)
+    fields = {"runtime": "onnxruntime 2"} | changes
+    targets["onnxruntime"] = dataclasses.replace(targets["onnxruntime"], **fields)
+    return dataclasses.replace(report, targets=targets)
+
+
+def test_rows_come_back_in_order(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    assert append_run(path, report(), name="net") == 1
+    assert append_run(path, report(), name="net") == 2
+    rows = read_history(path)
+    assert [row.run for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert rows[0].p50_ms == 1.234
+    assert rows[0].stable == 1
+    assert rows[2].verdict == "not_executed"
+    assert rows[2].top1 is None
+    assert runtime_changes(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "worse"),
+    [
+        ({"latency_ms": Percentiles(1.5, 1.6, 1.7)}, "+22%", True),
+        ({"latency_ms": Percentiles(1.0, 1.1, 1.2)}, "-19%", False),
+        ({"latency_ms": Percentiles(1.3, 1.4, 1.5)}, "nothing changed", False),
+        ({"latency_ms": Percentiles(9.0, 9.1, 9.2), "stable": False}, "nothing changed", False),
+        ({"top1": 0.952}, "-0.20 pp of top-1", True),
+        ({"sqnr_db": 20.0}, "-16.60 dB", True),
+        ({"int8_coverage": 0.5}, "points of INT8 coverage", True),
+        ({"verdict": "fail"}, "verdict pass to fail", True),
+    ],
+)
+def test_an_upgrade_is_judged(report, tmp_path: Path, changes, text: str, worse: bool) -> None:
+    path = tmp_path / "h.sqlite"
+    append_run(path, report(), name="net")
+    append_run(path, _later(report(), **changes), name="net")
+    (found,) = runtime_changes(read_history(path))
+    assert found.engine == "onnxruntime"
+    assert text in found.text
+    assert found.worse is worse
+    assert "onnxruntime 2" in found.after
+
+
+def test_another_machine_or_model_is_no_upgrade(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    append_run(path, report(), name="net")
+    elsewhere = dataclasses.replace(report().environment, cpu="another")
+    slow = _later(report(), latency_ms=Percentiles(9.0, 9.1, 9.2))
+    append_run(path, dataclasses.replace(slow, environment=elsewhere), name="net")
+    model = dataclasses.replace(report().model, sha256="cd" * 32)
+    append_run(path, dataclasses.replace(slow, model=model), name="net")
+    assert runtime_changes(read_history(path)) == []
+
+
+def test_runs_at_the_same_time_are_all_kept(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: append_run(path, report(), name="net"), range(16)))
+    assert sorted(runs) == list(range(1, 17))
+    assert len(read_history(path)) == 48
+
+
+def test_other_files_are_refused_and_kept(report, tmp_path: Path) -> None:
+    text = tmp_path / "text.sqlite"
+    text.write_text("no database " * 100)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as database:
+        database.execute("PRAGMA user_version = 7")
+    database.close()
+    for path in (text, other):
+        before = path.read_bytes()
+        for use in (read_history, lambda p: append_run(p, report(), name="net")):
+            with pytest.raises(ArtefactError, match="history"):
+                use(path)
+        assert path.read_bytes() == before
+    with pytest.raises(ArtefactError, match="no history is there"):
+        read_history(tmp_path / "absent.sqlite")
+
+
+def test_page_shows_it(report, tmp_path: Path) -> None:
+    write_report(report(), tmp_path / "report.json")
+    path = tmp_path / "h.sqlite"
+    append_run(path, report(), name="net")
+    append_run(path, _later(report(), top1=0.9), name="net")
+    text = report_page(read_output(tmp_path), read_history(path))
+    assert "-5.40 pp of top-1" in text
+    assert "2 runs." in text
+    assert 'id="history"' not in report_page(read_output(tmp_path))

@@ -1,0 +1,228 @@
+"""The page of a small but complete output folder, in a real browser with the network cut."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeres.backends.base import LayerInfo
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import ArtefactError
+from edgeres.evaluation.predictions import Predictions
+from edgeres.report.evidence import FOLDER, LATENCY, RECIPE, pair_answers, read_target, write_target
+from edgeres.report.page import read_output, report_page
+from edgeres.report.schema import write_report
+from edgeres.report.write import write_reports
+
+CLASSES = ("cat", "dog <b>", "owl")
+MOST_BYTES = 2_000_000
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def _predictions(answers: list[int]) -> Predictions:
+    logits = np.full((len(answers), 3), -1.0, np.float32)
+    logits[np.arange(len(answers)), answers] = np.linspace(1, 3, len(answers), dtype=np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    return Predictions(logits, labels, class_names=CLASSES)
+
+
+@pytest.fixture
+def images() -> ArrayDataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    return ArrayDataset("six", pixels, labels, CLASSES)
+
+
+@pytest.fixture
+def output(report, images, residual_onnx, tmp_path: Path) -> Path:
+    """An output folder: lost image 1 and gained image 3, on both targets that ran."""
+    folder = tmp_path / "out"
+    layers = [
+        LayerInfo("l0", "QLinearConv", "int8", ("conv_a",)),
+        LayerInfo("l1", "Conv", "float32"),
+    ]
+    answers = pair_answers(_predictions([0, 0, 1, 0, 2, 2]), _predictions([0, 2, 1, 1, 2, 2]))
+    for name in ("onnxruntime", "openvino", "tensorrt"):
+        write_target(
+            folder / FOLDER,
+            name,
+            layers=layers,
+            macs_by_node={"conv_a": 10},
+            answers=None if name == "tensorrt" else answers,
+            images=images,
+            preprocess=Preprocess(scale=1.0, channels=1),
+        )
+        (folder / name).mkdir()
+        shutil.copyfile(residual_onnx, folder / name / "model.qdq.onnx")
+        (folder / name / "model.qdq.json").write_text(
+            json.dumps({"weight_sqnr_db": {"conv_a": 41.5, "conv_b": 33.0}})
+        )
+    times = {"quantiles_ms": [1.0 + 0.01 * n for n in range(101)], "first_ms": 4.0}
+    (folder / FOLDER / LATENCY).write_text(json.dumps({"openvino": {"fp32": times, "int8": times}}))
+    (folder / FOLDER / RECIPE).write_text(
+        json.dumps({"name": "tiny </script>", "targets": ["all"]})
+    )
+    write_report(report(), folder / "report.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, output):
+    """The page as a browser shows it; ``page.seen`` has every request and console message."""
+    write_reports(output, output)
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 800})
+    page = context.new_page()
+    page.seen = []
+    page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))
+    page.on("request", lambda request: page.seen.append(request.url))
+    page.goto((output / "report.html").as_uri())
+    yield page
+    context.close()
+
+
+def test_everything_that_was_measured_is_on_the_page(output) -> None:
+    text = report_page(read_output(output))
+    assert len(text.encode()) < MOST_BYTES
+    for told in (
+        "95.40", "INCONCLUSIVE", "NOT EXECUTED", "no NVIDIA driver here.", "36.6", "1.23",
+        "other work kept 1.4 of 2 CPUs busy", "AMD EPYC", "conv_a", "41.5", "ab" * 32,
+    ):  # fmt: skip
+        assert told in text, told
+    # Names from outside are text, never markup.
+    assert "dog <b>" not in text
+    assert "dog &lt;b&gt;" in text
+    assert "tiny </script>" not in text
+
+
+def test_page_is_one_file_without_addresses(output) -> None:
+    text = report_page(read_output(output))
+    assert not re.search(r'(?:src|href|action|url\()=?["\'(]?\s*(?:https?:)?//', text)
+    assert set(re.findall(r'src="([a-z]+:)', text)) == {"data:"}
+    assert "default-src 'none'" in text
+
+
+def test_later_fields_are_shown_where_the_report_has_them(output) -> None:
+    path = output / "report.json"
+    told = json.loads(path.read_text())
+    matrix = {"names": ["fp32", "ov"], "agreement": [[1.0, 0.9876], [0.9876, 1.0]]}
+    told["agreement_matrix"] = matrix | {"sqnr_db": [[None, 30.0], [30.0, None]]}
+    (output / FOLDER / "openvino-compare.json").write_text(
+        json.dumps(
+            {"layers": [{"node": "conv_a", "sqnr_db": 27.3}, {"node": "x", "sqnr_db": None}]}
+        )
+    )
+    (output / FOLDER / "openvino-sensitivity.json").write_text(
+        json.dumps({"nodes": [{"node": "conv_a", "only": {"sqnr_db": 51.2}}]})
+    )
+    path.write_text(json.dumps(told))
+    text = report_page(read_output(output))
+    for shown in ("98.76", "Output dB", "27.3", "only this in INT8", "51.2"):
+        assert shown in text, shown
+    told["agreement_matrix"] = matrix | {"agreement": [[1.0]]}
+    path.write_text(json.dumps(told))
+    with pytest.raises(ArtefactError, match="agreement_matrix"):
+        report_page(read_output(output))
+
+
+def test_output_without_evidence_still_has_a_page(output) -> None:
+    shutil.rmtree(output / FOLDER)
+    text = report_page(read_output(output))
+    assert "keeps no answers" in text
+    assert "keeps no recipe" in text
+
+
+def test_browser_shows_it_offline_without_complaint(page, output) -> None:
+    assert page.seen == [(output / "report.html").as_uri()]
+    assert page.title() == "tiny </script>: edgeres report"
+    pictures = page.locator(".flips img")
+    assert pictures.count() == 4
+    assert all(pictures.nth(n).evaluate("i => i.complete && i.naturalWidth") == 8 for n in range(4))
+    assert page.locator("figure svg").count() >= 5
+
+
+def test_keyboard_reaches_everything_that_reacts(page) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert {"theme", "A", "SELECT", "SUMMARY", "PRE"} <= reached
+
+
+def test_another_block_can_be_chosen(page) -> None:
+    shown = page.locator("#blocks-1 > div:visible")
+    assert shown.count() == 1
+    assert "first_add" in shown.inner_text()
+    page.locator("select").first.select_option("second_add")
+    assert page.locator("#blocks-1 > div:visible").count() == 1
+    assert "second_add" in page.locator("#blocks-1 > div:visible").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 320),
+        ("dark", 1100),
+        *(
+            pytest.param(scheme, width, marks=pytest.mark.slow)
+            for scheme, width in (("light", 1100), ("light", 375), ("dark", 375), ("dark", 320))
+        ),
+    ],
+)
+def test_readable_at_every_width_and_accessible(page, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    found = axe.Axe().run(page)["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+
+
+def test_theme_button_switches(page) -> None:
+    page.emulate_media(color_scheme="light")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+def test_flips_are_those_that_changed_and_their_pictures_are_kept(output, images) -> None:
+    kept = read_target(output / FOLDER, "onnxruntime")
+    assert [(flip.kind, flip.index) for flip in kept.flips] == [("lost", 1), ("gained", 3)]
+    assert kept.flips[0].label == "cat"
+    assert kept.flips[0].engine == "owl"
+    from PIL import Image
+
+    with Image.open(output / FOLDER / "1.png") as picture:
+        assert np.array_equal(np.asarray(picture), images.images[1])
+    assert kept.answers is not None
+    assert kept.answers.lost.tolist() == [False, True, False, False, False, False]
+    exact = 1 / (1 + 2 * np.exp(-1.0 - 1.4))
+    assert kept.answers.dense_probability[1] == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime.json", "onnxruntime.npz", "latency.json"])
+def test_damaged_evidence_is_named(output, name: str) -> None:
+    (output / FOLDER / name).write_bytes(b"{")
+    with pytest.raises(ArtefactError, match=name.split(".", maxsplit=1)[0]):
+        read_output(output)
