@@ -13,6 +13,8 @@ from edgeres.version import __version__
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.bundling.make import bundle
+    from edgeres.bundling.session import Session
     from edgeres.evaluation.inspect import inspect
     from edgeres.evaluation.validate import validate
     from edgeres.health import doctor
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from edgeres.stages import build, calibrate, export, prune, quantize, train
 
 __all__ = [
+    "Session",
     "__version__",
     "benchmark",
     "build",
+    "bundle",
     "calibrate",
     "convert",
     "doctor",
@@ -37,8 +41,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Session": "edgeres.bundling.session",
     "benchmark": "edgeres.benchmarking.benchmark",
     "build": "edgeres.stages",
+    "bundle": "edgeres.bundling.make",
     "calibrate": "edgeres.stages",
     "convert": "edgeres.pipeline",
     "doctor": "edgeres.health",

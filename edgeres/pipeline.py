@@ -16,6 +16,7 @@ from pathlib import Path
 from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
+from edgeres.bundling.samples import save_samples
 from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
 from edgeres.data.overlap import find_overlap
@@ -51,6 +52,7 @@ REPORT = "report.json"
 BASELINE = "baseline"
 PRUNED = "pruned"
 PREPROCESS = "preprocess.json"
+SAMPLES = "samples"
 OVERLAP = "overlap.json"
 
 
@@ -61,7 +63,7 @@ def convert(
 
     The folder then holds ``report.json``, one folder a target with its engine and the Q/DQ model
     that it was built from, and ``baseline/`` with the FP32 model, its answers on the validation
-    images and the calibration table.
+    images, the calibration table, and a few of the images for the self-test of a bundle.
 
     Args:
         recipe: What to do.
@@ -94,7 +96,7 @@ def convert(
         table = calibration_table(run, networks, calibration.fingerprint)
         proof = _prove(run, networks, targets, table, validation, calibration.fingerprint)
         report = make_report(run, proof, model_sha256=source.sha256)
-        _publish(output, report, proof, table)
+        _publish(output, report, proof, table, validation)
     return report
 
 
@@ -184,7 +186,7 @@ def _expanded(targets: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
+def _publish(output: Path, report: Report, proof: Proof, table: Path, validation: Dataset) -> None:
     """Puts what a run hands over into the output folder: folder by folder, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
@@ -208,6 +210,7 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path) -> None:
             if name == BASELINE:
                 proof.dense.save(holder / "predictions.npz")
                 (holder / PREPROCESS).write_text(networks.preprocess.to_json())
+                save_samples(validation, holder / SAMPLES)
             replace_folder(holder, output / name)
         for stale in {*target_names(), PRUNED} - set(folders):
             shutil.rmtree(output / stale, ignore_errors=True)

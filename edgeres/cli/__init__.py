@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import engines, stages
+from edgeres.cli import bundle, engines, stages
 from edgeres.cli.convert import convert
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(convert)
+_DEPLOY = app.command(rich_help_panel="To the device")
+_DEPLOY(bundle.bundle)
+_DEPLOY(bundle.run)
 _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)
