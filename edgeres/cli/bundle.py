@@ -9,6 +9,7 @@ import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
+from edgeres.errors import UsageError
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `edgeres convert`.")]
 Targets = Annotated[
@@ -30,11 +31,26 @@ def bundle(
     sign: Annotated[
         Path | None, typer.Option(metavar="KEY", help="PEM file with an Ed25519 private key.")
     ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(help="Write a model repository instead: triton or openvino-model-server."),
+    ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """Put proven engines, their proof and all that running them takes into one file."""
     with screen(as_json=as_json, debug=debug) as out:
+        if serve is not None:
+            from edgeres.bundling.serve import serve as write
+
+            if labels or licence or sign:
+                raise UsageError(
+                    "--labels, --licence and --sign are for a bundle, not for a model repository."
+                )
+            place, models = write(folder, serve, output, targets=target or ())
+            content = {"repository": str(place), "server": serve, "models": list(models)}
+            out.lines(content, [f"{place}: {', '.join(models)}"])
+            return
         from edgeres.bundling.make import bundle as run
 
         made = run(
@@ -45,7 +61,8 @@ def bundle(
             licence=licence,
             key=sign,
         )
-        out.result(made.to_dict(), f"{made.path}: {made.size_bytes:,} bytes, SHA-256 {made.sha256}")
+        line = f"{made.path}: {made.size_bytes:,} bytes, SHA-256 {made.sha256}"
+        out.lines(made.to_dict(), [line])
 
 
 def run(
