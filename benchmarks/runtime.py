@@ -1,13 +1,13 @@
-"""The torch-free runtime, measured: start-up, overhead over the bare engine, decoding overlap.
+"""The torch-free runtime, measured: start-up and overhead over the bare engine.
 
     python benchmarks/runtime.py prepare /tmp/resnet50      # once: convert and bundle a ResNet-50
     python benchmarks/runtime.py measure /tmp/resnet50 --out benchmarks/results/runtime.json
 
 The network is ResNet-50 as torchvision defines it, with random weights and ten classes: times do
-not depend on the weights' values. "Bare" is the same loaded engine called through its vendor's own Python API,
-in turns with the session. Start-up is measured in fresh processes: what the session takes from
-the first import until it is ready, less what importing the runtime and loading the engine take in
-a process that does nothing else.
+not depend on the weights' values. "Bare" is the same loaded engine called through its vendor's own
+Python API, in turns with the session. Start-up is measured in fresh processes: what the session
+takes from the first import until it is ready, less what importing the runtime and loading the
+engine take in a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _bare_code(target: str, engine: str, threads: int) -> str:
 
 
 def _calls(bundle: Path, target: str, threads: int, runs: int) -> dict[str, Any]:
-    """Session and vendor API on the same loaded engine, in turns; then decoding and all."""
+    """Session and vendor API on the same loaded engine, in turns."""
     rng = np.random.default_rng(1)
     images = [rng.standard_normal((1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
     with edgeres.Session(bundle, target=target, threads=threads) as session:
@@ -152,11 +152,6 @@ def _calls(bundle: Path, target: str, threads: int, runs: int) -> dict[str, Any]
                 start = time.perf_counter()
                 calls[name](images[turn % 4])
                 times[name].append(time.perf_counter() - start)
-        photographs = [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(64)]
-        session.classify(photographs[:8])  # compiles for the batch size where a runtime does that
-        start = time.perf_counter()
-        session.classify(photographs)
-        classified = len(photographs) / (time.perf_counter() - start)
     difference = [a - b for a, b in zip(times["session"], times["bare"], strict=True)]
     bare_ms = 1e3 * statistics.median(times["bare"])
     low, high = _median_interval(difference)
@@ -166,7 +161,6 @@ def _calls(bundle: Path, target: str, threads: int, runs: int) -> dict[str, Any]
         "session_ms": 1e3 * statistics.median(times["session"]),
         "overhead_percent": 1e5 * statistics.median(difference) / bare_ms,
         "overhead_percent_95": [1e5 * low / bare_ms, 1e5 * high / bare_ms],
-        "classified_per_s": classified,
     }
 
 

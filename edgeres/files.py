@@ -77,6 +77,11 @@ def disk_errors(where: Path) -> Iterator[None]:
                 f"no space left for {place} ({_free_bytes(where)} bytes free there).",
                 hint="Free some space and run again; finished stages are kept.",
             ) from error
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"{place} may not grow to the size that it needs: {os.strerror(error.errno)}.",
+                hint="Raise the limit on the size of files (ulimit -f), or use another disk.",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise StorageError(
                 f"{place} cannot be written: {os.strerror(error.errno)}.",

@@ -249,7 +249,13 @@ def quantize(
 
 
 def build(
-    onnx: Path, output: Path, *, target: str, device: str = "cpu", threads: int | None = None
+    onnx: Path,
+    output: Path,
+    *,
+    target: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    limited: bool = False,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 
@@ -259,6 +265,7 @@ def build(
         target: Backend name.
         device: ``cpu`` or ``cuda:N``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
+        limited: Whether to build in a child process, for a model from elsewhere.
 
     Raises:
         BackendMissingError: The backend is not installed.
@@ -269,7 +276,12 @@ def build(
     if reason is not None:
         raise BackendMissingError(reason)
     path = output.with_name(output.name + backend.engine_suffix)
-    return backend.build(onnx, path, BuildConfig(device=device, threads=threads))
+    config = BuildConfig(device=device, threads=threads)
+    if limited:
+        from edgeres.backends.limited import build_limited
+
+        return build_limited(onnx, path, target, config)
+    return backend.build(onnx, path, config)
 
 
 def _images(

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
-from edgeres.backends.sidecar import read_engine
+from edgeres.backends.limited import build_limited
 from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
-from edgeres.child import run_limited
 from edgeres.files import disk_errors
-
-SECONDS = 3600.0
-MEMORY_BYTES = 16 << 30
 
 
 def rebuild_engine(
@@ -33,26 +28,7 @@ def rebuild_engine(
         StageError: The build crashed, or hit a limit.
     """
     place = folder / "rebuilt"
-    out = place / f"model{backend.engine_suffix}"
     with disk_errors(folder):
         place.mkdir()
-        qdq = bundle.extract(entry.qdq, place)
-        source = qdq.rename(place / "source.onnx")
-    run_limited(
-        "edgeres.bundling.rebuild:build_file",
-        {
-            "backend": entry.backend,
-            "qdq": str(source),
-            "out": str(out),
-            "device": config.device,
-            "threads": config.threads,
-        },
-        seconds=SECONDS,
-        memory_bytes=MEMORY_BYTES if config.device == "cpu" else None,
-    )
-    return read_engine(out)
-
-
-def build_file(backend: str, qdq: str, out: str, device: str, threads: int | None) -> None:
-    """What the child does."""
-    get_backend(backend).build(Path(qdq), Path(out), BuildConfig(device=device, threads=threads))
+        source = bundle.extract(entry.qdq, place).rename(place / "source.onnx")
+    return build_limited(source, place / f"model{backend.engine_suffix}", entry.backend, config)

@@ -66,6 +66,7 @@ def validate(
                 baseline=baseline,
                 limits=Limits(max_drop, confidence, min_int8_coverage),
                 threads=threads,
+                trial=True,
                 progress=listener.bar("validate"),
             )
         if save is not None:
@@ -110,6 +111,7 @@ def benchmark(
                 device=device,
                 threads=threads,
                 settings=MeasureSettings(seconds=seconds),
+                trial=True,
                 progress=listener.bar("benchmark"),
             )
         out.result(found.to_dict(), benchmark_table(found))
@@ -129,7 +131,7 @@ def inspect(
         from edgeres.evaluation.inspect import inspect as run
         from edgeres.report.tables import inspection_table
 
-        found = run(engine, source=source)
+        found = run(engine, source=source, trial=True)
         out.result(found.to_dict(), inspection_table(found))
 
 

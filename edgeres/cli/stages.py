@@ -204,7 +204,7 @@ def build(
         from edgeres.stages import build as run
 
         device = device or get_backend(target).default_device
-        engine = run(onnx, output, target=target, device=device, threads=threads)
+        engine = run(onnx, output, target=target, device=device, threads=threads, limited=True)
         out.result(
             {
                 "engine": str(engine.path),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
@@ -92,6 +93,7 @@ def validate(
     threads: int | None = None,
     source: Path | None = None,
     bad: BadImages | None = None,
+    trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Runs a built engine over a data set and judges it against a baseline.
@@ -108,6 +110,7 @@ def validate(
         source: ONNX file that the engine was built from, where coverage is asked for and it does
             not lie beside the engine.
         bad: Collects images that cannot be decoded; without it the first of them raises.
+        trial: Whether the engine first runs once in a child process, where it may crash or hang.
         progress: Called with images done and images in all, for each model that is run.
 
     Raises:
@@ -115,11 +118,14 @@ def validate(
         BackendMissingError: The engine cannot run on this machine.
         DataError: The baseline is of other data, or its accuracy cannot be right.
         ModelError: The engine and the baseline are not classifiers of the same classes.
+        StageError: The engine crashed or hung in its trial.
         UsageError: Limits that make no sense.
     """
     limits = limits or Limits()
     engine = read_engine(path)
     backend = executable_backend(engine)
+    if trial:
+        try_engine(path)
     config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
     deployed = deployment_checks(limits, size_bytes=size)
