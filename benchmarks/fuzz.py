@@ -13,6 +13,7 @@ forked child under the same limits, whose end counts apart, for the parent survi
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import functools
 import gzip
 import io
@@ -139,6 +140,7 @@ def _called(kind: Kind, path: Path) -> str:
 def _forked(kind: Kind, path: Path) -> str:
     child = os.fork()
     if child == 0:
+        faulthandler.disable()
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 1)
         os.dup2(devnull, 2)
