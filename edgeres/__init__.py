@@ -13,6 +13,8 @@ from edgeres.version import __version__
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.bundling.make import bundle
+    from edgeres.bundling.session import Session
     from edgeres.evaluation.inspect import inspect
     from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from edgeres.tuning.tune import tune
 
 __all__ = [
+    "Session",
     "__version__",
     "benchmark",
     "build",
+    "bundle",
     "calibrate",
     "compare",
     "convert",
@@ -42,8 +46,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Session": "edgeres.bundling.session",
     "benchmark": "edgeres.benchmarking.benchmark",
     "build": "edgeres.stages",
+    "bundle": "edgeres.bundling.make",
     "calibrate": "edgeres.stages",
     "compare": "edgeres.evaluation.layerwise",
     "convert": "edgeres.pipeline",

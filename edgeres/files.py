@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edgeres.errors import StorageError
 
@@ -26,12 +27,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
+    with atomic_writer(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content takes the place of ``path`` when the block ends without an error.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)
@@ -64,6 +76,11 @@ def disk_errors(where: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left for {place} ({_free_bytes(where)} bytes free there).",
                 hint="Free some space and run again; finished stages are kept.",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"{place} may not grow to the size that it needs: {os.strerror(error.errno)}.",
+                hint="Raise the limit on the size of files (ulimit -f), or use another disk.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise StorageError(

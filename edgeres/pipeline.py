@@ -17,6 +17,7 @@ from pathlib import Path
 from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
+from edgeres.bundling.samples import save_samples
 from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
 from edgeres.data.overlap import find_overlap
@@ -60,6 +61,7 @@ REPORT = "report.json"
 BASELINE = "baseline"
 PRUNED = "pruned"
 PREPROCESS = "preprocess.json"
+SAMPLES = "samples"
 OVERLAP = "overlap.json"
 
 
@@ -70,7 +72,7 @@ def convert(
 
     The folder then holds ``report.json``, one folder a target with its engine and the Q/DQ model
     that it was built from, and ``baseline/`` with the FP32 model, its answers on the validation
-    images and the calibration table.
+    images, the calibration table, and a few of the images for the self-test of a bundle.
 
     Args:
         recipe: What to do.
@@ -92,7 +94,7 @@ def convert(
             read_history(output / HISTORY)  # a damaged one is told before any work
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
-        _publish(output, report, proof, table, evidence)
+        _publish(output, report, proof, table, evidence, inputs.validation)
         append_run(output / HISTORY, report, name=recipe.name)
     return report
 
@@ -256,7 +258,14 @@ def _expanded(targets: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _publish(output: Path, report: Report, proof: Proof, table: Path, evidence: Path) -> None:
+def _publish(
+    output: Path,
+    report: Report,
+    proof: Proof,
+    table: Path,
+    evidence: Path,
+    validation: Dataset,
+) -> None:
     """Puts what a run hands over into the output folder: folder by folder, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
@@ -282,6 +291,7 @@ def _publish(output: Path, report: Report, proof: Proof, table: Path, evidence: 
             if name == BASELINE:
                 proof.dense.save(holder / "predictions.npz")
                 (holder / PREPROCESS).write_text(networks.preprocess.to_json())
+                save_samples(validation, holder / SAMPLES)
             replace_folder(holder, output / name)
         replace_folder(evidence, output / FOLDER)
         for stale in {*target_names(), PRUNED} - set(folders):

@@ -382,6 +382,7 @@ def build(
     threads: int | None = None,
     options: Mapping[str, str] | None = None,
     shapes: Mapping[str, ShapeRange] | None = None,
+    limited: bool = False,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 
@@ -394,6 +395,7 @@ def build(
         options: The backend's own options by name, as text.
         shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
             only input.
+        limited: Whether to build in a child process, for a model from elsewhere.
 
     Raises:
         BackendMissingError: The backend is not installed.
@@ -406,6 +408,10 @@ def build(
         raise BackendMissingError(reason)
     path = output.with_name(output.name + backend.engine_suffix)
     config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
+    if limited:
+        from edgeres.backends.limited import build_limited
+
+        return build_limited(onnx, path, target, config)
     return backend.build(onnx, path, config)
 
 

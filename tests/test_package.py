@@ -12,9 +12,11 @@ import edgeres
 PACKAGE = Path(edgeres.__file__).parent
 HEAVY = ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 PUBLIC = {
+    "Session",
     "__version__",
     "benchmark",
     "build",
+    "bundle",
     "calibrate",
     "compare",
     "convert",
@@ -114,6 +116,7 @@ def test_every_command_has_help():
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
     assert {"convert", "train", "prune", "export", "quantize", "build"} <= set(names)
     assert {"validate", "benchmark", "inspect", "compare", "doctor"} <= set(names)
+    assert {"bundle", "run"} <= set(names)
     for name in names:
         result = runner.invoke(app, [name, "--help"])
         assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ import pkgutil
 from edgeres.backends.base import Backend
 from edgeres.errors import UsageError
 
-_NOT_BACKENDS = {"base", "probe", "sidecar"}
+_NOT_BACKENDS = {"base", "fit", "limited", "probe", "serving", "sidecar"}
 _NOT_TARGETS = {"null", "pytorch"}  # one measures overhead, the other is the reference
 
 

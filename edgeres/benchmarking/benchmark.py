@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
+from edgeres.backends.limited import try_engine
 from edgeres.backends.null import NullRunner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
@@ -106,6 +107,7 @@ def benchmark(
     settings: MeasureSettings | None = None,
     memory: bool = False,
     sustained_s: float | None = None,
+    trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
@@ -119,12 +121,14 @@ def benchmark(
         settings: How long and how often.
         memory: Whether to measure peak memory too, each engine in a process of its own.
         sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
+        trial: Whether each engine first runs once in a child process, where it may crash or hang.
         progress: Called with rounds done and rounds in all.
 
     Raises:
         ArtefactError: No whole engine is there.
         BackendMissingError: An engine cannot run on this machine.
         DataError: The engines do not take the same inputs.
+        StageError: An engine crashed or hung in its trial.
         UsageError: No engine, one named twice, or a batch below 1.
     """
     if not paths or len(set(paths)) != len(paths) or batch_size < 1:
@@ -135,6 +139,9 @@ def benchmark(
         )
     engines = {str(path): read_engine(path) for path in paths}
     backends = {name: executable_backend(engine) for name, engine in engines.items()}
+    if trial:
+        for path in paths:
+            try_engine(path, device=device)
     load_ms: dict[str, float] = {}
     with ExitStack() as stack:
         runners: dict[str, Runner] = {}

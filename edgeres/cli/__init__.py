@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import engines, reports, stages
+from edgeres.cli import bundle, engines, reports, stages
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 from edgeres.cli.sensitivity import sensitivity
@@ -31,6 +31,9 @@ app = typer.Typer(
 )
 app.command()(convert)
 app.command()(tune)
+_DEPLOY = app.command(rich_help_panel="To the device")
+_DEPLOY(bundle.bundle)
+_DEPLOY(bundle.run)
 _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)

@@ -142,6 +142,7 @@ def validate(
                 fp32=fp32,
                 answered=answered,
                 bad=bad,
+                trial=True,
                 progress=listener.bar("validate"),
             )
         if save is not None:
@@ -245,6 +246,7 @@ def benchmark(
                 settings=MeasureSettings(seconds=seconds),
                 memory=True,
                 sustained_s=sustained,
+                trial=True,
                 progress=listener.bar("benchmark"),
             )
         content = found.to_dict()
@@ -267,7 +269,7 @@ def inspect(
         from edgeres.evaluation.inspect import inspect as run
         from edgeres.report.tables import inspection_table
 
-        found = run(engine, source=source)
+        found = run(engine, source=source, trial=True)
         out.result(found.to_dict(), inspection_table(found))
 
 

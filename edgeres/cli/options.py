@@ -169,3 +169,15 @@ def parse_size(option: str, text: str) -> int | list[int]:
             hint=f"For example {option} 224.",
         )
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without blanks at their ends; empty lines are left out.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).", hint="Check the path.") from error

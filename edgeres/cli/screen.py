@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,13 @@ class Screen:
     def note(self, line: str) -> None:
         """Writes a line to stderr, as it is."""
         typer.echo(line, err=True)
+
+    def lines(self, content: dict[str, Any], lines: Sequence[str]) -> None:
+        """Prints the result: JSON where asked, else plain lines, without loading what draws."""
+        if self.as_json:
+            print_json(content)
+        else:
+            typer.echo("\n".join(lines))
 
     def console(self) -> Console:
         """Console on stdout."""

@@ -257,6 +257,7 @@ def build(
             threads=threads,
             options=o.parse_options(option),
             shapes=o.parse_shapes(shapes),
+            limited=True,
         )
         out.result(
             {

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine, LayerInfo, Remarks
+from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
@@ -54,20 +55,25 @@ class Inspection:
         }
 
 
-def inspect(path: Path, *, source: Path | None = None) -> Inspection:
+def inspect(path: Path, *, source: Path | None = None, trial: bool = False) -> Inspection:
     """Asks an engine for its layers and weighs them by the multiply-adds of its ONNX source.
 
     Args:
         path: The engine file, with its sidecar beside it.
         source: The ONNX file that it was built from; looked for beside the engine if left out.
+        trial: Whether an engine that can run here first does so in a child process, where it may
+            crash or hang.
 
     Raises:
         ArtefactError: No whole engine is there, or its source is not found or is another one.
         BackendMissingError: Its backend cannot say, because the runtime is not here.
         ModelError: The source does not parse or has no convolutions or matrix products.
+        StageError: The engine crashed or hung in its trial.
     """
     engine = read_engine(path)
     backend = get_backend(engine.backend)
+    if trial and backend.not_executable() is None:
+        try_engine(path)
     onnx = source_of(engine, source)
     layers = tuple(backend.layers(engine))
     return Inspection(

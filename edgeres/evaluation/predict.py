@@ -56,7 +56,7 @@ def predict(
 
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give labelled images.")
-    source, target = single_input(runner), _single_output(runner)
+    source, target = single_input(runner), single_output(runner)
     fixed = source.shape[0] if source.shape else None
     rows: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
@@ -66,9 +66,9 @@ def predict(
     ):
         check_images(source, images)
         count = len(images)
-        fed = filled(images, fixed) if fixed else images
+        fed = fill_batch(images, fixed) if fixed else images
         answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
-        rows.append(_logits(answer, target, len(fed))[:count])
+        rows.append(class_scores(answer, target, len(fed))[:count])
         labels.append(batch_labels)
         done += count
         if progress is not None:
@@ -120,7 +120,12 @@ def check_images(source: TensorSpec, images: Array) -> None:
         )
 
 
-def _single_output(runner: Runner) -> TensorSpec:
+def single_output(runner: Runner) -> TensorSpec:
+    """The one output of an image classifier.
+
+    Raises:
+        ModelError: The engine has several outputs.
+    """
     if len(runner.outputs) != 1:
         found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.outputs) or "none"
         raise ModelError(
@@ -130,8 +135,12 @@ def _single_output(runner: Runner) -> TensorSpec:
     return runner.outputs[0]
 
 
-def _logits(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray[np.float32]:
-    """The answer as ``(N, K)`` float32; trailing dimensions of size 1 are dropped."""
+def class_scores(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray[np.float32]:
+    """The answer as ``(N, K)`` float32; trailing dimensions of size 1 are dropped.
+
+    Raises:
+        ModelError: Not one row of scores for each image.
+    """
     array = answer[target.name]
     if array.ndim < 2 or array.shape[0] != count or any(size != 1 for size in array.shape[2:]):
         raise ModelError(
@@ -141,8 +150,8 @@ def _logits(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray
     return array.reshape(array.shape[:2]).astype(np.float32)
 
 
-def filled(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """A full batch of ``size`` images: the last one is repeated where some are missing."""
+def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """A batch of ``size``: what is missing is filled up with copies of the last image."""
     missing = size - len(images)
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
-from edgeres.evaluation.predict import filled, single_input
+from edgeres.evaluation.predict import fill_batch, single_input
 from edgeres.files import write_atomic
 from edgeres.quantization.forward import infer_shapes, open_session, run_session
 from edgeres.quantization.graph import activations, load_model, value_name
@@ -186,7 +186,7 @@ class EngineInside:
         pieces: list[list[NDArray[np.float32]]] = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
-            fed = filled(part, size).astype(self._input.dtype, copy=False)
+            fed = fill_batch(part, size).astype(self._input.dtype, copy=False)
             got = runner.infer({self._input.name: fed})
             pieces.append([got[s.name][: len(part)].astype(np.float32) for s in runner.outputs])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]

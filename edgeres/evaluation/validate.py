@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
@@ -126,6 +127,7 @@ def validate(
     fp32: Path | None = None,
     answered: Predictions | None = None,
     bad: BadImages | None = None,
+    trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Runs a built engine over a data set and judges it against a baseline.
@@ -147,6 +149,7 @@ def validate(
         fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
         answered: The engine's answers, where another machine gave them; then the engine is not run.
         bad: Collects images that cannot be decoded; without it the first of them raises.
+        trial: Whether the engine first runs once in a child process, where it may crash or hang.
         progress: Called with images done and images in all, for each model that is run.
 
     Raises:
@@ -154,12 +157,16 @@ def validate(
         BackendMissingError: The engine cannot run on this machine.
         DataError: The baseline is of other data, or its accuracy cannot be right.
         ModelError: The engine and the baseline are not classifiers of the same classes.
+        StageError: The engine crashed or hung in its trial.
         UsageError: Limits that make no sense.
     """
     from edgeres.evaluation.speed import measure_speed  # it needs this module, too
 
     limits = limits or Limits()
     engine = read_engine(path)
+    if trial and answered is None:
+        executable_backend(engine)
+        try_engine(path)
     config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
     wanted = conformance.of(engine.backend) if conformance is not None else {}

@@ -1,0 +1,76 @@
+"""Whether an engine was built for what this machine is, asked before any of it is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import Backend
+from edgeres.environment import describe_environment
+from edgeres.errors import ArtefactError, BackendMissingError
+
+
+def backend_here(name: str, what: str) -> Backend:
+    """The backend of an engine, if this machine can run it.
+
+    Raises:
+        BackendMissingError: It is not installed, or has no device here; with the cure.
+    """
+    backend = get_backend(name)
+    reason = backend.missing() or backend.not_executable()
+    if reason is not None:
+        raise BackendMissingError(f"{what}: cannot run on this machine: {reason}")
+    return backend
+
+
+def check_versions(built: Mapping[str, str], backend: Backend, what: str) -> None:
+    """Refuses an engine that a later version of its runtime built than the one that is here.
+
+    Engine files that are portable between versions are so in one direction. What is stricter than
+    that (plans of one exact version and GPU) the backend checks itself on loading.
+
+    Raises:
+        ArtefactError: The runtime here is older.
+    """
+    for name, here in backend.versions().items():
+        if name in built and _release(here) < _release(built[name]):
+            raise ArtefactError(
+                f"{what}: built with {name} {built[name]}, here is {here}.",
+                hint=f"Update {name}, or build the engine again from its Q/DQ file (--rebuild).",
+            )
+
+
+def check_saturation(
+    backend: Backend, device: str, *, saturating: bool, saturation_safe: bool, what: str
+) -> None:
+    """Refuses weights whose INT8 sums overflow on this CPU but did not where they were proven.
+
+    CPUs with instructions for INT8 sums are passed over; any other is probed, for whether sums
+    overflow depends on the runtime as well.
+
+    Args:
+        backend: The engine's backend.
+        device: Where it is to run.
+        saturating: Whether sums overflowed where it was proven; it was measured with that then.
+        saturation_safe: Whether its weights cannot overflow.
+        what: For the message.
+
+    Raises:
+        BackendMissingError: Sums overflow here.
+    """
+    if saturation_safe or saturating or describe_environment(()).int8_dot_products:
+        return
+    if backend.qdq_rules(device).saturating:
+        raise BackendMissingError(
+            f"{what}: proven on a CPU that adds INT8 products exactly; on this one its sums "
+            "overflow and its answers would be wrong.",
+            hint="Convert the network again with `quantize: {saturation_safe: on}`; a rebuild "
+            "does not help.",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number at the start of a version; nothing for a version of another form."""
+    numbers = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in numbers.groups()) if numbers else ()

@@ -1,0 +1,75 @@
+"""Whatever a caller has as an image, as a data set that is decoded one image at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeres.data.decode import decode_file, to_grey_or_rgb
+from edgeres.data.types import UNLABELLED
+from edgeres.errors import DataError
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Images of a call, unlabelled; see :class:`edgeres.data.types.Dataset`."""
+
+    images: tuple[ImageInput, ...]
+    name: str = "images"
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """None of them is known."""
+        return np.full(len(self.images), UNLABELLED, np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the images' names: a call has no identity that would be kept."""
+        names = [self.image_name(index) for index in range(len(self))]
+        return hashlib.sha256(repr(names).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def image(self, index: int) -> Image.Image:
+        """One image in mode ``L`` or ``RGB``.
+
+        Raises:
+            DataError: It cannot be read, or is no 8-bit grey or RGB array.
+        """
+        image = self.images[index]
+        if isinstance(image, Image.Image):
+            return to_grey_or_rgb(image, self.image_name(index))
+        if isinstance(image, np.ndarray):
+            colour = image.ndim == 3 and image.shape[2] == 3
+            if image.dtype != np.uint8 or not (image.ndim == 2 or colour) or image.size == 0:
+                raise DataError(
+                    f"{self.image_name(index)}: expected (H, W) or (H, W, 3) uint8, got "
+                    f"{image.shape} {image.dtype}.",
+                    hint="Give 8-bit grey or RGB, or use infer() for preprocessed arrays.",
+                )
+            return Image.fromarray(image)
+        return decode_file(Path(image))
+
+    def image_name(self, index: int) -> str:
+        """Path, or position in the call."""
+        image = self.images[index]
+        if isinstance(image, Image.Image | np.ndarray):
+            return f"image {index}"
+        return repr(os.fspath(image))
+
+    def subset(self, indices: Sequence[int]) -> Inputs:
+        """The images at these indices, in that order."""
+        return Inputs(tuple(self.images[int(index)] for index in indices), self.name)

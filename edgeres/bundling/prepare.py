@@ -1,0 +1,185 @@
+"""From an open bundle to a loaded, self-tested engine of this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.fit import backend_here, check_saturation, check_versions
+from edgeres.backends.sidecar import read_engine
+from edgeres.bundling.archive import refused
+from edgeres.bundling.manifest import EngineEntry
+from edgeres.bundling.open import OpenBundle
+from edgeres.bundling.rebuild import rebuild_engine
+from edgeres.bundling.samples import scores_from_json
+from edgeres.bundling.selftest import SelfTest, answer, answer_in_child, compare
+from edgeres.data.decode import decode_file
+from edgeres.errors import ArtefactError, BackendMissingError, UsageError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a bundle is to be run.
+
+    Attributes:
+        target: Which engine; ``None`` takes the first that this machine can run.
+        device: ``cpu`` or ``cuda:N``; ``None`` takes the one that the engine was built for.
+        threads: CPU threads of each runner; ``None`` leaves the choice to the runtime.
+        runners: How many times the engine is loaded, for as many calls at once.
+        rebuild: Whether an engine that does not fit this device is built anew from its Q/DQ file.
+        trial: Whether the engine first runs in a child process, where it may crash or hang.
+        self_test: Whether the answers to the samples are compared with the recorded ones.
+    """
+
+    target: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    runners: int = 1
+    rebuild: bool = False
+    trial: bool = False
+    self_test: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Loaded runners of one engine; ``self_test`` is ``None`` where it was not asked for."""
+
+    target: str
+    entry: EngineEntry
+    runners: tuple[Runner, ...]
+    self_test: SelfTest | None
+    rebuilt: bool
+
+
+def prepare(bundle: OpenBundle, wanted: Wanted) -> Prepared:
+    """Chooses an engine, checks that it fits this device, loads it and tests it.
+
+    The files of the engine lie in a private folder while they are loaded and are gone afterwards.
+
+    Raises:
+        ArtefactError: A file is not what the manifest says, or the engine is of another version.
+        BackendMissingError: This machine is not what the engine was built for.
+        GateError: The engine answers differently here.
+        StageError: The engine crashed or hung in its trial.
+        UsageError: No such target.
+    """
+    if wanted.runners < 1:
+        raise UsageError(f"expected at least one runner, got {wanted.runners}.")
+    target = wanted.target or _first_that_runs(bundle)
+    entry = bundle.engine(target)
+    what = f"{bundle.path}: {target}"
+    backend = backend_here(entry.backend, what)
+    config = BuildConfig(device=wanted.device or entry.device, threads=wanted.threads)
+    check_saturation(
+        backend,
+        config.device,
+        saturating=entry.saturating,
+        saturation_safe=entry.saturation_safe,
+        what=what,
+    )
+    # Windows cannot remove a file that a runtime has mapped; there it stays for the system.
+    with TemporaryDirectory(prefix="edgeres-", ignore_cleanup_errors=True) as place:
+        work = _Work(bundle, entry, backend, config, wanted, Path(place))
+        work.extract()
+        try:
+            engine = work.as_built()
+            check_versions(engine.versions, backend, what)
+            runners, rebuilt = work.load(engine), False
+        except (ArtefactError, BackendMissingError) as error:
+            if not wanted.rebuild:
+                hint = f"{error.hint} --rebuild builds it anew from the Q/DQ file.".lstrip()
+                raise type(error)(error.message, hint=hint) from error
+            runners, rebuilt = work.load(work.rebuilt()), True
+        try:
+            tested = work.self_test(runners[0]) if wanted.self_test else None
+        except BaseException:
+            for runner in runners:
+                runner.close()
+            raise
+    return Prepared(target, entry, runners, tested, rebuilt)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The steps of :func:`prepare` for one engine, in its private folder."""
+
+    bundle: OpenBundle
+    entry: EngineEntry
+    backend: Backend
+    config: BuildConfig
+    wanted: Wanted
+    folder: Path
+
+    @property
+    def samples(self) -> Sequence[Path]:
+        return [self.folder / name.rpartition("/")[2] for name in self.bundle.manifest.samples]
+
+    def extract(self) -> None:
+        """Writes the samples and the engine's files, each checked; damage ends here."""
+        for name in (*self.bundle.manifest.samples, *self.entry.files):
+            self.bundle.extract(name, self.folder)
+
+    def as_built(self) -> Engine:
+        """The engine that came with the bundle."""
+        engine = read_engine(self.folder / self.entry.engine.rpartition("/")[2])
+        if engine.backend != self.entry.backend:
+            raise refused(
+                self.bundle.path,
+                f"its manifest says {self.entry.backend}, its engine {engine.backend}",
+            )
+        return engine
+
+    def rebuilt(self) -> Engine:
+        """The engine built anew from the Q/DQ file."""
+        return rebuild_engine(self.bundle, self.entry, self.backend, self.folder, self.config)
+
+    def load(self, engine: Engine) -> tuple[Runner, ...]:
+        """Runs the engine in a child first where that was asked for, then loads it here."""
+        if self.wanted.trial:
+            got = answer_in_child(
+                engine.path, self.config.device, self.samples, self.bundle.preprocess
+            )
+            if self.wanted.self_test:
+                compare(self._expected(), got, str(self.bundle.path))
+        with ExitStack() as stack:
+            runners = tuple(
+                stack.enter_context(self.backend.load(engine, self.config))
+                for _ in range(self.wanted.runners)
+            )
+            stack.pop_all()
+        return runners
+
+    def self_test(self, runner: Runner) -> SelfTest:
+        """Compares the answers to the samples with the recorded ones."""
+        images = [decode_file(path) for path in self.samples]
+        got = answer(runner, images, self.bundle.preprocess)
+        return compare(self._expected(), got, str(self.bundle.path))
+
+    def _expected(self) -> NDArray[np.float32]:
+        shape = (len(self.samples), len(self.bundle.manifest.class_names))
+        name = self.entry.expected
+        return scores_from_json(self.bundle.read(name), f"{self.bundle.path}: {name}", shape=shape)
+
+
+def _first_that_runs(bundle: OpenBundle) -> str:
+    """The first target whose backend can run here; says of each why not where none can.
+
+    Raises:
+        BackendMissingError: No backend of any engine can run here.
+    """
+    reasons = []
+    for target, entry in bundle.manifest.engines.items():
+        backend = get_backend(entry.backend)
+        reason = backend.missing() or backend.not_executable()
+        if reason is None:
+            return target
+        reasons.append(f"{target}: {reason}")
+    raise BackendMissingError(f"{bundle.path}: no engine can run here. {' '.join(reasons)}")

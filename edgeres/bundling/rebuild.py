@@ -1,0 +1,34 @@
+"""Builds the engine of a bundle anew from its Q/DQ file, for a device that it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.limited import build_limited
+from edgeres.bundling.manifest import EngineEntry
+from edgeres.bundling.open import OpenBundle
+from edgeres.files import disk_errors
+
+
+def rebuild_engine(
+    bundle: OpenBundle, entry: EngineEntry, backend: Backend, folder: Path, config: BuildConfig
+) -> Engine:
+    """Builds an engine in a child process: the Q/DQ file may come from anywhere.
+
+    Args:
+        bundle: The bundle.
+        entry: Its engine.
+        backend: The engine's backend, which must be here.
+        folder: A private folder; the engine goes into ``rebuilt/`` in it.
+        config: Device and threads.
+
+    Raises:
+        EdgeResError: As the backend's ``build``.
+        StageError: The build crashed, or hit a limit.
+    """
+    place = folder / "rebuilt"
+    with disk_errors(folder):
+        place.mkdir()
+        source = bundle.extract(entry.qdq, place).rename(place / "source.onnx")
+    return build_limited(source, place / f"model{backend.engine_suffix}", entry.backend, config)

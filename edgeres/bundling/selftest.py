@@ -1,0 +1,146 @@
+"""Does an engine answer here as it did where it was proven?
+
+The answers to a few real images are compared with the recorded ones by their signal to noise
+ratio. Two correct engines of one Q/DQ file differ by single quantization steps (35 dB and more);
+clipped INT8 sums, swapped channels or a wrong preprocessing fall below 20 dB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig, Runner
+from edgeres.backends.sidecar import read_engine
+from edgeres.child import JsonValue, run_limited
+from edgeres.data.decode import decode_file
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import GateError, StageError
+from edgeres.evaluation.predict import (
+    check_images,
+    class_scores,
+    fill_batch,
+    single_input,
+    single_output,
+)
+
+MIN_SQNR_DB = 25.0
+TRIAL_SECONDS = 300.0
+MEMORY_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Outcome of a self-test: ``sqnr_db`` is infinite where all scores are equal to the bit."""
+
+    samples: int
+    sqnr_db: float
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """As JSON values; equal scores give ``None``, as in ``report.json``."""
+        return {
+            "samples": self.samples,
+            "sqnr_db": None if math.isinf(self.sqnr_db) else self.sqnr_db,
+        }
+
+
+def answer(
+    runner: Runner, images: Sequence[Image.Image], preprocess: Preprocess
+) -> NDArray[np.float32]:
+    """Scores ``(S, K)`` of a few images, each run on its own.
+
+    Raises:
+        EdgeResError: The images do not fit the engine, or it failed.
+    """
+    source, target = single_input(runner), single_output(runner)
+    rows = []
+    for image in images:
+        batch = preprocess.apply(image)[None]
+        check_images(source, batch)
+        fed = fill_batch(batch, source.shape[0] or 1).astype(source.dtype, copy=False)
+        rows.append(class_scores(runner.infer({source.name: fed}), target, len(fed))[:1])
+    return np.concatenate(rows)
+
+
+def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -> SelfTest:
+    """Compares the answers with the recorded ones.
+
+    Args:
+        expected: ``(S, K)``, finite.
+        got: What the engine answered here.
+        who: For the message.
+
+    Raises:
+        GateError: Other shapes, NaN, or answers that differ too much.
+    """
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        raise GateError(
+            f"{who}: the self-test gives answers of shape {got.shape} with "
+            f"{int((~np.isfinite(got)).sum())} that are not finite, expected {expected.shape}.",
+            hint="The engine does not work on this device; build it again with --rebuild.",
+        )
+    noise = float(np.square(expected.astype(float) - got).sum())
+    signal = float(np.square(expected.astype(float)).sum())
+    sqnr_db = math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+    if sqnr_db < MIN_SQNR_DB:
+        raise GateError(
+            f"{who}: the self-test gives other answers than where the engine was proven: "
+            f"SQNR {sqnr_db:.1f} dB, at least {MIN_SQNR_DB:g} dB expected.",
+            hint="Build it again with --rebuild, or convert the network for this device.",
+        )
+    return SelfTest(len(expected), sqnr_db)
+
+
+def answer_in_child(
+    engine: Path,
+    device: str,
+    samples: Sequence[Path],
+    preprocess: Preprocess,
+    *,
+    seconds: float | None = None,
+) -> NDArray[np.float32]:
+    """Loads an engine and lets it answer in a child process, which may crash, hang or run wild.
+
+    Args:
+        engine: Engine file with its sidecar.
+        device: Where to run it.
+        samples: Image files.
+        preprocess: How an image becomes numbers.
+        seconds: Time limit, ``TRIAL_SECONDS`` where not given.
+
+    Raises:
+        StageError: The child crashed or hit a limit.
+        EdgeResError: What loading or running raised.
+    """
+    told = run_limited(
+        "edgeres.bundling.selftest:answer_files",
+        {
+            "engine": str(engine),
+            "device": device,
+            "samples": [str(path) for path in samples],
+            "preprocess": preprocess.to_json(),
+        },
+        seconds=TRIAL_SECONDS if seconds is None else seconds,
+        memory_bytes=MEMORY_BYTES if device == "cpu" else None,
+    )
+    try:
+        return np.asarray(json.loads(str(told)), dtype=np.float32)
+    except ValueError as error:
+        raise StageError(f"{engine}: its child process gave no scores.") from error
+
+
+def answer_files(engine: str, device: str, samples: list[str], preprocess: str) -> JsonValue:
+    """What the child does: scores as JSON text, NaN and infinity included."""
+    found = read_engine(Path(engine))
+    images = [decode_file(Path(path)) for path in samples]
+    with get_backend(found.backend).load(found, BuildConfig(device=device)) as runner:
+        scores = answer(runner, images, Preprocess.from_json(preprocess))
+    return json.dumps(scores.astype(float).tolist())

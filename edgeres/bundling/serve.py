@@ -1,0 +1,88 @@
+"""Hands proven engines over to an inference server, as the model repository that it documents."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeres.backends.serving import ServedModel, get_server
+from edgeres.backends.sidecar import read_engine
+from edgeres.errors import UsageError
+from edgeres.evaluation.predictions import load_predictions
+from edgeres.files import disk_errors
+from edgeres.onnx_info import summarize
+from edgeres.store import replace_folder
+
+
+def serve(
+    folder: Path, server: str, output: Path | None = None, *, targets: Sequence[str] = ()
+) -> tuple[Path, tuple[str, ...]]:
+    """Writes a model repository; an earlier one in its place is replaced when it is whole.
+
+    Preprocessing stays with the client: a server takes what :meth:`Preprocess.apply` gives.
+
+    Args:
+        folder: Output folder of ``edgeres convert``.
+        server: A name of :func:`edgeres.backends.serving.server_names`.
+        output: The repository; ``serve-SERVER`` in the folder where not given.
+        targets: Which engines; all that the server can run where empty.
+
+    Returns:
+        The repository, and the names of its models.
+
+    Raises:
+        ArtefactError: The folder is not one, or not whole.
+        UsageError: No such server, or none of the engines is for it.
+        StorageError: The repository cannot be written.
+    """
+    from edgeres.report.schema import read_report
+
+    chosen = get_server(server)
+    report = read_report(folder / "report.json")
+    answers = load_predictions(folder / "baseline" / "predictions.npz")
+    models: list[ServedModel] = []
+    reasons: list[str] = []
+    for target in targets or list(report.targets):
+        part = report.targets.get(target)
+        if part is None:
+            raise UsageError(
+                f"{folder}: has no engine for {target!r}.",
+                hint=f"It has {', '.join(report.targets)}.",
+            )
+        engine = read_engine(folder / part.engine)
+        reason = chosen.refusal(engine)
+        if reason is not None:
+            reasons.append(f"{target}: {reason}")
+            continue
+        facts = summarize(engine.path.with_name("model.qdq.onnx"))
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{report.model.name}_{target}")
+        models.append(
+            ServedModel(name, engine, facts.inputs[0], facts.outputs[0], answers.class_names)
+        )
+    if not models or (targets and reasons):
+        raise UsageError(f"{folder}: {server} cannot run its engines. {' '.join(reasons)}")
+    place = output or folder / f"serve-{server}"
+    if place.exists() and not _is_repository(place):
+        raise UsageError(
+            f"{place}: is there and is no model repository.", hint="Give another --output."
+        )
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            chosen.write(models, temporary)
+            replace_folder(temporary, place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return place, tuple(model.name for model in models)
+
+
+def _is_repository(place: Path) -> bool:
+    """Whether a folder holds nothing but models with a version: only such a one is replaced."""
+    if not place.is_dir():
+        return False
+    entries = [entry for entry in place.iterdir() if entry.name != "config.json"]
+    return all((entry / "1").is_dir() for entry in entries)

@@ -1,0 +1,254 @@
+"""The runtime: a bundle opened, checked and ready to classify, without torch.
+
+with edgeres.Session("bundle.edgeres") as session:
+    for answers in session.classify(["cat.jpg", "dog.png"], top=3):
+        print(answers[0].label, answers[0].confidence)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import Runner, TensorSpec
+from edgeres.bundling.inputs import ImageInput, Inputs
+from edgeres.bundling.manifest import Manifest
+from edgeres.bundling.open import OpenBundle
+from edgeres.bundling.prepare import Wanted, prepare
+from edgeres.bundling.selftest import SelfTest
+from edgeres.container_limits import usable_threads
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import UsageError
+from edgeres.evaluation.predict import (
+    check_images,
+    class_scores,
+    fill_batch,
+    single_input,
+    single_output,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class that an image may show; ``confidence`` in [0, 1] is its softmax probability."""
+
+    index: int
+    label: str
+    confidence: float
+
+
+class Session:
+    """An engine of a bundle, loaded and self-tested; every method may be called from any thread.
+
+    Args:
+        bundle: The bundle file.
+        target: Which engine; by default the first that this machine can run.
+        device: ``cpu`` or ``cuda:N``; by default the one that the engine was built for.
+        threads: CPU threads of each runner; by default the runtime's choice.
+        pool: Runners, for as many calls at once; each takes the engine's memory once.
+        batch_size: Images that :meth:`classify` runs at once.
+        key: PEM file with the public key that must have signed the bundle.
+        rebuild: Build the engine anew from its Q/DQ file where it does not fit this device.
+        trial: First run the engine in a child process, which may crash, hang or take all memory.
+        self_test: Compare the answers to the bundle's samples with the recorded ones.
+
+    Raises:
+        ArtefactError: Not a whole bundle, or one for another version.
+        BackendMissingError: This machine is not what the bundle was made for.
+        GateError: The self-test failed.
+        StageError: The engine crashed or hung in its trial.
+        UsageError: An argument that makes no sense.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        *,
+        target: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        pool: int = 1,
+        batch_size: int = 8,
+        key: str | os.PathLike[str] | None = None,
+        rebuild: bool = False,
+        trial: bool = False,
+        self_test: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of at least 1, got {batch_size}.")
+        wanted = Wanted(target, device, threads, pool, rebuild, trial, self_test)
+        with OpenBundle(Path(bundle), key=None if key is None else Path(key)) as opened:
+            prepared = prepare(opened, wanted)
+            self._manifest = opened.manifest
+            self._preprocess = opened.preprocess
+        self._target = prepared.target
+        self._self_test = prepared.self_test
+        self._rebuilt = prepared.rebuilt
+        self._runners = prepared.runners
+        self._input, self._output = single_input(self._runners[0]), single_output(self._runners[0])
+        self._batch_size = self._input.shape[0] or batch_size
+        self._open = True
+        self._idle: SimpleQueue[Runner] = SimpleQueue()
+        for runner in self._runners:
+            self._idle.put(runner)
+        self._pool = ThreadPoolExecutor(len(self._runners), thread_name_prefix="edgeres-run")
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._manifest
+
+    @property
+    def target(self) -> str:
+        """Which engine of the bundle runs."""
+        return self._target
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the scores."""
+        return self._manifest.class_names
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes numbers."""
+        return self._preprocess
+
+    @property
+    def input(self) -> TensorSpec:
+        """What :meth:`infer` takes; a free size is ``None``."""
+        return self._input
+
+    @property
+    def self_test(self) -> SelfTest | None:
+        """Outcome of the self-test; ``None`` where it was not asked for."""
+        return self._self_test
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether the engine was built anew for this device."""
+        return self._rebuilt
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Runs preprocessed images through the engine.
+
+        Args:
+            images: ``(N, C, H, W) float32``, or ``(N, H, W, C)`` with layout ``nhwc``, any N.
+
+        Returns:
+            Scores ``(N, K) float32``: logits, or probabilities for a network that ends in Softmax.
+
+        Raises:
+            DataError: The images do not fit the engine.
+            StageError: The engine failed.
+            UsageError: The session is closed.
+        """
+        if not self._open:
+            raise UsageError("the session is closed.", hint="Open the bundle again.")
+        check_images(self._input, images)
+        fixed = self._input.shape[0]
+        runner = self._idle.get()
+        try:
+            if fixed is None or len(images) == fixed:
+                return self._run(runner, images)
+            parts = [images[start : start + fixed] for start in range(0, len(images), fixed)]
+            return np.concatenate(
+                [self._run(runner, fill_batch(part, fixed))[: len(part)] for part in parts]
+            )
+        finally:
+            self._idle.put(runner)
+
+    def classify(self, images: Sequence[ImageInput], *, top: int = 5) -> list[tuple[Answer, ...]]:
+        """Decodes, preprocesses and classifies images; decoding goes on while the engine runs.
+
+        Args:
+            images: Paths, Pillow images, or arrays ``(H, W)`` or ``(H, W, 3)`` uint8 in RGB order.
+            top: Classes for each image.
+
+        Returns:
+            For each image its classes, the likeliest first.
+
+        Raises:
+            DataError: An image cannot be read, or comes to another size than the engine's.
+            StageError: The engine failed.
+            UsageError: The session is closed, or ``top`` is under 1.
+        """
+        return list(self.stream(images, top=top))
+
+    def stream(self, images: Sequence[ImageInput], *, top: int = 5) -> Iterator[tuple[Answer, ...]]:
+        """As :meth:`classify`, one image after the other as they get ready."""
+        if top < 1:
+            raise UsageError(f"expected at least one class for each image, got {top}.")
+        if not images:
+            return
+        ahead: deque[Future[NDArray[np.float32]]] = deque()
+        try:
+            for batch, _ in batches(
+                Inputs(tuple(images)), self._preprocess, self._batch_size, workers=usable_threads()
+            ):
+                ahead.append(self._pool.submit(self.infer, batch))
+                if len(ahead) > len(self._runners):
+                    yield from self._answers(ahead.popleft().result(), top)
+            while ahead:
+                yield from self._answers(ahead.popleft().result(), top)
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    async def infer_async(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As :meth:`infer`, in a thread of the pool."""
+        import asyncio
+
+        return await asyncio.wrap_future(self._pool.submit(self.infer, images))
+
+    async def classify_async(
+        self, images: Sequence[ImageInput], *, top: int = 5
+    ) -> list[tuple[Answer, ...]]:
+        """As :meth:`classify`, in a thread of the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.classify, images, top=top)
+
+    def close(self) -> None:
+        """Waits for calls that run and frees the engine; a second call does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        self._pool.shutdown(cancel_futures=True)
+        for _ in self._runners:
+            self._idle.get().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, runner: Runner, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        fed = images.astype(self._input.dtype, copy=False)
+        return class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))
+
+    def _answers(self, scores: NDArray[np.float32], top: int) -> Iterable[tuple[Answer, ...]]:
+        names = self.class_names
+        shares = scores.astype(float)
+        if self._manifest.outputs == "logits":
+            shares = np.exp(shares - shares.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+        for row in shares:
+            best = np.argsort(-row, kind="stable")[:top]
+            yield tuple(Answer(int(i), names[i], float(row[i])) for i in best)

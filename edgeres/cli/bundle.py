@@ -1,0 +1,120 @@
+"""Commands that hand a proven engine over: make a bundle, run one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeres.cli import options as o
+from edgeres.cli.screen import screen
+from edgeres.errors import UsageError
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `edgeres convert`.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="Only this engine; repeat for several.")
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="Text file with one class name a line, in the scores' order.")
+]
+
+
+def bundle(
+    folder: Folder,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; DIR/bundle.edgeres if left out.")
+    ] = None,
+    target: Targets = None,
+    labels: Labels = None,
+    licence: Annotated[str, typer.Option(help="Licence of the network, for its card.")] = "",
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="PEM file with an Ed25519 private key.")
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(help="Write a model repository instead: triton or openvino-model-server."),
+    ] = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Put proven engines, their proof and all that running them takes into one file."""
+    with screen(as_json=as_json, debug=debug) as out:
+        if serve is not None:
+            from edgeres.bundling.serve import serve as write
+
+            if labels or licence or sign:
+                raise UsageError(
+                    "--labels, --licence and --sign are for a bundle, not for a model repository."
+                )
+            place, models = write(folder, serve, output, targets=target or ())
+            content = {"repository": str(place), "server": serve, "models": list(models)}
+            out.lines(content, [f"{place}: {', '.join(models)}"])
+            return
+        from edgeres.bundling.make import bundle as run
+
+        made = run(
+            folder,
+            output,
+            targets=target or (),
+            class_names=o.read_lines(labels) if labels else (),
+            licence=licence,
+            key=sign,
+        )
+        line = f"{made.path}: {made.size_bytes:,} bytes, SHA-256 {made.sha256}"
+        out.lines(made.to_dict(), [line])
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle of `edgeres bundle`.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 5,
+    target: Annotated[
+        str | None, typer.Option(help="Which engine; the first that runs here if left out.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    threads: o.Threads = None,
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file with the public key that must have signed it.")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build the engine anew where it does not fit.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Skip the trial of the engine in a child process.")
+    ] = False,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Classify images with a bundle; needs a runtime and no torch.
+
+    The engine of a bundle without a signature (--key) first runs in a child process, so that one
+    that crashes or hangs is an error message.
+    """
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.bundling.session import Session
+
+        with Session(
+            file,
+            target=target,
+            device=device,
+            threads=threads,
+            key=key,
+            rebuild=rebuild,
+            trial=key is None and not trust,
+        ) as session:
+            answers = session.classify(images, top=top)
+            content = {
+                "target": session.target,
+                "rebuilt": session.rebuilt,
+                "self_test": session.self_test.to_dict() if session.self_test else None,
+                "images": [
+                    {"image": str(path), "answers": [vars(answer) for answer in found]}
+                    for path, found in zip(images, answers, strict=True)
+                ],
+            }
+        lines = []
+        for path, found in zip(images, answers, strict=True):
+            lines.append(f"{path}")
+            lines += [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in found]
+        out.lines(content, lines)

@@ -1,0 +1,231 @@
+"""Model repositories are what the servers document: layout, fields, types, shapes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from typer.testing import CliRunner
+
+from edgeres.backends.base import Engine, TensorSpec
+from edgeres.backends.serving import ServedModel, get_server, server_names
+from edgeres.bundling.serve import serve
+from edgeres.cli import app
+from edgeres.errors import ModelError, UsageError
+
+# Fields of Triton's ModelConfig that a repository of edgeres may use, with numbers and types of
+# model_config.proto. Text that names any other field does not parse.
+_TYPES = ["INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32"]
+_TYPES += ["INT64", "FP16", "FP32", "FP64", "STRING", "BF16"]
+_FIELD = descriptor_pb2.FieldDescriptorProto
+
+
+def _message(file, message: str, /, **fields) -> None:
+    made = file.message_type.add(name=message)
+    for field, (number, kind, *rest) in fields.items():
+        repeated = "repeated" in rest
+        label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+        added = made.field.add(name=field, number=number, label=label)
+        if isinstance(kind, str):
+            is_enum = kind in ("DataType", "Kind")
+            added.type = _FIELD.TYPE_ENUM if is_enum else _FIELD.TYPE_MESSAGE
+            added.type_name = f".inference.{kind}"
+        else:
+            added.type = kind
+
+
+@pytest.fixture(scope="module")
+def model_config():
+    file = descriptor_pb2.FileDescriptorProto(name="m.proto", package="inference", syntax="proto3")
+    kinds = file.enum_type.add(name="DataType")
+    for number, name in enumerate(_TYPES):
+        kinds.value.add(name=f"TYPE_{name}", number=number)
+    places = file.enum_type.add(name="Kind")
+    for number, name in enumerate(("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL")):
+        places.value.add(name=name, number=number)
+    text, whole = _FIELD.TYPE_STRING, _FIELD.TYPE_INT32
+    _message(file, "ModelInput", name=(1, text), data_type=(2, "DataType"),
+             dims=(4, _FIELD.TYPE_INT64, "repeated"))  # fmt: skip
+    _message(file, "ModelOutput", name=(1, text), data_type=(2, "DataType"),
+             dims=(3, _FIELD.TYPE_INT64, "repeated"), label_filename=(4, text))  # fmt: skip
+    _message(file, "ModelInstanceGroup", name=(1, text), count=(2, whole), kind=(4, "Kind"))
+    _message(file, "ModelDynamicBatching", preferred_batch_size=(1, whole, "repeated"))
+    _message(
+        file, "ModelConfig", name=(1, text), platform=(2, text), max_batch_size=(4, whole),
+        input=(5, "ModelInput", "repeated"), output=(6, "ModelOutput", "repeated"),
+        instance_group=(7, "ModelInstanceGroup", "repeated"),
+        dynamic_batching=(11, "ModelDynamicBatching"), backend=(17, text),
+    )  # fmt: skip
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
+    return lambda content: text_format.Parse(content, found())
+
+
+def _published() -> object | None:
+    """Triton's own ModelConfig, from the client package where that is installed."""
+    try:
+        from tritonclient.grpc.model_config_pb2 import ModelConfig
+    except ImportError:
+        return None
+    return ModelConfig
+
+
+def test_the_fields_are_those_of_triton(model_config):
+    theirs = _published()
+    if theirs is None:
+        pytest.skip("tritonclient is not installed: pip install 'tritonclient[grpc]'")
+    ours = model_config("").DESCRIPTOR
+    for field in ours.fields:
+        assert theirs.DESCRIPTOR.fields_by_name[field.name].number == field.number
+
+
+def test_triton_repository(output, tmp_path, model_config):
+    place, models = serve(output, "triton", tmp_path / "models")
+    report = json.loads((output / "report.json").read_text())
+    assert set(models) == {f"resnet20_{target}" for target in report["targets"]}
+    for name in models:
+        target = name.removeprefix("resnet20_")
+        config = model_config((place / name / "config.pbtxt").read_text())
+        assert config.name == name
+        assert config.backend == target
+        assert config.max_batch_size == 64
+        assert [list(t.dims) for t in config.input] == [[1, 28, 28]]
+        assert [list(t.dims) for t in config.output] == [[10]]
+        assert config.input[0].data_type == config.output[0].data_type == 11
+        assert config.instance_group[0].kind == 2
+        labels = (place / name / config.output[0].label_filename).read_text().splitlines()
+        assert labels[0] == "T-shirt/top"
+        assert len(labels) == 10
+        source = output / report["targets"][target]["engine"]
+        assert (place / name / "1" / f"model{source.suffix}").read_bytes() == source.read_bytes()
+        theirs = _published()
+        if theirs is not None:
+            text_format.Parse((place / name / "config.pbtxt").read_text(), theirs())
+
+
+# The published schema of the server's config.json, as far as models go.
+_OVMS = {
+    "type": "object",
+    "required": ["model_config_list"],
+    "additionalProperties": False,
+    "properties": {
+        "model_config_list": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["config"],
+                "additionalProperties": False,
+                "properties": {
+                    "config": {
+                        "type": "object",
+                        "required": ["name", "base_path"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "name": {"type": "string"},
+                            "base_path": {"type": "string"},
+                            "batch_size": {"type": ["integer", "string"]},
+                            "shape": {"type": ["object", "string"]},
+                            "layout": {"type": ["object", "string"]},
+                            "nireq": {"type": "integer", "minimum": 0},
+                            "target_device": {"type": "string"},
+                            "plugin_config": {"type": "object"},
+                            "model_version_policy": {"type": "object"},
+                        },
+                    }
+                },
+            },
+        }
+    },
+}
+
+
+def test_openvino_model_server_repository(output, tmp_path):
+    if not (output / "openvino").is_dir():
+        pytest.skip("openvino is not installed")
+    place, models = serve(output, "openvino-model-server", tmp_path / "models")
+    config = json.loads((place / "config.json").read_text())
+    jsonschema.validate(config, _OVMS)
+    assert models == ("resnet20_openvino",)
+    (entry,) = config["model_config_list"]
+    assert entry["config"]["name"] == models[0]
+    version = place / entry["config"]["base_path"] / "1"
+    assert sorted(file.name for file in version.iterdir()) == ["model.bin", "model.xml"]
+    import openvino
+
+    model = openvino.Core().read_model(version / "model.xml")
+    settings = entry["config"]["plugin_config"]
+    openvino.Core().compile_model(model, entry["config"]["target_device"], settings)
+
+
+def test_an_earlier_repository_is_replaced_and_nothing_else(output, tmp_path):
+    place, _ = serve(output, "triton", tmp_path / "models")
+    marker = place / next(place.iterdir()).name / "old"
+    marker.write_text("x")
+    serve(output, "triton", place)
+    assert not marker.exists()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("precious")
+    with pytest.raises(UsageError, match="no model repository"):
+        serve(output, "triton", tmp_path / "home")
+    assert (tmp_path / "home" / "letter.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "models"]
+
+
+def _model(tmp_path: Path, backend: str, **changes) -> ServedModel:
+    (tmp_path / "model.plan").write_bytes(b"plan")
+    versions = changes.pop("versions", {})
+    engine = Engine(tmp_path / "model.plan", backend, "cuda:0", "", versions)
+    values = {
+        "name": 'odd "name"',
+        "engine": engine,
+        "input": TensorSpec("image", (4, 3, 8, 8), "float32"),
+        "output": TensorSpec("scores", (4, 2), "float32"),
+        "class_names": ("a", "b"),
+    }
+    return ServedModel(**{**values, **changes})
+
+
+def test_a_fixed_batch_and_a_gpu(tmp_path, model_config):
+    model = _model(tmp_path, "tensorrt")
+    get_server("triton").write([model], tmp_path / "models")
+    config = model_config((tmp_path / "models" / model.name / "config.pbtxt").read_text())
+    assert config.name == model.name
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [4, 3, 8, 8]
+    assert config.instance_group[0].kind == 1
+    assert not config.HasField("dynamic_batching")
+    assert (tmp_path / "models" / model.name / "1" / "model.plan").read_bytes() == b"plan"
+
+
+def test_what_a_server_cannot_run_is_said(output, tmp_path):
+    rtx = _model(tmp_path, "tensorrt", versions={"flavor": "tensorrt_rtx"}).engine
+    assert "TensorRT for RTX" in str(get_server("triton").refusal(rtx))
+    assert get_server("triton").refusal(_model(tmp_path, "null").engine)
+    free = _model(tmp_path, "tensorrt", input=TensorSpec("i", (None, 3, None, 8), "float32"))
+    with pytest.raises(ModelError, match="free size"):
+        get_server("triton").write([free], tmp_path / "models")
+    with pytest.raises(UsageError, match="no server 'apache'"):
+        serve(output, "apache")
+    with pytest.raises(UsageError, match="no engine for 'tpu'"):
+        serve(output, "triton", targets=["tpu"])
+    if (output / "onnxruntime").is_dir():
+        with pytest.raises(UsageError, match="openvino only"):
+            serve(output, "openvino-model-server", targets=["onnxruntime"])
+
+
+def test_the_command(output, tmp_path):
+    assert server_names() == ("openvino-model-server", "triton")
+    shutil.copytree(output, tmp_path / "out", ignore=shutil.ignore_patterns(".stages"))
+    made = CliRunner().invoke(app, ["bundle", str(tmp_path / "out"), "--serve", "triton", "--json"])
+    assert made.exit_code == 0, made.output
+    place = Path(json.loads(made.stdout)["repository"])
+    assert place == tmp_path / "out" / "serve-triton"
+    assert (place / json.loads(made.stdout)["models"][0] / "config.pbtxt").is_file()
+    bad = ["bundle", str(tmp_path / "out"), "--serve", "triton", "--licence", "MIT"]
+    assert CliRunner().invoke(app, bad).exit_code == 2

@@ -1,0 +1,81 @@
+"""A short run of the fuzzing program, and that it sees what it looks for."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    spec = importlib.util.spec_from_file_location("edgeres_fuzz", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_damaged_files_are_read_or_refused(fuzz):
+    found = fuzz.fuzz(600, seed=1)
+    totals = fuzz.totals(found)
+    assert totals["inputs"] == 600
+    assert totals["hangs"] == totals["unforeseen"] == totals["stray_files"] == 0
+    assert all(counts["refused"] > 20 for counts in found.values())
+
+
+@pytest.mark.parametrize("kind", ["recipe", "safetensors", "bundle", "idx", "image", "onnx"])
+def test_good_files_of_every_kind_get_past_the_first_check(fuzz, kind, tmp_path):
+    # Damage is only worth something on files that are read, or refused for what they mean.
+    chosen = next(item for item in fuzz.kinds() if item.name == kind)
+    outcomes = {fuzz.run_case(chosen, seed, tmp_path) for seed in chosen.seeds}
+    assert outcomes <= {"read", "refused"}
+    assert "read" in outcomes or kind in ("safetensors", "recipe")
+
+
+def test_what_must_not_happen_is_counted(fuzz, monkeypatch):
+    monkeypatch.setattr(fuzz, "SECONDS", 1)
+
+    def stray(path):
+        Path("stray").write_text("x")
+
+    def fail(path):
+        raise KeyError("x")
+
+    def hang(path):
+        time.sleep(5)
+
+    def crash(path):
+        import ctypes
+
+        ctypes.string_at(0)
+
+    def kinds():
+        return tuple(
+            fuzz.Kind(read.__name__, (b"seed",), ".x", read, forked=read is crash)
+            for read in (stray, fail, hang, crash)
+        )
+
+    totals = fuzz.totals(fuzz.fuzz(4, seed=0, chosen=kinds))
+    assert totals["hangs"] == 1
+    assert totals["unforeseen"] == 1
+    assert totals["child_ends"] == 1
+    assert totals["stray_files"] >= 1
+
+
+def test_the_same_seed_gives_the_same_damage(fuzz):
+    import random
+
+    data = bytes(range(256))
+    first = [fuzz.mutate(data, random.Random(f"0 {n}")) for n in range(50)]
+    assert first == [fuzz.mutate(data, random.Random(f"0 {n}")) for n in range(50)]
+    assert len(set(first)) > 45
