@@ -7,6 +7,7 @@ of values for the histogram. That keeps memory flat and the cost near that of th
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,19 +61,24 @@ class ObservedModel:
             ModelError: The model cannot be quantized or ONNX Runtime rejects it.
             BackendMissingError: ONNX Runtime is not installed.
         """
+        self._probes: list[Probe] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        skeleton, weights = self._with_probes(onnx)
+        gc.collect()  # a graph is full of cycles; it holds weights that the engine copies now
+        self._session = open_session(skeleton, threads=threads, weights=weights)
+
+    def _with_probes(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
+        """The serialized model that tells about its activations, and its weights."""
         model = graphs.load_model(onnx)
         self.image = graphs.value_name(graphs.inputs(model.graph)[0])
         self.image_shape = _image_shape(model, onnx)
         infer_shapes(model)
         self._output = graphs.value_name(model.graph.outputs[0])
-        self._probes: list[Probe] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
         for value in list(observable(model.graph)):
             self.shapes[graphs.value_name(value)] = inner_shape(value)
             self._probes.append(Prober(model.graph, value).add())
         weights = detach_weights(model)
-        skeleton = ir.to_proto(model).SerializeToString()
-        self._session = open_session(skeleton, threads=threads, weights=weights)
+        return ir.to_proto(model).SerializeToString(), weights
 
     def run(self, images: NDArray[np.float32]) -> tuple[dict[str, Observed], NDArray[np.float32]]:
         """Runs some images.
@@ -140,7 +146,7 @@ def open_session(
     *,
     threads: int | None = None,
     optimize: bool = True,
-    weights: Mapping[str, NDArray[np.generic]] | None = None,
+    weights: dict[str, NDArray[np.generic]] | None = None,
 ) -> Any:
     """Opens an ONNX Runtime session on the CPU.
 
@@ -148,7 +154,8 @@ def open_session(
         model: Serialized model.
         threads: Intra-op threads; ``None`` leaves it to ONNX Runtime.
         optimize: False runs the graph exactly as it is written.
-        weights: What :func:`detach_weights` took out of the model.
+        weights: What :func:`detach_weights` took out of the model; emptied, so that the arrays are
+            gone before the engine packs its own.
 
     Raises:
         BackendMissingError: ONNX Runtime is not installed.
@@ -166,8 +173,9 @@ def open_session(
     options.intra_op_num_threads = threads or 0
     options.enable_mem_pattern = False  # halves the peak with many small outputs, costs nothing
     if weights:
-        values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
-        options.add_external_initializers(list(weights), values)
+        names = list(weights)
+        values = [ort.OrtValue.ortvalue_from_numpy(weights.pop(name)) for name in names]
+        options.add_external_initializers(names, values)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

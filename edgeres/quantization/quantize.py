@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
+from edgeres.container_limits import usable_threads
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import write_atomic
 from edgeres.quantization.bias import corrected_bias
@@ -172,7 +174,7 @@ def quantize(
         shown = _required(images)
         if settings.rounding == "learned":
             items, gains = learn_network(
-                _assemble(onnx, items, params, rules),
+                _assemble(load_model(onnx), items, params, rules),
                 items,
                 rules,
                 shown,
@@ -182,7 +184,7 @@ def quantize(
             )
         if settings.bias_correction and settings.bias_method == "empirical":
             items = _measured(onnx, items, params, rules, shown)
-    qdq = _assemble(onnx, items, params, rules)
+    qdq = _assemble(prepared.model, items, params, rules)
     write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
     weights = {item.layer.name: item.weight for item in items}
     return QuantizeResult(
@@ -205,12 +207,14 @@ class Prepared:
     """Everything that a Q/DQ file says, before it is written.
 
     Attributes:
+        model: The float model that placement and layers are of.
         placement: Where Q/DQ stands.
         params: Scale and zero point by tensor name.
         items: Layers with their INT8 weights and biases, in the placement's order.
         saturating: Whether the weights obey the saturation rule.
     """
 
+    model: ir.Model
     placement: Placement
     params: Mapping[str, QuantParams]
     items: tuple[QuantizedLayer, ...]
@@ -239,18 +243,22 @@ def prepare(
         names = [layer.name for layer in placement.layers]
         trained.check(onnx, names, placement.source.values())
     params = _activation_params(placement, table, rules, settings, trained)
-    items = tuple(
-        _quantized(layer, params, table, rules, settings, trained, saturating=saturating)
-        for layer in placement.layers
-    )
-    return Prepared(placement, params, items, saturating)
+
+    def quantized(layer: Layer) -> QuantizedLayer:
+        return _quantized(layer, params, table, rules, settings, trained, saturating=saturating)
+
+    with ThreadPoolExecutor(usable_threads()) as pool:  # numpy works outside Python's lock
+        items = tuple(pool.map(quantized, placement.layers))
+    return Prepared(model, placement, params, items, saturating)
 
 
 def _assemble(
-    onnx: Path, items: list[QuantizedLayer], params: Mapping[str, QuantParams], rules: QdqRules
+    model: ir.Model,
+    items: Sequence[QuantizedLayer],
+    params: Mapping[str, QuantParams],
+    rules: QdqRules,
 ) -> ir.Model:
-    """A fresh Q/DQ model with these weights and biases."""
-    model = load_model(onnx)
+    """Writes Q/DQ with these weights and biases into a float model, in place."""
     placement = place(model.graph, rules)
     insert_activations(model.graph, placement, params, pair_per_reader=rules.pair_per_reader)
     for layer, item in zip(placement.layers, items, strict=True):
@@ -281,7 +289,7 @@ def _measured(
     names = [item.layer.name for item in items if item.layer.takes_bias]
     measured_at = anchors(model.graph, names)
     wanted = output_means(model, list(measured_at), images)
-    found = measured_shifts(_assemble(onnx, items, params, rules), wanted, images)
+    found = measured_shifts(_assemble(load_model(onnx), items, params, rules), wanted, images)
     shifts = {measured_at[node]: shift for node, shift in found.items()}
     return [
         replace(item, bias=_shifted(item, shifts[item.layer.name]))
