@@ -119,7 +119,7 @@ def train_quantized(
         output,
         preprocess=preprocess,
         teacher=teacher if training.distill_weight > 0 else None,
-        identity=json.dumps({**asdict(rules), "ops": sorted(rules.ops), "name": ""}),
+        identity=json.dumps({**rules.to_dict(), "name": ""}),
         progress=progress,
     )
     chosen = state.history[state.best_epoch - 1]
