@@ -23,7 +23,10 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
+from edgeres.evaluation.points import find_points
 from edgeres.evaluation.validate import validate
+from edgeres.quantization.graph import load_model
+from edgeres.quantization.portable import portable_rules
 from edgeres.recipe import ExportBlock, QuantizeBlock
 from edgeres.stages import build, calibrate, export, quantize
 
@@ -150,6 +153,22 @@ def test_a_layer_left_float_and_one_that_is_not_fused_are_named(run, images, tmp
     # The layer behind reads float now, and says so itself.
     assert ("layer2.1.conv2", "float") in kinds
     assert {node for node, _ in kinds} == {LAYER, "layer2.1.conv2"}
+
+
+def test_readers_with_a_pair_each_all_get_the_engines_tensor(run, images, tmp_path) -> None:
+    """In a portable file every reader has its own Q/DQ pair."""
+    engine_of(run, "onnxruntime")
+    rules = portable_rules([get_backend(name).qdq_rules("cpu") for name in ENGINES])
+    rules = replace(rules, pair_per_reader=True)
+    fp32, table = run / "baseline" / "model.onnx", run / "baseline" / "table.json"
+    qdq = tmp_path / "model.qdq.onnx"
+    quantize(fp32, table, qdq, rules=rules, settings=QuantizeBlock())
+    points = find_points(load_model(qdq, may_be_quantized=True))
+    assert any(point.twins for point in points)
+    engine = build(qdq, tmp_path / "model", target="onnxruntime", threads=1)
+    found = compare(qdq, engine.path, images, GREY, threads=1)
+    assert not [s for s in found.suspects if s.kind == "engine"]
+    assert all(layer.candidate.own_sqnr_db > 45 for layer in found.layers)
 
 
 def test_two_engines_meet_at_the_tensors_that_both_have(run, images) -> None:
