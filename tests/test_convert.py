@@ -206,6 +206,37 @@ def test_a_device_with_engine_and_baseline_only_can_validate(workplace, report, 
     assert "better than expected" in json.loads(done.stdout)["reason"]
 
 
+def test_planted_regressions_fail(workplace, report, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(workplace / "out" / "onnxruntime" / "model.qdq.onnx")
+    (scale,) = [
+        weight for weight in model.graph.initializer if weight.name == "layer2.1.conv1.weight_scale"
+    ]
+    doubled = numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name)
+    scale.CopyFrom(doubled)
+    onnx.save(model, tmp_path / "doubled.onnx")
+    built = _invoke(
+        "build", tmp_path / "doubled.onnx", "--output", tmp_path / "model",
+        "--target", "onnxruntime",
+    )  # fmt: skip
+    assert built.exit_code == 0, built.output
+    good = workplace / "out" / report["targets"]["onnxruntime"]["engine"]
+    # A file of answers stays right where the engine's images are prepared wrongly.
+    baseline = tmp_path / "baseline.npz"
+    fp32 = workplace / "out" / "baseline" / "model.onnx"
+    first = _invoke("validate", good, "--baseline", fp32, "--max-drop", "1", "--json")
+    assert first.exit_code == 0, first.output
+    _invoke("validate", good, "--baseline", fp32, "--save", baseline)
+    for engine, options in ((tmp_path / "model.onnx", ()), (good, ("--mean", "0.9"))):
+        kept = json.loads((workplace / "out" / "baseline" / "preprocess.json").read_text())
+        (tmp_path / "preprocess.json").write_text(json.dumps(kept))
+        result = _invoke("validate", engine, "--baseline", baseline, *options, "--json")
+        assert result.exit_code == 1, result.output
+        assert json.loads(result.stdout)["verdict"] == "fail"
+
+
 def test_a_bad_image_is_left_out_and_named(workplace, report, tmp_path):
     from PIL import Image
 
