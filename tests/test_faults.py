@@ -92,9 +92,9 @@ def mount(tmp_path) -> Iterator[Any]:
 
 
 def test_a_full_disk_names_the_place_and_keeps_earlier_outputs(recipe, clean, mount, kills):
-    disk = mount("size=600k")
+    disk = mount("size=2m")
     shutil.copytree(clean, disk / "out", ignore=shutil.ignore_patterns(".stages"))
-    (disk / "filler").write_bytes(bytes(300_000))
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 32_768))
     before = kills.hashes(disk / "out")
     done = convert(recipe, disk / "out", "--no-cache")
     assert done.returncode == 6, done.stderr
