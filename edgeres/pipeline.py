@@ -280,6 +280,8 @@ def _publish(
             files[item.search.name] = item.search
         folders[item.target.name] = files
     folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
+    if networks.equalized is not None:
+        folders[BASELINE]["equalized.onnx"] = networks.equalized.onnx  # the table is of this one
     if networks.pruned is not None and networks.pruned.checkpoint is not None:
         checkpoint = networks.pruned.checkpoint
         folders[PRUNED] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}

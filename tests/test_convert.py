@@ -21,6 +21,8 @@ from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
+from edgeres.errors import UsageError
+from edgeres.recipe import QuantizeBlock
 from edgeres.report.history import read_history
 from edgeres.source import ModelFacts, choose_preprocess
 
@@ -322,6 +324,75 @@ def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
         first.pop(name)
         assert second.pop(name)
     assert first == second
+
+
+RECOVERY = {
+    "quantize.bias_correction": "empirical",
+    "quantize.rounding": "learned",
+    "quantize.equalize": True,
+    "quantize.measured_samples": 16,
+}
+
+
+def _quantize_stages(report) -> list:
+    names = ("equalize", "calibrate", "quantize")
+    return [stage for stage in report.stages if stage.name.split()[0] in names]
+
+
+def test_recovery_switches_reach_the_engine_and_its_key(workplace, tmp_path):
+    one = {"targets": ["onnxruntime"], "data.validation_samples": 100}
+
+    def run(**changes):
+        dotted = {f"quantize.{key}": value for key, value in changes.items()}
+        recipe = edgeres.load_recipe(workplace / "recipe.yaml", {**one, **RECOVERY, **dotted})
+        return edgeres.convert(recipe, tmp_path / "out")
+
+    first = run()
+    account = json.loads((tmp_path / "out" / "onnxruntime" / "model.qdq.json").read_text())
+    assert sum(account["rounding_gain_db"].values()) > 10
+    assert [stage.name.split()[0] for stage in _quantize_stages(first)] == [
+        "equalize",
+        "calibrate",
+        "quantize",
+    ]
+    assert first.targets["onnxruntime"].sqnr_db > 30
+    assert all(stage.cached for stage in _quantize_stages(run()))
+    anew = [stage.cached for stage in _quantize_stages(run(measured_samples=24))]
+    assert anew == [True, True, False]
+    plain = run(equalize=False, rounding="nearest", bias_correction="analytic")
+    assert [stage.name.split()[0] for stage in _quantize_stages(plain)] == ["calibrate", "quantize"]
+    assert not any(stage.cached for stage in _quantize_stages(plain))
+
+
+def test_quantize_command_equalizes_and_measures(workplace, tmp_path):
+    text = (workplace / "recipe.yaml").read_text() + (
+        "preprocess: {mean: [0.286], std: [0.353], channels: 1}\n"
+        "quantize: {bias_correction: empirical, rounding: learned, equalize: true}\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(text)
+    labels = (np.arange(32) % 10).astype(np.int64)
+    images = np.random.default_rng(0).integers(0, 255, (32, 28, 28, 1), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=labels)
+    result = _invoke(
+        "quantize", workplace / "out" / "baseline" / "model.onnx", "--output",
+        tmp_path / "q.onnx", "--target", "onnxruntime", "--data", f"npz:{tmp_path}/few.npz",
+        "--recipe", tmp_path / "recipe.yaml", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rounding_gain_db"]
+    assert (tmp_path / "q.equalized.onnx").is_file()
+
+
+def test_measuring_without_images_is_a_usage_error(workplace, tmp_path):
+    baseline = workplace / "out" / "baseline"
+    with pytest.raises(UsageError, match="measures on images"):
+        edgeres.quantize(
+            baseline / "model.onnx",
+            baseline / "calibration_table.json",
+            tmp_path / "q.onnx",
+            rules=get_backend("onnxruntime").qdq_rules("cpu"),
+            settings=QuantizeBlock(rounding="learned"),
+        )
 
 
 def test_a_strict_limit_ends_with_one(workplace, tmp_path):
