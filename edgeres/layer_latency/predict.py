@@ -39,7 +39,7 @@ NETWORK_TIMES = MeasureSettings(
 )
 _STEP = 8
 _LARGEST_ERROR = 0.15  # relative, at the networks that the line was fitted to
-_LARGEST_CREDIT = 0.25  # of the full network, by which the line may start below zero
+_LARGEST_CREDIT = 0.5  # of the full network, by which the line may start below zero
 
 
 @dataclass(frozen=True)
