@@ -14,7 +14,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
-from edgeres.errors import BackendMissingError, DataError, UsageError
+from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
 from edgeres.files import file_sha256
 from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import latency_model
@@ -193,7 +193,11 @@ def _latency(run: Run, dense: Network, targets: Sequence[Target]) -> tuple[Path,
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        model(work / LATENCY_TABLE, progress)
+        try:
+            model(work / LATENCY_TABLE, progress)
+        except StageError:  # disturbed: the next run has to measure again
+            (work / LATENCY_TABLE).unlink(missing_ok=True)
+            raise
         shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
 
     path = run.stage(

@@ -143,20 +143,19 @@ def test_exchanges_keep_the_budget_and_lose_no_more_than_the_greedy_choice(
 
 
 def test_an_exchange_finds_what_the_greedy_choice_misses() -> None:
-    """One dear step of little loss is taken first, and a cheap one would have been enough."""
+    """The best rate comes first, and then a second step saves more than is needed."""
     choices = [
-        Choices("a", (8, 16), (3.0, 0.0), 16),
-        Choices("b", (8, 16), (2.0, 0.0), 16),
-        Choices("c", (8, 16), (1.9, 0.0), 16),
+        Choices("a", (8, 16), (2.0, 0.0), 16),
+        Choices("b", (8, 16), (1.5, 0.0), 16),
+        Choices("c", (8, 16), (1.4, 0.0), 16),
     ]
-    prices = {"a": 6.0, "b": 3.0, "c": 1.0}
+    prices = {"a": 3.0, "b": 2.0, "c": 2.0}
 
     def cost(widths: dict[str, int]) -> float:
         return sum(prices[name] * (width // 8) for name, width in widths.items())
 
-    assert cost({"a": 16, "b": 16, "c": 16}) == 20
-    assert allocate_by_importance(choices, cost, 17.0)["a"] == 8
-    assert allocate_by_latency(choices, cost, 17.0) == {"a": 16, "b": 8, "c": 16}
+    assert allocate_by_importance(choices, cost, 10.0) == {"a": 8, "b": 16, "c": 8}
+    assert allocate_by_latency(choices, cost, 10.0) == {"a": 16, "b": 8, "c": 8}
 
 
 def test_stairs_of_a_device_are_walked_down() -> None:

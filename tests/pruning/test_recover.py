@@ -130,7 +130,7 @@ def test_sparse_learning_comes_first_and_shrinks_the_scales(
         return float(sum(weight.abs().sum() for weight in weights))
 
     slim = sparse_settings(
-        2, 0.01, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
+        2, 0.1, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
     )
     settings = replace(SETTINGS, sparse=slim, importance="bn_scale", finetune=None)
     seen: list[tuple[int, int]] = []
@@ -142,7 +142,7 @@ def test_sparse_learning_comes_first_and_shrinks_the_scales(
     plain = train(replace(slim, bn_l1=0.0), TRAIN, HELD_OUT, tmp_path / "plain", start=dense)
     assert scales(slimmed) < 0.97 * scales(load_checkpoint(plain.checkpoint))
     told = json.loads(pruned.metadata["pruning"])
-    assert told["sparse"]["bn_l1"] == 0.01
+    assert told["sparse"]["bn_l1"] == 0.1
     assert told["finetune"] is None
     with pytest.raises(UsageError, match="'sparse'"):
         replace(settings, sparse=TUNING)
