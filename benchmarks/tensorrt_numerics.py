@@ -1,6 +1,6 @@
 r"""TensorRT's arithmetic without TensorRT: what INT8, the rest in FP32 or FP16, costs in accuracy.
 
-ONNX Runtime runs the FP32 file, the Q/DQ file and its float16 form on the CPU as they are written,
+ONNX Runtime runs the FP32 file, the Q/DQ file and both in float16 on the CPU as they are written,
 with all optimizations off: every Q rounds, every DQ scales, and float16 tensors round after every
 node. That is the arithmetic that a strongly typed TensorRT engine is asked for; its kernels may sum
 in another order. It tells nothing about speed, and it replaces no run on the GPU.
@@ -56,7 +56,7 @@ def answers(onnx: Path, folder: Path, dataset: Dataset, preprocess: Preprocess) 
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Compares the three; see ``main`` for the arguments."""
+    """Compares them; see ``main`` for the arguments."""
     checkpoint = load_checkpoint(given.checkpoint)
     preprocess = checkpoint.preprocess or Preprocess()
     dataset = open_dataset(given.data, split="validation")
@@ -68,8 +68,11 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         half = folder / "int8_rest_float16.onnx"
         to_half(graph, half)
+        all_half = folder / "float16.onnx"
+        to_half(read_graph(given.fp32), all_half)
         baseline = answers(given.fp32, folder, dataset, preprocess)
         found = {
+            "float16": answers(all_half, folder, dataset, preprocess),
             "int8, rest float32": answers(given.qdq, folder, dataset, preprocess),
             "int8, rest float16": answers(half, folder, dataset, preprocess),
         }

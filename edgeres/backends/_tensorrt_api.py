@@ -7,7 +7,7 @@ is decided here, by asking whether a name exists, never by comparing versions: T
 Variables that hold TensorRT's own objects have fixed names in all of edgeres: ``module``,
 ``builder``, ``network``, ``parser``, ``builder_config``, ``profile``, ``runtime``,
 ``cuda_engine``, ``execution``, ``inspector``, ``runtime_config``, ``tensor``, ``timing_cache`` and
-``runtime_cache``. ``tests/backends/test_tensorrt_versions.py`` reads the source and checks every
+``runtime_cache``. ``tests/backends/trt/test_versions.py`` reads the source and checks every
 attribute of these names against the members that the real bindings of each version have.
 """
 

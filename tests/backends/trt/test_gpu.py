@@ -7,6 +7,7 @@ These have not run yet.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_cuda_graphs_change_nothing(qdq_net: Callable[..., Any], tmp_path: Path)
             np.testing.assert_allclose(
                 replayed.infer({"input": feed})["logits"], expected, rtol=1e-3, atol=1e-3
             )
+
+
+def test_several_contexts_answer_as_one(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    engine = build(qdq_net(), tmp_path)
+    several = BuildConfig("cuda:0", options={"contexts": "3"})
+    feeds = [np.random.default_rng(n).random((1 + n % 4, 3, 16, 16), np.float32) for n in range(12)]
+    with (
+        BACKEND.load(engine, CUDA) as one,
+        BACKEND.load(engine, several) as shared,
+        ThreadPoolExecutor(6) as threads,
+    ):
+        answers = list(threads.map(lambda feed: shared.infer({"input": feed})["logits"], feeds))
+        for feed, answer in zip(feeds, answers, strict=True):
+            wanted = one.infer({"input": feed})["logits"]
+            np.testing.assert_allclose(answer, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_the_inspector_finds_every_product_in_int8(

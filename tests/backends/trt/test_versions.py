@@ -4,7 +4,7 @@ The lists in ``tests/backends/tensorrt_api`` were read from the real bindings of
 10.13.3, 11.4.0 and TensorRT for RTX 1.7.1. Two checks stand on them: the source is read for every
 attribute of the variables that hold TensorRT's objects (see ``_tensorrt_api.py``), and the build
 and the runner really run against stand-ins that know the listed members and no others
-(``test_standin.py``).
+(``trt_standin/``).
 """
 
 from __future__ import annotations
