@@ -1,0 +1,147 @@
+"""The quantization benchmark as tables and a chart.
+
+    python benchmarks/quantization_table.py benchmarks/results/quantization.json --chart docs/q.svg
+
+Prints Markdown: for every network SQNR, top-1 and latency of each tool's file on each engine, and
+what making it cost. The chart shows SQNR against latency; it needs the extra `report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+PLACES = {
+    "native": "this CPU",
+    "emulated": "no VNNI",
+}
+
+
+def tables(result: dict[str, Any]) -> Iterator[str]:
+    """One Markdown table a network and a subject of interest."""
+    names = list(dict.fromkeys(row["subject"] for row in result["rows"]))
+    for name in names:
+        rows = [row for row in result["rows"] if row["subject"] == name]
+        yield f"### {name}\n"
+        yield from _distances(rows)
+        yield ""
+        yield from _speed(name, rows, result["latency"])
+        yield ""
+        yield from _cost(rows)
+        yield ""
+
+
+def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
+    columns = [
+        (f"{engine}/{cpu}", f"{title}, {PLACES[cpu]}")
+        for engine, title in ENGINES.items()
+        for cpu in PLACES
+        if any(f"{engine}/{cpu}" in row.get("accuracy", {}) for row in rows)
+    ]
+    if not columns:
+        return
+    yield "| SQNR dB (top-1 %) | " + " | ".join(title for _, title in columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for row in rows:
+        cells = [_distance(row.get("accuracy", {}).get(key)) for key, _ in columns]
+        if any(cells):
+            yield f"| {row['tool']} | " + " | ".join(cells) + " |"
+    for row in rows:
+        found = row.get("accuracy", {}).get("simulated/native")
+        if found:
+            yield f"\nSimulated, all 8 bits: {_distance(found)}."
+
+
+def _distance(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    top1 = f" ({100 * found['top1']:.2f})" if "top1" in found else ""
+    return f"{found['sqnr_db']:.1f}{top1}"
+
+
+def _speed(name: str, rows: list[dict[str, Any]], latency: dict[str, Any]) -> Iterator[str]:
+    keys = [key for key in latency if key.startswith(f"{name}/")]
+    if not keys:
+        return
+    titles = [key.split("/", 1)[1].replace("/", ", ") for key in keys]
+    yield "| ms (over edgeres, quartiles) | " + " | ".join(titles) + " |"
+    yield "|---|" + "---|" * len(keys)
+    for tool in ["fp32", *(row["tool"] for row in rows)]:
+        cells = []
+        for key in keys:
+            found = latency[key].get(tool)
+            if found is None:
+                cells.append("")
+                continue
+            low, high = found["over_edgeres_quartiles"]
+            cells.append(
+                f"{found['p50_ms']:.2f} ({found['over_edgeres']:.2f}, {low:.2f} to {high:.2f})"
+            )
+        if any(cells):
+            yield f"| {tool} | " + " | ".join(cells) + " |"
+
+
+def _cost(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| making it | images | seconds | over the bare passes (range) | MB over them |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        cost = row["cost"]
+        if "failed" in cost:
+            yield f"| {row['tool']} | {cost['images']} | failed: {cost['failed'][:80]} | | |"
+            continue
+        low, high = cost["over_bare_range"]
+        yield (
+            f"| {row['tool']} | {cost['images']} | {cost['seconds']:.1f} | "
+            f"{cost['over_bare']:.2f} ({low:.2f} to {high:.2f}) | "
+            f"{cost['bytes_over_bare'] / 1e6:.0f} |"
+        )
+
+
+def chart(result: dict[str, Any], out: Path) -> None:
+    """SQNR on the engine against latency there, batch 1: a panel a network and engine."""
+    import altair as alt
+
+    points = []
+    for row in result["rows"]:
+        for engine, title in ENGINES.items():
+            found = row.get("accuracy", {}).get(f"{engine}/native")
+            times = result["latency"].get(f"{row['subject']}/{engine}/batch 1", {})
+            if found and row["tool"] in times:
+                points.append(
+                    {
+                        "tool": row["tool"],
+                        "panel": f"{row['subject']}, {title}",
+                        "ms": times[row["tool"]]["p50_ms"],
+                        "dB": found["sqnr_db"],
+                        "maker": row["tool"].split("-")[0],
+                    }
+                )
+    base = alt.Chart(alt.InlineData(values=points)).encode(
+        x=alt.X("ms:Q", title="p50 latency, ms, batch 1").scale(zero=False),
+        y=alt.Y("dB:Q", title="SQNR of the logits, dB").scale(zero=False),
+        color=alt.Color("maker:N", title=None),
+    )
+    marks = base.mark_point(filled=True, size=70)
+    names = base.mark_text(align="left", dx=6, fontSize=9).encode(text="tool:N")
+    facets = (marks + names).properties(width=330, height=230).facet("panel:N", columns=2)
+    facets.resolve_scale(x="independent", y="independent").save(str(out))
+
+
+def main() -> None:
+    """Parses arguments, prints the tables and writes the chart."""
+    parser = argparse.ArgumentParser(description="Tables and chart of the quantization benchmark.")
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--chart", type=Path)
+    arguments = parser.parse_args()
+    result = json.loads(arguments.result.read_text())
+    print("\n".join(tables(result)))
+    if arguments.chart:
+        chart(result, arguments.chart)
+
+
+if __name__ == "__main__":
+    main()
