@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.answers import LATENCY_INPUTS
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -28,7 +29,7 @@ from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe import MixedPrecisionBlock, QuantizeBlock
 from edgeres.run import Run
 from edgeres.stages import build, quantize
-from edgeres.targets import LATENCY_INPUTS, Target
+from edgeres.targets import Target
 
 FOUND = "mixed_precision.json"
 _BATCH = 32

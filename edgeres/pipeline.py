@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeres.answers import latencies, predictions
 from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
@@ -24,6 +25,7 @@ from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
+from edgeres.engines import build_fp32, build_target, calibration_table
 from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
@@ -45,16 +47,7 @@ from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
-from edgeres.targets import (
-    Target,
-    build_fp32,
-    build_target,
-    calibration_table,
-    latencies,
-    open_target,
-    open_targets,
-    predictions,
-)
+from edgeres.targets import Target, open_target, open_targets
 
 STAGES_FOLDER = ".stages"
 REPORT = "report.json"

@@ -12,6 +12,7 @@ from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.data.types import Dataset
+from edgeres.engines import BuiltTarget
 from edgeres.evaluation.compare import Comparison, compare, sqnr_db, top_k
 from edgeres.evaluation.gates import (
     Limits,
@@ -42,7 +43,6 @@ from edgeres.report.schema import (
     TargetPart,
 )
 from edgeres.run import Run
-from edgeres.targets import BuiltTarget
 
 
 @dataclass(frozen=True)

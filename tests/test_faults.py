@@ -167,13 +167,14 @@ def test_a_damaged_cache_entry_is_made_again_with_a_warning(recipe, earlier, kil
 
 
 def test_results_of_another_runtime_version_are_not_used(monkeypatch):
+    from edgeres.engine_keys import place_key
     from edgeres.store import content_key
-    from edgeres.targets import _place, open_target
+    from edgeres.targets import open_target
 
     target = open_target("onnxruntime")
-    here = content_key("build", {"model": "x"}, _place(target))
+    here = content_key("build", {"model": "x"}, place_key(target))
     monkeypatch.setattr(type(target.backend), "versions", lambda self: {"onnxruntime": "0.1"})
-    assert content_key("build", {"model": "x"}, _place(target)) != here
+    assert content_key("build", {"model": "x"}, place_key(target)) != here
 
 
 def test_shared_images_are_a_warning(recipe, tmp_path):

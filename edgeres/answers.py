@@ -1,0 +1,124 @@
+"""What built engines answer, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.benchmarking.benchmark import EngineTimes, benchmark
+from edgeres.benchmarking.latency import MeasureSettings
+from edgeres.container_limits import usable_threads
+from edgeres.data.bad_images import BadImages
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.engine_keys import machine_key, path_key, place_key, run_key
+from edgeres.errors import DataError
+from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predictions import Predictions, load_predictions
+from edgeres.files import file_sha256
+from edgeres.progress import Advance
+from edgeres.run import Run
+from edgeres.targets import Target
+
+PREDICTIONS = "predictions.npz"
+LEFT_OUT = "left_out.txt"
+EVALUATION_BATCH = 64
+LATENCY_INPUTS = 8
+
+
+def predictions(
+    run: Run,
+    engine: Engine,
+    target: Target,
+    *,
+    validation: Dataset,
+    preprocess: Preprocess,
+    label: str,
+) -> Predictions:
+    """Runs an engine over the validation images, each once.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
+    """
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        bad = BadImages()
+        with target.backend.load(
+            engine, BuildConfig(target.device, options=path_key(target))
+        ) as runner:
+            predict(
+                runner,
+                validation,
+                preprocess,
+                batch_size=EVALUATION_BATCH,
+                name=label,
+                model_sha256=engine.source_sha256,
+                workers=usable_threads(),
+                bad=bad,
+                progress=progress,
+            ).save(folder / PREDICTIONS)
+        (folder / LEFT_OUT).write_text(bad.summary())
+
+    result = run.stage(
+        "evaluate",
+        inputs={"engine": file_sha256(engine.path), "data": validation.fingerprint},
+        settings={
+            **place_key(target),
+            **machine_key(run),
+            **run_key(engine),
+            "preprocess": preprocess.to_dict(),
+        },
+        produce=produce,
+        label=f"evaluate ({label})",
+    )
+    run.warn_once(result.file(LEFT_OUT).read_text())
+    return load_predictions(result.file(PREDICTIONS))
+
+
+def latencies(
+    run: Run,
+    pairs: Sequence[tuple[Target, Engine, Engine]],
+    validation: Dataset,
+    preprocess: Preprocess,
+) -> dict[str, tuple[EngineTimes, EngineTimes]]:
+    """Times FP32 and INT8 engines of every target, all taking turns.
+
+    Args:
+        run: The run.
+        pairs: Target, its FP32 engine, its INT8 engine.
+        validation: Where the images come from.
+        preprocess: How an image becomes numbers.
+
+    Returns:
+        Target name to (FP32, INT8).
+
+    Raises:
+        EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
+    """
+    settings = run.recipe.benchmark
+    count = min(len(validation), LATENCY_INPUTS * settings.batch_size)
+    images = validation.subset(range(count))
+    feeds = [
+        batch
+        for batch, _ in batches(images, preprocess, settings.batch_size, bad=BadImages(1.0))
+        if len(batch) == settings.batch_size
+    ]
+    if not feeds:
+        raise DataError(
+            f"{validation.name}: {len(validation)} images are fewer than one batch of "
+            f"{settings.batch_size}.",
+            hint="Lower `benchmark: {batch_size: ...}`.",
+        )
+    with run.measured("benchmark") as progress:
+        found = benchmark(
+            [engine.path for _, *engines in pairs for engine in engines],
+            inputs=feeds,
+            threads=settings.threads,
+            settings=MeasureSettings(seconds=settings.seconds),
+            progress=progress,
+        ).engines
+    return {
+        target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
+    }
