@@ -23,8 +23,8 @@ class Audit:
     """Facts about a built plan that are known at build time, without a GPU.
 
     Attributes:
-        canonical_sha256: Hash of the plan without the compiler's serial numbers: two builds of
-            the same graph with the same TensorRT and options share it.
+        canonical_sha256: Hash of the plan without the compiler's serial numbers; see
+            :func:`edgeres.backends._tensorrt_build.canonical_sha256`.
         layers: The layers, every Conv and Gemm with its product.
         products: ONNX op type of every Conv, Gemm and MatMul, by node name.
         warnings: The builder's own warnings.

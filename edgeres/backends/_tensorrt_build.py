@@ -23,7 +23,7 @@ from edgeres.errors import BackendMissingError, EdgeResError, ModelError, StageE
 from edgeres.files import write_atomic
 
 # Serial numbers in the compiler's internal names; with a dynamic batch they differ from build to
-# build while everything else in the plan is equal, byte for byte (measured with RTX 1.7.1).
+# build (measured with RTX 1.7.1), and now and then the order of its shape scalars does too.
 _SERIAL_NAME = re.compile(rb"__mye\d+")
 
 
@@ -43,7 +43,11 @@ class BuiltPlan:
 
 
 def canonical_sha256(plan: bytes) -> str:
-    """SHA-256 of a plan without the compiler's serial numbers: equal for equal builds."""
+    """SHA-256 of a plan without the compiler's serial numbers.
+
+    Equal plans share it; builds of one graph with a dynamic batch nearly always do, see
+    ``docs/tensorrt.md``.
+    """
     return hashlib.sha256(_SERIAL_NAME.sub(b"__mye", plan)).hexdigest()
 
 
