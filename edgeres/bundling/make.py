@@ -17,7 +17,7 @@ from edgeres.backends import get_backend, target_names
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.bundling.archive import write_archive
-from edgeres.bundling.card import licence_notes, model_card
+from edgeres.bundling.card import bundle_card, licence_notes
 from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, OutputKind
 from edgeres.bundling.samples import names_of, scores_to_json
 from edgeres.bundling.selftest import answer_in_child
@@ -114,7 +114,7 @@ def bundle(
         _PREPROCESS: baseline / _PREPROCESS,
         _TABLE: baseline / _TABLE,
         "labels.json": json.dumps(list(names), indent=1).encode() + b"\n",
-        "MODEL_CARD.md": model_card(report, chosen, preprocess, names, licence=licence).encode(),
+        "MODEL_CARD.md": bundle_card(report, chosen, preprocess, names, licence=licence).encode(),
     }
     engines = {}
     packages: list[str] = []
