@@ -4,7 +4,7 @@
 
 Converts a small network, kills the run with SIGKILL at a random moment (seeded), checks that the
 output of the earlier run is untouched, runs again, and compares the SHA-256 of every file with
-that of a clean run (``report.json`` holds times and is left out). Then kills at every edge of
+that of a clean run (files that hold times are left out). Then kills at every edge of
 every stage, over an earlier output, likewise. Then starts two runs in one
 folder at once: one must win, the other must say who holds the folder, and nothing may be mixed.
 Runs are forked from a process that has everything imported, so kills hit the work and not imports.
@@ -44,6 +44,7 @@ checks: {max_drop_pp: 100, untrained: true}
 benchmark: {seconds: 0.02}
 """
 STAGES = ".stages"
+MEASURED = {"report.json", "report.html", "history.sqlite", "evidence/latency.json"}
 EDGES = ("written", "aside", "done")
 # Stages of the store, and the folders that the end of a run hands over.
 PLACES = ["overlap", "load", "calibrate", "quantize", "build", "evaluate", "inspect"]
@@ -97,14 +98,14 @@ def workplace(folder: Path) -> Path:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    """SHA-256 of every file that a run hands over, ``report.json`` aside."""
+    """SHA-256 of every file that a run hands over, those that hold times aside."""
     return {
         str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(output.rglob("*"))
         if file.is_file()
         and STAGES not in file.relative_to(output).parts
         and not file.name.startswith(".edgeres.")
-        and file.name != "report.json"
+        and file.relative_to(output).as_posix() not in MEASURED
     }
 
 

@@ -117,7 +117,13 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     import onnx
 
     tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError as error:
+        raise ModelError(
+            f"Expected a known element type of {value.name!r}, got number {tensor.elem_type}.",
+            hint="The file is damaged; export the model again.",
+        ) from error
     return TensorSpec(value.name, _dims(value), dtype)
 
 

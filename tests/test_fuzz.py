@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeres.errors import ModelError
+
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
 
 
@@ -79,3 +81,13 @@ def test_the_same_seed_gives_the_same_damage(fuzz):
     first = [fuzz.mutate(data, random.Random(f"0 {n}")) for n in range(50)]
     assert first == [fuzz.mutate(data, random.Random(f"0 {n}")) for n in range(50)]
     assert len(set(first)) > 45
+
+
+def test_a_name_that_is_no_text_is_refused(fuzz, tmp_path):
+    # Found by the program (seed 0, input 3443): protobuf gives bytes for text that is not UTF-8.
+    onnx = next(kind for kind in fuzz.kinds() if kind.name == "onnx")
+    damaged = onnx.seeds[1].replace(b"weights.bin", b"weights\xff\xffin")
+    assert damaged != onnx.seeds[1]
+    (tmp_path / "case.onnx").write_bytes(damaged)
+    with pytest.raises(ModelError):
+        onnx.read(tmp_path / "case.onnx")

@@ -157,6 +157,13 @@ def _check_content(tensor: onnx.TensorProto, size: int) -> None:
 def _embed(tensor: onnx.TensorProto, folder: Path, size: int) -> None:
     """Moves a tensor's data from its file into the tensor."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    # Protobuf gives bytes in place of text that is not UTF-8.
+    odd = [text for pair in (*entries.items(), (tensor.name, "")) for text in pair]
+    if not all(isinstance(text, str) for text in odd):
+        raise ModelError(
+            f"External data of tensor {tensor.name!r} is named with bytes that are no text.",
+            hint=_HINT,
+        )
     location = entries.get("location", "")
     parts = _checked_parts(location, tensor.name)
     try:
