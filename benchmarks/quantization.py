@@ -55,7 +55,7 @@ EMULATED_TOOLS = (
     "nncf-openvino",
 )
 REPEATS = 3
-#: At 224 x 224 the peers run once, with fewer images: their cost is linear in the images.
+#: At 224 x 224 the others run once, with fewer images: their cost is linear in the images.
 PEER_IMAGES = 128
 
 
@@ -66,7 +66,7 @@ class ChildError(Exception):
 def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
     """Runs one tool in a process of its own; the last of the repeats leaves the files."""
     large = subject.name != "resnet20"
-    ours = tool.startswith("edgeres")
+    ours = tool in ("edgeres", "edgeres-entropy")
     if large and not ours:
         images = min(images, FEWER.get(tool, PEER_IMAGES))
     count = images
