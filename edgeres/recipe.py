@@ -248,6 +248,26 @@ class QuantizeBlock(Block):
             raise ValueError("portable is one file for all targets, mixed_precision one for each")
         return self
 
+    @model_validator(mode="after")
+    def _what_is_set_takes_effect(self) -> QuantizeBlock:
+        measured = [
+            text
+            for text, used in (
+                ("rounding: learned", self.rounding == "learned"),
+                ("bias_correction: empirical", self.bias_correction == "empirical"),
+            )
+            if used
+        ]
+        if self.qat is not None and measured:
+            raise ValueError(f"{measured[0]} has no effect together with qat, which trains instead")
+        if self.mixed_precision is not None and (measured or self.qat is not None):
+            other = measured[0] if measured else "qat"
+            raise ValueError(
+                f"mixed_precision and {other} do not go together: the budget would be proven on "
+                "another engine than the one that is shipped"
+            )
+        return self
+
     def to_settings(self) -> QuantizeSettings:
         """The same for the quantization stage, whose rule set names the layers kept in float."""
         from edgeres.quantization.quantize import QuantizeSettings

@@ -16,6 +16,8 @@ from edgeres.stages import qat
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
+_WITHOUT_EFFECT = {"portable", "mixed_precision", "equalize", "measured_samples", "rounding"}
+"""Settings that a training does not depend on: they are refused beside it, or in its inputs."""
 
 
 def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
@@ -55,7 +57,7 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         },
         settings={
             "rules": {key: value for key, value in rules.to_dict().items() if key != "name"},
-            "quantize": block.model_dump(exclude={"portable", "mixed_precision"}),
+            "quantize": block.model_dump(exclude=_WITHOUT_EFFECT),
             "preprocess": networks.preprocess.to_dict(),
         },
         produce=produce,

@@ -135,6 +135,34 @@ def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant)
     assert recipe.override({"quantize.rounding": "learned"}).quantize.bias_correction == meant
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("qat: {}, rounding: learned", "rounding: learned has no effect together with qat"),
+        ("qat: {}, bias_correction: empirical", "bias_correction: empirical has no effect"),
+        ("qat: {}, mixed_precision: {min_sqnr_db: 9}", "mixed_precision and qat do not go"),
+        (
+            "rounding: learned, mixed_precision: {min_sqnr_db: 9}",
+            "mixed_precision and rounding: learned do not go together",
+        ),
+        (
+            "bias_correction: empirical, mixed_precision: {min_sqnr_db: 9}",
+            "mixed_precision and bias_correction: empirical do not go together",
+        ),
+    ],
+)
+def test_settings_that_would_not_be_in_force_are_refused(write, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(GOOD + f"quantize: {{{settings}}}\n"))
+
+
+@pytest.mark.parametrize(
+    "settings", ["qat: {}, equalize: true", "equalize: true, mixed_precision: {min_sqnr_db: 9}"]
+)
+def test_settings_of_the_network_before_calibration_go_with_all(write, settings):
+    assert load_recipe(write(GOOD + f"quantize: {{{settings}}}\n")).quantize.equalize
+
+
 def test_overrides_win_and_are_checked(write):
     recipe = load_recipe(write(GOOD), {"checks.max_drop_pp": 2.0, "prune.macs_ratio": 0.7})
     assert recipe.checks.max_drop_pp == 2.0
