@@ -18,6 +18,7 @@ from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
+from edgeres.engine_keys import build_key, path_key
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Networks
@@ -26,7 +27,7 @@ from edgeres.quantization.mixed_precision import Budget, Measured, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.recipe import MixedPrecisionBlock, QuantizeBlock
+from edgeres.recipe import MixedPrecisionBlock
 from edgeres.run import Run
 from edgeres.stages import build, quantize
 from edgeres.targets import Target
@@ -85,6 +86,7 @@ def with_float_layers(
             "preprocess": networks.preprocess.to_dict(),
             "device": target.device,
             "versions": target.backend.versions(),
+            **build_key(target.config),
             "cpu": run.environment.cpu,
             "isa": list(run.environment.isa),
         },
@@ -109,11 +111,7 @@ class _Workshop:
         labels: NDArray[np.int64] | None,
         progress: Advance,
     ) -> None:
-        # Measuring on images for every engine that is tried would take long and rank no other.
-        quick = {"rounding": "nearest", "bias_correction": "analytic"}
-        if run.recipe.quantize.bias_correction == "off":
-            del quick["bias_correction"]
-        self._settings: QuantizeBlock = run.recipe.quantize.model_copy(update=quick)
+        self._settings = run.recipe.quantize
         self._benchmark = run.recipe.benchmark
         self._least = run.recipe.checks.min_int8_coverage
         self._networks = networks
@@ -163,13 +161,19 @@ class _Workshop:
                 settings=self._settings,
             )
             self._engines[kept] = build(
-                qdq, place / "model", target=target.name, device=target.device
+                qdq,
+                place / "model",
+                target=target.name,
+                device=target.device,
+                options=target.config.options,
+                shapes=target.config.shapes,
             )
         return self._engines[kept]
 
     def _answers(self, kept: frozenset[str]) -> Measured:
         engine, backend = self._engine(kept), self._target.backend
-        with backend.load(engine, BuildConfig(device=self._target.device)) as runner:
+        config = BuildConfig(self._target.device, options=path_key(self._target))
+        with backend.load(engine, config) as runner:
             source, out = runner.inputs[0].name, runner.outputs[0].name
             logits = np.concatenate(
                 [

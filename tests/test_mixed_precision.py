@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edgeres import mixed_precision
 from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.cli import app
@@ -35,11 +36,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def convert(folder, name: str, budget: str, *, target: str, coverage: float = 0.5):
+def convert(folder, name: str, budget: str, *, target: str, coverage: float = 0.5, more: str = ""):
     if (reason := get_backend(target).missing()) is not None:
         pytest.skip(reason)
     recipe = folder / f"{name}.yaml"
-    recipe.write_text(RECIPE.format(budget=budget, target=target, coverage=coverage))
+    recipe.write_text(RECIPE.format(budget=budget, target=target, coverage=coverage) + more)
     out = str(folder / "out")
     return CliRunner().invoke(app, ["convert", str(recipe), "--output", out, "--json"])
 
@@ -69,6 +70,24 @@ def test_layers_stay_float_until_the_budget_holds(folder, target) -> None:
     again = convert(folder, "tight", f"min_sqnr_db: {wanted:.2f}", target=target)
     stages = {stage["name"]: stage["cached"] for stage in json.loads(again.stdout)["stages"]}
     assert stages[f"mixed precision ({target})"]
+
+
+def test_the_search_builds_as_the_recipe_says(folder, monkeypatch) -> None:
+    target, plain_build, built = "onnxruntime", mixed_precision.build, []
+
+    def build(*args, **kwargs):
+        built.append(plain_build(*args, **kwargs))
+        return built[-1]
+
+    monkeypatch.setattr(mixed_precision, "build", build)
+    assert convert(folder, "plain", "min_sqnr_db: 11", target=target).exit_code == 0
+    assert [dict(engine.options) for engine in built] == [{}]
+    more = "build: {onnxruntime: {options: {spinning: false}}}\n"
+    for times in (2, 2):  # found anew for other engines, then kept
+        result = convert(folder, "asked", "min_sqnr_db: 11", target=target, more=more)
+        assert result.exit_code == 0, result.output
+        assert len(built) == times
+    assert dict(built[-1].options) == {"spinning": "false"}
 
 
 def test_a_budget_that_int8_coverage_forbids_is_an_error(folder) -> None:
