@@ -106,7 +106,8 @@ def sensitivity(
         rules: Of the backend and device that will run it.
         images: ``(N, C, H, W) float32``, better not those that calibrated.
         labels: ``(N,) int64`` classes, for accuracy.
-        settings: How it is quantized.
+        settings: How it is quantized; always rounded to nearest and with the analytic bias
+            correction, if any, since what measures on images would fit those that it is judged by.
         all_but: Also quantize everything but each node.
         threads: Threads of ONNX Runtime; ``None`` leaves it the choice.
         progress: Called with models run and models in all.
@@ -121,6 +122,7 @@ def sensitivity(
             f"{0 if labels is None else len(labels)} labels.",
             hint="Give some hundred images.",
         )
+    settings = replace(settings or QuantizeSettings(), rounding="nearest", bias_method="analytic")
     graph = load_model(onnx).graph
     ops = {node_name(node): node.op_type for node in graph}
     names = place(graph, rules).quantized_nodes
@@ -139,7 +141,6 @@ def sensitivity(
                 replace(rules, keep_float=rules.keep_float | kept),
                 qdq,
                 settings,
-                images=images,
             )
             logits = simulated_logits(qdq, [images], threads=threads)
         done += 1

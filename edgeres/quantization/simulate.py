@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.predict import fill_batch
 from edgeres.quantization.forward import chunks, open_session, run_session
 
 
@@ -22,6 +23,8 @@ def simulated_logits(
     qdq: Path, batches: Iterable[NDArray[np.float32]], *, threads: int | None = None
 ) -> NDArray[np.float32]:
     """Runs images through a Q/DQ model exactly as it is written.
+
+    A model with a fixed batch is fed full batches, as in :mod:`edgeres.evaluation.predict`.
 
     Args:
         qdq: The Q/DQ model (any ONNX classifier with one image input will do).
@@ -40,7 +43,12 @@ def simulated_logits(
         raise ModelError(f"there is no ONNX file {qdq}.", hint="Check the path.")
     session = open_session(qdq.read_bytes(), threads=threads, optimize=False)
     output = session.get_outputs()[0].name
-    logits = [run_session(session, images)[output] for images in chunks(iter(batches))]
+    fixed = session.get_inputs()[0].shape[0]
+    logits = []
+    for images in chunks(iter(batches)):
+        size = fixed if isinstance(fixed, int) else len(images)
+        for part in (images[start : start + size] for start in range(0, len(images), size)):
+            logits.append(run_session(session, fill_batch(part, size))[output][: len(part)])
     if not logits:
         raise DataError("there are no images to simulate.", hint="Check the data set.")
     return np.concatenate(logits)

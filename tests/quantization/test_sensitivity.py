@@ -10,7 +10,7 @@ import pytest
 
 from edgeres.errors import DataError, UsageError
 from edgeres.quantization.placement import KEPT_FLOAT
-from edgeres.quantization.quantize import quantize
+from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.sensitivity import effect_of, sensitivity
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import ChosenRange
@@ -67,6 +67,26 @@ def test_noises_of_single_layers_add_up(resnet, table, test_images) -> None:
     assert found.quantized.top1 is None
     assert found.fp32_top1 is None
     assert [n.only.sqnr_db for n in found.nodes] == sorted(n.only.sqnr_db for n in found.nodes)
+
+
+def test_nothing_is_fitted_to_the_images_that_are_measured_on(resnet, table, test_images) -> None:
+    plain, fitted = (
+        sensitivity(resnet, table, FUSING, test_images, settings=settings, threads=1)
+        for settings in (None, QuantizeSettings(rounding="learned", bias_method="empirical"))
+    )
+    assert fitted == plain
+
+
+def test_a_fixed_batch_is_filled_up(resnet, test_images, tmp_path) -> None:
+    model = onnx.load(resnet)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, tmp_path / "fixed.onnx")
+    found = simulated_logits(tmp_path / "fixed.onnx", [test_images[:7]], threads=1)
+    assert found.shape[0] == 7
+    np.testing.assert_allclose(
+        found, simulated_logits(resnet, [test_images[:7]], threads=1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_labels_give_accuracy(resnet, table, test_images) -> None:
