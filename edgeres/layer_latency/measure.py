@@ -9,12 +9,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.backends.base import BuildConfig
+from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.environment import describe_environment
@@ -51,6 +51,7 @@ def place_of(
     target: Target, *, precision: Precision, threads: int | None = None, batch: int = 1
 ) -> Place:
     """The place that a table for this target on this machine belongs to."""
+    paths = target.backend.path_options
     machine = describe_environment(())
     return Place(
         backend=target.name,
@@ -62,6 +63,12 @@ def place_of(
         cores=machine.threads,
         isa=machine.isa,
         versions=target.backend.versions(),
+        rules=target.rules.to_dict() if precision == "int8" else {},
+        options={k: v for k, v in _options(target, precision).items() if k not in paths},
+        shapes={
+            name: {end: list(size) for end, size in asdict(shapes).items()}
+            for name, shapes in target.config.shapes.items()
+        },
     )
 
 
@@ -161,13 +168,17 @@ def time_models(
     settings: MeasureSettings,
     *,
     signed_input: bool = True,
+    shapes: Mapping[str, ShapeRange] | None = None,
 ) -> dict[str, float]:
     """p50 in milliseconds of FP32 models, built in the precision of a place, that take turns.
+
+    They are built with the target's options, and for ``shapes`` where their inputs have these.
 
     Raises:
         EdgeResError: As the quantizer and the backend's ``build`` and ``load``.
     """
-    config = BuildConfig(device=target.device, threads=place.threads)
+    options = _options(target, place.precision)
+    config = BuildConfig(target.device, place.threads, shapes or {}, options)
     with ExitStack() as stack:
         runners = {}
         for name, model in models.items():
@@ -184,6 +195,12 @@ def time_models(
         images = made_up_inputs(single_input(next(iter(runners.values()))), place.batch, count=2)
         found = measure(runners, images, settings=settings)
     return {name: latency.p50_ms for name, latency in found.items()}
+
+
+def _options(target: Target, precision: Precision) -> dict[str, str]:
+    """Options that engines are built with; for FP32 without those that change its arithmetic."""
+    left_out = target.backend.precision_options if precision == "float32" else frozenset()
+    return {k: v for k, v in target.config.options.items() if k not in left_out}
 
 
 def liked_multiple(times: Mapping[int, float]) -> int:

@@ -202,7 +202,8 @@ def measure_networks(
         for label, chosen in widths.items():
             models[label] = folder / f"{label}.onnx"
             write_narrowed(onnx, chosen, models[label])
-        return time_models(models, target, table.place, folder, settings)
+        shapes = target.config.shapes
+        return time_models(models, target, table.place, folder, settings, shapes=shapes)
 
 
 def _network_times(

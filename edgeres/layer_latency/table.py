@@ -40,6 +40,10 @@ class Place:
         cores: CPUs that the process may use.
         isa: Its instruction sets.
         versions: Of the runtime.
+        rules: How INT8 is written, as plain JSON values; empty for ``float32``.
+        options: Of the build, those aside that are paths of this machine.
+        shapes: Shape ranges that whole networks are built for, as plain JSON values; single layers
+            have a fixed shape.
     """
 
     backend: str
@@ -51,6 +55,9 @@ class Place:
     cores: int
     isa: tuple[str, ...]
     versions: Mapping[str, str]
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:

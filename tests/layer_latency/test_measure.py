@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.errors import ArtefactError
+from edgeres.errors import ArtefactError, UsageError
 from edgeres.layer_latency import measure as module
 from edgeres.layer_latency import predict
 from edgeres.layer_latency.measure import (
@@ -69,6 +69,24 @@ def test_a_table_of_another_place_is_refused(network: Path, target: Target, tmp_
     LatencyTable(replace(place, cpu="another", threads=2)).save(tmp_path / "t.json")
     with pytest.raises(ArtefactError, match="threads, cpu differ"):
         measure_layers(network_layers(network), target, place, path=tmp_path / "t.json")
+
+
+def test_rules_and_options_belong_to_the_place_and_reach_the_engines(
+    network: Path, target: Target, tmp_path: Path
+) -> None:
+    plain = place_of(target, precision="int8", threads=1)
+    LatencyTable(plain).save(tmp_path / "t.json")
+    assert LatencyTable.load(tmp_path / "t.json").place == plain
+    other = replace(
+        target,
+        rules=replace(target.rules, name="other"),
+        config=replace(target.config, options={"answer": "42"}),
+    )
+    place = place_of(other, precision="int8", threads=1)
+    with pytest.raises(ArtefactError, match="rules, options differ"):
+        measure_layers(network_layers(network), other, place, path=tmp_path / "t.json")
+    with pytest.raises(UsageError, match="no option 'answer'"):
+        measure_layers(network_layers(network), other, place, settings=SHORT)
 
 
 def test_a_killed_run_goes_on(
