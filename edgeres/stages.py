@@ -6,6 +6,7 @@ Every function takes what it needs by name and loads its heavy parts when it is 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -331,14 +332,16 @@ def sensitivity(
     """Measures what quantizing each layer alone does to the logits, in simulation.
 
     Args:
-        onnx: FP32 model in normal form.
+        onnx: FP32 model in normal form; equalized first, where ``settings`` say so.
         rules: Of the backend and device that will run it.
         data: Calibration images, as after ``--data``. The last ``samples`` of them (with the
             classes in turn) are measured on, and the others calibrate.
         samples: How many images to measure on.
         preprocess: How an image becomes numbers.
-        settings: The recipe's ``quantize:`` block.
-        table: Calibration table of the model; made from the other images where ``None``.
+        settings: The recipe's ``quantize:`` block; rounding is to nearest and the bias correction
+            analytic, whatever it says.
+        table: Calibration table of the (equalized) model; made from the other images where
+            ``None``.
         all_but: Also quantize everything but each layer.
         threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
         progress: Called with (models run, models in all).
@@ -351,6 +354,22 @@ def sensitivity(
     from edgeres.quantization.sensitivity import sensitivity as run
     from edgeres.quantization.table import CalibrationTable
 
+    if settings.equalize:
+        with tempfile.TemporaryDirectory() as folder:
+            equalized = Path(folder) / "model.onnx"
+            equalize(onnx, equalized)
+            return sensitivity(
+                equalized,
+                rules=rules,
+                data=data,
+                samples=samples,
+                preprocess=preprocess,
+                settings=settings.model_copy(update={"equalize": False}),
+                table=table,
+                all_but=all_but,
+                threads=threads,
+                progress=progress,
+            )
     dataset = open_dataset(data, split="calibration")
     held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
     if table is not None:

@@ -383,6 +383,52 @@ def test_quantize_command_equalizes_and_measures(workplace, tmp_path):
     assert (tmp_path / "q.equalized.onnx").is_file()
 
 
+@pytest.mark.parametrize(
+    ("block", "target", "message"),
+    [
+        ("portable: true", "onnxruntime", "`portable: true` and --target says 'onnxruntime'"),
+        ("mixed_precision: {min_sqnr_db: 9}", "onnxruntime", "searched on built engines"),
+        ("equalize: true", None, "no target is named"),
+    ],
+)
+def test_quantize_command_refuses_what_it_cannot_do(tmp_path, block, target, message):
+    (tmp_path / "r.yaml").write_text(
+        f"model: {{source: net.onnx}}\ntargets: [onnxruntime]\nquantize: {{{block}}}\n"
+    )
+    named = () if target is None else ("--target", target)
+    result = _invoke(
+        "quantize", tmp_path / "net.onnx", "--output", tmp_path / "q.onnx", *named,
+        "--data", "fashion-mnist", "--recipe", tmp_path / "r.yaml", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert message in json.loads(result.stdout)["error"]["message"]
+
+
+def test_quantize_and_sensitivity_commands_obey_the_recipe(workplace, tmp_path):
+    baseline = workplace / "out" / "baseline"
+    text = (workplace / "recipe.yaml").read_text() + (
+        "preprocess: {mean: [0.286], std: [0.353], channels: 1}\n"
+    )
+    (tmp_path / "portable.yaml").write_text(text + "quantize: {portable: true}\n")
+    result = _invoke(
+        "quantize", baseline / "model.onnx", "--output", tmp_path / "q.onnx",
+        "--data", "fashion-mnist", "--recipe", tmp_path / "portable.yaml",
+        "--table", baseline / "calibration_table.json", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    account = json.loads((tmp_path / "q.json").read_text())
+    assert account["rules"]["name"] == "portable"
+
+    (tmp_path / "equalize.yaml").write_text(text + "quantize: {equalize: true}\n")
+    result = _invoke(
+        "sensitivity", baseline / "model.onnx", "--target", "onnxruntime", "--samples", "2",
+        "--data", "fashion-mnist", "--recipe", tmp_path / "equalize.yaml",
+        "--table", baseline / "calibration_table.json", "--json",
+    )  # fmt: skip
+    assert result.exit_code != 0, "the table is of the network that is not equalized"
+    assert "the calibration table is of model" in json.loads(result.stdout)["error"]["message"]
+
+
 def test_measuring_without_images_is_a_usage_error(workplace, tmp_path):
     baseline = workplace / "out" / "baseline"
     with pytest.raises(UsageError, match="measures on images"):

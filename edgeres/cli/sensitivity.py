@@ -36,7 +36,10 @@ def sensitivity(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure the noise that quantizing each layer alone brings to the logits."""
+    """Measure the noise that quantizing each layer alone brings to the logits.
+
+    Weights are rounded to nearest and biases corrected from the table, whatever the recipe says.
+    """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.stages import sensitivity as run

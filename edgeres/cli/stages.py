@@ -13,7 +13,7 @@ from edgeres.cli.screen import screen
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.recipe import Recipe
+    from edgeres.recipe import QuantizeBlock, Recipe
 
 Target = Annotated[str, typer.Option(help="onnxruntime, openvino or tensorrt.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
@@ -122,8 +122,14 @@ def export(
 def quantize(
     onnx: Onnx,
     output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
-    target: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or portable.")],
     data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="onnxruntime, openvino, tensorrt or portable; a recipe with `portable: true` "
+            "needs none."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
@@ -169,6 +175,7 @@ def quantize(
         images = None
         if settings.quantize.qat is not None:
             images = train_data_of(settings, "quantization-aware training is asked for")
+        target = _rule_set(settings.quantize, target)
         rules = rules_of(target, device)
         table = table or output.with_suffix(".calibration.json")
         reads_images = (
@@ -270,6 +277,29 @@ def build(
             },
             f"{engine.path}",
         )
+
+
+def _rule_set(settings: QuantizeBlock, target: str | None) -> str:
+    """Whose rules a file is quantized by; refuses what cannot be had without an engine."""
+    from edgeres.errors import UsageError
+    from edgeres.quantization.portable import PORTABLE
+
+    if settings.mixed_precision is not None:
+        raise UsageError(
+            "the recipe's `quantize: {mixed_precision: ...}` is searched on built engines, which "
+            "this command does not make.",
+            hint="Use `edgeres convert`, or leave the block out.",
+        )
+    if settings.portable and target not in (None, PORTABLE):
+        raise UsageError(
+            f"the recipe says `portable: true` and --target says {target!r}.",
+            hint="Leave one of them out.",
+        )
+    if settings.portable:
+        return PORTABLE
+    if target is None:
+        raise UsageError("no target is named.", hint="Give --target, e.g. --target onnxruntime.")
+    return target
 
 
 def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
