@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 BATCH = 100
 _BASELINE = Path("baseline") / "predictions.npz"
-_FP32 = ("pruned", "baseline")  # folders of a run with an FP32 network, the quantized one first
+_FP32 = ("baseline/equalized.onnx", "pruned/model.onnx", "baseline/model.onnx")
+"""FP32 networks in the folder of a run; the first that is there is the one that was quantized."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _layer_by_layer(
     from edgeres.evaluation.layerwise import compare as layer_by_layer
 
     run = path.resolve().parent.parent
-    fp32 = next((f for name in _FP32 if (f := run / name / "model.onnx").is_file()), None)
+    fp32 = next((f for name in _FP32 if (f := run / name).is_file()), None)
     if fp32 is None:
         return None
     few = dataset.subset(range(min(SAMPLES, len(dataset))))

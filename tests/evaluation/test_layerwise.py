@@ -10,7 +10,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
@@ -25,6 +27,7 @@ from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
 from edgeres.evaluation.points import find_points
 from edgeres.evaluation.validate import validate
+from edgeres.quantization.equalize import apply_factors, equalizing_factors
 from edgeres.quantization.graph import load_model
 from edgeres.quantization.portable import portable_rules
 from edgeres.recipe import ExportBlock, QuantizeBlock
@@ -237,6 +240,31 @@ def test_validate_names_the_layer_behind_a_failure(run, tmp_path) -> None:
     good = run / name / "model.onnx"
     fine = validate(good, images, GREY, baseline=found.baseline, explain=True, threads=1)
     assert fine.layers is None
+
+
+def test_validate_explains_by_the_network_that_was_quantized(run, tmp_path) -> None:
+    name = "onnxruntime"
+    engine_of(run, name)
+    baseline = tmp_path / "baseline"
+    shutil.copytree(run / "baseline", baseline)
+    # The engine is of baseline/model.onnx; here that is the equalized form of another network.
+    shutil.move(baseline / "model.onnx", baseline / "equalized.onnx")
+    unlike = load_model(baseline / "equalized.onnx")
+    apply_factors(
+        unlike.graph,
+        {
+            link: np.where(np.arange(len(factor)) % 2, 16.0, 0.0625)
+            for link, factor in equalizing_factors(unlike.graph).items()
+        },
+    )
+    ir.save(unlike, baseline / "model.onnx")
+    bad = with_weight_scale(run / name / "model.qdq.onnx", tmp_path / "bad.onnx", 30.0)
+    (tmp_path / name).mkdir()
+    engine = build(bad, tmp_path / name / "model", target=name, threads=1)
+    images = open_dataset("fashion-mnist", split="validation").subset(range(100))
+    fp32 = baseline / "model.onnx"
+    found = validate(engine.path, images, GREY, baseline=fp32, threads=1, explain=True)
+    assert found.explanation.startswith(f"{LAYER} alone leaves")
 
 
 @pytest.mark.slow
