@@ -19,7 +19,9 @@ from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.engine_keys import build_key, path_key
+from edgeres.errors import DataError
 from edgeres.evaluation.coverage import int8_coverage
+from edgeres.evaluation.predict import class_scores, fill_batch, single_input, single_output
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Networks
 from edgeres.progress import Advance
@@ -174,13 +176,15 @@ class _Workshop:
         engine, backend = self._engine(kept), self._target.backend
         config = BuildConfig(self._target.device, options=path_key(self._target))
         with backend.load(engine, config) as runner:
-            source, out = runner.inputs[0].name, runner.outputs[0].name
-            logits = np.concatenate(
-                [
-                    runner.infer({source: self._images[start : start + _BATCH]})[out]
-                    for start in range(0, len(self._images), _BATCH)
-                ]
-            ).astype(np.float32)
+            source, out = single_input(runner), single_output(runner)
+            size = source.shape[0]
+            rows = []
+            for start in range(0, len(self._images), size or _BATCH):
+                images = self._images[start : start + (size or _BATCH)]
+                fed = fill_batch(images, size or len(images))
+                answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
+                rows.append(class_scores(answer, out, len(fed))[: len(images)])
+            logits = np.concatenate(rows)
         coverage = int8_coverage(
             self._networks.quantized.summary.macs_by_node, backend.layers(engine)
         ).int8_coverage
@@ -205,6 +209,12 @@ class _Workshop:
             self._images[start : start + size]
             for start in range(0, len(self._images) - size + 1, size)
         ][:LATENCY_INPUTS]
+        if not inputs:
+            raise DataError(
+                f"{len(self._images)} held-out images are fewer than one batch of {size}.",
+                hint="Raise `quantize: {mixed_precision: {samples: ...}}` or lower "
+                "`benchmark: {batch_size: ...}`.",
+            )
         engines = [self._engine(kept) for kept in sets]
         found = benchmark(
             [engine.path for engine in engines],

@@ -36,13 +36,22 @@ def folder(tmp_path_factory):
     return folder
 
 
-def convert(folder, name: str, budget: str, *, target: str, coverage: float = 0.5, more: str = ""):
+def convert(
+    folder,
+    name: str,
+    budget: str,
+    *,
+    target: str,
+    coverage: float = 0.5,
+    more: str = "",
+    recipe: str = RECIPE,
+):
     if (reason := get_backend(target).missing()) is not None:
         pytest.skip(reason)
-    recipe = folder / f"{name}.yaml"
-    recipe.write_text(RECIPE.format(budget=budget, target=target, coverage=coverage) + more)
+    file = folder / f"{name}.yaml"
+    file.write_text(recipe.format(budget=budget, target=target, coverage=coverage) + more)
     out = str(folder / "out")
-    return CliRunner().invoke(app, ["convert", str(recipe), "--output", out, "--json"])
+    return CliRunner().invoke(app, ["convert", str(file), "--output", out, "--json"])
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
@@ -97,6 +106,18 @@ def test_a_budget_that_int8_coverage_forbids_is_an_error(folder) -> None:
     error = json.loads(result.stdout)["error"]
     assert error["id"] == "gate-failed"
     assert "no engine with 99 % of its MACs in INT8 holds the budget" in error["message"]
+
+
+def test_fewer_images_than_a_batch_are_an_error(folder) -> None:
+    more = "benchmark: {seconds: 0.2, threads: 1, batch_size: 49}\n"
+    recipe = RECIPE.replace("benchmark: {{seconds: 0.2, threads: 1}}\n", "")
+    assert recipe != RECIPE
+    result = convert(
+        folder, "few", "min_sqnr_db: 60", target="onnxruntime", more=more, recipe=recipe
+    )
+    assert result.exit_code == 3, result.output
+    error = json.loads(result.stdout)["error"]
+    assert "48 held-out images are fewer than one batch of 49" in error["message"]
 
 
 def test_a_budget_must_be_given(folder) -> None:
