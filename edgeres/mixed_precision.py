@@ -19,6 +19,7 @@ from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.coverage import int8_coverage
+from edgeres.evaluation.predict import fed_batches
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Networks
 from edgeres.progress import Advance
@@ -173,8 +174,9 @@ class _Workshop:
             source, out = runner.inputs[0].name, runner.outputs[0].name
             logits = np.concatenate(
                 [
-                    runner.infer({source: self._images[start : start + _BATCH]})[out]
+                    runner.infer({source: fed})[out][:count]
                     for start in range(0, len(self._images), _BATCH)
+                    for fed, count in fed_batches(runner, self._images[start : start + _BATCH])
                 ]
             ).astype(np.float32)
         coverage = int8_coverage(

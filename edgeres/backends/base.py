@@ -38,6 +38,19 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """Fewest and most images that a loaded engine takes in one run; ``None`` where it is free."""
+
+    smallest: int | None = None
+    largest: int | None = None
+
+    def fit(self, wanted: int) -> int:
+        """The batch size that the engine takes and that is nearest to a wanted one."""
+        size = wanted if self.largest is None else min(wanted, self.largest)
+        return size if self.smallest is None else max(size, self.smallest)
+
+
+@dataclass(frozen=True)
 class QdqRules:
     """How Q/DQ must be written for one backend on one device.
 
@@ -109,7 +122,8 @@ class Engine:
     """A built engine on disk and what it came from.
 
     ``options`` are those of the build, without paths of this machine; running and inspecting the
-    engine uses them too, unless told otherwise.
+    engine uses them too, unless told otherwise. ``shapes`` are the ranges that a specialized engine
+    was made for, by input name; empty for one that takes any batch or is fixed by its model.
     """
 
     path: Path
@@ -118,6 +132,7 @@ class Engine:
     source_sha256: str
     versions: Mapping[str, str]
     options: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,11 @@ class Runner(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the engine's order."""
+        ...
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """Which batch sizes the engine takes."""
         ...
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

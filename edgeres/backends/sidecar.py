@@ -10,11 +10,11 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, StorageError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
@@ -56,6 +56,8 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
     }
     if engine.options:
         record["options"] = dict(sorted(engine.options.items()))
+    if engine.shapes:
+        record["shapes"] = shapes_to_json(engine.shapes)
     target = sidecar_path(engine.path)
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
     return target
@@ -130,6 +132,7 @@ def read_engine(path: Path) -> Engine:
             source_sha256=str(record["source_sha256"]),
             versions=_texts(record["versions"]),
             options=_texts(record.get("options", {})),
+            shapes=shapes_from_json(record.get("shapes", {})),
         )
         files = {
             str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
@@ -149,6 +152,30 @@ def read_engine(path: Path) -> Engine:
     for name, (sha256, size) in files.items():
         _check_file(path.parent, name, sha256, size)
     return engine
+
+
+def shapes_to_json(shapes: Mapping[str, ShapeRange]) -> dict[str, list[list[int]]]:
+    """Shape ranges as plain JSON: smallest, usual and largest shape by input name."""
+    return {name: [list(shape) for shape in astuple(shapes[name])] for name in sorted(shapes)}
+
+
+def shapes_from_json(raw: Any) -> dict[str, ShapeRange]:
+    """Reads :func:`shapes_to_json`.
+
+    Raises:
+        AttributeError, TypeError, ValueError: It is something else.
+    """
+    found = {}
+    for name, three in raw.items():
+        low, usual, high = (tuple(shape) for shape in three)
+        if not len(low) == len(usual) == len(high):
+            raise ValueError(f"the shapes of {name!r:.80} differ in length")
+        for sizes in zip(low, usual, high, strict=True):
+            ordered = all(type(size) is int for size in sizes) and sorted(sizes) == list(sizes)
+            if not ordered or sizes[0] < 1:
+                raise ValueError(f"the shapes of {name!r:.80} are no range")
+        found[str(name)] = ShapeRange(low, usual, high)
+    return found
 
 
 def check_engine(engine: Engine, backend: str) -> None:

@@ -183,6 +183,7 @@ class TensorRTBackend:
             source_sha256=source_sha256,
             versions=versions_of(trt, options, gpu),
             options=kept_options(config, self.path_options),
+            shapes=built.shapes,
         )
         write_sidecar(engine, companions=[beside])
         return engine

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
-from edgeres.evaluation.predict import fill_batch, single_input
+from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.files import write_atomic
 from edgeres.quantization.forward import infer_shapes, open_session, run_session
 from edgeres.quantization.graph import activations, load_model, value_name
@@ -181,14 +181,11 @@ class EngineInside:
         return self._backend.load(self._backend.build(onnx, out, self._config), self._config)
 
     def _answer(self, runner: Runner, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """All outputs in the order of the graph; an engine with a fixed batch runs in pieces."""
-        size = self._input.shape[0] or len(images)
+        """All outputs in the order of the graph; in pieces that the engine takes."""
         pieces: list[list[NDArray[np.float32]]] = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            fed = fill_batch(part, size).astype(self._input.dtype, copy=False)
+        for fed, count in fed_batches(runner, images):
             got = runner.infer({self._input.name: fed})
-            pieces.append([got[s.name][: len(part)].astype(np.float32) for s in runner.outputs])
+            pieces.append([got[s.name][:count].astype(np.float32) for s in runner.outputs])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
