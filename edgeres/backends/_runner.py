@@ -38,7 +38,7 @@ class CheckedRunner(ABC):
     @property
     def batch_limits(self) -> BatchLimits:
         """The one batch size of a fixed engine, else any."""
-        fixed = {spec.shape[0] for spec in self._inputs if spec.shape} - {None}
+        fixed = [s.shape[0] for s in self._inputs if s.shape and s.shape[0] is not None]
         return BatchLimits(max(fixed), min(fixed)) if fixed else BatchLimits()
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

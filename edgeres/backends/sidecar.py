@@ -82,28 +82,37 @@ def write_tuning(engine: Engine, tuning: Mapping[str, Any] | None) -> None:
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def tuned_config(engine: Engine, config: BuildConfig) -> BuildConfig:
-    """Fills in options and threads that were kept for this CPU; what is given stays.
+def run_config(engine: Engine, config: BuildConfig) -> BuildConfig:
+    """Settings for running an engine: given options before tuned before built ones.
 
     Raises:
         ArtefactError: The sidecar cannot be read, or what it keeps is no tuning.
     """
-    if not config.tuned:
-        return config
-    kept = _read_record(sidecar_path(engine.path), engine.path).get(_TUNING)
+    options, threads = _tuning_of(engine, config)
+    return replace(
+        config,
+        options={**engine.options, **options, **config.options},
+        threads=config.threads or threads,
+    )
+
+
+def _tuning_of(engine: Engine, config: BuildConfig) -> tuple[dict[str, str], int | None]:
+    """Options and threads that were kept for this CPU; nothing where they are not wanted."""
+    kept = None
+    if config.tuned:
+        kept = _read_record(sidecar_path(engine.path), engine.path).get(_TUNING)
     if kept is None:
-        return config
+        return {}, None
     try:
         if kept["cpu"] != _this_cpu() or config.device != engine.device:
-            return config
+            return {}, None
         options = {str(name): str(value) for name, value in kept["options"].items()}
-        threads = None if kept["threads"] is None else int(kept["threads"])
+        return options, None if kept["threads"] is None else int(kept["threads"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(
             f"{sidecar_path(engine.path)}: the kept run-time options are damaged ({error!r}).",
             hint="Run `edgeres benchmark --tune-runtime` again.",
         ) from error
-    return replace(config, options={**options, **config.options}, threads=config.threads or threads)
 
 
 def _this_cpu() -> str:
@@ -154,7 +163,7 @@ def read_engine(path: Path) -> Engine:
     return engine
 
 
-def shapes_to_json(shapes: Mapping[str, ShapeRange]) -> dict[str, list[list[int]]]:
+def shapes_to_json(shapes: Mapping[str, ShapeRange]) -> dict[str, Any]:
     """Shape ranges as plain JSON: smallest, usual and largest shape by input name."""
     return {name: [list(shape) for shape in astuple(shapes[name])] for name in sorted(shapes)}
 

@@ -25,9 +25,9 @@ from edgeres.backends._tensorrt_match import (
     with_targets,
 )
 from edgeres.backends._tensorrt_options import parse_options
-from edgeres.backends._vendor import kept_options, with_kept_options
+from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
-from edgeres.backends.sidecar import check_engine, staged, write_sidecar
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.files import file_sha256
 
@@ -200,7 +200,7 @@ class TensorRTBackend:
         """
         from edgeres.backends._tensorrt_run import TensorRTRunner
 
-        options = parse_options(with_kept_options(engine, config).options)
+        options = parse_options(run_config(engine, config).options)
         cache = options.runtime_cache
         if cache is not None and cache == Path(cache.name):
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))
