@@ -22,6 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.like import built_like
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
 from edgeres.evaluation.predict import fed_batches, single_input
@@ -102,12 +103,13 @@ class EngineInside:
         self._probes: list[_Probe] = []
         self._source = source
         self._backend = backend
-        self._config = BuildConfig(device=engine.device, threads=threads)
+        self._config = built_like(engine, backend, source, threads=threads)
+        as_given = BuildConfig(device=engine.device, threads=threads)
         self._output = points[-1]
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._original = stack.enter_context(backend.load(engine, self._config))
+            self._original = stack.enter_context(backend.load(engine, as_given))
             self._input = single_input(self._original)
             self._probe(stack, list(points[:-1]), first, self._answer(self._original, first)[0])
             self._stack = stack.pop_all()
