@@ -215,6 +215,8 @@ class Backend(Protocol):
         precision_options: Options that change the arithmetic of a float network; they are left out
             where one is built as the reference.
         path_options: Options whose values are paths of this machine.
+        place_options: Options that say what an engine can run on; they are left out where it is
+            built anew for another machine.
     """
 
     name: str
@@ -222,6 +224,7 @@ class Backend(Protocol):
     default_device: str
     precision_options: frozenset[str]
     path_options: frozenset[str]
+    place_options: frozenset[str]
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""

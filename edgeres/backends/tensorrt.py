@@ -49,6 +49,7 @@ class TensorRTBackend:
     default_device = "cuda:0"
     precision_options = frozenset({"rest", "io"})
     path_options = frozenset({"timing_cache", "runtime_cache"})
+    place_options = frozenset({"flavor", "compute_capabilities"})
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""

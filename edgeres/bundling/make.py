@@ -201,6 +201,8 @@ def _add_engine(
         expected=expected,
         expected_from=answered,
         proven=report.to_dict()["targets"][target],
+        options=dict(engine.options),
+        shapes=dict(engine.shapes),
     )
 
 
