@@ -16,7 +16,7 @@ from edgeres.backends.base import Engine, ShapeRange, TensorSpec
 from edgeres.backends.serving import ServedModel, get_server, server_names
 from edgeres.bundling.serve import serve
 from edgeres.cli import app
-from edgeres.errors import ModelError, UsageError
+from edgeres.errors import ArtefactError, ModelError, UsageError
 
 # Fields of Triton's ModelConfig that a repository of edgeres may use, with numbers and types of
 # model_config.proto. Text that names any other field does not parse.
@@ -162,6 +162,20 @@ def test_openvino_model_server_repository(output, tmp_path):
     model = openvino.Core().read_model(version / "model.xml")
     settings = entry["config"]["plugin_config"]
     openvino.Core().compile_model(model, entry["config"]["target_device"], settings)
+
+
+def test_a_report_that_names_an_engine_elsewhere_is_refused(output, tmp_path):
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    shutil.copytree(output, folder)
+    report = json.loads((folder / "report.json").read_text())
+    target, part = next(iter(report["targets"].items()))
+    engine = folder / part["engine"]
+    shutil.copytree(engine.parent, secret)
+    report["targets"][target]["engine"] = f"../secret/{engine.name}"
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ArtefactError, match="outside"):
+        serve(folder, "triton", targets=[target])
+    assert not (folder / "serve-triton").exists()
 
 
 def test_an_earlier_repository_is_replaced_and_nothing_else(output, tmp_path):
