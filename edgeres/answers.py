@@ -117,6 +117,9 @@ def latencies(
             inputs=feeds,
             threads=settings.threads,
             settings=MeasureSettings(seconds=settings.seconds),
+            options={
+                engine.path: path_key(target) for target, *engines in pairs for engine in engines
+            },
             progress=progress,
         ).engines
     return {

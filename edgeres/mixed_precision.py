@@ -21,7 +21,7 @@ from edgeres.data.source import open_dataset
 from edgeres.engine_keys import build_key, path_key
 from edgeres.errors import DataError
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.evaluation.predict import class_scores, fill_batch, single_input, single_output
+from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Networks
 from edgeres.progress import Advance
@@ -177,13 +177,11 @@ class _Workshop:
         config = BuildConfig(self._target.device, options=path_key(self._target))
         with backend.load(engine, config) as runner:
             source, out = single_input(runner), single_output(runner)
-            size = source.shape[0]
             rows = []
-            for start in range(0, len(self._images), size or _BATCH):
-                images = self._images[start : start + (size or _BATCH)]
-                fed = fill_batch(images, size or len(images))
-                answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
-                rows.append(class_scores(answer, out, len(fed))[: len(images)])
+            for start in range(0, len(self._images), _BATCH):
+                for fed, count in fed_batches(runner, self._images[start : start + _BATCH]):
+                    answer = runner.infer({source.name: fed})
+                    rows.append(class_scores(answer, out, len(fed))[:count])
             logits = np.concatenate(rows)
         coverage = int8_coverage(
             self._networks.quantized.summary.macs_by_node, backend.layers(engine)

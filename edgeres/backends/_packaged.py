@@ -37,6 +37,7 @@ class PackagedBackend:
     default_device = "cpu"
     precision_options: frozenset[str] = frozenset()
     path_options: frozenset[str] = frozenset()
+    place_options: frozenset[str] = frozenset()
 
     def missing(self) -> str | None:
         """Says why the package cannot be used here; ``None`` if it can."""

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array, BatchLimits, TensorSpec
 from edgeres.errors import DataError, ModelError, UsageError
 
 
@@ -34,6 +34,12 @@ class CheckedRunner(ABC):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the engine's order."""
         return self._outputs
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """The one batch size of a fixed engine, else any."""
+        fixed = [s.shape[0] for s in self._inputs if s.shape and s.shape[0] is not None]
+        return BatchLimits(max(fixed), min(fixed)) if fixed else BatchLimits()
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the engine once; feeds and outputs are keyed by tensor name.

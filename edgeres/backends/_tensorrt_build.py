@@ -35,11 +35,13 @@ class BuiltPlan:
         plan: The serialized engine.
         layer_log: Messages that hold the list of layers.
         warnings: The builder's own warnings, each once, in order.
+        shapes: Ranges of the inputs with a dynamic size.
     """
 
     plan: bytes
     layer_log: tuple[str, ...]
     warnings: tuple[str, ...]
+    shapes: Mapping[str, ShapeRange]
 
 
 def canonical_sha256(plan: bytes) -> str:
@@ -91,7 +93,7 @@ def build_plan(
     allow_graph_precisions(trt, builder_config, half=half)
     set_targets(trt, builder_config, options.compute_capabilities)
     _set_options(trt, builder, builder_config, options)
-    batch_profile(builder, network, builder_config, options, shapes)
+    ranges = batch_profile(builder, network, builder_config, options, shapes)
     timing_cache = _load_timing_cache(trt, builder_config, options.timing_cache)
     monitor = make_monitor(trt, log, progress)
     if monitor is not None and hasattr(builder_config, "progress_monitor"):
@@ -103,7 +105,7 @@ def build_plan(
         raise _build_error(trt, onnx, log)
     if timing_cache is not None and options.timing_cache is not None:
         write_atomic(options.timing_cache, bytes(timing_cache.serialize()))
-    return BuiltPlan(bytes(serialized), tuple(log.layer_messages), tuple(log.warnings))
+    return BuiltPlan(bytes(serialized), tuple(log.layer_messages), tuple(log.warnings), ranges)
 
 
 def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path) -> Any:

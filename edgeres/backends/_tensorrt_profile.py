@@ -18,8 +18,11 @@ def batch_profile(
     builder_config: Any,
     options: TensorRTOptions,
     shapes: Mapping[str, ShapeRange],
-) -> None:
+) -> dict[str, ShapeRange]:
     """Adds one profile for all inputs with a dynamic dimension; a static network needs none.
+
+    Returns:
+        The ranges that the engine is made for, by input name.
 
     Raises:
         UsageError: A range for an input that is not there, one that does not fit the input, or a
@@ -32,12 +35,13 @@ def batch_profile(
         inputs[tensor.name] = tuple(int(size) for size in tensor.shape)
     ranges = choose_ranges(inputs, options, shapes)
     if not ranges:
-        return
+        return {}
     profile = builder.create_optimization_profile()
     for name, chosen in ranges.items():
         profile.set_shape(name, chosen.min, chosen.opt, chosen.max)
     if builder_config.add_optimization_profile(profile) < 0:
         raise StageError(f"TensorRT refused the shapes {ranges}.")
+    return ranges
 
 
 def choose_ranges(

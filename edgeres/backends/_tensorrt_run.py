@@ -21,7 +21,7 @@ from edgeres.backends._tensorrt_layerlist import read_inspector
 from edgeres.backends._tensorrt_layers import LayerRecord
 from edgeres.backends._tensorrt_log import TrtLog, make_log
 from edgeres.backends._tensorrt_options import TensorRTOptions
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array, BatchLimits, TensorSpec
 from edgeres.errors import DataError, StageError
 from edgeres.files import write_atomic
 
@@ -141,6 +141,14 @@ class TensorRTRunner(CheckedRunner):
         super().__init__(self._signature.inputs, self._signature.outputs)
         for lane in self._lanes:
             self._free_lanes.put(lane)
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """What all inputs take by the engine's optimization profile."""
+        ends = [(low[0], high[0]) for low, high in self._signature.limits.values() if low]
+        if not ends:
+            return BatchLimits()
+        return BatchLimits(max(low for low, _ in ends), min(high for _, high in ends))
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         self._check_profile(feeds)

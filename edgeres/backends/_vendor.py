@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Set
-from dataclasses import replace
 from importlib import metadata
 from pathlib import PurePath
 from types import ModuleType
 
-from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.base import BuildConfig
 from edgeres.errors import BackendMissingError, UsageError
 
 _LIMIT = 300
@@ -109,8 +108,3 @@ def kept_options(config: BuildConfig, paths: Set[str] = frozenset()) -> dict[str
         for name, value in config.options.items()
         if name not in paths or PurePath(value).name == value
     }
-
-
-def with_kept_options(engine: Engine, config: BuildConfig) -> BuildConfig:
-    """Settings for running an engine: its own options, where the caller says nothing else."""
-    return replace(config, options={**engine.options, **config.options})

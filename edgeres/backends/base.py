@@ -38,6 +38,19 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """Fewest and most images that a loaded engine takes in one run; ``None`` where it is free."""
+
+    smallest: int | None = None
+    largest: int | None = None
+
+    def fit(self, wanted: int) -> int:
+        """The batch size that the engine takes and that is nearest to a wanted one."""
+        size = wanted if self.largest is None else min(wanted, self.largest)
+        return size if self.smallest is None else max(size, self.smallest)
+
+
+@dataclass(frozen=True)
 class QdqRules:
     """How Q/DQ must be written for one backend on one device.
 
@@ -94,7 +107,8 @@ class BuildConfig:
         shapes: Input name to shape range, for backends that specialize.
         options: Backend's own options by name; an unknown one is a ``UsageError``.
         tuned: Whether options and threads that were found fastest on this CPU and kept beside the
-            engine (:mod:`edgeres.benchmarking.tune`) fill in for what is not given here.
+            engine (:mod:`edgeres.benchmarking.tune`) fill in for what is not given here. What was
+            tuned goes before what the engine was built with.
     """
 
     device: str = "cpu"
@@ -109,7 +123,8 @@ class Engine:
     """A built engine on disk and what it came from.
 
     ``options`` are those of the build, without paths of this machine; running and inspecting the
-    engine uses them too, unless told otherwise.
+    engine uses them too, unless told otherwise. ``shapes`` are the ranges that a specialized engine
+    was made for, by input name; empty for one that takes any batch or is fixed by its model.
     """
 
     path: Path
@@ -118,6 +133,7 @@ class Engine:
     source_sha256: str
     versions: Mapping[str, str]
     options: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,11 @@ class Runner(Protocol):
         """Outputs in the engine's order."""
         ...
 
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """Which batch sizes the engine takes."""
+        ...
+
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the engine once; feeds and outputs are keyed by tensor name."""
         ...
@@ -194,6 +215,8 @@ class Backend(Protocol):
         precision_options: Options that change the arithmetic of a float network; they are left out
             where one is built as the reference.
         path_options: Options whose values are paths of this machine.
+        place_options: Options that say what an engine can run on; they are left out where it is
+            built anew for another machine.
     """
 
     name: str
@@ -201,6 +224,7 @@ class Backend(Protocol):
     default_device: str
     precision_options: frozenset[str]
     path_options: frozenset[str]
+    place_options: frozenset[str]
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""

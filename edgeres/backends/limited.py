@@ -6,13 +6,12 @@ them take all memory. Here that ends a child, and the parent reports.
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from pathlib import Path
 
 from edgeres.backends import get_backend
 from edgeres.backends._runner import zero_feeds
-from edgeres.backends.base import BuildConfig, Engine, ShapeRange
-from edgeres.backends.sidecar import read_engine
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.sidecar import read_engine, shapes_from_json, shapes_to_json
 from edgeres.child import run_limited
 
 BUILD_SECONDS = 3600.0
@@ -44,7 +43,7 @@ def build_limited(onnx: Path, out: Path, backend: str, config: BuildConfig) -> E
             "out": str(out),
             "device": config.device,
             "threads": config.threads,
-            "shapes": {name: [*map(list, astuple(r))] for name, r in config.shapes.items()},
+            "shapes": shapes_to_json(config.shapes),
             "options": dict(config.options),
         },
         seconds=BUILD_SECONDS,
@@ -85,8 +84,7 @@ def build_file(
     options: dict[str, str],
 ) -> None:
     """What the child of :func:`build_limited` does."""
-    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
-    config = BuildConfig(device, threads, ranges, options)
+    config = BuildConfig(device, threads, shapes_from_json(shapes), options)
     get_backend(backend).build(Path(onnx), Path(out), config)
 
 
@@ -95,7 +93,7 @@ def run_file(path: str, device: str) -> None:
     engine = read_engine(Path(path))
     backend = get_backend(engine.backend)
     with backend.load(engine, BuildConfig(device=device)) as runner:
-        runner.infer(zero_feeds(runner.inputs))
+        runner.infer(zero_feeds(runner.inputs, batch=runner.batch_limits.fit(1)))
 
 
 def _memory(device: str) -> int | None:

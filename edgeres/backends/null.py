@@ -54,6 +54,7 @@ class Null:
     default_device = "cpu"
     precision_options: frozenset[str] = frozenset()
     path_options: frozenset[str] = frozenset()
+    place_options: frozenset[str] = frozenset()
 
     def missing(self) -> str | None:
         """Needs nothing."""

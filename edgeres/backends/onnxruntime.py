@@ -29,7 +29,6 @@ from edgeres.backends._vendor import (
     one_line,
     read_options,
     refuse_shapes,
-    with_kept_options,
 )
 from edgeres.backends.base import (
     Array,
@@ -39,7 +38,7 @@ from edgeres.backends.base import (
     QdqRules,
     TensorSpec,
 )
-from edgeres.backends.sidecar import check_engine, staged, tuned_config, write_sidecar
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
 from edgeres.files import file_sha256
 
@@ -192,11 +191,11 @@ class OnnxRuntime(PackagedBackend):
                 to another execution provider.
             UsageError: An unknown option.
         """
-        config = with_kept_options(engine, config)
+        config = run_config(engine, config)
         self.check(config)
         check_engine(engine, _NAME)
         with _loading(engine):
-            return OnnxRuntimeRunner(_open(engine.path, tuned_config(engine, config)))
+            return OnnxRuntimeRunner(_open(engine.path, config))
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the kernels that ran, from a profile of one thread fed with zeros (batch 1).
@@ -210,7 +209,8 @@ class OnnxRuntime(PackagedBackend):
 
         _runtime()
         check_engine(engine, _NAME)
-        config = with_kept_options(engine, BuildConfig(device=engine.device, threads=1))
+        plain = BuildConfig(device=engine.device, threads=1, tuned=False)
+        config = run_config(engine, plain)
         with tempfile.TemporaryDirectory() as folder, _loading(engine):
             session = _open(engine.path, config, profile=Path(folder) / "profile")
             with OnnxRuntimeRunner(session) as runner:

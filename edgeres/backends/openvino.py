@@ -19,10 +19,9 @@ from edgeres.backends._vendor import (
     kept_options,
     read_options,
     refuse_shapes,
-    with_kept_options,
 )
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
-from edgeres.backends.sidecar import check_engine, staged, tuned_config, write_sidecar
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
 
@@ -148,7 +147,7 @@ class OpenVino(PackagedBackend):
             BackendMissingError: The runtime or the device is not here.
             UsageError: An unknown option.
         """
-        return self._load(engine, tuned_config(engine, config), {})
+        return self._load(engine, config, {})
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the primitives of the compiled model with times on one thread, fed with zeros.
@@ -158,12 +157,12 @@ class OpenVino(PackagedBackend):
             BackendMissingError: The runtime is not here.
             ModelError: An input has a dynamic size apart from the batch.
         """
-        config = BuildConfig(device=engine.device, threads=1)
+        config = BuildConfig(device=engine.device, threads=1, tuned=False)
         with self._load(engine, config, {"PERF_COUNT": True}) as runner:
             return profiled_layers(runner.model, runner)
 
     def _load(self, engine: Engine, config: BuildConfig, further: dict[str, Any]) -> OpenVinoRunner:
-        config = with_kept_options(engine, config)
+        config = run_config(engine, config)
         self.check(config)
         runtime = _OPENVINO.load()
         settings, specialized = _settings(config)

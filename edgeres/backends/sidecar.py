@@ -10,11 +10,11 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, StorageError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
@@ -56,6 +56,8 @@ def write_sidecar(engine: Engine, *, companions: Sequence[Path] = ()) -> Path:
     }
     if engine.options:
         record["options"] = dict(sorted(engine.options.items()))
+    if engine.shapes:
+        record["shapes"] = shapes_to_json(engine.shapes)
     target = sidecar_path(engine.path)
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
     return target
@@ -80,28 +82,37 @@ def write_tuning(engine: Engine, tuning: Mapping[str, Any] | None) -> None:
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def tuned_config(engine: Engine, config: BuildConfig) -> BuildConfig:
-    """Fills in options and threads that were kept for this CPU; what is given stays.
+def run_config(engine: Engine, config: BuildConfig) -> BuildConfig:
+    """Settings for running an engine: given options before tuned before built ones.
 
     Raises:
         ArtefactError: The sidecar cannot be read, or what it keeps is no tuning.
     """
-    if not config.tuned:
-        return config
-    kept = _read_record(sidecar_path(engine.path), engine.path).get(_TUNING)
+    options, threads = _tuning_of(engine, config)
+    return replace(
+        config,
+        options={**engine.options, **options, **config.options},
+        threads=config.threads or threads,
+    )
+
+
+def _tuning_of(engine: Engine, config: BuildConfig) -> tuple[dict[str, str], int | None]:
+    """Options and threads that were kept for this CPU; nothing where they are not wanted."""
+    kept = None
+    if config.tuned:
+        kept = _read_record(sidecar_path(engine.path), engine.path).get(_TUNING)
     if kept is None:
-        return config
+        return {}, None
     try:
         if kept["cpu"] != _this_cpu() or config.device != engine.device:
-            return config
+            return {}, None
         options = {str(name): str(value) for name, value in kept["options"].items()}
-        threads = None if kept["threads"] is None else int(kept["threads"])
+        return options, None if kept["threads"] is None else int(kept["threads"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(
             f"{sidecar_path(engine.path)}: the kept run-time options are damaged ({error!r}).",
             hint="Run `edgeres benchmark --tune-runtime` again.",
         ) from error
-    return replace(config, options={**options, **config.options}, threads=config.threads or threads)
 
 
 def _this_cpu() -> str:
@@ -130,6 +141,7 @@ def read_engine(path: Path) -> Engine:
             source_sha256=str(record["source_sha256"]),
             versions=_texts(record["versions"]),
             options=_texts(record.get("options", {})),
+            shapes=shapes_from_json(record.get("shapes", {})),
         )
         files = {
             str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
@@ -149,6 +161,30 @@ def read_engine(path: Path) -> Engine:
     for name, (sha256, size) in files.items():
         _check_file(path.parent, name, sha256, size)
     return engine
+
+
+def shapes_to_json(shapes: Mapping[str, ShapeRange]) -> dict[str, Any]:
+    """Shape ranges as plain JSON: smallest, usual and largest shape by input name."""
+    return {name: [list(shape) for shape in astuple(shapes[name])] for name in sorted(shapes)}
+
+
+def shapes_from_json(raw: Any) -> dict[str, ShapeRange]:
+    """Reads :func:`shapes_to_json`.
+
+    Raises:
+        AttributeError, TypeError, ValueError: It is something else.
+    """
+    found = {}
+    for name, three in raw.items():
+        low, usual, high = (tuple(shape) for shape in three)
+        if not len(low) == len(usual) == len(high):
+            raise ValueError(f"the shapes of {name!r:.80} differ in length")
+        for sizes in zip(low, usual, high, strict=True):
+            ordered = all(type(size) is int for size in sizes) and sorted(sizes) == list(sizes)
+            if not ordered or sizes[0] < 1:
+                raise ValueError(f"the shapes of {name!r:.80} are no range")
+        found[str(name)] = ShapeRange(low, usual, high)
+    return found
 
 
 def check_engine(engine: Engine, backend: str) -> None:

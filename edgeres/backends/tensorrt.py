@@ -25,9 +25,9 @@ from edgeres.backends._tensorrt_match import (
     with_targets,
 )
 from edgeres.backends._tensorrt_options import parse_options
-from edgeres.backends._vendor import kept_options, with_kept_options
+from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
-from edgeres.backends.sidecar import check_engine, staged, write_sidecar
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.files import file_sha256
 
@@ -49,6 +49,7 @@ class TensorRTBackend:
     default_device = "cuda:0"
     precision_options = frozenset({"rest", "io"})
     path_options = frozenset({"timing_cache", "runtime_cache"})
+    place_options = frozenset({"flavor", "compute_capabilities"})
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
@@ -183,6 +184,7 @@ class TensorRTBackend:
             source_sha256=source_sha256,
             versions=versions_of(trt, options, gpu),
             options=kept_options(config, self.path_options),
+            shapes=built.shapes,
         )
         write_sidecar(engine, companions=[beside])
         return engine
@@ -199,7 +201,7 @@ class TensorRTBackend:
         """
         from edgeres.backends._tensorrt_run import TensorRTRunner
 
-        options = parse_options(with_kept_options(engine, config).options)
+        options = parse_options(run_config(engine, config).options)
         cache = options.runtime_cache
         if cache is not None and cache == Path(cache.name):
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))

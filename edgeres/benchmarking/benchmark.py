@@ -108,6 +108,7 @@ def benchmark(
     memory: bool = False,
     sustained_s: float | None = None,
     trial: bool = False,
+    options: Mapping[Path, Mapping[str, str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
@@ -122,6 +123,7 @@ def benchmark(
         memory: Whether to measure peak memory too, each engine in a process of its own.
         sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
         trial: Whether each engine first runs once in a child process, where it may crash or hang.
+        options: Options to run an engine with, by its path, beside those that it was built with.
         progress: Called with rounds done and rounds in all.
 
     Raises:
@@ -146,7 +148,8 @@ def benchmark(
     with ExitStack() as stack:
         runners: dict[str, Runner] = {}
         for name, engine in engines.items():
-            config = BuildConfig(device=device or engine.device, threads=threads)
+            given = (options or {}).get(engine.path, {})
+            config = BuildConfig(device or engine.device, threads, options=given)
             start = time.perf_counter_ns()
             runners[name] = stack.enter_context(backends[name].load(engine, config))
             load_ms[name] = (time.perf_counter_ns() - start) / 1e6

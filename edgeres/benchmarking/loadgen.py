@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, BuildConfig, Runner
+from edgeres.backends.base import BuildConfig, Runner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
 from edgeres.child import JsonValue, run_limited
 from edgeres.errors import BackendMissingError, StageError, UsageError
-from edgeres.evaluation.predict import single_input
+from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.evaluation.validate import executable_backend
 
 _NAMES = {
@@ -139,7 +139,6 @@ class _System:
         self._runner = runner
         source = single_input(runner)
         self._name = source.name
-        self._fixed = source.shape[0]
         images = made_up_inputs(source, 1, count=_SAMPLES)
         self._images: NDArray[np.generic] = np.concatenate(images)[:_SAMPLES].astype(source.dtype)
         self._batch = {"multi_stream": _STREAMS, "offline": _OFFLINE_BATCH}.get(scenario, 1)
@@ -170,14 +169,9 @@ class _System:
             )
 
     def _infer(self, indices: Sequence[int]) -> None:
-        if self._fixed is None:
-            self._runner.infer({self._name: self._images[[i % self.samples for i in indices]]})
-            return
-        for start in range(0, len(indices), self._fixed):
-            part = [i % self.samples for i in indices[start : start + self._fixed]]
-            filled = part + part[-1:] * (self._fixed - len(part))
-            feed: dict[str, Array] = {self._name: self._images[filled]}
-            self._runner.infer(feed)
+        images = self._images[[i % self.samples for i in indices]]
+        for fed, _ in fed_batches(self._runner, images):
+            self._runner.infer({self._name: fed})
 
 
 def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Path) -> None:

@@ -3,7 +3,8 @@
 Each backend names the options that change how an engine is run and not what it computes
 (``runtime_options``); threads are tried too. One option after the other, all of its values take
 turns in one measurement; a value is taken only where it is faster beyond doubt, and answers that
-differ from the default's rule it out. What is kept holds for this CPU and is ignored on others.
+differ from those of the engine as built rule it out. What is kept holds for this CPU and is
+ignored on others.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class Tuning:
     """What was found.
 
     Attributes:
-        options: Options that differ from the defaults.
+        options: Options that differ from those of the engine as it was built.
         threads: CPU threads; ``None`` where the runtime's own choice is the fastest.
-        default_p50_ms: p50 with the defaults.
-        p50_ms: p50 with what was found, measured in turns with the defaults.
+        default_p50_ms: p50 of the engine as it was built.
+        p50_ms: p50 with what was found, measured in turns with that.
         gain: Their ratio with its interval.
         tried: Combinations that were measured.
         kept: Whether they were written beside the engine: only where the gain is beyond doubt.
-        ruled_out: Values whose answers differ from the default's.
+        ruled_out: Values whose answers differ from those of the engine as built.
     """
 
     options: Mapping[str, str]
@@ -83,7 +84,7 @@ def tune_runtime(
         path: The engine file, with its sidecar beside it.
         batch_size: Images in a run.
         search: How long each value is measured.
-        final: How long the found options are measured against the defaults.
+        final: How long the found options are measured against the engine as built.
         progress: Called with options done and options in all.
 
     Raises:
@@ -93,8 +94,13 @@ def tune_runtime(
     """
     engine = read_engine(path)
     backend = executable_backend(engine)
-    plain = BuildConfig(device=engine.device, tuned=False)
-    dimensions: list[tuple[str, tuple[str, ...]]] = list(backend.runtime_options().items())
+    dimensions: list[tuple[str, tuple[str, ...]]] = []
+    as_built: dict[str, str] = {}
+    for name, values in backend.runtime_options().items():
+        as_built[name] = engine.options.get(name, values[0])
+        dimensions.append((name, tuple(dict.fromkeys((as_built[name], *values)))))
+    # Every option is named: what is left out would be filled in from the build.
+    plain = BuildConfig(device=engine.device, options=as_built, tuned=False)
     if engine.device == "cpu":
         counts = ("auto", *map(str, range(1, usable_threads() + 1)))
         dimensions.insert(0, ("threads", counts))
@@ -102,9 +108,7 @@ def tune_runtime(
     tried = 1
     ruled_out: list[str] = []
     for done, (name, values) in enumerate(dimensions):
-        candidates = {
-            value: _with(best, name, value, default=value == values[0]) for value in values
-        }
+        candidates = {value: _with(best, name, value) for value in values}
         current = next(value for value, config in candidates.items() if config == best)
         found, differing = _measured(engine, backend, candidates, current, batch_size, search)
         ruled_out += [f"{name}={value}" for value in differing]
@@ -119,7 +123,7 @@ def tune_runtime(
     gain = speedup(times["default"], times.get("found", times["default"]))
     kept = best != plain and "found" in times and gain.low > 1.0
     tuning = Tuning(
-        options=dict(best.options),
+        options={n: v for n, v in best.options.items() if v != as_built[n]},
         threads=best.threads,
         default_p50_ms=times["default"].p50_ms,
         p50_ms=times.get("found", times["default"]).p50_ms,
@@ -132,12 +136,10 @@ def tune_runtime(
     return tuning
 
 
-def _with(config: BuildConfig, name: str, value: str, *, default: bool) -> BuildConfig:
+def _with(config: BuildConfig, name: str, value: str) -> BuildConfig:
     if name == "threads":
         return replace(config, threads=None if value == "auto" else int(value))
-    options = {key: kept for key, kept in config.options.items() if key != name}
-    # The default is left out, so that equal settings are equal configurations.
-    return replace(config, options=options if default else {**options, name: value})
+    return replace(config, options={**config.options, name: value})
 
 
 def _measured(

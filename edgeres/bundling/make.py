@@ -19,6 +19,7 @@ from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.bundling.archive import write_archive
 from edgeres.bundling.card import bundle_card, licence_notes
 from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, OutputKind
+from edgeres.bundling.outputs import engine_in
 from edgeres.bundling.samples import names_of, scores_to_json
 from edgeres.bundling.selftest import answer_in_child
 from edgeres.data.preprocess import Preprocess
@@ -167,9 +168,7 @@ def _add_engine(
 ) -> EngineEntry:
     """Adds one engine's files and its expected answers."""
     part = report.targets[target]
-    path = folder / part.engine
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ArtefactError(f"{folder / _REPORT}: names an engine outside of its folder.")
+    path = engine_in(folder, part.engine)
     engine, qdq = read_engine(path), path.with_name(_QDQ)
     if not qdq.is_file() or file_sha256(qdq) != engine.source_sha256:
         raise ArtefactError(
@@ -201,6 +200,8 @@ def _add_engine(
         expected=expected,
         expected_from=answered,
         proven=report.to_dict()["targets"][target],
+        options=dict(engine.options),
+        shapes=dict(engine.shapes),
     )
 
 

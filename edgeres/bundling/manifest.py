@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from edgeres.backends.base import ShapeRange
+from edgeres.backends.sidecar import shapes_from_json
 from edgeres.bundling.archive import MANIFEST, is_name
 from edgeres.errors import ArtefactError
 
@@ -49,6 +51,8 @@ class EngineEntry:
         expected_from: Backend that gave these answers: the engine's own, or another that ran the
             same Q/DQ file where the engine could not run.
         proven: What was measured: the engine's part of ``report.json``.
+        options: Options that it was built with, to build it anew elsewhere.
+        shapes: Shape ranges that it was built for, by input name.
     """
 
     backend: str
@@ -62,6 +66,8 @@ class EngineEntry:
     expected: str
     expected_from: str
     proven: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,14 @@ def _engine(raw: Any) -> EngineEntry:
         expected=_text(values["expected"]),
         expected_from=_text(values["expected_from"]),
         proven=_mapping(values["proven"]),
+        options={key: _text(value) for key, value in _mapping(values.get("options", {})).items()},
+        shapes=_shapes(values.get("shapes", {})),
     )
+
+
+def _shapes(raw: Any) -> dict[str, ShapeRange]:
+    ends = {name: _mapping(value) for name, value in _mapping(raw).items()}
+    return shapes_from_json({n: [e["min"], e["opt"], e["max"]] for n, e in ends.items()})
 
 
 def _file(raw: Any) -> FileEntry:

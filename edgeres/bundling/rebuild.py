@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgeres.backends.base import Backend, BuildConfig, Engine
@@ -21,12 +22,16 @@ def rebuild_engine(
         entry: Its engine.
         backend: The engine's backend, which must be here.
         folder: A private folder; the engine goes into ``rebuilt/`` in it.
-        config: Device and threads.
+        config: Device and threads; options and shapes are those that it was built with before,
+            apart from what belongs to the machine of that build.
 
     Raises:
         EdgeResError: As the backend's ``build``.
         StageError: The build crashed, or hit a limit.
     """
+    dropped = backend.path_options | backend.place_options
+    kept = {name: value for name, value in entry.options.items() if name not in dropped}
+    config = replace(config, options={**kept, **config.options}, shapes=entry.shapes)
     place = folder / "rebuilt"
     with disk_errors(folder):
         place.mkdir()

@@ -27,7 +27,7 @@ from edgeres.errors import GateError, StageError
 from edgeres.evaluation.predict import (
     check_images,
     class_scores,
-    fill_batch,
+    fed_batches,
     single_input,
     single_output,
 )
@@ -65,8 +65,9 @@ def answer(
     for image in images:
         batch = preprocess.apply(image)[None]
         check_images(source, batch)
-        fed = fill_batch(batch, source.shape[0] or 1).astype(source.dtype, copy=False)
-        rows.append(class_scores(runner.infer({source.name: fed}), target, len(fed))[:1])
+        for fed, count in fed_batches(runner, batch):
+            found = runner.infer({source.name: fed})
+            rows.append(class_scores(found, target, len(fed))[:count])
     return np.concatenate(rows)
 
 

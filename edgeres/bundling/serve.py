@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeres.backends.serving import ServedModel, get_server
 from edgeres.backends.sidecar import read_engine
+from edgeres.bundling.outputs import engine_in
 from edgeres.errors import UsageError
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.files import disk_errors
@@ -52,7 +53,7 @@ def serve(
                 f"{folder}: has no engine for {target!r}.",
                 hint=f"It has {', '.join(report.targets)}.",
             )
-        engine = read_engine(folder / part.engine)
+        engine = read_engine(engine_in(folder, part.engine))
         reason = chosen.refusal(engine)
         if reason is not None:
             reasons.append(f"{target}: {reason}")

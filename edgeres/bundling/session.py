@@ -33,7 +33,7 @@ from edgeres.errors import UsageError
 from edgeres.evaluation.predict import (
     check_images,
     class_scores,
-    fill_batch,
+    fed_batches,
     single_input,
     single_output,
 )
@@ -57,7 +57,7 @@ class Session:
         device: ``cpu`` or ``cuda:N``; by default the one that the engine was built for.
         threads: CPU threads of each runner; by default the runtime's choice.
         pool: Runners, for as many calls at once; each takes the engine's memory once.
-        batch_size: Images that :meth:`classify` runs at once.
+        batch_size: Images that :meth:`classify` runs at once, as far as the engine takes so many.
         key: PEM file with the public key that must have signed the bundle.
         rebuild: Build the engine anew from its Q/DQ file where it does not fit this device.
         trial: First run the engine in a child process, which may crash, hang or take all memory.
@@ -97,7 +97,7 @@ class Session:
         self._rebuilt = prepared.rebuilt
         self._runners = prepared.runners
         self._input, self._output = single_input(self._runners[0]), single_output(self._runners[0])
-        self._batch_size = self._input.shape[0] or batch_size
+        self._batch_size = self._runners[0].batch_limits.fit(batch_size)
         self._open = True
         self._idle: SimpleQueue[Runner] = SimpleQueue()
         for runner in self._runners:
@@ -143,7 +143,8 @@ class Session:
         """Runs preprocessed images through the engine.
 
         Args:
-            images: ``(N, C, H, W) float32``, or ``(N, H, W, C)`` with layout ``nhwc``, any N.
+            images: ``(N, C, H, W) float32``, or ``(N, H, W, C)`` with layout ``nhwc``; any N, which
+                is split and filled up to what the engine takes.
 
         Returns:
             Scores ``(N, K) float32``: logits, or probabilities for a network that ends in Softmax.
@@ -156,15 +157,13 @@ class Session:
         if not self._open:
             raise UsageError("the session is closed.", hint="Open the bundle again.")
         check_images(self._input, images)
-        fixed = self._input.shape[0]
         runner = self._idle.get()
         try:
-            if fixed is None or len(images) == fixed:
-                return self._run(runner, images)
-            parts = [images[start : start + fixed] for start in range(0, len(images), fixed)]
-            return np.concatenate(
-                [self._run(runner, fill_batch(part, fixed))[: len(part)] for part in parts]
-            )
+            rows = [
+                class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))[:count]
+                for fed, count in fed_batches(runner, images)
+            ]
+            return rows[0] if len(rows) == 1 else np.concatenate(rows)
         finally:
             self._idle.put(runner)
 
@@ -238,10 +237,6 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _run(self, runner: Runner, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        fed = images.astype(self._input.dtype, copy=False)
-        return class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))
 
     def _answers(self, scores: NDArray[np.float32], top: int) -> Iterable[tuple[Answer, ...]]:
         names = self.class_names

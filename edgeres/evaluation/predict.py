@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, Runner, TensorSpec
+from edgeres.backends.base import Array, BatchLimits, Runner, TensorSpec
 from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.predictions import Predictions
 
@@ -32,15 +32,14 @@ def predict(
 ) -> Predictions:
     """Answers of one engine on a whole data set.
 
-    An engine with a fixed batch is fed full batches: the last one is filled up with copies of its
-    last image, whose answers are dropped.
+    The batch is the nearest that the engine takes; see :func:`fed_batches` for the last one.
 
     Args:
         runner: A loaded classifier: one image input ``(N, C, H, W)`` or ``(N, H, W, C)`` and one
             output ``(N, K)``.
         dataset: Labelled images.
         preprocess: How an image becomes numbers, layout included.
-        batch_size: Images a run, where the engine leaves the choice.
+        batch_size: Images a run, as far as the engine takes so many or so few.
         name: What answers, for messages and reports.
         model_sha256: Hash of the engine or model file, kept with the answers.
         workers: Threads that decode images ahead.
@@ -57,20 +56,18 @@ def predict(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give labelled images.")
     source, target = single_input(runner), single_output(runner)
-    fixed = source.shape[0] if source.shape else None
     rows: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     done = 0
     for images, batch_labels in batches(
-        dataset, preprocess, fixed or batch_size, workers=workers, bad=bad
+        dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, bad=bad
     ):
         check_images(source, images)
-        count = len(images)
-        fed = fill_batch(images, fixed) if fixed else images
-        answer = runner.infer({source.name: fed.astype(source.dtype, copy=False)})
-        rows.append(class_scores(answer, target, len(fed))[:count])
+        for fed, count in fed_batches(runner, images):
+            answer = runner.infer({source.name: fed})
+            rows.append(class_scores(answer, target, len(fed))[:count])
         labels.append(batch_labels)
-        done += count
+        done += len(images)
         if progress is not None:
             progress(done, len(dataset))
     left_out = len(bad.reasons) if bad is not None else 0
@@ -150,10 +147,28 @@ def class_scores(answer: dict[str, Array], target: TensorSpec, count: int) -> ND
     return array.reshape(array.shape[:2]).astype(np.float32)
 
 
-def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """A batch of ``size``: what is missing is filled up with copies of the last image."""
-    missing = size - len(images)
-    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+def fed_batches(runner: Runner, images: Array) -> Iterator[tuple[Array, int]]:
+    """Any number of images as batches that the engine takes, in its own element type.
+
+    Where the engine wants more images than are left, the batch is filled up with copies of the last
+    one; their answers are to be dropped.
+
+    Yields:
+        A batch, and how many of its first images are real.
+    """
+    dtype = single_input(runner).dtype
+    for batch, count in fitted(images, runner.batch_limits):
+        yield batch.astype(dtype, copy=False), count
+
+
+def fitted(images: Array, limits: BatchLimits) -> Iterator[tuple[Array, int]]:
+    """The same for any taker of batches: each filled up where it wants more, and its real count."""
+    size = limits.fit(max(len(images), 1))
+    for start in range(0, max(len(images), 1), size):
+        part = images[start : start + size]
+        missing = limits.fit(len(part)) - len(part)
+        filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+        yield filled, len(part)
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.base import Engine
+from edgeres.backends.like import built_like
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.gates import Limits
@@ -48,7 +49,7 @@ def measure_speed(
         if not sidecar_path(fp32).is_file():
             backend = get_backend(engine.backend)
             out = Path(folder) / f"fp32{backend.engine_suffix}"
-            config = BuildConfig(device=engine.device, threads=threads)
+            config = built_like(engine, backend, fp32, threads=threads, reference=True)
             yardstick = backend.build(fp32, out, config).path
         found = benchmark([yardstick, engine.path], threads=threads).engines
     before, after = found[str(yardstick)], found[str(engine.path)]

@@ -22,9 +22,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.like import built_like
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
-from edgeres.evaluation.predict import fill_batch, single_input
+from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.files import write_atomic
 from edgeres.quantization.forward import infer_shapes, open_session, run_session
 from edgeres.quantization.graph import activations, load_model, value_name
@@ -102,12 +103,13 @@ class EngineInside:
         self._probes: list[_Probe] = []
         self._source = source
         self._backend = backend
-        self._config = BuildConfig(device=engine.device, threads=threads)
+        self._config = built_like(engine, backend, source, threads=threads)
+        as_given = BuildConfig(device=engine.device, threads=threads)
         self._output = points[-1]
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._original = stack.enter_context(backend.load(engine, self._config))
+            self._original = stack.enter_context(backend.load(engine, as_given))
             self._input = single_input(self._original)
             self._probe(stack, list(points[:-1]), first, self._answer(self._original, first)[0])
             self._stack = stack.pop_all()
@@ -181,14 +183,11 @@ class EngineInside:
         return self._backend.load(self._backend.build(onnx, out, self._config), self._config)
 
     def _answer(self, runner: Runner, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """All outputs in the order of the graph; an engine with a fixed batch runs in pieces."""
-        size = self._input.shape[0] or len(images)
+        """All outputs in the order of the graph; in pieces that the engine takes."""
         pieces: list[list[NDArray[np.float32]]] = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            fed = fill_batch(part, size).astype(self._input.dtype, copy=False)
+        for fed, count in fed_batches(runner, images):
             got = runner.infer({self._input.name: fed})
-            pieces.append([got[s.name][: len(part)].astype(np.float32) for s in runner.outputs])
+            pieces.append([got[s.name][:count].astype(np.float32) for s in runner.outputs])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.like import built_like
 from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
@@ -168,12 +169,11 @@ def validate(
     if trial and answered is None:
         executable_backend(engine)
         try_engine(path)
-    config = BuildConfig(device=engine.device, threads=threads)
     size = engine_size(engine)
     wanted = conformance.of(engine.backend) if conformance is not None else {}
 
     def answers(of: Engine, by: Backend) -> Predictions:
-        with by.load(of, config) as runner:
+        with by.load(of, BuildConfig(device=of.device, threads=threads)) as runner:
             return predict(
                 runner,
                 dataset,
@@ -185,7 +185,7 @@ def validate(
                 progress=progress,
             )
 
-    reference = _baseline(engine, baseline or _default_baseline(path), config, answers)
+    reference = _baseline(engine, baseline or _default_baseline(path), threads, answers)
     check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
@@ -277,7 +277,7 @@ def _default_baseline(path: Path) -> Path:
 def _baseline(
     engine: Engine,
     given: Path | Predictions,
-    config: BuildConfig,
+    threads: int | None,
     answers: Callable[[Engine, Backend], Predictions],
 ) -> Predictions:
     """Turns whatever stands for the baseline into its answers."""
@@ -298,4 +298,5 @@ def _baseline(
     backend = executable_backend(engine)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"baseline{backend.engine_suffix}"
+        config = built_like(engine, backend, given, threads=threads, reference=True)
         return answers(backend.build(given, out, config), backend)

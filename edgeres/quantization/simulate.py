@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.backends.base import BatchLimits
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.predict import fill_batch
+from edgeres.evaluation.predict import fitted
 from edgeres.quantization.forward import chunks, open_session, run_session
 
 
@@ -44,11 +45,12 @@ def simulated_logits(
     session = open_session(qdq.read_bytes(), threads=threads, optimize=False)
     output = session.get_outputs()[0].name
     fixed = session.get_inputs()[0].shape[0]
-    logits = []
-    for images in chunks(iter(batches)):
-        size = fixed if isinstance(fixed, int) else len(images)
-        for part in (images[start : start + size] for start in range(0, len(images), size)):
-            logits.append(run_session(session, fill_batch(part, size))[output][: len(part)])
+    limits = BatchLimits(fixed, fixed) if isinstance(fixed, int) else BatchLimits()
+    logits = [
+        run_session(session, fed)[output][:count]
+        for images in chunks(iter(batches))
+        for fed, count in fitted(images, limits)
+    ]
     if not logits:
         raise DataError("there are no images to simulate.", hint="Check the data set.")
     return np.concatenate(logits)

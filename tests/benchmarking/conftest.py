@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array, BatchLimits, TensorSpec
 
 
 class Clock:
@@ -29,6 +29,7 @@ class TimedEngine:
 
     inputs = (TensorSpec("image", (None, 1, 2, 2), "float32"),)
     outputs = (TensorSpec("scores", (None, 2), "float32"),)
+    batch_limits = BatchLimits()
 
     def __init__(self, clock: Clock, cost: Callable[[int, Array], float]) -> None:
         self.clock = clock

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.sidecar import read_engine, sidecar_path, tuned_config, write_tuning
+from edgeres.backends.sidecar import read_engine, run_config, sidecar_path, write_tuning
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.memory import peak_memory
@@ -52,7 +52,7 @@ def slow_spinning(monkeypatch):
 
     def slow(self, engine, config):
         runner = load(self, engine, config)
-        chosen = tuned_config(engine, config).options
+        chosen = run_config(engine, config).options
         real = runner._infer
 
         def infer(feeds):
@@ -80,7 +80,7 @@ def test_the_fastest_is_kept_with_its_gain_and_used(engine, slow_spinning) -> No
     assert kept["options"] == {"spinning": "false"}
     assert kept["gain"] == found.gain.value
     assert engine.read_bytes() == before
-    used = tuned_config(read_engine(engine), BuildConfig())
+    used = run_config(read_engine(engine), BuildConfig())
     assert used.options == {"spinning": "false"}
     times = benchmark([engine], settings=QUICK).engines[str(engine)]
     assert times.latency.p50_ms < 3
@@ -101,16 +101,16 @@ def test_what_is_given_comes_first_and_other_cpus_ignore_it(engine) -> None:
     write_tuning(read_engine(engine), {"options": {"spinning": "false"}, "threads": 1})
     here = read_engine(engine)
     given = BuildConfig(threads=2, options={"spinning": "true"})
-    assert tuned_config(here, given) == given
-    assert tuned_config(here, BuildConfig()).threads == 1
-    assert tuned_config(here, BuildConfig(tuned=False)) == BuildConfig(tuned=False)
+    assert run_config(here, given) == given
+    assert run_config(here, BuildConfig()).threads == 1
+    assert run_config(here, BuildConfig(tuned=False)) == BuildConfig(tuned=False)
     record = json.loads(sidecar_path(engine).read_text())
     record["tuning"]["cpu"] = "another"
     sidecar_path(engine).write_text(json.dumps(record))
-    assert tuned_config(here, BuildConfig()) == BuildConfig()
+    assert run_config(here, BuildConfig()) == BuildConfig()
     sidecar_path(engine).write_text(json.dumps({**record, "tuning": []}))
     with pytest.raises(ArtefactError, match="damaged"):
-        tuned_config(here, BuildConfig())
+        run_config(here, BuildConfig())
 
 
 def test_memory_counts_the_engine_and_not_this_process(engine) -> None:
@@ -121,3 +121,41 @@ def test_memory_counts_the_engine_and_not_this_process(engine) -> None:
         pytest.skip("this system does not tell resident memory")
     assert 0 < found.engine_bytes < 100 << 20
     assert found.engine_bytes < found.process_bytes < 300 << 20
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_given_options_go_before_tuned_ones_and_those_before_built_ones(
+    engine, tmp_path, monkeypatch, name
+) -> None:
+    backend = get_backend(name)
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    option, (first, second, *_) = next(iter(backend.runtime_options().items()))
+    out = tmp_path / name / f"model{backend.engine_suffix}"
+    config = BuildConfig(options={option: first})
+    built = backend.build(tmp_path / "source.onnx", out, config)
+    used: list[str] = []
+    check = type(backend).check
+    monkeypatch.setattr(
+        type(backend),
+        "check",
+        lambda self, config: (used.append(config.options[option]), check(self, config))[1],
+    )
+    backend.load(built, BuildConfig()).close()
+    write_tuning(built, {"options": {option: second}, "threads": None})
+    backend.load(built, BuildConfig()).close()
+    backend.load(built, BuildConfig(tuned=False)).close()
+    backend.load(built, config).close()
+    assert used == [first, second, first, first]
+
+
+def test_an_engine_built_with_a_slow_option_is_tuned_away_from_it(
+    engine, tmp_path, slow_spinning
+) -> None:
+    backend = get_backend("onnxruntime")
+    for value, found_options in (("true", {"spinning": "false"}), ("false", {})):
+        config = BuildConfig(options={"spinning": value})
+        built = backend.build(tmp_path / "source.onnx", tmp_path / value / "model.onnx", config)
+        found = tune_runtime(built.path, search=QUICK, final=QUICK)
+        assert {k: v for k, v in found.options.items() if k == "spinning"} == found_options
+        assert run_config(built, BuildConfig()).options["spinning"] == "false"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeres.backends.base import ShapeRange
 from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, parse_manifest
 from edgeres.errors import ArtefactError
 
@@ -30,6 +31,8 @@ def manifest(**changes) -> Manifest:
         expected=NAMES[3],
         expected_from="null",
         proven={"top1": 0.9},
+        options={"max_batch": "8"},
+        shapes={"image": ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (8, 3, 8, 8))},
     )
     values = {
         "name": "net",
@@ -49,6 +52,25 @@ def test_round_trip():
     made = manifest()
     assert parse_manifest(made.to_bytes(), WHERE) == made
     assert parse_manifest(made.to_bytes(), WHERE).to_bytes() == made.to_bytes()
+
+
+def test_a_manifest_without_options_and_shapes_is_read():
+    raw = json.loads(manifest().to_bytes())
+    del raw["engines"]["cpu"]["options"], raw["engines"]["cpu"]["shapes"]
+    entry = parse_manifest(json.dumps(raw).encode(), WHERE).engines["cpu"]
+    assert (entry.options, entry.shapes) == ({}, {})
+
+
+@pytest.mark.parametrize("ends", [((2,), (1,), (3,)), ((0,), (1,), (1,)), ((1,), (1, 1), (1,))])
+def test_shapes_that_are_no_range_are_refused(ends):
+    range_ = dict(zip(("min", "opt", "max"), ends, strict=True))
+    with pytest.raises(ArtefactError, match="shapes of 'image'"):
+        parse_manifest(
+            _with(
+                "engines.cpu", {**asdict(manifest().engines["cpu"]), "shapes": {"image": range_}}
+            ),
+            WHERE,
+        )
 
 
 def _with(path: str, value: object) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -11,11 +12,11 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
 
-from edgeres.backends.base import Engine, TensorSpec
+from edgeres.backends.base import Engine, ShapeRange, TensorSpec
 from edgeres.backends.serving import ServedModel, get_server, server_names
 from edgeres.bundling.serve import serve
 from edgeres.cli import app
-from edgeres.errors import ModelError, UsageError
+from edgeres.errors import ArtefactError, ModelError, UsageError
 
 # Fields of Triton's ModelConfig that a repository of edgeres may use, with numbers and types of
 # model_config.proto. Text that names any other field does not parse.
@@ -163,6 +164,20 @@ def test_openvino_model_server_repository(output, tmp_path):
     openvino.Core().compile_model(model, entry["config"]["target_device"], settings)
 
 
+def test_a_report_that_names_an_engine_elsewhere_is_refused(output, tmp_path):
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    shutil.copytree(output, folder)
+    report = json.loads((folder / "report.json").read_text())
+    target, part = next(iter(report["targets"].items()))
+    engine = folder / part["engine"]
+    shutil.copytree(engine.parent, secret)
+    report["targets"][target]["engine"] = f"../secret/{engine.name}"
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ArtefactError, match="outside"):
+        serve(folder, "triton", targets=[target])
+    assert not (folder / "serve-triton").exists()
+
+
 def test_an_earlier_repository_is_replaced_and_nothing_else(output, tmp_path):
     place, _ = serve(output, "triton", tmp_path / "models")
     marker = place / next(place.iterdir()).name / "old"
@@ -201,6 +216,25 @@ def test_a_fixed_batch_and_a_gpu(tmp_path, model_config):
     assert config.instance_group[0].kind == 1
     assert not config.HasField("dynamic_batching")
     assert (tmp_path / "models" / model.name / "1" / "model.plan").read_bytes() == b"plan"
+
+
+def test_a_batch_is_as_large_as_the_engine_takes(tmp_path, model_config):
+    model = _model(
+        tmp_path,
+        "tensorrt",
+        input=TensorSpec("image", (None, 3, 8, 8), "float32"),
+        output=TensorSpec("scores", (None, 2), "float32"),
+    )
+
+    def limited(low, high):
+        ends = ShapeRange((low, 3, 8, 8), (high, 3, 8, 8), (high, 3, 8, 8))
+        return replace(model, engine=replace(model.engine, shapes={"image": ends}))
+
+    get_server("triton").write([limited(1, 32)], tmp_path / "models")
+    config = model_config((tmp_path / "models" / model.name / "config.pbtxt").read_text())
+    assert config.max_batch_size == 32
+    assert get_server("triton").refusal(limited(1, 32).engine) is None
+    assert "takes 2 and more" in str(get_server("triton").refusal(limited(2, 32).engine))
 
 
 def test_what_a_server_cannot_run_is_said(output, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 import edgeres
 from edgeres.assets import asset_path
 from edgeres.backends import get_backend
-from edgeres.backends.base import BuildConfig
+from edgeres.backends.base import BatchLimits, BuildConfig
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.decode import decode_file
 from edgeres.errors import (
@@ -87,6 +87,22 @@ def test_more_images_than_a_batch_come_in_order(bundle_file, images):
         firsts = list(zip(session.stream(many, top=1), range(3), strict=False))
     assert [f[0].index for f in found] == [single[index % 4][0].index for index in range(37)]
     assert len(firsts) == 3
+
+
+def test_infer_keeps_within_what_the_engine_takes(bundle_file, images, monkeypatch):
+    with edgeres.Session(bundle_file, target=TARGETS[0]) as session:
+        batch = np.stack([session.preprocess.apply(decode_file(path)) for path in (images * 2)[:7]])
+        expected, sizes = session.infer(batch), []
+        runner = session._runners[0]
+        infer = runner.infer
+        monkeypatch.setattr(type(runner), "batch_limits", BatchLimits(2, 3))
+        monkeypatch.setattr(
+            runner,
+            "infer",
+            lambda feeds: (sizes.append(*map(len, feeds.values())), infer(feeds))[1],
+        )
+        np.testing.assert_allclose(session.infer(batch), expected, rtol=1e-5)
+        assert sizes == [3, 3, 2]
 
 
 def test_any_thread_may_call(bundle_file, images, target):

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import pytest
 
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array, BatchLimits, TensorSpec
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
@@ -24,7 +24,9 @@ class Brightness:
         shape: tuple[int | None, ...] = (None, 1, 2, 2),
         tail: tuple[int, ...] = (),
         dtype: str = "float32",
+        limits: BatchLimits | None = None,
     ) -> None:
+        self.batch_limits = limits or BatchLimits(shape[0], shape[0])
         self.inputs = (TensorSpec("image", shape, dtype),)
         self.outputs = (TensorSpec("scores", (shape[0], 3), dtype),)
         self.tail = tail
@@ -32,6 +34,7 @@ class Brightness:
 
     def infer(self, feeds: dict[str, Array]) -> dict[str, Array]:
         images = feeds["image"]
+        assert self.batch_limits.fit(len(images)) == len(images)
         assert images.dtype == self.inputs[0].dtype
         self.seen.append(images.shape)
         pixel = images.reshape(len(images), -1)[:, :1]
@@ -86,6 +89,25 @@ def test_a_fixed_batch_is_filled_up() -> None:
     answers = predict(runner, data(), PLAIN, batch_size=99)
     assert answers.predicted.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert [shape[0] for shape in runner.seen] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted", "runs"),
+    [
+        (BatchLimits(1, 3), 99, [3, 3, 1]),
+        (BatchLimits(2, 3), 99, [3, 3, 2]),
+        (BatchLimits(5, 8), 1, [5, 5]),
+        (BatchLimits(2), 3, [3, 3, 2]),
+        (BatchLimits(), 4, [4, 3]),
+    ],
+)
+def test_batches_keep_within_what_the_engine_takes(
+    limits: BatchLimits, wanted: int, runs: list[int]
+) -> None:
+    runner = Brightness(limits=limits)
+    answers = predict(runner, data(), PLAIN, batch_size=wanted)
+    assert answers.predicted.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert [shape[0] for shape in runner.seen] == runs
 
 
 def test_trailing_ones_and_half_precision_are_taken() -> None:

@@ -12,7 +12,7 @@ from edgeres.backends.base import Engine, TensorSpec
 from edgeres.backends.serving._model import ServedModel
 
 MAX_BATCH = 64
-"""Largest batch that Triton may form where the engine leaves it free; as TensorRT plans have it."""
+"""Largest batch that Triton may form where the engine has no limit of its own."""
 
 _FILES = {
     "onnxruntime": (".onnx",),
@@ -32,6 +32,10 @@ class Triton:
             return f"Triton has no backend for {engine.backend}."
         if engine.versions.get("flavor") == "tensorrt_rtx":
             return "Triton runs plans of TensorRT, not of TensorRT for RTX."
+        smallest = max((shape.min[0] for shape in engine.shapes.values()), default=1)
+        fixed = all(shape.min[0] == shape.max[0] for shape in engine.shapes.values())
+        if smallest > 1 and not fixed:
+            return f"Triton also sends single images, the engine takes {smallest} and more."
         return None
 
     def write(self, models: list[ServedModel], folder: Path) -> None:
@@ -47,12 +51,13 @@ class Triton:
 def _config(model: ServedModel) -> str:
     """The model's configuration in protobuf text format."""
     free = model.free_batch
+    largest = min((shape.max[0] for shape in model.engine.shapes.values()), default=MAX_BATCH)
     kind = "KIND_CPU" if model.engine.device == "cpu" else "KIND_GPU"
     labels = f"    label_filename: {_quoted(_LABELS)}\n"
     blocks = [
         f"name: {_quoted(model.name)}",
         f"backend: {_quoted(model.engine.backend)}",
-        f"max_batch_size: {MAX_BATCH if free else 0}",
+        f"max_batch_size: {largest if free else 0}",
         f"input [\n  {{\n{_tensor(model.input, free)}  }}\n]",
         f"output [\n  {{\n{_tensor(model.output, free)}{labels}  }}\n]",
         f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n  }}\n]",

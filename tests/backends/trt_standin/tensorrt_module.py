@@ -41,6 +41,7 @@ LOG = (
     "StreamId: 0, Metadata: [ONNX Layer: conv]"
 )
 PLAN = b"a plan"
+MIN_BATCH = 1
 MAX_BATCH = 4
 
 
@@ -200,8 +201,8 @@ class StandIn:
             get_tensor_dtype=lambda name: self.module.DataType.FLOAT,
             get_tensor_mode=lambda name: modes.INPUT if name == "input" else modes.OUTPUT,
             get_tensor_profile_shape=lambda name, index: [
-                (1, 1, 4, 4),
-                (1, 1, 4, 4),
+                (MIN_BATCH, 1, 4, 4),
+                (MIN_BATCH, 1, 4, 4),
                 (MAX_BATCH, 1, 4, 4),
             ],
             create_execution_context=self._execution,
@@ -232,7 +233,7 @@ class StandIn:
 
         def set_shape(name: str, shape: tuple[int, ...]) -> bool:
             batch[0] = shape[0]
-            return shape[0] <= MAX_BATCH
+            return MIN_BATCH <= shape[0] <= MAX_BATCH
 
         def shape_of(name: str) -> tuple[int, ...]:
             return (batch[0], 1, 4, 4) if name == "input" else (batch[0], 2)
