@@ -42,7 +42,7 @@ from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
 from edgeres.report.evidence import FOLDER
-from edgeres.report.history import HISTORY, append_run, read_history
+from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import Source, find_source
@@ -88,7 +88,8 @@ def convert(
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
         _publish(output, report, proof, table, evidence, inputs.validation)
-        append_run(output / HISTORY, report, name=recipe.name)
+        settings = recipe_sha256(recipe)
+        append_run(output / HISTORY, report, name=recipe.name, recipe_sha256=settings)
     return report
 
 
