@@ -36,8 +36,8 @@ _LESS_COVERED = 0.005
 class Row:
     """One engine in one run; what was not measured is ``None``.
 
-    ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601; ``recipe_sha256`` is of
-    the settings that can change an engine (empty in rows of schema 1, which did not keep it).
+    ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601; ``recipe_sha256`` is
+    of the settings that can change an engine (empty in rows of schema 1, which did not keep it).
     """
 
     run: int
@@ -134,8 +134,8 @@ def runtime_changes(rows: Sequence[Row]) -> list[Change]:
     """What is different since a runtime, or edgeres itself, was changed.
 
     Compared are runs one after the other of the same engine, recipe settings, model, images, device
-    and CPU whose versions differ. Times count only where both are stable. Rows that do not say their
-    settings are compared with each other alone.
+    and CPU whose versions differ. Times count only where both are stable. Rows that do not say
+    their settings are compared with each other alone.
     """
     last: dict[tuple[str, ...], Row] = {}
     changes: list[Change] = []
