@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.recipe import Recipe
 
-Target = Annotated[str, typer.Option(help="onnxruntime, openvino or tensorrt.")]
+Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
 Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
 RecipeOption = Annotated[
@@ -122,7 +122,7 @@ def export(
 def quantize(
     onnx: Onnx,
     output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
-    target: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or portable.")],
+    target: Annotated[str, typer.Option(help="A target that `edgeres doctor` lists, or portable.")],
     data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     table: Annotated[
