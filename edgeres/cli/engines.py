@@ -263,7 +263,7 @@ def benchmark(
         with out.listener() as listener:
             for engine in engines if tune_runtime else ():
                 bar = listener.bar(f"tune {engine.name}")
-                tunings[str(engine)] = tune(engine, batch_size=images, progress=bar)
+                tunings[str(engine)] = tune(engine, batch_size=images, trial=True, progress=bar)
             found = run(
                 engines,
                 batch_size=images,
