@@ -42,11 +42,12 @@ from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report, write_evidence
 from edgeres.recipe import Recipe
 from edgeres.report.evidence import FOLDER
-from edgeres.report.history import HISTORY, append_run, read_history
+from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
+from edgeres.superseded import set_aside
 from edgeres.targets import Target, open_target, open_targets
 
 STAGES_FOLDER = ".stages"
@@ -88,7 +89,8 @@ def convert(
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
         _publish(output, report, proof, table, evidence, inputs.validation)
-        append_run(output / HISTORY, report, name=recipe.name)
+        settings = recipe_sha256(recipe)
+        append_run(output / HISTORY, report, name=recipe.name, recipe_sha256=settings)
     return report
 
 
@@ -262,7 +264,7 @@ def _publish(
     """Puts what a run hands over into the output folder: folder by folder, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
-    baseline than the one beside them.
+    baseline than the one beside them. What was made from the earlier report is set aside.
     """
     networks = proof.networks
     folders: dict[str, dict[str, Path]] = {}
@@ -291,4 +293,5 @@ def _publish(
         replace_folder(evidence, output / FOLDER)
         for stale in {*target_names(), PRUNED} - set(folders):
             shutil.rmtree(output / stale, ignore_errors=True)
+        set_aside(output)
         write_report(report, output / REPORT)

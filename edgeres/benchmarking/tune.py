@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, write_tuning
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
@@ -76,6 +77,7 @@ def tune_runtime(
     batch_size: int = 1,
     search: MeasureSettings = _SEARCH,
     final: MeasureSettings = _FINAL,
+    trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tuning:
     """Tries the options of an engine's backend and writes the fastest into its sidecar.
@@ -85,15 +87,19 @@ def tune_runtime(
         batch_size: Images in a run.
         search: How long each value is measured.
         final: How long the found options are measured against the engine as built.
+        trial: Whether the engine first runs once in a child process, where it may crash or hang.
         progress: Called with options done and options in all.
 
     Raises:
         ArtefactError: No whole engine is there.
         BackendMissingError: The engine cannot run on this machine.
+        StageError: The engine crashed or hung in its trial.
         StorageError: The sidecar cannot be written.
     """
     engine = read_engine(path)
     backend = executable_backend(engine)
+    if trial:
+        try_engine(path)
     dimensions: list[tuple[str, tuple[str, ...]]] = []
     as_built: dict[str, str] = {}
     for name, values in backend.runtime_options().items():

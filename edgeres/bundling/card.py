@@ -21,7 +21,7 @@ def bundle_card(
     preprocess: Preprocess,
     class_names: Sequence[str],
     *,
-    licence: str = "",
+    license_name: str = "",
 ) -> str:
     """The run's model card for the engines of a bundle, and how to use the bundle.
 
@@ -30,7 +30,7 @@ def bundle_card(
         targets: Engines of this bundle.
         preprocess: How an image becomes numbers.
         class_names: In the order of the scores.
-        licence: Licence of the network, in the words of whoever bundles it.
+        license_name: Licence of the weights, in the words of whoever bundles it.
     """
     from edgeres.report.model_card import model_card
 
@@ -39,16 +39,16 @@ def bundle_card(
         targets={name: report.targets[name] for name in targets},
         findings=tuple(f for f in report.findings if f.target in (None, *targets)),
     )
-    return f"{model_card(chosen, license_name=licence)}\n{_use(preprocess, class_names)}\n"
+    return f"{model_card(chosen, license_name=license_name)}\n{_use(preprocess, class_names)}\n"
 
 
-def licence_notes(report: Report, packages: Sequence[str], *, licence: str = "") -> str:
+def licence_notes(report: Report, packages: Sequence[str], *, license_name: str = "") -> str:
     """What is known of the licences of the network, the sample images and the runtime packages."""
     lines = [
         "# Licences",
         "",
         f"- Network `{report.model.name}` (SHA-256 of the original {report.model.sha256}): "
-        f"{licence or _NOT_SAID}.",
+        f"{license_name or _NOT_SAID}.",
         f"- Self-test images in `samples/`: from {report.baseline.data or 'the validation images'}"
         f"; {_data_licence(report.baseline.data)}.",
         "",

@@ -74,7 +74,7 @@ def bundle(
     *,
     targets: Sequence[str] = (),
     class_names: Sequence[str] = (),
-    licence: str = "",
+    license_name: str = "",
     key: Path | None = None,
 ) -> Bundled:
     """Puts proven engines and all that belongs to them into one file.
@@ -87,7 +87,7 @@ def bundle(
         output: The file to write; ``bundle.edgeres`` in the folder where not given.
         targets: Which engines; all that were built where empty.
         class_names: Names in the order of the scores, where the data set did not say them.
-        licence: Licence of the network, for the card.
+        license_name: Licence of the weights, for the model card.
         key: PEM file with an Ed25519 private key that signs the bundle.
 
     Raises:
@@ -109,13 +109,14 @@ def bundle(
         raise ArtefactError(
             f"{baseline}: has no self-test samples.", hint="Run `edgeres convert` again."
         )
+    card = bundle_card(report, chosen, preprocess, names, license_name=license_name)
     content: Content = {
         **samples,
         _REPORT: folder / _REPORT,
         _PREPROCESS: baseline / _PREPROCESS,
         _TABLE: baseline / _TABLE,
         "labels.json": json.dumps(list(names), indent=1).encode() + b"\n",
-        "MODEL_CARD.md": bundle_card(report, chosen, preprocess, names, licence=licence).encode(),
+        "MODEL_CARD.md": card.encode(),
     }
     engines = {}
     packages: list[str] = []
@@ -123,7 +124,7 @@ def bundle(
         entry = _add_engine(content, folder, name, report, list(samples.values()), preprocess)
         engines[name] = entry
         packages += entry.versions
-    content["LICENCES.md"] = licence_notes(report, packages, licence=licence).encode()
+    content["LICENCES.md"] = licence_notes(report, packages, license_name=license_name).encode()
     manifest = Manifest(
         name=report.model.name,
         created_by=f"edgeres {__version__}",
@@ -226,7 +227,7 @@ def _expected(
                 problem = error
     raise problem or BackendMissingError(
         f"{engine.path}: no backend on this machine can answer the self-test samples.",
-        hint="Install a runtime: pip install 'edgeres[onnxruntime]'.",
+        hint=f"Install a runtime, one of: {', '.join(target_names())}; see `edgeres doctor`.",
     )
 
 

@@ -27,7 +27,9 @@ def bundle(
     ] = None,
     target: Targets = None,
     labels: Labels = None,
-    licence: Annotated[str, typer.Option(help="Licence of the network, for its card.")] = "",
+    license_name: Annotated[
+        str, typer.Option("--license", help="Licence of the weights, for the model card.")
+    ] = "",
     sign: Annotated[
         Path | None, typer.Option(metavar="KEY", help="PEM file with an Ed25519 private key.")
     ] = None,
@@ -43,9 +45,9 @@ def bundle(
         if serve is not None:
             from edgeres.bundling.serve import serve as write
 
-            if labels or licence or sign:
+            if labels or license_name or sign:
                 raise UsageError(
-                    "--labels, --licence and --sign are for a bundle, not for a model repository."
+                    "--labels, --license and --sign are for a bundle, not for a model repository."
                 )
             place, models = write(folder, serve, output, targets=target or ())
             content = {"repository": str(place), "server": serve, "models": list(models)}
@@ -58,7 +60,7 @@ def bundle(
             output,
             targets=target or (),
             class_names=o.read_lines(labels) if labels else (),
-            licence=licence,
+            license_name=license_name,
             key=sign,
         )
         line = f"{made.path}: {made.size_bytes:,} bytes, SHA-256 {made.sha256}"

@@ -19,7 +19,7 @@ RecipeArgument = Annotated[
 ]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", help="onnxruntime, openvino, tensorrt or all; repeat for several."),
+    typer.Option("--target", help="A target of `edgeres doctor`, or all; repeat for several."),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Folder of the results; runs/NAME where not given.")

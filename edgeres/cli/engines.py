@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -162,7 +163,9 @@ def validate(
 
 def benchmark(
     engines: Annotated[list[Path], typer.Argument(help="Engines; the first is the yardstick.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a run; 1 if left out.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:N or ssh://[user@]host[:port].")
     ] = None,
@@ -177,6 +180,13 @@ def benchmark(
     scenario: Annotated[
         str | None,
         typer.Option(help="MLPerf LoadGen: single_stream, multi_stream, server or offline."),
+    ] = None,
+    target_qps: Annotated[
+        float | None,
+        typer.Option(help="Samples a second that come (server) or are expected (offline)."),
+    ] = None,
+    latency_bound_ms: Annotated[
+        float | None, typer.Option(help="Latency that 99 % of server's must keep; 15 if left out.")
     ] = None,
     sustained: Annotated[
         float | None, typer.Option(help="Then run each for so many seconds without a pause.")
@@ -198,14 +208,25 @@ def benchmark(
         from edgeres.errors import UsageError
         from edgeres.report.tables import benchmark_table, loadgen_table
 
+        _check_scenario(
+            scenario,
+            batch_size=batch_size,
+            device=device,
+            fleet=fleet,
+            sustained=sustained,
+            tune_runtime=tune_runtime,
+            target_qps=target_qps,
+            latency_bound_ms=latency_bound_ms,
+        )
+        images = batch_size or 1
         if fleet is not None or (device or "").startswith("ssh://"):
             from edgeres.devices.address import parse_ssh
             from edgeres.devices.fleet import FleetDevice, benchmark_fleet, load_fleet
             from edgeres.report.fleet_table import fleet_exit_code, fleet_table
 
-            if scenario is not None or tune_runtime or sustained is not None:
+            if tune_runtime or sustained is not None:
                 raise UsageError(
-                    "--scenario, --tune-runtime and --sustained run on this machine only.",
+                    "--tune-runtime and --sustained run on this machine only.",
                     hint="Run that command on the device itself.",
                 )
             if fleet is not None:
@@ -216,7 +237,7 @@ def benchmark(
                 )
                 devices = [FleetDevice(host.name, host, threads)]
             results = benchmark_fleet(
-                devices, engines, batch_size=batch_size, seconds=seconds, say=out.note
+                devices, engines, batch_size=images, seconds=seconds, say=out.note
             )
             if fleet is None and results[0].error is not None:
                 raise results[0].error
@@ -227,8 +248,13 @@ def benchmark(
             from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
 
             wanted = LoadGenSettings(
-                scenario=cast("Scenario", scenario), seconds=seconds, threads=threads
+                scenario=cast("Scenario", scenario),
+                seconds=seconds,
+                target_qps=target_qps,
+                threads=threads,
             )
+            if latency_bound_ms is not None:
+                wanted = replace(wanted, latency_bound_ms=latency_bound_ms)
             runs = {str(engine): run_loadgen(engine, wanted) for engine in engines}
             content = {name: found.to_dict() for name, found in runs.items()}
             out.result({"engines": content}, loadgen_table(runs))
@@ -237,10 +263,10 @@ def benchmark(
         with out.listener() as listener:
             for engine in engines if tune_runtime else ():
                 bar = listener.bar(f"tune {engine.name}")
-                tunings[str(engine)] = tune(engine, batch_size=batch_size, progress=bar)
+                tunings[str(engine)] = tune(engine, batch_size=images, trial=True, progress=bar)
             found = run(
                 engines,
-                batch_size=batch_size,
+                batch_size=images,
                 device=device,
                 threads=threads,
                 settings=MeasureSettings(seconds=seconds),
@@ -254,6 +280,24 @@ def benchmark(
             content["engines"][name]["tuning"] = tuning.to_dict()
         out.result(content, benchmark_table(found, tunings))
         raise typer.Exit(found.exit_code)
+
+
+def _check_scenario(scenario: str | None, **options: object) -> None:
+    """Refuses options that a LoadGen run, or the lack of one, would ignore without a word."""
+    from edgeres.errors import UsageError
+
+    own = ("target_qps", "latency_bound_ms")  # of LoadGen; all others are not
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    names = [f"--{name.replace('_', '-')}" for name in given if (name in own) == (scenario is None)]
+    if names and scenario is None:
+        raise UsageError(
+            f"{', '.join(names)}: only for MLPerf LoadGen.", hint="Give --scenario server too."
+        )
+    if names:
+        raise UsageError(
+            f"{', '.join(names)}: not for --scenario {scenario}.",
+            hint="Leave it out: LoadGen runs on the engine's own device and chooses the batches.",
+        )
 
 
 def inspect(

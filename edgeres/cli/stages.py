@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.recipe import QuantizeBlock, Recipe
 
-Target = Annotated[str, typer.Option(help="onnxruntime, openvino or tensorrt.")]
+Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
 Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
 RecipeOption = Annotated[
@@ -126,8 +126,8 @@ def quantize(
     target: Annotated[
         str | None,
         typer.Option(
-            help="onnxruntime, openvino, tensorrt or portable; a recipe with `portable: true` "
-            "needs none."
+            help="A target that `edgeres doctor` lists, or portable; a recipe with "
+            "`portable: true` needs none."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,

@@ -47,7 +47,7 @@ def simulated_logits(
     fixed = session.get_inputs()[0].shape[0]
     limits = BatchLimits(fixed, fixed) if isinstance(fixed, int) else BatchLimits()
     logits = [
-        run_session(session, fed)[output][:count]
+        run_session(session, fed.astype(np.float32, copy=False))[output][:count]
         for images in chunks(iter(batches))
         for fed, count in fitted(images, limits)
     ]

@@ -13,14 +13,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import ArtefactError
 from edgeres.files import disk_errors
 from edgeres.report.schema import Report
+from edgeres.store import json_sha256
+
+if TYPE_CHECKING:
+    from edgeres.recipe import Recipe
 
 HISTORY = "history.sqlite"
-_SCHEMA = 1
+_SCHEMA = 2
 _WAIT_S = 10.0
 _SLOWER = 1.10  # p50 after an upgrade over p50 before it
 _LESS_ACCURATE_PP = 0.1
@@ -32,7 +36,8 @@ _LESS_COVERED = 0.005
 class Row:
     """One engine in one run; what was not measured is ``None``.
 
-    ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601.
+    ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601; ``recipe_sha256`` is
+    of the settings that can change an engine (empty in rows of schema 1, which did not keep it).
     """
 
     run: int
@@ -55,6 +60,7 @@ class Row:
     stable: int | None
     size_bytes: int
     verdict: str
+    recipe_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,16 @@ _INTEGERS = {"run", "stable", "size_bytes"}
 _REALS = {"top1", "drop_pp", "sqnr_db", "int8_coverage", "p50_ms", "p99_ms", "speedup"}
 
 
-def append_run(path: Path, report: Report, *, name: str, time: datetime | None = None) -> int:
+def append_run(
+    path: Path, report: Report, *, name: str, recipe_sha256: str = "", time: datetime | None = None
+) -> int:
     """Appends a run; several processes may do so at once.
 
     Args:
         path: The SQLite file; made where it is not there.
         report: What the run found.
         name: Name of the recipe.
+        recipe_sha256: Of its settings, see :func:`recipe_sha256`.
         time: When; now where left out.
 
     Returns:
@@ -99,7 +108,7 @@ def append_run(path: Path, report: Report, *, name: str, time: datetime | None =
         marks = ", ".join(f":{column}" for column in _COLUMNS)
         database.executemany(
             f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({marks})",
-            [vars(row) for row in _rows(report, name, last + 1, moment)],
+            [vars(row) for row in _rows(report, name, recipe_sha256, last + 1, moment)],
         )
     return int(last) + 1
 
@@ -115,20 +124,31 @@ def read_history(path: Path) -> list[Row]:
             f"{path}: no history is there.", hint="`edgeres convert` makes one in its output."
         )
     with _open(path, create=False) as database:
-        found = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM results ORDER BY run, rowid")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        columns = _COLUMNS if version == _SCHEMA else _COLUMNS[:-1]  # the last came with schema 2
+        found = database.execute(f"SELECT {', '.join(columns)} FROM results ORDER BY run, rowid")
         return [Row(*values) for values in found]
 
 
 def runtime_changes(rows: Sequence[Row]) -> list[Change]:
     """What is different since a runtime, or edgeres itself, was changed.
 
-    Compared are runs one after the other of the same engine, recipe, model, images, device and CPU
-    whose versions differ. Times count only where both are stable.
+    Compared are runs one after the other of the same engine, recipe settings, model, images, device
+    and CPU whose versions differ. Times count only where both are stable. Rows that do not say
+    their settings are compared with each other alone.
     """
     last: dict[tuple[str, ...], Row] = {}
     changes: list[Change] = []
     for row in rows:
-        key = (row.name, row.engine, row.device, row.cpu, row.model_sha256, row.data_fingerprint)
+        key = (
+            row.name,
+            row.recipe_sha256,
+            row.engine,
+            row.device,
+            row.cpu,
+            row.model_sha256,
+            row.data_fingerprint,
+        )
         before = last.get(key)
         last[key] = row
         if before is None or _versions(before) == _versions(row):
@@ -162,7 +182,21 @@ def _versions(row: Row) -> str:
     return ", ".join(filter(None, (row.runtime, f"edgeres {row.edgeres}" if row.edgeres else "")))
 
 
-def _rows(report: Report, name: str, run: int, moment: str) -> list[Row]:
+def recipe_sha256(recipe: Recipe) -> str:
+    """Hash of the settings that can change an engine or its measurement.
+
+    Args:
+        recipe: The recipe; its name, checks and list of targets do not count.
+    """
+    content = recipe.model_dump(
+        mode="json",
+        include={"preprocess", "data", "prune", "quantize", "export", "build", "benchmark"},
+        exclude_defaults=True,  # so that a new setting changes no older hash
+    )
+    return json_sha256(content)
+
+
+def _rows(report: Report, name: str, settings: str, run: int, moment: str) -> list[Row]:
     return [
         Row(
             run=run,
@@ -185,6 +219,7 @@ def _rows(report: Report, name: str, run: int, moment: str) -> list[Row]:
             stable=None if part.stable is None else int(part.stable),
             size_bytes=part.size_bytes,
             verdict=part.verdict,
+            recipe_sha256=settings,
         )
         for target, part in report.targets.items()
     ]
@@ -205,7 +240,9 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
                 database.execute(f"CREATE TABLE IF NOT EXISTS results ({_columns()})")
                 database.execute(f"PRAGMA user_version = {_SCHEMA}")
                 database.commit()
-            elif version != _SCHEMA:
+            elif version == 1 and create:
+                _upgrade(database)
+            elif version not in (1, _SCHEMA):
                 raise ArtefactError(
                     f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
                     hint="Give another file.",
@@ -215,6 +252,16 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
         raise ArtefactError(
             f"{path}: is no usable history ({error}).", hint="Move it away; a new one is made."
         ) from error
+
+
+def _upgrade(database: sqlite3.Connection) -> None:
+    """Schema 1 to 2 in place; of several processes that try, one does it."""
+    database.execute("BEGIN IMMEDIATE")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version == 1:
+        database.execute("ALTER TABLE results ADD COLUMN recipe_sha256 TEXT NOT NULL DEFAULT ''")
+        database.execute(f"PRAGMA user_version = {_SCHEMA}")
+    database.commit()
 
 
 def _columns() -> str:

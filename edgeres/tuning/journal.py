@@ -23,7 +23,7 @@ def open_study(path: Path, identity: str, *, seed: int) -> Study:
 
     Args:
         path: The journal.
-        identity: Of recipe and space; kept in a new journal.
+        identity: Of recipe, images, space and machine; kept in a new journal.
         seed: Of the sampler.
 
     Raises:
@@ -94,8 +94,12 @@ class Study:
         return tuple(found)
 
     def known(self, candidate: Candidate) -> Measured | None:
-        """What an equal try came to: the space is small, and equal tries need no second run."""
-        return next((t.measured for t in self.tries() if t.candidate == candidate), None)
+        """What an equal try measured: the space is small, and equal tries need no second run.
+
+        ``None`` where there is none or all of them failed: what made them fail may be gone.
+        """
+        found = (t.measured for t in self.tries() if t.candidate == candidate)
+        return next((measured for measured in found if measured is not None), None)
 
     @contextmanager
     def ask(

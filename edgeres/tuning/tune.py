@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
 from edgeres.files import write_atomic
 from edgeres.pipeline import open_inputs, prove, stage_store
@@ -48,7 +49,8 @@ def tune(
     """Searches for the fastest recipe whose gates pass.
 
     The folder then holds ``study.journal``, ``pareto.json``, ``pareto.svg`` and, where a try
-    passed, ``best.yaml``. Calling again with the same recipe and space goes on.
+    passed, ``best.yaml``. Calling again with the same recipe, space and images
+    on the same CPU with the same versions goes on.
 
     Args:
         recipe: What to start from; its checks are the accuracy budget.
@@ -75,6 +77,8 @@ def tune(
             "model": inputs.source.sha256,
             "space": settings.space,
             "targets": [target.name for target in here],
+            "images": [inputs.validation.fingerprint, inputs.calibration.fingerprint],
+            "machine": _machine(describe_environment()),
         }
     )
     with output_lock(output):
@@ -82,7 +86,8 @@ def tune(
         study = open_study(output / JOURNAL, identity, seed=settings.seed)
         if study.identity != identity:
             raise ArtefactError(
-                f"'{output / JOURNAL}' is of a search with another recipe or space.",
+                f"'{output / JOURNAL}' is of a search with another recipe, space, machine, "
+                "images or versions.",
                 hint="Remove it, or choose another --output.",
             )
         while study.finished < settings.trials:
@@ -97,6 +102,16 @@ def tune(
             )
             _write(output, study.tries(), recipe.checks.max_drop_pp)
         return _result(output, study.tries(), recipe)
+
+
+def _machine(environment: Environment) -> dict[str, Any]:
+    """What times depend on besides the recipe: the CPU, its use, and the installed versions."""
+    return {
+        "cpu": environment.cpu,
+        "isa": list(environment.isa),
+        "threads": environment.threads,
+        "versions": dict(environment.versions),
+    }
 
 
 def _try(

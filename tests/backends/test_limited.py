@@ -106,12 +106,15 @@ def test_an_engine_that_takes_all_memory_is_stopped(tmp_path):
         try_engine(engine, seconds=60)
 
 
-@pytest.mark.parametrize("command", ["validate", "benchmark", "inspect"])
-def test_commands_try_before_they_load(tmp_path, monkeypatch, command):
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("validate", ()), ("benchmark", ()), ("benchmark", ("--tune-runtime",)), ("inspect", ())],
+)
+def test_commands_try_before_they_load(tmp_path, monkeypatch, command, options):
     monkeypatch.setattr("edgeres.backends.limited.TRIAL_SECONDS", 3.0)
     engine = build(endless(tmp_path / "net"))
     more = ["--mean", "0", "--std", "1", "--baseline", str(engine)] if command == "validate" else []
-    result = CliRunner().invoke(app, [command, str(engine), *more])
+    result = CliRunner().invoke(app, [command, str(engine), *options, *more])
     assert result.exit_code == 5, result.output
     assert "did not end within its limit" in result.stderr
 

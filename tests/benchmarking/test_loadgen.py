@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.benchmarking.loadgen import LoadGenSettings, _start, run_loadgen
 from edgeres.benchmarking.loadgen_summary import parse_summary
+from edgeres.cli import app
 from edgeres.errors import ArtefactError, BackendMissingError, StageError, UsageError
 
 VALID = """\
@@ -177,3 +179,29 @@ def test_missing_loadgen_says_how_to_get_it(engine: Path, monkeypatch) -> None:
 def test_missing_engine_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no such engine"):
         run_loadgen(tmp_path / "none.onnx")
+
+
+def test_the_command_runs_a_server(engine: Path) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="MLPerf LoadGen is not installed")
+    arguments = ["benchmark", str(engine), "--scenario", "server", "--json", "--threads", "1"]
+    result = CliRunner().invoke(
+        app, [*arguments, "--target-qps", "100", "--seconds", "0.2", "--latency-bound-ms", "50"]
+    )
+    assert result.exit_code in (0, 1), result.output  # whether it is valid depends on the machine
+    assert json.loads(result.stdout)["engines"][str(engine)]["scenario"] == "server"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--scenario", "offline", "--device", "cpu"], "--device: not for --scenario offline"),
+        (["--scenario", "offline", "--batch-size", "1"], "--batch-size"),
+        (["--scenario", "server", "--sustained", "1", "--tune-runtime"], "--sustained, --tune-r"),
+        (["--target-qps", "10"], "--target-qps: only for MLPerf LoadGen"),
+        (["--latency-bound-ms", "10"], "--latency-bound-ms: only"),
+    ],
+)
+def test_options_that_a_scenario_would_ignore_are_refused(options, text: str) -> None:
+    result = CliRunner().invoke(app, ["benchmark", "none.onnx", *options])
+    assert result.exit_code == 2
+    assert text in result.stderr

@@ -73,7 +73,7 @@ def test_one_target_own_labels_and_licence(output, tmp_path):
     target = next(iter(json.loads((output / "report.json").read_text())["targets"]))
     labels = [f"thing {index}" for index in range(10)]
     made = edgeres.bundle(
-        output, tmp_path / "one", targets=[target], class_names=labels, licence="CC0-1.0"
+        output, tmp_path / "one", targets=[target], class_names=labels, license_name="CC0-1.0"
     )
     assert list(made.manifest.engines) == [target]
     assert made.manifest.class_names == tuple(labels)

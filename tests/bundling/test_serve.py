@@ -261,5 +261,5 @@ def test_the_command(output, tmp_path):
     place = Path(json.loads(made.stdout)["repository"])
     assert place == tmp_path / "out" / "serve-triton"
     assert (place / json.loads(made.stdout)["models"][0] / "config.pbtxt").is_file()
-    bad = ["bundle", str(tmp_path / "out"), "--serve", "triton", "--licence", "MIT"]
+    bad = ["bundle", str(tmp_path / "out"), "--serve", "triton", "--license", "MIT"]
     assert CliRunner().invoke(app, bad).exit_code == 2

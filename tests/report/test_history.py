@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeres.errors import ArtefactError
-from edgeres.report.history import append_run, read_history, runtime_changes
+from edgeres.recipe import Recipe
+from edgeres.report.history import append_run, read_history, recipe_sha256, runtime_changes
 from edgeres.report.page import read_output, report_page
 from edgeres.report.schema import Percentiles, write_report
 
@@ -69,6 +70,34 @@ def test_another_machine_or_model_is_no_upgrade(report, tmp_path: Path) -> None:
     model = dataclasses.replace(report().model, sha256="cd" * 32)
     append_run(path, dataclasses.replace(slow, model=model), name="net")
     assert runtime_changes(read_history(path)) == []
+
+
+def test_another_setting_is_no_upgrade(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    recipe = Recipe.model_validate({"model": {"source": "net.onnx"}, "targets": ("all",)})
+    minmax = recipe.override({"quantize.calibrator": "minmax"})
+    named = recipe.override({"name": "other", "checks.max_drop_pp": 9})
+    assert recipe_sha256(recipe) == recipe_sha256(named) != recipe_sha256(minmax)
+    append_run(path, report(), name="net", recipe_sha256=recipe_sha256(recipe))
+    later = _later(report(), sqnr_db=9.0)
+    append_run(path, later, name="net", recipe_sha256=recipe_sha256(minmax))
+    assert runtime_changes(read_history(path)) == []
+    append_run(path, later, name="net", recipe_sha256=recipe_sha256(recipe))
+    assert len(runtime_changes(read_history(path))) == 1
+
+
+def test_a_file_of_the_first_schema_is_read_and_gone_on_with(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    append_run(path, report(), name="net")
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE results DROP COLUMN recipe_sha256")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    before = path.read_bytes()
+    assert [row.recipe_sha256 for row in read_history(path)] == [""] * 3
+    assert path.read_bytes() == before
+    append_run(path, report(), name="net", recipe_sha256="ab")
+    assert [row.recipe_sha256 for row in read_history(path)] == [""] * 3 + ["ab"] * 3
 
 
 def test_runs_at_the_same_time_are_all_kept(report, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import edgeres
 from edgeres.cli import app
+from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, GateError, StageError
 from edgeres.recipe import Recipe
 from edgeres.tuning import tune as module
@@ -87,7 +89,7 @@ def test_a_search_that_is_cut_off_goes_on(
     longer = TuneSettings(trials=5, budgets=(1.0, 0.8, 0.6), epochs=0)
     assert len(edgeres.tune(recipe, tmp_path, settings=longer).tries) == 5
     assert len(calls) <= 1
-    with pytest.raises(ArtefactError, match="another recipe or space"):
+    with pytest.raises(ArtefactError, match="another recipe, space"):
         edgeres.tune(recipe, tmp_path, settings=SETTINGS)
 
 
@@ -157,3 +159,30 @@ def test_a_journal_that_is_none_is_refused(recipe: Recipe, tmp_path: Path) -> No
     (tmp_path / "o" / "study.journal").write_text('{"a": 1}\n')
     with pytest.raises(ArtefactError, match="no journal"):
         edgeres.tune(recipe, tmp_path / "o", settings=SETTINGS)
+
+
+def test_a_try_that_failed_is_not_what_an_equal_one_comes_to(
+    recipe: Recipe, tmp_path: Path, answers: Callable
+) -> None:
+    one = TuneSettings(trials=3, budgets=(1.0,), calibrators=("mse",), epochs=0)
+    calls = answers([StageError("no memory."), measured(2.0, 0.1)])
+    result = edgeres.tune(recipe, tmp_path / "o", settings=one)
+    assert len(calls) == 2  # the third is known, from the second and not from the first
+    assert [t.error for t in result.tries] == ["no memory.", "", ""]
+    assert result.tries[2].measured == result.tries[1].measured
+
+
+def test_a_search_of_another_machine_is_not_gone_on_with(
+    recipe: Recipe, tmp_path: Path, answers: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers([measured(2.0, 0.1)] * 9)
+    edgeres.tune(recipe, tmp_path / "o", settings=SETTINGS)
+    here = describe_environment()
+    for changed in (replace(here, cpu="another"), replace(here, versions={"onnxruntime": "9"})):
+        monkeypatch.setattr(module, "describe_environment", lambda changed=changed: changed)
+        with pytest.raises(ArtefactError, match="machine"):
+            edgeres.tune(recipe, tmp_path / "o", settings=SETTINGS)
+    monkeypatch.undo()
+    fewer = recipe.override({"data.validation_samples": 299})
+    with pytest.raises(ArtefactError, match="another recipe"):
+        edgeres.tune(fewer, tmp_path / "o", settings=SETTINGS)
