@@ -8,10 +8,10 @@ from typing import Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine
-from edgeres.backends.like import built_like
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.gates import Limits
+from edgeres.evaluation.like import built_like
 
 
 def measure_speed(

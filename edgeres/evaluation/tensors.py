@@ -22,8 +22,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
-from edgeres.backends.like import built_like
 from edgeres.errors import EdgeResError, ModelError
+from edgeres.evaluation.like import built_like
 from edgeres.evaluation.points import Point
 from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.files import write_atomic

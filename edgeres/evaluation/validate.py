@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
-from edgeres.backends.like import built_like
 from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
@@ -28,6 +27,7 @@ from edgeres.evaluation.gates import (
     fusion_check,
 )
 from edgeres.evaluation.inspect import engine_size, inspect
+from edgeres.evaluation.like import built_like
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 

@@ -11,10 +11,10 @@ import pytest
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.like import built_like
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.gates import Limits
+from edgeres.evaluation.like import built_like
 from edgeres.evaluation.speed import measure_speed
 from edgeres.evaluation.validate import validate
 
