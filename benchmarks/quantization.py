@@ -66,7 +66,7 @@ class ChildError(Exception):
 def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
     """Runs one tool in a process of its own; the last of the repeats leaves the files."""
     large = subject.name != "resnet20"
-    ours = tool in ("edgeres", "edgeres-entropy")
+    ours = tool in ("edgeres", "edgeres-entropy", "edgeres-one-engine")
     if large and not ours:
         images = min(images, FEWER.get(tool, PEER_IMAGES))
     count = images

@@ -24,6 +24,7 @@ from typing import Any
 from subjects import Subject
 
 Files = dict[str, str]
+ENGINES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def bare(job: Job) -> Files:
     return {}
 
 
-def edgeres_tool(calibrator: str = "mse", **changes: Any) -> Tool:
+def edgeres_tool(
+    calibrator: str = "mse", engines: tuple[str, ...] = ENGINES, **changes: Any
+) -> Tool:
     """Edgeres, one file an engine from one calibration."""
 
     def run(job: Job) -> Files:
@@ -76,7 +79,7 @@ def edgeres_tool(calibrator: str = "mse", **changes: Any) -> Tool:
         table = calibrate(job.subject.fp32, images, calibrator=calibrator)  # type: ignore[arg-type]
         settings = QuantizeSettings(calibrator=calibrator, **changes)  # type: ignore[arg-type]
         files = {}
-        for name in ("onnxruntime", "openvino"):
+        for name in engines:
             rules = get_backend(name).qdq_rules("cpu")
             rules = replace(rules, saturating=rules.saturating or job.saturating)
             files[name] = f"{name}.onnx"
@@ -202,6 +205,7 @@ TOOLS: dict[str, Tool] = {
     "bare": bare,
     "edgeres": edgeres_tool(),
     "edgeres-entropy": edgeres_tool("entropy"),
+    "edgeres-one-engine": edgeres_tool(engines=("onnxruntime",)),
     "edgeres-safe": edgeres_tool(saturation_safe="on"),
     "edgeres-portable": edgeres_portable,
     "ort-minmax-u8s8": ort_tool("MinMax", "u8", "s8"),
