@@ -10,8 +10,8 @@ from pathlib import Path
 
 from edgeres.backends import get_backend
 from edgeres.backends._runner import zero_feeds
-from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.sidecar import read_engine, shapes_from_json, shapes_to_json
+from edgeres.backends.base import BuildConfig, Engine, ShapeRange
+from edgeres.backends.sidecar import read_engine, shapes_to_json
 from edgeres.child import run_limited
 
 BUILD_SECONDS = 3600.0
@@ -83,8 +83,9 @@ def build_file(
     shapes: dict[str, list[list[int]]],
     options: dict[str, str],
 ) -> None:
-    """What the child of :func:`build_limited` does."""
-    config = BuildConfig(device, threads, shapes_from_json(shapes), options)
+    """What the child of :func:`build_limited` does; the backend says what is wrong with a range."""
+    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
+    config = BuildConfig(device, threads, ranges, options)
     get_backend(backend).build(Path(onnx), Path(out), config)
 
 
