@@ -41,7 +41,7 @@ EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
 FEWER = {"ort-entropy-u8s8": 32, "ort-percentile-u8s8": 32, "nncf-onnx-slow-bc": 32}
 SLOW = ("nncf-onnx-slow-bc", "nncf-openvino-slow-bc")
 #: An emulated CPU is some hundred times slower: fewer images, and only the tools that differ there.
-EMULATED_IMAGES = {"resnet20": 200, "nsfw": 8}
+EMULATED_IMAGES = {"resnet20": 200}
 EMULATED_TOOLS = (
     "edgeres",
     "edgeres-safe",

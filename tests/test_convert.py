@@ -606,7 +606,17 @@ def test_an_interrupted_run_leaves_no_half_file(workplace, number, code):
         sys.executable, "-c", "from edgeres.cli import main; main()", "convert",
         workplace / "recipe.yaml", "--output", workplace / "out", "--no-cache",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed() -> None:
+        """A shell that runs the tests in the background makes its children ignore SIGINT."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,  # noqa: PLW1509 - no threads are at work here
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.strip().startswith("load"):

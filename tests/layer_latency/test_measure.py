@@ -24,6 +24,7 @@ from edgeres.targets import Target
 from .conftest import SHORT, small_network
 
 
+@pytest.mark.slow  # the times must order, which other work on the machine can prevent
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_a_table_is_filled_and_found_again(
     precision: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
