@@ -121,13 +121,17 @@ def chart(result: dict[str, Any], out: Path) -> None:
                     }
                 )
     base = alt.Chart(alt.InlineData(values=points)).encode(
-        x=alt.X("ms:Q", title="p50 latency, ms, batch 1").scale(zero=False),
+        x=alt.X("ms:Q", title="p50 latency, ms, batch 1").scale(zero=True),
         y=alt.Y("dB:Q", title="SQNR of the logits, dB").scale(zero=False),
         color=alt.Color("maker:N", title=None),
     )
     marks = base.mark_point(filled=True, size=70)
     names = base.mark_text(align="left", dx=6, fontSize=9).encode(text="tool:N")
-    facets = (marks + names).properties(width=330, height=230).facet("panel:N", columns=2)
+    facets = (
+        (marks + names)
+        .properties(width=330, height=230)
+        .facet(alt.Facet("panel:N", title=None), columns=2)
+    )
     facets.resolve_scale(x="independent", y="independent").save(str(out))
 
 
