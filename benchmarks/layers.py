@@ -23,8 +23,10 @@ from saturation import BACKENDS, EMULATOR, PREPROCESS, pruned_reference
 
 from edgeres.backends import get_backend
 from edgeres.environment import describe_environment
-from edgeres.recipe import ExportBlock, QuantizeBlock
-from edgeres.stages import build, calibrate, export, quantize
+from edgeres.int8_stages import calibrate, quantize
+from edgeres.recipe import ExportBlock
+from edgeres.recipe_compress import QuantizeBlock
+from edgeres.stages import build, export
 
 OPTIONS = ["--mean", "0.286", "--std", "0.353", "--threads", "1", "--json"]
 PROGRAM = "from edgeres.cli import main; main()"

@@ -40,12 +40,15 @@ from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.environment import describe_environment
+from edgeres.int8_stages import calibrate
 from edgeres.quantization.quantize import QuantizeSettings, quantize
-from edgeres.quantization.simulate import simulated_logits, sqnr_db
+from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
-from edgeres.recipe import ExportBlock, QatBlock, QuantizeBlock
-from edgeres.stages import calibrate, export
+from edgeres.recipe import ExportBlock
+from edgeres.recipe_compress import QatBlock, QuantizeBlock
+from edgeres.sqnr import sqnr_db
+from edgeres.stages import export
 from edgeres.training.qat import train_quantized
 from edgeres.training.split import split_held_out
 

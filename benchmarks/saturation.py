@@ -33,8 +33,10 @@ from edgeres.environment import describe_environment
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.recipe import ExportBlock, QuantizeBlock
-from edgeres.stages import build, calibrate, export, quantize
+from edgeres.int8_stages import calibrate, quantize
+from edgeres.recipe import ExportBlock
+from edgeres.recipe_compress import QuantizeBlock
+from edgeres.stages import build, export
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 BACKENDS = ("onnxruntime", "openvino")

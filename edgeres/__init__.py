@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
     from edgeres.health import doctor
+    from edgeres.int8_stages import calibrate, quantize, sensitivity
     from edgeres.pipeline import convert
     from edgeres.recipe_file import load_recipe
-    from edgeres.stages import build, calibrate, export, prune, quantize, sensitivity, train
+    from edgeres.stages import build, export, prune, train
     from edgeres.tuning.tune import tune
 
 __all__ = [
@@ -50,7 +51,7 @@ _HOMES = {
     "benchmark": "edgeres.benchmarking.benchmark",
     "build": "edgeres.stages",
     "bundle": "edgeres.bundling.make",
-    "calibrate": "edgeres.stages",
+    "calibrate": "edgeres.int8_stages",
     "compare": "edgeres.evaluation.layerwise",
     "convert": "edgeres.pipeline",
     "doctor": "edgeres.health",
@@ -58,8 +59,8 @@ _HOMES = {
     "inspect": "edgeres.evaluation.inspect",
     "load_recipe": "edgeres.recipe_file",
     "prune": "edgeres.stages",
-    "quantize": "edgeres.stages",
-    "sensitivity": "edgeres.stages",
+    "quantize": "edgeres.int8_stages",
+    "sensitivity": "edgeres.int8_stages",
     "train": "edgeres.stages",
     "tune": "edgeres.tuning.tune",
     "validate": "edgeres.evaluation.validate",

@@ -15,11 +15,12 @@ from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.evaluation.inspect import engine_size
 from edgeres.files import file_sha256, write_atomic
+from edgeres.int8_stages import calibrate, quantize
 from edgeres.networks import Network, Networks
 from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
 from edgeres.run import Run
-from edgeres.stages import build, calibrate, quantize
+from edgeres.stages import build
 from edgeres.targets import Target
 from edgeres.trained import trained_parameters
 
@@ -63,7 +64,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     """One calibration for all targets.
 
     Raises:
-        EdgeResError: As :func:`edgeres.stages.calibrate`.
+        EdgeResError: As :func:`edgeres.int8_stages.calibrate`.
     """
     recipe, network = run.recipe, networks.quantized
 

@@ -23,15 +23,16 @@ from edgeres.errors import DataError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
 from edgeres.files import file_sha256, write_atomic
+from edgeres.int8_stages import quantize
 from edgeres.networks import Networks
 from edgeres.progress import Advance
 from edgeres.quantization.mixed_precision import Budget, Measured, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.recipe import MixedPrecisionBlock
+from edgeres.recipe_compress import MixedPrecisionBlock
 from edgeres.run import Run
-from edgeres.stages import build, quantize
+from edgeres.stages import build
 from edgeres.targets import Target
 
 FOUND = "mixed_precision.json"

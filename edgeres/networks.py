@@ -16,6 +16,7 @@ from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
 from edgeres.files import file_sha256
+from edgeres.int8_stages import equalize
 from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import latency_model
 from edgeres.layer_latency.shapes import layer_widths
@@ -32,7 +33,7 @@ from edgeres.source import (
     choose_preprocess,
     load_source,
 )
-from edgeres.stages import equalize, export, prune
+from edgeres.stages import export, prune
 
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
@@ -166,7 +167,7 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     """Adds the equalized form of the final network, if the recipe asks for it.
 
     Raises:
-        EdgeResError: As :func:`edgeres.stages.equalize`.
+        EdgeResError: As :func:`edgeres.int8_stages.equalize`.
     """
     if not run.recipe.quantize.equalize:
         return networks

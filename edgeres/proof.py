@@ -13,7 +13,7 @@ from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.data.types import Dataset
 from edgeres.engines import BuiltTarget
-from edgeres.evaluation.compare import Comparison, compare, sqnr_db, top_k
+from edgeres.evaluation.compare import Comparison, compare, finite_sqnr_db, top_k
 from edgeres.evaluation.gates import (
     Limits,
     accuracy_check,
@@ -117,7 +117,7 @@ def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:
         ),
         sqnr_db=tuple(
             tuple(
-                None if a is b else sqnr_db(*(p.logits[a.finite & b.finite] for p in (a, b)))
+                None if a is b else finite_sqnr_db(*(p.logits[a.finite & b.finite] for p in (a, b)))
                 for b in models
             )
             for a in models

@@ -9,10 +9,10 @@ from pathlib import Path
 from edgeres.backends.base import QdqRules
 from edgeres.data.source import training_fingerprint
 from edgeres.files import file_sha256
+from edgeres.int8_stages import qat
 from edgeres.networks import Networks, train_data_of
 from edgeres.progress import Advance
 from edgeres.run import Run
-from edgeres.stages import qat
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
@@ -27,7 +27,7 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
 
     Raises:
         UsageError: The recipe names no training images.
-        EdgeResError: As :func:`edgeres.stages.qat`.
+        EdgeResError: As :func:`edgeres.int8_stages.qat`.
     """
     block, network = run.recipe.quantize, networks.quantized
     if block.qat is None:

@@ -22,7 +22,7 @@ from edgeres.cli import app
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.errors import UsageError
-from edgeres.recipe import QuantizeBlock
+from edgeres.recipe_compress import QuantizeBlock
 from edgeres.report.history import read_history
 from edgeres.source import ModelFacts, choose_preprocess
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from edgeres.assets import asset_folder, asset_path
 from edgeres.errors import RecipeError
-from edgeres.recipe import PruneBlock, Recipe, json_schema
+from edgeres.recipe import Recipe, json_schema
+from edgeres.recipe_compress import PruneBlock
 from edgeres.recipe_file import MAX_BYTES, load_recipe
 
 GOOD = """\

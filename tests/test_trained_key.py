@@ -9,7 +9,7 @@ import pytest
 from edgeres import trained
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
-from edgeres.recipe import QatBlock, QuantizeBlock
+from edgeres.recipe_compress import QatBlock, QuantizeBlock
 
 RULES = QdqRules("r", "uint8", False, frozenset({"Conv"}), "int32", "both", True)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Set
-from importlib import metadata
 from pathlib import PurePath
 from types import ModuleType
 
@@ -42,14 +41,6 @@ def import_runtime(module: str, *, extra: str) -> ModuleType:
             f"{module} is installed but does not load: {one_line(error)}.",
             hint=f"Reinstall it for this machine. {hint}",
         ) from error
-
-
-def package_version(package: str) -> str:
-    """Version of an installed package, or ``unknown``."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def one_line(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from edgeres.evaluation.predict import (
     single_input,
     single_output,
 )
+from edgeres.sqnr import sqnr_db
 
 MIN_SQNR_DB = 25.0
 TRIAL_SECONDS = 300.0
@@ -88,16 +89,14 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -
             f"{int((~np.isfinite(got)).sum())} that are not finite, expected {expected.shape}.",
             hint="The engine does not work on this device; build it again with --rebuild.",
         )
-    noise = float(np.square(expected.astype(float) - got).sum())
-    signal = float(np.square(expected.astype(float)).sum())
-    sqnr_db = math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
-    if sqnr_db < MIN_SQNR_DB:
+    found_db = sqnr_db(expected, got)
+    if found_db < MIN_SQNR_DB:
         raise GateError(
             f"{who}: the self-test gives other answers than where the engine was proven: "
-            f"SQNR {sqnr_db:.1f} dB, at least {MIN_SQNR_DB:g} dB expected.",
+            f"SQNR {found_db:.1f} dB, at least {MIN_SQNR_DB:g} dB expected.",
             hint="Build it again with --rebuild, or convert the network for this device.",
         )
-    return SelfTest(len(expected), sqnr_db)
+    return SelfTest(len(expected), found_db)
 
 
 def answer_in_child(

@@ -14,6 +14,7 @@ from edgeres.cli.screen import screen
 Model = Annotated[Path, typer.Argument(help="FP32 or Q/DQ ONNX file, or a built engine.")]
 
 
+@o.takes_preprocess
 def compare(
     a: Model,
     b: Model,
@@ -24,13 +25,8 @@ def compare(
         typer.Option(help="ONNX file that an engine was built from, if not beside it."),
     ] = None,
     threads: o.Threads = None,
-    scale: o.Scale = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    resize: o.Resize = None,
-    crop: o.Crop = None,
-    channel_order: o.ChannelOrder = None,
-    layout: o.Layout = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -41,15 +37,7 @@ def compare(
         from edgeres.evaluation.layerwise import compare as run
         from edgeres.report.layers_table import layers_table
 
-        changes = o.preprocess_changes(
-            scale=scale,
-            mean=mean,
-            std=std,
-            resize=resize,
-            crop=crop,
-            channel_order=channel_order,
-            layout=layout,
-        )
+        changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")
         with out.listener() as listener:
             found = run(

@@ -36,6 +36,7 @@ NoCache = Annotated[
 ]
 
 
+@o.takes_preprocess
 def convert(
     recipe: RecipeArgument = None,
     model: o.Model = None,
@@ -55,13 +56,8 @@ def convert(
             help="A target's own option, e.g. tensorrt.max_batch=8; repeat for several.",
         ),
     ] = None,
-    scale: o.Scale = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    resize: o.Resize = None,
-    crop: o.Crop = None,
-    channel_order: o.ChannelOrder = None,
-    layout: o.Layout = None,
+    *,
+    preprocess: o.PreprocessOptions,
     untrained: Untrained = False,
     trust_recipe: Trust = False,
     no_cache: NoCache = False,
@@ -96,15 +92,7 @@ def convert(
         }
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= o.target_options(option)
-        changes |= o.preprocess_changes(
-            scale=scale,
-            mean=mean,
-            std=std,
-            resize=resize,
-            crop=crop,
-            channel_order=channel_order,
-            layout=layout,
-        )
+        changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
             changes |= {"name": Path(model).stem, "prune": None}
             changes.setdefault("model.weights", None)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Engine = Annotated[Path, typer.Argument(help="Engine file, with its sidecar beside it.")]
 
 
+@o.takes_preprocess
 def validate(
     engine: Engine,
     data: Annotated[str, typer.Option(help="Labelled images, as for convert.")] = "fashion-mnist",
@@ -65,13 +66,8 @@ def validate(
         bool, typer.Option(help="Name the layer to look at where the verdict is fail.")
     ] = True,
     threads: o.Threads = None,
-    scale: o.Scale = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    resize: o.Resize = None,
-    crop: o.Crop = None,
-    channel_order: o.ChannelOrder = None,
-    layout: o.Layout = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -85,17 +81,9 @@ def validate(
         from edgeres.report.junit import tell_ci
         from edgeres.report.tables import validation_table
 
-        changes = o.preprocess_changes(
-            scale=scale,
-            mean=mean,
-            std=std,
-            resize=resize,
-            crop=crop,
-            channel_order=channel_order,
-            layout=layout,
-        )
+        changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")
-        preprocess = engine_preprocess([engine], changes, baseline)
+        prepared = engine_preprocess([engine], changes, baseline)
         bad = BadImages()
         answered = None
         if device is not None:
@@ -107,7 +95,7 @@ def validate(
                 device, known_hosts=known_hosts, identity=identity, python=remote_python
             )
             answered = predict_on(
-                host, engine, images, preprocess, threads=threads, bad=bad, say=out.note
+                host, engine, images, prepared, threads=threads, bad=bad, say=out.note
             )
         elif workers is not None or scheduler is not None:
             from edgeres.cluster.predict import predict_sharded
@@ -116,7 +104,7 @@ def validate(
                 answered = predict_sharded(
                     engine,
                     data,
-                    preprocess,
+                    prepared,
                     scheduler=scheduler,
                     workers=workers or 2,
                     threads=threads or 1,
@@ -127,7 +115,7 @@ def validate(
             found = run(
                 engine,
                 images,
-                preprocess,
+                prepared,
                 baseline=baseline,
                 limits=Limits(
                     max_drop,

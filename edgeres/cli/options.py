@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,29 +59,59 @@ ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr.")]
 Layout = Annotated[str | None, typer.Option(help="nchw or nhwc.")]
 
 
-def preprocess_changes(
-    *,
-    scale: float | None,
-    mean: str | None,
-    std: str | None,
-    resize: str | None,
-    crop: str | None,
-    channel_order: str | None,
-    layout: str | None,
-) -> dict[str, Any]:
+_PREPROCESS = {
+    "scale": Scale,
+    "mean": Mean,
+    "std": Std,
+    "resize": Resize,
+    "crop": Crop,
+    "channel_order": ChannelOrder,
+    "layout": Layout,
+}
+
+#: What was given of the preprocessing options, by name, ``None`` where nothing was.
+PreprocessOptions = dict[str, Any]
+
+
+def takes_preprocess(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the preprocessing options in place of its parameter ``preprocess``.
+
+    The command gets what was said as one :data:`PreprocessOptions`, for
+    :func:`preprocess_changes`.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "preprocess":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        for name, kind in _PREPROCESS.items():
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+                )
+            )
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        command(preprocess={name: given.pop(name) for name in _PREPROCESS}, **given)
+
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def preprocess_changes(given: PreprocessOptions) -> dict[str, Any]:
     """Recipe changes (dotted keys) that the preprocessing options stand for.
 
     Raises:
         UsageError: A list that does not consist of numbers.
     """
+    size = {key: given[key] for key in ("resize", "crop")}
     values = {
-        "scale": scale,
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
-        "resize": parse_size("--resize", resize) if resize else None,
-        "crop": parse_size("--crop", crop) if crop else None,
-        "channel_order": channel_order,
-        "layout": layout,
+        **given,
+        "mean": _numbers("--mean", given["mean"]),
+        "std": _numbers("--std", given["std"]),
+        **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
     return {f"preprocess.{key}": value for key, value in values.items() if value is not None}
 

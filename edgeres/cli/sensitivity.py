@@ -12,6 +12,7 @@ from edgeres.cli.screen import screen
 from edgeres.cli.stages import Onnx, RecipeOption, Target, onnx_preprocess, stage_recipe
 
 
+@o.takes_preprocess
 def sensitivity(
     onnx: Onnx,
     target: Target,
@@ -26,13 +27,8 @@ def sensitivity(
     ] = False,
     recipe: RecipeOption = None,
     threads: o.Threads = None,
-    scale: o.Scale = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    resize: o.Resize = None,
-    crop: o.Crop = None,
-    channel_order: o.ChannelOrder = None,
-    layout: o.Layout = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -41,19 +37,11 @@ def sensitivity(
     Weights are rounded to nearest and biases corrected from the table, whatever the recipe says.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.int8_stages import sensitivity as run
         from edgeres.report.sensitivity_table import sensitivity_table
-        from edgeres.stages import sensitivity as run
         from edgeres.targets import rules_of
 
-        changes = o.preprocess_changes(
-            scale=scale,
-            mean=mean,
-            std=std,
-            resize=resize,
-            crop=crop,
-            channel_order=channel_order,
-            layout=layout,
-        )
+        changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(recipe, changes)
         with out.listener() as listener:
             found = run(

@@ -13,7 +13,8 @@ from edgeres.cli.screen import screen
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.recipe import QuantizeBlock, Recipe
+    from edgeres.recipe import Recipe
+    from edgeres.recipe_compress import QuantizeBlock
 
 Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
@@ -119,6 +120,7 @@ def export(
         )
 
 
+@o.takes_preprocess
 def quantize(
     onnx: Onnx,
     output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
@@ -139,13 +141,8 @@ def quantize(
     qat_epochs: Annotated[
         int | None, typer.Option(help="Epochs of quantization-aware training; none without it.")
     ] = None,
-    scale: o.Scale = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    resize: o.Resize = None,
-    crop: o.Crop = None,
-    channel_order: o.ChannelOrder = None,
-    layout: o.Layout = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -155,20 +152,12 @@ def quantize(
     command resumes.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.int8_stages import calibrate, equalize, qat
+        from edgeres.int8_stages import quantize as run
         from edgeres.networks import train_data_of
-        from edgeres.stages import calibrate, equalize, qat
-        from edgeres.stages import quantize as run
         from edgeres.targets import rules_of
 
-        changes = o.preprocess_changes(
-            scale=scale,
-            mean=mean,
-            std=std,
-            resize=resize,
-            crop=crop,
-            channel_order=channel_order,
-            layout=layout,
-        )
+        changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(
             recipe, {**changes, "data.train": train_data, "quantize.qat.epochs": qat_epochs}
         )
@@ -183,24 +172,24 @@ def quantize(
             or not table.is_file()
             or settings.quantize.to_settings().needs_images
         )
-        preprocess = onnx_preprocess(settings, onnx) if reads_images else None
+        prepared = onnx_preprocess(settings, onnx) if reads_images else None
         if settings.quantize.equalize:
             equalized = output.with_suffix(".equalized.onnx")
             equalize(onnx, equalized)
             onnx = equalized
-        if preprocess is not None and not table.is_file():
+        if prepared is not None and not table.is_file():
             with out.listener() as listener:
                 calibrate(
                     onnx,
                     table,
                     data=data,
                     samples=None,
-                    preprocess=preprocess,
+                    preprocess=prepared,
                     settings=settings.quantize,
                     progress=listener.bar("calibrate"),
                 )
         trained = None
-        if images is not None and preprocess is not None:
+        if images is not None and prepared is not None:
             trained = output.with_suffix(".trained.safetensors")
             with out.listener() as listener:
                 qat(
@@ -210,7 +199,7 @@ def quantize(
                     rules=rules,
                     settings=settings.quantize,
                     train_data=images,
-                    preprocess=preprocess,
+                    preprocess=prepared,
                     work=output.with_name(f"{output.stem}.qat"),
                     progress=listener.bar("quantization-aware training"),
                 )
@@ -221,7 +210,7 @@ def quantize(
             rules=rules,
             settings=settings.quantize,
             data=data,
-            preprocess=preprocess,
+            preprocess=prepared,
             trained=trained,
         )
         out.result(

@@ -138,13 +138,6 @@ class Preprocess:
         """Height and width at the network's input of an image of this height and width."""
         return cropped_size(*resized_size(height, width, self.resize), self.crop)
 
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width that every image comes to, or ``None`` where they depend on it."""
-        if self.crop is not None:
-            return cropped_size(0, 0, self.crop)
-        return self.resize if isinstance(self.resize, tuple) else None
-
     def keeps_pixels(self, height: int, width: int) -> bool:
         """Tells whether images of this size pass resize and crop unchanged."""
         resized = resized_size(height, width, self.resize)

@@ -18,8 +18,7 @@ from edgeres.evaluation.statistics import (
     mcnemar_exact,
     wilson_interval,
 )
-
-_SQNR_ROWS = 8192  # rows widened to float64 at a time
+from edgeres.sqnr import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -155,25 +154,19 @@ def compare(
         agreement=float((baseline.predicted == candidate.predicted).mean()),
         flips=flips,
         p_value=mcnemar_exact(flips.lost, flips.gained),
-        sqnr_db=sqnr_db(baseline.logits[candidate.finite], candidate.logits[candidate.finite]),
+        sqnr_db=finite_sqnr_db(
+            baseline.logits[candidate.finite], candidate.logits[candidate.finite]
+        ),
         nan_samples=int(nans.sum()),
         inf_samples=int((~candidate.finite & ~nans).sum()),
         class_drops=_class_drops(baseline, lost, gained),
     )
 
 
-def sqnr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
-    """Signal to quantization noise in decibels, ``10 log10(sum(r^2) / sum((r - o)^2))``.
-
-    Sums are float64. ``None`` where the two are equal to the last bit, or empty, or where the
-    reference is all zero: no finite number says it.
-    """
-    signal = noise = 0.0
-    for start in range(0, len(reference), _SQNR_ROWS):
-        exact = reference[start : start + _SQNR_ROWS].astype(np.float64)
-        signal += float(np.square(exact).sum())
-        noise += float(np.square(exact - other[start : start + _SQNR_ROWS]).sum())
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+def finite_sqnr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+    """:func:`edgeres.sqnr.sqnr_db`, ``None`` where no finite number says it."""
+    value = sqnr_db(reference, other)
+    return value if math.isfinite(value) else None
 
 
 def top_k(predictions: Predictions, k: int) -> float | None:

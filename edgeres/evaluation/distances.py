@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-EQUAL_DB = 200.0
-"""Stands for an SQNR of tensors that are equal to the last bit; float32 cannot tell as much."""
+from edgeres.sqnr import bounded_db, ratio_db
 
 
 @dataclass
@@ -35,12 +34,8 @@ class Distance:
 
     @property
     def sqnr_db(self) -> float:
-        """``10 log10(signal / noise)``, within plus and minus :data:`EQUAL_DB`."""
-        if self.noise == 0.0:
-            return EQUAL_DB
-        if not self.signal > 0.0 or not math.isfinite(self.noise) or math.isnan(self.signal):
-            return -EQUAL_DB
-        return min(EQUAL_DB, max(-EQUAL_DB, 10 * math.log10(self.signal / self.noise)))
+        """``10 log10(signal / noise)``, within plus and minus :data:`edgeres.sqnr.EQUAL_DB`."""
+        return bounded_db(ratio_db(self.signal, self.noise))
 
     @property
     def rms(self) -> float:

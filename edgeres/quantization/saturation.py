@@ -19,7 +19,6 @@ from edgeres.quantization.pairing import Pairs
 
 #: Largest magnitude of the sum of the weights of one sign in a pair.
 PAIR_LIMIT = 128
-_ACTIVATION_MAX = 255
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class SaturationProof:
     def safe(self) -> bool:
         """True where no image can make a pair of products leave int16."""
         return self.highest <= PAIR_LIMIT and self.lowest >= -PAIR_LIMIT
-
-    @property
-    def int16_bounds(self) -> tuple[int, int]:
-        """Smallest and largest int16 sum that any unsigned activations can give."""
-        return self.lowest * _ACTIVATION_MAX, self.highest * _ACTIVATION_MAX
 
 
 def prove(

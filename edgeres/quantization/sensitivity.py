@@ -25,10 +25,10 @@ from edgeres.onnx_info import node_macs
 from edgeres.quantization.graph import load_model, node_name
 from edgeres.quantization.placement import place
 from edgeres.quantization.quantize import QuantizeSettings, quantize
-from edgeres.quantization.simulate import simulated_logits, sqnr_db
+from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
+from edgeres.sqnr import EQUAL_DB, bounded_db, sqnr_db
 
-EQUAL_DB = 200.0
 """Stands for logits that are equal to the last bit."""
 
 
@@ -176,7 +176,7 @@ def effect_of(
     same = (exact.argmax(axis=1) == logits.argmax(axis=1)) & finite
     noise = sqnr_db(exact, logits) if finite.all() else -EQUAL_DB
     return Effect(
-        sqnr_db=float(np.clip(noise, -EQUAL_DB, EQUAL_DB)),
+        sqnr_db=bounded_db(noise),
         agreement=float(same.mean()),
         top1=_top1(np.where(finite[:, None], logits, np.nan), labels),
     )

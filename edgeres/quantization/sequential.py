@@ -22,8 +22,8 @@ from edgeres.quantization.qdq import QuantizedLayer, rewrite_layer
 from edgeres.quantization.rounding import learn_rounding
 from edgeres.quantization.saturation import prove, require_safe
 from edgeres.quantization.segments import run_in_segments
-from edgeres.quantization.simulate import sqnr_db
 from edgeres.quantization.weights import QuantizedWeight
+from edgeres.sqnr import sqnr_db
 
 #: Bias that goes with a layer's new integers.
 BiasOf = Callable[[QuantizedLayer, QuantizedWeight], NDArray[np.float32] | None]

@@ -54,13 +54,3 @@ def simulated_logits(
     if not logits:
         raise DataError("there are no images to simulate.", hint="Check the data set.")
     return np.concatenate(logits)
-
-
-def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Signal to quantization noise: ``10 log10(sum(ref**2) / sum((ref - other)**2))``, in dB."""
-    wanted = reference.astype(np.float64)
-    noise = float(np.square(wanted - other).sum())
-    signal = float(np.square(wanted).sum())
-    if noise == 0.0:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0.0 else float("-inf")

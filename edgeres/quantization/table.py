@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -102,10 +102,6 @@ class CalibrationTable:
                 hint="Calibrate this model again.",
             )
         return stats.ranges[wanted]
-
-    def with_calibrator(self, calibrator: Calibrator) -> CalibrationTable:
-        """The same table with another calibrator in charge; needs no data."""
-        return replace(self, calibrator=calibrator)
 
     def check_model(self, onnx: Path) -> None:
         """Checks that the table was made from this very file.

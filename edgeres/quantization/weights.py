@@ -20,6 +20,7 @@ from edgeres.quantization.graph import Layer
 from edgeres.quantization.pairing import Pairs, pairings
 from edgeres.quantization.saturation import SaturationProof, move_pairs, prove, require_safe
 from edgeres.quantization.scales import MIN_SCALE, WEIGHT_LEVELS
+from edgeres.sqnr import sqnr_db
 
 #: Candidate scales as multiples of ``max(abs(w)) / 127``, first rough, then around the best. At
 #: 127/64 no pair can break the saturation rule: these are the 7-bit weights of other tools.
@@ -110,7 +111,7 @@ def quantize_weight(
         scales=scales if per_channel else scales[:1],
         dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
         proof=proof,
-        sqnr_db=_sqnr_db(layer.weight, whole * scales[:, None]),
+        sqnr_db=sqnr_db(layer.weight, whole * scales[:, None]),
         importance=importance,
     )
 
@@ -228,11 +229,3 @@ def _errors(
 
 def _rounded(exact: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(np.rint(exact), -WEIGHT_LEVELS, WEIGHT_LEVELS)
-
-
-def _sqnr_db(weight: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    noise = float(np.square((weight - other).astype(np.float64)).sum())
-    signal = float(np.square(weight.astype(np.float64)).sum())
-    if noise == 0.0 or signal == 0.0:
-        return float("inf") if noise == 0.0 else float("-inf")
-    return float(10 * np.log10(signal / noise))

@@ -6,9 +6,10 @@ from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
-from edgeres.evaluation.distances import EQUAL_DB, EngineDistance
+from edgeres.evaluation.distances import EngineDistance
 from edgeres.evaluation.layerwise import LayerComparison
 from edgeres.report import cells
+from edgeres.sqnr import EQUAL_DB
 
 _TOLD = 5
 

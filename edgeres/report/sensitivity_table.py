@@ -6,8 +6,9 @@ from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
-from edgeres.quantization.sensitivity import EQUAL_DB, Effect, Sensitivity
+from edgeres.quantization.sensitivity import Effect, Sensitivity
 from edgeres.report import cells
+from edgeres.sqnr import EQUAL_DB
 
 
 def sensitivity_table(found: Sensitivity) -> ConsoleRenderable:

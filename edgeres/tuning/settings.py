@@ -8,7 +8,8 @@ from typing import Any
 
 from edgeres.backends import target_names
 from edgeres.errors import UsageError
-from edgeres.recipe import PruneBlock, QuantizeBlock, Recipe, is_onnx
+from edgeres.recipe import Recipe, is_onnx
+from edgeres.recipe_compress import PruneBlock, QuantizeBlock
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""

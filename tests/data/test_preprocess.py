@@ -96,20 +96,6 @@ def test_a_thin_image_cannot_blow_up_memory():
         Preprocess(resize=256).fit(image)
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (Preprocess(), None),
-        (Preprocess(resize=8), None),
-        (Preprocess(resize=(8, 9)), (8, 9)),
-        (Preprocess(resize=8, crop=7), (7, 7)),
-        (Preprocess(crop=(7, 5)), (7, 5)),
-    ],
-)
-def test_fixed_size(size, expected):
-    assert size.fixed_size == expected
-
-
 def test_keeps_pixels_only_where_nothing_changes():
     assert Preprocess().keeps_pixels(28, 28)
     assert Preprocess(resize=28, crop=28).keeps_pixels(28, 28)
@@ -217,8 +203,6 @@ def test_round_trip_through_json(preprocess):
 def test_shape_and_formula_hold_for_every_setting(preprocess, image):
     fitted = preprocess.fit(image)
     assert fitted.shape[:2] == preprocess.output_size(image.height, image.width)
-    if preprocess.fixed_size is not None:
-        assert fitted.shape[:2] == preprocess.fixed_size
     got = preprocess.apply(image)
     if preprocess.layout == "nhwc":
         got = got.transpose(2, 0, 1)

@@ -27,11 +27,13 @@ from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
 from edgeres.evaluation.points import find_points
 from edgeres.evaluation.validate import validate
+from edgeres.int8_stages import calibrate, quantize
 from edgeres.quantization.equalize import apply_factors, equalizing_factors
 from edgeres.quantization.graph import load_model
 from edgeres.quantization.portable import portable_rules
-from edgeres.recipe import ExportBlock, QuantizeBlock
-from edgeres.stages import build, calibrate, export, quantize
+from edgeres.recipe import ExportBlock
+from edgeres.recipe_compress import QuantizeBlock
+from edgeres.stages import build, export
 
 GREY = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 ENGINES = ("onnxruntime", "openvino")

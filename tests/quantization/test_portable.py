@@ -15,7 +15,8 @@ from edgeres.onnx_info import node_macs
 from edgeres.quantization.lint import lint
 from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.simulate import simulated_logits, sqnr_db
+from edgeres.quantization.simulate import simulated_logits
+from edgeres.sqnr import sqnr_db
 from edgeres.targets import rules_of
 
 from .conftest import FUSING, SYMMETRIC

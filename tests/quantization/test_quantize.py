@@ -14,7 +14,8 @@ from edgeres.errors import ArtefactError, DataError, ModelError, UsageError
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.scales import MIN_SCALE
-from edgeres.quantization.simulate import simulated_logits, sqnr_db
+from edgeres.quantization.simulate import simulated_logits
+from edgeres.sqnr import sqnr_db
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, resnet_onnx, smooth_images
 

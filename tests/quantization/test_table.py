@@ -40,11 +40,6 @@ def test_an_edited_range_is_used(table: CalibrationTable, tmp_path: Path):
     assert chosen == ChosenRange(0.0, 3.5, 3.25)
 
 
-def test_another_calibrator_needs_no_data(table: CalibrationTable):
-    other = table.with_calibrator("minmax")
-    assert other.range_of("stem.relu_out") == table.range_of("stem.relu_out", "minmax")
-
-
 @pytest.mark.parametrize(
     ("edit", "words"),
     [

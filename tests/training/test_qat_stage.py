@@ -17,7 +17,7 @@ import edgeres
 from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.errors import UsageError
-from edgeres.recipe import QatBlock, QuantizeBlock
+from edgeres.recipe_compress import QatBlock, QuantizeBlock
 from edgeres.training.qat_settings import qat_settings
 
 RECIPE = """\
