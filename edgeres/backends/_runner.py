@@ -6,18 +6,17 @@ An engine that gets a wrong name, type or size may answer with nonsense or crash
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.closing import Closing
 from edgeres.errors import DataError, ModelError, UsageError
 
 
-class CheckedRunner(ABC):
+class CheckedRunner(Closing):
     """A loaded engine with checked feeds; see :class:`edgeres.backends.base.Runner`."""
 
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -64,17 +63,6 @@ class CheckedRunner(ABC):
         if self._open:
             self._open = False
             self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -16,9 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from edgeres.closing import Closing
 from edgeres.errors import ArtefactError, StorageError
 from edgeres.files import atomic_writer
 
@@ -89,7 +89,7 @@ def is_name(name: str) -> bool:
     )
 
 
-class Archive:
+class Archive(Closing):
     """A bundle that is open for reading; every check of its form is done when it is opened.
 
     Args:
@@ -160,17 +160,6 @@ class Archive:
     def close(self) -> None:
         """Closes the file."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _copy(self, name: str, out: IO[bytes] | None) -> str:
         """Hashes one entry, and copies it on the way where ``out`` is given."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from edgeres.bundling.archive import MANIFEST, MAX_MANIFEST_BYTES, Archive, refused
 from edgeres.bundling.manifest import EngineEntry, parse_manifest
+from edgeres.closing import Closing
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, EdgeResError, UsageError
 
 MAX_TEXT_BYTES = 64 << 20
 
 
-class OpenBundle:
+class OpenBundle(Closing):
     """A bundle whose form, manifest and (where a key was given) signature hold.
 
     Args:
@@ -94,17 +93,6 @@ class OpenBundle:
     def close(self) -> None:
         """Closes the file."""
         self._archive.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _preprocess(self) -> Preprocess:
         try:

@@ -14,8 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +24,7 @@ from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
 from edgeres.bundling.selftest import SelfTest
+from edgeres.closing import Closing
 from edgeres.container_limits import usable_threads
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
@@ -48,7 +47,7 @@ class Answer:
     confidence: float
 
 
-class Session:
+class Session(Closing):
     """An engine of a bundle, loaded and self-tested; every method may be called from any thread.
 
     Args:
@@ -226,17 +225,6 @@ class Session:
         self._pool.shutdown(cancel_futures=True)
         for _ in self._runners:
             self._idle.get().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _answers(self, scores: NDArray[np.float32], top: int) -> Iterable[tuple[Answer, ...]]:
         names = self.class_names

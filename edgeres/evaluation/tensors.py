@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.closing import Closing
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.like import built_like
 from edgeres.evaluation.points import Point
@@ -65,7 +65,7 @@ class _Probe:
     points: Sequence[Point]
 
 
-class EngineInside:
+class EngineInside(Closing):
     """A built engine with its probing engines; a context manager, since it holds them loaded.
 
     Attributes:
@@ -133,17 +133,6 @@ class EngineInside:
     def close(self) -> None:
         """Frees all engines and removes the probing ones."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _probe(
         self,
