@@ -3,6 +3,7 @@
     python benchmarks/quantization.py make --work WORK       # every tool's INT8 files, their cost
     python benchmarks/quantization.py evaluate --work WORK   # logits of every file on both engines
     python benchmarks/quantization.py latency --work WORK    # all files of an engine, in turns
+    python benchmarks/quantization.py memory --work WORK     # peak by the number of images
     python benchmarks/quantization.py report --work WORK --out benchmarks/results/quantization.json
 
 Each step goes on where it was stopped; `--subject`, `--tool` and `--images` narrow it. All tools
@@ -57,6 +58,8 @@ EMULATED_TOOLS = (
 REPEATS = 3
 #: At 224 x 224 the others run once, with fewer images: their cost is linear in the images.
 PEER_IMAGES = 128
+#: Calibration images of which the peak memory is compared; beyond 512 they come round again.
+MEMORY_IMAGES = (64, 512, 2048)
 
 
 class ChildError(Exception):
@@ -91,6 +94,14 @@ def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]
         "bytes_over_bare": max(row["bytes_over_bare"] for row in told),
         "files": {engine: str(out / file) for engine, file in told[-1]["files"].items()},
     }
+
+
+def memory(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
+    """Peak memory of one tool above that of the bare forward passes, each in its own process."""
+    out = work / subject.name / f"memory-{tool}"
+    floor = _quantizer("bare", subject, out, images)["peak_rss_bytes"]
+    peak = _quantizer(tool, subject, out, images)["peak_rss_bytes"]
+    return {"images": images, "peak_rss_bytes": peak, "bytes_over_bare": peak - floor}
 
 
 def _quantizer(tool: str, subject: Subject, out: Path, images: int) -> dict[str, Any]:
@@ -251,6 +262,7 @@ def report(work: Path) -> dict[str, Any]:
         "emulated_cpu": " ".join(EMULATOR),
         "rows": rows,
         "latency": _load(work / "latency.json"),
+        "memory": _load(work / "memory.json"),
     }
 
 
@@ -265,7 +277,9 @@ def _save(path: Path, rows: Rows) -> None:
 def main() -> None:
     """Parses arguments and runs one step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("step", choices=("make", "evaluate", "latency", "report", "logits"))
+    parser.add_argument(
+        "step", choices=("make", "evaluate", "latency", "memory", "report", "logits")
+    )
     parser.add_argument("--work", type=Path, default=Path("quantization-benchmark"))
     parser.add_argument("--subject", action="append", choices=SUBJECTS)
     parser.add_argument("--tool", action="append", choices=sorted(TOOLS))
@@ -300,8 +314,21 @@ def main() -> None:
                 parser.error(f"{EMULATOR[0]} is not installed: apt-get install qemu-user")
             for done in evaluate(subject, work, made, tools):
                 print(name, done, flush=True)
+        elif arguments.step == "memory":
+            _memory_step(subject, work, arguments.tool or ["edgeres"])
         else:
             _latency_step(subject, work, made, tools, arguments.seconds)
+
+
+def _memory_step(subject: Subject, work: Path, tools: list[str]) -> None:
+    measured = _load(work / "memory.json")
+    for tool in tools:
+        for images in MEMORY_IMAGES:
+            key = f"{subject.name}/{tool}/{images}"
+            if key not in measured:
+                measured[key] = memory(subject, tool, work, images)
+                _save(work / "memory.json", measured)
+                print(key, measured[key], flush=True)
 
 
 def _latency_step(

@@ -73,13 +73,18 @@ class Subject:
         return len(self._pixels(which))
 
     def batches(self, which: str, size: int, limit: int | None = None) -> Iterator[NDArray[Any]]:
-        """Preprocessed float32 batches of the ``calibration`` or ``test`` images."""
-        pixels = self._pixels(which)[:limit]
+        """Preprocessed float32 batches of the ``calibration`` or ``test`` images.
+
+        A limit beyond what there is goes through them again, for the memory that images take.
+        """
+        pixels = self._pixels(which)
+        count = len(pixels) if limit is None else limit
         shape = (-1,) if self.channels_last else (-1, 1, 1)
         mean = np.array(self.mean, np.float32).reshape(shape)
         std = np.array(self.std, np.float32).reshape(shape)
-        for start in range(0, len(pixels), size):
-            batch = pixels[start : start + size].astype(np.float32)
+        for start in range(0, count, size):
+            chosen = np.arange(start, min(start + size, count)) % len(pixels)
+            batch = pixels[chosen].astype(np.float32)
             yield (batch * np.float32(self.scale) - mean) / std
 
     def _pixels(self, which: str) -> NDArray[np.uint8]:
