@@ -1,4 +1,8 @@
-"""Networks that edgeres itself exports and quantizes, built by TensorRT for RTX: all INT8."""
+"""Networks that edgeres itself exports and quantizes, built by TensorRT for RTX: all INT8.
+
+The checkpoints that the recipes ship, and the architectures of the others, narrow and on small
+images; as they are they belong to the slow tests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,6 @@ from edgeres.evaluation.coverage import int8_coverage
 from edgeres.onnx_info import node_macs, summarize
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-pytestmark = pytest.mark.slow
 
 BACKEND = get_backend("tensorrt")
 PROGRAM = Path(__file__).parents[3] / "benchmarks" / "tensorrt_numerics.py"
@@ -36,7 +39,7 @@ def _export(name: str, shape: tuple[int, int, int], width: float, folder: Path) 
     from edgeres.models.checkpoint import Checkpoint, save_checkpoint
     from edgeres.models.plan import plan_for
 
-    # Here, so that a run without the slow tests does not import torch.
+    # Here, so that collecting the tests does not import torch.
     torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.manual_seed(0)
     plan = plan_for(name, num_classes=10, in_channels=shape[0], width_multiplier=width)
@@ -69,6 +72,8 @@ def _quantized(module: Any, shape: tuple[int, int, int], folder: Path) -> Path:
         ("resnet18", (3, 64, 64), 0.25),
         ("resnet50", (3, 64, 64), 0.25),
         ("pooled_resnet", (1, 28, 28), 0.5),
+        pytest.param("resnet18", (3, 224, 224), 1.0, marks=pytest.mark.slow),
+        pytest.param("resnet50", (3, 224, 224), 1.0, marks=pytest.mark.slow),
     ],
 )
 def test_all_multiply_adds_are_int8(
