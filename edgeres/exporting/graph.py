@@ -132,10 +132,20 @@ def _renamed(name: str, old: str, new: str) -> str:
 
 
 def insert_before(
-    node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], shape: Sequence[int]
+    node: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    shape: Sequence[int],
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> ir.Value:
-    """Adds a node without attributes in front of another and returns its output."""
-    new = ir.Node("", op_type, inputs, name=f"{node.name}.{op_type.lower()}")
+    """Adds a node of one output in front of another and returns its output."""
+    new = ir.Node(
+        "",
+        op_type,
+        inputs,
+        attributes=ir.convenience.convert_attributes(dict(attributes or {})),
+        name=f"{node.name}.{op_type.lower()}",
+    )
     owner(node).insert_before(node, new)
     output = new.outputs[0]
     output.type, output.shape = node.outputs[0].type, ir.Shape(shape)

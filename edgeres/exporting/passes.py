@@ -5,6 +5,7 @@ Every later stage relies on it:
 * float32, operators of ``ai.onnx`` only, one image input, one output, batch free or 1;
 * Conv with constant weights and bias and explicit padding, BatchNormalization folded;
 * ``Gemm`` with ``transB=1`` and a bias; ``GlobalAveragePool``; ``Flatten(axis=1)``;
+* no pixels computed that no layer reads (strides stand as near to the image as they can);
 * no Identity, Dropout or doubled Relu; readable, unique, deterministic names;
 * no metadata: equal weights give equal bytes.
 
@@ -25,6 +26,7 @@ from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.global_pool import GlobalPools
 from edgeres.exporting.linear import LinearForm
 from edgeres.exporting.naming import NameEverything
+from edgeres.exporting.propagate_strides import PropagateStrides
 from edgeres.exporting.remove_noops import RemoveNoOps
 from edgeres.exporting.shapes import BATCH, infer, set_batch
 from edgeres.exporting.strip import StripProvenance
@@ -62,6 +64,8 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     run_pass(RemoveNoOps(), model)
     run_pass(SimplifyViews(), model)
     run_pass(common.RemoveUnusedNodesPass(), model)
+    infer(model)
+    run_pass(PropagateStrides(), model)
     run_pass(NameEverything(), model)
     set_batch(model, BATCH if dynamic_batch else 1)
     if dynamic_batch:
