@@ -26,6 +26,7 @@ from edgeres.exporting.graph import (
     bypass,
     constant,
     data_input,
+    input_at,
     insert_before,
     static_shape,
 )
@@ -167,7 +168,8 @@ def _samples(node: ir.Node) -> Stride | None:
 
 
 def _is_one_pixel(window: ir.Node) -> bool:
-    kernel = window.attributes.get_ints("kernel_shape", ())
+    weight = static_shape(input_at(window, 1)) or ()
+    kernel = window.attributes.get_ints("kernel_shape", weight[2:])
     return set(kernel) == {1} and not any(window.attributes.get_ints("pads", ()))
 
 
