@@ -214,18 +214,7 @@ def latency(
         file = found.get(engine) or found.get("both")
         if file:
             files[tool] = file
-    running = {tool: open_engine(engine, file) for tool, file in files.items()}
-    images = next(subject.batches("test", batch))
-    for infer in running.values():
-        infer(images)
-    times: dict[str, list[float]] = {tool: [] for tool in running}
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(times["fp32"]) < 10:
-        for tool, infer in running.items():
-            infer(images)  # the one before left the caches to another model
-            started = time.perf_counter()
-            infer(images)
-            times[tool].append(time.perf_counter() - started)
+    times = in_turns(engine, files, next(subject.batches("test", batch)), seconds)
     ours = np.array(times["edgeres"])
     rows: Rows = {}
     for tool, values in times.items():
@@ -239,6 +228,24 @@ def latency(
             "rounds": len(values),
         }
     return rows
+
+
+def in_turns(
+    engine: str, files: dict[str, str], images: NDArray[Any], seconds: float
+) -> dict[str, list[float]]:
+    """Seconds of each run of every file on one engine; the files take turns, 10 times at least."""
+    running = {name: open_engine(engine, file) for name, file in files.items()}
+    for infer in running.values():
+        infer(images)
+    times: dict[str, list[float]] = {name: [] for name in running}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(times.values()))) < 10:
+        for name, infer in running.items():
+            infer(images)  # the one before left the caches to another model
+            started = time.perf_counter()
+            infer(images)
+            times[name].append(time.perf_counter() - started)
+    return times
 
 
 def report(work: Path) -> dict[str, Any]:

