@@ -192,16 +192,14 @@ def test_an_operand_that_others_read_is_sampled_once(build_graph) -> None:
         f"b = Conv(x, k_in) z = {EVERY_SECOND}(b, k1) c = Conv<strides=[2,2]>(b, k3) "
         "q = GlobalAveragePool(c)",
         f"b = Conv(x, k_in) z = {EVERY_SECOND}(b, k1) q = GlobalAveragePool(b)",
-        "b = Conv(x, k_in) z = Conv<strides=[2,2], pads=[1,1,1,1]>(b, k1) "
-        "q = GlobalAveragePool(z)",
+        "b = Conv(x, k_in) z = Conv<strides=[2,2], pads=[1,1,1,1]>(b, k1) q = GlobalAveragePool(z)",
         # Nothing above that could take the stride: only poolings would be added.
         f"s = Mul(x, third) r = Relu(s) z = {EVERY_SECOND}(r, k_in) q = GlobalAveragePool(z)",
         f"b = Conv(x, k_in) q = GlobalAveragePool(b) c = Conv(q, k1) e = Mul(b, c) "
         f"z = {EVERY_SECOND}(e, k1)",
         # An operand broadcast over the rows, a constant over the image, rounding up.
         f"b = Conv(x, k_in) e = Mul(b, row) z = {EVERY_SECOND}(e, k1) q = GlobalAveragePool(z)",
-        f"b = Conv(x, k_in) e = Add(b, image) z = {EVERY_SECOND}(e, k1) "
-        "q = GlobalAveragePool(z)",
+        f"b = Conv(x, k_in) e = Add(b, image) z = {EVERY_SECOND}(e, k1) q = GlobalAveragePool(z)",
         "b = Conv(x, k_in) c = MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(b) "
         f"z = {EVERY_SECOND}(c, k1) q = GlobalAveragePool(z)",
         # One pixel: nothing to save.
