@@ -7,7 +7,7 @@ blocks up to 64 times unlike each other, which is what equalization is for.
 
     python benchmarks/recovery.py --images 2000 --out benchmarks/results/recovery.json
 
-`--cost` measures a ResNet-50 at 224 x 224 instead: seconds of quantization, beside those of the
+`--cost` measures a ResNet-18 at 224 x 224 instead: seconds of quantization, beside those of the
 bare FP32 forward passes of 512 images. Its result goes into the same file.
 """
 
@@ -163,7 +163,7 @@ def one(
 
 
 def cost(folder: Path, images: int = 64) -> dict[str, Any]:
-    """Seconds and peak memory on a ResNet-50 with random weights, which cost what trained ones do.
+    """Seconds and peak memory on a ResNet-18 with random weights, which cost what trained ones do.
 
     Forward and calibration run ``images`` images and are scaled to 512, being linear in them.
     """
@@ -175,8 +175,8 @@ def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     from edgeres.quantization.quantize import quantize as run
     from edgeres.store import peak_rss_bytes
 
-    onnx = folder / "resnet50.onnx"
-    export_onnx(build_model(plan_for("resnet50")).eval(), (3, 224, 224), onnx)
+    onnx = folder / "resnet18.onnx"
+    export_onnx(build_model(plan_for("resnet18")).eval(), (3, 224, 224), onnx)
     random = np.random.default_rng(0)
     coarse = random.normal(size=(images, 3, 28, 28)).astype(np.float32)
     shown = np.kron(coarse, np.ones((1, 1, 8, 8), np.float32))
@@ -228,14 +228,14 @@ def main() -> None:
     """Parses arguments, measures, prints and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--cost", action="store_true", help="Measure the cost on a ResNet-50.")
+    parser.add_argument("--cost", action="store_true", help="Measure the cost on a ResNet-18.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     found: dict[str, Any] = {"environment": describe_environment().to_dict()}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.cost:
-            found["cost_resnet50"] = cost(Path(folder))
-            Console().print_json(data=found["cost_resnet50"])
+            found["cost_resnet18"] = cost(Path(folder))
+            Console().print_json(data=found["cost_resnet18"])
         else:
             checkpoint = asset_folder("recipes") / "checkpoints" / "fmnist_resnet20.safetensors"
             found["images"] = arguments.images
