@@ -38,6 +38,7 @@ DENSE = "dense"
 PEERS = {"ORT PTQ without pruning": "ort-minmax-u8s8", "NNCF PTQ without pruning": "nncf-onnx"}
 TIMES = MeasureSettings(seconds=2.0, rounds=12, min_runs=100, max_seconds=6.0)
 SIZE = (28, 28)
+NETWORK = "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Built:
         return f"{self.network} {self.precision} {self.target.name}"
 
 
+def folder_of(name: str, work: Path) -> Path:
+    """Where the files of a network lie."""
+    return work / name.replace("/", "-").replace(" ", "-")
+
+
 def engines_of(
     networks: Mapping[str, Checkpoint], work: Path, *, threads: int | None, peers: bool = True
 ) -> tuple[list[Built], dict[str, int]]:
@@ -68,12 +74,12 @@ def engines_of(
     """
     built, macs = [], {}
     for name, checkpoint in networks.items():
-        folder = work / name.replace("/", "-").replace(" ", "-")
+        folder = folder_of(name, work)
         folder.mkdir(parents=True, exist_ok=True)
         onnx, table = folder / "fp32.onnx", folder / "table.json"
         if not table.exists():
-            save_checkpoint(folder / "network.safetensors", checkpoint)
-            export(folder / "network.safetensors", onnx, image_size=SIZE, settings=ExportBlock())
+            save_checkpoint(folder / NETWORK, checkpoint)
+            export(folder / NETWORK, onnx, image_size=SIZE, settings=ExportBlock())
             assert checkpoint.preprocess is not None
             calibrate(
                 onnx,
@@ -150,11 +156,16 @@ def latencies(built: list[Built], threads: int | None) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The Markdown table of docs/pruning.md."""
-    head = ("network", "engine", "MACs", "top-1 %", "drop pp (95 % bound)", "p50 ms", "speed-up")
+    head = (
+        *("network", "engine", "MACs", "held-out FP32 %", "top-1 %"),
+        *("drop pp (95 % bound)", "p50 ms", "speed-up"),
+    )
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
         told, ms = row.get("accuracy"), row.get("latency")
         cells = [row["network"], f"{row['precision']} {row['backend']}", f"{row['macs_ratio']:.3f}"]
+        shown = row.get("held_out_top1")
+        cells.append("" if shown is None else f"{100 * shown:.2f}")
         cells += (
             [f"{100 * told['top1']:.2f}", f"{told['drop_pp']:+.2f} ({told['drop_upper_pp']:+.2f})"]
             if told
@@ -174,14 +185,16 @@ def rows_of(
     macs: Mapping[str, int],
     accuracy: Mapping[str, Any],
     latency: Mapping[str, Any],
+    held_out: Mapping[str, float | None],
 ) -> list[dict[str, Any]]:
-    """Everything that is known of each engine."""
+    """Everything that is known of each engine; ``held_out`` is FP32 top-1 by network."""
     return [
         {
             "network": item.network,
             "precision": item.precision,
             "backend": item.target.name,
             "macs_ratio": macs[item.network] / macs[DENSE],
+            **({"held_out_top1": held_out[item.network]} if item.network in held_out else {}),
             **({"accuracy": accuracy[item.label]} if item.label in accuracy else {}),
             **({"latency": latency[item.label]} if item.label in latency else {}),
         }

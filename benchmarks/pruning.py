@@ -14,7 +14,8 @@ normalization recalibrated and the same fine-tuning. Needs the whole Fashion-MNI
 `engines` builds FP32 and INT8 engines of the dense network, of checkpoints that were fine-tuned
 before (`edgeres prune`) and of `--methods`, and of the dense network quantized by ONNX Runtime and
 NNCF, and answers the 10,000 test images with each; `latency` adds the time of all of them, taking
-turns in one run. Both keep what is in `--work` and in `--out`.
+turns in one run. Both keep what is in `--work` and in `--out`. The networks of `--methods` are not
+fine-tuned here, which their times do not depend on: `--top1` names the output of a run that was.
 """
 
 from __future__ import annotations
@@ -159,14 +160,22 @@ def engines(arguments: argparse.Namespace, dense: Checkpoint) -> None:
     for given in arguments.checkpoint:
         name, _, file = given.partition("=")
         networks[name] = load_checkpoint(Path(file))
-    if arguments.methods:
+    places = {
+        method: pruned_engines.folder_of(method, arguments.work) / pruned_engines.NETWORK
+        for method in (arguments.methods.split(",") if arguments.methods else [])
+    }
+    missing = [method for method, place in places.items() if not place.exists()]
+    if missing:
         assert dense.preprocess is not None
         full = open_dataset("fashion-mnist", split="train")
         kept, _ = split_held_out(full.labels, 5000, 0)
         chosen = np.sort(np.random.default_rng(0).permutation(kept)[: arguments.samples])
         data = list(batches(full, dense.preprocess, 64, indices=chosen))
-        for method in arguments.methods.split(","):
+        for method in missing:
             networks[method] = pruned_by(method, dense, arguments.ratio, data)
+    for method, place in places.items():
+        if method not in missing:
+            networks[method] = load_checkpoint(place)
     work = arguments.work
     built, macs = pruned_engines.engines_of(networks, work, threads=arguments.threads)
     accuracy, latency = {}, {}
@@ -176,7 +185,15 @@ def engines(arguments: argparse.Namespace, dense: Checkpoint) -> None:
         accuracy = pruned_engines.accuracies(judged, dense.preprocess, work)
     else:
         latency = pruned_engines.latencies(built, arguments.threads)
-    rows = pruned_engines.rows_of(built, macs, accuracy, latency)
+    held_out: dict[str, float | None] = {
+        name: float(network.metadata["held_out_top1"])
+        for name, network in networks.items()
+        if "held_out_top1" in network.metadata
+    }
+    if arguments.top1:
+        known = json.loads(arguments.top1.read_text(encoding="utf-8"))["rows"]
+        held_out |= {row["method"]: row["top1_finetuned"] or row["top1_pruned"] for row in known}
+    rows = pruned_engines.rows_of(built, macs, accuracy, latency, held_out)
     if arguments.out:
         rows = pruned_engines.merged(arguments.out, rows)
         content = {
@@ -201,6 +218,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--reference", type=Path, help="dense network; the shipped one if none")
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--top1", type=Path, help="output of methods, for their held-out top-1")
     parser.add_argument("--work", type=Path, default=Path("runs/pruning"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
