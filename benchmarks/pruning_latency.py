@@ -4,16 +4,21 @@
 
 ResNet-18 and ResNet-50 at 224x224, batch 1, random weights: latency only. For each network and
 backend four engines take turns: dense FP32, dense INT8, uniform widths at half the multiply-adds in
-INT8, and widths by latency with no fewer multiply-adds in INT8. Random weights say nothing of
-importance, so it is made up: log-normal, from the same distribution in every group.
+INT8, and widths by latency with no fewer multiply-adds in INT8. These are built and measured beside
+the uniform ones before they are kept, as pruning does it: three rounds at most. Random weights say
+nothing of importance, so it is made up: log-normal, from the same distribution in every group.
 ``--work`` keeps what is done, so an interrupted run goes on; ``--phase``, ``--models``
-and ``--backends`` do a part of it.
+and ``--backends`` do a part of it: ``layers`` fills the latency table and keeps each shape,
+``widths`` searches, builds and measures, ``times`` is the interleaved comparison. ``--report`` only
+puts together what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +36,7 @@ from edgeres.errors import UsageError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import single_input
 from edgeres.exporting.to_onnx import export_onnx
+from edgeres.layer_latency.bench import EngineBench
 from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import LatencyModel, latency_model
 from edgeres.layer_latency.synthetic import Widths, assumed_ranges, write_narrowed
@@ -46,6 +52,7 @@ from edgeres.pruning.allocation import (
     width_choices,
 )
 from edgeres.pruning.budget import MacsCost
+from edgeres.pruning.confirm import Problem, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
 from edgeres.quantization.quantize import QuantizeSettings, quantize
@@ -55,7 +62,7 @@ SHAPE = (3, 224, 224)
 MACS = 0.5
 ROUND_TO = 8
 MIN_SHARE = 0.1
-BISECTIONS = 12
+BISECTIONS = 8
 TIMES = MeasureSettings(seconds=5.0, rounds=20, min_runs=100, max_seconds=30.0)
 UNIFORM = "uniform INT8"
 BY_LATENCY = "by latency INT8"
@@ -83,7 +90,7 @@ def latency(name: str, target: Target, work: Path, threads: int | None) -> Laten
     )
 
 
-def widths(name: str, model: LatencyModel) -> dict[str, Any]:
+def widths(name: str, model: LatencyModel, target: Target, work: Path) -> dict[str, Any]:
     """Widths of both allocations, their multiply-adds and their predicted milliseconds."""
     torch.manual_seed(0)
     module = build_model(plan_for(name)).eval()
@@ -101,16 +108,35 @@ def widths(name: str, model: LatencyModel) -> dict[str, Any]:
         for group in graph.groups
     ]
     even = allocate_uniform(choices, macs, MACS * macs.total)
-    kept = {UNIFORM: even, BY_LATENCY: with_as_much_work(choices, cost, macs, macs(even))}
+
+    def solve(now: LatencyModel) -> Mapping[str, int]:
+        started = time.monotonic()
+        costs = LatencyCost(graph.groups, now)
+        found = with_as_much_work(choices, costs, macs, macs(even))
+        print(f"{name} {target.name}: searched {time.monotonic() - started:.0f} s", flush=True)
+        return found
+
+    def say(text: str) -> None:
+        print(f"{name} {target.name}: {text}", flush=True)
+
+    problem = Problem(
+        solve=solve, even=lambda _: even, layers=cost.layer_widths, loss=lambda _: 0.0
+    )
+    bench = EngineBench(exported(name, work), target, model.table, say=say)
+    confirmed = confirm(problem, model, bench)
+    kept = {
+        UNIFORM: (even, confirmed.rounds[-1].uniform_predicted_ms),
+        BY_LATENCY: (confirmed.widths, confirmed.predicted_ms),
+    }
     return {
         label: {
             "macs_ratio": macs(chosen) / macs.total,
-            "predicted_ms": cost(chosen),
+            "predicted_ms": predicted,
             "groups": dict(chosen),
             "layers": cost.layer_widths(chosen),
         }
-        for label, chosen in kept.items()
-    } | {"dense INT8": {"predicted_ms": cost({})}}
+        for label, (chosen, predicted) in kept.items()
+    } | {"dense INT8": {"predicted_ms": cost({})}, "confirmed": confirmed.to_dict()}
 
 
 def with_as_much_work(
@@ -201,24 +227,30 @@ def main() -> None:
     parser.add_argument("--phase", choices=("layers", "widths", "times", "all"), default="all")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, default=Path("runs/pruning_latency"))
+    parser.add_argument("--report", action="store_true", help="only put results together")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for name in arguments.models.split(","):
         for backend in arguments.backends.split(","):
-            target = open_target(backend)
-            model = latency(name, target, arguments.work, arguments.threads)
             kept = arguments.work / f"{name}-{backend}-widths.json"
             done = arguments.work / f"{name}-{backend}-times.json"
+            if done.exists():
+                results[f"{name}, {backend}"] = json.loads(done.read_text())
+            if done.exists() or arguments.report:
+                continue
+            target = open_target(backend)
+            model = latency(name, target, arguments.work, arguments.threads)
             if arguments.phase in ("widths", "all") and not kept.exists():
-                kept.write_text(json.dumps(widths(name, model)))
+                kept.write_text(json.dumps(widths(name, model, target, arguments.work)))
             if arguments.phase in ("times", "all") and not done.exists():
                 found = json.loads(kept.read_text())
                 measured = times(name, target, arguments.work, found, arguments.threads)
                 measured["multiples"] = asdict(model.table.multiples or Multiples())
                 measured["line"] = {"offset_ms": model.offset_ms, "scale": model.scale}
-                measured["networks"] = [asdict(time) for time in model.networks]
+                measured["networks"] = [asdict(network) for network in model.networks]
+                measured["confirmed"] = found["confirmed"]
                 done.write_text(json.dumps(measured))
             if done.exists():
                 results[f"{name}, {backend}"] = json.loads(done.read_text())

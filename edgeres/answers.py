@@ -113,7 +113,8 @@ def latencies(
         )
     with run.measured("benchmark") as progress:
         found = benchmark(
-            [engine.path for _, *engines in pairs for engine in engines],
+            # A network that is kept in FP32 unpruned is its own baseline, measured once.
+            list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
             inputs=feeds,
             threads=settings.threads,
             settings=MeasureSettings(seconds=settings.seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from edgeres.int8_stages import calibrate, quantize
 from edgeres.networks import Network, Networks
 from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
+from edgeres.quantization.quantize import QuantizeResult
 from edgeres.run import Run
 from edgeres.stages import build
 from edgeres.targets import Target
@@ -114,11 +116,20 @@ def build_target(
     from edgeres.mixed_precision import with_float_layers
 
     network, block = networks.quantized, run.recipe.quantize
+    if block.precision == "fp32":
+        return _build_float(run, network, target)
     target, search = with_float_layers(run, networks, table, target)
     trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
     settings = block.model_dump(
-        exclude={"equalize", "measured_samples", "portable", "qat", "mixed_precision"}
+        exclude={
+            "precision",
+            "equalize",
+            "measured_samples",
+            "portable",
+            "qat",
+            "mixed_precision",
+        }
     )
     settings["rules"] = target.rules.to_dict()
     if trained is not None:
@@ -140,6 +151,29 @@ def build_target(
     inside = _inside(run, network, qdq, engine, target)
     remarks = target.backend.remarks(engine)
     return BuiltTarget(target, engine, qdq, account, *inside, remarks, search)
+
+
+def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
+    """The target's engine of the network as it is; its "Q/DQ model" holds no Q/DQ."""
+
+    def produce(folder: Path, *_: object) -> None:
+        shutil.copyfile(network.onnx, folder / QDQ)
+        said = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
+        account = QuantizeResult(folder / QDQ, (), said, {}, (), {}, {}).to_dict()
+        content = {"rules": target.rules.to_dict(), **account}
+        write_atomic((folder / QDQ).with_suffix(".json"), json.dumps(content, indent=1).encode())
+
+    qdq = run.stage(
+        "keep_float",
+        inputs={"model": network.sha256},
+        settings={"rules": target.rules.to_dict()},
+        produce=produce,
+        label=f"keep FP32 ({target.name})",
+    ).file(QDQ)
+    engine = build_fp32(run, qdq, target, label=f"build ({target.name})")
+    account = json.loads(qdq.with_suffix(".json").read_text())
+    inside = _inside(run, network, qdq, engine, target)
+    return BuiltTarget(target, engine, qdq, account, *inside, target.backend.remarks(engine))
 
 
 def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:

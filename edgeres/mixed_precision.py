@@ -83,7 +83,7 @@ def with_float_layers(
         },
         settings={
             "rules": target.rules.to_dict(),
-            "quantize": recipe.quantize.model_dump(),
+            "quantize": recipe.quantize.model_dump(exclude={"precision"}),
             "min_int8_coverage": recipe.checks.min_int8_coverage,
             "benchmark": recipe.benchmark.model_dump(),
             "preprocess": networks.preprocess.to_dict(),

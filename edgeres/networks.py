@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.data.bad_images import BadImages
+from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.environment import package_versions
-from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
+from edgeres.errors import UsageError
 from edgeres.files import file_sha256
 from edgeres.int8_stages import equalize
-from edgeres.layer_latency.measure import place_of
-from edgeres.layer_latency.predict import latency_model
-from edgeres.layer_latency.shapes import layer_widths
 from edgeres.onnx_info import ModelSummary, summarize
 from edgeres.progress import Advance
 from edgeres.recipe import Recipe
@@ -33,17 +31,16 @@ from edgeres.source import (
     choose_preprocess,
     load_source,
 )
-from edgeres.stages import export, prune
+from edgeres.stages import LATENCY_TABLE, export, prune
+from edgeres.timed_on import TimedOn, timed_on
 
 if TYPE_CHECKING:
+    from edgeres.layer_latency.bench import NetworkBench
     from edgeres.layer_latency.predict import LatencyModel
     from edgeres.targets import Target
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 FINETUNE_LOG = "train_log.jsonl"
-LATENCY_TABLE = "latency_table.json"
+ACCOUNT = "pruned.json"
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,25 @@ class Network:
 
 @dataclass(frozen=True)
 class LatencyPrediction:
-    """What latency-driven pruning went by: INT8 milliseconds on one target.
+    """What latency-driven pruning went by: milliseconds on one target.
 
     Attributes:
         target: Name of the target.
         dense_ms: The dense network, measured.
-        predicted_ms: The pruned network, predicted.
+        predicted_ms: The pruned network, predicted before it was built.
+        built_ms: The same, measured when its widths were chosen.
+        uniform_ms: Even widths of as many multiply-adds, measured beside it.
+        kept: ``latency``, or ``uniform`` where even widths were faster and are kept.
+        within_budget: Whether ``built_ms`` is within the goal.
     """
 
     target: str
     dense_ms: float
     predicted_ms: float
+    built_ms: float
+    uniform_ms: float
+    kept: str
+    within_budget: bool
 
 
 @dataclass(frozen=True)
@@ -143,23 +148,27 @@ def prepare_networks(
     if source.kind == "onnx":
         return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
     checkpoint = loaded.file(CHECKPOINT)
-    sample = _first_image(validation)
+    sample = first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)
     dense = _export(run, "dense", checkpoint, size)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
-    table, latency = None, None
+    timed, table, latency, bench = None, None, None, None
     if recipe.prune.allocation == "latency":
-        table, latency = _latency(run, dense, targets)
-    small = _prune(run, checkpoint, preprocess, table, latency)
+        timed = timed_on(recipe, targets, run.listener.note)
+        table, latency = _latency(run, dense, timed)
+        bench = timed.bench(dense.onnx, latency)
+    small, account = _prune(run, checkpoint, preprocess, table, latency, bench)
     pruned = _export(run, "pruned", small, size)
     prediction = None
-    if latency is not None:
-        prediction = LatencyPrediction(
-            target=latency.table.place.backend,
-            dense_ms=latency.dense_ms,
-            predicted_ms=latency.predict_ms(layer_widths(pruned.onnx)),
-        )
+    if timed is not None and latency is not None:
+        prediction = _prediction(timed, latency, account)
+        if not prediction.within_budget:
+            run.warn_once(
+                f"the pruned network takes {prediction.built_ms:.3g} ms on {timed.target.name}, "
+                f"more than `target_latency: {recipe.prune.target_latency:g}` of "
+                f"{prediction.dense_ms:.3g} ms; no widths that were built are within it."
+            )
     return Networks(facts, preprocess, dense, pruned, prediction=prediction)
 
 
@@ -181,69 +190,36 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
-def _latency(run: Run, dense: Network, targets: Sequence[Target]) -> tuple[Path, LatencyModel]:
+def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyModel]:
     """The latency table of the dense network's layers on a target, and the model made of it."""
-    target = _timed_target(run.recipe, targets)
-    threads, batch = run.recipe.benchmark.threads, run.recipe.benchmark.batch_size
-    place = place_of(target, precision="int8", threads=threads, batch=batch)
-
-    def model(path: Path, progress: Advance | None = None) -> LatencyModel:
-        return latency_model(
-            dense.onnx, target, threads=threads, batch=batch, path=path, progress=progress
-        )
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        try:
-            model(work / LATENCY_TABLE, progress)
-        except StageError:  # disturbed: the next run has to measure again
-            (work / LATENCY_TABLE).unlink(missing_ok=True)
-            raise
+        timed.model(dense.onnx, work / LATENCY_TABLE, progress)
         shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
 
+    place = timed.place
     path = run.stage(
         "latency",
         inputs={"model": dense.sha256},
         settings={"place": {**asdict(place), "isa": list(place.isa)}},
         produce=produce,
-        label=f"measure layers ({target.name})",
+        label=f"measure layers ({timed.target.name})",
     ).file(LATENCY_TABLE)
-    return path, model(path)  # all is in the table: nothing is measured again
+    # All is in the table: nothing is measured again.
+    return path, timed.model(dense.onnx, path)
 
 
-def _timed_target(recipe: Recipe, targets: Sequence[Target]) -> Target:
-    """The target that `latency_on` names, or the first that can run here.
-
-    Raises:
-        UsageError: The recipe has no such target.
-        BackendMissingError: It cannot run here.
-    """
-    assert recipe.prune is not None
-    wanted = recipe.prune.latency_on
-    named = [target for target in targets if wanted is None or target.name == wanted]
-    if not named:
-        raise UsageError(
-            f"`latency_on: {wanted}` is not among the recipe's targets.",
-            hint=f"Choose one of: {', '.join(target.name for target in targets)}.",
-        )
-    for target in named:
-        if target.not_executable is None:
-            return target
-    raise BackendMissingError(
-        f"pruning by latency measures on the device: {named[0].not_executable}",
-        hint="Use allocation: global, or add a target that runs here.",
+def _prediction(timed: TimedOn, latency: LatencyModel, account: Path) -> LatencyPrediction:
+    told = json.loads(json.loads(account.read_text())["confirmed_widths"])
+    return LatencyPrediction(
+        target=timed.target.name,
+        dense_ms=latency.dense_ms,
+        predicted_ms=told["predicted_ms"],
+        built_ms=told["measured_ms"],
+        uniform_ms=told["uniform_ms"],
+        kept=told["kept"],
+        within_budget=told["within_budget"],
     )
-
-
-def _first_image(images: Dataset) -> Image.Image:
-    """The first image that can be decoded; a bad one does not hide the size of the others."""
-    bad = BadImages()
-    for index in range(len(images)):
-        try:
-            return images.image(index)
-        except DataError as error:
-            bad.add(images.image_name(index), error, len(images))
-    raise DataError(f"{images.name}: no image can be decoded.", hint="Repair the data set.")
 
 
 def _prune(
@@ -252,12 +228,14 @@ def _prune(
     preprocess: Preprocess,
     table: Path | None,
     latency: LatencyModel | None,
-) -> Path:
+    bench: NetworkBench | None,
+) -> tuple[Path, Path]:
+    """The pruned checkpoint, and with widths by latency the account of how they were measured."""
     settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
     assert settings is not None
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
-        prune(
+        found = prune(
             checkpoint,
             folder / CHECKPOINT,
             settings=settings,
@@ -265,22 +243,31 @@ def _prune(
             preprocess=preprocess,
             work=work,
             latency=latency,
+            bench=bench,
             progress=progress,
         )
+        if bench is not None:
+            (folder / ACCOUNT).write_text(json.dumps(found, indent=1))
         for log in sorted(work.rglob(FINETUNE_LOG)):
             shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
 
-    return run.stage(
+    by_latency = {} if bench is None else {"confirmed": 1}  # widths are measured: a revision
+    result = run.stage(
         "prune",
         inputs={
             "checkpoint": file_sha256(checkpoint),
             "train_data": training_fingerprint(train_data),
             **({"latency_table": file_sha256(table)} if table is not None else {}),
         },
-        settings={"prune": settings.stage_settings(), "preprocess": preprocess.to_dict()},
+        settings={
+            "prune": settings.stage_settings(),
+            "preprocess": preprocess.to_dict(),
+            **by_latency,
+        },
         produce=produce,
         label="prune and fine-tune",
-    ).file(CHECKPOINT)
+    )
+    return result.file(CHECKPOINT), result.file(ACCOUNT)
 
 
 def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Network:

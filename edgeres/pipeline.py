@@ -48,7 +48,7 @@ from edgeres.run import Run
 from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
 from edgeres.superseded import set_aside
-from edgeres.targets import Target, open_target, open_targets
+from edgeres.targets import Target, open_target, open_targets, target_list
 
 STAGES_FOLDER = ".stages"
 REPORT = "report.json"
@@ -130,7 +130,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
         EdgeResError: Something is not there, or cannot be used.
     """
     targets = open_targets(
-        _expanded(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
+        target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
     source = find_source(recipe.model)
     everything = open_dataset(recipe.data.validation, split="validation")
@@ -245,12 +245,6 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
             f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "
             "the measured accuracy may be too good."
         )
-
-
-def _expanded(targets: tuple[str, ...]) -> list[str]:
-    """Target names with ``all`` spelled out, each once."""
-    names = [n for name in targets for n in (target_names() if name == "all" else (name,))]
-    return list(dict.fromkeys(names))
 
 
 def _publish(

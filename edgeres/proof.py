@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
@@ -97,7 +98,10 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         ),
         pruning=_pruning(proof, checks.confidence),
         stages=tuple(run.stages),
-        targets={item.target.name: _target(proof, item, checks) for item in proof.built},
+        targets={
+            item.target.name: _target(proof, item, checks, run.recipe.quantize.precision)
+            for item in proof.built
+        },
         agreement_matrix=_agreement({"fp32": proof.final, **proof.answers}),
         confidence=checks.confidence,
     )
@@ -176,7 +180,15 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     if told is not None:
         times = proof.times.get(told.target)
         measured = times[1].latency.p50_ms if times else None
-        latency = PruningLatency(told.target, told.dense_ms, told.predicted_ms, measured)
+        latency = PruningLatency(
+            told.target,
+            told.dense_ms,
+            told.predicted_ms,
+            measured,
+            built_ms=told.built_ms,
+            uniform_ms=told.uniform_ms,
+            kept=told.kept,
+        )
     return PruningPart(
         top1=lost.top1,
         macs=pruned.summary.macs,
@@ -188,7 +200,9 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     )
 
 
-def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
+def _target(
+    proof: Proof, item: BuiltTarget, checks: ChecksBlock, precision: Literal["int8", "fp32"]
+) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.coverage
@@ -197,7 +211,9 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
         min_speedup=checks.min_speedup,
         max_size_bytes=checks.max_size_bytes,
     )
-    covered = [coverage_check(coverage, checks.min_int8_coverage)]
+    covered = []
+    if precision == "int8":
+        covered.append(coverage_check(coverage, checks.min_int8_coverage))
     if checks.min_fused_adds is not None:
         covered.append(fusion_check(item.fusions, checks.min_fused_adds))
     if limits.max_size_bytes is not None:
@@ -208,6 +224,7 @@ def _target(proof: Proof, item: BuiltTarget, checks: ChecksBlock) -> TargetPart:
         built=True,
         executed=False,
         verdict="not_executed",
+        precision=precision,
         runtime=", ".join(f"{key} {value}" for key, value in item.engine.versions.items()),
         device=item.target.device,
         int8_coverage=coverage.int8_coverage,

@@ -166,6 +166,9 @@ class MixedPrecisionBlock(Block):
 class QuantizeBlock(Block):
     """Calibration and INT8 quantization."""
 
+    precision: Literal["int8", "fp32"] = Field(
+        default="int8", description="fp32: engines of the network as it is, nothing quantized."
+    )
     calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     bias_correction: BiasCorrection = Field(
         default="analytic",
@@ -197,6 +200,16 @@ class QuantizeBlock(Block):
     def _one_file_or_one_for_each_target(self) -> QuantizeBlock:
         if self.portable and self.mixed_precision is not None:
             raise ValueError("portable is one file for all targets, mixed_precision one for each")
+        return self
+
+    @model_validator(mode="after")
+    def _fp32_quantizes_nothing(self) -> QuantizeBlock:
+        if self.precision == "fp32":
+            set_anyway = sorted(self.model_fields_set - {"precision", "calibrator"})
+            default = QuantizeBlock()
+            differing = [k for k in set_anyway if getattr(self, k) != getattr(default, k)]
+            if differing:
+                raise ValueError(f"{differing[0]} has no effect together with precision: fp32")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
+from edgeres.data.bad_images import first_image
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import BackendMissingError, UsageError
@@ -20,9 +21,13 @@ from edgeres.recipe import ExportBlock
 from edgeres.recipe_compress import PruneBlock
 
 if TYPE_CHECKING:
+    from edgeres.layer_latency.bench import NetworkBench
     from edgeres.layer_latency.predict import LatencyModel
+    from edgeres.timed_on import TimedOn
     from edgeres.training.run import TrainSummary
     from edgeres.training.settings import TrainSettings
+
+DENSE, LATENCY_TABLE = "dense.onnx", "latency_table.json"
 
 
 def train(
@@ -65,6 +70,9 @@ def prune(
     preprocess: Preprocess,
     work: Path,
     latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
+    timed: TimedOn | None = None,
+    measuring: Advance | None = None,
     progress: Advance | None = None,
 ) -> dict[str, str]:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
@@ -77,6 +85,10 @@ def prune(
         preprocess: How an image becomes numbers.
         work: Folder of the resumable training state and the log.
         latency: Of the dense network, for ``allocation: latency``.
+        bench: Where widths by latency are measured before they are kept.
+        timed: Where to make both, instead: the dense network is exported and its layers are
+            measured in ``work``.
+        measuring: Called with (layer shapes measured, shapes in all), for ``timed``.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -96,6 +108,13 @@ def prune(
     held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
     learn, check = split_held_out(full.labels, held_out, wanted.seed)
     dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
+    if timed is not None and wanted.allocation == "latency" and latency is None:
+        sample = first_image(full)
+        size = preprocess.output_size(sample.height, sample.width)
+        work.mkdir(parents=True, exist_ok=True)
+        export(checkpoint, work / DENSE, image_size=size, settings=ExportBlock())
+        latency = timed.model(work / DENSE, work / LATENCY_TABLE, measuring)
+        bench = timed.bench(work / DENSE, latency)
     pruned = prune_and_finetune(
         dense,
         wanted,
@@ -103,6 +122,7 @@ def prune(
         full.subset(check.tolist()),
         work,
         latency=latency,
+        bench=bench,
         progress=progress,
     )
     save_checkpoint(output, pruned)

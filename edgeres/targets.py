@@ -99,3 +99,9 @@ def rules_of(name: str, device: str | None = None) -> QdqRules:
             f"a portable file is for no device, got {device!r}.", hint="Leave --device out."
         )
     return open_targets(target_names(), portable=True)[0].rules
+
+
+def target_list(targets: Sequence[str]) -> list[str]:
+    """Target names with ``all`` spelled out, each once."""
+    names = [n for name in targets for n in (target_names() if name == "all" else (name,))]
+    return list(dict.fromkeys(names))

@@ -16,7 +16,14 @@ from edgeres.run import Run
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
-_WITHOUT_EFFECT = {"portable", "mixed_precision", "equalize", "measured_samples", "rounding"}
+_WITHOUT_EFFECT = {
+    "precision",
+    "portable",
+    "mixed_precision",
+    "equalize",
+    "measured_samples",
+    "rounding",
+}
 """Settings that a training does not depend on: they are refused beside it, or in its inputs."""
 
 

@@ -684,3 +684,30 @@ def test_the_report_tells_fusions_and_what_the_builder_warns_of(report):
     if "openvino" in report["targets"]:
         # Its convolutions add the skip in their own accumulator.
         assert report["targets"]["openvino"]["fusions"]["adds_in_products"] == 9
+
+
+def test_fp32_is_a_precision_too(workplace):
+    """The FP32 engines of the network, proven as the INT8 ones are, without a claim of INT8."""
+    text = RECIPE.format(samples=SAMPLES, targets=", ".join(_installed()))
+    (workplace / "fp32.yaml").write_text(text + "quantize: {precision: fp32}\n")
+    out = workplace / "fp32"
+    result = _invoke("convert", workplace / "fp32.yaml", "--output", out, "--json")
+    assert result.exit_code == 0, result.output
+    for name, target in json.loads(result.stdout)["targets"].items():
+        assert target["precision"] == "fp32"
+        assert target["int8_coverage"] == 0
+        assert "int8_coverage" not in {check["name"] for check in target["checks"]}
+        assert (out / target["engine"]).is_file()
+        account = json.loads((out / name / "model.qdq.json").read_text())
+        assert account["quantized_nodes"] == []
+        if target["executed"]:
+            assert target["verdict"] == "pass"
+            assert target["flips"] == {"lost": 0, "gained": 0}
+    codes = {finding["code"] for finding in json.loads(result.stdout)["findings"]}
+    assert "float-layers" not in codes
+    refused = _invoke(
+        "quantize", out / "baseline" / "model.onnx", "--output", workplace / "q.onnx",
+        "--data", "fashion-mnist", "--target", "onnxruntime", "--recipe", workplace / "fp32.yaml",
+    )  # fmt: skip
+    assert refused.exit_code == 2
+    assert "nothing to quantize" in refused.output

@@ -139,6 +139,8 @@ def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ("precision: fp32, equalize: true", "equalize has no effect together with precision: fp32"),
+        ("precision: fp32, qat: {}", "qat has no effect together with precision: fp32"),
         ("qat: {}, rounding: learned", "rounding: learned has no effect together with qat"),
         ("qat: {}, bias_correction: empirical", "bias_correction: empirical has no effect"),
         ("qat: {}, mixed_precision: {min_sqnr_db: 9}", "mixed_precision and qat do not go"),

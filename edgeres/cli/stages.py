@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,18 +64,41 @@ def prune(
     macs_ratio: Annotated[float | None, typer.Option(help="MACs to keep, in (0, 1).")] = None,
     train_data: o.TrainData = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="global, uniform, latency or per_layer.")
+    ] = None,
+    target_latency: Annotated[
+        float | None,
+        typer.Option(help="Share of the dense latency to reach, in (0, 1); --allocation latency."),
+    ] = None,
+    latency_on: Annotated[
+        str | None, typer.Option(help="Target whose latency counts; the first here if none.")
+    ] = None,
+    threads: o.Threads = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Remove channels from a trained network and fine-tune it; the same command resumes."""
+    """Remove channels from a trained network and fine-tune it; the same command resumes.
+
+    With --allocation latency the network's layers are measured on the target first, and the widths
+    that they lead to are built and measured before they are kept.
+    """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.errors import UsageError
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.stages import prune as run
+        from edgeres.targets import target_list
+        from edgeres.timed_on import timed_here
 
-        settings = stage_recipe(
-            recipe, {"prune.macs_ratio": macs_ratio, "prune.finetune.epochs": epochs}
-        )
+        changes = {
+            "prune.macs_ratio": macs_ratio,
+            "prune.finetune.epochs": epochs,
+            "prune.allocation": allocation,
+            "prune.target_latency": target_latency,
+            "prune.latency_on": latency_on,
+            "benchmark.threads": threads,
+        }
+        settings = stage_recipe(recipe, changes)
         dense = load_checkpoint(checkpoint)
         data = train_data or settings.data.train
         if settings.prune is None or data is None or dense.preprocess is None:
@@ -84,6 +108,10 @@ def prune(
                 hint="Give --recipe, --train-data, or a checkpoint saved by edgeres.",
             )
         with out.listener() as listener:
+            timed, measuring = None, None
+            if settings.prune.allocation == "latency":
+                timed = timed_here(settings, target_list(settings.targets), listener.note)
+                measuring = listener.bar(f"measure layers ({timed.target.name})")
             summary = run(
                 checkpoint,
                 output,
@@ -91,9 +119,14 @@ def prune(
                 train_data=data,
                 preprocess=dense.preprocess,
                 work=output.with_name(f"{output.stem}.finetune"),
+                timed=timed,
+                measuring=measuring,
                 progress=listener.bar("prune and fine-tune"),
             )
-        out.result({"checkpoint": str(output), **summary}, f"{output}")
+        told: dict[str, Any] = {"checkpoint": str(output), **summary}
+        if "confirmed_widths" in told:
+            told["confirmed_widths"] = json.loads(told["confirmed_widths"])
+        out.result(told, f"{output}")
 
 
 def export(
@@ -273,6 +306,11 @@ def _rule_set(settings: QuantizeBlock, target: str | None) -> str:
     from edgeres.errors import UsageError
     from edgeres.quantization.portable import PORTABLE
 
+    if settings.precision == "fp32":
+        raise UsageError(
+            "the recipe says `quantize: {precision: fp32}`, so there is nothing to quantize.",
+            hint="Use `edgeres build` on the FP32 model, or leave `precision:` out.",
+        )
     if settings.mixed_precision is not None:
         raise UsageError(
             "the recipe's `quantize: {mixed_precision: ...}` is searched on built engines, which "

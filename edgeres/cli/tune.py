@@ -19,6 +19,13 @@ Epochs = Annotated[
 Budgets = Annotated[str, typer.Option(help="Shares to prune to, comma-separated; 1 is unpruned.")]
 Importances = Annotated[str, typer.Option(help="Importances to try, comma-separated.")]
 Calibrators = Annotated[str, typer.Option(help="Calibrators to try, comma-separated.")]
+Precisions = Annotated[
+    str | None,
+    typer.Option(
+        help="Precisions to try, comma-separated: int8, fp32, and int8_mixed where the recipe has "
+        "a mixed_precision block; all of these if none."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the search.")]
 
 
@@ -29,6 +36,7 @@ def tune(
     budgets: Budgets = "1,0.8,0.65,0.5",
     importances: Importances = "taylor_hessian,l2,bn_scale",
     calibrators: Calibrators = "minmax,percentile,entropy,mse",
+    precisions: Precisions = None,
     target: Targets = None,
     max_drop: o.MaxDrop = None,
     output: Output = None,
@@ -55,6 +63,7 @@ def tune(
             budgets=_numbers(budgets),
             importances=_names(importances),
             calibrators=_names(calibrators),
+            precisions=_names(precisions or ""),
             targets=tuple(target or ()),
             epochs=epochs,
             seed=seed,

@@ -6,8 +6,14 @@ One damaged file among 50,000 should not stop an evaluation, and must not pass u
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from edgeres.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from edgeres.data.types import Dataset
 
 
 @dataclass
@@ -51,3 +57,18 @@ class BadImages:
         names = ", ".join(list(self.reasons)[:10])
         more = ", ..." if len(self.reasons) > 10 else ""
         return f"{len(self.reasons)} images could not be decoded and were left out: {names}{more}"
+
+
+def first_image(images: Dataset) -> Image.Image:
+    """The first image that can be decoded; a bad one does not hide the size of the others.
+
+    Raises:
+        DataError: None can be, or too many were tried.
+    """
+    bad = BadImages()
+    for index in range(len(images)):
+        try:
+            return images.image(index)
+        except DataError as error:
+            bad.add(images.image_name(index), error, len(images))
+    raise DataError(f"{images.name}: no image can be decoded.", hint="Repair the data set.")

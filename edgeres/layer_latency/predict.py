@@ -3,13 +3,15 @@
 Between layers an engine does what no layer shows alone: it converts layouts, waits for threads and
 reads weights that are no longer in a cache. So the whole network is measured at three shares of its
 widths, and the line ``time = offset + scale * sum`` that fits them best is what predictions follow.
+Networks of other widths that are measured later correct the layers one by one; see
+:mod:`edgeres.layer_latency.correct`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,8 @@ class LatencyModel:
         networks: The whole networks that set it right; the first is the full one.
         offset_ms: Of the line ``offset + scale * sum``.
         scale: Likewise.
+        factors: What the layers of a shape take in a whole network over what the line says, by
+            :attr:`~edgeres.layer_latency.shapes.LayerShape.key`; 1 where none is named.
     """
 
     table: LatencyTable
@@ -59,6 +63,7 @@ class LatencyModel:
     networks: tuple[NetworkTime, ...]
     offset_ms: float
     scale: float
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dense_ms(self) -> float:
@@ -72,9 +77,17 @@ class LatencyModel:
             for layer in self.layers
         )
 
+    def layer_ms(self, layer: NetworkLayer, inputs: int, outputs: int) -> float:
+        """What a layer adds to the time of the whole network, in milliseconds."""
+        factor = self.scale * self.factors.get(layer.shape.key, 1.0)
+        return factor * self.table.layer_ms(layer.shape, inputs, outputs)
+
     def predict_ms(self, widths: Widths) -> float:
-        """Milliseconds of one run of the whole network."""
-        return self.offset_ms + self.scale * self.sum_ms(widths)
+        """Milliseconds of one run of the whole network; a layer not named keeps its width."""
+        return self.offset_ms + sum(
+            self.layer_ms(layer, *widths.get(layer.name, (layer.inputs, layer.outputs)))
+            for layer in self.layers
+        )
 
 
 def make_model(

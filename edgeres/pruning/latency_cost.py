@@ -12,6 +12,8 @@ from edgeres.layer_latency.predict import LatencyModel
 from edgeres.pruning.budget import Widths
 from edgeres.pruning.groups import ChannelGroup
 
+_NEAR = 4  # groups that differ from the widths that were summed up last
+
 
 class LatencyCost:
     """Predicted milliseconds of one run as a function of the groups' widths.
@@ -46,17 +48,38 @@ class LatencyCost:
                 if member.side in ("out", "both"):
                     self._outputs[member.layer] = place
         self._layers = known
+        self._touched: dict[str, set[str]] = {}  # layers that a group's width changes
+        for places in (self._inputs, self._outputs):
+            for layer, (group, _) in places.items():
+                self._touched.setdefault(group.name, set()).add(layer)
+        self._anchor: dict[str, int] = {}
+        self._anchor_ms: dict[str, float] = {}
+        self._anchor_total = 0.0
 
         @cache
         def layer_ms(name: str, inputs: int, outputs: int) -> float:
-            return model.table.layer_ms(known[name].shape, inputs, outputs)
+            return model.layer_ms(known[name], inputs, outputs)
 
         self._layer_ms = layer_ms
 
     def __call__(self, widths: Widths) -> float:
-        """Milliseconds where the groups have these widths; one not named keeps its own."""
-        total = sum(self._layer_ms(name, *self._channels(name, widths)) for name in self._layers)
-        return self._model.offset_ms + self._model.scale * total
+        """Milliseconds where the groups have these widths; one not named keeps its own.
+
+        A search asks for widths that differ little from those before, so only the layers of what
+        differs are looked at.
+        """
+        differing = {name for name, _ in widths.items() ^ self._anchor.items()}
+        if not self._anchor_ms or len(differing) > _NEAR:
+            self._anchor = dict(widths)
+            self._anchor_ms = {name: self._ms(name, widths) for name in self._layers}
+            self._anchor_total = sum(self._anchor_ms.values())
+            return self._model.offset_ms + self._anchor_total
+        touched = {layer for group in differing for layer in self._touched.get(group, ())}
+        change = sum(self._ms(name, widths) - self._anchor_ms[name] for name in touched)
+        return self._model.offset_ms + self._anchor_total + change
+
+    def _ms(self, name: str, widths: Widths) -> float:
+        return self._layer_ms(name, *self._channels(name, widths))
 
     def layer_widths(self, widths: Widths) -> dict[str, tuple[int, int]]:
         """Input and output channels of every layer where the groups have these widths."""

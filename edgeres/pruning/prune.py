@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.layer_latency.bench import NetworkBench
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.build import build_model, read_plan
 from edgeres.models.cost import count_parameters, layer_macs
 from edgeres.models.plan import ChannelPlan
-from edgeres.pruning.allocation import (
-    Choices,
-    allocate_by_importance,
-    allocate_by_latency,
-    allocate_uniform,
-    width_choices,
-)
 from edgeres.pruning.budget import Cost, MacsCost
+from edgeres.pruning.confirm import Confirmed, confirm
 from edgeres.pruning.groups import ChannelGraph, ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
@@ -31,6 +26,7 @@ from edgeres.pruning.recalibrate import recalibrate
 from edgeres.pruning.scores import needs_gradients, score_channels
 from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
+from edgeres.pruning.widths import chosen_widths, latency_problem, width_choices_of
 
 Progress = Callable[[int, int], None]
 
@@ -50,6 +46,7 @@ class PruneResult:
         macs: Multiply-adds of one image, before and after.
         parameters: Before and after.
         latency_ms: Predicted, before and after, where a latency model was given.
+        confirmed: How the widths were measured, where there was a bench to measure them on.
     """
 
     module: nn.Module
@@ -57,6 +54,7 @@ class PruneResult:
     macs: tuple[int, int]
     parameters: tuple[int, int]
     latency_ms: tuple[float, float] | None = None
+    confirmed: Confirmed | None = None
 
     @property
     def macs_ratio(self) -> float:
@@ -71,6 +69,7 @@ def prune(
     batches: Iterable[Batch],
     *,
     latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, ChannelPlan]:
     """Prunes a network of a known plan and proves that the new plan rebuilds it.
@@ -83,6 +82,8 @@ def prune(
             never test images.
         latency: What widths take on the device, for allocation ``latency``; of this very network,
             or of a wider one that it was narrowed from.
+        bench: Where widths by latency are built and measured before they are kept; ``None`` trusts
+            the prediction.
         progress: Called with (batches done, batches in all).
 
     Returns:
@@ -95,8 +96,28 @@ def prune(
         ModelError: An operation or shared weights that cannot be pruned; nothing was changed.
         DataError: No batches.
     """
+    rebuilt, narrowed, _ = prune_planned(
+        module, plan, settings, batches, latency=latency, bench=bench, progress=progress
+    )
+    return rebuilt, narrowed
+
+
+def prune_planned(
+    module: nn.Module,
+    plan: ChannelPlan,
+    settings: PruneSettings,
+    batches: Iterable[Batch],
+    *,
+    latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
+    progress: Progress | None = None,
+) -> tuple[nn.Module, ChannelPlan, PruneResult]:
+    """As :func:`prune`, with the account of what was taken out.
+
+    Args and Raises: as :func:`prune`.
+    """
     data = _take(batches, settings.samples)
-    result = prune_module(module, settings, data, latency=latency, progress=progress)
+    result = prune_module(module, settings, data, latency=latency, bench=bench, progress=progress)
     narrowed = read_plan(result.module, plan)
     rebuilt = build_model(narrowed)
     rebuilt.load_state_dict(result.module.state_dict())
@@ -109,7 +130,7 @@ def prune(
             f"The network rebuilt from the pruned plan differs by {distance:.2g} in its outputs.",
             hint="The module was not built from the plan that was given.",
         )
-    return rebuilt, narrowed
+    return rebuilt, narrowed, result
 
 
 def prune_module(
@@ -118,6 +139,7 @@ def prune_module(
     batches: Iterable[Batch],
     *,
     latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prunes any residual classifier, of whatever library, without needing a plan.
@@ -136,11 +158,12 @@ def prune_module(
     if by_latency and latency is None:
         raise UsageError(
             "Allocation 'latency' needs a latency model of the network.",
-            hint="Use `edgeres convert`, which measures one, or give latency_model(...).",
+            hint="Use `edgeres convert` or `edgeres prune`, or give latency_model(...).",
         )
     dense_cost = latency.dense_ms if by_latency and latency is not None else whole_macs
     share = settings.target_latency if settings.target_latency is not None else settings.macs_ratio
     budget = share * dense_cost
+    confirmed: Confirmed | None = None
     done = _Counter(progress, settings.steps * len(data), needs_gradients(settings.importance))
     for step in range(settings.steps):
         graph = ChannelGraph(narrow, shape)
@@ -153,13 +176,20 @@ def prune_module(
             kind=settings.importance,
             normalization=settings.normalization,
         )
+        # Equal factors: each round takes the same share of what is left.
+        step_budget = max(dense_cost * share ** ((step + 1) / settings.steps), budget)
+        whole.update({g.name: g.channels for g in groups if g.name not in whole})
+        last = step + 1 == settings.steps
         cost: Cost = costs
         if by_latency and latency is not None:
             cost = LatencyCost(graph.groups, latency)
-        # Equal factors: each round takes the same share of what is left.
-        step_budget = dense_cost * share ** ((step + 1) / settings.steps)
-        whole.update({g.name: g.channels for g in groups if g.name not in whole})
-        widths = _widths(groups, scores, cost, settings, max(step_budget, budget), whole)
+        if by_latency and latency is not None and bench is not None and last:
+            choices = width_choices_of(groups, scores, settings, whole)
+            problem = latency_problem(graph.groups, choices, costs, latency, step_budget)
+            confirmed = confirm(problem, latency, bench)
+            widths = dict(confirmed.widths)
+        else:
+            widths = chosen_widths(groups, scores, cost, settings, step_budget, whole)
         removed = {g.name: _weakest(scores[g.name], g, widths[g.name]) for g in groups}
         for group in groups:
             before = kept.get(group.name, tuple(range(group.channels)))
@@ -177,7 +207,11 @@ def prune_module(
         parameters=(whole_parameters, count_parameters(narrow)),
         latency_ms=None
         if latency is None
-        else (predicted_ms(module, latency), predicted_ms(narrow, latency)),
+        else (
+            predicted_ms(module, latency),
+            predicted_ms(narrow, latency) if confirmed is None else confirmed.predicted_ms,
+        ),
+        confirmed=confirmed,
     )
 
 
@@ -218,45 +252,6 @@ def _prunable(
         if group.name not in settings.exclude
         and (group.name in settings.widths or costs.share_of(group) >= _NEGLIGIBLE)
     ]
-
-
-def _widths(
-    groups: Sequence[ChannelGroup],
-    scores: dict[str, NDArray[np.float64]],
-    costs: Cost,
-    settings: PruneSettings,
-    budget: float,
-    whole: Mapping[str, int],
-) -> dict[str, int]:
-    if settings.allocation == "per_layer":
-        return {g.name: _given_width(g, settings.widths) for g in groups}
-    choices: list[Choices] = [
-        width_choices(
-            group,
-            scores[group.name],
-            round_to=settings.round_to,
-            min_share=settings.min_share,
-            whole=whole[group.name],
-        )
-        for group in groups
-    ]
-    allocate = {
-        "uniform": allocate_uniform,
-        "global": allocate_by_importance,
-        "latency": allocate_by_latency,
-    }[settings.allocation]
-    return allocate(choices, costs, budget)
-
-
-def _given_width(group: ChannelGroup, widths: Mapping[str, int]) -> int:
-    width = widths.get(group.name, group.channels)
-    if width > group.channels or width % group.unit:
-        multiple = f" and a multiple of {group.unit}" if group.unit > 1 else ""
-        raise UsageError(
-            f"Expected at most {group.channels} channels{multiple} in '{group.name}', got {width}.",
-            hint="Correct 'widths' in the recipe's prune block.",
-        )
-    return width
 
 
 def _weakest(scores: NDArray[np.float64], group: ChannelGroup, width: int) -> list[int]:

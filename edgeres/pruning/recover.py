@@ -18,11 +18,12 @@ import numpy as np
 from edgeres.data.batches import batches
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError, UsageError
+from edgeres.layer_latency.bench import NetworkBench
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs
 from edgeres.pruning.latency_cost import predicted_ms
-from edgeres.pruning.prune import prune
+from edgeres.pruning.prune import prune_planned
 from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
 from edgeres.training.epoch import steps_an_epoch
@@ -33,6 +34,8 @@ Progress = Callable[[int, int], None]
 
 PRUNED_NAME = "pruned.safetensors"
 SPARSE_FOLDER = "sparse"
+CONFIRMED = "confirmed_widths"
+"""Metadata: how widths by latency were measured before they were kept (JSON)."""
 _BATCH = 64
 
 
@@ -44,6 +47,7 @@ def prune_and_finetune(
     output: Path,
     *,
     latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
@@ -59,12 +63,15 @@ def prune_and_finetune(
         held_out: Images for choosing the epoch; never the test set.
         output: Folder of states and logs.
         latency: Of the dense network, for allocation ``latency``.
+        bench: Where the widths of the last round are measured before they are kept.
         progress: Called with (training steps done, steps in all).
 
     Returns:
         The pruned network. Its metadata say ``macs_ratio`` against the dense network, the
         settings as ``pruning``, ``held_out_top1`` after fine-tuning and, where a latency model
-        was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend.
+        was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend;
+        with a bench the prediction is the one before the network was built, and
+        ``confirmed_widths`` says what was measured.
 
     Raises:
         UsageError: No preprocessing, a budget below the floor, or nothing that can be pruned.
@@ -106,7 +113,9 @@ def prune_and_finetune(
         rounds = len(trainings)
         folder = output if rounds == 1 else output / f"round-{index + 1}"
         share = (settings.target_latency or settings.macs_ratio) ** ((index + 1) / rounds)
-        current = _pruned_start(current, settings, share, whole_macs, data, folder, latency)
+        last = bench if index + 1 == rounds else None
+        current = _pruned_start(current, settings, share, whole_macs, data, folder, latency, last)
+        account = current.metadata.get(CONFIRMED)
         if training is not None:
             result = train(
                 training,
@@ -124,11 +133,15 @@ def prune_and_finetune(
     if latency is None:
         return described
     place = latency.table.place
+    predicted = predicted_ms(load_module(current), latency)
     notes = {
         "latency_backend": f"{place.backend} {place.precision}",
         "dense_latency_ms": f"{latency.dense_ms:.6f}",
-        "predicted_latency_ms": f"{predicted_ms(load_module(current), latency):.6f}",
     }
+    if account is not None:
+        predicted = json.loads(account)["predicted_ms"]
+        notes[CONFIRMED] = account
+    notes["predicted_latency_ms"] = f"{predicted:.6f}"
     return replace(described, metadata={**described.metadata, **notes})
 
 
@@ -163,6 +176,7 @@ def _pruned_start(
     data: list[Batch],
     folder: Path,
     latency: LatencyModel | None,
+    bench: NetworkBench | None,
 ) -> Checkpoint:
     """The pruned network before training: from the folder where this very one lies there.
 
@@ -189,12 +203,17 @@ def _pruned_start(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
         )
-    module, plan = prune(module, current.plan, settings, data, latency=latency)
+    module, plan, result = prune_planned(
+        module, current.plan, settings, data, latency=latency, bench=bench
+    )
+    account = {}
+    if result.confirmed is not None:
+        account = {CONFIRMED: json.dumps(result.confirmed.to_dict(), sort_keys=True)}
     pruned = replace(
         current,
         plan=plan,
         state=dict(module.state_dict()),
-        metadata={"pruned_from": identity},
+        metadata={"pruned_from": identity, **account},
     )
     save_checkpoint(path, pruned)
     return pruned

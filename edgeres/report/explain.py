@@ -50,9 +50,10 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
             f"the times are doubtful: {'; '.join(target.doubts)}. Measure again when it is quiet."
         )
         yield Finding("warning", "timing-unstable", text, name)
-    if target.speedup is not None and target.speedup < _NO_FASTER:
+    quantized = target.precision == "int8"
+    if quantized and target.speedup is not None and target.speedup < _NO_FASTER:
         yield _slow(report, name, target)
-    if target.float_layers and target.int8_coverage is not None:
+    if quantized and target.float_layers and target.int8_coverage is not None:
         largest = ", ".join(layer.name for layer in target.float_layers[:_TOLD])
         more = ", ..." if len(target.float_layers) > _TOLD else ""
         text = (
@@ -65,7 +66,7 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
         others = len(target.builder_warnings) - _TOLD
         text = f"the builder warns: {told}" + (f"; and {others} more" if others > 0 else "")
         yield Finding("info", "builder-warnings", text, name)
-    if target.saturating:
+    if quantized and target.saturating:
         yield _saturation(name, target)
 
 

@@ -65,14 +65,20 @@ class PruningLatency:
     Attributes:
         target: Where it was measured.
         dense_ms: The dense network, measured with its layers.
-        predicted_ms: The pruned network, predicted.
+        predicted_ms: The pruned network, predicted before it was built.
         measured_ms: The pruned network, in this run's benchmark.
+        built_ms: The pruned network when its widths were chosen, made to be timed.
+        uniform_ms: Even widths of as many multiply-adds, in that measurement.
+        kept: ``latency``, or ``uniform`` where even widths were measured to be faster.
     """
 
     target: str
     dense_ms: float
     predicted_ms: float
     measured_ms: float | None = None
+    built_ms: float | None = None
+    uniform_ms: float | None = None
+    kept: str = "latency"
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ class TargetPart:
         stable: Whether nothing speaks against the times; ``doubts`` says what does.
         saturating: Whether INT8 sums can overflow on this device with this backend.
         saturation_safe: Whether the weights were made so that they cannot.
+        precision: What was asked for, ``int8`` or ``fp32``.
     """
 
     engine: str
@@ -168,6 +175,7 @@ class TargetPart:
     doubts: tuple[str, ...] = ()
     saturating: bool | None = None
     saturation_safe: bool | None = None
+    precision: str = "int8"
     checks: tuple[Check, ...] = ()
 
 

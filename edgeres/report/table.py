@@ -72,6 +72,11 @@ def _heading(report: Report) -> Text:
                 f"pruned by INT8 latency on {told.target}: dense {told.dense_ms:.3g} ms, "
                 f"predicted {told.predicted_ms:.3g} ms{found}"
             )
+            if told.kept == "uniform" and told.uniform_ms is not None:
+                lines.append(
+                    "even widths of as many MACs were measured to be faster than those by latency "
+                    f"({told.uniform_ms:.3g} ms) and are kept"
+                )
     threads = "1 CPU" if machine.threads == 1 else f"{machine.threads} CPUs"
     kind = "with" if machine.int8_dot_products else "without"
     lines.append(f"{machine.cpu}, {threads}, {kind} INT8 instructions")

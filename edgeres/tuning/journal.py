@@ -11,20 +11,21 @@ from typing import Any
 
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.tuning.record import Measured, Try
-from edgeres.tuning.settings import WHOLE, Candidate
+from edgeres.tuning.settings import FP32, INT8, WHOLE, Candidate
 
 IDENTITY = "identity"
 _NAME = "edgeres"
 _MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget_pp"
 
 
-def open_study(path: Path, identity: str, *, seed: int) -> Study:
+def open_study(path: Path, identity: str, *, seed: int, precision: str = INT8) -> Study:
     """Opens the journal, or begins one; tries that were cut off are put in line again.
 
     Args:
         path: The journal.
         identity: Of recipe, images, space and machine; kept in a new journal.
         seed: Of the sampler.
+        precision: Of tries that do not say: those of a journal from before it was searched.
 
     Raises:
         BackendMissingError: optuna is not installed.
@@ -55,14 +56,15 @@ def open_study(path: Path, identity: str, *, seed: int) -> Study:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if trial.params:
                 study.enqueue_trial(trial.params)
-    return Study(study)
+    return Study(study, precision)
 
 
 class Study:
     """The tries of one search; lives as long as a call of :func:`edgeres.tune`."""
 
-    def __init__(self, study: Any) -> None:
+    def __init__(self, study: Any, precision: str = INT8) -> None:
         self._study = study
+        self._precision = precision
         self._states = _optuna().trial.TrialState
 
     @property
@@ -86,7 +88,7 @@ class Study:
             found.append(
                 Try(
                     number=trial.number,
-                    candidate=_candidate(trial.params),
+                    candidate=_candidate(trial.params, self._precision),
                     measured=Measured(**measured) if measured else None,
                     error=error,
                 )
@@ -108,15 +110,17 @@ class Study:
         budgets: Sequence[float],
         importances: Sequence[str],
         calibrators: Sequence[str],
+        precisions: Sequence[str],
     ) -> Iterator[Asked]:
         """The next try; one that is left without an answer is put in line again."""
         trial = self._study.ask()
         trial.suggest_categorical("target", list(targets))
-        trial.suggest_categorical("calibrator", list(calibrators))
+        if trial.suggest_categorical("precision", list(precisions)) != FP32:
+            trial.suggest_categorical("calibrator", list(calibrators))
         budget = trial.suggest_categorical("budget", list(budgets))
         if budget < WHOLE:
             trial.suggest_categorical("importance", list(importances))
-        asked = Asked(self._study, trial, self._states)
+        asked = Asked(self._study, trial, self._states, self._precision)
         try:
             yield asked
         finally:
@@ -128,12 +132,12 @@ class Study:
 class Asked:
     """A try that waits for its answer."""
 
-    def __init__(self, study: Any, trial: Any, states: Any) -> None:
+    def __init__(self, study: Any, trial: Any, states: Any, precision: str) -> None:
         self._study = study
         self._trial = trial
         self._states = states
         self.number = int(trial.number)
-        self.candidate = _candidate(trial.params)
+        self.candidate = _candidate(trial.params, precision)
         self.answered = False
 
     def tell(self, measured: Measured, *, max_drop_pp: float) -> None:
@@ -153,12 +157,13 @@ class Asked:
         self.answered = True
 
 
-def _candidate(params: dict[str, Any]) -> Candidate:
+def _candidate(params: dict[str, Any], precision: str) -> Candidate:
     return Candidate(
         target=params["target"],
         budget=params["budget"],
         importance=params.get("importance", ""),
-        calibrator=params["calibrator"],
+        calibrator=params.get("calibrator", ""),
+        precision=params.get("precision", precision),
     )
 
 

@@ -37,7 +37,7 @@ def pareto_svg(tries: Sequence[Try], *, max_drop_pp: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        _text(_WIDTH / 2, _HEIGHT - 12, "INT8 latency, p50 in ms", "middle"),
+        _text(_WIDTH / 2, _HEIGHT - 12, "latency, p50 in ms", "middle"),
         _text(10, 18, "drop of top-1 in percentage points", "start"),
     ]
     for step in range(_MARKS + 1):

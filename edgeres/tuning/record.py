@@ -16,10 +16,10 @@ class Measured:
     """What a try came to, on its target.
 
     Attributes:
-        latency_ms: p50 of the INT8 engine.
+        latency_ms: p50 of the engine, in the precision that was tried.
         fp32_latency_ms: p50 of the dense FP32 network, in the same rounds.
         speedup: The second over the first.
-        top1: Of the INT8 engine, in [0, 1].
+        top1: Of that engine, in [0, 1].
         drop_pp: Percentage points lost against the dense FP32 network.
         drop_upper_pp: Upper confidence bound of it.
         verdict: Of all gates.

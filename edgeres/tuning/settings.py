@@ -13,6 +13,8 @@ from edgeres.recipe_compress import PruneBlock, QuantizeBlock
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
+INT8, MIXED, FP32 = "int8", "int8_mixed", "fp32"
+PRECISIONS = (INT8, MIXED, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
 _CHOICES = {
     "importances": PruneBlock.model_fields["importance"].annotation,
@@ -30,6 +32,8 @@ class TuneSettings:
             the dense INT8 latency; 1 is no pruning.
         importances: What a channel is worth.
         calibrators: Where activation ranges come from.
+        precisions: ``int8``, ``fp32``, and ``int8_mixed`` with the recipe's `mixed_precision:`
+            block; empty takes the first two, and the third where the recipe has that block.
         targets: Backends; empty takes those of the recipe that run here.
         epochs: Of fine-tuning in a try, 0 for none; ``None`` takes the recipe's. The winning recipe
             has the recipe's own.
@@ -40,6 +44,7 @@ class TuneSettings:
     budgets: tuple[float, ...] = (1.0, 0.8, 0.65, 0.5)
     importances: tuple[str, ...] = ("taylor_hessian", "l2", "bn_scale")
     calibrators: tuple[str, ...] = ("minmax", "percentile", "entropy", "mse")
+    precisions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     epochs: int | None = None
     seed: int = 0
@@ -52,6 +57,7 @@ class TuneSettings:
         """
         known = {
             **{name: tuple(kind.__args__) for name, kind in _CHOICES.items()},  # type: ignore[union-attr]
+            "precisions": PRECISIONS,
             "targets": target_names(),
         }
         checks = [
@@ -78,23 +84,31 @@ class TuneSettings:
     @property
     def space(self) -> dict[str, Any]:
         """What two runs of one search must have in common."""
-        return {k: v for k, v in asdict(self).items() if k != "trials"}
+        left_out = {"trials"} if self.precisions else {"trials", "precisions"}
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the space; ``importance`` is empty without pruning."""
+    """One point of the space.
+
+    ``importance`` is empty without pruning, ``calibrator`` without quantization.
+    """
 
     target: str
     budget: float
     importance: str
     calibrator: str
+    precision: str = INT8
 
     @property
     def label(self) -> str:
         """In a few words."""
         pruned = "not pruned" if self.budget == WHOLE else f"{self.importance} to {self.budget:g}"
-        return f"{self.target}, {pruned}, {self.calibrator}"
+        how = self.calibrator if self.precision == INT8 else self.precision
+        if self.precision == MIXED:
+            how = f"{self.calibrator}, some layers in float"
+        return f"{self.target}, {pruned}, {how}"
 
 
 def budgets_of(recipe: Recipe, settings: TuneSettings) -> tuple[float, ...]:
@@ -114,6 +128,31 @@ def budgets_of(recipe: Recipe, settings: TuneSettings) -> tuple[float, ...]:
     return found
 
 
+def precisions_of(recipe: Recipe, settings: TuneSettings) -> tuple[str, ...]:
+    """Precisions that are searched.
+
+    Raises:
+        UsageError: Layers are to stay in float, and the recipe does not say within which budget.
+    """
+    mixed = recipe.quantize.mixed_precision is not None
+    if not settings.precisions:
+        return (INT8, MIXED, FP32) if mixed else (INT8, FP32)
+    if MIXED in settings.precisions and not mixed:
+        raise UsageError(
+            f"the search may not try {MIXED}: the recipe has no `mixed_precision:` block.",
+            hint="Give it one under `quantize:`, which says what the float layers must hold.",
+        )
+    return settings.precisions
+
+
+def precision_of(recipe: Recipe) -> str:
+    """The precision that a recipe itself asks for."""
+    block = recipe.quantize
+    if block.precision == "fp32":
+        return FP32
+    return INT8 if block.mixed_precision is None else MIXED
+
+
 def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None) -> Recipe:
     """The recipe that a candidate stands for.
 
@@ -122,10 +161,14 @@ def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None
         candidate: The point.
         epochs: Of fine-tuning, where it differs from the recipe's; 0 for none.
     """
-    changes: dict[str, Any] = {
-        "targets": [candidate.target],
-        "quantize.calibrator": candidate.calibrator,
-    }
+    changes: dict[str, Any] = {"targets": [candidate.target]}
+    if candidate.precision == FP32:
+        changes["quantize"] = {"precision": "fp32"}  # whatever quantization is told
+    else:
+        changes["quantize.precision"] = "int8"
+        changes["quantize.calibrator"] = candidate.calibrator
+        if candidate.precision == INT8:
+            changes["quantize.mixed_precision"] = None
     if candidate.budget == WHOLE:
         return recipe.override({**changes, "prune": None})
     by_latency = recipe.prune is not None and recipe.prune.allocation == "latency"

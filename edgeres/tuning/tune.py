@@ -31,7 +31,14 @@ from edgeres.tuning.record import (
     pareto_dict,
     pareto_front,
 )
-from edgeres.tuning.settings import Candidate, TuneSettings, budgets_of, recipe_of
+from edgeres.tuning.settings import (
+    Candidate,
+    TuneSettings,
+    budgets_of,
+    precision_of,
+    precisions_of,
+    recipe_of,
+)
 
 JOURNAL = "study.journal"
 PARETO = "pareto.json"
@@ -65,7 +72,7 @@ def tune(
         EdgeResError: The recipe names something that is not there.
     """
     settings, listener = settings or TuneSettings(), listener or Silent()
-    budgets = budgets_of(recipe, settings)
+    budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
     wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
     inputs = open_inputs(wanted)
     here = [target for target in inputs.targets if target.not_executable is None]
@@ -73,7 +80,7 @@ def tune(
         raise _no_target(inputs.targets[0].not_executable)
     identity = json_sha256(
         {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": _recipe_identity(recipe),
             "model": inputs.source.sha256,
             "space": settings.space,
             "targets": [target.name for target in here],
@@ -83,7 +90,9 @@ def tune(
     )
     with output_lock(output):
         store = stage_store(output)
-        study = open_study(output / JOURNAL, identity, seed=settings.seed)
+        study = open_study(
+            output / JOURNAL, identity, seed=settings.seed, precision=precision_of(recipe)
+        )
         if study.identity != identity:
             raise ArtefactError(
                 f"'{output / JOURNAL}' is of a search with another recipe, space, machine, "
@@ -98,10 +107,19 @@ def tune(
                 listener,
                 targets=[target.name for target in here],
                 budgets=budgets,
+                precisions=precisions,
                 settings=settings,
             )
             _write(output, study.tries(), recipe.checks.max_drop_pp)
         return _result(output, study.tries(), recipe)
+
+
+def _recipe_identity(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON; what came later is left out at its default, so journals stay valid."""
+    told = recipe.model_dump(mode="json")
+    if told["quantize"]["precision"] == "int8":
+        del told["quantize"]["precision"]
+    return told
 
 
 def _machine(environment: Environment) -> dict[str, Any]:
@@ -122,10 +140,13 @@ def _try(
     *,
     targets: list[str],
     budgets: tuple[float, ...],
+    precisions: tuple[str, ...],
     settings: TuneSettings,
 ) -> None:
     """One try; an error of a stage is recorded, an interruption makes it be tried again."""
-    with study.ask(targets, budgets, settings.importances, settings.calibrators) as asked:
+    with study.ask(
+        targets, budgets, settings.importances, settings.calibrators, precisions
+    ) as asked:
         candidate = asked.candidate
         known = study.known(candidate)
         if known is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_the_cost_is_that_of_the_narrowed_module(
     assert LatencyCost(ChannelGraph(graph.module, SHAPE).groups, latency)({}) == pytest.approx(
         cost(widths)
     )
+
+
+def test_the_cost_does_not_depend_on_what_was_asked_before(
+    network: Callable, latency: LatencyModel
+) -> None:
+    module, _ = network("resnet20", in_channels=1)
+    groups = ChannelGraph(module, SHAPE).groups
+    cost = LatencyCost(groups, latency)
+    draw = random.Random(0)
+    widths: dict[str, int] = {}
+    for _ in range(200):
+        for group in draw.sample(list(groups), draw.choice([1, 1, 2, 9])):
+            widths[group.name] = draw.randint(1, group.channels)
+        if draw.random() < 0.1:
+            widths.pop(draw.choice(list(widths)))
+        assert cost(widths) == pytest.approx(LatencyCost(groups, latency)(widths))
 
 
 @pytest.mark.parametrize("steps", [1, 2])

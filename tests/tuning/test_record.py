@@ -46,7 +46,7 @@ def test_the_winner_is_the_fastest_that_passed() -> None:
     assert [t["number"] for t in told["pareto"]] == [1, 4, 0]
     assert told["trials"][2] == {
         "number": 2, "target": "onnxruntime", "budget": 0.5, "importance": "l2",
-        "calibrator": "mse", "error": "it broke",
+        "calibrator": "mse", "precision": "int8", "error": "it broke",
     }  # fmt: skip
     root = ElementTree.fromstring(pareto_svg(tries, max_drop_pp=0.5))
     assert len(root.findall("{*}circle")) == 4

@@ -6,7 +6,14 @@ import pytest
 
 from edgeres.errors import UsageError
 from edgeres.recipe import Recipe
-from edgeres.tuning.settings import Candidate, TuneSettings, budgets_of, recipe_of
+from edgeres.tuning.settings import (
+    Candidate,
+    TuneSettings,
+    budgets_of,
+    precision_of,
+    precisions_of,
+    recipe_of,
+)
 
 PLAIN = {
     "model": {"source": "net.safetensors"},
@@ -30,6 +37,7 @@ PLAIN = {
         {"calibrators": ("kl",)},
         {"targets": ("null",)},
         {"epochs": -1},
+        {"precisions": ("fp16",)},
     ],
 )
 def test_spaces_that_make_no_sense(wrong: dict[str, object]) -> None:
@@ -75,3 +83,29 @@ def test_what_cannot_be_pruned_stays_whole() -> None:
         with pytest.raises(UsageError, match="cannot be pruned"):
             budgets_of(recipe, TuneSettings(budgets=(0.5,)))
     assert budgets_of(Recipe.model_validate(PLAIN), TuneSettings()) == TuneSettings().budgets
+
+
+def test_precision_becomes_a_recipe() -> None:
+    mixed = {"mixed_precision": {"min_sqnr_db": 20}, "equalize": True}
+    recipe = Recipe.model_validate({**PLAIN, "quantize": mixed})
+    assert precision_of(recipe) == "int8_mixed"
+    assert precisions_of(recipe, TuneSettings()) == ("int8", "int8_mixed", "fp32")
+    plain = recipe_of(recipe, Candidate("openvino", 1.0, "", "minmax", "int8")).quantize
+    assert (plain.precision, plain.mixed_precision, plain.equalize) == ("int8", None, True)
+    kept = recipe_of(recipe, Candidate("openvino", 1.0, "", "minmax", "int8_mixed")).quantize
+    assert kept.mixed_precision == recipe.quantize.mixed_precision
+    chosen = recipe_of(recipe, Candidate("openvino", 0.5, "l2", "", "fp32"))
+    assert chosen.quantize.precision == "fp32"
+    assert chosen.quantize.mixed_precision is None
+    assert chosen.prune is not None
+    bare = Recipe.model_validate(PLAIN)
+    assert precisions_of(bare, TuneSettings()) == ("int8", "fp32")
+    with pytest.raises(UsageError, match="int8_mixed"):
+        precisions_of(bare, TuneSettings(precisions=("int8_mixed",)))
+    back = recipe_of(chosen, Candidate("openvino", 1.0, "", "mse", "int8"))
+    assert back.quantize.precision == "int8"
+
+
+def test_a_space_that_names_no_precision_is_the_one_of_earlier_journals() -> None:
+    assert "precisions" not in TuneSettings().space
+    assert TuneSettings(precisions=("int8",)).space["precisions"] == ("int8",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,12 @@ from .conftest import measured
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 SETTINGS = TuneSettings(
-    trials=3, budgets=(1.0, 0.7), importances=("l2",), calibrators=("minmax", "mse"), epochs=0
+    trials=3,
+    budgets=(1.0, 0.7),
+    importances=("l2",),
+    calibrators=("minmax", "mse"),
+    precisions=("int8",),
+    epochs=0,
 )
 
 
@@ -164,7 +169,9 @@ def test_a_journal_that_is_none_is_refused(recipe: Recipe, tmp_path: Path) -> No
 def test_a_try_that_failed_is_not_what_an_equal_one_comes_to(
     recipe: Recipe, tmp_path: Path, answers: Callable
 ) -> None:
-    one = TuneSettings(trials=3, budgets=(1.0,), calibrators=("mse",), epochs=0)
+    one = TuneSettings(
+        trials=3, budgets=(1.0,), calibrators=("mse",), precisions=("int8",), epochs=0
+    )
     calls = answers([StageError("no memory."), measured(2.0, 0.1)])
     result = edgeres.tune(recipe, tmp_path / "o", settings=one)
     assert len(calls) == 2  # the third is known, from the second and not from the first
@@ -186,3 +193,50 @@ def test_a_search_of_another_machine_is_not_gone_on_with(
     fewer = recipe.override({"data.validation_samples": 299})
     with pytest.raises(ArtefactError, match="another recipe"):
         edgeres.tune(fewer, tmp_path / "o", settings=SETTINGS)
+
+
+def test_precision_is_searched(recipe: Recipe, tmp_path: Path, answers: Callable) -> None:
+    answers([measured(2.0 + n, 0.1) for n in range(20)])
+    space = TuneSettings(trials=12, budgets=(1.0,), calibrators=("mse", "entropy"), epochs=0)
+    tries = edgeres.tune(recipe, tmp_path / "o", settings=space).tries
+    found = {(t.candidate.precision, t.candidate.calibrator) for t in tries}
+    assert ("fp32", "") in found
+    assert {how for kind, how in found if kind == "int8"} <= {"mse", "entropy"}
+    assert {kind for kind, _ in found} == {"int8", "fp32"}
+    told = json.loads((tmp_path / "o" / "pareto.json").read_text())
+    assert {t["precision"] for t in told["trials"]} == {"int8", "fp32"}
+
+
+def test_a_journal_from_before_precision_was_searched_goes_on(
+    recipe: Recipe, tmp_path: Path, answers: Callable
+) -> None:
+    from edgeres.tuning.journal import open_study
+
+    answers([measured(2.0, 0.1)])
+    space = TuneSettings(trials=1, budgets=(1.0,), calibrators=("mse",), epochs=0)
+    edgeres.tune(recipe, tmp_path / "o", settings=space)
+    identity = open_study(tmp_path / "o" / "study.journal", "other", seed=0).identity
+    (tmp_path / "o" / "study.journal").unlink()
+    old = open_study(tmp_path / "o" / "study.journal", identity, seed=0)
+    trial = old._study.ask()  # as the version before asked
+    for name, value in (("target", recipe.targets[0]), ("calibrator", "mse"), ("budget", 1.0)):
+        trial.suggest_categorical(name, [value])
+    trial.set_user_attr("measured", asdict(measured(1.5, 0.1)))
+    old._study.tell(trial, 1.5)
+    answers([measured(3.0, 0.1)])
+    longer = TuneSettings(trials=3, budgets=(1.0,), calibrators=("mse",), epochs=0)
+    result = edgeres.tune(recipe, tmp_path / "o", settings=longer)
+    assert result.best.candidate.precision == "int8"
+    assert result.best.measured is not None
+    assert result.best.measured.latency_ms == 1.5
+    assert len(result.tries) == 3
+
+
+@pytest.mark.slow
+def test_an_fp32_try_is_a_real_engine(recipe: Recipe, tmp_path: Path) -> None:
+    space = replace(SETTINGS, trials=1, budgets=(0.7,), precisions=("fp32",))
+    result = edgeres.tune(recipe.override({"checks.max_drop_pp": 100}), tmp_path, settings=space)
+    assert not result.tries[0].error
+    assert result.best.candidate.precision == "fp32"
+    winner = edgeres.load_recipe(tmp_path / "best.yaml", {}, trusted=True)
+    assert winner.quantize.precision == "fp32"

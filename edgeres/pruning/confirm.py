@@ -1,0 +1,202 @@
+"""Widths that are not only predicted to be fast: each choice is built, measured and judged.
+
+Round by round the search chooses widths, these are built and timed beside even widths of as many
+multiply-adds and the dense network, and what was measured corrects the predictions of the next
+round. Widths that were measured to be slower than the even ones are never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgeres.errors import UsageError
+from edgeres.layer_latency.bench import NetworkBench
+from edgeres.layer_latency.correct import SeenNetwork, corrected
+from edgeres.layer_latency.predict import LatencyModel
+from edgeres.layer_latency.synthetic import Widths as LayerWidths
+from edgeres.pruning.budget import Widths
+
+ROUNDS = 3
+_CLOSE = 0.03  # relative error of a prediction that needs no further round
+_NOISE = 0.02  # relative, by which a measurement may miss the budget
+_DENSE, _CHOSEN, _EVEN = "dense", "chosen", "uniform"
+
+Kept = Literal["latency", "uniform"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for.
+
+    Attributes:
+        solve: The widths that are best by a latency model.
+        even: Even widths of as many multiply-adds as those given.
+        layers: Input and output channels of every layer where the groups have these widths.
+        loss: Importance lost with these widths; of those within the budget the least is kept.
+        budget_ms: Milliseconds to stay within, by the clock of the model's dense time; ``None``
+            where the fastest is sought.
+    """
+
+    solve: Callable[[LatencyModel], Widths]
+    even: Callable[[Widths], Widths]
+    layers: Callable[[Widths], LayerWidths]
+    loss: Callable[[Widths], float]
+    budget_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One choice, built and measured; milliseconds are p50 by the clock of the dense time.
+
+    Attributes:
+        widths: Of the groups, as the search chose them.
+        predicted_ms: What the search took them for, before they were built.
+        measured_ms: What they took.
+        uniform_widths: Even widths of as many multiply-adds.
+        uniform_predicted_ms: Likewise.
+        uniform_ms: Likewise, in the same measurement.
+        dense_ms: The dense network in this measurement, by the machine's own clock.
+    """
+
+    widths: Widths
+    predicted_ms: float
+    measured_ms: float
+    uniform_widths: Widths
+    uniform_predicted_ms: float
+    uniform_ms: float
+    dense_ms: float
+
+    @property
+    def kept(self) -> Kept:
+        """The faster of the two; the choice of the search where they are equal."""
+        return "latency" if self.measured_ms <= self.uniform_ms else "uniform"
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The widths that are kept, and how they were found.
+
+    Attributes:
+        widths: Of the groups.
+        kept: ``uniform`` where even widths of as many multiply-adds were measured to be faster.
+        predicted_ms: What these widths were taken for before they were built.
+        measured_ms: What they took.
+        uniform_ms: What even widths of as many multiply-adds took in the same measurement.
+        within_budget: Whether they were measured to be within the budget.
+        rounds: All that was tried.
+        model: The latency model, set right by all of it.
+    """
+
+    widths: Widths
+    kept: Kept
+    predicted_ms: float
+    measured_ms: float
+    uniform_ms: float
+    within_budget: bool
+    rounds: tuple[Round, ...]
+    model: LatencyModel
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, the model aside."""
+        told = {k: v for k, v in vars(self).items() if k not in ("rounds", "model", "widths")}
+        return {
+            **told,
+            "widths": dict(self.widths),
+            "rounds": [{**asdict(found), "kept": found.kept} for found in self.rounds],
+        }
+
+
+def confirm(
+    problem: Problem, model: LatencyModel, bench: NetworkBench, *, rounds: int = ROUNDS
+) -> Confirmed:
+    """Chooses, builds, measures and corrects, until prediction and measurement agree.
+
+    Args:
+        problem: What is searched for.
+        model: Of the dense network.
+        bench: Where networks are built and timed: three engines a round.
+        rounds: At most so many.
+
+    Raises:
+        UsageError: The budget cannot be met, by the predictions of the first round or by what was
+            measured since.
+        EdgeResError: As the bench.
+    """
+    done: list[Round] = []
+    seen: list[SeenNetwork] = []
+    for number in range(1, rounds + 1):
+        try:
+            widths = problem.solve(model)
+        except UsageError:
+            if not any(_fits(problem, _best_ms(found)) for found in done):
+                raise
+            break  # the corrected model sees no way, but one was measured
+        if any(widths == found.widths for found in done):
+            break
+        found = _measured(problem, model, bench, widths)
+        done.append(found)
+        for chosen, ms in ((widths, found.measured_ms), (found.uniform_widths, found.uniform_ms)):
+            seen.append(SeenNetwork(problem.layers(chosen), ms))
+        model = corrected(model, seen)
+        off = found.predicted_ms / found.measured_ms - 1
+        bench.note(
+            f"widths by latency, round {number} of at most {rounds}: predicted "
+            f"{found.predicted_ms:.3g} ms, built {found.measured_ms:.3g} ms ({100 * off:+.1f} %), "
+            f"even widths {found.uniform_ms:.3g} ms"
+        )
+        if abs(off) <= _CLOSE and found.kept == "latency" and _fits(problem, found.measured_ms):
+            break
+    return _best(problem, done, model)
+
+
+def _measured(problem: Problem, model: LatencyModel, bench: NetworkBench, widths: Widths) -> Round:
+    even = problem.even(widths)
+    layers = {_DENSE: {}, _CHOSEN: problem.layers(widths), _EVEN: problem.layers(even)}
+    if even == widths:  # as they are: timed once
+        del layers[_EVEN]
+    found = bench.measure(layers)
+    # The machine's clock is not always the same; shares of the dense network's time are.
+    clock = model.dense_ms / found[_DENSE]
+    return Round(
+        widths=dict(widths),
+        predicted_ms=model.predict_ms(layers[_CHOSEN]),
+        measured_ms=clock * found[_CHOSEN],
+        uniform_widths=dict(even),
+        uniform_predicted_ms=model.predict_ms(layers.get(_EVEN, layers[_CHOSEN])),
+        uniform_ms=clock * found.get(_EVEN, found[_CHOSEN]),
+        dense_ms=found[_DENSE],
+    )
+
+
+def _best(problem: Problem, done: list[Round], model: LatencyModel) -> Confirmed:
+    """The least importance lost of what was measured within the budget, else the fastest."""
+    fitting = [found for found in done if _fits(problem, _best_ms(found))]
+    if fitting and problem.budget_ms is not None:
+        best = min(fitting, key=lambda found: (problem.loss(_kept_widths(found)), _best_ms(found)))
+    else:
+        best = min(done, key=_best_ms)
+    by_latency = best.kept == "latency"
+    return Confirmed(
+        widths=_kept_widths(best),
+        kept=best.kept,
+        predicted_ms=best.predicted_ms if by_latency else best.uniform_predicted_ms,
+        measured_ms=_best_ms(best),
+        uniform_ms=best.uniform_ms,
+        within_budget=bool(fitting),
+        rounds=tuple(done),
+        model=model,
+    )
+
+
+def _fits(problem: Problem, ms: float) -> bool:
+    return problem.budget_ms is None or ms <= (1 + _NOISE) * problem.budget_ms
+
+
+def _best_ms(found: Round) -> float:
+    return min(found.measured_ms, found.uniform_ms)
+
+
+def _kept_widths(found: Round) -> Mapping[str, int]:
+    return found.widths if found.kept == "latency" else found.uniform_widths
