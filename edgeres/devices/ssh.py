@@ -201,7 +201,9 @@ async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
                     while block := here.read(_CHUNK):
                         await there.write(block, done)
                         done += len(block)
-        except asyncssh.SFTPFailure:  # all that the protocol says of a disk that filled up meanwhile
+        except (
+            asyncssh.SFTPFailure
+        ):  # all that the protocol says of a disk that filled up meanwhile
             await _check_room(sftp, store, path, size - (await _size(sftp, part) or 0), part)
             raise
         found = await link.run(f"sha256sum {shlex.quote(str(part))}", check=False)
