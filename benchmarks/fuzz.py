@@ -102,7 +102,7 @@ def kinds() -> tuple[Kind, ...]:
 
     return (
         Kind("recipe", _recipes(), ".yaml", load_recipe),
-        Kind("safetensors", _safetensors(), ".safetensors", load_checkpoint),
+        Kind("checkpoint", _checkpoints(), ".safetensors", load_checkpoint),
         Kind("bundle", _bundles(), ".edgeres", bundle),
         Kind("idx", _idx(), ".gz", read_idx_images),
         Kind("image", _images(), ".img", decode_file),
@@ -235,11 +235,25 @@ def _recipes() -> tuple[bytes, ...]:
 
 
 @functools.cache
-def _safetensors() -> tuple[bytes, ...]:
+def _checkpoints() -> tuple[bytes, ...]:
+    """Tensors of no network, and a narrow ResNet-20 as edgeres and as torch save it."""
+    import torch
     from safetensors.numpy import save
 
-    small = {"fc.weight": np.ones((2, 4), np.float32), "fc.bias": np.zeros(2, np.float32)}
-    return (save(small), save(small, metadata={"architecture": "resnet20", "plan": "{}"}))
+    from edgeres.models.build import build_model
+    from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+    from edgeres.models.plan import plan_for
+
+    odd = {"fc.weight": np.ones((2, 4), np.float32), "fc.bias": np.zeros(2, np.float32)}
+    plan = plan_for("resnet20", num_classes=2, in_channels=1, width_multiplier=0.1)
+    state = {name: torch.ones_like(x) for name, x in build_model(plan).state_dict().items()}
+    pickled = io.BytesIO()
+    torch.save(state, pickled)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        save_checkpoint(path, Checkpoint(plan, state))
+        ours = path.read_bytes()
+    return (save(odd), ours, pickled.getvalue())
 
 
 @functools.cache

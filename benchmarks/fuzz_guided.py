@@ -24,7 +24,7 @@ SECONDS_PER_INPUT = 20
 def main() -> None:
     """Parses arguments and hands over to libFuzzer, which ends the process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--kind", required=True, help="recipe, safetensors, bundle, idx, ...")
+    parser.add_argument("--kind", required=True, help="recipe, checkpoint, bundle, idx, ...")
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder of inputs; a temporary one if left out")

