@@ -100,15 +100,19 @@ def test_a_signature_travels_along(registry, bundle_file, tmp_path):
     assert not (tmp_path / "b.sig").exists()
 
 
-def test_what_was_exchanged_in_the_registry_is_refused(registry, pushed, tmp_path):
-    output = tmp_path / "net.edgeres"
+def test_what_was_exchanged_in_the_registry_is_refused(registry, pushed, changed, tmp_path):
+    other = changed(lambda manifest, files: manifest.update(name="x")).read_bytes()
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    output = folder / "net.edgeres"
     pull(pushed.reference, output, plain_http=True)
     good = output.read_bytes()
     layer = layer_of(registry, pushed)
-    changed = bytearray(layer.read_bytes())
-    changed[len(changed) // 2] ^= 1
+    flipped = bytearray(layer.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
     try:
-        for content in (bytes(changed), good + b"x", good[:-1]):
+        assert len(other) < len(good)  # whole and smaller: only its digest gives it away
+        for content in (bytes(flipped), good + b"x", good[:-1], other):
             layer.write_bytes(content)
             with pytest.raises(ArtefactError):
                 pull(pushed.reference, output, plain_http=True)
@@ -123,7 +127,7 @@ def test_what_was_exchanged_in_the_registry_is_refused(registry, pushed, tmp_pat
     finally:
         manifest.write_bytes(kept)
     assert output.read_bytes() == good
-    assert [file.name for file in tmp_path.iterdir()] == ["net.edgeres"]
+    assert [file.name for file in folder.iterdir()] == ["net.edgeres"]
 
 
 def test_what_is_no_bundle_is_neither_pushed_nor_pulled(registry, tmp_path):
