@@ -2,6 +2,8 @@
 
     python benchmarks/fuzz.py --inputs 20000 --seed 0 --out benchmarks/results/fuzz.json
 
+The result file is written every 500 inputs, and a run that was stopped goes on from there.
+
 Good files of each kind are damaged (bits, bytes, cuts, repeats, lengths, numbers, swapped parts)
 and given to the reader that edgeres uses. What may happen: the file is read, or an error of
 edgeres's own tree says why not. Anything else is counted: another exception, the end of the
@@ -37,6 +39,8 @@ import numpy as np
 from edgeres.errors import EdgeResError
 
 SECONDS = 20
+STEP = 500
+"""Inputs between two writes of the result file."""
 CHILD_BYTES = 8 << 30
 
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63, 2**64 - 1)
@@ -98,7 +102,7 @@ def kinds() -> tuple[Kind, ...]:
 
     return (
         Kind("recipe", _recipes(), ".yaml", load_recipe),
-        Kind("safetensors", _safetensors(), ".safetensors", load_checkpoint),
+        Kind("checkpoint", _checkpoints(), ".safetensors", load_checkpoint),
         Kind("bundle", _bundles(), ".edgeres", bundle),
         Kind("idx", _idx(), ".gz", read_idx_images),
         Kind("image", _images(), ".img", decode_file),
@@ -163,14 +167,19 @@ def _forked(kind: Kind, path: Path) -> str:
 
 
 def fuzz(
-    inputs: int, seed: int, chosen: Callable[[], tuple[Kind, ...]] = kinds
+    inputs: int,
+    seed: int,
+    chosen: Callable[[], tuple[Kind, ...]] = kinds,
+    *,
+    first: int = 0,
 ) -> dict[str, dict[str, int]]:
     """Counts of what happened, by kind; ``stray files`` is always there.
 
     Args:
-        inputs: Damaged files in all, spread evenly over the kinds.
+        inputs: Number after the last damaged file; kinds take turns.
         seed: Same seed, same files.
         chosen: The kinds.
+        first: Number of the first damaged file.
     """
     found: dict[str, Counter[str]] = {}
     all_kinds = chosen()
@@ -182,7 +191,7 @@ def fuzz(
         outside.mkdir()
         os.chdir(outside)
         try:
-            for number in range(inputs):
+            for number in range(first, inputs):
                 kind = all_kinds[number % len(all_kinds)]
                 chance = random.Random(f"{seed} {number}")
                 data = mutate(chance.choice(kind.seeds), chance)
@@ -226,11 +235,25 @@ def _recipes() -> tuple[bytes, ...]:
 
 
 @functools.cache
-def _safetensors() -> tuple[bytes, ...]:
+def _checkpoints() -> tuple[bytes, ...]:
+    """Tensors of no network, and a narrow ResNet-20 as edgeres and as torch save it."""
+    import torch
     from safetensors.numpy import save
 
-    small = {"fc.weight": np.ones((2, 4), np.float32), "fc.bias": np.zeros(2, np.float32)}
-    return (save(small), save(small, metadata={"architecture": "resnet20", "plan": "{}"}))
+    from edgeres.models.build import build_model
+    from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+    from edgeres.models.plan import plan_for
+
+    odd = {"fc.weight": np.ones((2, 4), np.float32), "fc.bias": np.zeros(2, np.float32)}
+    plan = plan_for("resnet20", num_classes=2, in_channels=1, width_multiplier=0.1)
+    state = {name: torch.ones_like(x) for name, x in build_model(plan).state_dict().items()}
+    pickled = io.BytesIO()
+    torch.save(state, pickled)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        save_checkpoint(path, Checkpoint(plan, state))
+        ours = path.read_bytes()
+    return (save(odd), ours, pickled.getvalue())
 
 
 @functools.cache
@@ -308,6 +331,26 @@ def _onnx() -> tuple[bytes, ...]:
     return tuple(made)
 
 
+def _earlier(path: Path | None, seed: int) -> dict[str, Any]:
+    """What a run with this seed wrote before, or nothing done yet."""
+    if path and path.exists():
+        result: dict[str, Any] = json.loads(path.read_text())
+        if result["seed"] == seed:
+            return result
+    return {"inputs": 0, "seed": seed, "seconds": 0.0, "totals": totals({}), "kinds": {}}
+
+
+def _sum(
+    one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Counts of two runs together."""
+    names = dict.fromkeys([*one, *other])
+    added = {name: Counter(one.get(name, {})) for name in names}
+    for name, counts in added.items():
+        counts.update(other.get(name, {}))
+    return {name: dict(sorted(counts.items())) for name, counts in added.items()}
+
+
 def main() -> None:
     """Parses arguments, fuzzes, prints the counts; exit 1 where a count that must be 0 is not."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -315,18 +358,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    begin = time.monotonic()
-    found = fuzz(arguments.inputs, arguments.seed)
-    result: dict[str, Any] = {
-        "inputs": arguments.inputs,
-        "seed": arguments.seed,
-        "seconds": round(time.monotonic() - begin, 1),
-        "totals": totals(found),
-        "kinds": found,
-    }
+    result = _earlier(arguments.out, arguments.seed)
+    while result["inputs"] < arguments.inputs:
+        begin = time.monotonic()
+        after = min(result["inputs"] + STEP, arguments.inputs)
+        found = fuzz(after, arguments.seed, first=result["inputs"])
+        result["kinds"] = _sum(result["kinds"], found)
+        result["totals"] = totals(result["kinds"])
+        result["inputs"] = after
+        result["seconds"] = round(result["seconds"] + time.monotonic() - begin, 1)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     bad = result["totals"]
     sys.exit(1 if bad["hangs"] or bad["unforeseen"] or bad["stray_files"] else 0)
 

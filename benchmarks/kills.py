@@ -7,6 +7,8 @@ output of the earlier run is untouched, runs again, and compares the SHA-256 of 
 that of a clean run (files that hold times are left out). Then kills at every edge of
 every stage, over an earlier output, likewise. Then starts two runs in one
 folder at once: one must win, the other must say who holds the folder, and nothing may be mixed.
+The result file is written every ten kills, and a program that was stopped goes on from there. A
+clean run is made anew then, so that moments fit a machine whose load changes.
 Runs are forked from a process that has everything imported, so kills hit the work and not imports.
 """
 
@@ -45,6 +47,9 @@ benchmark: {seconds: 0.02}
 """
 STAGES = ".stages"
 MEASURED = {"report.json", "report.html", "history.sqlite", "evidence/latency.json"}
+STEP = 10
+ONCE = ("files", "clean_run_s")
+"""What is not a count of runs: the last is kept."""
 EDGES = ("written", "aside", "done")
 # Stages of the store, and the folders that the end of a run hands over.
 PLACES = ["overlap", "load", "calibrate", "quantize", "build", "evaluate", "inspect"]
@@ -138,23 +143,36 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_runs(recipe: Path, folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kills runs at random moments, half of them over an earlier output, and runs them again."""
-    moments = random.Random(seed)
-    clean = folder / "clean"
+def clean_run(recipe: Path, folder: Path) -> tuple[dict[str, str], float]:
+    """Makes ``folder/clean`` with one undisturbed run; gives its hashes and its seconds."""
+    shutil.rmtree(folder / "clean", ignore_errors=True)
     begin = time.monotonic()
-    if wait(start(recipe, clean)) != 0:
+    if wait(start(recipe, folder / "clean")) != 0:
         raise SystemExit("the clean run failed")
-    whole = time.monotonic() - begin
-    expected = hashes(clean)
-    found: Counter[str] = Counter()
-    for number in range(kills):
+    return hashes(folder / "clean"), time.monotonic() - begin
+
+
+def kill_runs(
+    recipe: Path, folder: Path, kills: int, seed: int, *, first: int = 0
+) -> dict[str, float]:
+    """Kills runs at random moments, half of them over an earlier output, and runs them again.
+
+    Args:
+        recipe: What to run.
+        folder: Where; holds the output of a clean run afterwards.
+        kills: Number after the last run to kill.
+        seed: Same seed, same share of a clean run's time for each number.
+        first: Number of the first run.
+    """
+    expected, whole = clean_run(recipe, folder)
+    found: Counter[str] = Counter({"files": len(expected)})
+    for number in range(first, kills):
         output = folder / f"run-{number}"
         over_earlier = number % 2 == 1
         if over_earlier:
-            shutil.copytree(clean, output)
+            shutil.copytree(folder / "clean", output)
         child = start(recipe, output, fresh=over_earlier)
-        time.sleep(moments.uniform(0, 1.05 * whole))
+        time.sleep(random.Random(f"{seed} {number}").uniform(0, whole))
         os.kill(child, signal.SIGKILL)
         killed = wait(child) == -signal.SIGKILL
         found["killed while at work" if killed else "ended before the kill"] += 1
@@ -168,7 +186,7 @@ def kill_runs(recipe: Path, folder: Path, kills: int, seed: int) -> dict[str, An
             found["rerun gave the clean run's files"] += 1
         found["temporaries left"] += bool(list((output / STAGES).glob(".*")))
         shutil.rmtree(output)
-    return {"clean_run_s": whole, "files": len(expected), **found}
+    return {**found, "clean_run_s": round(whole, 2)}
 
 
 def edge_runs(recipe: Path, folder: Path, stages: Sequence[str]) -> dict[str, Any]:
@@ -258,17 +276,34 @@ def main() -> None:
 
     import edgeres.pipeline  # noqa: F401
 
+    result: dict[str, Any] = {"seed": arguments.seed, "runs": 0, "kills": {}}
+    if arguments.out and arguments.out.exists():
+        earlier = json.loads(arguments.out.read_text())
+        result = earlier if earlier.get("seed") == arguments.seed else result
+
+    def keep() -> None:
+        if arguments.out:
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = workplace(folder)
-        result = {
-            "kills": kill_runs(recipe, folder, arguments.kills, arguments.seed),
-            "pairs": pair_runs(recipe, folder, arguments.pairs),
-            "edges": edge_runs(recipe, folder, arguments.edges),
-        }
+        while result["runs"] < arguments.kills:
+            first, after = result["runs"], min(result["runs"] + STEP, arguments.kills)
+            found = kill_runs(recipe, folder, after, arguments.seed, first=first)
+            known = Counter(result["kills"])
+            known.update({key: n for key, n in found.items() if key not in ONCE})
+            known.update({key: found[key] - known[key] for key in ONCE})
+            result |= {"runs": after, "kills": dict(known)}
+            keep()
+        clean_run(recipe, folder)
+        if "pairs" not in result:
+            result["pairs"] = pair_runs(recipe, folder, arguments.pairs)
+            keep()
+        if "edges" not in result:
+            result["edges"] = edge_runs(recipe, folder, arguments.edges)
+            keep()
     print(json.dumps(result, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

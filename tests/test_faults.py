@@ -72,25 +72,6 @@ def one_error(done) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def mount(tmp_path) -> Iterator[Any]:
-    """``mount(options)``: a small file system in memory, where the system lets us."""
-    place = tmp_path / "mounted"
-    place.mkdir()
-    mounted = []
-
-    def make(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-            pytest.skip("mounting a file system needs root")
-        mounted.append(place)
-        return place
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_names_the_place_and_keeps_earlier_outputs(recipe, clean, mount, kills):
     disk = mount("size=2m")
     shutil.copytree(clean, disk / "out", ignore=shutil.ignore_patterns(".stages"))

@@ -67,6 +67,44 @@ def bundle(
         out.lines(made.to_dict(), [line])
 
 
+Reference = Annotated[
+    str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAME:TAG, or @sha256:... for pull.")
+]
+PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="No encryption, for a registry on this machine.")
+]
+
+
+def push(
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle of `edgeres bundle`.")],
+    reference: Reference,
+    plain_http: PlainHttp = False,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Bring a bundle, and the signature beside it, into an OCI registry."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.bundling.registry import push as run_push
+
+        made = run_push(file, reference, plain_http=plain_http)
+        out.lines(made.to_dict(), [made.pinned])
+
+
+def pull(
+    reference: Reference,
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+    plain_http: PlainHttp = False,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Bring a bundle from an OCI registry, and check every digest on the way."""
+    with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.bundling.registry import pull as run_pull
+
+        found = run_pull(reference, output, plain_http=plain_http)
+        out.lines({"bundle": str(output), **found.to_dict()}, [f"{output}: {found.pinned}"])
+
+
 def run(
     file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle of `edgeres bundle`.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],

@@ -47,6 +47,7 @@ def compare(
                 engine_preprocess([b, a], changes),
                 sources=source or (),
                 threads=threads,
+                trial=True,
                 progress=listener.bar("compare"),
             )
         out.result(found.to_dict(), layers_table(found))

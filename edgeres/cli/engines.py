@@ -342,10 +342,10 @@ def engine_preprocess(
 
 def _channels(models: Sequence[Path], layout: str) -> dict[str, int]:
     """Channels of the images that the models take, where one of them is an ONNX file and tells."""
-    from edgeres.onnx_info import summarize
+    from edgeres.quantization.trial import input_shape
 
     for model in models:
         if model.suffix == ".onnx" and model.is_file():
-            found = summarize(model).inputs[0].shape[-1 if layout == "nhwc" else 1]
+            found = input_shape(model)[-1 if layout == "nhwc" else 1]
             return {"channels": found} if found else {}
     return {}

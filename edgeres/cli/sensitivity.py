@@ -38,11 +38,13 @@ def sensitivity(
     """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.int8_stages import sensitivity as run
+        from edgeres.quantization.trial import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(recipe, changes)
+        try_model(onnx)
         with out.listener() as listener:
             found = run(
                 onnx,

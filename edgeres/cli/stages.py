@@ -188,6 +188,7 @@ def quantize(
         from edgeres.int8_stages import calibrate, equalize, qat
         from edgeres.int8_stages import quantize as run
         from edgeres.networks import train_data_of
+        from edgeres.quantization.trial import try_model
         from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(preprocess)
@@ -199,6 +200,7 @@ def quantize(
             images = train_data_of(settings, "quantization-aware training is asked for")
         target = _rule_set(settings.quantize, target)
         rules = rules_of(target, device)
+        try_model(onnx)
         table = table or output.with_suffix(".calibration.json")
         reads_images = (
             images is not None

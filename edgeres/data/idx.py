@@ -111,7 +111,8 @@ def _read(stream: IO[bytes] | gzip.GzipFile, path: Path, max_bytes: int) -> NDAr
         )
     shape = struct.unpack(f">{magic[3]}I", header)
     size = math.prod(shape)
-    if size > max_bytes:
+    # A size of 0 lets no other one be absurd: arrays are bounded by the product of all others.
+    if math.prod(n or 1 for n in shape) > max_bytes:
         raise DataError(
             f"The header of '{path}' promises {size} bytes (shape {shape}), the limit is "
             f"{max_bytes}.",

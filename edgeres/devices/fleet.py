@@ -121,7 +121,9 @@ def _here(
     from edgeres.benchmarking.latency import MeasureSettings
 
     settings = MeasureSettings(seconds=seconds)
-    found = benchmark(paths, batch_size=batch_size, threads=threads, settings=settings, memory=True)
+    found = benchmark(
+        paths, batch_size=batch_size, threads=threads, settings=settings, memory=True, trial=True
+    )
     return {"device": LOCAL, **found.to_dict()}
 
 

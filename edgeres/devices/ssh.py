@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from edgeres.devices.address import SshDevice
-from edgeres.errors import ArtefactError, BackendMissingError, StageError
+from edgeres.errors import ArtefactError, BackendMissingError, StageError, StorageError
 from edgeres.files import file_sha256
 
 _CHUNK = 1 << 22
@@ -62,6 +62,7 @@ async def run_on(
     Raises:
         BackendMissingError: The host cannot be reached, its key is not trusted, or login fails.
         StageError: The connection broke too often, or the command did not end in time.
+        StorageError: The host's disk is full.
     """
     session = _Session(device, say or (lambda text: None))
     store = PurePosixPath(device.store)
@@ -172,7 +173,14 @@ async def _connect(device: SshDevice) -> Any:
 
 
 async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
-    """Brings a file into the host's store, from where an earlier try stopped."""
+    """Brings a file into the host's store, from where an earlier try stopped.
+
+    Raises:
+        StorageError: The host's disk has no room for it; a half file is removed there, since the
+            host may need the room for other things.
+    """
+    import asyncssh
+
     sha256, size = file_sha256(path), path.stat().st_size
     whole = store / "files" / sha256
     part = whole.with_suffix(".part")
@@ -184,13 +192,20 @@ async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
         if done > size:
             await sftp.remove(str(part))
             done = 0
-        # "r+b" would refuse a new file; append mode writes at the end of what is there.
-        async with sftp.open(str(part), "ab") as there:
-            with path.open("rb") as here:
-                here.seek(done)
-                while block := here.read(_CHUNK):
-                    await there.write(block, done)
-                    done += len(block)
+        await _check_room(sftp, store, path, size - done)
+        try:
+            # "r+b" would refuse a new file; append mode writes at the end of what is there.
+            async with sftp.open(str(part), "ab") as there:
+                with path.open("rb") as here:
+                    here.seek(done)
+                    while block := here.read(_CHUNK):
+                        await there.write(block, done)
+                        done += len(block)
+        except (
+            asyncssh.SFTPFailure
+        ):  # all that the protocol says of a disk that filled up meanwhile
+            await _check_room(sftp, store, path, size - (await _size(sftp, part) or 0), part)
+            raise
         found = await link.run(f"sha256sum {shlex.quote(str(part))}", check=False)
         if str(found.stdout).partition(" ")[0] != sha256:
             await sftp.remove(str(part))
@@ -198,6 +213,32 @@ async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
                 f"{path}: arrived damaged at the host.", hint="Run again; it is copied anew."
             )
         await sftp.posix_rename(str(part), str(whole))
+
+
+async def _check_room(
+    sftp: Any, store: PurePosixPath, path: Path, needed: int, part: PurePosixPath | None = None
+) -> None:
+    """Refuses a file that the host has no room for, and removes its first part there.
+
+    Raises:
+        StorageError: Fewer bytes are free than needed.
+    """
+    import asyncssh
+
+    try:
+        found = await sftp.statvfs(str(store))
+    except (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure):
+        return  # an extension that not every host has
+    free = int(found.bavail) * int(found.frsize)
+    if free >= needed:
+        return
+    if part is not None:
+        await sftp.remove(str(part))
+    raise StorageError(
+        f"{path}: no space left at the host: {needed} more bytes are needed and {free} are free "
+        f"in {store}.",
+        hint="Free some space there and run again.",
+    )
 
 
 async def _size(sftp: Any, path: PurePosixPath) -> int | None:
@@ -237,8 +278,14 @@ def _script(
 async def _start(link: Any, folder: PurePosixPath, script: str) -> None:
     done = await link.run(script, check=False)
     if done.exit_status:
+        reason = str(done.stderr).strip() or "no reason"
+        if "No space left" in reason:
+            raise StorageError(
+                f"no space left at the host: {reason}.",
+                hint="Free some space there and run again.",
+            )
         raise StageError(
-            f"the host could not start the command: {str(done.stderr).strip() or 'no reason'}.",
+            f"the host could not start the command: {reason}.",
             hint="It needs a POSIX shell, cp, setsid and timeout.",
         )
 

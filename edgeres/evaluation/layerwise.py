@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, Engine
+from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, DataError, ModelError
 from edgeres.evaluation.coverage import layers_by_node, node_precision
@@ -32,6 +33,7 @@ from edgeres.evaluation.validate import executable_backend
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.graph import load_model
 from edgeres.quantization.segments import run_in_segments
+from edgeres.quantization.trial import try_model
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
@@ -106,6 +108,7 @@ def compare(
     *,
     sources: Sequence[Path] = (),
     threads: int | None = None,
+    trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> LayerComparison:
     """Compares two models, each an FP32 ONNX file, a Q/DQ ONNX file, or a built engine.
@@ -120,6 +123,8 @@ def compare(
         preprocess: How an image becomes numbers.
         sources: ONNX files that the engines were built from, where they do not lie beside them.
         threads: CPU threads; ``None`` leaves the choice to the runtimes.
+        trial: Whether both first run once in a child process, where they may crash or hang; then
+            the further engines are built in one, too.
         progress: Called with images done and images in all.
 
     Raises:
@@ -127,17 +132,18 @@ def compare(
         BackendMissingError: An engine cannot run on this machine.
         DataError: There are no images, or they do not fit.
         ModelError: A file is no classifier with unique node names.
+        StageError: A model crashed or hung in its trial.
     """
     from edgeres.data.batches import batches
 
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
     near = [*sources, reference, candidate]
-    first, second = (_open(path, near) for path in (reference, candidate))
+    first, second = (_open(path, near, trial=trial) for path in (reference, candidate))
     _choose_points(first, second)
     images = (part for part, _ in batches(dataset, preprocess, _BATCH))
     with ExitStack() as stack:
-        loop = _Loop(first, second, stack, threads)
+        loop = _Loop(first, second, stack, threads, in_child=trial)
         done = 0
         for part in chunks(images):
             loop.add(part)
@@ -158,10 +164,19 @@ def compare(
 class _Loop:
     """Runs images through both models and adds up the distances."""
 
-    def __init__(self, first: _Model, second: _Model, stack: ExitStack, threads: int | None):
+    def __init__(
+        self,
+        first: _Model,
+        second: _Model,
+        stack: ExitStack,
+        threads: int | None,
+        *,
+        in_child: bool,
+    ) -> None:
         self._models = (first, second)
         self._stack = stack
         self._threads = threads
+        self._in_child = in_child
         self._inside: list[Inside] = []
         self._simulated: list[Inside | None] = []
         self._whole: Distances = {}
@@ -239,24 +254,31 @@ class _Loop:
                     model.points,
                     images,
                     threads=self._threads,
+                    in_child=self._in_child,
                 )
             )
             self._inside.append(model.inside)
             self._simulated.append(simulated)
 
 
-def _open(path: Path, near: Sequence[Path]) -> _Model:
+def _open(path: Path, near: Sequence[Path], *, trial: bool) -> _Model:
     if not sidecar_path(path).is_file():
         if path.suffix != ".onnx":
             raise ArtefactError(
                 f"{path}: expected an ONNX file, or an engine with its sidecar beside it.",
                 hint="`edgeres convert` and `edgeres build` write both.",
             )
+        if trial and path.is_file():
+            try_model(path)
         return _Model(path, path, load_model(path, may_be_quantized=True), None, None)
     engine = read_engine(path)
+    backend = executable_backend(engine)
     onnx = _source(engine, near)
+    if trial:
+        try_engine(path)
+        try_model(onnx)
     graph = load_model(onnx, may_be_quantized=True)
-    return _Model(path, onnx, graph, engine, executable_backend(engine))
+    return _Model(path, onnx, graph, engine, backend)
 
 
 def _source(engine: Engine, near: Sequence[Path]) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine
+from edgeres.backends.limited import build_limited
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.gates import Limits
@@ -15,7 +16,12 @@ from edgeres.evaluation.like import built_like
 
 
 def measure_speed(
-    engine: Engine, limits: Limits, fp32: Path | None, threads: int | None
+    engine: Engine,
+    limits: Limits,
+    fp32: Path | None,
+    threads: int | None,
+    *,
+    in_child: bool = False,
 ) -> dict[str, Any]:
     """p99 and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
 
@@ -24,6 +30,7 @@ def measure_speed(
         limits: What is asked for.
         fp32: FP32 engine, or ONNX file to build one from with the engine's own backend.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
+        in_child: Whether to build it in a child process.
 
     Returns:
         Arguments for :func:`edgeres.evaluation.gates.deployment_checks`; empty where no limit asks.
@@ -50,7 +57,10 @@ def measure_speed(
             backend = get_backend(engine.backend)
             out = Path(folder) / f"fp32{backend.engine_suffix}"
             config = built_like(engine, backend, fp32, threads=threads, reference=True)
-            yardstick = backend.build(fp32, out, config).path
+            if in_child:
+                yardstick = build_limited(fp32, out, backend.name, config).path
+            else:
+                yardstick = backend.build(fp32, out, config).path
         found = benchmark([yardstick, engine.path], threads=threads).engines
     before, after = found[str(yardstick)], found[str(engine.path)]
     assert after.speedup is not None

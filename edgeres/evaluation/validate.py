@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
-from edgeres.backends.limited import try_engine
+from edgeres.backends.limited import build_limited, try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.evaluation.baseline import check_baseline
@@ -151,7 +151,8 @@ def validate(
         fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
         answered: The engine's answers, where another machine gave them; then the engine is not run.
         bad: Collects images that cannot be decoded; without it the first of them raises.
-        trial: Whether the engine first runs once in a child process, where it may crash or hang.
+        trial: Whether the engine and all that it is compared with first run once in a child
+            process, where they may crash or hang; what is built is then built in one, too.
         progress: Called with images done and images in all, for each model that is run.
 
     Raises:
@@ -169,6 +170,9 @@ def validate(
     if trial and answered is None:
         executable_backend(engine)
         try_engine(path)
+    for other in (baseline, fp32) if trial else ():
+        if isinstance(other, Path):
+            _try_other(other)
     size = engine_size(engine)
     wanted = conformance.of(engine.backend) if conformance is not None else {}
 
@@ -185,7 +189,8 @@ def validate(
                 progress=progress,
             )
 
-    reference = _baseline(engine, baseline or _default_baseline(path), threads, answers)
+    given = baseline or _default_baseline(path)
+    reference = _baseline(engine, given, threads, answers, in_child=trial)
     check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
@@ -199,13 +204,13 @@ def validate(
             checks.append(coverage_check(coverage, limits.min_int8_coverage))
         if limits.min_fused_adds is not None:
             checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
-    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads)
+    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads, in_child=trial)
     checks += deployment_checks(limits, size_bytes=size, **speed)
     checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
     layers = None
     if explain and verdict.outcome == "fail":
-        layers = _layer_by_layer(path, dataset, preprocess, source, threads)
+        layers = _layer_by_layer(path, dataset, preprocess, source, threads, trial=trial)
     return Validation(
         engine,
         size,
@@ -225,6 +230,8 @@ def _layer_by_layer(
     preprocess: Preprocess,
     source: Path | None,
     threads: int | None,
+    *,
+    trial: bool,
 ) -> LayerComparison | None:
     """The engine against the FP32 network of its run; ``None`` where the files are not there."""
     from edgeres.evaluation.layerwise import SAMPLES
@@ -237,9 +244,22 @@ def _layer_by_layer(
     few = dataset.subset(range(min(SAMPLES, len(dataset))))
     given = [] if source is None else [source]
     try:
-        return layer_by_layer(fp32, path, few, preprocess, sources=given, threads=threads)
+        return layer_by_layer(
+            fp32, path, few, preprocess, sources=given, threads=threads, trial=trial
+        )
     except ArtefactError:  # the Q/DQ file was not kept
         return None
+
+
+def _try_other(path: Path) -> None:
+    """Runs another engine or ONNX file in a child; what cannot be run is judged by its reader."""
+    from edgeres.quantization.trial import try_model
+
+    if sidecar_path(path).is_file():
+        executable_backend(read_engine(path))
+        try_engine(path)
+    elif path.suffix == ".onnx" and path.is_file():
+        try_model(path)
 
 
 def executable_backend(engine: Engine) -> Backend:
@@ -279,6 +299,8 @@ def _baseline(
     given: Path | Predictions,
     threads: int | None,
     answers: Callable[[Engine, Backend], Predictions],
+    *,
+    in_child: bool,
 ) -> Predictions:
     """Turns whatever stands for the baseline into its answers."""
     if isinstance(given, Predictions):
@@ -299,4 +321,6 @@ def _baseline(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"baseline{backend.engine_suffix}"
         config = built_like(engine, backend, given, threads=threads, reference=True)
+        if in_child:
+            return answers(build_limited(given, out, backend.name, config), backend)
         return answers(backend.build(given, out, config), backend)

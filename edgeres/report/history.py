@@ -114,7 +114,7 @@ def append_run(
 
 
 def read_history(path: Path) -> list[Row]:
-    """All rows, in the order of their runs.
+    """All rows, in the order of their runs; what a killed run began is not among them.
 
     Raises:
         ArtefactError: No such file, or no history.
@@ -125,6 +125,8 @@ def read_history(path: Path) -> list[Row]:
         )
     with _open(path, create=False) as database:
         (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:  # whoever made it was stopped before the table was there
+            return []
         columns = _COLUMNS if version == _SCHEMA else _COLUMNS[:-1]  # the last came with schema 2
         found = database.execute(f"SELECT {', '.join(columns)} FROM results ORDER BY run, rowid")
         return [Row(*values) for values in found]
@@ -230,19 +232,17 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
     """A connection to a history; its schema number is checked, never guessed."""
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
-    mode = "rwc" if create else "ro"
+    # Not "ro" for reading: what a killed run left half written has to be rolled back first.
+    mode = "rwc" if create else "rw"
     try:
         with closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_WAIT_S)
         ) as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0 and create:
-                database.execute(f"CREATE TABLE IF NOT EXISTS results ({_columns()})")
-                database.execute(f"PRAGMA user_version = {_SCHEMA}")
-                database.commit()
-            elif version == 1 and create:
-                _upgrade(database)
-            elif version not in (1, _SCHEMA):
+            (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            if create and (version == 1 or (version == 0 and not tables)):
+                _bring_up(database)
+            elif version not in (1, _SCHEMA) and (version or tables):
                 raise ArtefactError(
                     f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
                     hint="Give another file.",
@@ -254,12 +254,15 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _upgrade(database: sqlite3.Connection) -> None:
-    """Schema 1 to 2 in place; of several processes that try, one does it."""
+def _bring_up(database: sqlite3.Connection) -> None:
+    """An empty file or schema 1 to schema 2, whole or not at all; of several that try, one does."""
     database.execute("BEGIN IMMEDIATE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        database.execute(f"CREATE TABLE results ({_columns()})")
     if version == 1:
         database.execute("ALTER TABLE results ADD COLUMN recipe_sha256 TEXT NOT NULL DEFAULT ''")
+    if version != _SCHEMA:
         database.execute(f"PRAGMA user_version = {_SCHEMA}")
     database.commit()
 

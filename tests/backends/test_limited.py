@@ -16,6 +16,7 @@ from edgeres.backends.limited import build_limited, try_engine
 from edgeres.backends.sidecar import read_engine
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError, StageError
+from edgeres.quantization.trial import input_shape, try_model
 
 pytestmark = pytest.mark.skipif(
     get_backend("onnxruntime").missing() is not None, reason="needs onnxruntime"
@@ -117,6 +118,47 @@ def test_commands_try_before_they_load(tmp_path, monkeypatch, command, options):
     result = CliRunner().invoke(app, [command, str(engine), *options, *more])
     assert result.exit_code == 5, result.output
     assert "did not end within its limit" in result.stderr
+
+
+GREY = ("--mean", "0", "--std", "1")
+
+
+@pytest.mark.parametrize("command", ["compare", "sensitivity", "quantize", "baseline", "speed-up"])
+def test_commands_try_onnx_files_before_they_read_them(tmp_path, monkeypatch, command):
+    monkeypatch.setattr("edgeres.backends.limited.TRIAL_SECONDS", 10.0)
+    net = str(endless(tmp_path / "net.onnx"))
+    int8 = ["--data", "fashion-mnist", "--target", "onnxruntime"]
+    if command in ("baseline", "speed-up"):
+        good = str(build(plain(tmp_path / "good")))
+        other = "--baseline" if command == "baseline" else "--fp32"
+        arguments = ["validate", good, "--min-speedup", "1", other, net]
+        arguments += ["--baseline", good] if command == "speed-up" else []
+    elif command == "compare":
+        arguments = [command, net, net]
+    else:
+        arguments = [command, net, *int8]
+    if command == "quantize":
+        arguments += ["--output", str(tmp_path / "int8.onnx")]
+    result = CliRunner().invoke(app, [*arguments, *GREY])
+    assert result.exit_code == 5, result.output
+    assert "edgeres.quantization.trial:run_file did not end within" in result.stderr
+
+
+def test_a_crash_while_an_onnx_file_is_read_is_an_error(tmp_path, monkeypatch):
+    # What a fault of the native parser would do; the child does it to itself.
+    monkeypatch.setattr("edgeres.quantization.trial._HERE", "child_functions")
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    with pytest.raises(StageError, match="SIGSEGV"):
+        input_shape(plain(tmp_path / "net.onnx"))
+
+
+def test_a_model_that_is_safe_passes_its_trial(tmp_path):
+    net = plain(tmp_path / "net.onnx")
+    try_model(net)
+    assert input_shape(net) == (None, 1, 4, 4)
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ModelError, match="Expected an ONNX model"):
+        try_model(tmp_path / "text.onnx")
 
 
 def test_the_build_command_survives_a_model_that_wants_a_terabyte(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,24 @@ def bundle_file(output: Path) -> Path:
 @pytest.fixture(scope="session")
 def images(output: Path) -> list[Path]:
     return sorted((output / "baseline" / "samples").iterdir())
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of an environment with edgeres and ONNX Runtime, and no torch."""
+    repository = Path(__file__).parents[2]
+    if not (repository / "pyproject.toml").is_file():
+        pytest.skip("needs a checkout")
+    place = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    python = place / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", f"{repository}[onnxruntime]"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"needs a package index: {installed.stderr.strip()[-300:]}")
+    probe = [python, "-c", "import torch"]
+    assert subprocess.run(probe, capture_output=True, check=False).returncode == 1
+    return place / "bin"
 
 
 Change = Callable[[dict, dict[str, bytes]], None]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
 
 from edgeres.backends.base import Engine, ShapeRange, TensorSpec
@@ -18,71 +20,25 @@ from edgeres.bundling.serve import serve
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError, UsageError
 
-# Fields of Triton's ModelConfig that a repository of edgeres may use, with numbers and types of
-# model_config.proto. Text that names any other field does not parse.
-_TYPES = ["INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32"]
-_TYPES += ["INT64", "FP16", "FP32", "FP64", "STRING", "BF16"]
-_FIELD = descriptor_pb2.FieldDescriptorProto
-
-
-def _message(file, message: str, /, **fields) -> None:
-    made = file.message_type.add(name=message)
-    for field, (number, kind, *rest) in fields.items():
-        repeated = "repeated" in rest
-        label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-        added = made.field.add(name=field, number=number, label=label)
-        if isinstance(kind, str):
-            is_enum = kind in ("DataType", "Kind")
-            added.type = _FIELD.TYPE_ENUM if is_enum else _FIELD.TYPE_MESSAGE
-            added.type_name = f".inference.{kind}"
-        else:
-            added.type = kind
-
 
 @pytest.fixture(scope="module")
 def model_config():
-    file = descriptor_pb2.FileDescriptorProto(name="m.proto", package="inference", syntax="proto3")
-    kinds = file.enum_type.add(name="DataType")
-    for number, name in enumerate(_TYPES):
-        kinds.value.add(name=f"TYPE_{name}", number=number)
-    places = file.enum_type.add(name="Kind")
-    for number, name in enumerate(("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL")):
-        places.value.add(name=name, number=number)
-    text, whole = _FIELD.TYPE_STRING, _FIELD.TYPE_INT32
-    _message(file, "ModelInput", name=(1, text), data_type=(2, "DataType"),
-             dims=(4, _FIELD.TYPE_INT64, "repeated"))  # fmt: skip
-    _message(file, "ModelOutput", name=(1, text), data_type=(2, "DataType"),
-             dims=(3, _FIELD.TYPE_INT64, "repeated"), label_filename=(4, text))  # fmt: skip
-    _message(file, "ModelInstanceGroup", name=(1, text), count=(2, whole), kind=(4, "Kind"))
-    _message(file, "ModelDynamicBatching", preferred_batch_size=(1, whole, "repeated"))
-    _message(
-        file, "ModelConfig", name=(1, text), platform=(2, text), max_batch_size=(4, whole),
-        input=(5, "ModelInput", "repeated"), output=(6, "ModelOutput", "repeated"),
-        instance_group=(7, "ModelInstanceGroup", "repeated"),
-        dynamic_batching=(11, "ModelDynamicBatching"), backend=(17, text),
-    )  # fmt: skip
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    found = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
-    return lambda content: text_format.Parse(content, found())
-
-
-def _published() -> object | None:
-    """Triton's own ModelConfig, from the client package where that is installed."""
+    """Parses the text of a configuration into Triton's own message, as the server would."""
     try:
+        from google.protobuf import text_format
         from tritonclient.grpc.model_config_pb2 import ModelConfig
     except ImportError:
-        return None
-    return ModelConfig
-
-
-def test_the_fields_are_those_of_triton(model_config):
-    theirs = _published()
-    if theirs is None:
         pytest.skip("tritonclient is not installed: pip install 'tritonclient[grpc]'")
-    ours = model_config("").DESCRIPTOR
-    for field in ours.fields:
-        assert theirs.DESCRIPTOR.fields_by_name[field.name].number == field.number
+    return lambda content: text_format.Parse(content, ModelConfig())
+
+
+def test_text_that_is_not_tritons_does_not_parse(model_config):
+    from google.protobuf.text_format import ParseError
+
+    model_config('name: "a"\nmax_batch_size: 8\n')
+    for wrong in ('title: "a"', "max_batch_size: many", "input [ { data_type: TYPE_FLOAT } ]"):
+        with pytest.raises(ParseError):
+            model_config(wrong)
 
 
 def test_triton_repository(output, tmp_path, model_config):
@@ -104,12 +60,10 @@ def test_triton_repository(output, tmp_path, model_config):
         assert len(labels) == 10
         source = output / report["targets"][target]["engine"]
         assert (place / name / "1" / f"model{source.suffix}").read_bytes() == source.read_bytes()
-        theirs = _published()
-        if theirs is not None:
-            text_format.Parse((place / name / "config.pbtxt").read_text(), theirs())
 
 
-# The published schema of the server's config.json, as far as models go.
+# What the server's schema says of models, in our words; test_the_servers_own_schema_takes_it has
+# the schema itself.
 _OVMS = {
     "type": "object",
     "required": ["model_config_list"],
@@ -162,6 +116,45 @@ def test_openvino_model_server_repository(output, tmp_path):
     model = openvino.Core().read_model(version / "model.xml")
     settings = entry["config"]["plugin_config"]
     openvino.Core().compile_model(model, entry["config"]["target_device"], settings)
+
+
+def _cpp_text(source: str, name: str) -> Any:
+    """JSON in a C++ constant: raw strings and other constants, joined by plus signs."""
+    source = re.sub(r"(?m)^#.*$", "", source)  # with all that is optional
+    piece = r'R"\((?:.*?)\)"|[A-Z_]+'
+    start = re.search(rf"\b{name} *= *", source)
+    assert start is not None
+
+    def text(at: int) -> str:
+        found = ""
+        for part in re.compile(rf"\s*\+?\s*({piece}|;)", re.DOTALL).finditer(source, at):
+            if part[1] == ";":
+                return found
+            if part[1].startswith('R"('):
+                found += part[1][3:-2]
+            else:
+                inner = re.search(rf"\b{part[1]} *= *", source)
+                assert inner is not None
+                found += text(inner.end())
+        raise AssertionError(name)
+
+    return json.loads(text(start.end()))
+
+
+def test_the_servers_own_schema_takes_it(output, tmp_path):
+    """EDGERES_OVMS_SCHEMA names src/schema.cpp of a copy of the server's repository."""
+    source = os.environ.get("EDGERES_OVMS_SCHEMA")
+    if source is None:
+        pytest.skip("EDGERES_OVMS_SCHEMA does not name OpenVINO Model Server's src/schema.cpp")
+    if not (output / "openvino").is_dir():
+        pytest.skip("openvino is not installed")
+    schema = _cpp_text(Path(source).read_text(encoding="utf-8"), "MODELS_CONFIG_SCHEMA")
+    place, _ = serve(output, "openvino-model-server", tmp_path / "models")
+    config = json.loads((place / "config.json").read_text())
+    jsonschema.validate(config, schema)
+    config["model_config_list"][0]["config"]["colour"] = "red"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(config, schema)
 
 
 def test_a_report_that_names_an_engine_elsewhere_is_refused(output, tmp_path):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +22,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.devices.address import parse_ssh
 from edgeres.devices.remote import benchmark_on, predict_on
 from edgeres.devices.ssh import run_on
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import BackendMissingError, StorageError, UsageError
 from edgeres.evaluation.validate import validate
 
 
@@ -77,6 +83,52 @@ def test_a_cut_upload_goes_on_where_it_stopped(sshd, relay, tmp_path: Path) -> N
     assert relay.connections == 3
 
 
+def upload(device, file: Path) -> None:
+    asyncio.run(run_on(device, {"big": file}, ["true"], seconds=30))
+
+
+def test_a_full_disk_there_is_said_before_anything_is_sent(sshd, mount, tmp_path: Path) -> None:
+    disk = mount("size=4m")
+    device = replace(sshd.device(), store=str(disk / "store"))
+    big = tmp_path / "big"
+    big.write_bytes(bytes(6 << 20))
+    with pytest.raises(StorageError, match="no space left at the host: 6291456 more") as caught:
+        upload(device, big)
+    assert caught.value.exit_code == 6
+    assert [file for file in disk.rglob("*") if file.is_file()] == []
+    # It fits into the store, and not a second time into the folder of the run.
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    with pytest.raises(StorageError, match="No space left on device"):
+        upload(device, big)
+    assert list((disk / "store").glob("run-*")) == []
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    upload(device, big)
+
+
+def test_a_disk_there_that_fills_up_meanwhile_is_named(sshd, mount, tmp_path: Path) -> None:
+    disk = mount("size=80m")
+    device = replace(sshd.device(), store=str(disk / "store"))
+    big = tmp_path / "big"
+    big.write_bytes(bytes(64 << 20))
+    filler = disk / "filler"
+
+    def fill() -> None:
+        for _ in range(10_000):
+            if any(part.stat().st_size for part in disk.rglob("*.part")):
+                with filler.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - 65_536)
+                return
+            time.sleep(0.001)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    with pytest.raises(StorageError, match="no space left at the host"):
+        upload(device, big)
+    filling.join()
+    assert filler.stat().st_size > 1 << 20
+    assert list(disk.rglob("*.part")) == []  # a full disk is not left full
+
+
 def test_a_cut_run_is_not_run_twice(sshd, relay, tmp_path: Path) -> None:
     count = tmp_path / "count"
     script = f"echo run >> {count}; sleep 3; echo done"
@@ -111,8 +163,6 @@ def test_a_changed_host_key_is_refused(sshd, tmp_path: Path, engine) -> None:
 
 
 def test_strangers_and_absent_hosts_are_told_apart(sshd, engine, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(BackendMissingError, match="login was refused"):
         benchmark_on(replace(sshd.device(), identity=sshd.folder / "other_key"), [engine])
     with pytest.raises(BackendMissingError, match="cannot be reached"):

@@ -76,6 +76,21 @@ def engine_of(run: Path, name: str) -> Path:
     return run / name / f"model{backend.engine_suffix}"
 
 
+def test_with_a_trial_further_engines_are_built_in_children(run, images, monkeypatch):
+    engine = engine_of(run, "onnxruntime")
+    fp32 = run / "baseline" / "model.onnx"
+    plain = compare(fp32, engine, images, GREY, threads=1)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("built in this process")
+
+    monkeypatch.setattr(type(get_backend("onnxruntime")), "build", refuse)
+    tried = compare(fp32, engine, images, GREY, threads=1, trial=True)
+    assert tried.to_dict() == plain.to_dict()
+    with pytest.raises(AssertionError, match="in this process"):
+        compare(fp32, engine, images, GREY, threads=1)
+
+
 def with_weight_scale(qdq: Path, out: Path, factor: float) -> Path:
     """A Q/DQ file in which the weight scales of one layer are multiplied."""
     model = onnx.load(qdq)

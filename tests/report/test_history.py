@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -123,6 +125,44 @@ def test_other_files_are_refused_and_kept(report, tmp_path: Path) -> None:
         assert path.read_bytes() == before
     with pytest.raises(ArtefactError, match="no history is there"):
         read_history(tmp_path / "absent.sqlite")
+
+
+def test_a_file_that_a_killed_run_began_is_gone_on_with(report, tmp_path: Path) -> None:
+    # Found by benchmarks/kills.py: killed between making the file and making its table.
+    path = tmp_path / "h.sqlite"
+    path.touch()
+    assert read_history(path) == []
+    assert append_run(path, report(), name="net") == 1
+    # A table of somebody else's is no history, whatever its number.
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE results (letter TEXT)")
+    database.close()
+    before = other.read_bytes()
+    for use in (read_history, lambda p: append_run(p, report(), name="net")):
+        with pytest.raises(ArtefactError, match="is no history"):
+            use(other)
+    assert other.read_bytes() == before
+
+
+def test_rows_that_a_killed_run_half_wrote_are_rolled_back(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    append_run(path, report(), name="net")
+    code = (
+        "import os, sqlite3, sys\n"
+        "database = sqlite3.connect(sys.argv[1])\n"
+        "database.execute('PRAGMA cache_size = 1')\n"
+        "database.execute('BEGIN IMMEDIATE')\n"
+        "database.execute('UPDATE results SET name = zeroblob(9000)')\n"
+        "for _ in range(50):\n"
+        "    database.execute('INSERT INTO results SELECT * FROM results LIMIT 3')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.with_name("h.sqlite-journal").stat().st_size > 0
+    assert [row.name for row in read_history(path)] == ["net"] * 3
+    assert append_run(path, report(), name="net") == 2
 
 
 def test_page_shows_it(report, tmp_path: Path) -> None:

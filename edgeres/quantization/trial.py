@@ -1,0 +1,73 @@
+"""Reads and runs an ONNX model from elsewhere in a child process, before this one touches it.
+
+Parsing, shape inference and ONNX Runtime are native code; a hostile or damaged file may crash them,
+hang them or make them take all memory. Here that ends a child, and the parent reports. The file is
+read as :mod:`edgeres.exporting.external_data` says: weights only from plain files beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from edgeres.backends import limited
+from edgeres.child import JsonValue, run_limited
+
+_HERE = "edgeres.quantization.trial"
+
+
+def try_model(path: Path) -> None:
+    """Runs an ONNX model once on zeros, as it is written and as ONNX Runtime optimizes it.
+
+    Args:
+        path: The ONNX file.
+
+    Raises:
+        ModelError: It is not safe, or no model that ONNX Runtime takes.
+        StageError: It crashed, hung or hit a limit.
+    """
+    _limited("run_file", path)
+
+
+def input_shape(path: Path) -> tuple[int | None, ...]:
+    """Shape of the first input of an ONNX model, a free size as ``None``; parsed in the child.
+
+    Raises:
+        ModelError: It is not safe, or no model.
+        StageError: It crashed, hung or hit a limit.
+    """
+    return tuple(cast("list[int | None]", _limited("read_file", path)))
+
+
+def _limited(function: str, path: Path) -> JsonValue:
+    return run_limited(
+        f"{_HERE}:{function}",
+        {"path": str(path)},
+        seconds=limited.TRIAL_SECONDS,
+        memory_bytes=limited.MEMORY_BYTES,
+    )
+
+
+def read_file(path: str) -> list[int | None]:
+    """What the child of :func:`input_shape` does."""
+    from edgeres.exporting.external_data import load_self_contained
+    from edgeres.onnx_info import summarize
+
+    load_self_contained(Path(path))
+    return list(summarize(Path(path)).inputs[0].shape)
+
+
+def run_file(path: str) -> None:
+    """What the child of :func:`try_model` does; a model with open sizes is loaded and not run."""
+    from edgeres.exporting.external_data import load_self_contained
+    from edgeres.onnx_info import summarize
+    from edgeres.quantization.forward import open_session, run_session
+
+    model = load_self_contained(Path(path)).SerializeToString()
+    free, *sizes = summarize(Path(path)).inputs[0].shape or (None, None)
+    for optimize in (False, True):
+        session = open_session(model, optimize=optimize)
+        if None not in sizes:
+            run_session(session, np.zeros((free or 1, *(n or 1 for n in sizes)), np.float32))
