@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,10 @@ def measure_layers(
     images = take(validation, min(wanted.layer_samples, len(validation)))
     found = {}
     for item in built:
-        alone = _tried(run, item, lambda of=item: _sensitivity(run, networks, table, of, images))
+        alone = _tried(run, item, partial(_sensitivity, run, networks, table, item, images))
         compared = None
         if item.target.not_executable is None:
-            compared = _tried(run, item, lambda of=item: _compared(run, networks, of, images))
+            compared = _tried(run, item, partial(_compared, run, networks, item, images))
         found[item.target.name] = LayerFiles(compared, alone)
     return found
 

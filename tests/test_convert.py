@@ -213,11 +213,12 @@ def test_planted_regressions_fail(workplace, report, tmp_path):
     from onnx import numpy_helper
 
     model = onnx.load(workplace / "out" / "onnxruntime" / "model.qdq.onnx")
-    (scale,) = [
-        weight for weight in model.graph.initializer if weight.name == "layer2.1.conv1.weight_scale"
-    ]
-    doubled = numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name)
-    scale.CopyFrom(doubled)
+    # An INT32 bias must go along, or the engine would not fuse the layer, which is another fault.
+    names = {"layer2.1.conv1.weight_scale", "layer2.1.conv1.bias_scale"}
+    scales = [weight for weight in model.graph.initializer if weight.name in names]
+    assert len(scales) == 2
+    for scale in scales:
+        scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
     onnx.save(model, tmp_path / "doubled.onnx")
     bad = tmp_path / "out" / "onnxruntime" / "model.onnx"
     bad.parent.mkdir(parents=True)
