@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.container_limits import usable_memory, usable_threads
+from edgeres.version import __version__
 
 PACKAGES = (
     "edgeres",
@@ -156,9 +157,15 @@ def describe_environment(packages: Sequence[str] = PACKAGES) -> Environment:
 
 
 def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of those distributions that are installed; imports none of them."""
+    """Versions of those distributions that are installed; imports none of them.
+
+    That of edgeres is of the code that runs, which need not be what is installed.
+    """
     versions = {}
     for name in packages:
+        if name == "edgeres":
+            versions[name] = __version__
+            continue
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

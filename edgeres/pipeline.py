@@ -31,6 +31,7 @@ from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.predictions import Predictions
 from edgeres.files import disk_errors
+from edgeres.layers import measure_layers
 from edgeres.networks import (
     Network,
     Networks,
@@ -201,7 +202,8 @@ def _prove(
     int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
     pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]
     times = latencies(run, pairs, validation, networks.preprocess) if pairs else {}
-    return Proof(networks, validation.name, dense, final, built, int8, times)
+    layers = measure_layers(run, networks, table, built, validation)
+    return Proof(networks, validation.name, dense, final, built, int8, times, layers)
 
 
 def _reference(targets: list[Target]) -> Target:

@@ -28,9 +28,18 @@ from edgeres.evaluation.gates import (
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
 from edgeres.files import disk_errors, write_atomic
+from edgeres.layers import LayerFiles
 from edgeres.networks import Networks
 from edgeres.recipe import ChecksBlock
-from edgeres.report.evidence import LATENCY, RECIPE, latency_record, pair_answers, write_target
+from edgeres.report.evidence import (
+    COMPARED,
+    LATENCY,
+    RECIPE,
+    SENSITIVITY,
+    latency_record,
+    pair_answers,
+    write_target,
+)
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
     AgreementMatrix,
@@ -58,6 +67,7 @@ class Proof:
         built: Every target's INT8 engine.
         answers: INT8 answers by target, of those that ran here.
         times: FP32 and INT8 latency by target, likewise.
+        layers: What was measured of the layers by target; empty where it was not asked for.
     """
 
     networks: Networks
@@ -67,6 +77,7 @@ class Proof:
     built: Sequence[BuiltTarget]
     answers: Mapping[str, Predictions]
     times: Mapping[str, tuple[EngineTimes, EngineTimes]]
+    layers: Mapping[str, LayerFiles]
 
 
 def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
@@ -157,6 +168,10 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
             images=validation,
             preprocess=proof.networks.preprocess,
         )
+    for name, files in proof.layers.items():
+        for file, end in ((files.compared, COMPARED), (files.sensitivity, SENSITIVITY)):
+            if file is not None:
+                write_atomic(folder / f"{name}{end}", file.read_bytes())
     times = {
         name: latency_record(before.latency, after.latency)
         for name, (before, after) in proof.times.items()

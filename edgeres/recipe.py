@@ -90,6 +90,16 @@ class BenchmarkBlock(Block):
     seconds: float = Field(default=4.0, gt=0.0, le=3600.0)
 
 
+class ReportBlock(Block):
+    """What is measured for the report page beside what the verdict needs."""
+
+    layers: bool = Field(
+        default=False,
+        description="Measure SQNR and sensitivity of every layer; the page shows them.",
+    )
+    layer_samples: int = Field(default=64, ge=1, description="Validation images for that.")
+
+
 class ShapesBlock(Block):
     """Shape range of one input, the batch first, for engines that are made for a range."""
 
@@ -141,6 +151,7 @@ class Recipe(Block):
     )
     checks: ChecksBlock = ChecksBlock()
     benchmark: BenchmarkBlock = BenchmarkBlock()
+    report: ReportBlock = ReportBlock()
 
     @model_validator(mode="after")
     def _targets_exist_once(self) -> Recipe:

@@ -213,17 +213,22 @@ def test_planted_regressions_fail(workplace, report, tmp_path):
     from onnx import numpy_helper
 
     model = onnx.load(workplace / "out" / "onnxruntime" / "model.qdq.onnx")
-    (scale,) = [
-        weight for weight in model.graph.initializer if weight.name == "layer2.1.conv1.weight_scale"
-    ]
-    doubled = numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name)
-    scale.CopyFrom(doubled)
+    # An INT32 bias must go along, or the engine would not fuse the layer, which is another fault.
+    names = {"layer2.1.conv1.weight_scale", "layer2.1.conv1.bias_scale"}
+    scales = [weight for weight in model.graph.initializer if weight.name in names]
+    assert len(scales) == 2
+    for scale in scales:
+        scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
     onnx.save(model, tmp_path / "doubled.onnx")
+    bad = tmp_path / "out" / "onnxruntime" / "model.onnx"
+    bad.parent.mkdir(parents=True)
     built = _invoke(
-        "build", tmp_path / "doubled.onnx", "--output", tmp_path / "model",
+        "build", tmp_path / "doubled.onnx", "--output", bad.with_suffix(""),
         "--target", "onnxruntime",
     )  # fmt: skip
     assert built.exit_code == 0, built.output
+    shutil.copyfile(tmp_path / "doubled.onnx", bad.with_name("model.qdq.onnx"))
+    shutil.copytree(workplace / "out" / "baseline", tmp_path / "out" / "baseline")
     good = workplace / "out" / report["targets"]["onnxruntime"]["engine"]
     # A file of answers stays right where the engine's images are prepared wrongly.
     baseline = tmp_path / "baseline.npz"
@@ -231,12 +236,19 @@ def test_planted_regressions_fail(workplace, report, tmp_path):
     first = _invoke("validate", good, "--baseline", fp32, "--max-drop", "1", "--json")
     assert first.exit_code == 0, first.output
     _invoke("validate", good, "--baseline", fp32, "--save", baseline)
-    for engine, options in ((tmp_path / "model.onnx", ()), (good, ("--mean", "0.9"))):
-        kept = json.loads((workplace / "out" / "baseline" / "preprocess.json").read_text())
-        (tmp_path / "preprocess.json").write_text(json.dumps(kept))
+    kept = (workplace / "out" / "baseline" / "preprocess.json").read_text()
+    (tmp_path / "preprocess.json").write_text(kept)
+    for engine, options, told in (
+        (bad, (), "layer2.1.conv1 alone leaves"),
+        (good, ("--mean", "0.9"), "mean is [0.9] here and [0.286] in"),
+    ):
         result = _invoke("validate", engine, "--baseline", baseline, *options, "--json")
         assert result.exit_code == 1, result.output
-        assert json.loads(result.stdout)["verdict"] == "fail"
+        content = json.loads(result.stdout)
+        assert content["verdict"] == "fail"
+        assert told in content["explanation"]
+    result = _invoke("compare", fp32, bad, "--samples", "8", "--json")
+    assert json.loads(result.stdout)["suspects"][0]["node"] == "layer2.1.conv1"
 
 
 def test_a_bad_image_is_left_out_and_named(workplace, report, tmp_path):
@@ -309,6 +321,38 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     assert [row.run for row in kept] == sorted(row.run for row in kept)
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
+
+
+def test_layers_are_measured_where_it_is_asked_for(workplace, report, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(workplace / "out", out)
+    text = (workplace / "recipe.yaml").read_text()
+    few = workplace / "layers.yaml"
+    few.write_text(text + "report: {layer_samples: 8}\n")
+    arguments = ("convert", few, "--layers", "--output", out, "--json")
+    first = json.loads(_invoke(*arguments).stdout)
+    anew = {stage["name"].split(" (")[0] for stage in first["stages"] if not stage["cached"]}
+    assert anew == {"benchmark", "sensitivity", "compare layers"}
+    page = Path(json.loads(_invoke("report", out, "--json").stdout)["files"]["html"]).read_text()
+    for name, target in report["targets"].items():
+        alone = json.loads((out / "evidence" / f"{name}-sensitivity.json").read_text())
+        assert {"conv1", "layer3.0.downsample.0", "fc"} <= {x["node"] for x in alone["nodes"]}
+        assert all(10 < x["only"]["sqnr_db"] < 100 for x in alone["nodes"])
+        assert f"Sensitivity, most sensitive layers first ({name})" in page
+        kept = out / "evidence" / f"{name}-compare.json"
+        assert kept.is_file() == target["executed"]
+        if not target["executed"]:
+            continue
+        found = json.loads(kept.read_text())
+        assert found["candidate"] == target["engine"]
+        assert str(tmp_path) not in kept.read_text()
+        assert found["output"]["samples"] == 8
+        for layer in found["layers"]:
+            assert 15 < layer["own_sqnr_db"] < 100
+            assert f">{layer['own_sqnr_db']:.1f}</td>" in page
+        assert f"SQNR of the outputs ({name})" in page
+    again = json.loads(_invoke(*arguments).stdout)
+    assert [stage["name"] for stage in again["stages"] if not stage["cached"]] == ["benchmark"]
 
 
 def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):

@@ -56,6 +56,10 @@ def convert(
             help="A target's own option, e.g. tensorrt.max_batch=8; repeat for several.",
         ),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Also measure each layer's SQNR and sensitivity."),
+    ] = False,
     *,
     preprocess: o.PreprocessOptions,
     untrained: Untrained = False,
@@ -89,6 +93,7 @@ def convert(
             "checks.confidence": confidence,
             "benchmark.threads": threads,
             "checks.untrained": untrained or None,
+            "report.layers": layers or None,
         }
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= o.target_options(option)

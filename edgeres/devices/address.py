@@ -13,7 +13,7 @@ _SCHEME = "ssh://"
 
 @dataclass(frozen=True)
 class SshDevice:
-    """A host, how to log in, and the Python that has edgeres there.
+    """A host, how to log in, and the Python to run there.
 
     Attributes:
         host: Name or address.

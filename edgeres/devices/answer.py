@@ -1,4 +1,4 @@
-"""What a device runs to answer images: ``python -m edgeres.devices.answer ENGINE IMAGES ANSWERS``.
+"""How a device answers images; see :mod:`edgeres.devices.program`.
 
 The images come fitted to the network's size, as bytes, with the normalization still to do; the
 answers go back whole and are judged where the baseline is.
@@ -7,7 +7,6 @@ answers go back whole and are judged where the baseline is.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import EdgeResError
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.validate import BATCH, executable_backend
 
@@ -49,19 +47,3 @@ def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> N
             model_sha256=engine.source_sha256,
         )
     found.save(out)
-
-
-def main(arguments: list[str]) -> int:
-    """Answers, or prints the error as the command line does with ``--json``."""
-    try:
-        engine, images, out, threads = arguments
-        answer(Path(engine), Path(images), Path(out), None if threads == "-" else int(threads))
-    except EdgeResError as error:
-        content = {"id": error.error_id, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": {**content, "exit_code": error.exit_code}}))
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -21,6 +21,7 @@ from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
+from edgeres.devices.runtime import NAME, write_runtime
 from edgeres.devices.ssh import Finished, run_on
 from edgeres.errors import BackendMissingError, EdgeResError, StageError, UsageError
 from edgeres.evaluation.predictions import Predictions, load_predictions
@@ -44,7 +45,7 @@ def benchmark_on(
     """Runs ``edgeres benchmark`` on a host.
 
     Args:
-        device: The host; its Python must have edgeres and the engines' runtimes.
+        device: The host; its Python must have NumPy, Pillow and the engines' runtimes.
         paths: Engine files, each with its sidecar beside it; the first is the yardstick.
         batch_size: Images in a run.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
@@ -56,7 +57,7 @@ def benchmark_on(
         What ``benchmark --json`` prints there, with the engines under their paths here.
 
     Raises:
-        BackendMissingError: The host, its key, or edgeres on it is missing.
+        BackendMissingError: The host, its key, or a runtime on it is missing.
         EdgeResError: The error that the command gave there.
     """
     files: dict[str, Path] = {}
@@ -67,14 +68,18 @@ def benchmark_on(
         files |= {
             f"{prefix}/{name}": file for name, file in engine_files(read_engine(path)).items()
         }
-    command = [
-        "PYTHON", "-m", "edgeres", "benchmark", *names, "--json",
-        "--batch-size", str(batch_size), "--seconds", f"{seconds:g}",
-    ]  # fmt: skip
-    command += ["--threads", str(threads)] if threads is not None else []
-    command += ["--sustained", f"{sustained_s:g}"] if sustained_s is not None else []
+    request = {
+        "engines": list(names),
+        "batch_size": batch_size,
+        "threads": threads,
+        "seconds": seconds,
+        "sustained_s": sustained_s,
+    }
     limit = _SPARE_S + len(paths) * (10 * seconds + (sustained_s or 0.0) + 30)
-    found = _answer(device, asyncio.run(run_on(device, files, command, seconds=limit, say=say)))
+    with tempfile.TemporaryDirectory() as folder:
+        files[NAME] = write_runtime(Path(folder))
+        command = ["PYTHON", NAME, "benchmark", json.dumps(request)]
+        found = _answer(device, asyncio.run(run_on(device, files, command, seconds=limit, say=say)))
     found["engines"] = {names.get(name, name): part for name, part in found["engines"].items()}
     return {"device": device.name, **found}
 
@@ -101,17 +106,22 @@ def predict_on(
         say: Called when a connection was lost.
 
     Raises:
-        BackendMissingError: The host, its key, or edgeres on it is missing.
+        BackendMissingError: The host, its key, or a runtime on it is missing.
         EdgeResError: The error that came up there.
     """
     engine = read_engine(path)
-    command = ["PYTHON", "-m", "edgeres.devices.answer", f"engine/{path.name}", "images.npz"]
-    command += ["answers.npz", "-" if threads is None else str(threads)]
+    request = {
+        "engine": f"engine/{path.name}",
+        "images": "images.npz",
+        "answers": "answers.npz",
+        "threads": threads,
+    }
+    command = ["PYTHON", NAME, "answer", json.dumps(request)]
     with tempfile.TemporaryDirectory() as name:
         packed = Path(name) / "images.npz"
         packed.write_bytes(pack(dataset, preprocess, bad))
         files = {f"engine/{key}": file for key, file in engine_files(engine).items()}
-        files["images.npz"] = packed
+        files |= {"images.npz": packed, NAME: write_runtime(Path(name))}
         done = asyncio.run(
             run_on(device, files, command, fetch=["answers.npz"], seconds=_VALIDATE_S, say=say)
         )
@@ -172,7 +182,8 @@ def _answer(device: SshDevice, done: Finished) -> dict[str, Any]:
         if "No module named" in last or done.code in (126, 127):
             raise BackendMissingError(
                 f"{device.name}: {device.python} cannot run edgeres there ({last}).",
-                hint="Install edgeres and the runtime there, or give --remote-python.",
+                hint="It needs Python 3.11 with numpy, pillow and the engine's runtime: install "
+                "them there, or name another Python with --remote-python.",
             )
         raise StageError(
             f"{device.name}: the command ended with {done.code}: {last}.", hint="See the host."

@@ -186,7 +186,7 @@ async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
     part = whole.with_suffix(".part")
     async with link.start_sftp_client() as sftp:
         await sftp.makedirs(str(whole.parent), exist_ok=True)
-        if await _size(sftp, whole) == size:
+        if await _size(sftp, whole) == size and await _sha256(link, whole) == sha256:
             return
         done = await _size(sftp, part) or 0
         if done > size:
@@ -206,8 +206,7 @@ async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
         ):  # all that the protocol says of a disk that filled up meanwhile
             await _check_room(sftp, store, path, size - (await _size(sftp, part) or 0), part)
             raise
-        found = await link.run(f"sha256sum {shlex.quote(str(part))}", check=False)
-        if str(found.stdout).partition(" ")[0] != sha256:
+        if await _sha256(link, part) != sha256:
             await sftp.remove(str(part))
             raise ArtefactError(
                 f"{path}: arrived damaged at the host.", hint="Run again; it is copied anew."
@@ -239,6 +238,11 @@ async def _check_room(
         f"in {store}.",
         hint="Free some space there and run again.",
     )
+
+
+async def _sha256(link: Any, path: PurePosixPath) -> str:
+    found = await link.run(f"sha256sum {shlex.quote(str(path))}", check=False)
+    return str(found.stdout).partition(" ")[0]
 
 
 async def _size(sftp: Any, path: PurePosixPath) -> int | None:

@@ -25,6 +25,7 @@ from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, DataError, ModelError
 from edgeres.evaluation.coverage import layers_by_node, node_precision
 from edgeres.evaluation.distances import Distance, EngineDistance, LayerDistance, OutputDistance
+from edgeres.evaluation.images import preprocess_differs
 from edgeres.evaluation.inspect import source_of
 from edgeres.evaluation.points import Point, find_points, is_quantized
 from edgeres.evaluation.suspects import Suspect, suspects
@@ -157,7 +158,7 @@ def compare(
         layers,
         loop.output(),
         suspects(layers, reference, candidate),
-        loop.notes(),
+        (*_images_note((candidate, reference), preprocess), *loop.notes()),
     )
 
 
@@ -288,6 +289,17 @@ def _source(engine: Engine, near: Sequence[Path]) -> Path:
         except ArtefactError:
             continue
     return source_of(engine)
+
+
+def _images_note(models: Sequence[Path], preprocess: Preprocess) -> tuple[str, ...]:
+    """Says so where the images are prepared otherwise than in the run that a model comes from."""
+    for folder in dict.fromkeys(model.resolve().parent.parent / "baseline" for model in models):
+        if other := preprocess_differs(folder, preprocess):
+            return (
+                f"{other}: the layers are compared on images that the network was not measured "
+                "on, and both models see the same ones.",
+            )
+    return ()
 
 
 def _choose_points(first: _Model, second: _Model) -> None:

@@ -17,6 +17,8 @@ from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
 from edgeres.evaluation.coverage import Coverage
+from edgeres.evaluation.explanation import Explanation
+from edgeres.evaluation.explanation import explain as find_cause
 from edgeres.evaluation.gates import (
     Limits,
     Verdict,
@@ -35,12 +37,9 @@ if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
-    from edgeres.evaluation.layerwise import LayerComparison
 
 BATCH = 100
 _BASELINE = Path("baseline") / "predictions.npz"
-_FP32 = ("baseline/equalized.onnx", "pruned/model.onnx", "baseline/model.onnx")
-"""FP32 networks in the folder of a run; the first that is there is the one that was quantized."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class Validation:
         comparison: The two, sample by sample.
         coverage: INT8 coverage, ``None`` where no limit asked for it.
         verdict: Outcome of all checks.
-        layers: The engine layer by layer against its FP32 network, where the verdict is ``fail``,
-            an explanation was asked for and the files are there.
+        cause: Why, where the verdict is ``fail`` and an explanation was asked for.
         left_out: Images that could not be decoded, in words; empty where all could.
     """
 
@@ -67,22 +65,13 @@ class Validation:
     comparison: Comparison
     coverage: Coverage | None
     verdict: Verdict
-    layers: LayerComparison | None = None
+    cause: Explanation | None = None
+    left_out: str = ""
 
     @property
     def explanation(self) -> str:
-        """Which layer to look at first, in one sentence; empty where nothing was asked or found."""
-        if self.layers is None:
-            return ""
-        if self.layers.suspects:
-            return self.layers.suspects[0].text
-        first = self.layers.worst_first[0]
-        return (
-            f"no layer stands out; most noise of its own comes from {first.node} "
-            f"({first.own_sqnr_db:.1f} dB)."
-        )
-
-    left_out: str = ""
+        """What to look at first, in one sentence; empty where nothing was asked or found."""
+        return self.cause.text if self.cause is not None else ""
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -102,7 +91,7 @@ class Validation:
             **self.comparison.to_dict(),
             **covered,
             **self.verdict.to_dict(),
-            **({"explanation": self.explanation} if self.layers is not None else {}),
+            **({"explanation": self.explanation} if self.explanation else {}),
             "left_out": self.left_out,
             "baseline": {
                 "name": self.baseline.name,
@@ -145,8 +134,9 @@ def validate(
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         source: ONNX file that the engine was built from, where coverage is asked for and it does
             not lie beside the engine.
-        explain: Where the verdict is ``fail``, find the layer to look at first, if the engine lies
-            in the output folder of ``edgeres convert``.
+        explain: Where the verdict is ``fail``, find out whether the images are prepared wrongly,
+            or else the layer to look at first, if the engine lies in the output folder of
+            ``edgeres convert``.
         conformance: Figures that the engine must reach and not exceed.
         fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
         answered: The engine's answers, where another machine gave them; then the engine is not run.
@@ -208,9 +198,18 @@ def validate(
     checks += deployment_checks(limits, size_bytes=size, **speed)
     checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
-    layers = None
+    cause = None
     if explain and verdict.outcome == "fail":
-        layers = _layer_by_layer(path, dataset, preprocess, source, threads, trial=trial)
+        cause = find_cause(
+            path,
+            reference,
+            dataset,
+            preprocess,
+            baseline_file=baseline if isinstance(baseline, Path) else None,
+            source=source,
+            threads=threads,
+            trial=trial,
+        )
     return Validation(
         engine,
         size,
@@ -219,36 +218,9 @@ def validate(
         comparison,
         coverage,
         verdict,
-        layers,
+        cause,
         bad.summary() if bad is not None else "",
     )
-
-
-def _layer_by_layer(
-    path: Path,
-    dataset: Dataset,
-    preprocess: Preprocess,
-    source: Path | None,
-    threads: int | None,
-    *,
-    trial: bool,
-) -> LayerComparison | None:
-    """The engine against the FP32 network of its run; ``None`` where the files are not there."""
-    from edgeres.evaluation.layerwise import SAMPLES
-    from edgeres.evaluation.layerwise import compare as layer_by_layer
-
-    run = path.resolve().parent.parent
-    fp32 = next((f for name in _FP32 if (f := run / name).is_file()), None)
-    if fp32 is None:
-        return None
-    few = dataset.subset(range(min(SAMPLES, len(dataset))))
-    given = [] if source is None else [source]
-    try:
-        return layer_by_layer(
-            fp32, path, few, preprocess, sources=given, threads=threads, trial=trial
-        )
-    except ArtefactError:  # the Q/DQ file was not kept
-        return None
 
 
 def _try_other(path: Path) -> None:

@@ -140,6 +140,60 @@ def weight_noise(layers: Rows) -> str | None:
     )
 
 
+def layer_sensitivity(layers: Rows) -> str | None:
+    """Share of the logits' noise that each layer brings by itself, most sensitive first; SVG.
+
+    Args:
+        layers: Rows with ``node`` and ``noise_share`` in [0, 1].
+    """
+    alt = _altair()
+    rows = [row for row in layers if row.get("noise_share") is not None]
+    if not rows:
+        return None
+    most = sorted(rows, key=lambda row: -row["noise_share"])[:_MOST_LAYERS]
+    named = [{"layer": str(row["node"])[-34:], "noise": 100 * row["noise_share"]} for row in most]
+    return _svg(
+        alt.Chart(_data(named))
+        .mark_bar(height=9, color="var(--c2)")
+        .encode(
+            alt.X("noise:Q", title="% of the noise (left is better)"),
+            alt.Y("layer:N", sort=None, title=None).axis(labelLimit=200, labelFontSize=10),
+        )
+        .properties(width=WIDTH - 190, height=alt.Step(14))
+    )
+
+
+def layer_noise(layers: Rows) -> str | None:
+    """SQNR of each layer's output in the engine, in the order of the network; SVG.
+
+    Args:
+        layers: Rows with ``node``, ``sqnr_db`` (from the image on) and ``own_sqnr_db``.
+    """
+    alt = _altair()
+    measured = [row for row in layers if row.get("sqnr_db") is not None]
+    kinds = {"sqnr_db": "all layers up to here", "own_sqnr_db": "this layer alone"}
+    rows = [
+        {"place": place, "layer": str(row["node"]), "kind": kind, "db": row[field]}
+        for field, kind in kinds.items()
+        for place, row in enumerate(measured, start=1)
+        if row.get(field) is not None
+    ]
+    if not rows:
+        return None
+    chart = alt.Chart(_data(rows)).mark_line(strokeWidth=2, point={"filled": True, "size": 45})
+    return _svg(
+        chart.encode(
+            alt.X("place:Q", title="layer, from the image to the logits").axis(tickMinStep=1),
+            alt.Y("db:Q", title="SQNR, dB (up is better)").scale(zero=False),
+            alt.Color("kind:N", title=None)
+            .scale(domain=list(kinds.values()), range=["var(--c0)", "var(--c1)"])
+            .legend(orient="top", labelLimit=300),
+            detail="kind:N",
+            tooltip=[alt.Tooltip("layer:N"), alt.Tooltip("db:Q", format=".1f")],
+        ).properties(width=WIDTH - 70, height=170)
+    )
+
+
 def confusion(answers: Answers) -> str | None:
     """Images that each cell of the confusion matrix gains or loses by INT8; SVG.
 
@@ -259,6 +313,7 @@ def _svg(chart: Any) -> str:
             titleColor="var(--ink)",
             labelFontSize=12,
             symbolFillColor="var(--ink)",
+            columnPadding=26,
         )
     )
     svg = str(vl_convert.vegalite_to_svg(styled.to_json()))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FOLDER = "evidence"
 LATENCY = "latency.json"
 RECIPE = "recipe.json"
+COMPARED = "-compare.json"  # behind a target's name: what `edgeres compare --json` prints
+SENSITIVITY = "-sensitivity.json"
 _LOST, _GAINED = 8, 4  # example images kept of each target
 _ROWS = 8192  # rows widened to float64 at a time
 _SIDE = 96  # pixels of the longer side of an example image

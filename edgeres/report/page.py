@@ -27,7 +27,7 @@ from edgeres.report.evidence import (
     read_target,
 )
 from edgeres.report.history import Row, as_dicts, runtime_changes
-from edgeres.report.layer_table import layer_rows
+from edgeres.report.layer_table import layer_rows, standing_out
 from edgeres.report.schema import Report, TargetPart, read_report
 
 REPORT = "report.json"
@@ -143,7 +143,10 @@ def _target(output: Output, name: str, part: TargetPart) -> dict[str, Any]:
         "known": answers is not None,
         "changed": int((answers.dense != answers.engine).sum()) if answers is not None else 0,
         "layers": rows,
-        "noise": charts.weight_noise(rows),
+        "standing_out": standing_out(output.folder / FOLDER, name),
+        "weights": charts.weight_noise(rows),
+        "noise": charts.layer_noise(rows),
+        "sensitivity": charts.layer_sensitivity(rows),
         "blocks": residual_blocks(qdq, precisions) if qdq.is_file() else [],
         "times": output.times.get(name),
         "latency": charts.latency(output.times.get(name) or {}),

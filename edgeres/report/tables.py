@@ -44,7 +44,7 @@ def validation_table(found: Validation) -> ConsoleRenderable:
     if found.left_out:
         _add(table, "Left out", found.left_out)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
-    why = [Text(f"Layer by layer: {found.explanation}")] if found.explanation else []
+    why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
     return Group(table, Text(), Text(verdict), *why)
 
 

@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-import edgeres
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.devices.address import SshDevice
@@ -54,6 +54,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def bare_packages(folder: Path) -> Path:
+    """A folder with links to NumPy, Pillow and ONNX Runtime alone."""
+    folder.mkdir()
+    for name in ("numpy", "PIL", "onnxruntime"):
+        found = find_spec(name)
+        if found is None or found.origin is None:
+            continue
+        package = Path(found.origin).parent
+        (folder / name).symlink_to(package)
+        for libraries in package.parent.glob(f"{name.replace('PIL', 'pillow')}.libs"):
+            (folder / libraries.name).symlink_to(libraries)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory) -> Iterator[Sshd]:
     pytest.importorskip("asyncssh", reason="asyncssh is not installed")
@@ -69,9 +83,9 @@ def sshd(tmp_path_factory) -> Iterator[Sshd]:
         )
     shutil.copyfile(folder / "user_key.pub", folder / "authorized_keys")
     (folder / "authorized_keys").chmod(0o600)
-    # The device's Python: this one, with this package.
-    package = Path(edgeres.__file__).parent.parent
-    script = f'#!/bin/sh\nPYTHONPATH="{package}" exec "{sys.executable}" "$@"\n'
+    # The device's Python: this one, which sees no installed package but those it needs there.
+    bare = bare_packages(folder / "packages")
+    script = f'#!/bin/sh\nPYTHONPATH="{bare}" exec "{sys.executable}" -S "$@"\n'
     (folder / "python").write_text(script)
     (folder / "python").chmod(0o755)
     home = folder / "home"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import edgeres
 from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.devices.address import parse_ssh
 from edgeres.devices.remote import benchmark_on, predict_on
+from edgeres.devices.runtime import runtime_archive
 from edgeres.devices.ssh import run_on
 from edgeres.errors import BackendMissingError, StorageError, UsageError
 from edgeres.evaluation.validate import validate
@@ -37,12 +40,28 @@ def images() -> ArrayDataset:
     return ArrayDataset("channels", pixels, labels.astype(np.int64))
 
 
+@pytest.mark.parametrize("package", ["edgeres", "torch", "onnx", "typer", "rich", "pydantic"])
+def test_the_device_of_these_tests_is_bare(sshd, package: str) -> None:
+    done = subprocess.run(
+        [sshd.device().python, "-c", f"import numpy, PIL, onnxruntime, {package}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    assert f"No module named '{package}'" in done.stderr
+
+
 def test_benchmark_runs_there(sshd, engine) -> None:
     found = benchmark_on(sshd.device(), [engine], threads=1, seconds=0.2)
     part = found["engines"][str(engine)]
     assert part["latency_ms"]["p50"] > 0
     assert part["backend"] == "onnxruntime"
     assert found["device"].startswith("ssh://")
+    assert found["environment"]["versions"]["edgeres"] == edgeres.__version__
+    assert part["peak_memory_bytes"] > 0  # measured in a child process there
+    runtime = hashlib.sha256(runtime_archive()).hexdigest()
+    assert (sshd.home / ".cache/edgeres/files" / runtime).is_file()
     runs = list((sshd.home / ".cache/edgeres").glob("run-*"))
     assert runs == []  # nothing is left behind but the store
 
@@ -72,8 +91,6 @@ def test_a_cut_upload_goes_on_where_it_stopped(sshd, relay, tmp_path: Path) -> N
         )
     )
     assert done.code == 0
-    import hashlib
-
     assert done.out.split()[0].decode() == hashlib.sha256(big.read_bytes()).hexdigest()
     assert relay.connections == 2
     assert len(told) == 1
@@ -127,6 +144,17 @@ def test_a_disk_there_that_fills_up_meanwhile_is_named(sshd, mount, tmp_path: Pa
     filling.join()
     assert filler.stat().st_size > 1 << 20
     assert list(disk.rglob("*.part")) == []  # a full disk is not left full
+
+
+def test_a_kept_file_that_was_damaged_is_sent_anew(sshd, engine, images) -> None:
+    preprocess = Preprocess(scale=1 / 255)
+    first = predict_on(sshd.device(), engine, images, preprocess)
+    kept = sshd.home / ".cache/edgeres/files" / hashlib.sha256(runtime_archive()).hexdigest()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    again = predict_on(sshd.device(), engine, images, preprocess)
+    assert kept.read_bytes() == whole
+    assert again.digest == first.digest
 
 
 def test_a_cut_run_is_not_run_twice(sshd, relay, tmp_path: Path) -> None:
