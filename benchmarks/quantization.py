@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -233,14 +234,17 @@ def latency(
 def in_turns(
     engine: str, files: dict[str, str], images: NDArray[Any], seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of each run of every file on one engine; the files take turns, 10 times at least."""
+    """Seconds of each run of every file on one engine; turns in random order, 10 at least."""
     running = {name: open_engine(engine, file) for name, file in files.items()}
     for infer in running.values():
         infer(images)
     times: dict[str, list[float]] = {name: [] for name in running}
+    shuffled, order = random.Random(0), list(running)
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(next(iter(times.values()))) < 10:
-        for name, infer in running.items():
+        shuffled.shuffle(order)  # who comes behind a slow one is slower: not always the same
+        for name in order:
+            infer = running[name]
             infer(images)  # the one before left the caches to another model
             started = time.perf_counter()
             infer(images)
