@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edgeres.evaluation.fusions import Fusions
 from edgeres.report.schema import BaselinePart, Percentiles, TargetPart
 
@@ -69,8 +71,18 @@ def latency(times: Percentiles | None) -> str:
     return " / ".join(milliseconds(value) for value in (times.p50, times.p90, times.p99))
 
 
+def precision(targets: Iterable[TargetPart]) -> str:
+    """What the engines were made in, for a heading: ``INT8``, ``FP32``, or both."""
+    return ", ".join(dict.fromkeys(target.precision.upper() for target in targets)) or "INT8"
+
+
+def engine_kind(target: TargetPart) -> str:
+    """What an engine is beside the FP32 model that was brought, also where it is FP32 itself."""
+    return "converted FP32" if target.precision == "fp32" else target.precision.upper()
+
+
 def speedup(target: TargetPart) -> str:
-    """FP32 p50 over INT8 p50; a question mark where the times are doubted."""
+    """FP32 p50 over the engine's p50; a question mark where the times are doubted."""
     if target.speedup is None:
         return MISSING
     return f"{target.speedup:.2f}x" + ("?" if target.stable is False else "")

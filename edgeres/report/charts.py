@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeres.errors import BackendMissingError
+from edgeres.report.cells import engine_kind
 from edgeres.report.evidence import Answers
 from edgeres.report.schema import Report
 
@@ -60,16 +61,17 @@ def drops(report: Report) -> str | None:
     return _svg(alt.layer(*layers).properties(width=WIDTH - 90, height=46 * len(rows) + 20))
 
 
-def latency(record: Mapping[str, Any]) -> str | None:
-    """Share of the runs that took at most so long, FP32 beside INT8, for one target; SVG.
+def latency(record: Mapping[str, Any], engine: str = "INT8") -> str | None:
+    """Share of the runs that took at most so long, FP32 beside the engine, for one target; SVG.
 
     Args:
         record: Of the target; see :func:`edgeres.report.evidence.latency_record`.
+        engine: What the engine is called.
     """
     alt = _altair()
     rows = [
-        {"precision": kind.upper(), "ms": value, "share": percent}
-        for kind in ("fp32", "int8")
+        {"precision": name, "ms": value, "share": percent}
+        for kind, name in (("fp32", "FP32"), ("int8", engine))
         for percent, value in enumerate(record.get(kind, {}).get("quantiles_ms", ()))
         if percent < 100  # the slowest run of all would flatten the picture
     ]
@@ -81,14 +83,14 @@ def latency(record: Mapping[str, Any]) -> str | None:
         .encode(
             alt.X("ms:Q", title="milliseconds").scale(zero=False),
             alt.Y("share:Q", title="% of runs at most").scale(domain=[0, 100]),
-            _two("precision", alt),
+            _two("precision", ("FP32", engine), alt),
         )
     )
     return _svg(chart.properties(width=WIDTH - 70, height=150))
 
 
 def pareto(report: Report) -> str | None:
-    """Top-1 over latency of every engine, FP32 and INT8; SVG."""
+    """Top-1 over latency of every engine and of the FP32 model on its backend; SVG."""
     alt = _altair()
     rows = []
     for name, target in report.targets.items():
@@ -97,7 +99,7 @@ def pareto(report: Report) -> str | None:
             row = {"engine": name, "precision": "FP32", "ms": baseline.p50}
             rows.append({**row, "top1": 100 * report.baseline.top1})
         if target.latency_ms is not None and target.top1 is not None:
-            row = {"engine": name, "precision": "INT8", "ms": target.latency_ms.p50}
+            row = {"engine": name, "precision": engine_kind(target), "ms": target.latency_ms.p50}
             rows.append({**row, "top1": 100 * target.top1})
     if not rows:
         return None
@@ -107,10 +109,11 @@ def pareto(report: Report) -> str | None:
     )
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     colours = [f"var(--c{number % 3 + 1})" for number in range(len(engines))]
+    kinds = ["FP32", *dict.fromkeys(map(engine_kind, report.targets.values()))]
     lines = base.mark_line(strokeDash=[2, 3]).encode(detail="engine:N")
     points = base.mark_point(filled=True, size=130, opacity=1).encode(
         shape=alt.Shape("precision:N", title=None, legend=alt.Legend(orient="top")).scale(
-            domain=["FP32", "INT8"], range=["circle", "square"]
+            domain=kinds, range=["circle", "square", "diamond"][: len(kinds)]
         )
     )
     colour = alt.Color("engine:N", title=None, legend=alt.Legend(orient="top"))
@@ -280,9 +283,9 @@ def _altair() -> Any:
     return altair
 
 
-def _two(field: str, alt: Any) -> Any:
-    """FP32 and INT8 in the same colours everywhere."""
-    scale = alt.Scale(domain=["FP32", "INT8"], range=["var(--c0)", "var(--c1)"])
+def _two(field: str, kinds: Sequence[str], alt: Any) -> Any:
+    """FP32 and the engine in the same colours everywhere."""
+    scale = alt.Scale(domain=list(kinds), range=["var(--c0)", "var(--c1)"])
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
 
 

@@ -64,8 +64,9 @@ def report_markdown(report: Report, *, name: str = "") -> str:
 def results_table(report: Report) -> list[str]:
     """The figures of all targets as lines of a Markdown table, one column for each target."""
     bound = f"{100 * report.confidence:g} %"
+    kind = cells.precision(report.targets.values())
     rows: list[tuple[str, Iterable[str]]] = [
-        ("Top-1 %, FP32 → INT8", _each(report, lambda t: cells.top1(report.baseline, t, "→"))),
+        (f"Top-1 %, FP32 → {kind}", _each(report, lambda t: cells.top1(report.baseline, t, "→"))),
         (f"Drop pp ({bound} bound)", _each(report, lambda t: cells.drop(t, "≤ "))),
         ("Agreement %", _each(report, lambda t: cells.percent(t.agreement))),
         ("SQNR dB", _each(report, cells.sqnr)),

@@ -42,7 +42,9 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         )
     facts += [
         "- Quantized: INT8 weights for each output channel, INT8 activations, scales from "
-        "calibration images",
+        "calibration images"
+        if _quantized(report)
+        else "- Not quantized: weights and activations are FP32",
         f"- Runtimes: {plain(', '.join(runtimes))}",
         f"- Tool: edgeres {machine.versions.get('edgeres', '')}".rstrip(),
     ]
@@ -78,12 +80,17 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
     return "\n".join(lines) + "\n"
 
 
+def _quantized(report: Report) -> bool:
+    return any(part.precision == "int8" for part in report.targets.values())
+
+
 def _head(report: Report, title: str, license_name: str) -> list[str]:
     """Metadata that the Hugging Face Hub reads; texts are JSON, which is YAML."""
     head = ["---", "pipeline_tag: image-classification", "library_name: edgeres"]
     if license_name:
         head.append(f"license: {json.dumps(license_name)}")
-    head += [f"tags: {json.dumps(['int8', 'quantized', *report.targets])}"]
+    tags = ["int8", "quantized"] if _quantized(report) else ["fp32"]
+    head += [f"tags: {json.dumps([*tags, *report.targets])}"]
     measured = [part.top1 for part in report.targets.values() if part.top1 is not None]
     if measured:
         head += [

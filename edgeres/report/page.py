@@ -149,7 +149,7 @@ def _target(output: Output, name: str, part: TargetPart) -> dict[str, Any]:
         "sensitivity": charts.layer_sensitivity(rows),
         "blocks": residual_blocks(qdq, precisions) if qdq.is_file() else [],
         "times": output.times.get(name),
-        "latency": charts.latency(output.times.get(name) or {}),
+        "latency": charts.latency(output.times.get(name) or {}, cells.engine_kind(part)),
     }
 
 

@@ -60,10 +60,10 @@ class BaselinePart:
 
 @dataclass(frozen=True)
 class PruningLatency:
-    """INT8 latency that pruning by latency went by, in milliseconds (p50), and what it came to.
+    """Latency that pruning by latency went by, in milliseconds (p50), and what it came to.
 
     Attributes:
-        target: Where it was measured.
+        target: Where it was measured, in the precision of that target's engine.
         dense_ms: The dense network, measured with its layers.
         predicted_ms: The pruned network, predicted before it was built.
         measured_ms: The pruned network, in this run's benchmark.
@@ -131,7 +131,7 @@ class TargetPart:
         notes: What was found in the Q/DQ model that is slow, not wrong.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
-        speedup: FP32 p50 over INT8 p50.
+        speedup: FP32 p50 over the engine's p50.
         speedup_interval: Two-sided confidence interval of it.
         stable: Whether nothing speaks against the times; ``doubts`` says what does.
         saturating: Whether INT8 sums can overflow on this device with this backend.

@@ -68,8 +68,10 @@ def _heading(report: Report) -> Text:
         if pruned.latency is not None:
             told = pruned.latency
             found = "" if told.measured_ms is None else f", measured {told.measured_ms:.3g} ms"
+            part = report.targets.get(told.target)
+            kind = cells.precision(report.targets.values() if part is None else [part])
             lines.append(
-                f"pruned by INT8 latency on {told.target}: dense {told.dense_ms:.3g} ms, "
+                f"pruned by {kind} latency on {told.target}: dense {told.dense_ms:.3g} ms, "
                 f"predicted {told.predicted_ms:.3g} ms{found}"
             )
             if told.kept == "uniform" and told.uniform_ms is not None:
@@ -89,7 +91,7 @@ def _wide(report: Report, unicode: bool) -> Table:
     table = _table(unicode)
     table.add_column("Target\n")
     for heading in (
-        f"Top-1 %\nFP32 {arrow} INT8",
+        f"Top-1 %\nFP32 {arrow} {cells.precision(report.targets.values())}",
         f"Drop pp\n({bound} bound)",
         "Agree\n%",
         "SQNR\ndB",
@@ -128,12 +130,13 @@ def _narrow(report: Report, unicode: bool, width: int) -> ConsoleRenderable:
 
 def _columns(report: Report, targets: Mapping[str, TargetPart], unicode: bool) -> Table:
     arrow, at_most = _signs(unicode)
+    kind = cells.precision(report.targets.values())
     table = _table(unicode)
     table.add_column("")
     for name in targets:
         table.add_column(name, justify="right")
     rows: Sequence[tuple[str, Callable[[TargetPart], str | Text]]] = (
-        (f"Top-1 %, FP32 {arrow} INT8", lambda t: cells.top1(report.baseline, t, arrow)),
+        (f"Top-1 %, FP32 {arrow} {kind}", lambda t: cells.top1(report.baseline, t, arrow)),
         (f"Drop pp ({100 * report.confidence:g} % bound)", lambda t: cells.drop(t, at_most)),
         ("Agreement %", lambda t: cells.percent(t.agreement)),
         ("SQNR dB", cells.sqnr),

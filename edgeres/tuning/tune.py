@@ -115,8 +115,11 @@ def tune(
 
 
 def _recipe_identity(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON; what came later is left out at its default, so journals stay valid."""
-    told = recipe.model_dump(mode="json")
+    """The recipe as JSON, without what no try depends on.
+
+    What came later is left out at its default, so journals stay valid.
+    """
+    told = recipe.model_dump(mode="json", exclude={"report"})
     if told["quantize"]["precision"] == "int8":
         del told["quantize"]["precision"]
     return told
@@ -167,6 +170,7 @@ def _measure(
     recipe: Recipe, candidate: Candidate, store: Store, listener: Listener, epochs: int | None
 ) -> Measured:
     chosen = recipe_of(recipe, candidate, epochs=epochs)
+    chosen = chosen.override({"report.layers": False})  # no try has a page to show them on
     _, report, _, _ = prove(open_inputs(chosen), store, listener)
     found = measured_in(report, candidate.target)
     if found is None:

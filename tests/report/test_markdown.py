@@ -42,3 +42,12 @@ def test_card_of_engines_that_never_ran_claims_no_accuracy(report) -> None:
     text = model_card(dataclasses.replace(report(), targets=targets))
     assert "model-index" not in text
     assert "Pruned: structured, to 50 % of the multiply-adds" in text
+
+
+def test_card_of_fp32_engines_claims_no_quantization(report, target) -> None:
+    assert "- Quantized: INT8 weights" in model_card(report())
+    text = model_card(report(targets={"openvino": target(precision="fp32")}))
+    assert "- Not quantized: weights and activations are FP32" in text
+    assert "Quantized: INT8" not in text
+    assert 'tags: ["fp32", "openvino"]' in text
+    assert "Top-1 %, FP32 → FP32" in text

@@ -123,6 +123,20 @@ def test_everything_that_was_measured_is_on_the_page(output) -> None:
     assert "tiny </script>" not in text
 
 
+def test_fp32_engines_are_not_called_int8(output, report, target) -> None:
+    text = report_page(read_output(output))
+    assert "openvino INT8</th>" in text
+    assert "precision: INT8" in text  # the point of the chart
+    write_report(report(targets={"openvino": target(precision="fp32")}), output / "report.json")
+    text = report_page(read_output(output))
+    assert "openvino converted FP32</th>" in text
+    assert "precision: converted FP32" in text
+    assert "Converted FP32 beside FP32" in text
+    assert "converted to FP32 and measured" in text
+    for told in (">INT8<", "INT8 beside", "INT8 minus", "precision: INT8", "quantization:"):
+        assert told not in text, told
+
+
 def test_page_is_one_file_without_addresses(output) -> None:
     text = report_page(read_output(output))
     assert not re.search(r'(?:src|href|action|url\()=?["\'(]?\s*(?:https?:)?//', text)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from edgeres.report.explain import findings
-from edgeres.report.schema import AgreementMatrix
+from edgeres.report.schema import AgreementMatrix, PruningLatency
 from edgeres.report.table import report_table
 
 
@@ -126,3 +126,13 @@ def test_each_pair_of_engines_is_told_once(report, width: int) -> None:
     assert "35.4" not in text
     two = dataclasses.replace(matrix, names=("fp32", "onnxruntime"))
     assert "99.10 (36.1)" not in draw(report(agreement_matrix=two), width)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_precision_is_that_of_the_engines(report, target, precision: str, width: int) -> None:
+    built = report(targets={"openvino": target(precision=precision)})
+    pruning = dataclasses.replace(built.pruning, latency=PruningLatency("openvino", 4.0, 2.0))
+    text = draw(dataclasses.replace(built, pruning=pruning), width)
+    assert f"pruned by {precision.upper()} latency on openvino" in text
+    assert f"FP32 → {precision.upper()}" in text

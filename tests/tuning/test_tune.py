@@ -14,10 +14,11 @@ import edgeres
 from edgeres.cli import app
 from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, GateError, StageError
+from edgeres.progress import Silent
 from edgeres.recipe import Recipe
 from edgeres.tuning import tune as module
 from edgeres.tuning.record import Measured
-from edgeres.tuning.settings import TuneSettings
+from edgeres.tuning.settings import Candidate, TuneSettings
 
 from .conftest import measured
 
@@ -230,6 +231,27 @@ def test_a_journal_from_before_precision_was_searched_goes_on(
     assert result.best.measured is not None
     assert result.best.measured.latency_ms == 1.5
     assert len(result.tries) == 3
+
+
+def test_what_the_page_shows_is_no_part_of_a_search(recipe: Recipe) -> None:
+    told = recipe.override({"report.layers": True, "report.layer_samples": 8})
+    assert module._recipe_identity(told) == module._recipe_identity(recipe)
+    assert "report" not in module._recipe_identity(recipe)  # as the version without it wrote
+
+
+def test_no_try_measures_layers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Recipe] = []
+
+    def opened(chosen: Recipe) -> None:
+        seen.append(chosen)
+        raise StageError("far enough")
+
+    monkeypatch.setattr(module, "open_inputs", opened)
+    told = recipe.override({"report.layers": True, "report.layer_samples": 8})
+    candidate = Candidate(recipe.targets[0], 1.0, "", "mse")
+    with pytest.raises(StageError, match="far enough"):
+        module._measure(told, candidate, None, Silent(), 0)  # type: ignore[arg-type]
+    assert (seen[0].report.layers, seen[0].report.layer_samples) == (False, 8)
 
 
 @pytest.mark.slow
