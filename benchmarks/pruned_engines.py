@@ -1,7 +1,7 @@
 """INT8 engines of pruned networks: accuracy on the test images and latency, all taking turns.
 
-Used by `pruning.py --engines`. The dense network is also quantized by ONNX Runtime's quantizer and
-NNCF (`quantizers.py`): post-training quantization without pruning is what pruning has to beat.
+Used by `pruning.py engines` and `latency`. The dense network is also quantized by ONNX Runtime's
+quantizer and NNCF (`quantizers.py`): post-training quantization without pruning is what pruning has to beat.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ def engines_of(
         folder = folder_of(name, work)
         folder.mkdir(parents=True, exist_ok=True)
         onnx, table = folder / "fp32.onnx", folder / "table.json"
-        if not table.exists():
-            save_checkpoint(folder / NETWORK, checkpoint)
-            export(folder / NETWORK, onnx, image_size=SIZE, settings=ExportBlock())
+        network = folder / NETWORK
+        before = file_sha256(network) if network.exists() else None
+        save_checkpoint(network, checkpoint)
+        if not table.exists() or before != file_sha256(network):
+            export(network, onnx, image_size=SIZE, settings=ExportBlock())
             assert checkpoint.preprocess is not None
             calibrate(
                 onnx,

@@ -22,7 +22,7 @@ from edgeres.data.sampling import take
 from edgeres.data.types import Dataset
 from edgeres.engine_keys import machine_key, place_key, run_key
 from edgeres.engines import BuiltTarget
-from edgeres.errors import EdgeResError
+from edgeres.errors import EdgeResError, StorageError
 from edgeres.evaluation.layerwise import compare
 from edgeres.files import file_sha256, write_atomic
 from edgeres.networks import Networks
@@ -60,7 +60,7 @@ def measure_layers(
         validation: Images; the first ``report.layer_samples`` with the classes in turn are used.
 
     Returns:
-        Target to its files; empty where the recipe does not ask.
+        Target to its files; empty where the recipe does not ask. FP32 engines have no sensitivity.
     """
     wanted = run.recipe.report
     if not wanted.layers:
@@ -68,8 +68,9 @@ def measure_layers(
     images = take(validation, min(wanted.layer_samples, len(validation)))
     found = {}
     for item in built:
-        alone = _tried(run, item, partial(_sensitivity, run, networks, table, item, images))
-        compared = None
+        alone = compared = None
+        if run.recipe.quantize.precision == "int8":
+            alone = _tried(run, item, partial(_sensitivity, run, networks, table, item, images))
         if item.target.not_executable is None:
             compared = _tried(run, item, partial(_compared, run, networks, item, images))
         found[item.target.name] = LayerFiles(compared, alone)
@@ -79,8 +80,11 @@ def measure_layers(
 def _tried(run: Run, item: BuiltTarget, stage: Callable[[], StageResult]) -> Path | None:
     try:
         return stage().file(_FILE)
+    except StorageError:  # a full disk is not of these layers alone
+        raise
     except EdgeResError as error:
-        run.warn_once(f"{item.target.name}: its layers were not measured: {error.message}")
+        told = f"{error.message} {error.hint}".strip()
+        run.warn_once(f"{item.target.name}: its layers were not measured: {told}")
         return None
 
 

@@ -46,12 +46,21 @@ def open_registry(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]
             f"{host}: cannot be reached ({type(error).__name__}).",
             hint="Check the address; --plain-http is for a registry without encryption.",
         ) from error
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except (
+        requests.RequestException,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,  # a size of Infinity
+        RecursionError,  # deep nesting
+    ) as error:
         first = (str(error).splitlines() or ["no reason"])[0]
         raise ArtefactError(
             f"{reference}: the registry's answer makes no sense: {first[:200]}.",
             hint="Check the name, and `docker login` where the registry wants a password.",
         ) from error
+    finally:
+        client.session.close()  # else its sockets stay until they are collected
 
 
 def described(content: bytes, kind: str) -> dict[str, Any]:
@@ -115,7 +124,10 @@ def download(client: Any, container: Any, layer: Mapping[str, Any], path: Path, 
     digest, size = str(layer["digest"]), int(layer["size"])
     what = f"{container}: its layer"
     if not 0 <= size <= limit:
-        raise ArtefactError(f"{what} has {size} bytes, at most {limit} are taken.")
+        raise ArtefactError(
+            f"{what} has {size} bytes, at most {limit} are taken.",
+            hint="Is it a bundle that `edgeres push` brought there?",
+        )
     found = hashlib.sha256()
     with client.get_blob(container, digest, stream=True) as answer, path.open("wb") as file:
         answer.raise_for_status()

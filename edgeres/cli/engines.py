@@ -346,6 +346,7 @@ def _channels(models: Sequence[Path], layout: str) -> dict[str, int]:
 
     for model in models:
         if model.suffix == ".onnx" and model.is_file():
-            found = input_shape(model)[-1 if layout == "nhwc" else 1]
+            shape = input_shape(model)
+            found = shape[-1 if layout == "nhwc" else 1] if len(shape) == 4 else None
             return {"channels": found} if found else {}
     return {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.errors import ArtefactError, EdgeResError
+from edgeres.errors import EdgeResError
 from edgeres.evaluation.images import images_differ
 from edgeres.evaluation.predictions import Predictions
 
@@ -71,10 +71,6 @@ def explain(
         source: ONNX file that the engine was built from, where it does not lie beside it.
         threads: CPU threads; ``None`` leaves the choice to the runtimes.
         trial: Whether what is read first runs once in a child process, where it may crash or hang.
-
-    Raises:
-        EdgeResError: As :func:`edgeres.evaluation.layerwise.compare`, but for a source that was not
-            kept.
     """
     from edgeres.evaluation.layerwise import SAMPLES
     from edgeres.evaluation.layerwise import compare as layer_by_layer
@@ -100,6 +96,6 @@ def explain(
         layers = layer_by_layer(
             fp32, engine, few, preprocess, sources=given, threads=threads, trial=trial
         )
-    except ArtefactError:  # the Q/DQ file was not kept
+    except EdgeResError:  # the Q/DQ file was not kept, or what it builds to look inside failed
         return Explanation("", None)
     return Explanation("", layers)

@@ -49,7 +49,7 @@ def corrected(model: LatencyModel, seen: Sequence[SeenNetwork]) -> LatencyModel:
         UsageError: A measured time is not above 0.
     """
     if any(not network.measured_ms > 0 for network in seen):
-        raise UsageError("expected measured times above 0 ms.")
+        raise UsageError("expected measured times above 0 ms.", hint="Measure the networks again.")
     if not seen:
         return replace(model, factors={})
     points = [(even_widths(model.layers, n.share), n.measured_ms) for n in model.networks]

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeres.backends import limited
 from edgeres.child import JsonValue, run_limited
+from edgeres.errors import ModelError
 
 _HERE = "edgeres.quantization.trial"
 
@@ -53,21 +54,30 @@ def _limited(function: str, path: Path) -> JsonValue:
 def read_file(path: str) -> list[int | None]:
     """What the child of :func:`input_shape` does."""
     from edgeres.exporting.external_data import load_self_contained
-    from edgeres.onnx_info import summarize
 
     load_self_contained(Path(path))
-    return list(summarize(Path(path)).inputs[0].shape)
+    return list(_first_input(path))
 
 
 def run_file(path: str) -> None:
     """What the child of :func:`try_model` does; a model with open sizes is loaded and not run."""
     from edgeres.exporting.external_data import load_self_contained
-    from edgeres.onnx_info import summarize
     from edgeres.quantization.forward import open_session, run_session
 
     model = load_self_contained(Path(path)).SerializeToString()
-    free, *sizes = summarize(Path(path)).inputs[0].shape or (None, None)
+    free, *sizes = _first_input(path) or (None, None)
     for optimize in (False, True):
         session = open_session(model, optimize=optimize)
         if None not in sizes:
             run_session(session, np.zeros((free or 1, *(n or 1 for n in sizes)), np.float32))
+
+
+def _first_input(path: str) -> tuple[int | None, ...]:
+    from edgeres.onnx_info import summarize
+
+    inputs = summarize(Path(path)).inputs
+    if not inputs:
+        raise ModelError(
+            f"{path}: the model has no input.", hint="Export a network that takes images."
+        )
+    return inputs[0].shape

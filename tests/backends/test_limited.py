@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, save_model
 from typer.testing import CliRunner
 
 from edgeres.backends import get_backend
@@ -159,6 +159,17 @@ def test_a_model_that_is_safe_passes_its_trial(tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ModelError, match="Expected an ONNX model"):
         try_model(tmp_path / "text.onnx")
+
+
+def test_a_model_without_an_input_is_no_model_here(tmp_path):
+    one = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    constant = helper.make_node("Constant", [], ["y"], value_floats=[1.0])
+    graph = helper.make_graph([constant], "none", [], [one])
+    save_model(helper.make_model(graph), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="has no input"):
+        input_shape(tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="has no input"):
+        try_model(tmp_path / "net.onnx")
 
 
 def test_the_build_command_survives_a_model_that_wants_a_terabyte(tmp_path):
