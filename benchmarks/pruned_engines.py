@@ -1,7 +1,8 @@
 """INT8 engines of pruned networks: accuracy on the test images and latency, all taking turns.
 
 Used by `pruning.py engines` and `latency`. The dense network is also quantized by ONNX Runtime's
-quantizer and NNCF (`quantizers.py`): post-training quantization without pruning is what pruning has to beat.
+quantizer and NNCF (`quantizers.py`): post-training quantization without pruning is what pruning
+has to beat.
 """
 
 from __future__ import annotations
