@@ -238,8 +238,10 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
         with closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_WAIT_S)
         ) as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            # In one statement, so that no other run makes the table in between.
+            (version, tables) = database.execute(
+                "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
+            ).fetchone()
             if create and (version == 1 or (version == 0 and not tables)):
                 _bring_up(database)
             elif version not in (1, _SCHEMA) and (version or tables):
