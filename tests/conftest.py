@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def load_program() -> Iterator[Callable[[Path], ModuleType]]:
+    """``load_program(file)``: a program of ``benchmarks/`` or ``scripts/`` as a module."""
+    names = []
+
+    def load(file: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"edgeres_program_{file.stem}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        names.append(spec.name)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

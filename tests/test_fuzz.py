@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -16,15 +15,8 @@ PROGRAM = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("edgeres_fuzz", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def fuzz(load_program):
+    return load_program(PROGRAM)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -365,6 +365,18 @@ def test_validate_explains_by_the_network_that_was_quantized(run, tmp_path) -> N
     assert found.explanation.startswith(f"{LAYER} alone leaves")
 
 
+def without_vnni(qemu: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command on an emulated CPU whose INT8 sums saturate."""
+    program = f"import sys; sys.argv = {['edgeres', *arguments]!r}; from edgeres.cli import main"
+    return subprocess.run(
+        [qemu, "-cpu", "Haswell", sys.executable, "-c", f"{program}; main()"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(edgeres.__file__).parents[1])},
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("weights", ["plain", "safe"])
@@ -384,14 +396,7 @@ def test_layers_that_saturate_without_vnni_are_named(run, tmp_path, name, weight
     engine = build(qdq, tmp_path / "engine", target=name, threads=1)
     arguments = ["compare", str(qdq), str(engine.path), "--samples", "2", "--threads", "1"]
     arguments += ["--json", "--mean", "0.286", "--std", "0.353"]
-    program = f"import sys; sys.argv = {['edgeres', *arguments]!r}; from edgeres.cli import main"
-    done = subprocess.run(
-        [qemu, "-cpu", "Haswell", sys.executable, "-c", f"{program}; main()"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(edgeres.__file__).parents[1])},
-    )
+    done = without_vnni(qemu, arguments)
     assert done.returncode == 0, done.stdout
     found = json.loads(done.stdout)
     named = {s["node"] for s in found["suspects"] if s["kind"] == "engine"}
@@ -413,14 +418,7 @@ def test_a_saturating_engine_fails_and_its_layer_is_named(run, planted) -> None:
     build(folder / "model.qdq.onnx", folder / "model", target="onnxruntime", threads=1)
     arguments = ["validate", str(folder / "model.onnx"), "--data", f"npz:{planted / 'few.npz'}"]
     arguments += ["--max-drop", "0", "--confidence", "0.5", "--threads", "1", "--json"]
-    program = f"import sys; sys.argv = {['edgeres', *arguments]!r}; from edgeres.cli import main"
-    done = subprocess.run(
-        [qemu, "-cpu", "Haswell", sys.executable, "-c", f"{program}; main()"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(edgeres.__file__).parents[1])},
-    )
+    done = without_vnni(qemu, arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["verdict"] == "fail"
