@@ -2,8 +2,8 @@
 
     python benchmarks/without_vnni.py edgeres validate out/onnxruntime/model.onnx --json
 
-INT8 sums saturate on such CPUs, and their kernels are others: what an engine answers and how long it
-takes there can be seen on a newer machine. The engines run natively, on their AVX2 kernels;
+INT8 sums saturate on such CPUs, and their kernels are others: what an engine answers and how long
+it takes there can be seen on a newer machine. The engines run natively, on AVX2 kernels;
 `without_vnni.c` says how. A CPU that has none of these instruction sets is left as it is. Needs
 Linux on x86-64, a CPU whose CPUID can fault (`cpuid_fault` in /proc/cpuinfo: Intel since 2012) and
 a C compiler.
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_suffix(".c")
 NEWER = ("avx512", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_", "avx10", "gfni", "vaes")
 
 
-class CannotHide(Exception):
+class CannotHideError(Exception):
     """This machine cannot hide its instruction sets; the text says why."""
 
 
@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
     """Environment variables for a child process that is to see a CPU without VNNI.
 
     Raises:
-        CannotHide: The CPU has VNNI or AVX-512, and they cannot be hidden here.
+        CannotHideError: The CPU has VNNI or AVX-512, and they cannot be hidden here.
     """
     here = dict(os.environ)
     if hidden():
@@ -41,10 +41,10 @@ def environment() -> dict[str, str]:
     if not any(flag.startswith(("avx512", "avx_vnni", "amx_")) for flag in flags):
         return here
     if "cpuid_fault" not in flags:
-        raise CannotHide("this CPU's CPUID cannot fault, so its VNNI cannot be hidden")
+        raise CannotHideError("this CPU's CPUID cannot fault, so its VNNI cannot be hidden")
     compiler = shutil.which("cc")
     if compiler is None:
-        raise CannotHide("there is no C compiler (cc): apt-get install gcc libc6-dev")
+        raise CannotHideError("there is no C compiler (cc): apt-get install gcc libc6-dev")
     mark = hashlib.sha256(SOURCE.read_bytes() + told.encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark}"
     library, cpuinfo = folder / "without_vnni.so", folder / "cpuinfo"
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
         command = [compiler, "-O2", "-fPIC", "-shared", "-o", str(part), str(SOURCE), "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise CannotHide(f"{SOURCE.name} does not compile: {done.stderr.strip()[-300:]}")
+            raise CannotHideError(f"{SOURCE.name} does not compile: {done.stderr.strip()[-300:]}")
         part.rename(library)
     loaded = f"{library} {here.get('LD_PRELOAD', '')}".strip()
     return {**here, "LD_PRELOAD": loaded, "WITHOUT_VNNI_CPUINFO": str(cpuinfo)}
@@ -70,7 +70,7 @@ def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError as error:
-        raise CannotHide(f"/proc/cpuinfo cannot be read: {error.strerror}") from error
+        raise CannotHideError(f"/proc/cpuinfo cannot be read: {error.strerror}") from error
 
 
 def _flags(told: str) -> list[str]:
@@ -78,12 +78,11 @@ def _flags(told: str) -> list[str]:
 
 
 def _older(told: str) -> str:
-    lines = []
-    for line in told.splitlines():
-        if line.startswith("flags"):
-            line = " ".join(word for word in line.split(" ") if not word.startswith(NEWER))
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    def without(line: str) -> str:
+        return " ".join(word for word in line.split(" ") if not word.startswith(NEWER))
+
+    lines = told.splitlines()
+    return "".join(f"{without(line) if line.startswith('flags') else line}\n" for line in lines)
 
 
 def main() -> None:
@@ -94,7 +93,7 @@ def main() -> None:
     try:
         variables = environment()
         os.execvpe(sys.argv[1], sys.argv[1:], variables)
-    except (CannotHide, OSError) as error:
+    except (CannotHideError, OSError) as error:
         print(f"without_vnni.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
