@@ -104,7 +104,7 @@ def engines_of(
             folder = work / tool
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "both.onnx").exists():
-                TOOLS[tool](Job(subject, folder, CALIBRATION, saturating=False))
+                TOOLS[tool](Job(subject, folder, CALIBRATION))
             macs[name] = macs[DENSE]
             built += [
                 _built(name, "INT8", folder / "both.onnx", target, folder, threads)

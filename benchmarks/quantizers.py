@@ -35,13 +35,11 @@ class Job:
         subject: Network and images.
         out: Folder of the INT8 files.
         images: Number of calibration images.
-        saturating: Whether the files are for a CPU whose INT8 sums saturate; only edgeres asks.
     """
 
     subject: Subject
     out: Path
     images: int
-    saturating: bool
 
     def batches(self) -> Iterator[Any]:
         """Preprocessed calibration images, 64 of 28 x 28 or 2 of 224 x 224 at a time."""
@@ -69,8 +67,6 @@ def edgeres_tool(
     """Edgeres, one file an engine from one calibration."""
 
     def run(job: Job) -> Files:
-        from dataclasses import replace
-
         from edgeres.backends import get_backend
         from edgeres.quantization.calibrate import calibrate
         from edgeres.quantization.quantize import QuantizeSettings, quantize
@@ -81,7 +77,6 @@ def edgeres_tool(
         files = {}
         for name in engines:
             rules = get_backend(name).qdq_rules("cpu")
-            rules = replace(rules, saturating=rules.saturating or job.saturating)
             files[name] = f"{name}.onnx"
             quantize(job.subject.fp32, table, rules, job.out / files[name], settings)
         return files
@@ -207,6 +202,7 @@ TOOLS: dict[str, Tool] = {
     "edgeres-entropy": edgeres_tool("entropy"),
     "edgeres-one-engine": edgeres_tool(engines=("onnxruntime",)),
     "edgeres-safe": edgeres_tool(saturation_safe="on"),
+    "edgeres-full-range": edgeres_tool(saturation_safe="off"),
     "edgeres-portable": edgeres_portable,
     "ort-minmax-u8s8": ort_tool("MinMax", "u8", "s8"),
     "ort-entropy-u8s8": ort_tool("Entropy", "u8", "s8"),
@@ -230,13 +226,12 @@ def main() -> None:
     parser.add_argument("subject", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--saturating", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     subject = Subject(**json.loads((arguments.subject / "subject.json").read_text()))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    job = Job(subject, arguments.out, arguments.images, arguments.saturating)
+    job = Job(subject, arguments.out, arguments.images)
     _import_first(arguments.tool)
     started = time.monotonic()
     files = TOOLS[arguments.tool](job)

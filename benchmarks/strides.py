@@ -73,7 +73,7 @@ def make(work: Path) -> dict[str, Any]:
         for tool in QUANTIZERS:
             out = Path(subject.folder) / tool
             out.mkdir(exist_ok=True)
-            made = TOOLS[tool](Job(subject, out, IMAGES, saturating=False))
+            made = TOOLS[tool](Job(subject, out, IMAGES))
             for engine, file in made.items():
                 files[engine][tool] = str((out / file).relative_to(work))
         for engine in ENGINES:
