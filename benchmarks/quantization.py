@@ -46,7 +46,7 @@ SLOW = ("nncf-onnx-slow-bc", "nncf-openvino-slow-bc")
 SIMULATED = "edgeres-full-range"
 THREADS = 2
 REPEATS = 3
-#: At 224 x 224 the others run once, the peers with fewer images: their cost is linear in the images.
+#: At 224 x 224 the others run once, peers with fewer images: their cost is linear in the images.
 OFTEN = ("edgeres", "edgeres-one-engine")
 PEER_IMAGES = 128
 #: Calibration images of which the peak memory is compared; beyond 512 they come round again.
