@@ -253,7 +253,7 @@ def _import_first(tool: str) -> None:
     """Imports what the tool imports, so that its seconds hold none of it."""
     modules = {
         "bare": ["onnxruntime"],
-        "edgeres": ["edgeres.quantization.calibrate", "edgeres.quantization.quantize"],
+        "edgeres": ["edgeres.quantization.calibrate", "edgeres.quantization.quantize", *ENGINES],
         "ort": ["onnxruntime.quantization", "onnxruntime.quantization.shape_inference"],
         "nncf": ["nncf", "nncf.onnx", "onnx", "openvino", "onnxruntime"],
     }
