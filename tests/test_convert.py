@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,23 @@ def test_a_second_run_does_nothing_anew_but_measure(workplace, report):
     assert [row.run for row in kept] == sorted(row.run for row in kept)
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
+
+
+def test_what_engines_answer_is_asked_again_under_other_instruction_sets(
+    workplace, tmp_path, monkeypatch
+):
+    from edgeres import pipeline
+
+    shutil.copytree(workplace / "out", tmp_path / "out")
+    machine = pipeline.describe_environment()
+    less = replace(machine, isa=(*machine.isa[:-1], "another"))
+    monkeypatch.setattr(pipeline, "describe_environment", lambda: less)
+    result = _invoke("convert", workplace / "recipe.yaml", "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout)["stages"]
+    anew = {stage["name"].split(" (")[0] for stage in again if not stage["cached"]}
+    assert anew == {"benchmark", "evaluate", "inspect"}
+    assert not [s for s in again if s["cached"] and s["name"].startswith(("evaluate", "inspect"))]
 
 
 def test_layers_are_measured_where_it_is_asked_for(workplace, report, tmp_path):
