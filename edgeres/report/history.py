@@ -264,7 +264,7 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
 
 
 def _bring_up(database: sqlite3.Connection) -> None:
-    """An empty file or an older schema to this one, whole or not at all; of several tries one does."""
+    """From an empty file or an older schema, whole or not at all; of several that try, one does."""
     database.execute("BEGIN IMMEDIATE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version == 0:
@@ -272,7 +272,9 @@ def _bring_up(database: sqlite3.Connection) -> None:
     else:
         for column, schema in _ADDED.items():
             if version < schema:
-                database.execute(f"ALTER TABLE results ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+                database.execute(
+                    f"ALTER TABLE results ADD COLUMN {column} TEXT NOT NULL DEFAULT ''"
+                )
     if version != _SCHEMA:
         database.execute(f"PRAGMA user_version = {_SCHEMA}")
     database.commit()
