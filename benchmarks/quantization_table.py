@@ -15,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-PLACES = {
-    "native": "this CPU",
-    "emulated": "no VNNI",
-}
 
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
@@ -36,22 +32,21 @@ def tables(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
-    columns = [
-        (f"{engine}/{cpu}", f"{title}, {PLACES[cpu]}")
+    columns = {
+        engine: title
         for engine, title in ENGINES.items()
-        for cpu in PLACES
-        if any(f"{engine}/{cpu}" in row.get("accuracy", {}) for row in rows)
-    ]
+        if any(engine in row["accuracy"] for row in rows)
+    }
     if not columns:
         return
-    yield "| SQNR dB (top-1 %) | " + " | ".join(title for _, title in columns) + " |"
+    yield "| SQNR dB (top-1 %) | " + " | ".join(columns.values()) + " |"
     yield "|---|" + "---|" * len(columns)
     for row in rows:
-        cells = [_distance(row.get("accuracy", {}).get(key)) for key, _ in columns]
+        cells = [_distance(row["accuracy"].get(engine)) for engine in columns]
         if any(cells):
             yield f"| {row['tool']} | " + " | ".join(cells) + " |"
     for row in rows:
-        found = row.get("accuracy", {}).get("simulated/native")
+        found = row["accuracy"].get("simulated")
         if found:
             yield f"\nSimulated, all 8 bits: {_distance(found)}."
 
@@ -108,7 +103,7 @@ def chart(result: dict[str, Any], out: Path) -> None:
     points = []
     for row in result["rows"]:
         for engine, title in ENGINES.items():
-            found = row.get("accuracy", {}).get(f"{engine}/native")
+            found = row["accuracy"].get(engine)
             times = result["latency"].get(f"{row['subject']}/{engine}/batch 1", {})
             if found and row["tool"] in times:
                 points.append(
