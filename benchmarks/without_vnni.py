@@ -148,9 +148,13 @@ def main() -> None:
         raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     try:
         variables = environment()
-        os.execvpe(sys.argv[1], sys.argv[1:], variables)
     except (CannotHideError, OSError) as error:
         print(f"without_vnni.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    try:
+        os.execvpe(sys.argv[1], sys.argv[1:], variables)
+    except OSError as error:
+        print(f"without_vnni.py: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
