@@ -257,6 +257,8 @@ def _import_first(tool: str) -> None:
         "ort": ["onnxruntime.quantization", "onnxruntime.quantization.shape_inference"],
         "nncf": ["nncf", "nncf.onnx", "onnx", "openvino", "onnxruntime"],
     }
+    if tool.startswith("edgeres"):  # the engines that it asks whether they saturate
+        modules["edgeres"] += ENGINES[:1] if tool == "edgeres-one-engine" else ENGINES
     for module in modules[tool.split("-", maxsplit=1)[0]]:
         importlib.import_module(module)
 

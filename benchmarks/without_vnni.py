@@ -24,7 +24,7 @@ from pathlib import Path
 SOURCE = Path(__file__).with_suffix(".c")
 #: Packages that look at the CPU by themselves.
 ENGINES = ("onnxruntime", "openvino")
-UNUSED = ("__pycache__", "*_gpu_plugin*", "*_npu_plugin*")
+UNUSED = ("*_gpu_plugin*", "*_npu_plugin*")
 CPUID, TRAP = b"\x0f\xa2", b"\xcd\xa2"
 NEWER = ("avx512", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_", "avx10", "gfni", "vaes")
 
