@@ -195,6 +195,28 @@ def test_a_cpu_with_nothing_to_hide_is_left_as_it_is(program, monkeypatch) -> No
     assert program.environment() == dict(program.os.environ)
 
 
+def test_another_architecture_is_refused(program, monkeypatch) -> None:
+    monkeypatch.setattr(program, "_cpuinfo", lambda: "Features\t: fp asimd asimddp i8mm\n")
+    with pytest.raises(program.CannotHideError, match="no x86-64 CPU with AVX2"):
+        program.environment()
+
+
+def test_libraries_that_somebody_else_left_are_not_loaded(program, monkeypatch, tmp_path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cc", "objdump"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(program, "_packages", list)
+    here = program.os.getuid()
+    planted = Path(program.environment()["WITHOUT_VNNI_CPUINFO"]).parent
+    planted.rename(str(planted).replace(f"vnni-{here}-", f"vnni-{here + 1}-"))
+    monkeypatch.setattr(program.os, "getuid", lambda: here + 1)
+    with pytest.raises(program.CannotHideError, match="is somebody else's"):
+        program.environment()
+
+
 def test_under_itself_it_changes_nothing(program, monkeypatch) -> None:
     monkeypatch.setenv("WITHOUT_VNNI_CPUINFO", "there")
     assert program.hidden()
