@@ -45,11 +45,24 @@ int sigaction(int number, const struct sigaction *new, struct sigaction *old) {
     return 0;
 }
 
+/* A fault or a signal that is none of ours: what the program wants done is done. */
+static void pass_on(int number, siginfo_t *info, void *context) {
+    int sent = info->si_code <= 0; /* by a process; it does not come again, as a fault does */
+    if (wanted.sa_flags & SA_SIGINFO) {
+        wanted.sa_sigaction(number, info, context);
+    } else if (wanted.sa_handler != SIG_DFL && wanted.sa_handler != SIG_IGN) {
+        wanted.sa_handler(number);
+    } else if (wanted.sa_handler == SIG_DFL || !sent) {
+        really_sigaction(number, &wanted, NULL);
+        if (sent) raise(number);
+    }
+}
+
 static void answer(int number, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *code = (const uint8_t *)registers[REG_RIP];
     if (info->si_code != SI_KERNEL || code[0] != 0xcd || code[1] != 0xa2) {
-        really_sigaction(number, &wanted, NULL); /* a true fault: it comes again, to who wants it */
+        pass_on(number, info, context);
         return;
     }
     uint32_t leaf = registers[REG_RAX], subleaf = registers[REG_RCX], a, b, c, d;
@@ -91,6 +104,6 @@ __attribute__((constructor)) static void start(void) {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = answer;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     really_sigaction(SIGSEGV, &action, NULL);
 }

@@ -44,6 +44,8 @@ def environment() -> dict[str, str]:
         return here
     told = _cpuinfo()
     flags = _flags(told)
+    if "avx2" not in flags:
+        raise CannotHideError("this is no x86-64 CPU with AVX2 (/proc/cpuinfo)")
     if not any(flag.startswith(("avx512", "avx_vnni", "amx_")) for flag in flags):
         return here
     programs = {name: shutil.which(name) for name in ("cc", "objdump")}
@@ -55,6 +57,8 @@ def environment() -> dict[str, str]:
     for package in packages:
         mark.update(f"{package} {package.stat().st_mtime_ns}".encode())
     folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark.hexdigest()[:12]}"
+    if folder.exists() and folder.stat().st_uid != os.getuid():
+        raise CannotHideError(f"{folder}: is somebody else's; remove it, or set TMPDIR")
     if not folder.exists():
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as made:
             _make(Path(made) / folder.name, packages, told)
@@ -148,9 +152,13 @@ def main() -> None:
         raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     try:
         variables = environment()
-        os.execvpe(sys.argv[1], sys.argv[1:], variables)
     except (CannotHideError, OSError) as error:
         print(f"without_vnni.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    try:
+        os.execvpe(sys.argv[1], sys.argv[1:], variables)
+    except OSError as error:
+        print(f"without_vnni.py: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

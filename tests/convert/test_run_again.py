@@ -1,10 +1,12 @@
 """What a further run makes anew, and what it finds ready."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import edgeres
+from edgeres import pipeline
 from edgeres.report.history import read_history
 
 from .conftest import SAMPLES, hashes, installed, invoke
@@ -29,6 +31,18 @@ def test_a_second_run_does_nothing_anew_but_measure(own_copy, report):
     assert [row.run for row in kept] == sorted(row.run for row in kept)
     for name, target in again["targets"].items():
         assert target["sqnr_db"] == report["targets"][name]["sqnr_db"]
+
+
+def test_what_engines_answer_is_asked_again_under_other_instruction_sets(own_copy, monkeypatch):
+    machine = pipeline.describe_environment()
+    less = replace(machine, isa=(*machine.isa[:-1], "another"))
+    monkeypatch.setattr(pipeline, "describe_environment", lambda: less)
+    result = invoke("convert", own_copy / "recipe.yaml", "--output", own_copy / "out", "--json")
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout)["stages"]
+    anew = {stage["name"].split(" (")[0] for stage in again if not stage["cached"]}
+    assert anew == {"benchmark", "evaluate", "inspect"}
+    assert not [s for s in again if s["cached"] and s["name"].startswith(("evaluate", "inspect"))]
 
 
 def test_a_clean_run_elsewhere_gives_the_same_files(workplace, tmp_path):
