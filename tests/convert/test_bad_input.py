@@ -24,10 +24,11 @@ class _Canary:
 
 @pytest.fixture(scope="module")
 def bad_folder(workplace, tmp_path_factory):
-    """The good recipe and network, and beside them files that are no good."""
-    folder = tmp_path_factory.mktemp("bad")
-    for name in ("recipe.yaml", "net.safetensors"):
-        shutil.copyfile(workplace / name, folder / name)
+    """A copy of the workplace, and in it files that are no good.
+
+    A run that ends early may keep stages that succeeded.
+    """
+    folder = shutil.copytree(workplace, tmp_path_factory.mktemp("bad") / "work")
     _write_bad_files(folder)
     return folder
 
@@ -95,17 +96,17 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
         "two weights",
     ],
 )
-def test_bad_input_is_one_line_and_touches_nothing(workplace, bad_folder, case, monkeypatch):
+def test_bad_input_is_one_line_and_touches_nothing(bad_folder, case, monkeypatch):
     monkeypatch.chdir(bad_folder)
-    before = hashes(workplace / "out")
+    before = hashes(bad_folder / "out")
     arguments, code, word = _bad_inputs(bad_folder)[case]
-    result = invoke("convert", *arguments, "--output", workplace / "out")
+    result = invoke("convert", *arguments, "--output", bad_folder / "out")
     assert result.exit_code == code, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert word in lines[0]
     assert "Traceback" not in result.output
-    assert hashes(workplace / "out") == before
+    assert hashes(bad_folder / "out") == before
     assert not (bad_folder / "canary").exists()
 
 
