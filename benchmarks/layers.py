@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     try:
-        environment()
-    except CannotHideError as error:
+        if environment() == dict(os.environ):
+            parser.error("this CPU shows no VNNI as it is, so there are no two CPUs to compare")
+    except (CannotHideError, OSError) as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), arguments.samples)

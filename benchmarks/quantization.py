@@ -260,11 +260,11 @@ def report(work: Path) -> dict[str, Any]:
     }
 
 
-def _load(path: Path) -> Rows:
+def _load(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _save(path: Path, rows: Rows) -> None:
+def _save(path: Path, rows: dict[str, Any]) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -288,6 +288,10 @@ def main() -> None:
         return
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
+    seen = {"isa": list(describe_environment(()).isa)}
+    if (_load(work / "cpu.json") or seen) != seen:
+        parser.error(f"{work}: was begun on a CPU with other instruction sets; name another folder")
+    _save(work / "cpu.json", seen)
     if arguments.step == "report":
         text = json.dumps(report(work), indent=1) + "\n"
         arguments.out.write_text(text) if arguments.out else print(text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -134,8 +135,9 @@ def main() -> None:
         run_engine(arguments.engine, arguments.count, arguments.answers)
         return
     try:
-        environment()
-    except CannotHideError as error:
+        if environment() == dict(os.environ):
+            parser.error("this CPU shows no VNNI as it is, so there are no two CPUs to compare")
+    except (CannotHideError, OSError) as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments.checkpoint, arguments.images, Path(folder))

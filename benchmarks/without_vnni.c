@@ -5,7 +5,8 @@
  * the instruction's place, with the bits of the newer instruction sets cleared. Engines then choose
  * their AVX2 kernels, which run natively. Loaded by LD_PRELOAD. /proc/cpuinfo is replaced by the
  * file that WITHOUT_VNNI_CPUINFO names, so that Python sees the same CPU. XGETBV is not hidden:
- * programs ask it only for instruction sets that CPUID names.
+ * programs ask it only for instruction sets that CPUID names. A handler that a program sets by
+ * signal(2) instead of sigaction(2), and a thread that blocks SIGSEGV, are beyond this.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -26,7 +27,7 @@ static const uint32_t LEAF7_EBX = BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27
 static const uint32_t LEAF7_ECX = BIT(1) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) |
                                   BIT(14);                         /* VBMI, GFNI, VNNI, BITALG */
 static const uint32_t LEAF7_EDX = BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25);
-static const uint32_t LEAF7_1_EAX = BIT(4) | BIT(5) | BIT(21) | BIT(22) | BIT(23); /* AVX-VNNI */
+static const uint32_t LEAF7_1_EAX = BIT(4) | BIT(5) | BIT(21) | BIT(23); /* AVX-VNNI */
 static const uint32_t LEAF7_1_EDX = BIT(4) | BIT(5) | BIT(8) | BIT(10) | BIT(19);
 
 /* What the program itself wants done about SIGSEGV (Python's faulthandler, for one). */

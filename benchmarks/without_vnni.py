@@ -26,7 +26,17 @@ SOURCE = Path(__file__).with_suffix(".c")
 ENGINES = ("onnxruntime", "openvino")
 UNUSED = ("*_gpu_plugin*", "*_npu_plugin*")
 CPUID, TRAP = b"\x0f\xa2", b"\xcd\xa2"
-NEWER = ("avx512", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_", "avx10", "gfni", "vaes")
+NEWER = (
+    "avx512",
+    "avx_vnni",
+    "avx_ifma",
+    "avx_ne_convert",
+    "amx_",
+    "avx10",
+    "gfni",
+    "vaes",
+    "vpclmulqdq",
+)
 
 
 class CannotHideError(Exception):
@@ -90,34 +100,37 @@ def _make(folder: Path, packages: list[Path], told: str) -> None:
     for package in packages:
         copy = folder / "packages" / package.name
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns(*UNUSED))
-        for path in copy.rglob("*.so*"):
-            _trap(path)
+        if not sum(_trap(path) for path in copy.rglob("*.so*")):
+            raise CannotHideError(
+                f"objdump finds no CPUID in {package}, so nothing would be hidden"
+            )
 
 
-def _trap(library: Path) -> None:
-    """Every CPUID instruction of a library becomes one that traps; the file is changed."""
+def _trap(library: Path) -> int:
+    """Every CPUID instruction of a library becomes one that traps: how many; changes the file."""
     code = bytearray(library.read_bytes())
     if not code.startswith(b"\x7fELF") or CPUID not in code:
-        return
+        return 0
+    trapped = 0
     sections: list[tuple[int, int, int]] = []  # size, address, place in the file
     command = ["objdump", "--wide", "--section-headers", "--disassemble", str(library)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listed:
         assert listed.stdout is not None
         for line in listed.stdout:
-            if line.endswith("\tcpuid\n"):  # "  68276c:\t0f a2    \tcpuid"
+            if line.rstrip().endswith("\tcpuid"):  # "  68276c:\t0f a2    \tcpuid"
                 address = int(line.partition(":")[0], 16)
-                _, start, place = next(at for at in sections if at[1] <= address < at[1] + at[0])
-                place += address - start
-                assert code[place : place + 2] == CPUID, (library, line)
-                code[place : place + 2] = TRAP
-            elif (
-                "CODE" in line
-            ):  # "  7 .text  03144460  000315d40  000315d40  00315d40  2**6  CODE"
-                size, start, _, place = (int(word, 16) for word in line.split()[2:6])
-                sections.append((size, start, place))
+                for size, start, begin in sections:
+                    place = begin + address - start
+                    if start <= address < start + size and code[place : place + 2] == CPUID:
+                        code[place : place + 2] = TRAP
+                        trapped += 1
+            elif "CODE" in line:  # "  7 .text  03144460  00315d40  00315d40  00315d40  2**6  CODE"
+                size, start, _, begin = (int(word, 16) for word in line.split()[2:6])
+                sections.append((size, start, begin))
     if listed.returncode:
         raise CannotHideError(f"objdump cannot read {library}")
     library.write_bytes(code)
+    return trapped
 
 
 def _run(*command: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,3 +244,41 @@ def test_the_command_ends_as_it_ends(without_vnni) -> None:
     assert absent.stderr == "without_vnni.py: no-such-command: No such file or directory\n"
     assert launched().returncode == 2
     assert "python benchmarks/without_vnni.py edgeres" in launched("--help").stdout
+
+
+needs_compiler = pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("cc") or not shutil.which("objdump"),
+    reason="needs x86-64, a C compiler and objdump",
+)
+
+
+@needs_compiler
+def test_nothing_is_hidden_silently(program, monkeypatch, tmp_path) -> None:
+    """An objdump that lists instructions in another way must not give engines that see VNNI."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "engine.so").write_bytes(b"\x7fELF no code of ours: \x0f\xa2")
+    monkeypatch.setenv("PATH", f"{_objdump(tmp_path, 'true')}:{os.environ['PATH']}")
+    with pytest.raises(program.CannotHideError, match="finds no CPUID"):
+        program._make(tmp_path / "made", [tmp_path / "package"], "flags : avx2\n")
+
+
+@needs_compiler
+def test_listings_with_blanks_at_their_ends_are_read(program, monkeypatch, tmp_path) -> None:
+    """Older binutils write them."""
+    source, library = tmp_path / "asks.c", tmp_path / "asks.so"
+    source.write_text('void asks(void) { __asm__("cpuid" ::: "eax", "ebx", "ecx", "edx"); }\n')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    before = library.read_bytes().count(program.TRAP)
+    folder = _objdump(tmp_path, f"{shutil.which('objdump')} \"$@\" | sed 's/cpuid$/cpuid  /'")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert program._trap(library) == 1
+    assert library.read_bytes().count(program.TRAP) == before + 1
+
+
+def _objdump(folder: Path, body: str) -> Path:
+    """A folder with an objdump of this body."""
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "objdump"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return script.parent

@@ -135,8 +135,8 @@ def confirm(
         rounds: At most so many.
 
     Raises:
-        UsageError: The budget cannot be met, by the predictions of the first round or by what was
-            measured since.
+        UsageError: The budget cannot be met by the predictions over all widths, and no network was
+            measured within it. Where the search is kept near even widths, the fastest is returned.
         EdgeResError: As the bench.
     """
     done: list[Round] = []

@@ -253,7 +253,7 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
                 _bring_up(database)
             elif not 0 < version <= _SCHEMA and (version or tables):
                 raise ArtefactError(
-                    f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
+                    f"{path}: is no history of schema 1 to {_SCHEMA} (it has {version}).",
                     hint="Give another file.",
                 )
             yield database
