@@ -6,10 +6,13 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from edgeres.errors import ModelError
+from edgeres.steady_child import addresses_are_fixed
 
 
 def add(first: int, second: int) -> int:
@@ -46,3 +49,28 @@ def leave(code: int) -> None:
 def read_file(path: str) -> None:
     """Stands for a parser that a file makes crash."""
     crash()
+
+
+def steps(progress: Callable[[int, int], None]) -> str:
+    print("a native library talks on standard output")
+    for done in (1, 2):
+        progress(done, 2)
+    return str(Path.cwd())
+
+
+def steady_refuse(progress: Callable[[int, int], None]) -> None:
+    refuse()
+
+
+def steady_crash(progress: Callable[[int, int], None]) -> None:
+    crash()
+
+
+def addresses(progress: Callable[[int, int], None]) -> list[int | bool]:
+    kept = [ctypes.create_string_buffer(size) for size in (600, 5000, 1000000)]
+    return [addresses_are_fixed(), *map(ctypes.addressof, kept)]
+
+
+def hang(progress: Callable[[int, int], None]) -> None:
+    progress(os.getpid(), 0)
+    time.sleep(600)
