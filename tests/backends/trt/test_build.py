@@ -184,12 +184,12 @@ def test_a_crash_of_the_compiler_is_one_line_and_leaves_nothing(
 ) -> None:
     """A dynamic scale crashes it; the lint, which refuses that, is held shut here."""
     monkeypatch.setattr("edgeres.backends._tensorrt_lint.refuse_fatal", lambda *_: None)
-    net = qdq_net(batch=1)
-    quantizer = net.node("input_q")
-    scale = quantizer.input[1]
-    net.nodes.insert(0, onnx.helper.make_node("Abs", [scale], ["computed"], name="computed"))
-    quantizer.input[1] = "computed"
-    net.node("input_dq").input[1] = "computed"
+    net = qdq_net()
+    net.nodes.insert(
+        0, onnx.helper.make_node("ReduceMax", ["input"], ["top"], name="top", keepdims=0)
+    )
+    for node in ("layer1.0.relu1_out_q", "layer1.0.relu1_out_dq"):
+        net.node(node).input[1] = "top"
     with pytest.raises(
         StageError, match=r"net\.onnx by TensorRT for RTX .* killed by SIG"
     ) as caught:
