@@ -155,7 +155,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     limit(request["memory_bytes"])
-    reply = call(find(request["function"]), request["arguments"])
+    reply = call(request["function"], request["arguments"])
     with os.fdopen(answer_to, "w") as stream:
         json.dump(reply, stream)
     sys.stdout.flush()
@@ -184,12 +184,10 @@ def find(function: str) -> Callable[..., JsonValue]:
     return found
 
 
-def call(
-    function: Callable[..., JsonValue], arguments: Mapping[str, object]
-) -> dict[str, JsonValue]:
+def call(function: str, arguments: Mapping[str, object]) -> dict[str, JsonValue]:
     """Calls a function in the child; the reply tells :func:`read_answer` how that went."""
     try:
-        return {"result": function(**arguments)}
+        return {"result": find(function)(**arguments)}
     except EdgeResError as error:
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
     except Exception as error:  # the parent must hear of any failure, whatever it is

@@ -101,7 +101,9 @@ def main() -> None:
     os.dup2(2, 1)
     limit(None)
     request = json.loads(sys.stdin.readline())
-    function = find(request["function"])
+    function = request["function"]
+    with suppress(Exception):  # the call fails for the same reason, and says it
+        find(function)  # what the import leaves behind belongs to this thread
 
     def tell(done: int, known: int) -> None:
         with suppress(BrokenPipeError):  # the parent has ended, and so will this process

@@ -19,6 +19,7 @@ from edgeres.backends._tensorrt_options import TensorRTOptions
 from edgeres.backends.base import ShapeRange
 from edgeres.backends.sidecar import shapes_from_json, shapes_to_json
 from edgeres.child import JsonValue
+from edgeres.files import disk_errors
 from edgeres.steady_child import addresses_are_fixed, run_steady
 
 ADDRESSES_VARY = (
@@ -54,6 +55,7 @@ def build_alone(
     Raises:
         EdgeResError: What the build raised.
         StageError: The child crashed.
+        StorageError: The disk is full or the folder cannot be written.
     """
     values = asdict(options)
     if options.timing_cache is not None:
@@ -86,7 +88,7 @@ def build_here(
     flavor: Flavor,
     shown: str,
     options: dict[str, Any],
-    shapes: dict[str, Any],
+    shapes: dict[str, list[list[int]]],
     half: bool,
     progress: Callable[[int, int], None],
 ) -> dict[str, JsonValue]:
@@ -95,17 +97,21 @@ def build_here(
     asked = replace(asked, compute_capabilities=tuple(asked.compute_capabilities))
     if asked.timing_cache is not None:
         asked = replace(asked, timing_cache=Path(asked.timing_cache))
+    # The profile says what is wrong with a range.
+    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
     trt = load_trt(flavor)
     built = build_plan(
         trt,
         Path(_MODEL),
         asked,
-        shapes_from_json(shapes),
+        ranges,
         half=half,
         shown=shown,
         progress=progress,
     )
-    Path(_PLAN).write_bytes(built.plan)
+    plan = Path(_PLAN).absolute()
+    with disk_errors(plan):
+        plan.write_bytes(built.plan)
     warnings = list(built.warnings)
     ranged = any(sizes.min != sizes.max for sizes in built.shapes.values())
     if trt.is_rtx and ranged and not addresses_are_fixed():
