@@ -1,10 +1,10 @@
-"""Runs one function in a child process whose memory lies alike each time.
+"""Runs one function in a child process whose allocator starts alike each time.
 
 Some compilers order things by the addresses of their objects, so what they write differs from run
-to run. Two things make those addresses equal: the child runs without address randomization, and
-the function runs in a thread, whose allocator starts empty whatever the environment, the paths and
-the imports left in the main thread's. Its current folder is the caller's, so that files can have
-fixed names too.
+to run. In the child the function runs in a thread, to which the C library gives an arena of its
+own: it is empty, whatever the environment, the paths and the imports left in the main thread's, so
+equal work lies alike in it. The child's current folder is the caller's choice, so that files can
+have fixed names.
 
 Requests, answers, errors and crashes are those of :mod:`edgeres.child`; there is no time limit. The
 child ends when its parent does, however that ends.
@@ -12,7 +12,6 @@ child ends when its parent does, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import subprocess
@@ -25,18 +24,9 @@ from pathlib import Path
 
 from edgeres.child import JsonValue, call, find, kill_group, limit, read_answer
 
-# See personality(2). It holds for what a process executes from then on, not for the process itself.
-_ADDR_NO_RANDOMIZE = 0x0040000
-_ASK = 0xFFFFFFFF
-_FIRST = (
-    "import os, sys; from ctypes import CDLL; "
-    "ask = getattr(CDLL(None), 'personality', lambda value: 0); "
-    f"ask(ask({_ASK}) | {_ADDR_NO_RANDOMIZE}); "
-    "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
-)
-_THEN = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.steady_child import main; main()"
-# By default a thread's stack is as large as the shell's limit says, which moves what lies below.
-_STACK_BYTES = 16 << 20
+_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.steady_child import main; main()"
+# glibc's cache would hand a thread again what it freed for others, which lies outside its arena.
+_NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def run_steady(
@@ -63,13 +53,15 @@ def run_steady(
     """
     request = json.dumps({"function": function, "arguments": dict(arguments)})
     paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("MALLOC_")}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
-            [sys.executable, "-c", _FIRST, _THEN, *paths],
+            [sys.executable, "-c", _BOOTSTRAP, *paths],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
             cwd=folder,
+            env={**kept, **_NO_CACHE},
             start_new_session=True,
         )
         with process:
@@ -87,12 +79,6 @@ def run_steady(
             finally:
                 kill_group(process)
         return read_answer(what, answer, process.returncode, None, printed)
-
-
-def addresses_are_fixed() -> bool:
-    """Whether this process runs without address randomization; containers may forbid that."""
-    ask = getattr(ctypes.CDLL(None), "personality", None)
-    return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
 
 
 def main() -> None:
@@ -117,7 +103,6 @@ def main() -> None:
             # Native libraries may hang or crash while they are torn down; the answer is out.
             os._exit(0)
 
-    threading.stack_size(_STACK_BYTES)
     threading.Thread(target=work).start()
     sys.stdin.read()  # comes back when the parent has closed its end, by will or by death
     os._exit(1)

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from ctypes import c_size_t, c_void_p
 from pathlib import Path
 
 import numpy as np
 
+from edgeres.child import JsonValue
 from edgeres.errors import ModelError
-from edgeres.steady_child import addresses_are_fixed
 
 
 def add(first: int, second: int) -> int:
@@ -66,9 +67,14 @@ def steady_crash(progress: Callable[[int, int], None]) -> None:
     crash()
 
 
-def addresses(progress: Callable[[int, int], None]) -> list[int | bool]:
-    kept = [ctypes.create_string_buffer(size) for size in (600, 5000, 1000000)]
-    return [addresses_are_fixed(), *map(ctypes.addressof, kept)]
+def offsets(progress: Callable[[int, int], None]) -> list[JsonValue]:
+    """Where native code's memory lies within the arena; glibc's begin at multiples of 64 MiB."""
+    malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+    malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
+    found = [malloc(size) for size in (24, 600, 5000)]
+    for address in found:
+        free(address)
+    return [address % (64 << 20) for address in found]
 
 
 def hang(progress: Callable[[int, int], None]) -> None:
