@@ -167,6 +167,19 @@ def test_two_builds_are_equal_byte_for_byte(
     assert len(hashes) == 1
 
 
+def test_external_data_beside_the_model_reaches_the_plan(
+    qdq_net: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = build(qdq_net(), tmp_path).path.read_bytes()
+    beside = {"save_as_external_data": True, "location": "net.bin", "size_threshold": 0}
+    onnx.save(qdq_net().model(), "net.onnx", **beside)
+    BACKEND.build(Path("net.onnx"), Path("out/net.plan"), BuildConfig(options=RTX))
+    engine = BACKEND.build(Path("net.onnx"), Path("net.plan"), BuildConfig(options=RTX))
+    assert engine.path.stat().st_size == len(whole)
+    assert Path("out/net.plan").read_bytes() == engine.path.read_bytes()
+
+
 def test_a_crash_of_the_compiler_is_one_line_and_leaves_nothing(
     qdq_net: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
