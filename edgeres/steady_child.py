@@ -1,10 +1,10 @@
-"""Runs one function in a child process whose allocator starts alike each time.
+"""Runs one function in a child process whose memory lies alike each time.
 
 Some compilers order things by the addresses of their objects, so what they write differs from run
-to run. In the child the function runs in a thread, to which the C library gives an arena of its
-own: it is empty, whatever the environment, the paths and the imports left in the main thread's, so
-equal work lies alike in it. The child's current folder is the caller's choice, so that files can
-have fixed names.
+to run. Two things make those addresses equal. The child runs without address randomization, and the
+function runs in a thread, to which the C library gives an arena of its own: it is empty, whatever
+the environment, the paths and the imports left in the main thread's. The child's current folder is
+one with a path of fixed length, made for it.
 
 Requests, answers, errors and crashes are those of :mod:`edgeres.child`; there is no time limit. The
 child ends when its parent does, however that ends.
@@ -12,6 +12,7 @@ child ends when its parent does, however that ends.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -24,6 +25,15 @@ from pathlib import Path
 
 from edgeres.child import JsonValue, call, find, kill_group, limit, read_answer
 
+# See personality(2); the second makes addresses independent of the limit on the stack. They hold for
+# what a process executes from then on, not for the process itself.
+_ADDR_NO_RANDOMIZE, _ADDR_COMPAT_LAYOUT, _ASK = 0x0040000, 0x0200000, 0xFFFFFFFF
+_FIRST = (
+    "import os, sys; from ctypes import CDLL; "
+    "ask = getattr(CDLL(None), 'personality', lambda value: 0); "
+    f"ask(ask({_ASK}) | {_ADDR_NO_RANDOMIZE | _ADDR_COMPAT_LAYOUT}); "
+    "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+)
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.steady_child import main; main()"
 # glibc's cache would hand a thread again what it freed for others, which lies outside its arena.
 _NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
@@ -56,7 +66,7 @@ def run_steady(
     kept = {name: text for name, text in os.environ.items() if not name.startswith("MALLOC_")}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, *paths],
+            [sys.executable, "-c", _FIRST, _BOOTSTRAP, *paths],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
@@ -79,6 +89,12 @@ def run_steady(
             finally:
                 kill_group(process)
         return read_answer(what, answer, process.returncode, None, printed)
+
+
+def addresses_are_fixed() -> bool:
+    """Whether this process runs without address randomization; containers may forbid that."""
+    ask = getattr(ctypes.CDLL(None), "personality", None)
+    return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
 
 
 def main() -> None:

@@ -20,9 +20,13 @@ from edgeres.backends.base import ShapeRange
 from edgeres.backends.sidecar import shapes_from_json, shapes_to_json
 from edgeres.child import JsonValue
 from edgeres.files import disk_errors
-from edgeres.steady_child import run_steady
+from edgeres.steady_child import addresses_are_fixed, run_steady
 
-_MODEL, _PLAN = "model.onnx", "model.plan"
+ADDRESSES_VARY = (
+    "This system does not let a process turn address randomization off, so the bytes of the plan "
+    "may differ from those of another build."
+)
+_MODEL = "model.onnx"
 
 
 def build_alone(
@@ -32,7 +36,7 @@ def build_alone(
     shapes: Mapping[str, ShapeRange],
     *,
     beside: Iterable[str],
-    folder: Path,
+    plan: Path,
     half: bool,
     progress: Callable[[int, int], None] | None,
 ) -> BuiltPlan:
@@ -44,7 +48,7 @@ def build_alone(
         options: Checked options.
         shapes: Shape range by input name.
         beside: Names of the files beside ``onnx`` that hold its external data.
-        folder: Where a temporary folder may be made.
+        plan: Where the plan goes.
         half: The graph holds float16 tensors.
         progress: Called with (done, known) steps of the build where TensorRT reports them.
 
@@ -57,7 +61,7 @@ def build_alone(
     if options.timing_cache is not None:
         values["timing_cache"] = str(options.timing_cache.absolute())
     del values["runtime_cache"]  # for running
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory() as name:  # its path's length counts, so not beside the plan
         work = Path(name)
         (work / _MODEL).symlink_to(onnx.absolute())
         for data in beside:
@@ -66,6 +70,7 @@ def build_alone(
             f"{__name__}:build_here",
             {
                 "flavor": trt.flavor,
+                "plan": str(plan.absolute()),
                 "shown": str(onnx),
                 "options": values,
                 "shapes": shapes_to_json(shapes),
@@ -75,28 +80,29 @@ def build_alone(
             what=f"the build of {onnx} by {trt.title}",
             progress=progress,
         )
-        plan = (work / _PLAN).read_bytes()
     layer_log, warnings = tuple(told["layer_log"]), tuple(told["warnings"])
-    return BuiltPlan(plan, layer_log, warnings, shapes_from_json(told["shapes"]))
+    return BuiltPlan(plan.read_bytes(), layer_log, warnings, shapes_from_json(told["shapes"]))
 
 
 def build_here(
     flavor: Flavor,
+    plan: str,
     shown: str,
     options: dict[str, Any],
     shapes: dict[str, list[list[int]]],
     half: bool,
     progress: Callable[[int, int], None],
 ) -> dict[str, JsonValue]:
-    """What the child does: ``model.onnx`` in the current folder becomes ``model.plan``."""
+    """What the child does: ``model.onnx`` in the current folder becomes ``plan``."""
     asked = TensorRTOptions(**options)
     asked = replace(asked, compute_capabilities=tuple(asked.compute_capabilities))
     if asked.timing_cache is not None:
         asked = replace(asked, timing_cache=Path(asked.timing_cache))
     # The profile says what is wrong with a range.
     ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
+    trt = load_trt(flavor)
     built = build_plan(
-        load_trt(flavor),
+        trt,
         Path(_MODEL),
         asked,
         ranges,
@@ -104,11 +110,14 @@ def build_here(
         shown=shown,
         progress=progress,
     )
-    plan = Path(_PLAN).absolute()
-    with disk_errors(plan):
-        plan.write_bytes(built.plan)
+    with disk_errors(Path(plan)):
+        Path(plan).write_bytes(built.plan)
+    warnings = list(built.warnings)
+    ranged = any(sizes.min != sizes.max for sizes in built.shapes.values())
+    if trt.is_rtx and ranged and not addresses_are_fixed():
+        warnings.append(ADDRESSES_VARY)
     return {
         "layer_log": list(built.layer_log),
-        "warnings": list(built.warnings),
+        "warnings": list(warnings),
         "shapes": shapes_to_json(built.shapes),
     }

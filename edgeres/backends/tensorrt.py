@@ -171,11 +171,10 @@ class TensorRTBackend:
                     options,
                     config.shapes,
                     beside=() if half else graph.data_files,
-                    folder=folder,
+                    plan=folder / out.name,
                     half=half,
                     progress=progress,
                 )
-            (folder / out.name).write_bytes(built.plan)
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
             audit = Audit(
                 layers=tuple(layers),

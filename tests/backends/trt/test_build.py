@@ -14,7 +14,9 @@ from typing import Any
 import onnx
 import pytest
 
+from edgeres import steady_child
 from edgeres.backends import get_backend
+from edgeres.backends._tensorrt_alone import ADDRESSES_VARY
 from edgeres.backends._tensorrt_api import load_trt
 from edgeres.backends._tensorrt_build import build_plan
 from edgeres.backends._tensorrt_graph import read_graph
@@ -165,6 +167,16 @@ def test_two_builds_are_equal_byte_for_byte(
         files = json.loads(sidecar.read_text())["files"]
         hashes.add(tuple(sorted(file["sha256"] for file in files.values())))
     assert len(hashes) == 1
+
+
+def test_without_fixed_addresses_a_range_is_built_with_a_warning(
+    qdq_net: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that forbids personality(2)."""
+    refused = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    monkeypatch.setattr(steady_child, "_FIRST", refused)
+    assert ADDRESSES_VARY in BACKEND.audit(build(qdq_net(), tmp_path)).warnings
+    assert ADDRESSES_VARY not in BACKEND.audit(build(qdq_net(batch=4), tmp_path)).warnings
 
 
 def test_external_data_beside_the_model_reaches_the_plan(
