@@ -1,10 +1,10 @@
 """Runs one function in a child process whose memory lies alike each time.
 
 Some compilers order things by the addresses of their objects, so what they write differs from run
-to run. Two things make those addresses equal. The child runs without address randomization, and the
-function runs in a thread, to which the C library gives an arena of its own: it is empty, whatever
-the environment, the paths and the imports left in the main thread's. The child's current folder is
-one with a path of fixed length, made for it.
+to run. Two things make those addresses equal. The child runs without address randomization and
+with a stack of fixed size; and the function runs in a thread, to which the C library gives an arena
+of its own: it is empty, whatever the environment, the paths and the imports left in the main
+thread's. The length of the path of its current folder, which the caller makes, counts too.
 
 Requests, answers, errors and crashes are those of :mod:`edgeres.child`; there is no time limit. The
 child ends when its parent does, however that ends.
@@ -25,13 +25,15 @@ from pathlib import Path
 
 from edgeres.child import JsonValue, call, find, kill_group, limit, read_answer
 
-# See personality(2); the second makes addresses independent of the limit on the stack. They hold for
-# what a process executes from then on, not for the process itself.
-_ADDR_NO_RANDOMIZE, _ADDR_COMPAT_LAYOUT, _ASK = 0x0040000, 0x0200000, 0xFFFFFFFF
+# What holds for a program that a process executes, not for the process itself: personality(2), and
+# the limit on the stack, which moves what lies below it and is the size of every thread's.
+_ADDR_NO_RANDOMIZE, _ASK = 0x0040000, 0xFFFFFFFF
 _FIRST = (
-    "import os, sys; from ctypes import CDLL; "
+    "import os, sys; from ctypes import CDLL; from resource import *; "
+    "hard = getrlimit(RLIMIT_STACK)[1]; wanted = 8 << 20; "
+    "setrlimit(RLIMIT_STACK, (wanted if hard < 0 else min(wanted, hard), hard)); "
     "ask = getattr(CDLL(None), 'personality', lambda value: 0); "
-    f"ask(ask({_ASK}) | {_ADDR_NO_RANDOMIZE | _ADDR_COMPAT_LAYOUT}); "
+    f"ask(ask({_ASK}) | {_ADDR_NO_RANDOMIZE}); "
     "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
 )
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.steady_child import main; main()"

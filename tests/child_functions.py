@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeres.child import JsonValue
 from edgeres.errors import ModelError
+from edgeres.steady_child import addresses_are_fixed
 
 
 def add(first: int, second: int) -> int:
@@ -67,14 +68,14 @@ def steady_crash(progress: Callable[[int, int], None]) -> None:
     crash()
 
 
-def offsets(progress: Callable[[int, int], None]) -> list[JsonValue]:
-    """Where native code's memory lies within the arena; glibc's begin at multiples of 64 MiB."""
+def addresses(progress: Callable[[int, int], None]) -> list[JsonValue]:
+    """Where native code's memory lies, after whether that is fixed."""
     malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
     malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
     found = [malloc(size) for size in (24, 600, 5000)]
     for address in found:
         free(address)
-    return [address % (64 << 20) for address in found]
+    return [addresses_are_fixed(), *found]
 
 
 def hang(progress: Callable[[int, int], None]) -> None:
