@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -69,13 +70,13 @@ def steady_crash(progress: Callable[[int, int], None]) -> None:
 
 
 def addresses(progress: Callable[[int, int], None]) -> list[JsonValue]:
-    """Where native code's memory lies, after whether that is fixed."""
+    """Where native code's memory lies, after whether that is fixed, and the limit on the stack."""
     malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
     malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
     found = [malloc(size) for size in (24, 600, 5000)]
     for address in found:
         free(address)
-    return [addresses_are_fixed(), *found]
+    return [addresses_are_fixed(), *found, resource.getrlimit(resource.RLIMIT_STACK)[0]]
 
 
 def hang(progress: Callable[[int, int], None]) -> None:
