@@ -2,7 +2,7 @@
 
 The network of the default recipe (the reference ResNet-20, pruned) is quantized without
 saturation-safe weights. `edgeres compare` looks at the real engines layer by layer, against their
-own Q/DQ files, on this CPU and on an emulated one without VNNI (`apt-get install qemu-user`).
+own Q/DQ files, on this CPU and on this CPU as one without VNNI (`without_vnni.py`).
 `edgeres sensitivity` then quantizes each layer alone.
 
     python benchmarks/layers.py --out benchmarks/results/layers.json
@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saturation import BACKENDS, EMULATOR, PREPROCESS, pruned_reference
+from saturation import BACKENDS, CPUS, PREPROCESS, child, pruned_reference
+from without_vnni import CannotHideError, environment
 
 from edgeres.backends import get_backend
 from edgeres.environment import describe_environment
@@ -29,14 +30,13 @@ from edgeres.recipe_compress import QuantizeBlock
 from edgeres.stages import build, export
 
 OPTIONS = ["--mean", "0.286", "--std", "0.353", "--threads", "1", "--json"]
-PROGRAM = "from edgeres.cli import main; main()"
 
 
-def edgeres(*arguments: object, emulated: bool = False) -> dict[str, Any]:
+def edgeres(*arguments: object, cpu: str = "native") -> dict[str, Any]:
     """Runs one command in a process of its own and returns its JSON."""
-    command = [*(EMULATOR if emulated else ()), sys.executable, "-c", PROGRAM]
-    command += [*map(str, arguments), *OPTIONS]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "edgeres", *map(str, arguments), *OPTIONS]
+    variables = environment() if cpu == "without_vnni" else None
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -57,8 +57,8 @@ def measure(folder: Path, samples: int) -> dict[str, Any]:
         asked = ["--target", name, "--data", "fashion-mnist", "--table", table]
         results[name] = {
             "against_fp32": edgeres("compare", fp32, engine),
-            "native": edgeres(*compare),
-            "emulated": edgeres(*compare, emulated=True),
+            "cpus": {cpu: json.loads(child(["--probe", name], cpu)) for cpu in CPUS},
+            **{cpu: edgeres(*compare, cpu=cpu) for cpu in CPUS},
             "sensitivity": edgeres("sensitivity", fp32, *asked),
         }
     return results
@@ -67,13 +67,17 @@ def measure(folder: Path, samples: int) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints what stands out and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--samples", type=int, default=2, help="Images for the emulator.")
+    parser.add_argument("--samples", type=int, default=64, help="Images to compare.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    try:
+        environment()
+    except CannotHideError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), arguments.samples)
     for name, found in results.items():
-        for cpu in ("native", "emulated"):
+        for cpu in CPUS:
             print(f"{name}, {cpu}: SQNR {found[cpu]['output']['sqnr_db']:.1f} dB to its source")
             for suspect in found[cpu]["suspects"]:
                 print(f"  {suspect['text']}")
@@ -86,7 +90,6 @@ def main() -> None:
     if arguments.out:
         content = {
             "environment": describe_environment().to_dict(),
-            "emulated_cpu": " ".join(EMULATOR),
             "results": results,
         }
         text = json.dumps(content, indent=1).replace(str(Path(folder)), "FOLDER")

@@ -5,7 +5,7 @@
 ResNet-18 and ResNet-50 at 224x224, batch 1, random weights: latency only. For each network and
 backend four engines take turns: dense FP32, dense INT8, uniform widths at half the multiply-adds in
 INT8, and widths by latency with no fewer multiply-adds in INT8. These are built and measured beside
-the uniform ones before they are kept, as pruning does it: three rounds at most. Random weights say
+the uniform ones before they are kept, as pruning does it: four rounds at most. Random weights say
 nothing of importance, so it is made up: log-normal, from the same distribution in every group.
 ``--work`` keeps what is done, so an interrupted run goes on; ``--phase``, ``--models``
 and ``--backends`` do a part of it: ``layers`` fills the latency table and keeps each shape,
@@ -49,10 +49,11 @@ from edgeres.pruning.allocation import (
     Choices,
     allocate_by_latency,
     allocate_uniform,
+    near,
     width_choices,
 )
 from edgeres.pruning.budget import MacsCost
-from edgeres.pruning.confirm import Problem, confirm
+from edgeres.pruning.confirm import Problem, Region, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
 from edgeres.quantization.quantize import QuantizeSettings, quantize
@@ -109,10 +110,11 @@ def widths(name: str, model: LatencyModel, target: Target, work: Path) -> dict[s
     ]
     even = allocate_uniform(choices, macs, MACS * macs.total)
 
-    def solve(now: LatencyModel) -> Mapping[str, int]:
+    def solve(now: LatencyModel, region: Region | None) -> Mapping[str, int]:
         started = time.monotonic()
         costs = LatencyCost(graph.groups, now)
-        found = with_as_much_work(choices, costs, macs, macs(even))
+        inside = choices if region is None else near(choices, region.centre, region.share)
+        found = with_as_much_work(inside, costs, macs, macs(even))
         print(f"{name} {target.name}: searched {time.monotonic() - started:.0f} s", flush=True)
         return found
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +238,10 @@ def report(work: Path) -> dict[str, Any]:
     """Everything that was measured, put together."""
     rows: list[dict[str, Any]] = []
     made = _load(work / "make.json")
-    for key, cost in made.items():
-        name, tool = key.split("/")
+    for name, tool in product(SUBJECTS, TOOLS):
+        cost = made.get(f"{name}/{tool}")
+        if cost is None:
+            continue
         subject = open_subject(name, work)
         row: dict[str, Any] = {"subject": name, "tool": tool}
         row["cost"] = {field: value for field, value in cost.items() if field != "files"}

@@ -2,8 +2,9 @@
 
     python benchmarks/quantization_table.py benchmarks/results/quantization.json --chart docs/q.svg
 
-Prints Markdown: for every network SQNR, top-1 and latency of each tool's file on each engine, and
-what making it cost. The chart shows SQNR against latency; it needs the extra `report`.
+Prints Markdown: edgeres beside the best peers, then for every network SQNR, top-1 and latency of
+each tool's file on each engine, and what making it cost. The chart shows SQNR against latency; it
+needs the extra `report`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-PLACES = {
-    "native": "this CPU",
-    "emulated": "no VNNI",
-}
 
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
-    """One Markdown table a network and a subject of interest."""
+    """The best peers, then one Markdown table a network and a subject of interest."""
     names = list(dict.fromkeys(row["subject"] for row in result["rows"]))
+    yield from _versus(names, result)
+    yield ""
     for name in names:
         rows = [row for row in result["rows"] if row["subject"] == name]
         yield f"### {name}\n"
@@ -35,23 +34,57 @@ def tables(result: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
+def _versus(names: list[str], result: dict[str, Any]) -> Iterator[str]:
+    """Edgeres beside the most accurate and the fastest file of other tools."""
+    yield (
+        "| network, engine | edgeres, dB | best ONNX Runtime u8s8 | best NNCF | best other file, "
+        "its time over ours | our time over the fastest other file, batch 1 | batch 16 |"
+    )
+    yield "|---|" + "---|" * 6
+    for name in names:
+        found = {row["tool"]: row["accuracy"] for row in result["rows"] if row["subject"] == name}
+        for engine, title in ENGINES.items():
+            peers = {
+                tool: accuracy[engine]["sqnr_db"]
+                for tool, accuracy in found.items()
+                if engine in accuracy and not tool.startswith("edgeres")
+            }
+            single, batch = (
+                {
+                    tool: times["over_edgeres"]
+                    for tool, times in result["latency"][f"{name}/{engine}/batch {size}"].items()
+                    if tool in peers
+                }
+                for size in (1, 16)
+            )
+            best = max(peers, key=lambda tool: peers[tool])
+            fastest = [min(times, key=lambda tool: times[tool]) for times in (single, batch)]
+            u8s8 = max(db for tool, db in peers.items() if tool.endswith("u8s8"))
+            nncf = max(db for tool, db in peers.items() if tool.startswith("nncf"))
+            yield (
+                f"| {name}, {title} | {found['edgeres'][engine]['sqnr_db']:.1f} | {u8s8:.1f} | "
+                f"{nncf:.1f} | {best} {peers[best]:.1f}, {single[best]:.2f} | "
+                f"{1 / single[fastest[0]]:.3f} ({fastest[0]}) | "
+                f"{1 / batch[fastest[1]]:.3f} ({fastest[1]}) |"
+            )
+
+
 def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
-    columns = [
-        (f"{engine}/{cpu}", f"{title}, {PLACES[cpu]}")
+    columns = {
+        engine: title
         for engine, title in ENGINES.items()
-        for cpu in PLACES
-        if any(f"{engine}/{cpu}" in row.get("accuracy", {}) for row in rows)
-    ]
+        if any(engine in row["accuracy"] for row in rows)
+    }
     if not columns:
         return
-    yield "| SQNR dB (top-1 %) | " + " | ".join(title for _, title in columns) + " |"
+    yield "| SQNR dB (top-1 %) | " + " | ".join(columns.values()) + " |"
     yield "|---|" + "---|" * len(columns)
     for row in rows:
-        cells = [_distance(row.get("accuracy", {}).get(key)) for key, _ in columns]
+        cells = [_distance(row["accuracy"].get(engine)) for engine in columns]
         if any(cells):
             yield f"| {row['tool']} | " + " | ".join(cells) + " |"
     for row in rows:
-        found = row.get("accuracy", {}).get("simulated/native")
+        found = row["accuracy"].get("simulated")
         if found:
             yield f"\nSimulated, all 8 bits: {_distance(found)}."
 
@@ -108,7 +141,7 @@ def chart(result: dict[str, Any], out: Path) -> None:
     points = []
     for row in result["rows"]:
         for engine, title in ENGINES.items():
-            found = row.get("accuracy", {}).get(f"{engine}/native")
+            found = row["accuracy"].get(engine)
             times = result["latency"].get(f"{row['subject']}/{engine}/batch 1", {})
             if found and row["tool"] in times:
                 points.append(

@@ -1,18 +1,17 @@
 """Saturation-safe weights on a CPU without VNNI: what they cost, and what they save.
 
 The network of the default recipe (the reference ResNet-20, pruned) is quantized with and without
-saturation-safe weights, and both files run on the real engines: on this CPU, and on an emulated one
-that has AVX2 but no VNNI (QEMU's user mode, `apt-get install qemu-user`), where two products of
-uint8 and int8 share an int16. The table gives the logits' SQNR against the FP32 network.
+saturation-safe weights, and both files run on the real engines: on this CPU, and on this CPU as one
+that has AVX2 but no VNNI (`without_vnni.py`), where two products of uint8 and int8 share an int16.
+The table gives the logits' SQNR against the FP32 network.
 
-    python benchmarks/saturation.py --images 200 --out benchmarks/results/saturation.json
+    python benchmarks/saturation.py --out benchmarks/results/saturation.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from without_vnni import CannotHideError, environment
 
 from edgeres.assets import asset_folder
 from edgeres.backends import get_backend
@@ -40,7 +40,7 @@ from edgeres.stages import build, export
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 BACKENDS = ("onnxruntime", "openvino")
-EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
+CPUS = ("native", "without_vnni")
 
 
 def pruned_reference() -> Path:
@@ -49,7 +49,7 @@ def pruned_reference() -> Path:
 
 
 def run_engine(engine: Path, images: int, out: Path) -> None:
-    """Answers of one engine on the first validation images; also runs inside the emulator."""
+    """Answers of one engine on the first validation images; also runs in a child process."""
     backend = get_backend(read_engine(engine).backend)
     validation = take(open_dataset("fashion-mnist", split="validation"), images)
     with backend.load(read_engine(engine), BuildConfig(threads=1)) as runner:
@@ -57,14 +57,17 @@ def run_engine(engine: Path, images: int, out: Path) -> None:
 
 
 def probe(backend: str) -> None:
-    """Prints whether the engine saturates on the CPU that this runs on."""
-    print(json.dumps(get_backend(backend).qdq_rules("cpu").saturating))
+    """Prints whether the engine saturates on the CPU that this runs on, and what that has."""
+    saturating = get_backend(backend).qdq_rules("cpu").saturating
+    isa = describe_environment(()).isa
+    print(json.dumps({"isa": isa, "probe_says_saturating": saturating}))
 
 
-def child(arguments: list[str], *, emulated: bool) -> str:
-    """Runs this program again, natively or emulated, and returns what it printed."""
-    command = [*(EMULATOR if emulated else ()), sys.executable, __file__, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def child(arguments: list[str], cpu: str) -> str:
+    """Runs this program again, on the CPU as it is or without VNNI; returns what it printed."""
+    command = [sys.executable, __file__, *arguments]
+    variables = environment() if cpu == "without_vnni" else None
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
@@ -86,25 +89,22 @@ def measure(checkpoint: Path, images: int, folder: Path) -> list[dict[str, objec
         reference = folder / f"{name}-fp32.npz"
         run_engine(build(fp32, folder / name / "fp32", target=name).path, images, reference)
         rules = get_backend(name).qdq_rules("cpu")
-        probed = {
-            cpu: json.loads(child(["--probe", name], emulated=cpu == "emulated"))
-            for cpu in ("native", "emulated")
-        }
+        probed = {cpu: json.loads(child(["--probe", name], cpu)) for cpu in CPUS}
         for weights in ("plain", "safe"):
             qdq = folder / f"{name}-{weights}.onnx"
             wanted = replace(rules, saturating=weights == "safe")
             result = quantize(fp32, table, qdq, rules=wanted, settings=QuantizeBlock())
             engine = build(qdq, folder / name / weights, target=name).path
-            for cpu in ("native", "emulated"):
+            for cpu in CPUS:
                 out = folder / f"{name}-{weights}-{cpu}.npz"
-                child([str(engine), str(images), str(out)], emulated=cpu == "emulated")
+                child([str(engine), str(images), str(out)], cpu)
                 found = compare(load_predictions(reference), load_predictions(out))
                 rows.append(
                     {
                         "backend": name,
                         "weights": weights,
                         "cpu": cpu,
-                        "probe_says_saturating": probed[cpu],
+                        **probed[cpu],
                         "proof_holds": result.saturation_safe,
                         "sqnr_db": found.sqnr_db,
                         "agreement": found.agreement,
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("count", nargs="?", type=int, help=argparse.SUPPRESS)
     parser.add_argument("answers", nargs="?", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--probe", help=argparse.SUPPRESS)
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--checkpoint", type=Path, default=pruned_reference())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -133,8 +133,10 @@ def main() -> None:
     if arguments.engine:
         run_engine(arguments.engine, arguments.count, arguments.answers)
         return
-    if shutil.which(EMULATOR[0]) is None:
-        parser.error(f"{EMULATOR[0]} is not installed: apt-get install qemu-user")
+    try:
+        environment()
+    except CannotHideError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments.checkpoint, arguments.images, Path(folder))
     table = Table("Backend", "Weights", "CPU", "Saturates", "SQNR dB", "Agreement %", box=None)
@@ -148,7 +150,6 @@ def main() -> None:
     if arguments.out:
         content = {
             "environment": describe_environment().to_dict(),
-            "emulated_cpu": " ".join(EMULATOR),
             "checkpoint": arguments.checkpoint.name,
             "images": arguments.images,
             "rows": rows,

@@ -1,10 +1,10 @@
 """Which products share an int16, read off the engines one op shape at a time.
 
-On a CPU with VNNI nothing overflows and the table is empty. One without VNNI is had by emulation,
+On a CPU with VNNI nothing overflows and the table is empty. One without VNNI is had by hiding it,
 or, for OpenVINO alone, by telling oneDNN which instructions it may use:
 
     python benchmarks/shared_products.py
-    qemu-x86_64 -cpu Haswell python benchmarks/shared_products.py
+    python benchmarks/without_vnni.py python benchmarks/shared_products.py
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/shared_products.py --backend openvino
     ONEDNN_MAX_CPU_ISA=AVX512_CORE python benchmarks/shared_products.py --backend openvino
 """

@@ -1,10 +1,11 @@
-/* Shows a process and its children this CPU as one with AVX2 but without AVX-512, VNNI and AMX.
+/* Shows an engine this CPU as one with AVX2 but without AVX-512, VNNI and AMX.
  *
- * Loaded by LD_PRELOAD (without_vnni.py does it). Linux makes CPUID fault on CPUs that can
- * (arch_prctl(2), ARCH_SET_CPUID); the fault's handler answers in its place, with the bits of the
- * newer instruction sets cleared. Engines then choose their AVX2 kernels, which run natively.
- * /proc/cpuinfo is replaced by the file that WITHOUT_VNNI_CPUINFO names, so that Python sees the
- * same CPU. XGETBV is not hidden: programs ask it only for instruction sets that CPUID names.
+ * In the copies of the engines that without_vnni.py makes, every CPUID is an `int 0xa2` of the same
+ * length, which a program may not raise: the kernel sends SIGSEGV, and the handler here answers in
+ * the instruction's place, with the bits of the newer instruction sets cleared. Engines then choose
+ * their AVX2 kernels, which run natively. Loaded by LD_PRELOAD. /proc/cpuinfo is replaced by the
+ * file that WITHOUT_VNNI_CPUINFO names, so that Python sees the same CPU. XGETBV is not hidden:
+ * programs ask it only for instruction sets that CPUID names.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -15,11 +16,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
-#include <unistd.h>
 
-#define ARCH_SET_CPUID 0x1012
 #define BIT(n) (UINT32_C(1) << (n))
 
 /* Intel's manual, volume 2A, CPUID, leaf 7: which bits stand for what came after AVX2. */
@@ -30,8 +28,6 @@ static const uint32_t LEAF7_ECX = BIT(1) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | 
 static const uint32_t LEAF7_EDX = BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25);
 static const uint32_t LEAF7_1_EAX = BIT(4) | BIT(5) | BIT(21) | BIT(22) | BIT(23); /* AVX-VNNI */
 static const uint32_t LEAF7_1_EDX = BIT(4) | BIT(5) | BIT(8) | BIT(10) | BIT(19);
-
-static void let_cpuid_run(long allowed) { syscall(SYS_arch_prctl, ARCH_SET_CPUID, allowed); }
 
 /* What the program itself wants done about SIGSEGV (Python's faulthandler, for one). */
 static struct sigaction wanted;
@@ -49,17 +45,28 @@ int sigaction(int number, const struct sigaction *new, struct sigaction *old) {
     return 0;
 }
 
+/* A fault or a signal that is none of ours: what the program wants done is done. */
+static void pass_on(int number, siginfo_t *info, void *context) {
+    int sent = info->si_code <= 0; /* by a process; it does not come again, as a fault does */
+    if (wanted.sa_flags & SA_SIGINFO) {
+        wanted.sa_sigaction(number, info, context);
+    } else if (wanted.sa_handler != SIG_DFL && wanted.sa_handler != SIG_IGN) {
+        wanted.sa_handler(number);
+    } else if (wanted.sa_handler == SIG_DFL || !sent) {
+        really_sigaction(number, &wanted, NULL);
+        if (sent) raise(number);
+    }
+}
+
 static void answer(int number, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *code = (const uint8_t *)registers[REG_RIP];
-    if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
-        really_sigaction(number, &wanted, NULL); /* a true fault: it comes again, to who wants it */
+    if (info->si_code != SI_KERNEL || code[0] != 0xcd || code[1] != 0xa2) {
+        pass_on(number, info, context);
         return;
     }
     uint32_t leaf = registers[REG_RAX], subleaf = registers[REG_RCX], a, b, c, d;
-    let_cpuid_run(1);
     __cpuid_count(leaf, subleaf, a, b, c, d);
-    let_cpuid_run(0);
     if (leaf == 7 && subleaf == 0) {
         b &= ~LEAF7_EBX;
         c &= ~LEAF7_ECX;
@@ -97,7 +104,6 @@ __attribute__((constructor)) static void start(void) {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = answer;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     really_sigaction(SIGSEGV, &action, NULL);
-    let_cpuid_run(0);
 }

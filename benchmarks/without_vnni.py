@@ -3,15 +3,17 @@
     python benchmarks/without_vnni.py edgeres validate out/onnxruntime/model.onnx --json
 
 INT8 sums saturate on such CPUs, and their kernels are others: what an engine answers and how long
-it takes there can be seen on a newer machine. The engines run natively, on AVX2 kernels;
-`without_vnni.c` says how. A CPU that has none of these instruction sets is left as it is. Needs
-Linux on x86-64, a CPU whose CPUID can fault (`cpuid_fault` in /proc/cpuinfo: Intel since 2012) and
-a C compiler.
+it takes there can be seen on a newer machine. The engines run natively, on AVX2 kernels: the
+command gets copies of them whose questions about the CPU are answered by `without_vnni.c`. The
+copies are made once a version, in the folder for temporary files (half a minute, 200 MB). A CPU
+that has none of these instruction sets is left as it is. Needs Linux on x86-64, a C compiler and
+objdump.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -20,6 +22,10 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
+#: Packages that look at the CPU by themselves.
+ENGINES = ("onnxruntime", "openvino")
+UNUSED = ("*_gpu_plugin*", "*_npu_plugin*")
+CPUID, TRAP = b"\x0f\xa2", b"\xcd\xa2"
 NEWER = ("avx512", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_", "avx10", "gfni", "vaes")
 
 
@@ -38,32 +44,86 @@ def environment() -> dict[str, str]:
         return here
     told = _cpuinfo()
     flags = _flags(told)
+    if "avx2" not in flags:
+        raise CannotHideError("this is no x86-64 CPU with AVX2 (/proc/cpuinfo)")
     if not any(flag.startswith(("avx512", "avx_vnni", "amx_")) for flag in flags):
         return here
-    if "cpuid_fault" not in flags:
-        raise CannotHideError("this CPU's CPUID cannot fault, so its VNNI cannot be hidden")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise CannotHideError("there is no C compiler (cc): apt-get install gcc libc6-dev")
-    mark = hashlib.sha256(SOURCE.read_bytes() + told.encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark}"
-    library, cpuinfo = folder / "without_vnni.so", folder / "cpuinfo"
-    if not library.exists():
-        folder.mkdir(mode=0o700, exist_ok=True)
-        cpuinfo.write_text(_older(told))
-        part = folder / f"{os.getpid()}.so"
-        command = [compiler, "-O2", "-fPIC", "-shared", "-o", str(part), str(SOURCE), "-ldl"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CannotHideError(f"{SOURCE.name} does not compile: {done.stderr.strip()[-300:]}")
-        part.rename(library)
-    loaded = f"{library} {here.get('LD_PRELOAD', '')}".strip()
-    return {**here, "LD_PRELOAD": loaded, "WITHOUT_VNNI_CPUINFO": str(cpuinfo)}
+    programs = {name: shutil.which(name) for name in ("cc", "objdump")}
+    for name, program in programs.items():
+        if program is None:
+            raise CannotHideError(f"there is no {name}: apt-get install gcc libc6-dev binutils")
+    packages = _packages()
+    mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes() + told.encode())
+    for package in packages:
+        mark.update(f"{package} {package.stat().st_mtime_ns}".encode())
+    folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark.hexdigest()[:12]}"
+    if folder.exists() and folder.stat().st_uid != os.getuid():
+        raise CannotHideError(f"{folder}: is somebody else's; remove it, or set TMPDIR")
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as made:
+            _make(Path(made) / folder.name, packages, told)
+            try:
+                (Path(made) / folder.name).rename(folder)
+            except OSError:  # another process was faster
+                if not folder.exists():
+                    raise
+    first = {"LD_PRELOAD": f"{folder}/without_vnni.so", "PYTHONPATH": f"{folder}/packages"}
+    added = {name: ":".join(filter(None, (value, here.get(name)))) for name, value in first.items()}
+    return {**here, **added, "WITHOUT_VNNI_CPUINFO": f"{folder}/cpuinfo"}
 
 
 def hidden() -> bool:
     """Whether this process itself sees the CPU without VNNI."""
     return "WITHOUT_VNNI_CPUINFO" in os.environ
+
+
+def _packages() -> list[Path]:
+    found = [importlib.util.find_spec(name) for name in ENGINES]
+    return [Path(spec.origin).parent for spec in found if spec is not None and spec.origin]
+
+
+def _make(folder: Path, packages: list[Path], told: str) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "cpuinfo").write_text(_older(told))
+    library = folder / "without_vnni.so"
+    _run("cc", "-O2", "-fPIC", "-shared", "-o", str(library), str(SOURCE), "-ldl")
+    for package in packages:
+        copy = folder / "packages" / package.name
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns(*UNUSED))
+        for path in copy.rglob("*.so*"):
+            _trap(path)
+
+
+def _trap(library: Path) -> None:
+    """Every CPUID instruction of a library becomes one that traps; the file is changed."""
+    code = bytearray(library.read_bytes())
+    if not code.startswith(b"\x7fELF") or CPUID not in code:
+        return
+    sections: list[tuple[int, int, int]] = []  # size, address, place in the file
+    command = ["objdump", "--wide", "--section-headers", "--disassemble", str(library)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listed:
+        assert listed.stdout is not None
+        for line in listed.stdout:
+            if line.endswith("\tcpuid\n"):  # "  68276c:\t0f a2    \tcpuid"
+                address = int(line.partition(":")[0], 16)
+                _, start, place = next(at for at in sections if at[1] <= address < at[1] + at[0])
+                place += address - start
+                assert code[place : place + 2] == CPUID, (library, line)
+                code[place : place + 2] = TRAP
+            elif (
+                "CODE" in line
+            ):  # "  7 .text  03144460  000315d40  000315d40  00315d40  2**6  CODE"
+                size, start, _, place = (int(word, 16) for word in line.split()[2:6])
+                sections.append((size, start, place))
+    if listed.returncode:
+        raise CannotHideError(f"objdump cannot read {library}")
+    library.write_bytes(code)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotHideError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
 
 
 def _cpuinfo() -> str:
@@ -92,9 +152,13 @@ def main() -> None:
         raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     try:
         variables = environment()
-        os.execvpe(sys.argv[1], sys.argv[1:], variables)
     except (CannotHideError, OSError) as error:
         print(f"without_vnni.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    try:
+        os.execvpe(sys.argv[1], sys.argv[1:], variables)
+    except OSError as error:
+        print(f"without_vnni.py: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

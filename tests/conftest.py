@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+import edgeres
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +35,19 @@ def load_program() -> Iterator[Callable[[Path], ModuleType]]:
     yield load
     for name in names:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def without_vnni(load_program) -> dict[str, str]:
+    """Environment of a child process that sees this CPU with AVX2 and nothing newer."""
+    program = load_program(Path(__file__).parents[1] / "benchmarks" / "without_vnni.py")
+    try:
+        variables: dict[str, str] = program.environment()
+    except program.CannotHideError as error:
+        pytest.skip(str(error))
+    ours = str(Path(edgeres.__file__).parents[1])
+    there = variables.get("PYTHONPATH")
+    return {**variables, "PYTHONPATH": os.pathsep.join([there, ours] if there else [ours])}
 
 
 @pytest.fixture

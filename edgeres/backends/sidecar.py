@@ -78,7 +78,7 @@ def write_tuning(engine: Engine, tuning: Mapping[str, Any] | None) -> None:
     record = _read_record(target, engine.path)
     record.pop(_TUNING, None)
     if tuning is not None:
-        record[_TUNING] = {**tuning, "cpu": _this_cpu()}
+        record[_TUNING] = {**tuning, **_this_cpu()}
     write_atomic(target, (json.dumps(record, indent=1) + "\n").encode())
 
 
@@ -104,7 +104,9 @@ def _tuning_of(engine: Engine, config: BuildConfig) -> tuple[dict[str, str], int
     if kept is None:
         return {}, None
     try:
-        if kept["cpu"] != _this_cpu() or config.device != engine.device:
+        # Kept before the instruction sets were: it may be of another CPU of that name.
+        kept_on = {"cpu": kept["cpu"], "isa": kept.get("isa")}
+        if kept_on != _this_cpu() or config.device != engine.device:
             return {}, None
         options = {str(name): str(value) for name, value in kept["options"].items()}
         return options, None if kept["threads"] is None else int(kept["threads"])
@@ -115,9 +117,10 @@ def _tuning_of(engine: Engine, config: BuildConfig) -> tuple[dict[str, str], int
         ) from error
 
 
-def _this_cpu() -> str:
-    machine = describe_environment()
-    return f"{machine.cpu}, {machine.threads} threads"
+def _this_cpu() -> dict[str, Any]:
+    """The CPU by its name and by what it can do: virtual machines show one model with less."""
+    machine = describe_environment(())
+    return {"cpu": f"{machine.cpu}, {machine.threads} threads", "isa": list(machine.isa)}
 
 
 def read_engine(path: Path) -> Engine:

@@ -3,8 +3,8 @@
 Each backend names the options that change how an engine is run and not what it computes
 (``runtime_options``); threads are tried too. One option after the other, all of its values take
 turns in one measurement; a value is taken only where it is faster beyond doubt, and answers that
-differ from those of the engine as built rule it out. What is kept holds for this CPU and is
-ignored on others.
+differ from those of the engine as built rule it out. What is kept holds for this CPU with
+its instruction sets and is ignored on others.
 """
 
 from __future__ import annotations

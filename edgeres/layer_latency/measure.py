@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.benchmarking.benchmark import made_up_inputs
-from edgeres.benchmarking.latency import MeasureSettings, measure
+from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation.predict import single_input
@@ -169,8 +169,8 @@ def time_models(
     *,
     signed_input: bool = True,
     shapes: Mapping[str, ShapeRange] | None = None,
-) -> dict[str, float]:
-    """p50 in milliseconds of FP32 models, built in the precision of a place, that take turns.
+) -> dict[str, Latency]:
+    """Latencies of FP32 models, built in the precision of a place, that take turns.
 
     They are built with the target's options, and for ``shapes`` where their inputs have these.
 
@@ -193,8 +193,7 @@ def time_models(
             )
             runners[name] = stack.enter_context(target.backend.load(engine, config))
         images = made_up_inputs(single_input(next(iter(runners.values()))), place.batch, count=2)
-        found = measure(runners, images, settings=settings)
-    return {name: latency.p50_ms for name, latency in found.items()}
+        return measure(runners, images, settings=settings)
 
 
 def _options(target: Target, precision: Precision) -> dict[str, str]:
@@ -250,7 +249,11 @@ def _layer_ms(
     place: Place,
     settings: MeasureSettings,
 ) -> list[float]:
-    """Milliseconds of one layer at points that share their input channels."""
+    """Milliseconds of one layer at points that share their input channels.
+
+    From the least times: the second thread of a short engine sometimes wakes when the first has
+    done all the work, so its median can be that of one thread where whole networks use both.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = {}
@@ -261,7 +264,7 @@ def _layer_ms(
         found = time_models(models, target, place, folder, settings, signed_input=shape.image)
     # Noise can make the difference of two short times negative; a layer takes some time at least.
     return [
-        max(1e-4, (found[f"{n}-{_COPIES}"] - found[f"{n}-1"]) / (_COPIES - 1))
+        max(1e-4, (found[f"{n}-{_COPIES}"].min_ms - found[f"{n}-1"].min_ms) / (_COPIES - 1))
         for n in range(len(points))
     ]
 

@@ -216,7 +216,8 @@ def measure_networks(
             models[label] = folder / f"{label}.onnx"
             write_narrowed(onnx, chosen, models[label])
         shapes = target.config.shapes
-        return time_models(models, target, table.place, folder, settings, shapes=shapes)
+        found = time_models(models, target, table.place, folder, settings, shapes=shapes)
+    return {label: latency.p50_ms for label, latency in found.items()}
 
 
 def _network_times(

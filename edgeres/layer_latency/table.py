@@ -21,7 +21,7 @@ from edgeres.store import json_sha256
 
 Precision = Literal["int8", "float32"]
 FORMAT = "edgeres-latency-table"
-VERSION = 1
+VERSION = 2
 _LEAST_MS = 1e-4
 """What interpolation never goes below: no layer is free."""
 

@@ -7,7 +7,7 @@ with a table of measured layers behind the function, milliseconds on a device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, lcm
 
 import numpy as np
@@ -65,6 +65,22 @@ def width_choices(
     losses = np.concatenate([[0.0], np.cumsum(np.sort(scores))])
     lost = tuple(float(losses[group.channels - w]) for w in widths)
     return Choices(group.name, tuple(widths), lost, whole)
+
+
+def near(choices: Sequence[Choices], centre: Mapping[str, int], share: float) -> list[Choices]:
+    """The widths that differ from the centre's by at most this share of a group's channels.
+
+    Args:
+        choices: Of each group.
+        centre: A width of each group, among its choices.
+        share: Of the channels before the first round of pruning.
+    """
+    kept = []
+    for c in choices:
+        inside = [i for i, w in enumerate(c.widths) if abs(w - centre[c.name]) <= share * c.whole]
+        widths, losses = tuple(c.widths[i] for i in inside), tuple(c.losses[i] for i in inside)
+        kept.append(replace(c, widths=widths, losses=losses))
+    return kept
 
 
 def allocate_uniform(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:

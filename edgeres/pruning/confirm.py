@@ -2,7 +2,8 @@
 
 Round by round the search chooses widths, these are built and timed beside even widths of as many
 multiply-adds and the dense network, and what was measured corrects the predictions of the next
-round. Widths that were measured to be slower than the even ones are never kept.
+round. Widths that were measured to be slower than the even ones are never kept: they lie where the
+predictions are wrong, so the next round searches in a smaller region around the even ones.
 """
 
 from __future__ import annotations
@@ -18,12 +19,26 @@ from edgeres.layer_latency.predict import LatencyModel
 from edgeres.layer_latency.synthetic import Widths as LayerWidths
 from edgeres.pruning.budget import Widths
 
-ROUNDS = 3
+ROUNDS = 4
 _CLOSE = 0.03  # relative error of a prediction that needs no further round
 _NOISE = 0.02  # relative, by which a measurement may miss the budget
+_REGION = 0.25  # share of a group's channels around even ones, where a search found nothing faster
 _DENSE, _CHOSEN, _EVEN = "dense", "chosen", "uniform"
 
 Kept = Literal["latency", "uniform"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where widths are sought: a trust region.
+
+    Attributes:
+        centre: Widths of the groups.
+        share: Of each group's channels, by which the widths may differ from the centre.
+    """
+
+    centre: Widths
+    share: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Problem:
     """What is searched for.
 
     Attributes:
-        solve: The widths that are best by a latency model.
+        solve: The widths that are best by a latency model, in a region or, with ``None``, of all.
         even: Even widths of as many multiply-adds as those given.
         layers: Input and output channels of every layer where the groups have these widths.
         loss: Importance lost with these widths; of those within the budget the least is kept.
@@ -39,7 +54,7 @@ class Problem:
             where the fastest is sought.
     """
 
-    solve: Callable[[LatencyModel], Widths]
+    solve: Callable[[LatencyModel, Region | None], Widths]
     even: Callable[[Widths], Widths]
     layers: Callable[[Widths], LayerWidths]
     loss: Callable[[Widths], float]
@@ -126,17 +141,21 @@ def confirm(
     """
     done: list[Round] = []
     seen: list[SeenNetwork] = []
+    region: Region | None = None
     for number in range(1, rounds + 1):
         try:
-            widths = problem.solve(model)
+            widths = problem.solve(model, region)
         except UsageError:
-            if not any(_fits(problem, _best_ms(found)) for found in done):
+            if region is None and not any(_fits(problem, _best_ms(found)) for found in done):
                 raise
-            break  # the corrected model sees no way, but one was measured
+            break  # the corrected model sees no way there
         if any(widths == found.widths for found in done):
             break
         found = _measured(problem, model, bench, widths)
         done.append(found)
+        if found.kept == "uniform":
+            share = _REGION if region is None else region.share / 2
+            region = Region(found.uniform_widths, share)
         for chosen, ms in ((widths, found.measured_ms), (found.uniform_widths, found.uniform_ms)):
             seen.append(SeenNetwork(problem.layers(chosen), ms))
         model = corrected(model, seen)

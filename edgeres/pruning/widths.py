@@ -14,10 +14,11 @@ from edgeres.pruning.allocation import (
     allocate_by_importance,
     allocate_by_latency,
     allocate_uniform,
+    near,
     width_choices,
 )
 from edgeres.pruning.budget import Cost, MacsCost, Widths
-from edgeres.pruning.confirm import Problem
+from edgeres.pruning.confirm import Problem, Region
 from edgeres.pruning.groups import ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost
 from edgeres.pruning.settings import PruneSettings
@@ -94,8 +95,12 @@ def latency_problem(
     def loss(widths: Widths) -> float:
         return sum(c.losses[c.widths.index(widths[c.name])] for c in choices)
 
+    def solve(model: LatencyModel, region: Region | None) -> Widths:
+        inside = choices if region is None else near(choices, region.centre, region.share)
+        return allocate_by_latency(inside, LatencyCost(groups, model), budget_ms)
+
     return Problem(
-        solve=lambda model: allocate_by_latency(choices, LatencyCost(groups, model), budget_ms),
+        solve=solve,
         even=lambda widths: allocate_uniform(choices, macs, macs(widths)),
         layers=LatencyCost(groups, latency).layer_widths,
         loss=loss,

@@ -2,7 +2,8 @@
 
 ``convert`` appends one row for each target to ``history.sqlite`` in its output. An upgrade of
 a runtime that makes an engine slower, moves its layers back to float or changes its answers shows
-as a difference between the last rows before and after it, on the same CPU, model and images.
+as a difference between the last rows before and after it, on the same CPU with the same instruction
+sets, model and images.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from edgeres.recipe import Recipe
 
 HISTORY = "history.sqlite"
-_SCHEMA = 2
+_SCHEMA = 3
+_ADDED = {"recipe_sha256": 2, "isa": 3}  # columns and the schema that they came with
 _WAIT_S = 10.0
 _SLOWER = 1.10  # p50 after an upgrade over p50 before it
 _LESS_ACCURATE_PP = 0.1
@@ -37,7 +39,8 @@ class Row:
     """One engine in one run; what was not measured is ``None``.
 
     ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601; ``recipe_sha256`` is
-    of the settings that can change an engine (empty in rows of schema 1, which did not keep it).
+    of the settings that can change an engine (empty in rows of schema 1, which did not keep it);
+    ``isa`` holds the CPU's instruction sets with spaces between (empty in rows of schema 2).
     """
 
     run: int
@@ -61,6 +64,7 @@ class Row:
     size_bytes: int
     verdict: str
     recipe_sha256: str = ""
+    isa: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,17 +131,18 @@ def read_history(path: Path) -> list[Row]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:  # whoever made it was stopped before the table was there
             return []
-        columns = _COLUMNS if version == _SCHEMA else _COLUMNS[:-1]  # the last came with schema 2
+        columns = [column for column in _COLUMNS if _ADDED.get(column, 1) <= version]
         found = database.execute(f"SELECT {', '.join(columns)} FROM results ORDER BY run, rowid")
-        return [Row(*values) for values in found]
+        return [Row(**dict(zip(columns, values, strict=True))) for values in found]
 
 
 def runtime_changes(rows: Sequence[Row]) -> list[Change]:
     """What is different since a runtime, or edgeres itself, was changed.
 
     Compared are runs one after the other of the same engine, recipe settings, model, images, device
-    and CPU whose versions differ. Times count only where both are stable. Rows that do not say
-    their settings are compared with each other alone.
+    and CPU whose versions differ; a CPU that a virtual machine or a launcher shows with fewer
+    instruction sets is another one. Times count only where both are stable. Rows that do not say
+    their settings or instruction sets are compared with each other alone.
     """
     last: dict[tuple[str, ...], Row] = {}
     changes: list[Change] = []
@@ -148,6 +153,7 @@ def runtime_changes(rows: Sequence[Row]) -> list[Change]:
             row.engine,
             row.device,
             row.cpu,
+            row.isa,
             row.model_sha256,
             row.data_fingerprint,
         )
@@ -222,6 +228,7 @@ def _rows(report: Report, name: str, settings: str, run: int, moment: str) -> li
             size_bytes=part.size_bytes,
             verdict=part.verdict,
             recipe_sha256=settings,
+            isa=" ".join(report.environment.isa),
         )
         for target, part in report.targets.items()
     ]
@@ -242,9 +249,9 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
             (version, tables) = database.execute(
                 "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
             ).fetchone()
-            if create and (version == 1 or (version == 0 and not tables)):
+            if create and (0 < version < _SCHEMA or (version == 0 and not tables)):
                 _bring_up(database)
-            elif version not in (1, _SCHEMA) and (version or tables):
+            elif not 0 < version <= _SCHEMA and (version or tables):
                 raise ArtefactError(
                     f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
                     hint="Give another file.",
@@ -257,13 +264,17 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
 
 
 def _bring_up(database: sqlite3.Connection) -> None:
-    """An empty file or schema 1 to schema 2, whole or not at all; of several that try, one does."""
+    """From an empty file or an older schema, whole or not at all; of several that try, one does."""
     database.execute("BEGIN IMMEDIATE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version == 0:
         database.execute(f"CREATE TABLE results ({_columns()})")
-    if version == 1:
-        database.execute("ALTER TABLE results ADD COLUMN recipe_sha256 TEXT NOT NULL DEFAULT ''")
+    else:
+        for column, schema in _ADDED.items():
+            if version < schema:
+                database.execute(
+                    f"ALTER TABLE results ADD COLUMN {column} TEXT NOT NULL DEFAULT ''"
+                )
     if version != _SCHEMA:
         database.execute(f"PRAGMA user_version = {_SCHEMA}")
     database.commit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.memory import peak_memory
 from edgeres.benchmarking.tune import tune_runtime
+from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError
 
 QUICK = MeasureSettings(seconds=0.1, rounds=5, min_runs=10, max_seconds=2.0, warmup_seconds=0.05)
@@ -105,12 +107,25 @@ def test_what_is_given_comes_first_and_other_cpus_ignore_it(engine) -> None:
     assert run_config(here, BuildConfig()).threads == 1
     assert run_config(here, BuildConfig(tuned=False)) == BuildConfig(tuned=False)
     record = json.loads(sidecar_path(engine).read_text())
-    record["tuning"]["cpu"] = "another"
-    sidecar_path(engine).write_text(json.dumps(record))
+    for changed in ({"cpu": "another"}, {"isa": ["avx2"]}, {"isa": None}):
+        tuning = {**record["tuning"], **changed}
+        sidecar_path(engine).write_text(json.dumps({**record, "tuning": tuning}))
+        assert run_config(here, BuildConfig()) == BuildConfig()
+    del tuning["isa"]  # as it was kept before instruction sets were
+    sidecar_path(engine).write_text(json.dumps({**record, "tuning": tuning}))
     assert run_config(here, BuildConfig()) == BuildConfig()
     sidecar_path(engine).write_text(json.dumps({**record, "tuning": []}))
     with pytest.raises(ArtefactError, match="damaged"):
         run_config(here, BuildConfig())
+
+
+def test_a_cpu_of_that_name_with_fewer_instruction_sets_is_another(engine, monkeypatch) -> None:
+    write_tuning(read_engine(engine), {"options": {"spinning": "false"}, "threads": 1})
+    whole = describe_environment()
+    assert run_config(read_engine(engine), BuildConfig()).threads == 1
+    less = dataclasses.replace(whole, isa=(*whole.isa[:-1], "another"))
+    monkeypatch.setattr("edgeres.backends.sidecar.describe_environment", lambda *_: less)
+    assert run_config(read_engine(engine), BuildConfig()) == BuildConfig()
 
 
 def test_memory_counts_the_engine_and_not_this_process(engine) -> None:

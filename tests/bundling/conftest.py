@@ -21,6 +21,15 @@ def executable() -> list[str]:
     return [name for name in target_names() if get_backend(name).not_executable() is None]
 
 
+TARGETS = [n for n in ("onnxruntime", "openvino") if get_backend(n).not_executable() is None]
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    """Each target whose engines run on a CPU, where its runtime is here."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a small conversion for the targets that run here."""

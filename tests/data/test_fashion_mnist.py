@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +81,8 @@ def test_the_training_split_has_60_000_images():
 
 
 @needs_full_set
-def test_the_program_makes_the_same_files():
-    spec = importlib.util.spec_from_file_location("make_calibration", SCRIPT)
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+def test_the_program_makes_the_same_files(load_program):
+    program = load_program(SCRIPT)
     for name, content in program.make_files(TRAINING_FOLDER).items():
         assert gzip.decompress((asset_folder("calibration") / name).read_bytes()) == content, name
     assert program.compress(b"abc") == program.compress(b"abc")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-import edgeres
 from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.cli import app
@@ -365,26 +364,25 @@ def test_validate_explains_by_the_network_that_was_quantized(run, tmp_path) -> N
     assert found.explanation.startswith(f"{LAYER} alone leaves")
 
 
-def without_vnni(qemu: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """A command on an emulated CPU whose INT8 sums saturate."""
-    program = f"import sys; sys.argv = {['edgeres', *arguments]!r}; from edgeres.cli import main"
+def run_edgeres(
+    environment: Mapping[str, str], arguments: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """A command in a child process."""
     return subprocess.run(
-        [qemu, "-cpu", "Haswell", sys.executable, "-c", f"{program}; main()"],
+        [sys.executable, "-m", "edgeres", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(edgeres.__file__).parents[1])},
+        env=environment,
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("weights", ["plain", "safe"])
-def test_layers_that_saturate_without_vnni_are_named(run, tmp_path, name, weights) -> None:
-    """An emulated CPU with AVX2 alone clips INT8 sums, unless the weights were made for it."""
-    qemu = shutil.which("qemu-x86_64")
-    if qemu is None:
-        pytest.skip("qemu-x86_64 is not installed (Debian: qemu-user)")
+def test_layers_that_saturate_without_vnni_are_named(
+    run, tmp_path, without_vnni, name, weights
+) -> None:
+    """A CPU with AVX2 alone clips INT8 sums, unless the weights were made for it."""
     engine_of(run, name)
     rules = replace(get_backend(name).qdq_rules("cpu"), saturating=weights == "safe")
     fp32, table, qdq = (
@@ -394,10 +392,10 @@ def test_layers_that_saturate_without_vnni_are_named(run, tmp_path, name, weight
     )
     made = quantize(fp32, table, qdq, rules=rules, settings=QuantizeBlock())
     engine = build(qdq, tmp_path / "engine", target=name, threads=1)
-    arguments = ["compare", str(qdq), str(engine.path), "--samples", "2", "--threads", "1"]
+    arguments = ["compare", str(qdq), str(engine.path), "--samples", "8", "--threads", "1"]
     arguments += ["--json", "--mean", "0.286", "--std", "0.353"]
-    done = without_vnni(qemu, arguments)
-    assert done.returncode == 0, done.stdout
+    done = run_edgeres(without_vnni, arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     named = {s["node"] for s in found["suspects"] if s["kind"] == "engine"}
     can_overflow = {node for node, proof in made.saturation.items() if not proof.safe}
@@ -405,12 +403,8 @@ def test_layers_that_saturate_without_vnni_are_named(run, tmp_path, name, weight
     assert bool(named) == (weights == "plain")
 
 
-@pytest.mark.slow
-def test_a_saturating_engine_fails_and_its_layer_is_named(run, planted) -> None:
-    """The same engine is good where sums are exact; an emulated CPU clips them."""
-    qemu = shutil.which("qemu-x86_64")
-    if qemu is None:
-        pytest.skip("qemu-x86_64 is not installed (Debian: qemu-user)")
+def test_a_saturating_engine_fails_and_its_layer_is_named(run, planted, without_vnni) -> None:
+    """The same engine is good where sums are exact; a CPU with AVX2 alone clips them."""
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=False)
     fp32, table = run / "baseline" / "model.onnx", run / "baseline" / "table.json"
     folder = planted / "onnxruntime"
@@ -418,7 +412,7 @@ def test_a_saturating_engine_fails_and_its_layer_is_named(run, planted) -> None:
     build(folder / "model.qdq.onnx", folder / "model", target="onnxruntime", threads=1)
     arguments = ["validate", str(folder / "model.onnx"), "--data", f"npz:{planted / 'few.npz'}"]
     arguments += ["--max-drop", "0", "--confidence", "0.5", "--threads", "1", "--json"]
-    done = without_vnni(qemu, arguments)
+    done = run_edgeres(without_vnni, arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["verdict"] == "fail"

@@ -63,10 +63,13 @@ def propagated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, image: np.ndarray) -> list[np.ndarray]:
+    named = onnx.ModelProto.FromString(model.SerializeToString())
+    for number, node in enumerate(named.graph.node):
+        node.name = str(number)  # two added poolings share one name until a later pass names all
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        named.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return [np.asarray(value) for value in session.run(None, {"x": image})]
 

@@ -72,6 +72,20 @@ def test_a_table_of_another_place_is_refused(network: Path, target: Target, tmp_
         measure_layers(network_layers(network), target, place, path=tmp_path / "t.json")
 
 
+def test_a_table_of_the_same_cpu_with_fewer_instruction_sets_is_refused(
+    network: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(target, precision="int8", threads=1)
+    machine = module.describe_environment(())
+    less = replace(machine, isa=(*machine.isa[:-1], "another"))
+    monkeypatch.setattr(module, "describe_environment", lambda _: less)
+    other = place_of(target, precision="int8", threads=1)
+    assert other.file_name != place.file_name
+    LatencyTable(place).save(tmp_path / "t.json")
+    with pytest.raises(ArtefactError, match="isa differ"):
+        measure_layers(network_layers(network), target, other, path=tmp_path / "t.json")
+
+
 def test_rules_and_options_belong_to_the_place_and_reach_the_engines(
     network: Path, target: Target, tmp_path: Path
 ) -> None:

@@ -69,9 +69,16 @@ def test_another_machine_or_model_is_no_upgrade(report, tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(report().environment, cpu="another")
     slow = _later(report(), latency_ms=Percentiles(9.0, 9.1, 9.2))
     append_run(path, dataclasses.replace(slow, environment=elsewhere), name="net")
+    more = dataclasses.replace(report().environment, isa=("avx2", "avx_vnni"))
+    assert more.isa != report().environment.isa
+    append_run(path, dataclasses.replace(slow, environment=more), name="net")
     model = dataclasses.replace(report().model, sha256="cd" * 32)
     append_run(path, dataclasses.replace(slow, model=model), name="net")
     assert runtime_changes(read_history(path)) == []
+    # The same machine again is compared with itself, not with what ran in between.
+    append_run(path, slow, name="net")
+    (found,) = runtime_changes(read_history(path))
+    assert "p50 1.23 to 9 ms" in found.text
 
 
 def test_another_setting_is_no_upgrade(report, tmp_path: Path) -> None:
@@ -88,18 +95,39 @@ def test_another_setting_is_no_upgrade(report, tmp_path: Path) -> None:
     assert len(runtime_changes(read_history(path))) == 1
 
 
-def test_a_file_of_the_first_schema_is_read_and_gone_on_with(report, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schema", "lacking"), [(1, ("recipe_sha256", "isa")), (2, ("isa",))])
+def test_a_file_of_an_older_schema_is_read_and_gone_on_with(
+    report, tmp_path: Path, schema: int, lacking: tuple[str, ...]
+) -> None:
     path = tmp_path / "h.sqlite"
-    append_run(path, report(), name="net")
+    append_run(path, report(), name="net", recipe_sha256="ab")
+    (new, *_) = read_history(path)
     with sqlite3.connect(path) as database:
-        database.execute("ALTER TABLE results DROP COLUMN recipe_sha256")
-        database.execute("PRAGMA user_version = 1")
+        for column in lacking:
+            database.execute(f"ALTER TABLE results DROP COLUMN {column}")
+        database.execute(f"PRAGMA user_version = {schema}")
     database.close()
     before = path.read_bytes()
-    assert [row.recipe_sha256 for row in read_history(path)] == [""] * 3
+    old = dataclasses.replace(new, **dict.fromkeys(lacking, ""))
+    assert read_history(path)[0] == old
     assert path.read_bytes() == before
-    append_run(path, report(), name="net", recipe_sha256="ab")
-    assert [row.recipe_sha256 for row in read_history(path)] == [""] * 3 + ["ab"] * 3
+    append_run(path, _later(report(), top1=0.5), name="net", recipe_sha256="ab")
+    rows = read_history(path)
+    assert rows[0] == old
+    assert (rows[3].recipe_sha256, rows[3].isa) == (new.recipe_sha256, new.isa)
+    with sqlite3.connect(path) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    database.close()
+    assert version == 3
+    # What does not say its instruction sets may be of another machine.
+    assert runtime_changes(rows) == []
+
+
+def test_rows_say_the_instruction_sets(report, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    machine = dataclasses.replace(report().environment, isa=("avx2", "avx_vnni"))
+    append_run(path, dataclasses.replace(report(), environment=machine), name="net")
+    assert {row.isa for row in read_history(path)} == {"avx2 avx_vnni"}
 
 
 def test_runs_at_the_same_time_are_all_kept(report, tmp_path: Path) -> None:

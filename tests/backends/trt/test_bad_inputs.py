@@ -1,6 +1,6 @@
 """What can be wrong at the command line: one line each, the right exit code, nothing deserialized.
 
-Checks of versions and GPUs that need a driver are in ``trt_standin/test_load_and_run.py``.
+Checks of versions and GPUs that need a driver are in ``trt_standin/test_load.py``.
 """
 
 from __future__ import annotations

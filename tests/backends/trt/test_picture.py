@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_picture_is_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_is_up_to_date(
+    load_program: Callable[[Path], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime calibrates")
-    spec = importlib.util.spec_from_file_location("draw_qdq", ROOT / "scripts" / "draw_qdq.py")
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = load_program(ROOT / "scripts" / "draw_qdq.py")
     monkeypatch.setattr(program, "TARGET", tmp_path / "qdq.svg")
     program.main()
     fresh = (tmp_path / "qdq.svg").read_text()

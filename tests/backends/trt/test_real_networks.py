@@ -7,7 +7,6 @@ images; as they are they belong to the slow tests.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,15 +110,14 @@ def check_all_int8(network: Path, tmp_path: Path, rest: str) -> None:
 
 
 def test_the_numerics_program(
-    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    load_program: Callable[[Path], Any],
+    exported: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     network = exported("resnet20", (1, 28, 28), 0.5)
-    spec = importlib.util.spec_from_file_location("tensorrt_numerics", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = load_program(PROGRAM)
     files = [str(network / "net.onnx"), str(network / "net.qdq.onnx")]
     checkpoint = ["--checkpoint", str(network / "net.safetensors"), "--samples", "200"]
     assert program.main([*files, *checkpoint]) == 0

@@ -18,11 +18,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.backends import _tensorrt_alone
+from edgeres.backends import _tensorrt_alone, get_backend
+from edgeres.backends.base import BuildConfig, Engine
 from edgeres.child import JsonValue, find
 
 from .cuda_driver import Driver
 from .tensorrt_module import StandIn
+
+BACKEND = get_backend("tensorrt")
+CUDA = BuildConfig("cuda:0")
 
 
 @pytest.fixture
@@ -100,3 +104,14 @@ def qdq_file(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
     return path
+
+
+@pytest.fixture
+def built(qdq_file: Path) -> Callable[..., Engine]:
+    """``built(**options)``: the engine of ``qdq_file`` for the GPU."""
+
+    def build(**options: str) -> Engine:
+        config = BuildConfig("cuda:0", options=options)
+        return BACKEND.build(qdq_file, qdq_file.with_suffix(".plan"), config)
+
+    return build

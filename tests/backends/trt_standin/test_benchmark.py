@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,13 +17,8 @@ SKIP = ["--skip", "torch", "--skip", "accuracy"]
 
 
 @pytest.fixture(scope="module")
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("tensorrt_benchmark", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def program(load_program: Callable[[Path], Any]) -> Any:
+    return load_program(PROGRAM)
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""One run of the main job on the reference network, with real engines and images, for all tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edgeres.assets import asset_path
+from edgeres.backends import get_backend, target_names
+from edgeres.cli import app
+
+CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
+SAMPLES = 400
+RECIPE = """\
+name: small
+model: {{source: net.safetensors}}
+data: {{validation_samples: {samples}, calibration_samples: 64}}
+targets: [{targets}]
+checks: {{max_drop_pp: 5}}
+benchmark: {{seconds: 0.2}}
+"""
+
+
+def installed() -> list[str]:
+    return [name for name in target_names() if get_backend(name).missing() is None]
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that a run hands over, by its path in the folder."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and ".stages" not in file.parts
+    }
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, the reference network, and the output of one run; only to read.
+
+    A test that writes takes ``own_copy``.
+    """
+    folder = tmp_path_factory.mktemp("convert")
+    shutil.copyfile(asset_path("recipes", CHECKPOINT), folder / "net.safetensors")
+    text = RECIPE.format(samples=SAMPLES, targets=", ".join(installed()))
+    (folder / "recipe.yaml").write_text(text)
+    result = invoke("convert", folder / "recipe.yaml", "--output", folder / "out", "--json")
+    assert result.exit_code == 0, result.output
+    (folder / "stdout.json").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(workplace: Path) -> dict[str, Any]:
+    return json.loads((workplace / "out" / "report.json").read_text())
+
+
+@pytest.fixture
+def own_copy(workplace: Path, tmp_path: Path) -> Path:
+    """A copy of the workplace, cached stages and all, for one test to change."""
+    return Path(shutil.copytree(workplace, tmp_path / "work"))
+
+
+@pytest.fixture(autouse=True)
+def workplace_is_left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that changes what the others read."""
+    if "workplace" not in request.fixturenames:
+        yield
+        return
+    folder = request.getfixturevalue("workplace")
+    before = _state(folder)
+    yield
+    assert _state(folder) == before, "changes what other tests read: let it take `own_copy`"
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size in bytes and time of the last change, in ns, of every file."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}

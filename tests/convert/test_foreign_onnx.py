@@ -1,0 +1,39 @@
+"""An ONNX file from elsewhere, and the preprocessing that has to be said for it."""
+
+import json
+
+import edgeres
+from edgeres.assets import asset_path
+from edgeres.source import ModelFacts, choose_preprocess
+
+from .conftest import invoke
+
+
+def test_an_onnx_file_from_elsewhere(workplace, report, tmp_path):
+    images, labels = (
+        asset_path("calibration", f"fmnist-test-{part}.gz")
+        for part in ("images.idx3-ubyte", "labels.idx1-ubyte")
+    )
+    name = next(n for n, t in report["targets"].items() if t["executed"])
+    arguments = [
+        "convert", "--model", workplace / "out" / "baseline" / "model.onnx",
+        "--data", f"idx:{images},{labels}", "--calibration-data", "fashion-mnist",
+        "--mean", "0.286", "--std", "0.353", "--target", name,
+        "--output", tmp_path / "onnx", "--json",
+    ]  # fmt: skip
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["model"]["name"] == "model"
+    assert found["baseline"]["samples"] == 10_000
+    assert found["baseline"]["top1"] > 0.94
+    assert found["targets"][name]["verdict"] == "pass"
+    assert found["targets"][name]["sqnr_db"] >= 34
+
+
+def test_one_option_keeps_the_rest_of_the_preprocessing(workplace):
+    changed = edgeres.load_recipe(workplace / "recipe.yaml", {"preprocess.crop": 28})
+    facts = ModelFacts("net", 10, 1, {"mean": [0.286], "std": [0.353], "channels": 1}, ())
+    preprocess = choose_preprocess(changed.preprocess, facts)
+    assert preprocess.mean == (0.286,)
+    assert preprocess.crop == 28

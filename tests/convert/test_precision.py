@@ -1,0 +1,47 @@
+"""One file in INT8 for every target, and engines that stay FP32."""
+
+import json
+
+from .conftest import RECIPE, SAMPLES, installed, invoke
+
+
+def test_one_portable_file_serves_every_target(own_copy):
+    text = (own_copy / "recipe.yaml").read_text() + "quantize: {portable: true}\n"
+    (own_copy / "portable.yaml").write_text(text)
+    out = own_copy / "portable"
+    result = invoke("convert", own_copy / "portable.yaml", "--output", out, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)["targets"]
+    files = {(out / name / "model.qdq.onnx").read_bytes() for name in told}
+    assert len(files) == 1
+    for target in told.values():
+        assert target["int8_coverage"] > 0.97
+        assert target["saturation_safe"]
+        assert target["sqnr_db"] is None or target["sqnr_db"] > 25
+
+
+def test_fp32_is_a_precision_too(own_copy):
+    """The FP32 engines of the network, proven as the INT8 ones are, without a claim of INT8."""
+    text = RECIPE.format(samples=SAMPLES, targets=", ".join(installed()))
+    (own_copy / "fp32.yaml").write_text(text + "quantize: {precision: fp32}\n")
+    out = own_copy / "fp32"
+    result = invoke("convert", own_copy / "fp32.yaml", "--output", out, "--json")
+    assert result.exit_code == 0, result.output
+    for name, target in json.loads(result.stdout)["targets"].items():
+        assert target["precision"] == "fp32"
+        assert target["int8_coverage"] == 0
+        assert "int8_coverage" not in {check["name"] for check in target["checks"]}
+        assert (out / target["engine"]).is_file()
+        account = json.loads((out / name / "model.qdq.json").read_text())
+        assert account["quantized_nodes"] == []
+        if target["executed"]:
+            assert target["verdict"] == "pass"
+            assert target["flips"] == {"lost": 0, "gained": 0}
+    codes = {finding["code"] for finding in json.loads(result.stdout)["findings"]}
+    assert "float-layers" not in codes
+    refused = invoke(
+        "quantize", out / "baseline" / "model.onnx", "--output", own_copy / "q.onnx",
+        "--data", "fashion-mnist", "--target", "onnxruntime", "--recipe", own_copy / "fp32.yaml",
+    )  # fmt: skip
+    assert refused.exit_code == 2
+    assert "nothing to quantize" in refused.output
