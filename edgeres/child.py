@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO, TypeAlias
 
@@ -75,24 +75,35 @@ def run_limited(
                     hint="Give it more time, or suspect the model.",
                 ) from None
             finally:
-                _kill_group(process)
-        return _read_answer(function, answer, process.returncode, memory_bytes, printed)
+                kill_group(process)
+        return read_answer(function, answer, process.returncode, memory_bytes, printed)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Ends the child's session: the child if it still runs, and whatever it left running."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_answer(
+def read_answer(
     function: str,
     answer: bytes,
     exit_code: int,
     memory_bytes: int | None,
     printed: IO[bytes],
 ) -> JsonValue:
-    """Turns what the child wrote and how it ended into a result or an exception."""
+    """Turns what a child wrote and how it ended into a result or an exception.
+
+    Args:
+        function: What the child did, for messages.
+        answer: What it answered.
+        exit_code: As ``Popen.returncode``.
+        memory_bytes: The limit that it had.
+        printed: What it and its native libraries printed.
+
+    Raises:
+        EdgeResError: As :func:`run_limited`.
+    """
     try:
         reply = json.loads(answer) if exit_code == 0 else None
     except ValueError:
@@ -143,8 +154,8 @@ def main() -> None:
     answer_to = os.dup(1)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
-    _limit(request["memory_bytes"])
-    reply = _call(request["function"], request["arguments"])
+    limit(request["memory_bytes"])
+    reply = call(request["function"], request["arguments"])
     with os.fdopen(answer_to, "w") as stream:
         json.dump(reply, stream)
     sys.stdout.flush()
@@ -152,7 +163,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _limit(memory_bytes: int | None) -> None:
+def limit(memory_bytes: int | None) -> None:
     """Bounds this process: its address space, and no core file when it crashes."""
     try:
         import resource
@@ -166,10 +177,17 @@ def _limit(memory_bytes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _call(function: str, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def find(function: str) -> Callable[..., JsonValue]:
+    """Imports ``package.module:function``."""
     module, _, name = function.partition(":")
+    found: Callable[..., JsonValue] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def call(function: str, arguments: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Calls a function in the child; the reply tells :func:`read_answer` how that went."""
     try:
-        return {"result": getattr(importlib.import_module(module), name)(**arguments)}
+        return {"result": find(function)(**arguments)}
     except EdgeResError as error:
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
     except Exception as error:  # the parent must hear of any failure, whatever it is

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 import time
+from collections.abc import Callable
+from ctypes import c_size_t, c_void_p
+from pathlib import Path
 
 import numpy as np
 
+from edgeres.child import JsonValue
 from edgeres.errors import ModelError
+from edgeres.steady_child import addresses_are_fixed
 
 
 def add(first: int, second: int) -> int:
@@ -46,3 +52,33 @@ def leave(code: int) -> None:
 def read_file(path: str) -> None:
     """Stands for a parser that a file makes crash."""
     crash()
+
+
+def steps(progress: Callable[[int, int], None]) -> str:
+    print("a native library talks on standard output")
+    for done in (1, 2):
+        progress(done, 2)
+    return str(Path.cwd())
+
+
+def steady_refuse(progress: Callable[[int, int], None]) -> None:
+    refuse()
+
+
+def steady_crash(progress: Callable[[int, int], None]) -> None:
+    crash()
+
+
+def addresses(progress: Callable[[int, int], None]) -> list[JsonValue]:
+    """Where native code's memory lies, after whether that is fixed, and the limit on the stack."""
+    malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+    malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
+    found = [malloc(size) for size in (24, 600, 5000)]
+    for address in found:
+        free(address)
+    return [addresses_are_fixed(), *found, resource.getrlimit(resource.RLIMIT_STACK)[0]]
+
+
+def hang(progress: Callable[[int, int], None]) -> None:
+    progress(os.getpid(), 0)
+    time.sleep(600)

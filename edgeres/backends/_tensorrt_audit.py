@@ -23,15 +23,12 @@ class Audit:
     """Facts about a built plan that are known at build time, without a GPU.
 
     Attributes:
-        canonical_sha256: Hash of the plan without the compiler's serial numbers; see
-            :func:`edgeres.backends._tensorrt_build.canonical_sha256`.
         layers: The layers, every Conv and Gemm with its product.
         products: ONNX op type of every Conv, Gemm and MatMul, by node name.
         warnings: The builder's own warnings.
         notes: What the lint found that is slow, not wrong.
     """
 
-    canonical_sha256: str
     layers: tuple[LayerRecord, ...]
     products: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -48,7 +45,6 @@ def audit_to_text(audit: Audit) -> str:
     layers = ",\n  ".join(json.dumps(layer) for layer in records_to_json(audit.layers))
     head = {
         "schema": SCHEMA,
-        "canonical_sha256": audit.canonical_sha256,
         "warnings": list(audit.warnings),
         "notes": list(audit.notes),
         "products": dict(audit.products),
@@ -67,7 +63,6 @@ def read_audit(plan: Path) -> Audit:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         audit = Audit(
-            canonical_sha256=str(record["canonical_sha256"]),
             layers=tuple(records_from_json(record["layers"])),
             products={str(name): str(op) for name, op in record["products"].items()},
             warnings=tuple(str(line) for line in record["warnings"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,12 @@ from edgeres.backends._tensorrt_api import (
     create_network,
     set_targets,
 )
-from edgeres.backends._tensorrt_log import TrtLog, interrupt_cancels, make_log, make_monitor
+from edgeres.backends._tensorrt_log import TrtLog, make_log, make_monitor
 from edgeres.backends._tensorrt_options import TensorRTOptions
 from edgeres.backends._tensorrt_profile import batch_profile
 from edgeres.backends.base import ShapeRange
 from edgeres.errors import BackendMissingError, EdgeResError, ModelError, StageError, UsageError
 from edgeres.files import write_atomic
-
-# Serial numbers in the compiler's internal names; with a dynamic batch they differ from build to
-# build (measured with RTX 1.7.1), and now and then the order of its shape scalars does too.
-_SERIAL_NAME = re.compile(rb"__mye\d+")
 
 
 @dataclass(frozen=True)
@@ -44,15 +38,6 @@ class BuiltPlan:
     shapes: Mapping[str, ShapeRange]
 
 
-def canonical_sha256(plan: bytes) -> str:
-    """SHA-256 of a plan without the compiler's serial numbers.
-
-    Equal plans share it; builds of one graph with a dynamic batch nearly always do, see
-    ``docs/tensorrt.md``.
-    """
-    return hashlib.sha256(_SERIAL_NAME.sub(b"__mye", plan)).hexdigest()
-
-
 def build_plan(
     trt: Trt,
     onnx: Path,
@@ -60,6 +45,7 @@ def build_plan(
     shapes: Mapping[str, ShapeRange],
     *,
     half: bool = False,
+    shown: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> BuiltPlan:
     """Parses and builds.
@@ -70,7 +56,9 @@ def build_plan(
         options: Checked options.
         shapes: Shape range by input name; a dynamic batch without one gets 1 to ``max_batch``.
         half: The graph holds float16 tensors.
-        progress: Called with (done, known) steps of the build where TensorRT reports them.
+        shown: What messages call the file; its path by default.
+        progress: Called with (done, known) steps of the build where TensorRT reports them; it may
+            not raise.
 
     Raises:
         ModelError: TensorRT does not take the model.
@@ -79,6 +67,7 @@ def build_plan(
         StageError: The build failed.
     """
     module = trt.module
+    shown = shown or str(onnx)
     log = make_log(trt)
     try:
         builder = module.Builder(log)
@@ -87,7 +76,7 @@ def build_plan(
             f"{trt.title} cannot start its builder here ({log.first_error() or error}).",
             hint="Standard TensorRT needs a GPU to build; flavor=tensorrt_rtx does not.",
         ) from error
-    network = _parse(trt, builder, log, onnx)
+    network = _parse(trt, builder, log, onnx, shown)
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     allow_graph_precisions(trt, builder_config, half=half)
@@ -95,20 +84,18 @@ def build_plan(
     _set_options(trt, builder, builder_config, options)
     ranges = batch_profile(builder, network, builder_config, options, shapes)
     timing_cache = _load_timing_cache(trt, builder_config, options.timing_cache)
-    monitor = make_monitor(trt, log, progress)
+    monitor = make_monitor(trt, progress)
     if monitor is not None and hasattr(builder_config, "progress_monitor"):
         builder_config.progress_monitor = monitor
-    with interrupt_cancels(log):
-        serialized = builder.build_serialized_network(network, builder_config)
-    log.raise_failure()
+    serialized = builder.build_serialized_network(network, builder_config)
     if serialized is None:
-        raise _build_error(trt, onnx, log)
+        raise _build_error(trt, shown, log)
     if timing_cache is not None and options.timing_cache is not None:
         write_atomic(options.timing_cache, bytes(timing_cache.serialize()))
     return BuiltPlan(bytes(serialized), tuple(log.layer_messages), tuple(log.warnings), ranges)
 
 
-def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path) -> Any:
+def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path, shown: str) -> Any:
     network = create_network(trt, builder)
     parser = trt.module.OnnxParser(network, log)
     if parser.parse_from_file(str(onnx)):
@@ -116,17 +103,17 @@ def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path) -> Any:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     text = str(errors[0]) if errors else log.first_error() or "no reason given"
     raise ModelError(
-        f"{onnx}: {trt.title} does not take the model: {_one_line(text)}.",
+        f"{shown}: {trt.title} does not take the model: {_one_line(text)}.",
         hint="Quantize it with `edgeres quantize --target tensorrt`, or see docs/tensorrt.md.",
     )
 
 
-def _build_error(trt: Trt, onnx: Path, log: TrtLog) -> EdgeResError:
+def _build_error(trt: Trt, shown: str, log: TrtLog) -> EdgeResError:
     text = log.first_error() or "no reason given"
     hint = "Run again with -v to see all that the builder said."
     if "workspace" in text:
         hint = "Raise the option workspace_mib or leave it out."
-    return StageError(f"{onnx}: {trt.title} could not build it: {_one_line(text)}.", hint=hint)
+    return StageError(f"{shown}: {trt.title} could not build it: {_one_line(text)}.", hint=hint)
 
 
 def _one_line(text: str) -> str:

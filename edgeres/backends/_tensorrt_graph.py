@@ -39,6 +39,18 @@ class Graph:
         return {node.name: node.op_type for node in self.model.graph.node if node.name}
 
     @property
+    def data_files(self) -> frozenset[str]:
+        """Names of the files beside the model that hold its external data."""
+        graph = self.model.graph
+        in_nodes = (attribute.t for node in graph.node for attribute in node.attribute)
+        return frozenset(
+            item.value
+            for tensor in (*graph.initializer, *in_nodes)
+            for item in tensor.external_data
+            if item.key == "location"
+        )
+
+    @property
     def is_quantized(self) -> bool:
         """True if the file has Q/DQ at all."""
         return any(node.op_type in {Q, DQ} for node in self.model.graph.node)

@@ -139,8 +139,8 @@ class TensorRTBackend:
             StageError: The build failed.
             StorageError: The folder cannot be written.
         """
+        from edgeres.backends._tensorrt_alone import build_alone
         from edgeres.backends._tensorrt_audit import Audit, audit_path, audit_to_text
-        from edgeres.backends._tensorrt_build import build_plan, canonical_sha256
         from edgeres.backends._tensorrt_graph import read_graph
         from edgeres.backends._tensorrt_layers import product_nodes
         from edgeres.backends._tensorrt_lint import lint, refuse_fatal
@@ -165,11 +165,18 @@ class TensorRTBackend:
         with staged(out) as folder:
             half = options.rest == "float16"
             with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
-                built = build_plan(trt, file, options, config.shapes, half=half, progress=progress)
-            (folder / out.name).write_bytes(built.plan)
+                built = build_alone(
+                    trt,
+                    file,
+                    options,
+                    config.shapes,
+                    beside=() if half else graph.data_files,
+                    plan=folder / out.name,
+                    half=half,
+                    progress=progress,
+                )
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
             audit = Audit(
-                canonical_sha256=canonical_sha256(built.plan),
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
                 warnings=built.warnings,

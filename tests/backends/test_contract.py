@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres.backends import backend_names, get_backend
-from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner, ShapeRange
+from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules, Runner
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import (
     ArtefactError,
@@ -36,7 +36,6 @@ RUNTIMES = {
 }
 REFERENCES = ("pytorch",)  # built from a checkpoint, not from ONNX
 NO_ARITHMETIC = ("null",)
-RANGES_VARY = ("tensorrt",)  # equal plans for one shape only: docs/tensorrt.md
 
 
 @pytest.fixture(scope="module", params=backend_names())
@@ -164,13 +163,7 @@ def test_engine_knows_where_it_came_from(backend, source, engine):
 
 
 def test_the_same_model_gives_the_same_bytes(backend, source, engine, tmp_path):
-    if backend.name in RANGES_VARY:
-        shape = (4, *IMAGE)
-        config = on(backend, shapes={"input": ShapeRange(shape, shape, shape)})
-        engine = backend.build(source, tmp_path / "first" / engine.path.name, config)
-    else:
-        config = on(backend)
-    backend.build(source, tmp_path / "again" / engine.path.name, config)
+    backend.build(source, tmp_path / "again" / engine.path.name, on(backend))
     first, second = digests(engine.path.parent), digests(tmp_path / "again")
     assert set(first) >= set(second)
     assert second == {name: first[name] for name in second}

@@ -5,9 +5,11 @@ They prove names, call order, memory and messages; they say nothing about what a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.backends import get_backend
+from edgeres.backends import _tensorrt_alone, get_backend
 from edgeres.backends.base import BuildConfig, Engine
+from edgeres.child import JsonValue, find
 
 from .cuda_driver import Driver
 from .tensorrt_module import StandIn
@@ -52,8 +55,24 @@ def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Iterator[Callabl
         monkeypatch.setitem(sys.modules, name, stand_in.module)
         return stand_in
 
+    # The stand-ins are in this process only, so the build must be too.
+    monkeypatch.setattr(_tensorrt_alone, "run_steady", run_here)
+    monkeypatch.setattr(_tensorrt_alone, "addresses_are_fixed", lambda: True)
     yield put
     assert not driver.alive(), "something was not freed"
+
+
+def run_here(
+    function: str,
+    arguments: Mapping[str, JsonValue],
+    *,
+    folder: Path,
+    what: str,
+    progress: Callable[[int, int], None] | None,
+) -> JsonValue:
+    """As :func:`edgeres.steady_child.run_steady`, without a child."""
+    with contextlib.chdir(folder):
+        return find(function)(**json.loads(json.dumps(arguments)), progress=progress)
 
 
 @pytest.fixture

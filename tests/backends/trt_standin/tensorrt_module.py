@@ -162,7 +162,7 @@ class StandIn:
     def _parser(self, network: Strict, log: Any) -> Strict:
         def parse(path: str) -> bool:
             assert Path(path).is_file()
-            self.parsed = Path(path).name
+            self.parsed = Path(path).resolve().name
             return self.parses
 
         return self._strict(
