@@ -203,7 +203,7 @@ def build_engine(
         "build",
         inputs={"model": file_sha256(onnx)},
         settings={**place_key(target), **build_key(config)},
-        produce=lambda folder, *_: _build(onnx, folder, target, config),
+        produce=lambda folder, _, progress: _build(onnx, folder, target, config, progress),
         label=label,
     )
     return read_engine(result.file(ENGINE + suffix))
@@ -231,7 +231,9 @@ def _quantize(
     )
 
 
-def _build(onnx: Path, folder: Path, target: Target, config: BuildConfig) -> None:
+def _build(
+    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: Advance
+) -> None:
     build(
         onnx,
         folder / ENGINE,
@@ -239,6 +241,7 @@ def _build(onnx: Path, folder: Path, target: Target, config: BuildConfig) -> Non
         device=target.device,
         options=config.options,
         shapes=config.shapes,
+        progress=progress,
     )
 
 

@@ -167,6 +167,7 @@ def build(
     options: Mapping[str, str] | None = None,
     shapes: Mapping[str, ShapeRange] | None = None,
     limited: bool = False,
+    progress: Advance | None = None,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 
@@ -180,6 +181,8 @@ def build(
         shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
             only input.
         limited: Whether to build in a child process, for a model from elsewhere.
+        progress: Called with (steps done, steps known so far) by backends whose builders tell them;
+            not with ``limited``.
 
     Raises:
         BackendMissingError: The backend is not installed.
@@ -196,7 +199,7 @@ def build(
         from edgeres.backends.limited import build_limited
 
         return build_limited(onnx, path, target, config)
-    return backend.build(onnx, path, config)
+    return backend.build(onnx, path, config, progress=progress)
 
 
 def _named(shapes: Mapping[str, ShapeRange], onnx: Path) -> dict[str, ShapeRange]:

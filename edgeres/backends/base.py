@@ -7,7 +7,7 @@ it really runs. Precision lives in the graph (explicit Q/DQ), so there is no pre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
+Steps = Callable[[int, int], None]
+"""Called with (steps done, steps known so far)."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,16 @@ class Backend(Protocol):
         """
         ...
 
-    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
         """Builds ``out`` from an ONNX file.
+
+        Args:
+            onnx: FP32 or Q/DQ model.
+            out: The engine file.
+            config: Device, threads, shape ranges and the backend's own options.
+            progress: Called with (done, known) steps, by backends whose builders tell them.
 
         Raises:
             BackendMissingError: The runtime or the device is not here.

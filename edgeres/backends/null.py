@@ -21,6 +21,7 @@ from edgeres.backends.base import (
     LayerInfo,
     QdqRules,
     Remarks,
+    Steps,
     TensorSpec,
 )
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
@@ -94,7 +95,9 @@ class Null:
         refuse_shapes(config, backend=_NAME)
         read_options(config.options, {}, backend=_NAME)
 
-    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
         """Keeps the model's inputs and outputs and nothing else.
 
         Raises:

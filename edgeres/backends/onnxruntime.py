@@ -36,6 +36,7 @@ from edgeres.backends.base import (
     Engine,
     LayerInfo,
     QdqRules,
+    Steps,
     TensorSpec,
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
@@ -146,7 +147,9 @@ class OnnxRuntime(PackagedBackend):
         refuse_shapes(config, backend=_NAME)
         _place(config)
 
-    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
         """Opens a session on the model to prove that it loads, and stores the model as engine.
 
         Args:
@@ -156,6 +159,7 @@ class OnnxRuntime(PackagedBackend):
                 ``basic``, ``disabled``), ``spinning`` (``true``, ``false``), and on a GPU
                 ``provider`` (``cuda``, ``tensorrt``, ``tensorrt_rtx``) and ``cpu_fallback``
                 (``refuse``, ``allow``).
+            progress: Not called: one step.
 
         Raises:
             BackendMissingError: The runtime or the device is not here.

@@ -20,7 +20,7 @@ from edgeres.backends._vendor import (
     read_options,
     refuse_shapes,
 )
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Steps
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.files import file_sha256
@@ -102,7 +102,9 @@ class OpenVino(PackagedBackend):
         refuse_shapes(config, backend=_NAME)
         read_options(config.options, _OPTIONS, backend=_NAME)
 
-    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
         """Converts an ONNX model to IR, the same bytes for the same model, and compiles it once.
 
         Args:
@@ -111,6 +113,7 @@ class OpenVino(PackagedBackend):
             config: Device, threads and the options ``batch`` (``specialized``, ``dynamic``),
                 ``performance_hint`` (``latency``, ``throughput``), ``pinning`` (``default``,
                 ``true``, ``false``) and ``snippets`` (``false``, ``true``).
+            progress: Not called: one step.
 
         Raises:
             BackendMissingError: The runtime or the device is not here.

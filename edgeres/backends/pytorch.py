@@ -14,7 +14,7 @@ from typing import Any
 from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
 from edgeres.backends._vendor import one_line, read_options, refuse_shapes
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, TensorSpec
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps, TensorSpec
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
 from edgeres.files import file_sha256
@@ -84,13 +84,16 @@ class PyTorch(PackagedBackend):
         refuse_shapes(config, backend=_NAME)
         read_options(config.options, {}, backend=_NAME)
 
-    def build(self, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
         """Stores a checkpoint in edgeres's own form, which needs no pickle to load.
 
         Args:
             onnx: For this backend a checkpoint: ``.safetensors``, ``.pt`` or ``.pth``.
             out: Where the engine goes; its sidecar goes beside it.
             config: Device and threads; there are no options.
+            progress: Not called: one step.
 
         Raises:
             BackendMissingError: Torch or the device is not here.

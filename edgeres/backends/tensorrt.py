@@ -8,7 +8,7 @@ only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from edgeres.backends._tensorrt_match import (
 )
 from edgeres.backends._tensorrt_options import parse_options
 from edgeres.backends._vendor import kept_options
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks, Steps
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.files import file_sha256
@@ -121,7 +121,7 @@ class TensorRTBackend:
         out: Path,
         config: BuildConfig,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Steps | None = None,
     ) -> Engine:
         """Builds a plan, with the list of its layers and the sidecar beside it.
 

@@ -1,12 +1,14 @@
 """What a further run makes anew, and what it finds ready."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 import edgeres
 from edgeres import pipeline
+from edgeres.progress import Silent
 from edgeres.report.history import read_history
 
 from .conftest import SAMPLES, hashes, installed, invoke
@@ -97,3 +99,22 @@ def test_the_default_recipe_finds_its_pruning_ready(tmp_path):
     assert recipe.prune is not None
     assert 0.55 < found.pruning.macs_ratio <= recipe.prune.macs_ratio
     assert abs(found.pruning.drop_pp or 0.0) < 2
+
+
+def test_a_builder_that_tells_its_steps_is_heard(own_copy):
+    if "tensorrt" not in installed():
+        pytest.skip("of the builders here, that of tensorrt tells its steps")
+    for kept in (own_copy / "out" / ".stages").glob("build-*"):
+        shutil.rmtree(kept)
+    heard = []
+
+    class Ear(Silent):
+        def advanced(self, stage: str, done: int, total: int) -> None:
+            if stage.startswith("build"):
+                heard.append((stage, done, total))
+
+    recipe = edgeres.load_recipe(own_copy / "recipe.yaml")
+    edgeres.convert(recipe, own_copy / "out", listener=Ear())
+    steps = [(done, total) for stage, done, total in heard if "tensorrt" in stage]
+    assert len(steps) > 10
+    assert all(0 < done <= total for done, total in steps)
