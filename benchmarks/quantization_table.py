@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+#: Shares of a panel within which two labels would lie on each other.
+_HIGH, _WIDE = 0.04, 0.1
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -153,19 +155,41 @@ def chart(result: dict[str, Any], out: Path) -> None:
                         "maker": row["tool"].split("-")[0],
                     }
                 )
+    _label(points)
     base = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("ms:Q", title="p50 latency, ms, batch 1").scale(zero=True),
         y=alt.Y("dB:Q", title="SQNR of the logits, dB").scale(zero=False),
         color=alt.Color("maker:N", title=None),
     )
     marks = base.mark_point(filled=True, size=70)
-    names = base.mark_text(align="left", dx=6, fontSize=9).encode(text="tool:N")
+    names = base.mark_text(align="left", dx=6, fontSize=9).encode(text="label:N")
     facets = (
         (marks + names)
         .properties(width=330, height=230)
         .facet(alt.Facet("panel:N", title=None), columns=2)
     )
     facets.resolve_scale(x="independent", y="independent").save(str(out))
+
+
+def _label(points: list[dict[str, Any]]) -> None:
+    """Names the points; those that lie on each other share the first one's label."""
+    for panel in {point["panel"] for point in points}:
+        here = [point for point in points if point["panel"] == panel]
+        levels, times = ([point[axis] for point in here] for axis in ("dB", "ms"))
+        high, wide = max(levels) - min(levels), max(times)
+        labelled: list[dict[str, Any]] = []
+        for point in here:
+            for other in labelled:
+                near = abs(point["dB"] - other["dB"]) < _HIGH * high
+                if near and abs(point["ms"] - other["ms"]) < _WIDE * wide:
+                    other["label"] += f", {point['tool']}"
+                    point["label"] = ""
+                    break
+            else:
+                point["label"] = point["tool"]
+                labelled.append(point)
+        for point in labelled:  # "ort-minmax-u8s8, entropy-u8s8"
+            point["label"] = point["label"].replace(f", {point['maker']}-", ", ")
 
 
 def main() -> None:
