@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,13 +64,20 @@ def environment() -> dict[str, str]:
         if program is None:
             raise CannotHideError(f"there is no {name}: apt-get install gcc libc6-dev binutils")
     packages = _packages()
+    if not packages:
+        raise CannotHideError(
+            f"{sys.executable} has none of {', '.join(ENGINES)}; use edgeres's own"
+        )
     mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes() + told.encode())
     for package in packages:
         mark.update(f"{package} {package.stat().st_mtime_ns}".encode())
     folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark.hexdigest()[:12]}"
+    if re.search(r"[:\s]", str(folder)):  # where LD_PRELOAD is split
+        raise CannotHideError(f"{folder}: holds a colon or a blank; set TMPDIR to another folder")
     if folder.exists() and folder.stat().st_uid != os.getuid():
         raise CannotHideError(f"{folder}: is somebody else's; remove it, or set TMPDIR")
     if not folder.exists():
+        print(f"without_vnni.py: copying the engines to {folder} ...", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as made:
             _make(Path(made) / folder.name, packages, told)
             try:
@@ -168,6 +176,8 @@ def main() -> None:
     except (CannotHideError, OSError) as error:
         print(f"without_vnni.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     try:
         os.execvpe(sys.argv[1], sys.argv[1:], variables)
     except OSError as error:

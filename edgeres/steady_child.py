@@ -37,6 +37,8 @@ _FIRST = (
     "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
 )
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.steady_child import main; main()"
+# Of Python's own variables those that say where its files are; others change its use of memory.
+_PYTHON = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 # glibc's cache would hand a thread again what it freed for others, which lies outside its arena.
 _NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
@@ -65,7 +67,11 @@ def run_steady(
     """
     request = json.dumps({"function": function, "arguments": dict(arguments)})
     paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("MALLOC_")}
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if name in _PYTHON or not name.startswith(("MALLOC_", "PYTHON"))
+    }
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             [sys.executable, "-c", _FIRST, _BOOTSTRAP, *paths],

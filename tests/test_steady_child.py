@@ -77,6 +77,7 @@ def test_memory_lies_as_in_every_other_child(
     elsewhere = tmp_path / ("x" * 100)
     elsewhere.mkdir()
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")  # every small object from where we look
     limits = resource.getrlimit(resource.RLIMIT_STACK)
     resource.setrlimit(resource.RLIMIT_STACK, (4 << 20, limits[1]))
     try:

@@ -211,7 +211,8 @@ def test_libraries_that_somebody_else_left_are_not_loaded(program, monkeypatch, 
         (tools / name).write_text("#!/bin/sh\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tools))
-    monkeypatch.setattr(program, "_packages", list)
+    monkeypatch.setattr(program, "_packages", lambda: [tools])
+    monkeypatch.setattr(program, "_make", lambda folder, *_: folder.mkdir())
     here = program.os.getuid()
     planted = Path(program.environment()["WITHOUT_VNNI_CPUINFO"]).parent
     planted.rename(str(planted).replace(f"vnni-{here}-", f"vnni-{here + 1}-"))
@@ -282,3 +283,21 @@ def _objdump(folder: Path, body: str) -> Path:
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o755)
     return script.parent
+
+
+@needs_compiler
+def test_an_interpreter_without_engines_is_refused(program, monkeypatch) -> None:
+    monkeypatch.setattr(program, "_packages", list)
+    with pytest.raises(program.CannotHideError, match="has none of onnxruntime, openvino"):
+        program.environment()
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["a:b", "a b"])
+def test_a_folder_that_the_loader_would_split_is_refused(
+    program, monkeypatch, tmp_path, name
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(program.tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(program.CannotHideError, match="holds a colon or a blank"):
+        program.environment()
