@@ -71,7 +71,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename or where
+        place = error.filename2 or error.filename or where
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"no space left for {place} ({_free_bytes(where)} bytes free there).",
@@ -86,6 +86,11 @@ def disk_errors(where: Path) -> Iterator[None]:
             raise StorageError(
                 f"{place} cannot be written: {os.strerror(error.errno)}.",
                 hint="Give an --output folder that you may write.",
+            ) from error
+        if error.errno in (errno.EEXIST, errno.EISDIR):
+            raise StorageError(
+                f"{place} is in the way: {os.strerror(error.errno)}.",
+                hint="Move it away, or give another --output.",
             ) from error
         raise
 

@@ -172,6 +172,16 @@ def test_full_device_is_a_storage_error():
         Path("/dev/full").write_bytes(b"x" * 100_000)
 
 
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for out, place in (("file/net.onnx", "file"), ("folder", "folder")):
+        with pytest.raises(StorageError, match=f"/{place} is in the way") as caught:
+            write_atomic(tmp_path / out, b"")
+        assert caught.value.exit_code == 6
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
 def test_write_atomic_replaces_whole_files(tmp_path):
     target = tmp_path / "f"
     write_atomic(target, b"one")

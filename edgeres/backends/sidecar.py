@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.environment import describe_environment
-from edgeres.errors import ArtefactError, StorageError
+from edgeres.errors import ArtefactError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
 
 SCHEMA = 1
@@ -214,20 +214,14 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         StorageError: The folder cannot be made or written.
     """
-    try:
-        with disk_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
-                folder = Path(name)
-                yield folder
-                for path in sorted(folder.iterdir(), key=lambda item: item.name == out.name):
-                    sync(path)
-                    path.replace(out.parent / path.name)
-    except (FileExistsError, IsADirectoryError) as error:
-        raise StorageError(
-            f"{out} cannot be written: {error.filename} is in its way.",
-            hint="Choose another output.",
-        ) from error
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+            folder = Path(name)
+            yield folder
+            for path in sorted(folder.iterdir(), key=lambda item: item.name == out.name):
+                sync(path)
+                path.replace(out.parent / path.name)
 
 
 # The record is JSON from disk, hence ``Any``: the caller checks its shape.

@@ -137,6 +137,6 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_files_and_folders_in_the_way(tmp_path, out):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "inside").mkdir(parents=True)
-    with pytest.raises(StorageError, match="in its way"), staged(tmp_path / out) as folder:
+    with pytest.raises(StorageError, match="is in the way"), staged(tmp_path / out) as folder:
         (folder / Path(out).name).write_text("new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
