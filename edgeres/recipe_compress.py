@@ -169,7 +169,7 @@ class QuantizeBlock(Block):
     precision: Literal["int8", "fp32"] = Field(
         default="int8", description="fp32: engines of the network as it is, nothing quantized."
     )
-    calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    calibrator: Literal["minmax", "percentile", "mse", "output"] = "output"
     bias_correction: BiasCorrection = Field(
         default="analytic",
         description="Mend the mean error of each layer in its bias: from the calibration table "

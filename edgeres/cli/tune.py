@@ -35,7 +35,7 @@ def tune(
     epochs: Epochs = None,
     budgets: Budgets = "1,0.8,0.65,0.5",
     importances: Importances = "taylor_hessian,l2,bn_scale",
-    calibrators: Calibrators = "minmax,percentile,entropy,mse",
+    calibrators: Calibrators = "minmax,percentile,mse,output",
     precisions: Precisions = None,
     target: Targets = None,
     max_drop: o.MaxDrop = None,

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from edgeres.errors import DataError, UsageError
 from edgeres.files import file_sha256
-from edgeres.quantization.collectors import TensorCollector
-from edgeres.quantization.forward import ObservedModel, chunks
+from edgeres.quantization.collectors import Places, TensorCollector
+from edgeres.quantization.forward import chunks
+from edgeres.quantization.observed import ObservedModel
+from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
 from edgeres.quantization.table import CALIBRATORS, CalibrationTable, Calibrator
 
 
@@ -20,8 +22,8 @@ def calibrate(
     onnx: Path,
     batches: Iterable[NDArray[np.float32]],
     *,
-    calibrator: Calibrator = "mse",
-    percentile: float = 99.99,
+    calibrator: Calibrator = "output",
+    percentile: float = 99.999,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
@@ -29,13 +31,14 @@ def calibrate(
     """Runs calibration images through an FP32 model and records its activations.
 
     One pass, memory flat in the number of images, and the same table for any batch size and order.
-    All calibrators choose their ranges from that pass; ``calibrator`` says whose are used later.
+    The plain calibrators choose their ranges from that pass; ``calibrator`` says whose are used
+    later.
 
     Args:
         onnx: FP32 model in normal form with a dynamic batch.
         batches: Preprocessed images, each ``(N, C, H, W) float32``.
-        calibrator: ``minmax``, ``moving_average`` (mean of the extremes of each image; with equal
-            weights, so that order does not matter), ``percentile``, ``entropy`` or ``mse``.
+        calibrator: ``minmax``, ``percentile``, ``mse`` (least squared error of each tensor), or
+            ``output``: those of the three with which the network's output loses least.
         percentile: Share of values that ``percentile`` keeps, in percent.
         threads: Threads of the forward pass; ``None`` leaves it to ONNX Runtime.
         progress: Called with (images done, ``total``).
@@ -55,26 +58,36 @@ def calibrate(
     if not 50.0 < percentile <= 100.0:
         raise UsageError(f"percentile must lie in (50, 100], got {percentile}.")
     model = ObservedModel(onnx, threads=threads)
-    collectors = {name: TensorCollector(name, shape) for name, shape in model.shapes.items()}
+    collectors = {
+        name: TensorCollector(
+            name, shape, moments=name in model.read_by_layer, rectified=name in model.rectified
+        )
+        for name, shape in model.shapes.items()
+    }
     variety = _Variety()
+    shown = ShownImages(model.image_shape)
     for images in chunks(iter(batches)):
         _check_images(images, model.image_shape, variety.images)
         seen, logits = model.run(images)
+        places = Places(images)
         for name, collector in collectors.items():
-            collector.add(seen[name])
+            collector.add(seen[name], places)
         variety.add(images, logits)
+        if calibrator == "output":
+            shown.add(
+                images, places.seeds, {model.output: logits, model.features: seen[model.features]}
+            )
         if progress is not None:
             progress(variety.images, max(total, variety.images))
     variety.check()
-    return CalibrationTable(
-        model_sha256=file_sha256(onnx),
-        samples=variety.images,
-        calibrator=calibrator,
-        tensors={
-            name: collector.stats(percentile=percentile, whole=name == model.image)
-            for name, collector in collectors.items()
-        },
-    )
+    tensors = {
+        name: collector.stats(percentile=percentile, whole=name == model.image)
+        for name, collector in collectors.items()
+    }
+    if calibrator == "output":
+        del model, collectors
+        tensors = with_output_ranges(onnx, tensors, shown, threads=threads)
+    return CalibrationTable(file_sha256(onnx), variety.images, calibrator, tensors)
 
 
 class _Variety:

@@ -26,8 +26,8 @@ from edgeres.quantization.forward import (
     open_session,
     run_session,
 )
+from edgeres.quantization.observed import inner_shape
 from edgeres.quantization.placement import depths, skip_input
-from edgeres.quantization.probes import inner_shape
 from edgeres.quantization.segments import run_in_segments
 
 

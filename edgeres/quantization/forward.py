@@ -1,16 +1,8 @@
-"""The FP32 forward pass of calibration, with the statistics computed inside the graph.
-
-ONNX Runtime is the calibration engine. Reductions are added to the graph, so whole activations
-never leave the engine: per image and tensor come out the extremes, the channel means and a sample
-of values for the histogram. That keeps memory flat and the cost near that of the bare pass.
-"""
+"""ONNX Runtime as the engine of calibration: sessions from models in memory, and their runs."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,91 +11,11 @@ from numpy.typing import NDArray
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
 from edgeres.exporting.shapes import BATCH, set_batch
-from edgeres.quantization import graph as graphs
-from edgeres.quantization.probes import Probe, Prober, inner_shape, observable
 
 #: Numbers in the input batches that run at once, at most: 1 image of 3 x 224 x 224.
 _CHUNK_NUMBERS = 3 * 224 * 224
 _CHUNK_IMAGES = 64
 _SMALL_BYTES = 1024
-
-
-@dataclass(frozen=True)
-class Observed:
-    """One tensor for some images.
-
-    Attributes:
-        low: ``(N,) float32`` smallest value of each image.
-        high: ``(N,) float32`` largest value of each image.
-        sample: ``(N, C, S)`` or ``(N, S) float32`` values at fixed positions.
-        channel_mean: ``(N, C) float32`` or ``None`` where no weighted layer reads the tensor.
-    """
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    sample: NDArray[np.float32]
-    channel_mean: NDArray[np.float32] | None
-
-
-class ObservedModel:
-    """An FP32 model in ONNX Runtime that tells about its activations.
-
-    Attributes:
-        image: Name of the image input.
-        image_shape: Shape of one image.
-        shapes: Tensor name to shape without the batch, in topological order.
-    """
-
-    def __init__(self, onnx: Path, *, threads: int | None = None) -> None:
-        """Prepares the graph and the session.
-
-        Raises:
-            ModelError: The model cannot be quantized or ONNX Runtime rejects it.
-            BackendMissingError: ONNX Runtime is not installed.
-        """
-        self._probes: list[Probe] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        skeleton, weights = self._with_probes(onnx)
-        gc.collect()  # a graph is full of cycles; it holds weights that the engine copies now
-        self._session = open_session(skeleton, threads=threads, weights=weights)
-
-    def _with_probes(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
-        """The serialized model that tells about its activations, and its weights."""
-        model = graphs.load_model(onnx)
-        self.image = graphs.value_name(graphs.inputs(model.graph)[0])
-        self.image_shape = _image_shape(model, onnx)
-        infer_shapes(model)
-        self._output = graphs.value_name(model.graph.outputs[0])
-        for value in list(observable(model.graph)):
-            self.shapes[graphs.value_name(value)] = inner_shape(value)
-            self._probes.append(Prober(model.graph, value).add())
-        weights = detach_weights(model)
-        return ir.to_proto(model).SerializeToString(), weights
-
-    def run(self, images: NDArray[np.float32]) -> tuple[dict[str, Observed], NDArray[np.float32]]:
-        """Runs some images.
-
-        Args:
-            images: ``(N, C, H, W) float32``.
-
-        Returns:
-            Observations by tensor name, and the logits ``(N, K) float32``.
-
-        Raises:
-            DataError: The shape does not fit the model.
-            StageError: ONNX Runtime failed.
-        """
-        got = run_session(self._session, images)
-        seen = {probe.tensor: _observed(probe, got, len(images)) for probe in self._probes}
-        return seen, got[self._output]
-
-
-def _observed(probe: Probe, got: Mapping[str, NDArray[np.float32]], count: int) -> Observed:
-    high = got[probe.high].reshape(count, -1).max(axis=1)
-    zero = np.zeros(count, np.float32)
-    low = zero if probe.low is None else got[probe.low].reshape(count, -1).min(axis=1)
-    mean = None if probe.mean is None else got[probe.mean].reshape(count, -1)
-    return Observed(low, high, got[probe.sample], mean)
 
 
 def chunks(
@@ -146,6 +58,7 @@ def open_session(
     *,
     threads: int | None = None,
     optimize: bool = True,
+    fuse_quantized: bool = True,
     weights: dict[str, NDArray[np.generic]] | None = None,
 ) -> Any:
     """Opens an ONNX Runtime session on the CPU.
@@ -154,6 +67,8 @@ def open_session(
         model: Serialized model.
         threads: Intra-op threads; ``None`` leaves it to ONNX Runtime.
         optimize: False runs the graph exactly as it is written.
+        fuse_quantized: False keeps ops between Q and DQ in float. What ONNX Runtime fuses is wrong
+            where scales are inputs of the graph.
         weights: What :func:`detach_weights` took out of the model; emptied, so that the arrays are
             gone before the engine packs its own.
 
@@ -172,6 +87,8 @@ def open_session(
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     options.enable_mem_pattern = False  # halves the peak with many small outputs, costs nothing
+    if not fuse_quantized:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if weights:
         names = list(weights)
         values = [ort.OrtValue.ortvalue_from_numpy(weights.pop(name)) for name in names]
@@ -194,6 +111,62 @@ def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[
         DataError: The images do not fit the input.
         StageError: ONNX Runtime failed.
     """
+    check_images(session, images)
+    names = [output.name for output in session.get_outputs()]
+    feeds = {session.get_inputs()[0].name: np.ascontiguousarray(images)}
+    return dict(zip(names, _run(session, names, feeds), strict=True))
+
+
+def run_feeds(
+    session: Any, feeds: Mapping[str, NDArray[np.generic]], outputs: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Runs a session with several inputs and gives some outputs by name.
+
+    Raises:
+        StageError: ONNX Runtime failed.
+    """
+    return dict(zip(outputs, _run(session, outputs, feeds), strict=True))
+
+
+def _run(
+    session: Any, names: Sequence[str], feeds: Mapping[str, NDArray[np.generic]]
+) -> list[NDArray[np.float32]]:
+    try:
+        return list(session.run(list(names), dict(feeds)))
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        raise _run_failed(error) from error
+
+
+def run_bound(
+    session: Any, images: NDArray[np.float32], outputs: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Runs a session with one input and lets it write its outputs where they are to be.
+
+    Args:
+        session: From :func:`open_session`.
+        images: ``(N, C, H, W) float32``, contiguous.
+        outputs: Contiguous float32 arrays of the right shape by output name, overwritten.
+
+    Raises:
+        StageError: ONNX Runtime failed.
+    """
+    binding = session.io_binding()
+    try:
+        where = ("cpu", 0, np.float32)
+        binding.bind_input(session.get_inputs()[0].name, *where, images.shape, images.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, *where, array.shape, array.ctypes.data)
+        session.run_with_iobinding(binding)
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        raise _run_failed(error) from error
+
+
+def check_images(session: Any, images: NDArray[np.float32]) -> None:
+    """Checks that images fit the only input of a session.
+
+    Raises:
+        DataError: They do not.
+    """
     spec = session.get_inputs()[0]
     fits = len(spec.shape) == images.ndim and all(
         not isinstance(want, int) or want == got
@@ -205,15 +178,13 @@ def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[
             f"{list(images.shape)}.",
             hint="Check the preprocessing: size, channels and layout.",
         )
-    names = [output.name for output in session.get_outputs()]
-    try:
-        values = session.run(names, {spec.name: np.ascontiguousarray(images)})
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        raise StageError(
-            f"the FP32 forward pass failed in ONNX Runtime: {str(error).splitlines()[0]}",
-            hint="Run the model alone in ONNX Runtime to see what is wrong with it.",
-        ) from error
-    return dict(zip(names, values, strict=True))
+
+
+def _run_failed(error: Exception) -> StageError:
+    return StageError(
+        f"the FP32 forward pass failed in ONNX Runtime: {str(error).splitlines()[0]}",
+        hint="Run the model alone in ONNX Runtime to see what is wrong with it.",
+    )
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -223,18 +194,3 @@ def infer_shapes(model: ir.Model) -> None:
         ModelError: The graph contradicts itself.
     """
     set_batch(model, BATCH)
-
-
-def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:
-    shape = graphs.inputs(model.graph)[0].shape
-    if shape is None or any(not isinstance(size, int) for size in list(shape)[1:]):
-        raise ModelError(
-            f"{source}: the image input needs a fixed shape behind the batch, got {shape}.",
-            hint="Export with a fixed image size; only the batch may be dynamic.",
-        )
-    if isinstance(shape[0], int):
-        raise ModelError(
-            f"{source}: the batch is fixed at {shape[0]}.",
-            hint="Export with a dynamic batch.",
-        )
-    return tuple(int(size) for size in list(shape)[1:] if isinstance(size, int))

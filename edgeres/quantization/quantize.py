@@ -52,7 +52,7 @@ class QuantizeSettings:
             rule set says that the device saturates, ``on`` always, ``off`` never.
     """
 
-    calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    calibrator: Literal["minmax", "percentile", "mse", "output"] = "output"
     bias_correction: bool = True
     bias_method: Literal["analytic", "empirical"] = "analytic"
     saturation_safe: Literal["auto", "on", "off"] = "auto"

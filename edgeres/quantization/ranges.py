@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.quantization.histogram import BINS
-from edgeres.quantization.table import ChosenRange
+from edgeres.quantization.table import Calibrator, ChosenRange
 
 _ASYMMETRIC_LEVELS = 255
 _SYMMETRIC_LEVELS = 127
-_ENTROPY_CANDIDATES = 256
+#: Calibrators that need the statistics of a tensor alone.
+PLAIN: tuple[Calibrator, ...] = ("minmax", "percentile", "mse")
+#: Sampled values other than zero that a choice needs; with fewer the whole range is kept.
+_ENOUGH = 100
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,6 @@ class Summary:
     Attributes:
         low: Smallest value seen.
         high: Largest value seen.
-        mean_low: Mean over the images of each image's smallest value.
-        mean_high: Mean over the images of each image's largest value.
         counts: Histogram as in :class:`~edgeres.quantization.histogram.GrowingHistogram`.
         width: Width of a bin.
         zeros: Number of exact zeros, which are not in ``counts``.
@@ -35,39 +36,38 @@ class Summary:
 
     low: float
     high: float
-    mean_low: float
-    mean_high: float
     counts: NDArray[np.int64]
     width: float
     zeros: int
 
 
 def choose_all(summary: Summary, *, percentile: float) -> dict[str, ChosenRange]:
-    """Ranges of all calibrators for one tensor, keyed by calibrator name.
+    """Ranges of the plain calibrators for one tensor, keyed by calibrator name.
+
+    A sample can miss the rare values that a tensor carries its message in; where it holds next to
+    nothing but zeros, all keep the whole range.
 
     Args:
         summary: Statistics of the tensor.
         percentile: Share of the values to keep, in percent, for ``percentile``.
     """
     full = _range(summary.low, summary.high)
-    if summary.width == 0.0:
-        return dict.fromkeys(("minmax", "moving_average", "percentile", "entropy", "mse"), full)
+    if summary.width == 0.0 or int(summary.counts.sum()) < _ENOUGH:
+        return dict.fromkeys(PLAIN, full)
     return {
         "minmax": full,
-        "moving_average": _range(summary.mean_low, summary.mean_high),
         "percentile": percentile_range(summary, percentile),
-        "entropy": entropy_range(summary),
         "mse": mse_range(summary),
     }
 
 
 def percentile_range(summary: Summary, percentile: float) -> ChosenRange:
-    """Keeps the given share of all values (zeros counted), half of the rest on each side.
+    """Keeps the given share of all values other than zero, half of the rest on each side.
 
-    A tensor that has no values on one side gives the whole rest to the other.
+    Zeros are exact in any range: counted, they would let a sparse tensor lose all of its values. A
+    tensor that has no values on one side gives the whole rest to the other.
     """
     counts = summary.counts.astype(np.float64)
-    counts[BINS] += summary.zeros
     rest = (1.0 - percentile / 100.0) * counts.sum()
     if summary.low < 0.0 < summary.high:
         rest /= 2.0
@@ -93,21 +93,6 @@ def mse_range(summary: Summary) -> ChosenRange:
     return ChosenRange(
         min(max(low, summary.low), 0.0), max(min(high, summary.high), 0.0), magnitude
     )
-
-
-def entropy_range(summary: Summary) -> ChosenRange:
-    """Least Kullback-Leibler divergence between the clipped and the quantized histogram.
-
-    The method of NVIDIA's INT8 calibration (S. Migacz, "8-bit Inference with TensorRT", GTC 2017)
-    on magnitudes, with exact zeros left out; 256 levels for the asymmetric range and 128 for the
-    symmetric one.
-    """
-    folded = (summary.counts[BINS:] + summary.counts[:BINS][::-1]).astype(np.float64)
-    two_sided = summary.low < 0.0 < summary.high
-    top = max(-summary.low, summary.high)
-    wide = min(_entropy_bins(folded, 128 if two_sided else 256) * summary.width, top)
-    narrow = min(_entropy_bins(folded, 128) * summary.width, top)
-    return ChosenRange(min(max(summary.low, -wide), 0.0), max(min(summary.high, wide), 0.0), narrow)
 
 
 def _range(low: float, high: float) -> ChosenRange:
@@ -177,32 +162,3 @@ def _best_magnitude(sums: _TailSums) -> float:
     inside = sums.upto[0][highs] - sums.upto[0][lows]
     error = inside * scale**2 / 12 + sums.below(lows) + sums.above(highs)
     return float(min(steps[int(error.argmin())] * sums.width, top))
-
-
-def _entropy_bins(counts: NDArray[np.float64], levels: int) -> int:
-    """Number of bins to keep, from ``levels`` up to the last bin that is not empty."""
-    used = int(np.flatnonzero(counts).max(initial=0)) + 1
-    if used <= levels:
-        return used
-    kept = np.unique(np.linspace(levels, used, _ENTROPY_CANDIDATES).astype(np.int64))
-    mass = np.concatenate([[0.0], np.cumsum(counts)])
-    kept = kept[mass[kept] > 0]  # a tensor may have no small values at all
-    filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
-    log_mass = np.concatenate([[0.0], np.cumsum(_xlogx(counts))])
-    total = mass[-1]
-    edges = (np.arange(levels + 1) * kept[:, None]) // levels
-    in_level = np.diff(mass[edges], axis=1)
-    bins_in_level = np.diff(filled[edges], axis=1)
-    # Each filled bin of a level stands for the level's mean; the outliers sit in the last bin.
-    mean = np.where(bins_in_level > 0, in_level / np.maximum(bins_in_level, 1.0), 1.0)
-    outliers, last = total - mass[kept], counts[kept - 1]
-    reference = log_mass[kept] + _xlogx(last + outliers) - _xlogx(last)
-    cross = (in_level * np.log(mean)).sum(axis=1)
-    cross += outliers * np.log(np.where(last > 0, mean[:, -1], 0.5))
-    # P sums to total, Q to mass[kept]: both are normalized to one.
-    divergence = (reference - cross) / total + np.log(mass[kept] / total)
-    return int(kept[int(divergence.argmin())])
-
-
-def _xlogx(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return counts * np.log(np.maximum(counts, 1.0))

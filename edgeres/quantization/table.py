@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeres.errors import ArtefactError, DataError
 from edgeres.files import file_sha256, write_atomic
 
-Calibrator = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
+Calibrator = Literal["minmax", "percentile", "mse", "output"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 
 _FORMAT = "edgeres-calibration-table"

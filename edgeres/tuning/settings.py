@@ -43,7 +43,7 @@ class TuneSettings:
     trials: int = 30
     budgets: tuple[float, ...] = (1.0, 0.8, 0.65, 0.5)
     importances: tuple[str, ...] = ("taylor_hessian", "l2", "bn_scale")
-    calibrators: tuple[str, ...] = ("minmax", "percentile", "entropy", "mse")
+    calibrators: tuple[str, ...] = ("minmax", "percentile", "mse", "output")
     precisions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     epochs: int | None = None

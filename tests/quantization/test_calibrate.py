@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, UsageError
-from edgeres.quantization import probes
+from edgeres.quantization import collectors
 from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.forward import ObservedModel
+from edgeres.quantization.histogram import BINS
 from edgeres.quantization.table import CalibrationTable
 
 
@@ -71,12 +71,6 @@ def test_inputs_of_weighted_layers_have_channel_statistics(resnet: Path, table: 
             assert table.tensors[node.input[0]].channel_mean.size > 0, node.name
 
 
-def test_moving_average_is_the_mean_of_the_image_extremes(resnet, images, table):
-    x = activations(resnet, images)["block1.relu1_out"].reshape(len(images), -1)
-    found = table.range_of("block1.relu1_out", "moving_average")
-    assert found.high == pytest.approx(x.max(axis=1).mean(), rel=1e-5)
-
-
 def test_any_batch_size_and_order_gives_the_same_file(resnet, images, table):
     shuffled = np.random.default_rng(0).permutation(len(images))
     for batch, order in ((1, slice(None)), (7, slice(None, None, -1)), (24, shuffled)):
@@ -90,15 +84,50 @@ def test_the_image_keeps_its_whole_range(table: CalibrationTable):
     assert {(r.low, r.high) for r in stats.ranges.values()} == {(stats.low, stats.high)}
 
 
-def test_large_tensors_are_sampled_with_all_their_channels(monkeypatch, resnet, images, table):
-    monkeypatch.setattr(probes, "SAMPLE", 128)
-    model = ObservedModel(resnet)
-    seen, _ = model.run(images)
-    sample = seen["stem.relu_out"].sample
-    assert sample.shape == (24, 8, 4, 4)  # 16 x 16 positions at stride 5
-    true = activations(resnet, images)["stem.relu_out"]
-    np.testing.assert_allclose(sample, true[:, :, ::5, ::5], atol=1e-5)
-    assert seen["stem.relu_out"].high.max() == pytest.approx(true.max(), rel=1e-5)
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 224, 224), (64, 7, 250), (1024, 14, 14), (2048, 7, 7), (5000, 3, 3), (257, 19, 23)],
+    ids=str,
+)
+def test_a_sample_favours_no_place_of_the_map(shape):
+    """Wide, deep, small and odd maps whose corner, border and middle differ: all are met alike."""
+    channels, rows, columns = shape
+    images = np.random.default_rng(0).standard_normal((40, 1, 4, 4)).astype(np.float32)
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    border = (row == 0) | (column == 0) | (row == rows - 1) | (column == columns - 1)
+    kinds = np.where((row == 0) & (column == 0), 1.0, np.where(border, 2.0, 3.0))
+    tensor = np.broadcast_to(kinds, (len(images), *shape)).astype(np.float32)
+    collector = collectors.TensorCollector("x", shape, moments=True, rectified=False)
+    collector.add(tensor, collectors.Places(images))
+    seen = collector.summary()
+    sampled = seen.counts.sum()
+    for kind in (1.0, 2.0, 3.0):
+        share = seen.counts[BINS + int(kind / seen.width)] / sampled
+        true = float((kinds == kind).mean())
+        assert share == pytest.approx(true, abs=4 * (true / sampled) ** 0.5 + 1e-9), kind
+
+
+def test_places_differ_between_images_and_meet_every_channel():
+    images = np.random.default_rng(0).standard_normal((3, 1, 4, 4)).astype(np.float32)
+    size = 2048 * 7 * 7
+    first, second, _ = collectors.Places(images).of(size)
+    assert len(np.intersect1d(first, second)) < 0.1 * len(first)
+    assert len(np.unique(first // 49)) == 2048
+    assert first.max() < size
+    np.testing.assert_array_equal(first, collectors.Places(images[:1]).of(size)[0])
+
+
+def test_moments_are_of_all_values_and_never_contradict_each_other(resnet, images, monkeypatch):
+    monkeypatch.setattr(collectors, "SAMPLE", 16)
+    table = calibrate(resnet, [images])
+    true = activations(resnet, images)
+    for name, stats in table.tensors.items():
+        if not stats.channel_mean.size:
+            continue
+        axes = (0, *range(2, true[name].ndim))
+        np.testing.assert_allclose(stats.channel_mean, true[name].mean(axis=axes), atol=1e-5)
+        variance = stats.channel_square - np.square(stats.channel_mean)
+        np.testing.assert_allclose(variance, true[name].var(axis=axes), rtol=1e-2, atol=1e-4)
 
 
 def test_progress_counts_images(resnet, images):

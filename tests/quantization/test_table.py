@@ -34,7 +34,7 @@ def test_it_is_plain_json_with_lists_on_one_line(table: CalibrationTable):
 def test_an_edited_range_is_used(table: CalibrationTable, tmp_path: Path):
     path = tmp_path / "table.json"
     data = json.loads(table.to_json())
-    data["tensors"]["stem.relu_out"]["ranges"]["mse"] = [0, 3.5, 3.25]
+    data["tensors"]["stem.relu_out"]["ranges"]["output"] = [0, 3.5, 3.25]
     path.write_text(json.dumps(data))
     chosen = CalibrationTable.load(path).range_of("stem.relu_out")
     assert chosen == ChosenRange(0.0, 3.5, 3.25)
@@ -81,7 +81,7 @@ def test_a_table_of_another_model_is_refused(table: CalibrationTable, resnet: Pa
 
 
 def test_missing_tensor_or_calibrator_is_named(table: CalibrationTable):
-    with pytest.raises(ArtefactError, match="'mse' range for tensor 'nowhere'"):
+    with pytest.raises(ArtefactError, match="'output' range for tensor 'nowhere'"):
         table.range_of("nowhere")
     with pytest.raises(ArtefactError, match="'best'"):
         table.range_of("input", "best")
