@@ -9,6 +9,7 @@ one rounds finer, and the search weighs the two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
 from edgeres.quantization.graph import Layer
+from edgeres.quantization.kernel_sums import balance_kernels
 from edgeres.quantization.pairing import Pairs, pairings
 from edgeres.quantization.saturation import SaturationProof, move_pairs, prove, require_safe
 from edgeres.quantization.scales import MIN_SCALE, WEIGHT_LEVELS
@@ -93,6 +95,7 @@ def quantize_weight(
     peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
     dead = peak < WEIGHT_LEVELS * MIN_SCALE
     used = packings if saturating else ()
+    given = scales is not None
     if scales is not None:
         if scales.shape != ((rows,) if per_channel else (1,)):
             raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
@@ -102,6 +105,10 @@ def quantize_weight(
     else:
         scales = _search_tensor(layer.weight, importance, peak, floor, used)
     whole, moved = whole_weights(layer.weight, scales[:, None], importance, used)
+    if not given:  # what training learned stays as it was trained
+        exact = layer.weight / scales[:, None]
+        taps = math.prod(layer.kernel)
+        balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
     values = whole.astype(np.int8)
     proof = prove(values, packings, moved=moved)
     if saturating:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeres.quantization.pairing import pairings
+from edgeres.quantization.pairing import Pairs, pairings
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.quantization.scales import INT_LIMITS, MIN_SCALE, WEIGHT_LEVELS, QuantParams
 from edgeres.quantization.weights import whole_weights
@@ -126,13 +128,13 @@ class QuantizedParameters(nn.Module):
         super().__init__()
         layer = item.layer
         columns = layer.weight.shape[1]
-        self.weight = nn.Parameter(torch.from_numpy(layer.weight.copy()))
+        self.packings = pairings(columns, layer.kernel) if saturating else ()
+        self.importance = item.weight.importance
+        self.weight = nn.Parameter(torch.from_numpy(_start(item, self.packings)))
         self.scale = nn.Parameter(torch.from_numpy(item.weight.scales.copy()))
         self.bias = None if item.bias is None else nn.Parameter(torch.from_numpy(item.bias.copy()))
         self.register_buffer("least", (self.scale.detach() * SMALLEST_SHARE).clamp(min=MIN_SCALE))
         self.int32_bias = int32_bias
-        self.importance = item.weight.importance
-        self.packings = pairings(columns, layer.kernel) if saturating else ()
         numbers = columns if self.scale.numel() > 1 else layer.weight.size
         self.gradient_scale = 1 / math.sqrt(numbers * WEIGHT_LEVELS)
 
@@ -177,3 +179,14 @@ def keep_scales_valid(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, ActivationQuantizer | QuantizedParameters):
             part.scale.copy_(torch.maximum(part.scale, torch.as_tensor(part.least)))
+
+
+def _start(item: QuantizedLayer, packings: tuple[Pairs, ...]) -> NDArray[np.float32]:
+    """Float weights that :func:`whole_weights` turns into the integers of the layer."""
+    weight, scale = item.layer.weight, item.weight.scales[:, None]
+    plain, _ = whole_weights(weight, scale, item.weight.importance, packings)
+    if np.array_equal(plain, item.weight.values):
+        return weight.copy()
+    # Post-training quantization has balanced its kernels: their integers stand for themselves.
+    nearest = np.clip(np.rint(weight / scale), -WEIGHT_LEVELS, WEIGHT_LEVELS)
+    return np.where(nearest == item.weight.values, weight, item.weight.values * scale)

@@ -91,7 +91,7 @@ def test_the_image_keeps_its_whole_range(table: CalibrationTable):
 )
 def test_a_sample_favours_no_place_of_the_map(shape):
     """Wide, deep, small and odd maps whose corner, border and middle differ: all are met alike."""
-    channels, rows, columns = shape
+    _, rows, columns = shape
     images = np.random.default_rng(0).standard_normal((40, 1, 4, 4)).astype(np.float32)
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     border = (row == 0) | (column == 0) | (row == rows - 1) | (column == columns - 1)
