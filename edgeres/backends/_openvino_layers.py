@@ -88,9 +88,9 @@ def _times_ms(runner: ProfiledRunner) -> dict[str, float]:
 
 
 def _plain(name: str) -> str:
-    for part in _PARTS:
-        name = name.removesuffix(part)
-    return name
+    """A name without what was put behind it, however often and in whatever order."""
+    part = next((part for part in _PARTS if name.endswith(part)), None)
+    return name if part is None else _plain(name.removesuffix(part))
 
 
 def _facts(operation: Any) -> dict[str, str]:

@@ -76,6 +76,10 @@ class QdqRules:
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
+        least_scale: Smallest scale that is written. Below it the engine may hold zero: FP16 ends at
+            2**-24; of float32 the default leaves room for the product of two scales.
+        concat_barrier: True where an engine carries an int8 quantization through a Concat and loses
+            its scale there; a MaxPool of one pixel behind each Concat then stops it.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
     """
@@ -91,6 +95,8 @@ class QdqRules:
     quantize_outputs: bool = False
     pair_per_reader: bool = False
     saturating: bool = False
+    least_scale: float = 2.0**-62
+    concat_barrier: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class OpenVino(PackagedBackend):
             ),
             bias="float",
             residual="skip",
+            concat_barrier=True,
             saturating=saturates(self, device),
         )
 

@@ -102,6 +102,7 @@ class TensorRTBackend:
             bias="float",
             residual="skip",
             quantize_before_relu=False,
+            least_scale=2.0**-24,  # strongly typed FP16 networks hold scales in FP16
         )
 
     def check(self, config: BuildConfig) -> None:

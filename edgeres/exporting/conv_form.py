@@ -6,7 +6,8 @@ Rules:
 2. ``Pad`` with zeros in front of a Conv is merged into the Conv's own padding.
 3. Kernel, strides, dilations, group and pads are written out.
 4. A Conv without bias gets one of zeros.
-5. ``ceil_mode`` is dropped where it changes nothing, as engines disagree on its corner cases.
+5. ``ceil_mode`` of a MaxPool is dropped where it changes nothing; an AveragePool has none
+   (:mod:`edgeres.exporting.pool_form`).
 """
 
 from __future__ import annotations
@@ -95,12 +96,6 @@ def _attributes(node: ir.Node) -> dict[str, Attribute] | None:
         for i, size in enumerate(shape[2:])
     ):
         wanted["ceil_mode"] = 1
-    if (
-        node.op_type == "AveragePool"
-        and any(pads)
-        and node.attributes.get_int("count_include_pad", 0) == 1
-    ):
-        wanted["count_include_pad"] = 1
     return wanted
 
 

@@ -4,6 +4,7 @@ Every later stage relies on it:
 
 * float32, operators of ``ai.onnx`` only, one image input, one output, batch free or 1;
 * Conv with constant weights and bias and explicit padding, BatchNormalization folded;
+* AveragePool with explicit pads that are left out of the mean, no ``ceil_mode``, no dilation;
 * ``Gemm`` with ``transB=1`` and a bias; ``GlobalAveragePool``; ``Flatten(axis=1)``;
 * no pixels computed that no layer reads (strides stand as near to the image as they can);
 * no Identity, Dropout or doubled Relu; readable, unique, deterministic names;
@@ -26,6 +27,7 @@ from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.global_pool import GlobalPools
 from edgeres.exporting.linear import LinearForm
 from edgeres.exporting.naming import NameEverything
+from edgeres.exporting.pool_form import PoolForm
 from edgeres.exporting.propagate_strides import PropagateStrides
 from edgeres.exporting.remove_noops import RemoveNoOps
 from edgeres.exporting.shapes import BATCH, infer, set_batch
@@ -51,6 +53,7 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     for rewrite in (
         RemoveNoOps(),
         SimplifyTransposes(),
+        PoolForm(),
         GlobalPools(),
         SimplifyViews(),
         LinearForm(),

@@ -8,7 +8,7 @@ Rules:
     activation-dtype      activations have the integer type of the rule set
     activation-scale      one scale per activation tensor
     zero-point            zero points are 0 where the rule set is symmetric; weights always
-    scale                 scales are finite, positive and do not underflow in FP16
+    scale                 scales are finite, positive and do not underflow in the engine
     weight-dtype          weights are int8, stored as integers behind a DequantizeLinear alone
     weight-axis           per-channel weights are scaled along the output channels
     weight-granularity    one scale per channel or per tensor, as the rule set says
@@ -49,7 +49,6 @@ from edgeres.quantization.qdq_view import (
     scale_of,
     zero_point_of,
 )
-from edgeres.quantization.scales import MIN_SCALE
 
 
 def lint(qdq: Path, rules: QdqRules) -> tuple[Finding, ...]:
@@ -89,11 +88,12 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     scale = scale_of(node)
     if not np.isfinite(scale).all() or (scale <= 0).any():
         yield Finding("scale", name, "a scale is not positive; engines refuse it. Calibrate again.")
-    elif (scale < MIN_SCALE).any() and not is_bias(node):
+    elif (scale < rules.least_scale).any() and not is_bias(node):
         yield Finding(
             "scale",
             name,
-            f"a scale of {scale.min():.3g} is zero in FP16. Use at least {MIN_SCALE:.3g}.",
+            f"{rules.name} may hold a scale of {scale.min():.3g} as zero. "
+            f"Use at least {rules.least_scale:.3g}.",
         )
     stored = constant(node.inputs[0])
     zero = zero_point_of(node)

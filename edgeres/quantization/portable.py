@@ -50,5 +50,7 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         quantize_before_relu=mixed and stored,
         quantize_outputs=stored,
         pair_per_reader=mixed,
+        least_scale=max(each.least_scale for each in rules),
+        concat_barrier=any(each.concat_barrier for each in rules),
         saturating=True,  # the file may go to a CPU that this machine knows nothing of
     )

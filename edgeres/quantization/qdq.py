@@ -139,6 +139,27 @@ def _channel_scales(item: QuantizedLayer, bias: NDArray[np.float32]) -> NDArray[
     return np.broadcast_to(item.weight.scales, bias.shape).astype(np.float32)
 
 
+def insert_concat_barriers(graph: ir.Graph) -> None:
+    """Puts a MaxPool of one pixel, which changes nothing, behind each Concat of images.
+
+    OpenVINO 2026.4 moves int8 Q/DQ through a Concat into the layers before it and loses the scale
+    on the way (values come out rounded to whole numbers); it moves nothing through this pool into
+    a Concat, and both engines run it in INT8.
+    """
+    for node in list(graph):
+        rank = None if node.outputs[0].shape is None else len(node.outputs[0].shape)
+        if node.op_type != "Concat" or rank != 4 or node.outputs[0].is_graph_output():
+            continue
+        joined = node.outputs[0]
+        output = ir.Value(name=f"{joined.name}_barrier", shape=joined.shape, type=joined.type)
+        ir.convenience.replace_all_uses_with(joined, output)
+        barrier = ir.node(
+            "MaxPool", [joined], {"kernel_shape": [1, 1]}, outputs=[output],
+            name=f"{node.name}_barrier",
+        )  # fmt: skip
+        graph.insert_after(node, barrier)
+
+
 def drop_unused(graph: ir.Graph) -> None:
     """Removes initializers that nothing reads any more."""
     for name, value in list(graph.initializers.items()):

@@ -26,6 +26,7 @@ from edgeres.quantization.qdq import (
     QuantizedLayer,
     drop_unused,
     insert_activations,
+    insert_concat_barriers,
     insert_layer,
 )
 from edgeres.quantization.qdq_view import Finding
@@ -263,6 +264,8 @@ def _assemble(
     insert_activations(model.graph, placement, params, pair_per_reader=rules.pair_per_reader)
     for layer, item in zip(placement.layers, items, strict=True):
         insert_layer(model.graph, replace(item, layer=layer), rules)
+    if rules.concat_barrier and rules.activation_dtype == "int8":
+        insert_concat_barriers(model.graph)
     drop_unused(model.graph)
     return model
 
@@ -327,7 +330,11 @@ def _activation_params(
         if rules.activation_symmetric:
             low, high = -chosen.magnitude, chosen.magnitude
         params[name] = activation_params(
-            low, high, rules.activation_dtype, symmetric=rules.activation_symmetric
+            low,
+            high,
+            rules.activation_dtype,
+            symmetric=rules.activation_symmetric,
+            least=rules.least_scale,
         )
     return params
 
@@ -355,11 +362,9 @@ def _quantized(
     weight = quantize_weight(
         layer if learned is None else replace(layer, weight=learned.weight),
         per_channel=rules.weight_granularity == "per_channel",
-        least_scales=(
-            least_bias_scale(layer.bias, input_scale)
-            if rules.bias == "int32" and layer.bias is not None
-            else None
-        ),
+        # Whatever the file says: engines make an int32 bias of a float one.
+        least_scales=None if layer.bias is None else least_bias_scale(layer.bias, input_scale),
+        least_scale=rules.least_scale,
         energy=energy if known else None,
         saturating=saturating,
         scales=None if learned is None else learned.scales,

@@ -18,9 +18,12 @@ from edgeres.errors import UsageError
 
 IntType = Literal["uint8", "int8"]
 
-#: Smallest scale that is ever written: the smallest positive number of FP16. A smaller one becomes
-#: zero where an engine keeps scales in FP16, and engines refuse a zero scale.
+#: Smallest positive number of FP16. A smaller scale becomes zero where an engine keeps scales in
+#: FP16, and engines refuse a zero scale; a rule set says what its engine holds (``least_scale``).
 MIN_SCALE = 2.0**-24
+#: Range of a tensor that was always zero. Any range is right for what never comes; one as small as a
+#: scale can be would drive the bias of the next layer out of int32, and its weights to zero.
+EMPTY_RANGE = 1.0
 #: Weights use -127..127: symmetric, so that a negated weight is representable too.
 WEIGHT_LEVELS = 127
 #: Largest magnitude of a stored INT32 bias; the other half of the range is left to the products.
@@ -49,11 +52,13 @@ class QuantParams:
         return (INT_LIMITS[self.dtype][1] - self.zero_point) * self.scale
 
 
-def activation_params(low: float, high: float, dtype: IntType, *, symmetric: bool) -> QuantParams:
+def activation_params(
+    low: float, high: float, dtype: IntType, *, symmetric: bool, least: float = MIN_SCALE
+) -> QuantParams:
     """Scale and zero point that cover ``[low, high]`` and represent zero exactly.
 
-    The range is widened to hold zero. An empty range (a tensor that was always zero) gets
-    :data:`MIN_SCALE`, which is valid and represents zero.
+    The range is widened to hold zero. An empty range (a tensor that was always zero) becomes
+    ``[0, EMPTY_RANGE]``; no scale is below ``least``.
 
     Raises:
         UsageError: The range is not finite or upside down, or uint8 is asked to be symmetric.
@@ -63,18 +68,20 @@ def activation_params(low: float, high: float, dtype: IntType, *, symmetric: boo
     if symmetric and dtype != "int8":
         raise UsageError("symmetric activations are int8; uint8 has no zero in its middle.")
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        high = EMPTY_RANGE
     if symmetric:
-        scale = float32_scale(max(-low, high) / 127)
+        scale = float32_scale(max(-low, high) / 127, least)
         return QuantParams(scale, 0, dtype)
-    scale = float32_scale((high - low) / 255)
+    scale = float32_scale((high - low) / 255, least)
     smallest, largest = INT_LIMITS[dtype]
     zero_point = int(np.clip(round(smallest - low / scale), smallest, largest))
     return QuantParams(scale, zero_point, dtype)
 
 
-def float32_scale(scale: float) -> float:
-    """Rounds a scale to float32 and keeps it at or above :data:`MIN_SCALE`."""
-    return float(np.float32(max(scale, MIN_SCALE)))
+def float32_scale(scale: float, least: float = MIN_SCALE) -> float:
+    """Rounds a scale to float32 and keeps it at or above the least one."""
+    return float(np.float32(max(scale, least)))
 
 
 def quantize_array(x: NDArray[np.floating], params: QuantParams) -> NDArray[np.integer]:
@@ -95,6 +102,9 @@ def least_bias_scale(bias: NDArray[np.floating], input_scale: float) -> NDArray[
     """Smallest weight scale per channel for which an INT32 bias cannot overflow.
 
     The bias is stored as ``round(b / (s_x * s_w))``; tiny weights with a large bias leave int32.
+    Engines store a bias that the file holds in float in the same way. What a larger weight scale
+    costs is never seen: a bias of ``2**30`` such steps makes one of 255 levels of the output 2**22
+    of them.
 
     Args:
         bias: ``(M,)``.

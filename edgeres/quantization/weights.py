@@ -64,6 +64,7 @@ def quantize_weight(
     *,
     per_channel: bool = True,
     least_scales: NDArray[np.float64] | None = None,
+    least_scale: float = MIN_SCALE,
     energy: NDArray[np.float32] | None = None,
     saturating: bool = False,
     scales: NDArray[np.float32] | None = None,
@@ -74,6 +75,7 @@ def quantize_weight(
         layer: The layer.
         per_channel: One scale per output channel, or one for the tensor.
         least_scales: ``(M,)`` lower bounds, so that an INT32 bias cannot overflow.
+        least_scale: Smallest scale that the engine can hold.
         energy: ``(C,)`` mean square (or variance, where the mean error is corrected in the bias)
             of each input channel; ``None`` weighs all alike.
         saturating: Make all pairs safe.
@@ -87,13 +89,13 @@ def quantize_weight(
     rows, columns = layer.weight.shape
     packings = pairings(columns, layer.kernel)
     importance = _importance(layer, energy)
-    floor = np.full(rows, MIN_SCALE)
+    floor = np.full(rows, least_scale)
     if least_scales is not None:
         if least_scales.shape != (rows,):
             raise UsageError(f"{layer.name} has {rows} channels, got {least_scales.shape} scales.")
         floor = np.maximum(floor, least_scales)
     peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
-    dead = peak < WEIGHT_LEVELS * MIN_SCALE
+    dead = peak < WEIGHT_LEVELS * least_scale
     used = packings if saturating else ()
     given = scales is not None
     if scales is not None:
@@ -206,7 +208,7 @@ def _search_tensor(
 ) -> NDArray[np.float32]:
     """Best single scale, repeated for every row."""
     base = (float(peak.max(initial=0.0)) or 1.0) / WEIGHT_LEVELS
-    least = float(floor.max(initial=MIN_SCALE))
+    least = float(floor.max())
     best, chosen = np.inf, np.float32(max(base, least))
     for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
         centre = base if factors is not _FINE else float(chosen)

@@ -1,0 +1,113 @@
+"""What an engine may answer: the arithmetic of its Q/DQ file, give or take one step at every Q.
+
+The file is evaluated by ONNX Runtime with every optimization off: each QuantizeLinear and each
+DequantizeLinear is then a node of its own and everything between is float32, the same kernels that
+run float networks. (``onnx.reference`` gives the same, see the tests, and is fifty times slower.)
+
+How far an engine may be off follows from the file, too. An engine that is right gives at each Q one
+of the two neighbouring integers: sums in another order, multipliers of fixed point and fused
+requantization tip values that lie near the middle. The widest error of that kind is known: each
+value rounds up or down at random, with the nearer integer the likelier one. So the file is
+evaluated again with a uniform draw of one step added in front of every Q, and the root mean square
+of what that does to the outputs is the tolerance. Clipped sums, wrong padding, moved scales and
+overflown biases are off by many steps at once, or all in one direction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+DRAWS = 3
+FLOAT_ERROR = 2.0**-16
+"""Of the largest output: what float32 sums in another order may differ by."""
+_AMOUNT = "quirk_amount"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a Q/DQ file says, and how far rounding alone can lead from it.
+
+    Attributes:
+        outputs: ``(N, K) float32``.
+        tolerance: Root mean square error that rounding at every Q can cause.
+    """
+
+    outputs: NDArray[np.float32]
+    tolerance: float
+
+    def steps(self, outputs: NDArray[np.float32]) -> float:
+        """An engine's distance in tolerances: at most 1 where it only rounds."""
+        return _rms(outputs, self.outputs) / self.tolerance
+
+
+def expected(qdq: onnx.ModelProto, images: NDArray[np.float32]) -> Expected:
+    """Evaluates a Q/DQ model as it is written, and with rounding at random."""
+    session = _session(_with_draws(qdq))
+    name = session.get_inputs()[0].name
+
+    def run(amount: float) -> NDArray[np.float32]:
+        feeds = ({name: x[None], _AMOUNT: np.array(amount, np.float32)} for x in images)
+        return np.concatenate([session.run(None, each)[0] for each in feeds])
+
+    outputs = run(0.0)
+    draws = [run(1.0) for _ in range(DRAWS)]
+    rounding = np.sqrt(np.mean([_rms(draw, outputs) ** 2 for draw in draws]))
+    return Expected(outputs, float(rounding + FLOAT_ERROR * np.abs(outputs).max()))
+
+
+def _with_draws(qdq: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a draw, times an input that is 0 or 1, in front of each Q of an activation."""
+    model = onnx.ModelProto()
+    model.CopyFrom(qdq)
+    graph = model.graph
+    scales = {each.name: each for each in graph.initializer}
+    nodes = []
+    for number, node in enumerate(graph.node):
+        if node.op_type == "QuantizeLinear":
+            step = float(numpy_helper.to_array(scales[node.input[1]]))
+            draw, part, moved = (f"quirk_{kind}{number}" for kind in ("draw", "part", "moved"))
+            nodes += [
+                helper.make_node(
+                    "RandomUniformLike", [node.input[0]], [draw],
+                    low=-0.5, high=0.5, seed=float(number), dtype=TensorProto.FLOAT,
+                ),
+                helper.make_node("Mul", [draw, f"quirk_step{number}"], [part]),
+                helper.make_node("Add", [node.input[0], part], [moved]),
+            ]  # fmt: skip
+            graph.initializer.append(
+                numpy_helper.from_array(np.float32(step), f"quirk_scale{number}")
+            )
+            nodes.insert(
+                len(nodes) - 3,
+                helper.make_node(
+                    "Mul", [_AMOUNT, f"quirk_scale{number}"], [f"quirk_step{number}"]
+                ),
+            )
+            node.input[0] = moved
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.input.append(helper.make_tensor_value_info(_AMOUNT, TensorProto.FLOAT, []))
+    return model
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _rms(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    difference = first.astype(np.float64) - second
+    return float(np.sqrt(np.mean(np.square(difference))))
