@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +99,12 @@ KNOWN: Mapping[str, Known] = {}
 
 
 def pairings() -> tuple[Pairing, ...]:
-    """Each CPU engine with its own rules, and with the portable ones: for both, and for all three."""
+    """Each CPU engine with its own rules and with portable ones: for both (uint8), and for all."""
     own = [get_backend(name).qdq_rules("cpu") for name in ENGINES]
-    portable = portable_rules([*own, get_backend("tensorrt").qdq_rules("cuda:0")])
+    signed = portable_rules([*own, get_backend("tensorrt").qdq_rules("cuda:0")])
+    shared = (replace(portable_rules(own), name="portable-uint8"), signed)
     found = [Pairing(rules, name) for rules, name in zip(own, ENGINES, strict=True)]
-    return (*found, *(Pairing(portable, name) for name in ENGINES))
+    return (*found, *(Pairing(rules, name) for rules in shared for name in ENGINES))
 
 
 def search(

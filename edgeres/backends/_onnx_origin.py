@@ -15,6 +15,7 @@ from pathlib import Path
 from edgeres.errors import ModelError
 
 _DECORATION = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
+_FUSED = "fused "  # in front of a product that took its activation in
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_WORK = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
 
@@ -72,7 +73,7 @@ def origins(nodes: Sequence[SourceNode], layers: Sequence[str]) -> list[tuple[st
     home: dict[str, int] = {}
     found: list[set[str]] = [set() for _ in layers]
     for index, layer in enumerate(layers):
-        base = _DECORATION.sub("", layer)
+        base = _DECORATION.sub("", layer.removeprefix(_FUSED))
         node = by_name.get(layer) or by_name.get(base) or producer.get(base)
         if node is not None:
             found[index].add(node.name)

@@ -188,6 +188,18 @@ def only_rectified(value: ir.Value) -> bool:
     return len(uses) == 1 and not value.is_graph_output() and uses[0][0].op_type in RECTIFIERS
 
 
+def only_moves(node: ir.Node) -> bool:
+    """True for an op that only moves or selects values: one scale fits both sides.
+
+    A ``Pad`` is one where it adds zeros, which every scale represents, or values that are there.
+    """
+    if node.op_type != "Pad":
+        return node.op_type in PASS_THROUGH
+    filled = node.inputs[2] if len(node.inputs) > 2 else None
+    value = constant(filled)
+    return filled is None or (value is not None and not np.any(value))
+
+
 def non_negative(value: ir.Value) -> bool:
     """True where the graph alone says that a tensor has no negative values."""
     node = value.producer()
@@ -195,7 +207,7 @@ def non_negative(value: ir.Value) -> bool:
         return False
     if node.op_type == "Relu":
         return True
-    if node.op_type in PASS_THROUGH or node.op_type in ("GlobalAveragePool", "AveragePool"):
+    if only_moves(node) or node.op_type in ("GlobalAveragePool", "AveragePool"):
         source = node.inputs[0]
         return source is not None and non_negative(source)
     return False

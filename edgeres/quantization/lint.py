@@ -38,6 +38,7 @@ from edgeres.quantization.graph import (
     constant,
     consumers,
     node_name,
+    only_moves,
 )
 from edgeres.quantization.lint_layers import layer_findings
 from edgeres.quantization.qdq_view import (
@@ -78,7 +79,7 @@ def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
                 findings.extend(layer_findings(node, rules))
         if node.op_type in RECTIFIERS:
             findings.extend(_rectifier(node, rules))
-        if node.op_type in PASS_THROUGH:
+        if only_moves(node):
             findings.extend(_moved(node))
     return tuple(findings)
 

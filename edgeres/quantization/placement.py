@@ -28,6 +28,7 @@ from edgeres.quantization.graph import (
     is_activation,
     layer_of,
     node_name,
+    only_moves,
     only_rectified,
     value_name,
 )
@@ -196,7 +197,7 @@ def _range_source(value: ir.Value) -> str:
     while only_rectified(value):
         value = consumers(value)[0][0].outputs[0]
     node = value.producer()
-    while node is not None and node.op_type in PASS_THROUGH:
+    while node is not None and only_moves(node):
         before = node.inputs[0]
         assert before is not None
         value, node = before, before.producer()
