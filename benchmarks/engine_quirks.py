@@ -45,6 +45,10 @@ from edgeres.quantization.quantize import quantize
 
 RESULT = Path(__file__).parent / "results" / "engine_quirks.json"
 ENGINES = ("onnxruntime", "openvino")
+READ_EVERY = 5
+"""Of so many networks one is asked for its layers, which takes as long as all the rest."""
+KEEP_EVERY = 250
+"""The result is written anew after so many networks; a run that is stopped leaves what it had."""
 _CONFIG = BuildConfig(device="cpu", threads=1)
 
 
@@ -171,7 +175,7 @@ def _judge(
         steps = right.steps(_answers(backend, engine, network.images))
         if not steps <= 1:
             problem = f"{steps:.1f} times the error of rounding"
-        elif unread := _unread(model, backend, engine, placed):
+        elif network.seed % READ_EVERY == 0 and (unread := _unread(model, backend, engine, placed)):
             problem = f"coverage does not tell the precision of {', '.join(unread)}"
     except EdgeResError as error:
         problem = f"refused: {error}"
@@ -183,9 +187,7 @@ def _judge(
     return Outcome(network.seed, pairing.name, steps, problem, known, network.parts)
 
 
-def _answers(
-    backend: Backend, engine: Engine, images: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _answers(backend: Backend, engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Outputs of an engine, image by image: one more batch size would be compiled for."""
     with backend.load(engine, _CONFIG) as runner:
         name = runner.inputs[0].name
@@ -241,25 +243,34 @@ def main() -> int:
     outcomes: list[Outcome] = []
     seeds = range(options.first, options.first + options.networks)
     for outcome in search(seeds, wanted, each=options.each):
+        if outcomes and outcome.seed // KEEP_EVERY != outcomes[-1].seed // KEEP_EVERY:
+            _write(options.out, outcomes, wanted, started)
         outcomes.append(outcome)
         if outcome.problem:
             print(outcome.seed, outcome.pairing, outcome.problem, outcome.known or "UNEXPLAINED")
             print("    " + " | ".join(outcome.parts), flush=True)
-    found = summary(outcomes)
-    environment = describe_environment()
+    found = _write(options.out, outcomes, wanted, started)
+    print({k: v for k, v in found.items() if k != "unexplained_runs"})
+    return 1 if found["unexplained"] else 0
+
+
+def _write(
+    out: Path, outcomes: Sequence[Outcome], wanted: Sequence[Pairing], started: float
+) -> dict[str, object]:
+    """Writes this CPU's part of the result and leaves the other part as it is."""
     part = "saturating" if wanted[0].rules.saturating else "not_saturating"
-    whole = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    found = summary(outcomes)
+    whole = json.loads(out.read_text()) if out.is_file() else {}
     whole[part] = {
-        "environment": environment.to_dict(),
-        "first_seed": options.first,
+        "environment": describe_environment().to_dict(),
+        "seeds": [outcomes[0].seed, outcomes[-1].seed],
         "rules": {name: rule.reason for name, rule in KNOWN.items()},
         "minutes": round((time.monotonic() - started) / 60, 1),
         **found,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.out, (json.dumps(whole, indent=1) + "\n").encode())
-    print({k: v for k, v in found.items() if k != "unexplained_runs"})
-    return 1 if found["unexplained"] else 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, (json.dumps(whole, indent=1) + "\n").encode())
+    return found
 
 
 if __name__ == "__main__":

@@ -107,7 +107,13 @@ def draw(seed: int) -> Network:
     _conv_block(sketch)
     for _ in range(sketch.whole(1, 3)):
         block = BLOCKS[int(random.integers(len(BLOCKS)))]
-        saved = (sketch.tensor, sketch.shape, len(sketch.nodes), len(sketch.weights), len(sketch.parts))
+        saved = (
+            sketch.tensor,
+            sketch.shape,
+            len(sketch.nodes),
+            len(sketch.weights),
+            len(sketch.parts),
+        )
         try:
             block(sketch)
         except ValueError:  # the attributes leave no pixel: the block is left out
@@ -126,9 +132,7 @@ def draw(seed: int) -> Network:
     return Network(seed, model, (images * magnitude).astype(np.float32), tuple(sketch.parts))
 
 
-def _image(
-    name: str, shape: tuple[int, ...] | None, batch: int | str = 1
-) -> onnx.ValueInfoProto:
+def _image(name: str, shape: tuple[int, ...] | None, batch: int | str = 1) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(
         name, TensorProto.FLOAT, None if shape is None else [batch, *shape]
     )
@@ -172,7 +176,8 @@ def _conv(
         bias = (sketch.random.standard_normal(channels) * 0.3 + shift) * spread
         inputs.append(sketch.constant(bias.astype(np.float32)))
     sketch.parts.append(
-        f"Conv {width}>{channels} k{kernel} g{groups} d{dilation} p{pads} s{stride} x{factor:.1e}{kind}"
+        f"Conv {width}>{channels} k{kernel} g{groups} d{dilation} p{pads} s{stride} "
+        f"x{factor:.1e}{kind}"
     )
     return sketch.apply(
         "Conv", inputs, kernel_shape=kernel, group=groups, dilations=[dilation] * 2,
@@ -228,10 +233,14 @@ def _conv_block(sketch: Sketch) -> None:
 
 def _pool(sketch: Sketch) -> None:
     op = str(sketch.one_of(["AveragePool", "AveragePool", "MaxPool"]))
-    kernel = [sketch.whole(1, 3), sketch.whole(1, 3)] if sketch.maybe(0.3) else [sketch.whole(2, 3)] * 2
+    kernel = (
+        [sketch.whole(1, 3), sketch.whole(1, 3)] if sketch.maybe(0.3) else [sketch.whole(2, 3)] * 2
+    )
     attributes: dict[str, object] = {
         "kernel_shape": kernel,
-        "strides": [sketch.whole(1, 3), sketch.whole(1, 2)] if sketch.maybe(0.3) else [sketch.whole(1, 2)] * 2,
+        "strides": [sketch.whole(1, 3), sketch.whole(1, 2)]
+        if sketch.maybe(0.3)
+        else [sketch.whole(1, 2)] * 2,
     }
     if sketch.maybe(0.5):
         attributes["ceil_mode"] = 1
@@ -244,10 +253,17 @@ def _pool(sketch: Sketch) -> None:
     elif sketch.maybe(0.6):
         same = sketch.maybe(0.6)
         pads = [sketch.whole(0, k - 1) for k in kernel]
-        attributes["pads"] = pads * 2 if same else [*pads, *(sketch.whole(0, k - 1) for k in kernel)]
+        attributes["pads"] = (
+            pads * 2 if same else [*pads, *(sketch.whole(0, k - 1) for k in kernel)]
+        )
     pads = [*attributes.get("pads", [0] * 4)]
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, attributes.get("dilations", [1, 1]), strict=True)]
-    if any(r > s + b + e for r, s, b, e in zip(reach, sketch.shape[1:], pads[:2], pads[2:], strict=True)):
+    reach = [
+        (k - 1) * d + 1 for k, d in zip(kernel, attributes.get("dilations", [1, 1]), strict=True)
+    ]
+    if any(
+        r > s + b + e
+        for r, s, b, e in zip(reach, sketch.shape[1:], pads[:2], pads[2:], strict=True)
+    ):
         raise ValueError("the window is larger than the image.")
     sketch.parts.append(f"{op} {attributes}")
     _settle(sketch, sketch.apply(op, [sketch.tensor], **attributes))
@@ -325,8 +341,9 @@ def _resize(sketch: Sketch) -> None:
 
 def _pad(sketch: Sketch) -> None:
     mode = str(sketch.one_of(["constant", "constant", "edge", "reflect"]))
-    pads = sketch.constant(np.array([0, 0, *(sketch.whole(0, 2) for _ in range(2)), 0, 0,
-                                     *(sketch.whole(0, 2) for _ in range(2))], np.int64))  # fmt: skip
+    begins = [sketch.whole(0, 2), sketch.whole(0, 2)]
+    ends = [sketch.whole(0, 2), sketch.whole(0, 2)]
+    pads = sketch.constant(np.array([0, 0, *begins, 0, 0, *ends], np.int64))
     inputs = [sketch.tensor, pads]
     value = 0.0
     if mode == "constant" and sketch.maybe(0.4):
@@ -356,7 +373,9 @@ def _move(sketch: Sketch) -> None:
         kind = "slice"
         axis = sketch.whole(1, 3)
         start = 1 if sketch.shape[axis - 1] > 2 else 0
-        ends = [sketch.constant(np.array([v], np.int64)) for v in (start, sketch.shape[axis - 1], axis)]
+        ends = [
+            sketch.constant(np.array([v], np.int64)) for v in (start, sketch.shape[axis - 1], axis)
+        ]
         tensor = sketch.apply("Slice", [sketch.tensor, *ends])
     sketch.parts.append(str(kind))
     _settle(sketch, tensor)
@@ -369,7 +388,9 @@ def _arithmetic(sketch: Sketch) -> None:
     kind = sketch.one_of(["add", "mul", "sub", "mulmul", "max"])
     size = sketch.magnitude
     if kind == "mulmul":
-        tensor = sketch.apply("Mul", [sketch.tensor, _conv(sketch, sketch.tensor, channels, plain=True)])
+        tensor = sketch.apply(
+            "Mul", [sketch.tensor, _conv(sketch, sketch.tensor, channels, plain=True)]
+        )
         sketch.magnitude = size * size
         if not 1e-6 < size * size < 1e6:
             sketch.magnitude = size
@@ -389,7 +410,9 @@ def _arithmetic(sketch: Sketch) -> None:
 
 def _head(sketch: Sketch) -> None:
     """Pooling or none, then one to three fully connected layers."""
-    kind = sketch.one_of(["GlobalAveragePool", "GlobalAveragePool", "ReduceMean", "Flatten", "GlobalMaxPool"])
+    kind = sketch.one_of(
+        ["GlobalAveragePool", "GlobalAveragePool", "ReduceMean", "Flatten", "GlobalMaxPool"]
+    )
     tensor = sketch.tensor
     if kind == "ReduceMean":
         axes = sketch.constant(np.array([2, 3], np.int64))

@@ -1,18 +1,18 @@
 """Pooling in one form: explicit pads that are left out of the result, no ``ceil_mode``.
 
-Engines agree on this form only. With ``ceil_mode`` they disagree on a last window that starts in the
-padding (ONNX Runtime and PyTorch drop it, OpenVINO and ONNX's shape inference do not). ONNX Runtime and OpenVINO both count the pixels that ``ceil_mode``
-adds into an INT8 mean with ``count_include_pad``; OpenVINO pads an INT8 tensor with the integer 0,
-which is not the number 0 where the zero point is not; and ONNX Runtime's INT8 kernel knows no
-dilations, so that it refuses the whole file.
+Engines agree on this form only. With ``ceil_mode`` they disagree on a last window that starts in
+the padding: ONNX Runtime and PyTorch drop it, OpenVINO and ONNX's shape inference do not. ONNX
+Runtime and OpenVINO count the pixels that ``ceil_mode`` adds into an INT8 mean with
+``count_include_pad``. OpenVINO pads an INT8 tensor with the integer 0, which is not the number 0
+where the zero point is not. ONNX Runtime's INT8 mean knows no dilations: it refuses the whole file.
 
 Rules, for one ``MaxPool`` or ``AveragePool`` on ``(N, C, H, W)``:
 
 1. ``auto_pad`` becomes explicit pads.
 2. ``ceil_mode`` becomes pads at the end, as many as the last window needs.
 3. ``count_include_pad`` becomes a ``Pad`` with zeros in front: what was padding is image then.
-4. A dilated window of an average becomes a depthwise ``Conv`` with equal weights, and where padding is left out of
-   some means a ``Mul`` that gives them their own number of pixels.
+4. A dilated window of an average becomes a depthwise ``Conv`` with equal weights, and where padding
+   is left out of some means a ``Mul`` that gives them their own number of pixels.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ IntType = Literal["uint8", "int8"]
 #: Smallest positive number of FP16. A smaller scale becomes zero where an engine keeps scales in
 #: FP16, and engines refuse a zero scale; a rule set says what its engine holds (``least_scale``).
 MIN_SCALE = 2.0**-24
-#: Range of a tensor that was always zero. Any range is right for what never comes; one as small as a
-#: scale can be would drive the bias of the next layer out of int32, and its weights to zero.
+#: Range of a tensor that was always zero. Any range is right for what never comes; one as small as
+#: a scale can be would drive the bias of the next layer out of int32, and its weights to zero.
 EMPTY_RANGE = 1.0
 #: Weights use -127..127: symmetric, so that a negated weight is representable too.
 WEIGHT_LEVELS = 127

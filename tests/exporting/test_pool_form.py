@@ -14,7 +14,9 @@ from edgeres.exporting.passes import normal_form, to_bytes
 
 RANDOM = np.random.default_rng(3)
 # The Relu makes the answer depend on where in the map a value stands.
-HEAD = "q = Conv(p, w) r = Relu(q) g = GlobalAveragePool(r) f = Flatten(g) y = Gemm<transB=1>(f, fw)"
+HEAD = (
+    "q = Conv(p, w) r = Relu(q) g = GlobalAveragePool(r) f = Flatten(g) y = Gemm<transB=1>(f, fw)"
+)
 WEIGHTS = {
     "w": RANDOM.standard_normal((5, 3, 2, 2)).astype(np.float32),
     "fw": RANDOM.standard_normal((4, 5)).astype(np.float32),

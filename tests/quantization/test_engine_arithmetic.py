@@ -80,9 +80,7 @@ ATTRIBUTES = {
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("chosen", ["own", "shared", "portable"])
 @pytest.mark.parametrize("attributes", ATTRIBUTES)
-def test_average_pool_of_a_tensor_with_a_zero_point(
-    build_net, answer, engine, chosen, attributes
-):
+def test_average_pool_of_a_tensor_with_a_zero_point(build_net, answer, engine, chosen, attributes):
     net = build_net(1)
     x = net.conv("c1", "input", (12, 3, 3, 3))  # no Relu: the zero point lies in the middle
     x = net.add(
