@@ -82,7 +82,7 @@ def _with_draws(qdq: onnx.ModelProto) -> onnx.ModelProto:
                 helper.make_node("Add", [node.input[0], part], [moved]),
             ]  # fmt: skip
             graph.initializer.append(
-                numpy_helper.from_array(np.float32(step), f"quirk_scale{number}")
+                numpy_helper.from_array(np.asarray(step, np.float32), f"quirk_scale{number}")
             )
             nodes.insert(
                 len(nodes) - 3,

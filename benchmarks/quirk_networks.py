@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,7 +53,7 @@ class Sketch:
     image: tuple[int, ...] = ()
     magnitude: float = 1.0
 
-    def one_of(self, choices: Sequence[object]) -> object:
+    def one_of(self, choices: Sequence[Any]) -> Any:
         """One of some values, all alike likely."""
         return choices[int(self.random.integers(len(choices)))]
 
@@ -64,7 +65,7 @@ class Sketch:
         """True with a probability."""
         return bool(self.random.random() < probability)
 
-    def constant(self, array: NDArray[np.generic]) -> str:
+    def constant(self, array: NDArray[np.generic] | np.generic) -> str:
         """Adds an initializer and gives its name."""
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(array), name))
@@ -236,7 +237,7 @@ def _pool(sketch: Sketch) -> None:
     kernel = (
         [sketch.whole(1, 3), sketch.whole(1, 3)] if sketch.maybe(0.3) else [sketch.whole(2, 3)] * 2
     )
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": [sketch.whole(1, 3), sketch.whole(1, 2)]
         if sketch.maybe(0.3)
@@ -265,6 +266,13 @@ def _pool(sketch: Sketch) -> None:
         for r, s, b, e in zip(reach, sketch.shape[1:], pads[:2], pads[2:], strict=True)
     ):
         raise ValueError("the window is larger than the image.")
+    if attributes.get("ceil_mode"):
+        for size, begin, end, r, stride in zip(
+            sketch.shape[1:], pads[:2], pads[2:], reach, attributes["strides"], strict=True
+        ):
+            # ONNX drops a window that starts in the padding, its shape inference does not.
+            if -(-(size + begin + end - r) // stride) * stride >= size + begin:
+                raise ValueError("the shape of this pool is inferred wrongly.")
     sketch.parts.append(f"{op} {attributes}")
     _settle(sketch, sketch.apply(op, [sketch.tensor], **attributes))
     if sketch.maybe(0.7):

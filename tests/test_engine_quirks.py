@@ -134,10 +134,8 @@ def test_a_planted_quirk_is_found(quirks, wanted, name, damage):
     own = [pairing for pairing in wanted if pairing.rules.name == f"{name}-cpu"]
     if damage is shift_biases:
         own = [replace(own[0], rules=replace(own[0].rules, bias="int32"))]
-    outcomes = list(
-        quirks.search(range(12), own, each=True, backends={name: Planted(name, damage)})
-    )
-    assert sum(bool(outcome.problem) for outcome in outcomes) >= 3
+    outcomes = list(quirks.search(range(8), own, each=True, backends={name: Planted(name, damage)}))
+    assert sum(bool(outcome.problem) for outcome in outcomes) >= 2
 
 
 def test_the_file_is_evaluated_as_onnx_defines_it(quirks, wanted, load_program, tmp_path):

@@ -78,6 +78,10 @@ class QdqRules:
             name of the CPU.
         least_scale: Smallest scale that is written. Below it the engine may hold zero: FP16 ends at
             2**-24; of float32 the default leaves room for the product of two scales.
+        least_add_offset: The number that the lowest integer of a tensor with a zero point stands
+            for has at least this magnitude where an Add reads it: the engine drops smaller ones.
+        wrong_groups: Numbers of groups for which an INT8 Conv with one input channel and several
+            output channels in each group gives wrong sums; such a Conv stays float.
         concat_barrier: True where an engine carries an int8 quantization through a Concat and loses
             its scale there; a MaxPool of one pixel behind each Concat then stops it.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
@@ -96,12 +100,15 @@ class QdqRules:
     pair_per_reader: bool = False
     saturating: bool = False
     least_scale: float = 2.0**-62
+    least_add_offset: float = 0.0
+    wrong_groups: frozenset[int] = frozenset()
     concat_barrier: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; ``keep_float`` only where it names a node."""
-        values = {**asdict(self), "ops": sorted(self.ops), "keep_float": sorted(self.keep_float)}
+        sets = ("ops", "wrong_groups", "keep_float")
+        values = asdict(self) | {name: sorted(getattr(self, name)) for name in sets}
         return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
 
 

@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError
 from edgeres.exporting.graph import (
+    Attribute,
     NodePass,
     add_constant,
     data_input,
@@ -99,7 +100,7 @@ class PoolForm(NodePass):
         if node.op_type == "AveragePool" and max(dilations) > 1:
             _as_convolution(node, source, windows, pads)
             return True
-        attributes = {
+        attributes: dict[str, Attribute] = {
             "kernel_shape": [window.kernel for window in windows],
             "strides": [window.stride for window in windows],
             "pads": pads,
@@ -182,7 +183,7 @@ def _as_convolution(
     kernel = [window.kernel for window in windows]
     taps = int(np.prod(kernel))
     weight = add_constant(node, "weight", np.full((shape[1], 1, *kernel), 1 / taps, np.float32))
-    attributes = {
+    attributes: dict[str, Attribute] = {
         "kernel_shape": kernel,
         "strides": [window.stride for window in windows],
         "dilations": [window.dilation for window in windows],

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
@@ -127,9 +128,7 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
         return f"{rules.name} runs {node.op_type} in float"
     if node.op_type in WEIGHTED:
-        if layer_of(node) is None:
-            return f"this {node.op_type} has no constant float32 weight of the usual form"
-        return None
+        return _reason_for_float_layer(node, rules)
     if node.op_type == "Add":
         if not all(is_activation(value) for value in node.inputs):
             return "this Add adds a constant"
@@ -137,6 +136,21 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     return (
         None if is_activation(node.inputs[0]) else f"the input of this {node.op_type} is no image"
     )
+
+
+def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
+    layer = layer_of(node)
+    if layer is None:
+        return f"this {node.op_type} has no constant float32 weight of the usual form"
+    if layer.groups in rules.wrong_groups and _multiplies_channels(layer):
+        return f"{rules.name} gives wrong sums for {layer.groups} groups of one channel"
+    return None
+
+
+def _multiplies_channels(layer: Layer) -> bool:
+    """True where each group makes several channels of one."""
+    rows, columns = layer.weight.shape
+    return columns == int(np.prod(layer.kernel)) and rows > layer.groups
 
 
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:

@@ -51,6 +51,8 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         quantize_outputs=stored,
         pair_per_reader=mixed,
         least_scale=max(each.least_scale for each in rules),
+        least_add_offset=max(each.least_add_offset for each in rules),
+        wrong_groups=frozenset[int]().union(*(each.wrong_groups for each in rules)),
         concat_barrier=any(each.concat_barrier for each in rules),
         saturating=True,  # the file may go to a CPU that this machine knows nothing of
     )

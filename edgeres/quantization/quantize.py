@@ -324,9 +324,16 @@ def _activation_params(
     if trained is not None:
         return {name: trained.activations[placement.source[name]] for name in placement.tensors}
     params: dict[str, QuantParams] = {}
+    added = {
+        placement.source[name]
+        for name, readers in placement.readers.items()
+        if any(node.op_type == "Add" for node, _ in readers)
+    }
     for name in placement.tensors:
         chosen = table.range_of(placement.source[name], settings.calibrator)
         low, high = chosen.low, chosen.high
+        if low < 0.0 and placement.source[name] in added:
+            low = min(low, -rules.least_add_offset)
         if rules.activation_symmetric:
             low, high = -chosen.magnitude, chosen.magnitude
         params[name] = activation_params(

@@ -174,3 +174,39 @@ def test_coverage_of_chains_of_dense_layers(build_net, answer, engine, activated
     layers = get_backend(engine).layers(engine_made)
     assert steps <= 1
     assert int8_coverage(node_macs(qdq), layers).float_layers == ()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("magnitude", [1e-6, 1e-5, 1e6])
+def test_residual_add_of_small_and_large_tensors(build_net, answer, engine, magnitude):
+    net = build_net(7)
+    x = net.conv("c1", "input", (8, 3, 3, 3), bias=False)  # no Relu: its zero point is not 0
+    net.head(net.add("Add", "sum", [x, net.conv("c2", x, (8, 8, 3, 3), bias=False)]), 8, 10)
+    net.initializers[-1].CopyFrom(numpy_helper.from_array(np.zeros(10, np.float32), "fc.bias"))
+    steps, sqnr, _, _ = answer(net, engine, engine, magnitude=magnitude)
+    assert steps <= 1
+    assert sqnr > 25
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_of_one_channel_that_make_several(build_net, answer, engine, groups):
+    net = build_net(8)
+    x = net.relu("r1", net.conv("c1", "input", (groups, 3, 3, 3)))
+    x = net.relu("r2", net.conv("c2", x, (4 * groups, 1, 3, 3), groups=groups))
+    net.head(x, 4 * groups, 10)
+    steps, sqnr, _, _ = answer(net, engine, engine)
+    assert steps <= 1
+    assert sqnr > 30
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_strided_convolution_of_one_tap_with_padding(build_net, answer, engine):
+    net = build_net(9)
+    x = net.conv("c1", "input", (8, 3, 3, 3))
+    weight = net.weight("pick.weight", net.random.standard_normal((8, 8, 1, 1)))
+    x = net.add("Conv", "pick", [x, weight], kernel_shape=[1, 1], strides=[2, 1], pads=[2, 0, 0, 1])
+    net.head(net.relu("r2", x), 8, 10)
+    steps, sqnr, _, _ = answer(net, engine, engine)
+    assert steps <= 1
+    assert sqnr > 30
