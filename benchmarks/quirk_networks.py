@@ -71,7 +71,7 @@ class Sketch:
         self.weights.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
-    def apply(self, op: str, inputs: Sequence[str], **attributes: object) -> str:
+    def apply(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node of one output and gives the output's name."""
         output = f"t{len(self.nodes)}"
         name = f"{op.lower()}{len(self.nodes)}"

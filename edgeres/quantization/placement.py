@@ -150,7 +150,7 @@ def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
 def _multiplies_channels(layer: Layer) -> bool:
     """True where each group makes several channels of one."""
     rows, columns = layer.weight.shape
-    return columns == int(np.prod(layer.kernel)) and rows > layer.groups
+    return bool(columns == int(np.prod(layer.kernel)) and rows > layer.groups)
 
 
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:

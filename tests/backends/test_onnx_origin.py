@@ -33,6 +33,11 @@ def test_decorations_are_taken_off():
     ]
 
 
+def test_a_product_that_took_its_activation_in():
+    dense = (*BLOCK, node("r3", "Relu", "logits", "t7"))
+    assert origins(dense, ["fused fc"]) == [("fc", "r3")]
+
+
 def test_a_layer_named_after_the_tensor_of_its_last_node():
     # As ONNX Runtime does for NCHWc convolutions with a fused Relu.
     assert origins(BLOCK, ["t2_nchwc", "down", "c2", "add", "fc"])[0] == ("c1", "r1")

@@ -210,3 +210,30 @@ def test_strided_convolution_of_one_tap_with_padding(build_net, answer, engine):
     steps, sqnr, _, _ = answer(net, engine, engine)
     assert steps <= 1
     assert sqnr > 30
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("average", ["GlobalAveragePool", "ReduceMean"])
+def test_pools_of_residual_networks_cost_no_int8(build_net, answer, engine, average):
+    """MaxPool 3x3 of stride 2, the AvgPool of a ResNet-D shortcut, and the pool at the end."""
+    net = build_net(10)
+    x = net.relu("r1", net.conv("stem", "input", (8, 3, 7, 7)))
+    x = net.add("MaxPool", "stem.pool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    y = net.conv("c2", net.relu("r2", net.conv("c1", x, (16, 8, 3, 3), stride=2)), (16, 16, 3, 3))
+    skip = net.add("AveragePool", "down.pool", [x], kernel_shape=[2, 2], strides=[2, 2],
+                   ceil_mode=1, count_include_pad=0)  # fmt: skip
+    x = net.relu("r3", net.add("Add", "sum", [y, net.conv("down", skip, (16, 8, 1, 1))]))
+    net.head(x, 16, 10)
+    if average == "ReduceMean":
+        pool = next(node for node in net.nodes if node.op_type == "GlobalAveragePool")
+        axes = numpy_helper.from_array(np.array([2, 3]), "axes")
+        net.initializers.append(axes)
+        pool.op_type = "ReduceMean"
+        pool.input.append("axes")
+    steps, sqnr, qdq, made = answer(net, engine, engine)
+    layers = get_backend(engine).layers(made)
+    assert steps <= 1
+    assert sqnr > 30
+    assert int8_coverage(node_macs(qdq), layers).float_layers == ()
+    in_int8 = {n for layer in layers if layer.precision == "int8" for n in layer.nodes}
+    assert {"stem.pool", "down.pool"} <= in_int8

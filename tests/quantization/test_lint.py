@@ -169,7 +169,7 @@ PLANTED = [
     (FUSING, "shared-scale", "stem.pool", other_pool_scale),
     (FUSING, "activation-scale", "block1.relu1_out_QuantizeLinear", per_channel_activation),
     (FUSING, "scale", "input_QuantizeLinear", lambda e: e.set("input_scale", lambda s: s * 0)),
-    (FUSING, "scale", "input_QuantizeLinear", lambda e: e.set("input_scale", lambda s: s * 1e-9)),
+    (FUSING, "scale", "input_QuantizeLinear", lambda e: e.set("input_scale", lambda s: s * 1e-20)),
     (FUSING, "scale", "input_QuantizeLinear", lambda e: e.set("input_scale", lambda s: s * np.nan)),
     (
         FUSING,

@@ -31,6 +31,13 @@ def test_the_strictest_demand_wins():
     assert both.quantize_before_relu
     assert both.pair_per_reader
     assert both.saturating
+    fp16 = replace(SYMMETRIC, least_scale=2.0**-24)
+    quirks = replace(
+        FUSING, least_add_offset=1e-5, wrong_groups=frozenset({2}), concat_barrier=True
+    )
+    careful = portable_rules([quirks, fp16])
+    assert (careful.least_scale, careful.least_add_offset) == (2.0**-24, 1e-5)
+    assert (careful.wrong_groups, careful.concat_barrier) == (frozenset({2}), True)
     coarse = replace(SYMMETRIC, weight_granularity="per_tensor")
     assert portable_rules([FUSING, coarse]).weight_granularity == "per_tensor"
 

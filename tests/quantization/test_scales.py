@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from edgeres.errors import UsageError
 from edgeres.quantization.scales import (
     BIAS_LIMIT,
+    EMPTY_RANGE,
     MIN_SCALE,
     activation_params,
     dequantize_array,
@@ -57,8 +58,17 @@ def test_values_outside_the_range_are_clipped_not_wrapped():
 
 def test_always_zero_tensor_gets_a_valid_scale():
     params = activation_params(0.0, 0.0, "uint8", symmetric=False)
-    assert params.scale == MIN_SCALE
+    assert params.scale == np.float32(EMPTY_RANGE / 255)
     assert params.zero_point == 0
+
+
+def test_no_scale_is_below_what_the_engine_holds():
+    low, high = 0.0, 255 * 1e-9
+    kept = activation_params(low, high, "uint8", symmetric=False, least=2.0**-62)
+    assert kept.scale == np.float32(1e-9)
+    assert (
+        activation_params(low, high, "uint8", symmetric=False, least=MIN_SCALE).scale == MIN_SCALE
+    )
 
 
 @pytest.mark.parametrize("bad", [(1.0, -1.0), (0.0, float("nan")), (float("-inf"), 0.0)])
