@@ -23,7 +23,7 @@ SHORT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import engine_quirks as quirks
-found = quirks.summary(list(quirks.search(range(700, 760), quirks.pairings(), each=False)))
+found = quirks.summary(list(quirks.search(range(700, 745), quirks.pairings(), each=False)))
 print(json.dumps({**found, "saturating": quirks.pairings()[0].rules.saturating}))
 """
 
@@ -39,9 +39,9 @@ def wanted(quirks):
 
 
 def test_engines_compute_what_their_files_say(quirks, wanted):
-    found = quirks.summary(list(quirks.search(range(210), wanted, each=False)))
+    found = quirks.summary(list(quirks.search(range(170), wanted, each=False)))
     assert found["unexplained_runs"] == []
-    assert found["networks"] > 150
+    assert found["networks"] > 110
     # Not only within the tolerance: where an engine rounds as the file says, it is there exactly.
     assert all(each["median"] < 0.3 for each in found["steps"].values())
 
@@ -57,7 +57,7 @@ def test_engines_do_so_without_vnni(without_vnni):
     )
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["unexplained_runs"] == []
-    assert found["networks"] > 40
+    assert found["networks"] > 25
     assert found["saturating"]
 
 
@@ -134,7 +134,7 @@ def test_a_planted_quirk_is_found(quirks, wanted, name, damage):
     own = [pairing for pairing in wanted if pairing.rules.name == f"{name}-cpu"]
     if damage is shift_biases:
         own = [replace(own[0], rules=replace(own[0].rules, bias="int32"))]
-    outcomes = list(quirks.search(range(8), own, each=True, backends={name: Planted(name, damage)}))
+    outcomes = list(quirks.search(range(6), own, each=True, backends={name: Planted(name, damage)}))
     assert sum(bool(outcome.problem) for outcome in outcomes) >= 2
 
 
