@@ -287,10 +287,10 @@ def _measured(
     """The layers with biases that give the float model's mean outputs on these images."""
     model = load_model(onnx)
     names = [item.layer.name for item in items if item.layer.takes_bias]
-    measured_at = anchors(model.graph, names)
-    wanted = output_means(model, list(measured_at), images)
-    found = measured_shifts(_assemble(load_model(onnx), items, params, rules), wanted, images)
-    shifts = {measured_at[node]: shift for node, shift in found.items()}
+    places = anchors(model.graph, names)
+    wanted = output_means(model, places, images)
+    qdq = _assemble(load_model(onnx), items, params, rules)
+    shifts = measured_shifts(qdq, places, wanted, images)
     return [
         replace(item, bias=_shifted(item, shifts[item.layer.name]))
         if item.layer.takes_bias
