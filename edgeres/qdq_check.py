@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.child import run_limited
+from edgeres.errors import EdgeResError
 
 if TYPE_CHECKING:
     from edgeres.quantization.qdq_view import Finding
@@ -59,6 +60,21 @@ def check_qdq(
         memory_bytes=MEMORY_BYTES if device == "cpu" else None,
     )
     return tuple(Finding(**each) for each in cast("list[dict[str, Any]]", told))
+
+
+def findings_of(
+    onnx: Path, backend: str, device: str, options: Mapping[str, str] | None = None
+) -> tuple[Finding, ...]:
+    """As :func:`check_qdq`, for those to whom an engine matters more than what is said of it.
+
+    A check that fails is a finding itself.
+    """
+    from edgeres.quantization.qdq_view import Finding
+
+    try:
+        return check_qdq(onnx, backend, device, options)
+    except EdgeResError as error:
+        return (Finding("check", str(onnx), f"it could not be checked: {error.message}", "risk"),)
 
 
 def check_file(
