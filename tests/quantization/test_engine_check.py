@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from edgeres.backends import get_backend
@@ -22,67 +21,16 @@ from edgeres.quantization.engine_check import decided_hazards
 from edgeres.quantization.hazards import hazards
 from edgeres.quantization.lint import lint_model, load_quantized
 
+from ..conftest import QdqWriter
 from .conftest import FUSING
 
 CHANNELS = 8
 ENGINES = ("onnxruntime", "openvino")
 
 
-@dataclass
-class Writer:
-    """Writes a network of Q/DQ pairs by hand, as some other tool might."""
-
-    size: int = 8
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-    opsets: tuple[str, ...] = ("",)
-
-    def constant(self, name, value):
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(self, op, inputs, output, **attributes):
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
-
-    def pair(self, x, name, scale=0.05, zero=0, dtype=np.uint8):
-        told = [self.constant(f"{name}.s", np.float32(scale)), f"{name}.z"]
-        self.constant(told[1], dtype(zero))
-        self.add("QuantizeLinear", [x, *told], f"{name}.q")
-        return self.add("DequantizeLinear", [f"{name}.q", *told], name)
-
-    def conv(self, x, name, values=None, bias=None, groups=1):
-        if values is None:
-            values = np.random.default_rng(0).integers(-60, 60, (CHANNELS, CHANNELS, 1, 1))
-        rows = len(values)
-        told = [
-            self.constant(f"{name}.w", values.astype(np.int8)),
-            self.constant(f"{name}.ws", np.full(rows, 0.005, np.float32)),
-            self.constant(f"{name}.wz", np.zeros(rows, np.int8)),
-        ]
-        inputs = [x, self.add("DequantizeLinear", told, f"{name}.wd", axis=0)]
-        if bias is not None:
-            inputs.append(self.constant(f"{name}.b", np.float32(bias)))
-        return self.add("Conv", inputs, name, group=groups, pads=[(values.shape[2] - 1) // 2] * 4)
-
-    def save(self, path, y):
-        self.add("Identity", [y], "y")
-        shape = [1, CHANNELS, self.size, self.size]
-        graph = helper.make_graph(
-            self.nodes,
-            "foreign",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, list("abcd"))],
-            self.constants,
-        )
-        opsets = [helper.make_opsetid(name, 20 if name == "" else 1) for name in self.opsets]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-        return path
-
-
 def pooled(path, *, zero, size=9, around=True, **attributes):
     """conv, average pool, conv; or the pool alone."""
-    net = Writer(size)
+    net = QdqWriter(size)
     x = net.pair("x", "x1", zero=zero)
     if around:
         x = net.pair(net.conv(x, "before"), "x2", zero=zero)
@@ -157,7 +105,7 @@ def test_padding_with_the_integer_zero_is_found_on_openvino(tmp_path):
 def test_an_engine_that_is_right_is_not_blamed(tmp_path, name):
     """Weights of -128 and a depthwise layer with them: right on x86, so nothing is said there."""
     backend = backend_of(name)
-    net = Writer()
+    net = QdqWriter()
     depthwise = np.random.default_rng(1).integers(-128, -90, (CHANNELS, 1, 3, 3))
     x = net.pair(net.conv(net.pair("x", "x1", zero=128), "plain"), "x2", zero=128)
     values = np.zeros((CHANNELS, CHANNELS, 1, 1), int)
@@ -178,7 +126,7 @@ def test_an_engine_that_is_right_is_not_blamed(tmp_path, name):
 def test_a_bias_beyond_int32_is_found(tmp_path):
     """ONNX Runtime stores it as int32 at the scale of the products, where it wraps around."""
     backend = backend_of("onnxruntime")
-    net = Writer()
+    net = QdqWriter()
     values = np.ones((CHANNELS, CHANNELS, 1, 1), int)
     x = net.conv(net.pair("x", "x1", scale=1e-6), "conv", values, np.full(CHANNELS, 20.0))
     path = net.save(tmp_path / "net.onnx", net.pair(x, "x2", scale=0.1))
@@ -192,7 +140,7 @@ def test_a_bias_beyond_int32_is_found(tmp_path):
 
 def integer_conv(path, values, *, scale=0.005):
     """A layer written with QLinearConv, without node names."""
-    net = Writer(opsets=("", "com.microsoft"))
+    net = QdqWriter(opsets=("", "com.microsoft"))
     told = [net.constant("s", np.float32(0.05)), net.constant("z", np.uint8(128))]
     net.add("QuantizeLinear", ["x", *told], "q")
     weight = [
@@ -241,7 +189,7 @@ def test_a_check_that_fails_is_a_finding(tmp_path):
 
 def test_lines_for_a_person_count_what_is_only_slow(tmp_path):
     backend_of("onnxruntime")
-    net = Writer()
+    net = QdqWriter()
     x = net.conv(net.conv(net.pair("x", "x1"), "first"), "second")
     path = net.save(tmp_path / "n.onnx", net.pair(x, "x2"))
     notes = [f for f in findings_of(path, "onnxruntime", "cpu") if f.severity == "note"]
@@ -254,7 +202,7 @@ def test_lines_for_a_person_count_what_is_only_slow(tmp_path):
 @pytest.mark.parametrize("target", ENGINES)
 def test_build_says_that_sums_clip_without_vnni(tmp_path, without_vnni, target):
     backend_of(target)
-    net = Writer()
+    net = QdqWriter()
     x = net.pair(net.conv(net.pair("x", "x1"), "full", np.full((8, 8, 1, 1), 127)), "x2", 1.0)
     path = net.save(tmp_path / "net.onnx", x)
     arguments = ["build", str(path), "--target", target, "--output", str(tmp_path / "engine")]
