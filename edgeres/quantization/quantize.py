@@ -30,7 +30,12 @@ from edgeres.quantization.qdq import (
 )
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
-from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
+from edgeres.quantization.scales import (
+    BIAS_LIMIT,
+    QuantParams,
+    activation_params,
+    least_bias_scale,
+)
 from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.table import CalibrationTable, TensorStats
 from edgeres.quantization.trained import TrainedParameters
@@ -300,7 +305,15 @@ def _measured(
 
 
 def _shifted(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.float32]:
-    return ((0.0 if item.bias is None else item.bias) + shift).astype(np.float32)
+    """The bias moved by a shift, but not beyond what INT32 holds at the scale of the products.
+
+    Behind a residual Add the shift is that of the whole sum, while a branch that is nearly dead has
+    scales so small that its bias could not hold it. Engines make INT32 of a float bias, too.
+    """
+    bias = np.zeros(shift.shape) if item.bias is None else item.bias.astype(np.float64)
+    unit = item.input_scale * np.broadcast_to(item.weight.scales, shift.shape).astype(np.float64)
+    limit = np.maximum(BIAS_LIMIT * unit, np.abs(bias))
+    return np.clip(bias + shift, -limit, limit).astype(np.float32)
 
 
 def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:

@@ -79,6 +79,9 @@ def test_a_saturating_engine_fails_and_its_layer_is_named(run, planted, without_
     node, _, text = found["explanation"].partition(":")
     assert "their products can leave int16 on this device" in text
     assert not made.saturation[node].safe
+    unsafe = {node for node, proof in made.saturation.items() if not proof.safe}
+    told = {f["node"] for f in found["findings"] if f["rule"] == "saturation"}
+    assert told == unsafe
 
 
 def noise():

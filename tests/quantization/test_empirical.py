@@ -159,3 +159,24 @@ def test_where_a_mean_is_taken_is_the_same_in_both_graphs(resnet, images, tmp_pa
         quantize(fp32, table, rules, tmp_path / "q.onnx", settings, images=images)
         found[method] = sqnr_db(wanted, values(tmp_path / "q.onnx", shown, ["logits"])["logits"])
     assert found["empirical"] > found["analytic"] - 2, found
+
+
+@pytest.mark.parametrize("rules", [FUSING, PORTABLE], ids=lambda r: r.name)
+def test_a_branch_that_is_nearly_dead_cannot_hold_the_shift_of_the_sum(
+    resnet, images, tmp_path, rules
+):
+    """Its bias is INT32 at the scale of its products, where the shift would be 1.4e11 units."""
+    model = onnx.load(resnet)
+    small = {"block3.conv1.weight": 1e-5, "block3.conv1.bias": 1e-5, "block3.conv2.weight": 1e-4,
+             "block3.conv2.bias": 0.0}  # fmt: skip
+    for tensor in model.graph.initializer:
+        if tensor.name in small:
+            content = onnx.numpy_helper.to_array(tensor) * np.float32(small[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(content, tensor.name))
+    fp32, shown = tmp_path / "net.onnx", smooth_images(48, seed=1)
+    onnx.save(model, fp32)
+    table = calibrate(fp32, [images])
+    settings = QuantizeSettings(bias_method="empirical")
+    quantize(fp32, table, rules, tmp_path / "q.onnx", settings, images=images)
+    wanted = values(fp32, shown, ["logits"])["logits"]
+    assert sqnr_db(wanted, values(tmp_path / "q.onnx", shown, ["logits"])["logits"]) > 30
