@@ -35,6 +35,7 @@ import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError
+from edgeres.exporting.external_data import load_self_contained
 from edgeres.quantization.graph import (
     PASS_THROUGH,
     RECTIFIERS,
@@ -70,11 +71,12 @@ def load_quantized(path: Path) -> ir.Model | None:
     """Reads a quantized file from elsewhere; ``None`` where nothing in it is quantized.
 
     Nodes without a name get that of their first output, and weights are no inputs any more.
+    Weights are read from plain files beside it only.
 
     Raises:
-        ModelError: The file is no readable ONNX model.
+        ModelError: The file is no readable ONNX model, or not safe to read.
     """
-    model = _read(path)
+    model = ir.from_proto(load_self_contained(path))
     ops = {node.op_type for node in model.graph}
     if not ops & {Q, DQ, *INTEGER_OPS}:
         return None
@@ -88,11 +90,9 @@ def load_quantized(path: Path) -> ir.Model | None:
 
 def _read(path: Path) -> ir.Model:
     try:
-        model = ir.load(path)
-        ir.external_data.load_to_model(model)
+        return ir.load(path)
     except Exception as error:  # protobuf and onnx-ir raise many types for a bad file
         raise ModelError(f"{path} is not a readable ONNX model: {error}") from error
-    return model
 
 
 def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:

@@ -22,6 +22,11 @@ from edgeres.quantization.stored_weight import INTEGER_OPS
 
 _WEIGHTED = WEIGHTED | INTEGER_OPS
 _MOST_NODES = 40
+#: Where the output is float, an engine that keeps integers inside still rounds them once; and once
+#: in each layer that it runs.
+_ONE_ROUNDING_DB, _SEVERAL_ROUNDINGS_DB = 30.0, 20.0
+#: No pair of two such weights leaves int16.
+_SAFE = 63
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,14 @@ class Cut:
     """One node on its own, and with its neighbours.
 
     Attributes:
-        whole: The node with its neighbours; gives ``reads`` that are not inputs, ``gives``, and
-            what the layer behind it makes of it.
+        whole: The node with its neighbours; gives ``reads`` that are not inputs, and ``gives``.
         alone: From ``reads`` to ``gives``: the arithmetic that the file asks for.
         inputs: Inputs of ``whole``: name to a dtype and shape, the batch 1.
         reads: What the node reads, by name.
-        gives: What comes out, behind the Relu and the Q/DQ that follow where there are any.
+        gives: What comes out, behind the Relu and the Q/DQ that follow where there are any; or what
+            the layer behind it makes of it.
         step: One quantization step of ``gives``, ``None`` where it is float.
+        least_db: SQNR of ``gives`` that rounding alone leaves, where it is float.
     """
 
     whole: bytes
@@ -44,36 +50,46 @@ class Cut:
     reads: tuple[str, ...]
     gives: str
     step: float | None
+    least_db: float
 
 
-def cut_out(model: ir.Model, node: ir.Node) -> Cut | None:
+def cut_out(model: ir.Model, node: ir.Node) -> tuple[Cut, ...]:
     """Cuts out one node; shapes must have been inferred for a batch of 1.
 
+    An engine may move the scales of a node into the layer behind it, which it does not where the
+    node's own tensors are asked for. So there is a second cut where nothing is stored behind the
+    node: it gives only what that layer makes of it, and its weights cannot saturate.
+
     Returns:
-        ``None`` where the shape of something that it reads is not known.
+        One or two cuts; none where the shape of something that it reads is not known.
     """
     reads = [v for v in node.inputs if v is not None and constant(v) is None and _computed(v)]
-    behind, gives = _until_stored(node)
     before, starts = _back(reads)
+    if not reads or any(_spec(value) is None for value in starts):
+        return ()
+    behind, gives = _until_stored(node)
     ahead = _ahead(gives)
-    shapes = {value_name(value): _spec(value) for value in starts}
-    if not reads or any(spec is None for spec in shapes.values()):
-        return None
-    order = {each: index for index, each in enumerate(model.graph)}
-    core = _with_constants([node, *behind])
-    everything = _with_constants([*before, *core, *ahead])
-    further = [v for v in reads if v not in starts]
-    outputs = [gives, *further, *(each.outputs[0] for each in ahead if each.op_type in _WEIGHTED)]
+    core = [node, *behind]
+    around = [*before, *core, *([] if ahead is None else [ahead])]
+    outputs = [gives, *(v for v in reads if v not in starts)]
+    outputs += [] if ahead is None else ahead.outputs
     quantize = next((each for each in behind if each.op_type == Q), None)
     step = None if quantize is None else constant(quantize.inputs[1])
-    return Cut(
-        whole=_model(model, sorted(everything, key=order.__getitem__), starts, outputs),
-        alone=_model(model, sorted(core, key=order.__getitem__), reads, [gives]),
-        inputs={name: spec for name, spec in shapes.items() if spec is not None},
+    inputs = {value_name(v): spec for v in starts if (spec := _spec(v)) is not None}
+    own = Cut(
+        whole=_model(model, around, starts, outputs),
+        alone=_model(model, core, reads, [gives]),
+        inputs=inputs,
         reads=tuple(map(value_name, reads)),
         gives=value_name(gives),
         step=None if step is None else float(np.max(step)),
+        least_db=_ONE_ROUNDING_DB,
     )
+    if ahead is None or quantize is not None:
+        return (own,)
+    joined = _model(model, around, starts, ahead.outputs, safe=True)
+    last = value_name(ahead.outputs[0])
+    return own, Cut(joined, joined, inputs, tuple(inputs), last, None, _SEVERAL_ROUNDINGS_DB)
 
 
 def _computed(value: ir.Value) -> bool:
@@ -121,12 +137,12 @@ def _back(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
     return list(nodes), list(starts)
 
 
-def _ahead(value: ir.Value) -> list[ir.Node]:
-    """The weighted layer that reads a value, with the Q/DQ pair before it if it stands there."""
+def _ahead(value: ir.Value) -> ir.Node | None:
+    """The weighted layer that reads a value."""
     for reader, index in consumers(value):
         if reader.op_type in _WEIGHTED and index == 0:
-            return [reader]
-    return []
+            return reader
+    return None
 
 
 def _with_constants(nodes: Sequence[ir.Node]) -> list[ir.Node]:
@@ -153,8 +169,15 @@ def _spec(value: ir.Value) -> tuple[np.dtype[np.generic], tuple[int, ...]] | Non
 
 
 def _model(
-    model: ir.Model, nodes: Sequence[ir.Node], reads: Sequence[ir.Value], gives: Sequence[ir.Value]
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    reads: Sequence[ir.Value],
+    gives: Sequence[ir.Value],
+    *,
+    safe: bool = False,
 ) -> bytes:
+    order = {each: index for index, each in enumerate(model.graph)}
+    nodes = sorted(_with_constants(nodes), key=order.__getitem__)
     made = {value for node in nodes for value in node.outputs}
     stored: dict[str, NDArray[np.generic]] = {
         value_name(value): value.const_value.numpy()
@@ -162,6 +185,10 @@ def _model(
         for value in node.inputs
         if value is not None and value.const_value is not None and value not in made
     }
+    if safe:
+        for name, content in stored.items():
+            if content.dtype == np.int8 and content.ndim > 1:
+                stored[name] = np.clip(content, -_SAFE, _SAFE).astype(np.int8)
     graph = helper.make_graph(
         [ir.to_proto(node) for node in nodes],
         "cut",
