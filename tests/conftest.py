@@ -29,7 +29,6 @@ class QdqWriter:
     channels: int = 8
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
-    opsets: tuple[str, ...] = ("",)
 
     def constant(self, name, value):
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
@@ -70,7 +69,7 @@ class QdqWriter:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, list("abcd"))],
             self.constants,
         )
-        opsets = [helper.make_opsetid(name, 20 if name == "" else 1) for name in self.opsets]
+        opsets = [helper.make_opsetid("", 20)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         return path
 

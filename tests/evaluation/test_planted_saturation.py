@@ -14,13 +14,19 @@ import pytest
 from edgeres.backends import get_backend
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
+from edgeres.evaluation.causes import Evidence
+from edgeres.evaluation.compared import open_model
+from edgeres.evaluation.distances import LayerDistance
 from edgeres.evaluation.layerwise import compare
 from edgeres.int8_stages import quantize
+from edgeres.quantization.pairing import pairings
+from edgeres.quantization.saturation import prove
+from edgeres.quantization.stored_weight import stored_weight
 from edgeres.recipe_compress import QuantizeBlock
 from edgeres.stages import build
 
 from ..conftest import QdqWriter
-from .conftest import ENGINES, engine_of
+from .conftest import ENGINES, LAYER, engine_of
 
 
 def run_edgeres(
@@ -111,3 +117,21 @@ def test_a_pool_is_named_as_such_and_no_layer_before_it(run, tmp_path, name) -> 
     blamed = [s for s in found.suspects if s.kind == "engine"]
     assert [(s.node, s.cause) for s in blamed] == [("pool", "pool")]
     assert "an INT8 AveragePool with" in blamed[0].text
+
+
+def test_without_a_cause_that_was_checked_none_is_named(run) -> None:
+    """Whatever this CPU does: the weights are safe where its sums clip, and else no sum clips."""
+    engine = engine_of(run, "onnxruntime")
+    model = open_model(engine, [engine], trial=False)
+    layer = LayerDistance(LAYER, "Conv", "", (LAYER,), True, 20.0, 20.0, None, None)
+    cause, text = Evidence(model, model).of_engine(layer, candidate=True)
+    assert cause == "unknown"
+    assert text.startswith("No cause was found: ")
+    safe = quantized_weight_is_safe(model.graph, LAYER)
+    assert ("so no sum can saturate" if safe else "INT8 sums are exact on this device") in text
+
+
+def quantized_weight_is_safe(model, name):
+    node = next(node for node in model.graph if node.name == name)
+    weight = stored_weight(node)
+    return prove(weight.values, pairings(weight.values.shape[1], weight.kernel)).safe

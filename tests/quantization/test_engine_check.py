@@ -140,7 +140,7 @@ def test_a_bias_beyond_int32_is_found(tmp_path):
 
 def integer_conv(path, values, *, scale=0.005):
     """A layer written with QLinearConv, without node names."""
-    net = QdqWriter(opsets=("", "com.microsoft"))
+    net = QdqWriter(channels=values.shape[1])
     told = [net.constant("s", np.float32(0.05)), net.constant("z", np.uint8(128))]
     net.add("QuantizeLinear", ["x", *told], "q")
     weight = [
@@ -227,7 +227,7 @@ def test_build_tells_and_convert_and_quantize_refuse(tmp_path):
     assert "WRONG on this device: pool: an INT8 AveragePool with padding" in done.output
     options = ["--mean", "0.5", "--std", "0.5", "--json"]
     convert = ["convert", "--model", str(path), "--output", str(tmp_path / "out"), *options]
-    integers = integer_conv(tmp_path / "q.onnx", np.full((8, 8, 1, 1), 64))
+    integers = integer_conv(tmp_path / "q.onnx", np.full((8, 1, 1, 1), 64))
     quantize = ["quantize", str(integers), "--target", "openvino", "--data", "fashion-mnist"]
     for refused in (convert, [*quantize, "--output", str(tmp_path / "qq.onnx"), *options]):
         done = CliRunner().invoke(app, refused)
