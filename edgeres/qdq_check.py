@@ -90,13 +90,15 @@ def check_file(
     if model is None:
         return []
     engine_maker = get_backend(backend)
+    rules = engine_maker.qdq_rules(device)
     found = [
-        *lint_model(model, engine_maker.qdq_rules(device)),
+        *lint_model(model, rules),
         *decided_hazards(
             model,
             engine_maker,
             BuildConfig(device, threads=1, options=options),
             can_run=engine_maker.not_executable() is None,
+            saturating=rules.saturating,
         ),
     ]
     order = ("wrong", "risk", "note")

@@ -23,7 +23,10 @@ from edgeres.quantization.forward import open_session
 from edgeres.quantization.graph import constant
 from edgeres.quantization.hazards import hazards
 from edgeres.quantization.neighbourhood import Cut, cut_out
+from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import Finding, Q
+from edgeres.quantization.saturation import prove
+from edgeres.quantization.stored_weight import stored_weight
 from edgeres.sqnr import sqnr_db
 
 #: Rounding moves a value by one step at most; two are too many.
@@ -32,7 +35,12 @@ _BESIDE_RANGE = 1.05
 
 
 def decided_hazards(
-    model: ir.Model, backend: Backend, config: BuildConfig, *, can_run: bool
+    model: ir.Model,
+    backend: Backend,
+    config: BuildConfig,
+    *,
+    can_run: bool,
+    saturating: bool = False,
 ) -> tuple[Finding, ...]:
     """What the engine really computes otherwise, and what it could not be asked.
 
@@ -41,8 +49,14 @@ def decided_hazards(
         backend: Whose engine it is for.
         config: How that engine is built.
         can_run: Whether it runs on this machine; where it does not, all stay a risk.
+        saturating: Whether sums clip on that device: a layer that can clip is said to do so by the
+            rules, and its other suspicions are not asked about, as the answer would be that.
     """
-    suspicions = hazards(model.graph)
+    suspicions = [
+        (node, found)
+        for node, found in hazards(model.graph)
+        if not (saturating and _can_clip(node))
+    ]
     if not suspicions:
         return ()
     try:
@@ -62,6 +76,14 @@ def decided_hazards(
             text = f"{suspicion.message}: {told}. Keep this node in float, or write it otherwise."
             found.append(replace(suspicion, message=text, severity="wrong"))
     return tuple(found)
+
+
+def _can_clip(node: ir.Node) -> bool:
+    weight = stored_weight(node)
+    if weight is None or weight.values.dtype != np.int8:
+        return False
+    pairs = pairings(weight.values.shape[1], weight.kernel)
+    return not prove(weight.values.astype(np.int8), pairs).safe
 
 
 def _asked(cut: Cut, backend: Backend, config: BuildConfig) -> str | None:
