@@ -102,7 +102,7 @@ def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
         if node.op_type in (Q, DQ):
             findings.extend(_quantizer(node, rules))
             continue
-        if node.op_type in rules.ops:
+        if node.op_type in rules.ops and not _on_integers(node.inputs[0]):
             findings.extend(_inputs(node, rules))
             findings.extend(_output(node, rules))
             if node.op_type in WEIGHTED:
@@ -173,6 +173,16 @@ def _integers(node: ir.Node) -> np.dtype[np.generic] | None:
         return stored.dtype
     assert producer is not None
     return None if "output_dtype" in producer.attributes else zero_point_of(producer).dtype
+
+
+def _on_integers(value: ir.Value | None) -> bool:
+    """True for what an integer operator gives, or a moving op makes of that."""
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type in PASS_THROUGH:
+        producer = None if producer.inputs[0] is None else producer.inputs[0].producer()
+    return producer is not None and (
+        producer.op_type in INTEGER_OPS | {Q} or producer.op_type.startswith("QLinear")
+    )
 
 
 def _inputs(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:

@@ -175,6 +175,37 @@ def test_integer_operators_are_looked_at_too(tmp_path):
     assert bool(asked) == (really_off(lowest, backend) > 0.1)
 
 
+def test_a_file_of_integer_operators_by_another_tool_has_no_false_note(resnet, images, tmp_path):
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter([{"input": images}])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    out = tmp_path / "q.onnx"
+    quantize_static(
+        resnet,
+        out,
+        Reader(),
+        quant_format=QuantFormat.QOperator,
+        activation_type=QuantType.QUInt8,
+        per_channel=True,
+    )
+    model = load_quantized(out)
+    assert {"QLinearConv", "QLinearAdd", "MaxPool"} <= {node.op_type for node in model.graph}
+    assert lint_model(model, FUSING) == ()
+    safe = lint_model(model, replace(FUSING, saturating=True))
+    assert {f.rule for f in safe} == {"saturation"}
+
+
 def test_a_float_model_has_no_findings(resnet):
     assert check_file(str(resnet), "onnxruntime", "cpu", {}) == []
 
