@@ -8,13 +8,70 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import edgeres
+
+
+@dataclass
+class QdqWriter:
+    """Writes a network of Q/DQ pairs by hand, as some other tool might."""
+
+    size: int = 8
+    channels: int = 8
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def constant(self, name, value):
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, op, inputs, output, **attributes):
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+    def pair(self, x, name, scale=0.05, zero=0, dtype=np.uint8):
+        told = [self.constant(f"{name}.s", np.float32(scale)), f"{name}.z"]
+        self.constant(told[1], dtype(zero))
+        self.add("QuantizeLinear", [x, *told], f"{name}.q")
+        return self.add("DequantizeLinear", [f"{name}.q", *told], name)
+
+    def conv(self, x, name, values=None, bias=None, groups=1):
+        if values is None:
+            values = np.random.default_rng(0).integers(
+                -60, 60, (self.channels, self.channels, 1, 1)
+            )
+        rows = len(values)
+        told = [
+            self.constant(f"{name}.w", values.astype(np.int8)),
+            self.constant(f"{name}.ws", np.full(rows, 0.005, np.float32)),
+            self.constant(f"{name}.wz", np.zeros(rows, np.int8)),
+        ]
+        inputs = [x, self.add("DequantizeLinear", told, f"{name}.wd", axis=0)]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.b", np.float32(bias)))
+        return self.add("Conv", inputs, name, group=groups, pads=[(values.shape[2] - 1) // 2] * 4)
+
+    def save(self, path, output):
+        shape = [1, self.channels, self.size, self.size]
+        graph = helper.make_graph(
+            self.nodes,
+            "foreign",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, list("abcd"))],
+            self.constants,
+        )
+        opsets = [helper.make_opsetid("", 20)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        return path
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,7 @@ def validate(
                 answered=answered,
                 bad=bad,
                 trial=True,
+                check_source=answered is None,
                 progress=listener.bar("validate"),
             )
         if save is not None:

@@ -274,9 +274,14 @@ def build(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Build an engine from an FP32 or Q/DQ ONNX file."""
+    """Build an engine from an FP32 or quantized ONNX file.
+
+    A quantized file is held against the rules of the target, and what its engine refuses, computes
+    otherwise than the file says or runs in float is told.
+    """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends import get_backend
+        from edgeres.qdq_check import finding_lines, findings_json, findings_of
         from edgeres.stages import build as run
 
         device = device or get_backend(target).default_device
@@ -290,6 +295,7 @@ def build(
             shapes=o.parse_shapes(shapes),
             limited=True,
         )
+        found = findings_of(onnx, target, device, engine.options)
         out.result(
             {
                 "engine": str(engine.path),
@@ -298,8 +304,9 @@ def build(
                 "source_sha256": engine.source_sha256,
                 "versions": dict(engine.versions),
                 "options": dict(engine.options),
+                "findings": findings_json(found),
             },
-            f"{engine.path}",
+            "\n".join([f"{engine.path}", *finding_lines(found)]),
         )
 
 

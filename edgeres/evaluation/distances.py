@@ -14,15 +14,32 @@ from edgeres.sqnr import bounded_db, ratio_db
 
 @dataclass
 class Distance:
-    """Sums over all images of one tensor: signal, noise, and the largest difference."""
+    """Sums over all images of one tensor: signal, noise, and the largest difference.
+
+    ``clipped`` is the number of reference values beyond the range that the other can hold,
+    ``common`` the sum of the products of both.
+    """
 
     signal: float = 0.0
     noise: float = 0.0
     largest: float = 0.0
     count: int = 0
+    clipped: int = 0
+    common: float = 0.0
 
-    def add(self, reference: NDArray[np.float32], other: NDArray[np.float32]) -> None:
-        """Adds some images; a NaN or Inf on either side makes the noise infinite."""
+    def add(
+        self,
+        reference: NDArray[np.float32],
+        other: NDArray[np.float32],
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        """Adds some images; a NaN or Inf on either side makes the noise infinite.
+
+        Args:
+            reference: Of any shape, float32.
+            other: Of the same.
+            limits: Smallest and largest value that the other can hold, where it is quantized.
+        """
         exact = reference.astype(np.float64)
         with np.errstate(invalid="ignore"):
             error = np.abs(exact - other)
@@ -31,6 +48,9 @@ class Distance:
         self.noise += float(np.square(error).sum())
         self.largest = max(self.largest, float(error.max(initial=0.0)))
         self.count += error.size
+        self.common += float((exact * np.where(np.isfinite(other), other, 0.0)).sum())
+        if limits is not None:
+            self.clipped += int(np.count_nonzero((exact < limits[0]) | (exact > limits[1])))
 
     @property
     def sqnr_db(self) -> float:
@@ -41,6 +61,27 @@ class Distance:
     def rms(self) -> float:
         """Root of the mean squared difference."""
         return math.sqrt(self.noise / self.count) if self.count else 0.0
+
+    @property
+    def signal_rms(self) -> float:
+        """Root of the mean squared reference value."""
+        return math.sqrt(self.signal / self.count) if self.count else 0.0
+
+    @property
+    def gain(self) -> float:
+        """The factor of the reference that is nearest to the other, in least squares."""
+        return self.common / self.signal if self.signal else 1.0
+
+    @property
+    def gain_explains(self) -> float:
+        """Share of the noise that is gone without that factor, in [0, 1]."""
+        explained = self.signal * (self.gain - 1.0) ** 2
+        return explained / self.noise if self.noise and math.isfinite(self.noise) else 0.0
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of the reference values beyond the other's range, in [0, 1]."""
+        return self.clipped / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +124,12 @@ class LayerDistance:
             inputs; ``None`` where the reference is an engine, which cannot.
         reference: The reference against its own source, where it is an engine.
         candidate: The candidate likewise.
+        gain: Factor by which the candidate's layer alone is larger than it should be, in least
+            squares; 1 where that is not known.
+        gain_explains: Share of its own noise that this factor explains, in [0, 1].
+        clipped: Share of its values beyond the range that the candidate's Q/DQ gives them; ``None``
+            where that is not known.
+        coarseness: One quantization step over the root mean square of its values, likewise.
     """
 
     node: str
@@ -94,6 +141,10 @@ class LayerDistance:
     own_sqnr_db: float | None
     reference: EngineDistance | None
     candidate: EngineDistance | None
+    gain: float = 1.0
+    gain_explains: float = 0.0
+    clipped: float | None = None
+    coarseness: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

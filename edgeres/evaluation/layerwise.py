@@ -11,30 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Backend, Engine
-from edgeres.backends.limited import try_engine
-from edgeres.backends.sidecar import read_engine, sidecar_path
-from edgeres.errors import ArtefactError, DataError, ModelError
+from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.causes import Evidence
+from edgeres.evaluation.compared import Distances, Model, choose_points, open_model
 from edgeres.evaluation.coverage import layers_by_node, node_precision
 from edgeres.evaluation.distances import Distance, EngineDistance, LayerDistance, OutputDistance
 from edgeres.evaluation.images import preprocess_differs
-from edgeres.evaluation.inspect import source_of
-from edgeres.evaluation.points import Point, find_points, is_quantized
+from edgeres.evaluation.points import Point
 from edgeres.evaluation.suspects import Suspect, suspects
 from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
-from edgeres.evaluation.validate import executable_backend
 from edgeres.quantization.forward import chunks
-from edgeres.quantization.graph import load_model
 from edgeres.quantization.segments import run_in_segments
-from edgeres.quantization.trial import try_model
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
@@ -42,8 +36,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 32
 _BATCH = 16
-
-Distances = dict[str, Distance]
 
 
 @dataclass(frozen=True)
@@ -85,22 +77,6 @@ class LayerComparison:
         }
 
 
-@dataclass
-class _Model:
-    """One of the two: its ONNX file, and the engine that was built from it, if it is one."""
-
-    path: Path
-    onnx: Path
-    graph: ir.Model
-    engine: Engine | None
-    backend: Backend | None
-    points: tuple[Point, ...] = ()
-    inside: EngineInside | None = None
-    sums: Mapping[str, Distances] = field(
-        default_factory=lambda: {"whole": {}, "own": {}}  # engine against its simulated source
-    )
-
-
 def compare(
     reference: Path,
     candidate: Path,
@@ -140,8 +116,8 @@ def compare(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
     near = [*sources, reference, candidate]
-    first, second = (_open(path, near, trial=trial) for path in (reference, candidate))
-    _choose_points(first, second)
+    first, second = (open_model(path, near, trial=trial) for path in (reference, candidate))
+    choose_points(first, second)
     images = (part for part, _ in batches(dataset, preprocess, _BATCH))
     with ExitStack() as stack:
         loop = _Loop(first, second, stack, threads, in_child=trial)
@@ -157,7 +133,7 @@ def compare(
         candidate,
         layers,
         loop.output(),
-        suspects(layers, reference, candidate),
+        suspects(layers, reference, candidate, Evidence(first, second)),
         (*_images_note((candidate, reference), preprocess), *loop.notes()),
     )
 
@@ -167,8 +143,8 @@ class _Loop:
 
     def __init__(
         self,
-        first: _Model,
-        second: _Model,
+        first: Model,
+        second: Model,
         stack: ExitStack,
         threads: int | None,
         *,
@@ -192,7 +168,8 @@ class _Loop:
         tensors = [inside.run(images) for inside in self._inside]
         _add(self._whole, *tensors)
         if first.engine is None:
-            _add_own(self._own, first, images, tensors[1])
+            limits = {p.tensor: p.limits for p in self._models[1].points}
+            _add_own(self._own, first, images, tensors[1], limits)
         for model, simulated, got in zip(self._models, self._simulated, tensors, strict=True):
             if simulated is not None:
                 _add(model.sums["whole"], simulated.run(images), got)
@@ -205,17 +182,7 @@ class _Loop:
         """What was found, in the candidate's topological order."""
         about = [_engine_distances(model) for model in self._models]
         return tuple(
-            LayerDistance(
-                node=point.node,
-                op=point.op,
-                tensor=point.tensor,
-                nodes=point.nodes,
-                int8_asked=point.int8_asked,
-                sqnr_db=self._whole[point.tensor].sqnr_db,
-                own_sqnr_db=self._own[point.tensor].sqnr_db if point.tensor in self._own else None,
-                reference=about[0].get(point.tensor),
-                candidate=about[1].get(point.tensor),
-            )
+            _layer(point, self._whole[point.tensor], self._own.get(point.tensor), about)
             for point in self._models[1].points
             if point.tensor in self._whole
         )
@@ -262,35 +229,6 @@ class _Loop:
             self._simulated.append(simulated)
 
 
-def _open(path: Path, near: Sequence[Path], *, trial: bool) -> _Model:
-    if not sidecar_path(path).is_file():
-        if path.suffix != ".onnx":
-            raise ArtefactError(
-                f"{path}: expected an ONNX file, or an engine with its sidecar beside it.",
-                hint="`edgeres convert` and `edgeres build` write both.",
-            )
-        if trial and path.is_file():
-            try_model(path)
-        return _Model(path, path, load_model(path, may_be_quantized=True), None, None)
-    engine = read_engine(path)
-    backend = executable_backend(engine)
-    onnx = _source(engine, near)
-    if trial:
-        try_engine(path)
-        try_model(onnx)
-    graph = load_model(onnx, may_be_quantized=True)
-    return _Model(path, onnx, graph, engine, backend)
-
-
-def _source(engine: Engine, near: Sequence[Path]) -> Path:
-    for given in near:
-        try:
-            return source_of(engine, given)
-        except ArtefactError:
-            continue
-    return source_of(engine)
-
-
 def _images_note(models: Sequence[Path], preprocess: Preprocess) -> tuple[str, ...]:
     """Says so where the images are prepared otherwise than in the run that a model comes from."""
     for folder in dict.fromkeys(model.resolve().parent.parent / "baseline" for model in models):
@@ -300,32 +238,6 @@ def _images_note(models: Sequence[Path], preprocess: Preprocess) -> tuple[str, .
                 "on, and both models see the same ones.",
             )
     return ()
-
-
-def _choose_points(first: _Model, second: _Model) -> None:
-    """Sets the points of both: tensors that both have and, where one is INT8, that it stores.
-
-    Raises:
-        ModelError: The two have different outputs.
-    """
-    stored = [
-        {point.tensor: None for point in find_points(model.graph)[:-1]}
-        for model in (first, second)
-        if model.engine is not None or is_quantized(model.graph)
-    ] or [{point.tensor: None for point in find_points(first.graph)[:-1]}]
-    wanted = set.intersection(*map(set, stored))
-    for model in (first, second):
-        model.points = find_points(model.graph, wanted)
-    both = {p.tensor for p in first.points} & {p.tensor for p in second.points}
-    outputs = [model.points[-1].tensor for model in (first, second)]
-    if outputs[0] != outputs[1]:
-        raise ModelError(
-            f"{first.path} gives {outputs[0]}, {second.path} gives {outputs[1]}: these are not "
-            "forms of one network.",
-            hint="Compare models that were made from the same FP32 ONNX file.",
-        )
-    for model in (first, second):
-        model.points = find_points(model.graph, both)
 
 
 def _add(sums: Distances, reference: Tensors, other: Tensors) -> None:
@@ -342,7 +254,11 @@ def _add(sums: Distances, reference: Tensors, other: Tensors) -> None:
 
 
 def _add_own(
-    sums: Distances, reference: _Model, images: NDArray[np.float32], other: Tensors
+    sums: Distances,
+    reference: Model,
+    images: NDArray[np.float32],
+    other: Tensors,
+    limits: Mapping[str, tuple[float, float] | None] | None = None,
 ) -> None:
     """Lets the reference's graph compute each layer from the other's inputs."""
     at = {point.stop: point.tensor for point in reference.points if point.tensor in other}
@@ -357,13 +273,39 @@ def _add_own(
         if stop in twins:
             return other[twins[stop]]
         given = other[at[stop]]
-        sums.setdefault(at[stop], Distance()).add(computed, given)
+        beyond = None if limits is None else limits.get(at[stop])
+        sums.setdefault(at[stop], Distance()).add(computed, given, beyond)
         return given
 
     run_in_segments(reference.graph, [*at, *twins], images, visit)
 
 
-def _engine_distances(model: _Model) -> dict[str, EngineDistance]:
+def _layer(
+    point: Point,
+    whole: Distance,
+    own: Distance | None,
+    about: Sequence[Mapping[str, EngineDistance]],
+) -> LayerDistance:
+    stored = own is not None and point.limits is not None
+    coarse = stored and own is not None and own.signal_rms and point.step is not None
+    return LayerDistance(
+        node=point.node,
+        op=point.op,
+        tensor=point.tensor,
+        nodes=point.nodes,
+        int8_asked=point.int8_asked,
+        sqnr_db=whole.sqnr_db,
+        own_sqnr_db=None if own is None else own.sqnr_db,
+        reference=about[0].get(point.tensor),
+        candidate=about[1].get(point.tensor),
+        gain=1.0 if own is None else own.gain,
+        gain_explains=0.0 if own is None else own.gain_explains,
+        clipped=own.clipped_share if own is not None and stored else None,
+        coarseness=point.step / own.signal_rms if coarse and own and point.step else None,
+    )
+
+
+def _engine_distances(model: Model) -> dict[str, EngineDistance]:
     if model.engine is None or model.backend is None or model.inside is None:
         return {}
     layers = layers_by_node(model.backend.layers(model.engine))

@@ -25,7 +25,7 @@ from edgeres.quantization.graph import (
     only_rectified,
     value_name,
 )
-from edgeres.quantization.qdq_view import DQ, Q, dequantized, scale_of
+from edgeres.quantization.qdq_view import DQ, Q, dequantized, scale_of, zero_point_of
 
 _NOT_WORK = PASS_THROUGH | RECTIFIERS | {"Constant", "Shape", "Softmax"}
 
@@ -44,6 +44,8 @@ class Point:
         op: Op type of ``node``.
         nodes: All computing nodes since the points before, in topological order.
         step: Size of one quantization step; ``None`` where the tensor is float here.
+        limits: Smallest and largest value that the quantized tensor can hold, a half step beyond
+            the outermost integers; ``None`` where it is float here.
         int8_asked: Whether ``node`` reads nothing but dequantized tensors.
     """
 
@@ -55,6 +57,7 @@ class Point:
     op: str
     nodes: tuple[str, ...]
     step: float | None
+    limits: tuple[float, float] | None
     int8_asked: bool
 
 
@@ -134,8 +137,17 @@ def _point(
         op=main.op_type,
         nodes=tuple(node_name(node) for node in work),
         step=None if held is value else float(np.max(scale_of(stop))),
+        limits=None if held is value else _limits(stop),
         int8_asked=_asked(main),
     )
+
+
+def _limits(dequantize: ir.Node) -> tuple[float, float] | None:
+    zero, scale = zero_point_of(dequantize), scale_of(dequantize)
+    if zero.dtype.kind not in "iu" or zero.size != 1 or scale.size != 1:
+        return None
+    integers, at, step = np.iinfo(zero.dtype.name), int(zero.flat[0]), float(scale.flat[0])
+    return (integers.min - at - 0.5) * step, (integers.max - at + 0.5) * step
 
 
 def _work_since(

@@ -1,11 +1,12 @@
 """Which layers of a comparison stand out, in words, the one to look at first in front.
 
 Kinds:
-    engine        the engine computes something else than its ONNX source, by more than rounding:
-                  it saturates, overflows or is wrong
+    engine        the engine computes something else than its ONNX source, by more than rounding
     unfused       the source asks for INT8, the engine runs the layer in float
     quantization  the candidate's layer alone loses far more of the signal than the others do
     float         the source leaves this layer in float though others are INT8
+
+Beside the kind stands the cause, as far as it was checked (:mod:`.causes`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgeres.evaluation.causes import Evidence
 from edgeres.evaluation.distances import EngineDistance, LayerDistance
 from edgeres.quantization.graph import WEIGHTED
 
@@ -30,23 +32,35 @@ _NOISY_DB = 25.0
 
 @dataclass(frozen=True)
 class Suspect:
-    """One layer and why it stands out; ``model`` is the file that it was seen in."""
+    """One layer and why it stands out.
+
+    Attributes:
+        node: ONNX name of the layer.
+        kind: See the module's list.
+        model: The file that it was seen in.
+        text: In one or two sentences.
+        cause: What was found to be the cause: the rule that the source breaks (``saturation``,
+            ``pool``, ...), ``weight-scale``, ``activation-scale``, ``range``, or ``unknown``.
+    """
 
     node: str
     kind: Literal["engine", "unfused", "quantization", "float"]
     model: str
     text: str
+    cause: str = "unknown"
 
 
 def suspects(
-    layers: Sequence[LayerDistance], reference: Path, candidate: Path
+    layers: Sequence[LayerDistance], reference: Path, candidate: Path, evidence: Evidence
 ) -> tuple[Suspect, ...]:
     """Names the layers that stand out, engine faults first, each kind in topological order."""
     found: list[Suspect] = []
     for layer in layers:
         for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
             if seen is not None and _beyond_rounding(seen):
-                found.append(Suspect(layer.node, "engine", str(model), _engine_text(layer, seen)))
+                cause, why = evidence.of_engine(layer, candidate=seen is layer.candidate)
+                text = f"{_engine_text(layer, seen)} {why}"
+                found.append(Suspect(layer.node, "engine", str(model), text, cause))
     for layer in layers:
         for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
             if seen is not None and seen.int8_asked and seen.precision != "int8":
@@ -54,14 +68,15 @@ def suspects(
                     f"{layer.node} is Q/DQ in the ONNX file, but the engine runs it in "
                     f"{seen.precision}: it was not fused."
                 )
-                found.append(Suspect(layer.node, "unfused", str(model), text))
+                found.append(Suspect(layer.node, "unfused", str(model), text, "unfused"))
     named = {suspect.node for suspect in found}
-    found += [suspect for suspect in _outliers(layers, candidate) if suspect.node not in named]
+    far = _outliers(layers, candidate, evidence)
+    found += [suspect for suspect in far if suspect.node not in named]
     weighted = [layer for layer in layers if layer.op in WEIGHTED]
     if any(layer.int8_asked for layer in weighted):
         text = "{} has no Q/DQ in the ONNX file, so it runs in float while other layers are INT8."
         found += [
-            Suspect(layer.node, "float", str(candidate), text.format(layer.node))
+            Suspect(layer.node, "float", str(candidate), text.format(layer.node), "float")
             for layer in weighted
             if not layer.int8_asked
         ]
@@ -83,11 +98,13 @@ def _engine_text(layer: LayerDistance, seen: EngineDistance) -> str:
     return (
         f"{layer.node}: from the same inputs the engine's output is up to {seen.max_steps:.0f} "
         f"quantization steps away from what its ONNX source says ({seen.own_sqnr_db:.1f} dB); "
-        "rounding explains one. INT8 sums that saturate look like this."
+        "rounding explains one."
     )
 
 
-def _outliers(layers: Sequence[LayerDistance], candidate: Path) -> list[Suspect]:
+def _outliers(
+    layers: Sequence[LayerDistance], candidate: Path, evidence: Evidence
+) -> list[Suspect]:
     """Layers whose own noise is far above the others'.
 
     The first is the cause: one behind it may clip what comes out of its range.
@@ -99,13 +116,12 @@ def _outliers(layers: Sequence[LayerDistance], candidate: Path) -> list[Suspect]
     far = [
         (layer, value) for layer, value in own if value < usual - _OUTLIER_DB and value < _NOISY_DB
     ]
-    return [
-        Suspect(
-            layer.node,
-            "quantization",
-            str(candidate),
+    found = []
+    for layer, value in far:
+        cause, why = evidence.of_quantization(layer)
+        text = (
             f"{layer.node} alone leaves {value:.1f} dB of the signal, where the middle layer "
-            f"leaves {usual:.1f} dB: its scale or its range does not fit.",
+            f"leaves {usual:.1f} dB: {why}"
         )
-        for layer, value in far
-    ]
+        found.append(Suspect(layer.node, "quantization", str(candidate), text, cause))
+    return found

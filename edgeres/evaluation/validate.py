@@ -28,15 +28,17 @@ from edgeres.evaluation.gates import (
     deployment_checks,
     fusion_check,
 )
-from edgeres.evaluation.inspect import engine_size, inspect
+from edgeres.evaluation.inspect import engine_size, inspect, source_of
 from edgeres.evaluation.like import built_like
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
+from edgeres.qdq_check import findings_json, findings_of
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
+    from edgeres.quantization.qdq_view import Finding
 
 BATCH = 100
 _BASELINE = Path("baseline") / "predictions.npz"
@@ -56,6 +58,8 @@ class Validation:
         verdict: Outcome of all checks.
         cause: Why, where the verdict is ``fail`` and an explanation was asked for.
         left_out: Images that could not be decoded, in words; empty where all could.
+        findings: What the rules of the target say of the quantized file that the engine was built
+            from, where it was looked for and found.
     """
 
     engine: Engine
@@ -67,6 +71,7 @@ class Validation:
     verdict: Verdict
     cause: Explanation | None = None
     left_out: str = ""
+    findings: tuple[Finding, ...] = ()
 
     @property
     def explanation(self) -> str:
@@ -93,6 +98,7 @@ class Validation:
             **self.verdict.to_dict(),
             **({"explanation": self.explanation} if self.explanation else {}),
             "left_out": self.left_out,
+            "findings": findings_json(self.findings),
             "baseline": {
                 "name": self.baseline.name,
                 "top1": self.comparison.baseline_top1,
@@ -119,6 +125,7 @@ def validate(
     answered: Predictions | None = None,
     bad: BadImages | None = None,
     trial: bool = False,
+    check_source: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Runs a built engine over a data set and judges it against a baseline.
@@ -143,6 +150,8 @@ def validate(
         bad: Collects images that cannot be decoded; without it the first of them raises.
         trial: Whether the engine and all that it is compared with first run once in a child
             process, where they may crash or hang; what is built is then built in one, too.
+        check_source: Whether the quantized file that the engine was built from is held against the
+            rules of this device; the verdict is that of the answers alone.
         progress: Called with images done and images in all, for each model that is run.
 
     Raises:
@@ -220,7 +229,16 @@ def validate(
         verdict,
         cause,
         bad.summary() if bad is not None else "",
+        _source_findings(engine, source) if check_source else (),
     )
+
+
+def _source_findings(engine: Engine, source: Path | None) -> tuple[Finding, ...]:
+    try:
+        onnx = source_of(engine, source)
+    except ArtefactError:  # not kept: an engine can be judged by its answers without it
+        return ()
+    return findings_of(onnx, engine.backend, engine.device, engine.options)
 
 
 def _try_other(path: Path) -> None:

@@ -56,7 +56,8 @@ def check_operators(model: onnx.ModelProto) -> int:
     if quantized:
         raise ModelError(
             f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",
-            hint="Give the float32 model that it was made from.",
+            hint="Give the float32 model that it was made from. `edgeres build` takes a quantized "
+            "file as it is, and says what its engine computes otherwise.",
         )
     control = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in _CONTROL_FLOW]
     if control:

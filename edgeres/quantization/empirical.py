@@ -7,12 +7,18 @@ images, each after the ones before it were mended, all of that is caught (Nagel 
 
 A layer that ends a residual block is measured behind the Add. Blocks of a trained network push back
 against errors on the skip path; a main path that is held to its own mean cannot, and the skip's
-error grows from block to block. Likewise only what a Relu lets through is compared.
+error grows from block to block. Likewise only what a Relu lets through is compared, where nothing
+else reads the layer's output.
+
+Where a mean is taken is decided once, on the float graph: Q/DQ may stand between a layer and its
+Relu, and gives the readers of a tensor other inputs, so the same question asked of the Q/DQ graph
+has another answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -31,20 +37,33 @@ from edgeres.quantization.placement import depths, skip_input
 from edgeres.quantization.segments import run_in_segments
 
 
-def anchors(graph: ir.Graph, layers: Sequence[str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Anchor:
+    """Where the mean of one layer is measured.
+
+    Attributes:
+        layer: Name of the layer whose bias puts the mean right.
+        rectified: Whether the mean is that of what a Relu lets through.
+    """
+
+    layer: str
+    rectified: bool
+
+
+def anchors(graph: ir.Graph, layers: Sequence[str]) -> dict[str, Anchor]:
     """Where each layer's mean is to be measured.
 
     Args:
-        graph: FP32 graph.
+        graph: FP32 graph, without Q/DQ.
         layers: Names of weighted layers with a bias.
 
     Returns:
-        Node name to the layer whose bias puts the mean of the node's output right: the layer
-        itself, or for the last layer on the main path of a residual block the Add.
+        By the name of the node whose output is measured: the layer itself, or for the last layer on
+        the main path of a residual block the Add.
     """
     depth = depths(graph)
     wanted = set(layers)
-    found: dict[str, str] = {}
+    found: dict[str, Anchor] = {}
     for node in graph:
         name = graphs.node_name(node)
         if name not in wanted:
@@ -53,18 +72,21 @@ def anchors(graph: ir.Graph, layers: Sequence[str]) -> dict[str, str]:
         add, index = uses[0] if len(uses) == 1 else (node, 0)
         residual = add.op_type == "Add" and all(map(graphs.is_activation, add.inputs))
         main = residual and index != skip_input(add, depth)
-        found[graphs.node_name(add) if main else name] = name
+        measured = add if main else node
+        found[graphs.node_name(measured)] = Anchor(
+            name, rectified=_rectified(measured.outputs[0]) is not None
+        )
     return found
 
 
 def output_means(
-    model: ir.Model, nodes: Sequence[str], images: NDArray[np.float32]
+    model: ir.Model, places: Mapping[str, Anchor], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float64]]:
     """Mean output of each channel of some nodes of a float model.
 
     Args:
         model: FP32 model; outputs are added and large weights detached, in place.
-        nodes: Names of nodes.
+        places: From :func:`anchors` of this model.
         images: ``(N, C, H, W) float32``.
 
     Returns:
@@ -75,17 +97,15 @@ def output_means(
     """
     graph = model.graph
     infer_shapes(model)
-    wanted = set(nodes)
     outputs = {
-        graphs.node_name(node): node.outputs[0]
-        for node in graph
-        if graphs.node_name(node) in wanted
+        name: node.outputs[0] for node in graph if (name := graphs.node_name(node)) in places
     }
     probes = {}
     for name, made in outputs.items():
-        value = _rectified(made)
-        spatial = len(inner_shape(value)) == 3
-        probe = ir.node("GlobalAveragePool" if spatial else "Identity", [value])
+        behind = _rectified(made) if places[name].rectified else None
+        value = made if behind is None else behind
+        pooled = len(inner_shape(value)) > 1
+        probe = ir.node("GlobalAveragePool" if pooled else "Identity", [value])
         producer = value.producer()
         assert producer is not None
         graph.insert_after(producer, probe)
@@ -104,45 +124,44 @@ def output_means(
     return {name: total / len(images) for name, total in sums.items()}
 
 
-def _rectified(value: ir.Value) -> ir.Value:
+def _rectified(value: ir.Value) -> ir.Value | None:
     """What a Relu makes of a value, where nothing else reads it: only that travels on."""
-    uses = graphs.consumers(value)
-    if graphs.only_rectified(value) and uses[0][0].op_type == "Relu":
-        return uses[0][0].outputs[0]
-    return value
+    if not graphs.only_rectified(value):
+        return None
+    relu = graphs.consumers(value)[0][0]
+    return relu.outputs[0] if relu.op_type == "Relu" else None
 
 
 def measured_shifts(
-    qdq: ir.Model, wanted: dict[str, NDArray[np.float64]], images: NDArray[np.float32]
+    qdq: ir.Model,
+    places: Mapping[str, Anchor],
+    wanted: Mapping[str, NDArray[np.float64]],
+    images: NDArray[np.float32],
 ) -> dict[str, NDArray[np.float64]]:
-    """What to add at each node so that its mean output is the float model's.
+    """What to add to each layer's bias so that its mean output is the float model's.
 
     Args:
         qdq: The Q/DQ model.
+        places: From :func:`anchors` of the float model.
         wanted: Mean outputs of the float model, from :func:`output_means`.
         images: The same images.
 
     Returns:
-        Node name to ``(M,) float64``.
+        Name of the layer to ``(M,) float64``.
     """
     shifts: dict[str, NDArray[np.float64]] = {}
-    rectified = {
-        graphs.node_name(node)
-        for node in qdq.graph
-        if any(reader.op_type == "Relu" for reader, _ in graphs.consumers(node.outputs[0]))
-    }
 
     def mend(name: str, output: NDArray[np.float32]) -> NDArray[np.float32]:
         axes = (0, *range(2, output.ndim))
-        if name in rectified:
+        if places[name].rectified:
             shift = _shift_before_relu(output, wanted[name])
         else:
             shift = wanted[name] - output.mean(axis=axes, dtype=np.float64)
-        shifts[name] = shift
+        shifts[places[name].layer] = shift
         shape = (1, -1, *[1] * (output.ndim - 2))
         return np.asarray(output + shift.astype(np.float32).reshape(shape), np.float32)
 
-    run_in_segments(qdq, list(wanted), images, mend)
+    run_in_segments(qdq, list(places), images, mend)
     return shifts
 
 

@@ -20,6 +20,19 @@ PASS_THROUGH = frozenset(
 RECTIFIERS = frozenset({"Relu", "Clip"})
 #: Ops with a constant weight.
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+#: Ops that a float model has none of.
+_QUANTIZED = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QGemm",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -249,9 +262,10 @@ def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
         )
     seen: set[str] = set()
     for node in graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not may_be_quantized:
+        if node.op_type in _QUANTIZED and not may_be_quantized:
             raise ModelError(
-                f"{path} is quantized already (node {node.name}).", hint="Give the FP32 model."
+                f"{path} is quantized already ({node.op_type} at node {node.name}).",
+                hint="Give the FP32 model. `edgeres build` takes a quantized file as it is.",
             )
         if not node.name or node.name in seen:
             raise ModelError(

@@ -8,7 +8,8 @@ Rules:
     activation-dtype      activations have the integer type of the rule set
     activation-scale      one scale per activation tensor
     zero-point            zero points are 0 where the rule set is symmetric; weights always
-    scale                 scales are finite, positive and do not underflow in the engine
+    scale                 scales are finite, positive and not zero for the engine
+    zero-point-dtype      a zero point has the type of the integers that it belongs to
     weight-dtype          weights are int8, stored as integers behind a DequantizeLinear alone
     weight-axis           per-channel weights are scaled along the output channels
     weight-granularity    one scale per channel or per tensor, as the rule set says
@@ -19,6 +20,9 @@ Rules:
     output                the output of an INT8 op is quantized where the engine needs that to fuse
     shared-scale          an op that only moves values has one scale on both sides
     saturation            no two products can leave int16 where the device saturates
+
+Layers that are written with integer operators (``QLinearConv`` and its like) are looked at for
+their scales and for saturation. What only running an engine can tell is in :mod:`.hazards`.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError
+from edgeres.exporting.external_data import load_self_contained
 from edgeres.quantization.graph import (
     PASS_THROUGH,
     RECTIFIERS,
@@ -40,7 +45,7 @@ from edgeres.quantization.graph import (
     node_name,
     only_moves,
 )
-from edgeres.quantization.lint_layers import layer_findings
+from edgeres.quantization.lint_layers import integer_layer_findings, layer_findings
 from edgeres.quantization.qdq_view import (
     DQ,
     Finding,
@@ -50,6 +55,7 @@ from edgeres.quantization.qdq_view import (
     scale_of,
     zero_point_of,
 )
+from edgeres.quantization.stored_weight import INTEGER_OPS, called
 
 
 def lint(qdq: Path, rules: QdqRules) -> tuple[Finding, ...]:
@@ -58,11 +64,35 @@ def lint(qdq: Path, rules: QdqRules) -> tuple[Finding, ...]:
     Raises:
         ModelError: The file is no readable ONNX model.
     """
+    return lint_model(_read(qdq), rules)
+
+
+def load_quantized(path: Path) -> ir.Model | None:
+    """Reads a quantized file from elsewhere; ``None`` where nothing in it is quantized.
+
+    Nodes without a name get that of their first output, and weights are no inputs any more.
+    Weights are read from plain files beside it only.
+
+    Raises:
+        ModelError: The file is no readable ONNX model, or not safe to read.
+    """
+    model = ir.from_proto(load_self_contained(path))
+    ops = {node.op_type for node in model.graph}
+    if not ops & {Q, DQ, *INTEGER_OPS}:
+        return None
+    for node in model.graph:
+        node.name = called(node)
+    images = [value for value in model.graph.inputs if not value.is_initializer()]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(images)
+    return model
+
+
+def _read(path: Path) -> ir.Model:
     try:
-        model = ir.load(qdq)
+        return ir.load(path)
     except Exception as error:  # protobuf and onnx-ir raise many types for a bad file
-        raise ModelError(f"{qdq} is not a readable ONNX model: {error}") from error
-    return lint_model(model, rules)
+        raise ModelError(f"{path} is not a readable ONNX model: {error}") from error
 
 
 def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
@@ -72,13 +102,15 @@ def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
         if node.op_type in (Q, DQ):
             findings.extend(_quantizer(node, rules))
             continue
-        if node.op_type in rules.ops:
+        if node.op_type in rules.ops and not _on_integers(node.inputs[0]):
             findings.extend(_inputs(node, rules))
             findings.extend(_output(node, rules))
             if node.op_type in WEIGHTED:
                 findings.extend(layer_findings(node, rules))
         if node.op_type in RECTIFIERS:
             findings.extend(_rectifier(node, rules))
+        elif node.op_type in INTEGER_OPS:
+            findings.extend(integer_layer_findings(node, rules))
         if only_moves(node):
             findings.extend(_moved(node))
     return tuple(findings)
@@ -88,7 +120,13 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     name = node_name(node)
     scale = scale_of(node)
     if not np.isfinite(scale).all() or (scale <= 0).any():
-        yield Finding("scale", name, "a scale is not positive; engines refuse it. Calibrate again.")
+        text = "a scale is not positive and finite; engines refuse it. Calibrate again."
+        yield Finding("scale", name, text, "wrong")
+    elif (scale < np.finfo(np.float32).tiny).any():
+        text = (
+            f"a scale of {scale.min():.3g} is denormal, which CPUs take for zero. Calibrate again."
+        )
+        yield Finding("scale", name, text, "wrong")
     elif (scale < rules.least_scale).any() and not is_bias(node):
         yield Finding(
             "scale",
@@ -98,6 +136,10 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
         )
     stored = constant(node.inputs[0])
     zero = zero_point_of(node)
+    integers = _integers(node)
+    if integers is not None and integers != zero.dtype:
+        text = f"the zero point is {zero.dtype}, the integers are {integers}: engines refuse that."
+        yield Finding("zero-point-dtype", name, text, "wrong")
     if stored is not None:
         if zero.any():
             yield Finding("zero-point", name, "a weight or bias has a zero point other than 0.")
@@ -119,6 +161,29 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
             f"{rules.name} takes symmetric activations; the zero point is {int(zero.flat[0])}. "
             "Quantize under this rule set.",
         )
+
+
+def _integers(node: ir.Node) -> np.dtype[np.generic] | None:
+    """Type of the integers that a DequantizeLinear reads, where the file itself tells."""
+    value = node.inputs[0]
+    stored = constant(value)
+    producer = None if value is None else value.producer()
+    if node.op_type != DQ or (stored is None and (producer is None or producer.op_type != Q)):
+        return None
+    if stored is not None:
+        return stored.dtype
+    assert producer is not None
+    return None if "output_dtype" in producer.attributes else zero_point_of(producer).dtype
+
+
+def _on_integers(value: ir.Value | None) -> bool:
+    """True for what an integer operator gives, or a moving op makes of that."""
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type in PASS_THROUGH:
+        producer = None if producer.inputs[0] is None else producer.inputs[0].producer()
+    return producer is not None and (
+        producer.op_type in INTEGER_OPS | {Q} or producer.op_type.startswith("QLinear")
+    )
 
 
 def _inputs(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:

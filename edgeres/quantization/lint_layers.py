@@ -13,11 +13,12 @@ from edgeres.quantization.graph import constant, int_attribute, node_name
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of
 from edgeres.quantization.saturation import prove
+from edgeres.quantization.stored_weight import called, integer_scales, stored_weight
 
 
 def layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     """Findings about the weight and the bias of one Conv, Gemm or MatMul."""
-    name = node_name(node)
+    name = called(node)
     source = node.inputs[1]
     producer = None if source is None else source.producer()
     if producer is None or producer.op_type != DQ:
@@ -32,7 +33,7 @@ def layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
         return
     yield from _weight_scale(node, producer, stored, rules)
     if rules.saturating:
-        yield from _saturation(node, stored)
+        yield from _saturation(node)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         yield from _bias(node, producer, rules)
 
@@ -61,18 +62,29 @@ def _weight_scale(
         )
 
 
-def _saturation(node: ir.Node, stored: NDArray[np.generic]) -> Iterator[Finding]:
-    conv = node.op_type == "Conv"
-    rows_first = conv or int_attribute(node, "transB", 0) == 1
-    matrix = stored.reshape(len(stored), -1) if rows_first else stored.T
-    kernel = stored.shape[2:] if conv else ()
-    proof = prove(matrix.astype(np.int8), pairings(matrix.shape[1], kernel))
+def integer_layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    """Findings about one layer that is written with an integer operator."""
+    for scale in integer_scales(node):
+        if not np.isfinite(scale).all() or (scale < np.finfo(np.float32).tiny).any():
+            text = f"a scale of {scale.min():.3g} is not positive, or denormal. Calibrate again."
+            yield Finding("scale", called(node), text, "wrong")
+    if rules.saturating:
+        yield from _saturation(node)
+
+
+def _saturation(node: ir.Node) -> Iterator[Finding]:
+    weight = stored_weight(node)
+    if weight is None or weight.values.dtype != np.int8:  # two unsigned factors take another way
+        return
+    proof = prove(weight.values.astype(np.int8), pairings(weight.values.shape[1], weight.kernel))
     if not proof.safe:
         yield Finding(
             "saturation",
-            node_name(node),
+            called(node),
             f"pairs of weights add up to {proof.lowest} and {proof.highest}; beyond 128 their "
-            "products can leave int16 on this device. Quantize with saturation_safe.",
+            "products can leave int16 on this device and are clipped without a word. Quantize with "
+            "saturation_safe.",
+            "wrong",
         )
 
 

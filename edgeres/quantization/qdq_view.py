@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -21,11 +22,15 @@ class Finding:
         rule: Stable name of the rule, see the module's list.
         node: Name of the ONNX node.
         message: One line: what is there, what comes of it, what to do.
+        severity: ``wrong``: on this device the engine refuses the file or can answer something else
+            than it says. ``risk``: some engines do, and this one was not or could not be asked.
+            ``note``: slower, or less INT8, than it could be.
     """
 
     rule: str
     node: str
     message: str
+    severity: Literal["wrong", "risk", "note"] = "note"
 
 
 def dequantized(value: ir.Value | None) -> bool:

@@ -31,7 +31,12 @@ from edgeres.quantization.qdq import (
 )
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
-from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
+from edgeres.quantization.scales import (
+    BIAS_LIMIT,
+    QuantParams,
+    activation_params,
+    least_bias_scale,
+)
 from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.table import CalibrationTable, TensorStats
 from edgeres.quantization.trained import TrainedParameters
@@ -290,10 +295,10 @@ def _measured(
     """The layers with biases that give the float model's mean outputs on these images."""
     model = load_model(onnx)
     names = [item.layer.name for item in items if item.layer.takes_bias]
-    measured_at = anchors(model.graph, names)
-    wanted = output_means(model, list(measured_at), images)
-    found = measured_shifts(_assemble(load_model(onnx), items, params, rules), wanted, images)
-    shifts = {measured_at[node]: shift for node, shift in found.items()}
+    places = anchors(model.graph, names)
+    wanted = output_means(model, places, images)
+    qdq = _assemble(load_model(onnx), items, params, rules)
+    shifts = measured_shifts(qdq, places, wanted, images)
     return [
         replace(item, bias=_shifted(item, shifts[item.layer.name]))
         if item.layer.takes_bias
@@ -303,7 +308,15 @@ def _measured(
 
 
 def _shifted(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.float32]:
-    return ((0.0 if item.bias is None else item.bias) + shift).astype(np.float32)
+    """The bias moved by a shift, but not beyond what INT32 holds at the scale of the products.
+
+    Behind a residual Add the shift is that of the whole sum, while a branch that is nearly dead has
+    scales so small that its bias could not hold it. Engines make INT32 of a float bias, too.
+    """
+    bias = np.zeros(shift.shape) if item.bias is None else item.bias.astype(np.float64)
+    unit = item.input_scale * np.broadcast_to(item.weight.scales, shift.shape).astype(np.float64)
+    limit = np.maximum(BIAS_LIMIT * unit, np.abs(bias))
+    return np.clip(bias + shift, -limit, limit).astype(np.float32)
 
 
 def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:

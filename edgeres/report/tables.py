@@ -14,6 +14,7 @@ from edgeres.benchmarking.tune import Tuning
 from edgeres.evaluation.inspect import Inspection
 from edgeres.evaluation.validate import Validation
 from edgeres.health import Health
+from edgeres.qdq_check import finding_lines
 from edgeres.report import cells
 
 
@@ -45,7 +46,8 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         _add(table, "Left out", found.left_out)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
-    return Group(table, Text(), Text(verdict), *why)
+    said = [Text(line) for line in finding_lines(found.findings)]
+    return Group(table, Text(), Text(verdict), *why, *said)
 
 
 def benchmark_table(

@@ -1,18 +1,29 @@
-"""Answers of made-up models, and real engines of a tiny classifier."""
+"""Answers of made-up models, engines of a tiny classifier and of the reference network."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.source import open_dataset
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.validate import validate
+from edgeres.int8_stages import calibrate, quantize
+from edgeres.recipe import ExportBlock
+from edgeres.recipe_compress import QuantizeBlock
+from edgeres.stages import build, export
 
 Answer = Callable[..., Predictions]
 
@@ -138,3 +149,80 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         backend.build(source, out, BuildConfig())
         made[name], made[f"{name} source"] = out, source
     return made
+
+
+GREY = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
+ENGINES = ("onnxruntime", "openvino")
+LAYER = "layer2.1.conv1"
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Engines of the reference network, laid out as `convert` does."""
+    folder = tmp_path_factory.mktemp("layered")
+    fp32, table = folder / "baseline" / "model.onnx", folder / "baseline" / "table.json"
+    fp32.parent.mkdir()
+    checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
+    export(checkpoint, fp32, image_size=(28, 28), settings=ExportBlock())
+    block = QuantizeBlock()
+    calibrate(
+        fp32, table, data="fashion-mnist", samples=32, preprocess=GREY, settings=block, threads=1
+    )
+    (fp32.parent / "preprocess.json").write_text(GREY.to_json())
+    for name in ENGINES:
+        backend = get_backend(name)
+        if backend.missing() is not None:
+            continue
+        qdq = folder / name / "model.qdq.onnx"
+        qdq.parent.mkdir()
+        quantize(fp32, table, qdq, rules=backend.qdq_rules("cpu"), settings=block)
+        build(qdq, folder / name / "model", target=name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images():
+    return open_dataset("fashion-mnist", split="validation").subset(range(12))
+
+
+def engine_of(run: Path, name: str) -> Path:
+    backend = get_backend(name)
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    return run / name / f"model{backend.engine_suffix}"
+
+
+def with_weight_scale(qdq: Path, out: Path, factor: float, layer: str = LAYER) -> Path:
+    """A Q/DQ file in which the weight scales of one layer are multiplied."""
+    model = onnx.load(qdq)
+    scales = {f"{layer}.weight_scale", f"{layer}.bias_scale"}  # an INT32 bias must go along
+    for scale in model.graph.initializer:
+        if scale.name in scales:
+            scale.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(scale) * factor, scale.name)
+            )
+    onnx.save(model, out)
+    return out
+
+
+@pytest.fixture
+def planted(run, tmp_path) -> Path:
+    """An output folder whose engine has one layer's scale doubled, with 300 images beside it."""
+    name = "onnxruntime"
+    engine_of(run, name)
+    shutil.copytree(run / "baseline", tmp_path / "baseline")
+    few = open_dataset("fashion-mnist", split="validation").subset(range(300))
+    pixels = np.stack([few.image(index) for index in range(300)])
+    np.savez(tmp_path / "few.npz", images=pixels, labels=few.labels)
+    answers = validate(
+        run / name / "model.onnx",
+        open_dataset(f"npz:{tmp_path / 'few.npz'}", split="validation"),
+        GREY,
+        baseline=tmp_path / "baseline" / "model.onnx",
+        threads=1,
+    )
+    answers.baseline.save(tmp_path / "baseline" / "predictions.npz")
+    (tmp_path / name).mkdir()
+    bad = with_weight_scale(run / name / "model.qdq.onnx", tmp_path / name / "model.qdq.onnx", 2.0)
+    build(bad, tmp_path / name / "model", target=name, threads=1)
+    return tmp_path

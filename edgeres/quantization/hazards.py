@@ -1,0 +1,89 @@
+"""Places in a quantized file that some engine is known to compute otherwise than the file says.
+
+Whether this engine does so on this device depends on its version, on the CPU and on what stands
+around the place, so these are suspicions: :mod:`.engine_check` lets the engine decide. edgeres
+itself writes none of them for an engine that does.
+
+Rules:
+    pool              an average pool with padding or ``ceil_mode``: engines pad with the integer 0
+                      and not with the zero point, or count other pixels
+    lowest-weight     weights of -128, whose products some ARM kernels add up wrongly
+    bias-range        a bias that, with the products, does not fit an INT32 accumulator
+    shared-scale      a Concat of tensors with unlike scales, of which an engine may keep one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeres.quantization.graph import consumers, int_attribute, ints_attribute
+from edgeres.quantization.qdq_view import DQ, Finding, Q, scale_of, zero_point_of
+from edgeres.quantization.stored_weight import called, stored_weight
+
+_POOLS = frozenset({"AveragePool", "QLinearAveragePool"})
+_LOWEST = -128
+_INT32 = 2**31 - 1
+_LARGEST_ACTIVATION = 255
+
+
+def hazards(graph: ir.Graph) -> tuple[tuple[ir.Node, Finding], ...]:
+    """All suspicious nodes of a quantized graph, in the order of its nodes."""
+    return tuple((node, found) for node in graph for found in _of(node))
+
+
+def _of(node: ir.Node) -> Iterator[Finding]:
+    if node.op_type in _POOLS and _is_quantized(node):
+        told = _borders(node)
+        if told:
+            yield Finding("pool", called(node), f"an INT8 {node.op_type} with {told}", "risk")
+    if node.op_type == "Concat" and _unlike(node):
+        yield Finding("shared-scale", called(node), "its inputs have unlike scales", "risk")
+    weight = stored_weight(node)
+    if weight is None:
+        return
+    if weight.values.dtype == np.int8 and (weight.values == _LOWEST).any():
+        count = int((weight.values == _LOWEST).sum())
+        yield Finding("lowest-weight", called(node), f"{count} weights of -128", "risk")
+    if weight.bias is not None:
+        products = np.abs(weight.values.astype(np.int64)).sum(axis=1) * _LARGEST_ACTIVATION
+        reach = np.abs(weight.bias) + products
+        if (reach > _INT32).any():
+            told = f"with its bias a sum can reach {reach.max():.3g}, INT32 ends at {_INT32:.3g}"
+            yield Finding("bias-range", called(node), told, "risk")
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    return node.op_type != "AveragePool" or bool(_dequantizers(node))
+
+
+def _dequantizers(node: ir.Node) -> list[ir.Node]:
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return [each for each in producers if each is not None and each.op_type == DQ]
+
+
+def _borders(node: ir.Node) -> str:
+    """What an average pool does at its borders, in words; empty where it has none."""
+    padded = any(ints_attribute(node, "pads", ()))
+    automatic = node.attributes.get("auto_pad")
+    padded = padded or (automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"))
+    told = {
+        "padding": padded,
+        "count_include_pad": int_attribute(node, "count_include_pad", 0) == 1,
+        "ceil_mode": int_attribute(node, "ceil_mode", 0) == 1,
+    }
+    if not (told["padding"] or told["ceil_mode"]):
+        return ""
+    return ", ".join(name for name, there in told.items() if there)
+
+
+def _unlike(node: ir.Node) -> bool:
+    found = _dequantizers(node)
+    stored = [reader for reader, _ in consumers(node.outputs[0]) if reader.op_type == Q]
+    pairs = {
+        (float(np.ravel(scale_of(each))[0]), int(np.ravel(zero_point_of(each))[0]))
+        for each in (*found, *stored)
+    }
+    return len(found) > 1 and len(pairs) > 1
