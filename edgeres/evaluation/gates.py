@@ -6,6 +6,7 @@ proves the opposite; in between it is inconclusive, which is not a pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,8 @@ Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
 Measured = TypeVar("Measured")
 
 _TOLD = 3
+
+SAME_FOR_ALL = "answers the same for all images, and its baseline does not"
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,9 @@ class Verdict:
 def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
     """Judges the drop by its confidence bounds.
 
-    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it
-    or an output is NaN or Inf, else ``inconclusive`` with the number of samples that would decide.
+    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it,
+    an output is NaN or Inf, or the engine answers the same for all images or never answers a class
+    that the baseline knows; else ``inconclusive`` with the number of samples that would decide.
     """
     c = comparison
     broken = c.nan_samples + c.inf_samples
@@ -108,6 +112,16 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
         reason = (
             f"{broken} of {c.samples} outputs are not numbers ({c.nan_samples} NaN, "
             f"{c.inf_samples} Inf): the engine is broken, this is no loss of accuracy."
+        )
+    elif c.constant:
+        outcome = "fail"
+        reason = f"the engine {SAME_FOR_ALL}, whatever its accuracy ({100 * c.top1:.2f} %)."
+    elif c.silent:
+        outcome = "fail"
+        named = ", ".join(repr(name) for name in c.silent[:_TOLD])
+        reason = (
+            f"the engine never answers {named}, which the baseline knows, whatever the drop of "
+            f"top-1 ({c.drop_pp:+.2f} pp)."
         )
     elif c.drop_upper_pp <= max_drop_pp:
         outcome = "pass"
@@ -131,17 +145,19 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
             confidence=c.confidence,
         )
         if needed is not None:
-            needed = max(needed, c.samples + 1)
+            needed = max(needed, math.ceil(c.effective) + 1)
         reason = (
             f"top-1 drop {c.drop_pp:+.2f} pp could lie between {c.drop_lower_pp:+.2f} and "
             f"{c.drop_upper_pp:+.2f} pp; {c.samples} samples do not tell it from "
             f"{max_drop_pp:g} pp. "
             + (
-                f"About {needed} samples would."
+                f"About {needed} {'different ' if c.repeats else ''}samples would."
                 if needed is not None
                 else "No number of samples would: the drop is the limit."
             )
         )
+    if c.repeats:
+        reason += f" The bounds count that {c.repeats}."
     return Check("accuracy", outcome, reason, c.drop_upper_pp, max_drop_pp, needed)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.baseline import best_label_map, check_baseline
+from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.permuted import best_label_map
 from edgeres.evaluation.predictions import Predictions
 
 
