@@ -56,7 +56,10 @@ class Sketcher:
         """Sketches of ``(N, ...)`` preprocessed images; float64 keeps them equal everywhere."""
         flat = images.reshape(len(images), -1).astype(np.float64)
         ends = np.iinfo(np.int16)
-        return np.clip(np.rint(flat @ self._projection), ends.min, ends.max).astype(np.int16)
+        levels: Sketches = np.clip(np.rint(flat @ self._projection), ends.min, ends.max).astype(
+            np.int16
+        )
+        return levels
 
 
 def same_images(sketches: Sketches, logits: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
 from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
+
+if TYPE_CHECKING:
+    from edgeres.benchmarking.latency import Latency
 
 Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
 
@@ -184,19 +187,35 @@ def fusion_check(fusions: Fusions, minimum: float) -> Check:
     return Check("fused_adds", "pass" if share >= minimum else "fail", reason, share, minimum)
 
 
-def latency_check(p99_ms: float, max_p99_ms: float, doubts: Sequence[str] = ()) -> Check:
-    """Judges the 99th percentile of the latency; doubtful times decide nothing.
+def latency_check(latency: Latency, max_p99_ms: float, confidence: float = 0.95) -> Check:
+    """Judges the 99th percentile of the latency by its confidence bounds.
+
+    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it,
+    else ``inconclusive``, as where there are too few runs for a bound; doubtful times decide
+    nothing. See :mod:`edgeres.benchmarking.quantile`.
 
     Args:
-        p99_ms: Measured, in milliseconds.
+        latency: What was measured.
         max_p99_ms: Allowed, in milliseconds.
-        doubts: What speaks against the times; see :mod:`edgeres.benchmarking.stability`.
+        confidence: One-sided confidence of the bounds.
     """
-    reason = f"p99 latency {p99_ms:.3g} ms, at most {max_p99_ms:.3g} ms asked."
-    outcome: Outcome = "pass" if p99_ms <= max_p99_ms else "fail"
-    if doubts:
-        outcome = "inconclusive"
-        reason += f" The times are doubtful: {'; '.join(doubts)}."
+    bounds = latency.p99_interval(confidence)
+    p99_ms = latency.p99_ms
+    outcome: Outcome = "inconclusive"
+    told = f"{100 * confidence:.4g} % bounds {bounds.low_ms:.3g} to "
+    told += f"{bounds.high_ms:.3g} ms" if bounds.high_ms is not None else "unknown"
+    reason = f"p99 latency {p99_ms:.3g} ms ({told}), at most {max_p99_ms:.3g} ms asked."
+    if latency.doubts:
+        reason += f" The times are doubtful: {'; '.join(latency.doubts)}."
+    elif bounds.low_ms > max_p99_ms:
+        outcome = "fail"
+    elif bounds.high_ms is None:
+        reason += (
+            f" {latency.runs} runs, worth {bounds.effective_runs} independent ones, are too few: "
+            f"{bounds.needed_runs} are needed."
+        )
+    elif bounds.high_ms <= max_p99_ms:
+        outcome = "pass"
     return Check("latency", outcome, reason, p99_ms, max_p99_ms)
 
 
@@ -234,12 +253,20 @@ def deployment_checks(
     limits: Limits,
     *,
     size_bytes: int | None = None,
-    p99_ms: float | None = None,
+    latency: Latency | None = None,
     speedup: float | None = None,
     speedup_interval: tuple[float, float] | None = None,
     doubts: Sequence[str] = (),
 ) -> list[Check]:
     """Checks of size and speed, one for each limit that is given.
+
+    Args:
+        limits: What is allowed.
+        size_bytes: Size of the engine with all its files.
+        latency: Its times.
+        speedup: FP32 p50 over the engine's.
+        speedup_interval: Confidence interval of it.
+        doubts: What speaks against the times of either.
 
     Raises:
         UsageError: A limit is given whose measurement is not.
@@ -248,7 +275,8 @@ def deployment_checks(
     if limits.max_size_bytes is not None:
         checks.append(size_check(_measured("max_size_bytes", size_bytes), limits.max_size_bytes))
     if limits.max_p99_ms is not None:
-        checks.append(latency_check(_measured("max_p99_ms", p99_ms), limits.max_p99_ms, doubts))
+        times = _measured("max_p99_ms", latency)
+        checks.append(latency_check(times, limits.max_p99_ms, limits.confidence))
     if limits.min_speedup is not None:
         interval = _measured("min_speedup", speedup_interval)
         ratio = _measured("min_speedup", speedup)

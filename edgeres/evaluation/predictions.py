@@ -142,12 +142,12 @@ class Predictions:
         """
         about = json.loads(self._about()) | {"digest": self.digest}
         buffer = io.BytesIO()
-        sketches = {}
+        more: dict[str, Any] = {}
         if self.sketches is not None:
-            sketches[_SKETCHES] = np.ascontiguousarray(self.sketches, dtype="<i2")
+            more[_SKETCHES] = np.ascontiguousarray(self.sketches, dtype="<i2")
         np.savez(
             buffer,
-            **sketches,
+            **more,
             logits=np.ascontiguousarray(self.logits, dtype="<f4"),
             labels=np.ascontiguousarray(self.labels, dtype="<i8"),
             about=np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8),
