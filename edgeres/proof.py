@@ -117,6 +117,10 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         confidence=checks.confidence,
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
+    repeats = compare(dense, dense, confidence=checks.confidence).repeats
+    if repeats:
+        text = f"{proof.data}: {repeats}, which all bounds take into account."
+        warned += (Finding("warning", "repeated-images", text),)
     return replace(report, findings=(*warned, *findings(report)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,16 +174,30 @@ def test_other_data_or_engine_at_a_worker_is_refused(place, tmp_path) -> None:
         cluster._runner(job)
 
 
-def test_a_worker_with_other_code_is_refused(place, tmp_path, monkeypatch) -> None:
+def test_a_worker_with_other_code_is_refused(place, tmp_path) -> None:
     """A real worker that imports a copy of edgeres in which one line differs."""
-    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    dask = pytest.importorskip("distributed", reason="dask.distributed is not installed")
     other = tmp_path / "other" / "edgeres"
     shutil.copytree(Path(edgeres.__file__).parent, other, ignore=shutil.ignore_patterns("*.pyc"))
     changed = other / "evaluation" / "predict.py"
     changed.write_text(changed.read_text() + "\n# another revision\n")
-    monkeypatch.setenv("PYTHONPATH", str(other.parent))
-    with pytest.raises(StageError, match="worker .* runs another edgeres") as caught:
-        _run(place, workers=1)
+    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    with dask.LocalCluster(n_workers=0, **quiet) as hub, dask.Client(hub) as client:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", hub.scheduler_address,
+             "--nthreads", "1", "--no-nanny", "--no-dashboard"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(other.parent)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            client.wait_for_workers(1, timeout=60)
+            with pytest.raises(StageError, match=r"worker .* runs another edgeres") as caught:
+                _run(place, scheduler=hub.scheduler_address)
+        finally:
+            worker.terminate()
+            worker.wait()
     assert caught.value.exit_code == 5
 
 
