@@ -43,7 +43,9 @@ def slow_turns(share: float) -> Times:
 
     def draw(rng: np.random.Generator, runs: int) -> NDArray[np.float64]:
         turn = np.repeat(rng.standard_normal(TURNS), runs // TURNS)
-        return np.sqrt(share) * turn + np.sqrt(1 - share) * rng.standard_normal(len(turn))
+        own = rng.standard_normal(len(turn))
+        times: NDArray[np.float64] = np.sqrt(share) * turn + np.sqrt(1 - share) * own
+        return times
 
     return draw
 

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TAILS = (0.10, 0.05, 0.01)
+_RARE = 0.05  # above this share of slow runs they follow each other closely by chance
 _CLOSE = 3  # runs between two slow ones of the same burst, and one
 
 
@@ -70,7 +71,7 @@ def quantile_interval(
     scale = worth / runs
     high = None
     for slower in range(math.ceil(runs * share)):
-        here = max(effect, _burst(slowest[:slower]))
+        here = max(effect, _burst(slowest[:slower]) if share <= _RARE else 1.0)
         count, trials = math.ceil(slower / here), max(1, math.floor(runs / here))
         if _at_most(count, trials, share) > 1 - confidence:
             break  # so many slower runs are nothing unlikely, nor are more of them

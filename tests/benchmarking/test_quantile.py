@@ -63,16 +63,31 @@ def test_far_from_the_limit_it_decides() -> None:
     assert sum(f.low_ms > bad for f in found) >= 45
 
 
+def spread(runs: int) -> NDArray[np.float64]:
+    """Times 0, 1, 2, ... whose neighbours in time are far apart."""
+    return np.arange(runs) * 101.0 % runs if runs % 101 else np.arange(runs, dtype=np.float64)
+
+
+def test_bursts_of_slow_runs_are_worth_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeres.benchmarking.quantile.design_effect", lambda turns: 1.0)
+    times = np.ones(1000)
+    times[[200, 400, 600, 800]] = 9.0  # four slow moments: few enough
+    assert quantile_interval([times]).high_ms == 1.0
+    times[200:204] = times[600:604] = 9.0
+    times[[400, 800]] = 1.0  # eight slow runs of two moments: who knows
+    assert quantile_interval([times]).high_ms == 9.0
+
+
 def test_independent_runs_have_the_textbook_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeres.benchmarking.quantile.design_effect", lambda turns: 1.0)
     for runs, slower in ((299, 0), (472, 0), (473, 1), (1000, 4)):
-        found = quantile_interval([np.arange(runs, dtype=np.float64)])
+        found = quantile_interval([spread(runs)])
         assert binom.cdf(slower, runs, 0.01) <= 0.05 < binom.cdf(slower + 1, runs, 0.01)
         assert found.high_ms == runs - 1 - slower
         assert found.effective_runs == runs
-    few = quantile_interval([np.arange(298, dtype=np.float64)])
+    few = quantile_interval([spread(298)])
     assert (few.high_ms, few.needed_runs) == (None, 299)
-    median = quantile_interval([np.arange(1000, dtype=np.float64)], 0.5)
+    median = quantile_interval([spread(1000)], 0.5)
     assert median.high_ms == binom.ppf(0.95, 1000, 0.5)
     assert median.low_ms == binom.ppf(0.05, 1000, 0.5) - 1
 
