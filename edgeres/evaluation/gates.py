@@ -29,7 +29,7 @@ _TOLD = 3
 SAME_FOR_ALL = "answers the same for all images, and its baseline does not"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What is allowed. ``None`` leaves a check out.
 

@@ -195,3 +195,10 @@ def test_not_executed_breaks_no_limit_and_is_no_pass() -> None:
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
         Limits(**bad)
+
+
+def test_limits_are_named_and_never_mixed_up() -> None:
+    """A limit of milliseconds once stood where a share of additions was expected."""
+    positions = (0.5, 0.95, None, 20.0)
+    with pytest.raises(TypeError, match="positional"):
+        Limits(*positions)
