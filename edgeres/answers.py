@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
-from edgeres.benchmarking.latency import MeasureSettings
+from edgeres.benchmarking.latency import GATE_RUNS, MeasureSettings
 from edgeres.container_limits import usable_threads
 from edgeres.data.bad_images import BadImages
 from edgeres.data.batches import batches
@@ -98,6 +98,7 @@ def latencies(
         EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
     """
     settings = run.recipe.benchmark
+    least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
     count = min(len(validation), LATENCY_INPUTS * settings.batch_size)
     images = validation.subset(range(count))
     feeds = [
@@ -117,7 +118,7 @@ def latencies(
             list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
             inputs=feeds,
             threads=settings.threads,
-            settings=MeasureSettings(seconds=settings.seconds),
+            settings=MeasureSettings(seconds=settings.seconds, min_runs=least),
             options={
                 engine.path: path_key(target) for target, *engines in pairs for engine in engines
             },

@@ -117,6 +117,10 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         confidence=checks.confidence,
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
+    repeats = compare(dense, dense, confidence=checks.confidence).repeats
+    if repeats:
+        text = f"{proof.data}: {repeats}, which all bounds take into account."
+        warned += (Finding("warning", "repeated-images", text),)
     return replace(report, findings=(*warned, *findings(report)))
 
 
@@ -222,6 +226,7 @@ def _target(
     name = item.target.name
     coverage = item.coverage
     limits = Limits(
+        confidence=checks.confidence,
         max_p99_ms=checks.max_p99_ms,
         min_speedup=checks.min_speedup,
         max_size_bytes=checks.max_size_bytes,
@@ -262,7 +267,7 @@ def _target(
     timed = _with_latency(part, *proof.times[name])
     speed = deployment_checks(
         replace(limits, max_size_bytes=None),
-        p99_ms=timed.latency_ms.p99 if timed.latency_ms is not None else None,
+        latency=proof.times[name][1].latency,
         speedup=timed.speedup,
         speedup_interval=timed.speedup_interval,
         doubts=timed.doubts,

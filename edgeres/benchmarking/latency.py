@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgeres.backends.base import Array, Runner
 from edgeres.benchmarking.load import fixed_work_ns, now, other_load, usable_cpus
 from edgeres.benchmarking.outputs import OutputWatch
+from edgeres.benchmarking.quantile import QuantileInterval, quantile_interval
 from edgeres.benchmarking.stability import engine_doubts, machine_doubts
 from edgeres.errors import UsageError
 from edgeres.evaluation.predict import check_images, single_input
@@ -35,6 +36,9 @@ _SETTLE_NS = 5_000_000
 _LEAST_RUNS_A_TURN = 3
 _LEAST_ROUNDS = 3
 
+GATE_RUNS = 2000
+"""Runs for a limit of the 99th percentile: 299 independent ones are the least, and runs are not."""
+
 
 @dataclass(frozen=True)
 class MeasureSettings:
@@ -43,7 +47,8 @@ class MeasureSettings:
     Attributes:
         seconds: Time that each engine is measured, over all rounds.
         rounds: Turns that each engine takes.
-        min_runs: Runs that each engine makes at least; 100 are needed for a 99th percentile.
+        min_runs: Runs that each engine makes at least; 100 are needed for a 99th percentile, and
+            :data:`GATE_RUNS` to judge one.
         max_seconds: Time for each engine after which no further round begins.
         warmup_seconds: Longest warm-up for each engine.
         pause_seconds: Rest before each turn, in which the threads of the engine before stop
@@ -103,6 +108,7 @@ class Latency:
         round_medians_ms: Median of each turn, in order.
         doubts: Why the numbers may not hold, in words; empty where they are stable.
         quantiles_ms: Percentiles 0 to 100 in steps of one, for drawing the distribution.
+        turns_ms: Times of all runs, turn by turn, in order.
     """
 
     p50_ms: float
@@ -120,14 +126,20 @@ class Latency:
     round_medians_ms: tuple[float, ...] = field(repr=False)
     doubts: tuple[str, ...] = ()
     quantiles_ms: tuple[float, ...] = field(default=(), repr=False)
+    turns_ms: tuple[NDArray[np.float64], ...] = field(default=(), repr=False, compare=False)
 
     @property
     def stable(self) -> bool:
         """Whether nothing speaks against the numbers."""
         return not self.doubts
 
+    def p99_interval(self, confidence: float = 0.95) -> QuantileInterval:
+        """Where the true 99th percentile lies; see :mod:`edgeres.benchmarking.quantile`."""
+        return quantile_interval(self.turns_ms, 0.99, confidence)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
+        p99 = self.p99_interval()
         return {
             "latency_ms": {
                 "p50": self.p50_ms,
@@ -137,7 +149,9 @@ class Latency:
                 "min": self.min_ms,
                 "mean": self.mean_ms,
             },
+            "p99_interval_ms": [p99.low_ms, p99.high_ms],
             "runs": self.runs,
+            "effective_runs": p99.effective_runs,
             "batch_size": self.batch_size,
             "throughput_per_s": self.throughput_per_s,
             "first_ms": self.first_ms,
@@ -294,6 +308,7 @@ class _Lane:
             round_medians_ms=medians,
             doubts=tuple(doubts),
             quantiles_ms=tuple(_percentile(times, percent) for percent in range(101)),
+            turns_ms=tuple(turn / 1e6 for turn in self.turns),
         )
 
     def _block(self, nanoseconds: int) -> NDArray[np.int64]:

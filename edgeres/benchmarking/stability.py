@@ -13,6 +13,7 @@ _MAX_TAIL = 3.0  # p90 over p50
 _MAX_OTHER = 0.10  # share of the usable CPUs busy with other work
 _MAX_CLOCK = 0.15  # between the 10th and 90th percentile of the fixed work's times
 _P99_RUNS = 100
+_LEAST_TURNS = 10
 
 
 def engine_doubts(
@@ -30,6 +31,11 @@ def engine_doubts(
         found.append("the warm-up ended before the times settled")
     if len(times_ms) < _P99_RUNS:
         found.append(f"{len(times_ms)} runs are too few for a 99th percentile")
+    if len(medians_ms) < _LEAST_TURNS:
+        found.append(
+            f"{len(medians_ms)} turns are too few to tell how they differ, at least "
+            f"{_LEAST_TURNS} would do"
+        )
     third = max(1, len(medians_ms) // 3)
     early, late = float(np.median(medians_ms[:third])), float(np.median(medians_ms[-third:]))
     if early > 0 and abs(late / early - 1) > _MAX_DRIFT:

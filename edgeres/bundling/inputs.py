@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeres.data.decode import decode_file, to_grey_or_rgb
+from edgeres.data.decode import decode_bytes, decode_file, decode_image
 from edgeres.data.types import UNLABELLED
 from edgeres.errors import DataError
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
+"""A path, the content of an image file, a Pillow image, or an array of pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,31 +45,36 @@ class Inputs:
         return len(self.images)
 
     def image(self, index: int) -> Image.Image:
-        """One image in mode ``L`` or ``RGB``.
+        """One image in mode ``L`` or ``RGB``, as a viewer shows it: EXIF orientation is applied.
 
         Raises:
             DataError: It cannot be read, or is no 8-bit grey or RGB array.
         """
-        image = self.images[index]
+        image, name = self.images[index], self.image_name(index)
         if isinstance(image, Image.Image):
-            return to_grey_or_rgb(image, self.image_name(index))
+            return decode_image(image, name)
+        if isinstance(image, bytes | bytearray | memoryview):
+            return decode_bytes(bytes(image), name)
         if isinstance(image, np.ndarray):
             colour = image.ndim == 3 and image.shape[2] == 3
             if image.dtype != np.uint8 or not (image.ndim == 2 or colour) or image.size == 0:
                 raise DataError(
-                    f"{self.image_name(index)}: expected (H, W) or (H, W, 3) uint8, got "
-                    f"{image.shape} {image.dtype}.",
+                    f"{name}: expected (H, W) or (H, W, 3) uint8, got {image.shape} {image.dtype}.",
                     hint="Give 8-bit grey or RGB, or use infer() for preprocessed arrays.",
                 )
             return Image.fromarray(image)
-        return decode_file(Path(image))
+        if isinstance(image, str | os.PathLike):
+            return decode_file(Path(image))
+        raise DataError(
+            f"{name}: expected a path, the bytes of an image file, a Pillow image or an array, got "
+            f"{type(image).__name__}.",
+            hint="Give a list of these, also for one image.",
+        )
 
     def image_name(self, index: int) -> str:
         """Path, or position in the call."""
         image = self.images[index]
-        if isinstance(image, Image.Image | np.ndarray):
-            return f"image {index}"
-        return repr(os.fspath(image))
+        return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {index}"
 
     def subset(self, indices: Sequence[int]) -> Inputs:
         """The images at these indices, in that order."""

@@ -23,19 +23,14 @@ from edgeres.bundling.inputs import ImageInput, Inputs
 from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
+from edgeres.bundling.scores import check_preprocessed, check_scores
 from edgeres.bundling.selftest import SelfTest
 from edgeres.closing import Closing
 from edgeres.container_limits import usable_threads
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import UsageError
-from edgeres.evaluation.predict import (
-    check_images,
-    class_scores,
-    fed_batches,
-    single_input,
-    single_output,
-)
+from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
 
 
 @dataclass(frozen=True)
@@ -142,35 +137,40 @@ class Session(Closing):
         """Runs preprocessed images through the engine.
 
         Args:
-            images: ``(N, C, H, W) float32``, or ``(N, H, W, C)`` with layout ``nhwc``; any N, which
-                is split and filled up to what the engine takes.
+            images: ``(N, C, H, W) float32``, or ``(N, H, W, C)`` with layout ``nhwc``, as
+                :attr:`preprocess` gives them; any N, which is split and filled up to what the
+                engine takes.
 
         Returns:
             Scores ``(N, K) float32``: logits, or probabilities for a network that ends in Softmax.
 
         Raises:
-            DataError: The images do not fit the engine.
-            StageError: The engine failed.
+            DataError: The images do not fit the engine, have NaN or Inf, or are not normalized.
+            StageError: The engine failed, or its scores are NaN or Inf.
             UsageError: The session is closed.
         """
         if not self._open:
             raise UsageError("the session is closed.", hint="Open the bundle again.")
-        check_images(self._input, images)
+        check_preprocessed(self._input, self._preprocess, images)
         runner = self._idle.get()
         try:
             rows = [
                 class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))[:count]
                 for fed, count in fed_batches(runner, images)
             ]
-            return rows[0] if len(rows) == 1 else np.concatenate(rows)
         finally:
             self._idle.put(runner)
+        scores = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        check_scores(scores)
+        return scores
 
     def classify(self, images: Sequence[ImageInput], *, top: int = 5) -> list[tuple[Answer, ...]]:
         """Decodes, preprocesses and classifies images; decoding goes on while the engine runs.
 
         Args:
-            images: Paths, Pillow images, or arrays ``(H, W)`` or ``(H, W, 3)`` uint8 in RGB order.
+            images: Paths, the bytes of image files, Pillow images, or arrays ``(H, W)`` or
+                ``(H, W, 3)`` uint8 in RGB order. EXIF orientation is applied to all but arrays,
+                which have none.
             top: Classes for each image.
 
         Returns:
@@ -179,7 +179,7 @@ class Session(Closing):
         Raises:
             DataError: An image cannot be read, or comes to another size than the engine's.
             StageError: The engine failed.
-            UsageError: The session is closed, or ``top`` is under 1.
+            UsageError: The session is closed, ``top`` is under 1, or ``images`` is no list.
         """
         return list(self.stream(images, top=top))
 
@@ -187,6 +187,13 @@ class Session(Closing):
         """As :meth:`classify`, one image after the other as they get ready."""
         if top < 1:
             raise UsageError(f"expected at least one class for each image, got {top}.")
+        if isinstance(images, str | bytes | os.PathLike | np.ndarray) or not isinstance(
+            images, Sequence
+        ):
+            raise UsageError(
+                f"expected a list of images, got {type(images).__name__}.",
+                hint="Put one image into a list: classify([image]).",
+            )
         if not images:
             return
         ahead: deque[Future[NDArray[np.float32]]] = deque()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner
 from edgeres.backends.sidecar import read_engine
+from edgeres.cluster.code import CODE_SHA256
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
@@ -34,6 +35,7 @@ from edgeres.errors import (
     StageError,
     UsageError,
 )
+from edgeres.evaluation.distinct import Sketches
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import BATCH, executable_backend
@@ -54,6 +56,7 @@ class Job:
         data_fingerprint: Of that set.
         preprocess: How an image becomes numbers.
         threads: CPU threads of each engine.
+        code_sha256: Of the edgeres that asks (:mod:`edgeres.cluster.code`).
     """
 
     engine: str
@@ -62,11 +65,16 @@ class Job:
     data_fingerprint: str
     preprocess: Preprocess
     threads: int | None
+    code_sha256: str = CODE_SHA256
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Answers to the samples from ``start`` to before ``stop``, bad images left out and named."""
+    """Answers to the samples from ``start`` to before ``stop``, bad images left out and named.
+
+    ``code_sha256`` is that of the worker's edgeres; one that is too old to know of it leaves it
+    out.
+    """
 
     start: int
     stop: int
@@ -75,6 +83,8 @@ class Shard:
     class_names: tuple[str, ...]
     left_out: Mapping[str, str]
     worker: int
+    sketches: Sketches | None
+    code_sha256: str
 
 
 def predict_sharded(
@@ -106,7 +116,8 @@ def predict_sharded(
         ArtefactError: A worker finds another engine, or none.
         BackendMissingError: dask is not installed, or the scheduler does not answer.
         DataError: A worker finds other images, or too many are bad.
-        StageError: Workers died again and again, or shards are missing.
+        StageError: Workers died again and again, one runs another edgeres or none, or shards are
+            missing.
         UsageError: Numbers that make no sense.
     """
     if workers < 1 or shard < 1 or shard % BATCH:
@@ -129,6 +140,7 @@ def predict_sharded(
     found: list[Shard] = []
     with _client(scheduler, workers) as client:
         dask = _dask()
+        _check_workers(client)
         futures = [
             client.submit(
                 answer_shard, job, start, min(start + shard, len(dataset)), bad is not None,
@@ -161,11 +173,13 @@ def assemble(
 
     Raises:
         DataError: Too many images were bad.
-        StageError: A sample is missing, or is there twice.
+        StageError: A sample is missing, or is there twice, or is of a worker with another edgeres.
     """
     ordered = sorted(parts, key=lambda part: part.start)
     end = 0
     for part in ordered:
+        # An old worker's shard has no such field: it was made by another class of that name.
+        check_code(getattr(part, "code_sha256", ""), f"the worker {part.worker}")
         if part.start != end:
             kind = "missing" if part.start > end else "there twice"
             raise StageError(
@@ -191,15 +205,57 @@ def assemble(
         model_sha256=engine.source_sha256,
         data_fingerprint=dataset.fingerprint,
         class_names=tuple(dataset.class_names),
+        sketches=None
+        if any(part.sketches is None for part in ordered)
+        else np.concatenate([part.sketches for part in ordered if part.sketches is not None]),
     )
+
+
+def check_code(theirs: str, who: str) -> None:
+    """Compares the code that answered with the one that asks.
+
+    Raises:
+        StageError: They differ.
+    """
+    if theirs != CODE_SHA256:
+        raise StageError(
+            f"{who} runs another edgeres ({theirs[:12] or 'too old to say which'} against "
+            f"{CODE_SHA256[:12]} here).",
+            hint="Install the same edgeres for every worker and start the workers again.",
+        )
+
+
+def code_here() -> str:
+    """What :func:`check_code` compares: what a worker is asked first."""
+    return CODE_SHA256
+
+
+def _check_workers(client: Any) -> None:
+    """Asks every worker for its code before any image is answered.
+
+    Raises:
+        StageError: One has another edgeres, or none.
+    """
+    found = client.run(code_here, on_error="return")
+    for worker, told in found.items():
+        if not isinstance(told, str):  # it cannot even import this module
+            raise StageError(
+                f"the worker {worker} cannot run this edgeres ({' '.join(str(told).split())}).",
+                hint="Install the same edgeres for every worker and start the workers again.",
+            )
+        check_code(told, f"the worker {worker}")
 
 
 def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
     """Answers one shard: what a worker runs. Engine and data set stay open for the next one.
 
+    The first and the last shard also try other batches; between them the engine is the same.
+
     Raises:
+        StageError: This worker's edgeres is not the one that asks.
         EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
     """
+    check_code(job.code_sha256, "a client of this worker")
     dataset = _dataset(job)
     bad = BadImages(max_share=1.0) if leave_out else None
     found = predict(
@@ -208,6 +264,7 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
         job.preprocess,
         batch_size=BATCH,
         bad=bad,
+        batches_alike=start == 0 or stop == len(dataset),
     )
     return Shard(
         start=start,
@@ -217,6 +274,8 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
         class_names=found.class_names,
         left_out=dict(bad.reasons) if bad is not None else {},
         worker=os.getpid(),
+        sketches=found.sketches,
+        code_sha256=CODE_SHA256,
     )
 
 

@@ -32,10 +32,13 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
         )
     classes = len(dataset.class_names)
     if (classes and classes != num_classes) or highest >= num_classes:
+        hint = "Give the data set that the model was trained for, or list:FILE for a part of it."
+        if lowest == 1 and highest == num_classes:
+            hint = "The labels look 1-based: subtract 1, for classes are counted from 0."
         raise DataError(
             f"Expected {num_classes} classes, as the model has, got {max(classes, highest + 1)} "
             f"in {dataset.name}.",
-            hint="Give the data set that the model was trained for, or list:FILE for a part of it.",
+            hint=hint,
         )
     counts = np.bincount(dataset.labels, minlength=num_classes)
     if np.count_nonzero(counts) < 2:

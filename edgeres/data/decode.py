@@ -86,27 +86,49 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
     """
     if not data:
         raise DataError(f"Expected an image in {name!r}, got an empty file.", hint=_HINT)
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(
+            f"Expected an image of at most {MAX_FILE_BYTES:,} bytes, got {len(data):,} in "
+            f"{name!r}.",
+            hint="Scale the image down.",
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"Expected at most {MAX_PIXELS:,} pixels in {name!r}, got "
-                    f"{image.height}x{image.width}.",
-                    hint="Scale the image down.",
-                )
-            image.load()
-            if image.mode == "I" and image.format == "PPM":  # Pillow's form of 16-bit PGM
-                deep = Image.fromarray(np.asarray(image).astype(np.uint16))
-                return to_grey_or_rgb(deep, name)
-            return to_grey_or_rgb(_upright(image), name)
+            return decode_image(image, name)
     except UnidentifiedImageError as error:
         raise DataError(
             f"Expected an image in {name!r}, got a file that is none of {', '.join(FORMATS)}.",
             hint=_HINT,
         ) from error
     except _DECODER_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"Expected an image in {name!r}, got: {reason}.", hint=_HINT) from error
+        raise _undecodable(name, error) from error
+
+
+def decode_image(image: Image.Image, name: str) -> Image.Image:
+    """Converts an opened Pillow image to mode ``L`` or ``RGB``, as if it came from its file.
+
+    Raises:
+        DataError: It cannot be decoded, is too large or of an undefined range.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"Expected at most {MAX_PIXELS:,} pixels in {name!r}, got "
+            f"{image.height}x{image.width}.",
+            hint="Scale the image down.",
+        )
+    try:
+        image.load()
+        if image.mode == "I" and image.format == "PPM":  # Pillow's form of 16-bit PGM
+            deep = Image.fromarray(np.asarray(image).astype(np.uint16))
+            return to_grey_or_rgb(deep, name)
+        return to_grey_or_rgb(_upright(image), name)
+    except _DECODER_ERRORS as error:
+        raise _undecodable(name, error) from error
+
+
+def _undecodable(name: str, error: BaseException) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"Expected an image in {name!r}, got: {reason}.", hint=_HINT)
 
 
 def to_grey_or_rgb(image: Image.Image, name: str = "image") -> Image.Image:

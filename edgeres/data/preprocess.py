@@ -143,6 +143,11 @@ class Preprocess:
         resized = resized_size(height, width, self.resize)
         return resized == (height, width) == cropped_size(height, width, self.crop)
 
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest number that :meth:`normalize` can give, over all channels."""
+        return float(self._table.min()), float(self._table.max())
+
     @cached_property
     def _table(self) -> NDArray[np.float32]:
         """Result for each channel and each 8-bit value, ``(C, 256) float32``."""

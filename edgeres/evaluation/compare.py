@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.distinct import effective_samples, same_images
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import (
     drop_lower,
@@ -19,6 +20,9 @@ from edgeres.evaluation.statistics import (
     wilson_interval,
 )
 from edgeres.sqnr import sqnr_db
+
+_ALL_DIFFERENT = 0.99
+_CONSTANT = 1e-4  # variance of the answers over the images, as a share of the baseline's
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,12 @@ class Comparison:
         nan_samples: Samples of the candidate with a NaN among the logits.
         inf_samples: Samples with an Inf, and no NaN, among the logits.
         class_drops: One entry for each class that has samples, largest drop first.
+        distinct: Different images among the samples (:mod:`edgeres.evaluation.distinct`).
+        effective: Independent samples that the bounds count: ``distinct`` where all are repeated
+            equally often, and fewer where some are repeated more.
+        constant: Whether the candidate answers the same for all samples, and the baseline does not.
+        silent: Names of classes that the candidate never answers though the baseline does so
+            rightly, more often than chance explains.
     """
 
     samples: int
@@ -90,6 +100,19 @@ class Comparison:
     nan_samples: int
     inf_samples: int
     class_drops: tuple[ClassDrop, ...] = ()
+    distinct: int = 0
+    effective: float = 0.0
+    constant: bool = False
+    silent: tuple[str, ...] = ()
+
+    @property
+    def repeats(self) -> str:
+        """What is repeated among the samples, in words; empty where next to nothing is."""
+        if self.effective >= _ALL_DIFFERENT * self.samples:
+            return ""
+        uneven = self.effective < _ALL_DIFFERENT * self.distinct
+        worth = f", unevenly: they are worth {self.effective:.0f}" if uneven else ""
+        return f"only {self.distinct} of the {self.samples} images are different{worth}"
 
     @property
     def worse_classes(self) -> tuple[ClassDrop, ...]:
@@ -100,6 +123,7 @@ class Comparison:
         """As plain JSON values, with the field names of ``report.json``."""
         return {
             "samples": self.samples,
+            "distinct_images": self.distinct,
             "confidence": self.confidence,
             "baseline_top1": self.baseline_top1,
             "top1": self.top1,
@@ -139,28 +163,68 @@ def compare(
     lost, gained = right & ~kept, ~right & kept
     flips = Flips(int(lost.sum()), int(gained.sum()))
     samples = baseline.samples
+    groups = _images(baseline, candidate)
+    effective = effective_samples(groups)
+    drops = _class_drops(baseline, lost, gained, groups)
     nans = np.isnan(candidate.logits).any(axis=1)
+    never = [d for d in drops if d.p_value <= 1 - confidence and d.label not in candidate.predicted]
     return Comparison(
         samples=samples,
         confidence=confidence,
         baseline_top1=float(right.mean()),
         top1=float(kept.mean()),
-        top1_interval=wilson_interval(int(kept.sum()), samples, confidence),
+        top1_interval=wilson_interval(int(kept.sum()), samples, confidence, effective=effective),
         baseline_top5=top_k(baseline, 5),
         top5=top_k(candidate, 5),
         drop_pp=100 * (flips.lost - flips.gained) / samples,
-        drop_lower_pp=100 * drop_lower(flips.lost, flips.gained, samples, confidence),
-        drop_upper_pp=100 * drop_upper(flips.lost, flips.gained, samples, confidence),
+        drop_lower_pp=100
+        * drop_lower(flips.lost, flips.gained, samples, confidence, effective=effective),
+        drop_upper_pp=100
+        * drop_upper(flips.lost, flips.gained, samples, confidence, effective=effective),
         agreement=float((baseline.predicted == candidate.predicted).mean()),
         flips=flips,
-        p_value=mcnemar_exact(flips.lost, flips.gained),
+        p_value=mcnemar_exact(*_net(groups, lost, gained)),
         sqnr_db=finite_sqnr_db(
             baseline.logits[candidate.finite], candidate.logits[candidate.finite]
         ),
         nan_samples=int(nans.sum()),
         inf_samples=int((~candidate.finite & ~nans).sum()),
-        class_drops=_class_drops(baseline, lost, gained),
+        class_drops=drops,
+        distinct=len(np.unique(groups)),
+        effective=effective,
+        constant=_constant(baseline, candidate),
+        silent=tuple(drop.name for drop in never),
     )
+
+
+def _images(baseline: Predictions, candidate: Predictions) -> NDArray[np.int64]:
+    """Which samples show the same image, ``(N,)``; each its own where nothing tells."""
+    sketches = baseline.sketches if candidate.sketches is None else candidate.sketches
+    if sketches is None:
+        return np.arange(baseline.samples)
+    return same_images(sketches, baseline.logits)
+
+
+def _net(
+    groups: NDArray[np.int64], lost: NDArray[np.bool_], gained: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """Images lost and gained, each counted once whatever its number of samples."""
+    net = np.bincount(groups, weights=lost.astype(float) - gained)
+    return int((net > 0).sum()), int((net < 0).sum())
+
+
+def _constant(baseline: Predictions, candidate: Predictions) -> bool:
+    """Whether all images get one answer, to the class or up to noise, that had several."""
+    known = candidate.finite
+    if not known.any():
+        return False
+    first = candidate.predicted[known][0]
+    if (candidate.predicted[known] == first).all():
+        return bool((baseline.predicted != first).any())
+    own, other = (
+        float(p.logits[known].astype(np.float64).var(axis=0).sum()) for p in (candidate, baseline)
+    )
+    return own < _CONSTANT * other
 
 
 def finite_sqnr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
@@ -187,7 +251,10 @@ def top_k(predictions: Predictions, k: int) -> float | None:
 
 
 def _class_drops(
-    baseline: Predictions, lost: NDArray[np.bool_], gained: NDArray[np.bool_]
+    baseline: Predictions,
+    lost: NDArray[np.bool_],
+    gained: NDArray[np.bool_],
+    groups: NDArray[np.int64],
 ) -> tuple[ClassDrop, ...]:
     size = baseline.classes
     counts = np.bincount(baseline.labels, minlength=size)
@@ -196,10 +263,11 @@ def _class_drops(
     present = [label for label in range(size) if counts[label]]
     p_values = holm(
         [
-            mcnemar_exact(int(losses[label]), int(gains[label]), "greater")
+            mcnemar_exact(*_net(groups[own], lost[own], gained[own]), "greater")
             if losses[label]
             else 1.0
             for label in present
+            for own in [baseline.labels == label]
         ]
     )
     drops = [

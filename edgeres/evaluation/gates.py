@@ -6,9 +6,10 @@ proves the opposite; in between it is inconclusive, which is not a pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
@@ -16,14 +17,19 @@ from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
 
+if TYPE_CHECKING:
+    from edgeres.benchmarking.latency import Latency
+
 Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
 
 Measured = TypeVar("Measured")
 
 _TOLD = 3
 
+SAME_FOR_ALL = "answers the same for all images, and its baseline does not"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What is allowed. ``None`` leaves a check out.
 
@@ -96,8 +102,9 @@ class Verdict:
 def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
     """Judges the drop by its confidence bounds.
 
-    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it
-    or an output is NaN or Inf, else ``inconclusive`` with the number of samples that would decide.
+    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it,
+    an output is NaN or Inf, or the engine answers the same for all images or never answers a class
+    that the baseline knows; else ``inconclusive`` with the number of samples that would decide.
     """
     c = comparison
     broken = c.nan_samples + c.inf_samples
@@ -108,6 +115,16 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
         reason = (
             f"{broken} of {c.samples} outputs are not numbers ({c.nan_samples} NaN, "
             f"{c.inf_samples} Inf): the engine is broken, this is no loss of accuracy."
+        )
+    elif c.constant:
+        outcome = "fail"
+        reason = f"the engine {SAME_FOR_ALL}, whatever its accuracy ({100 * c.top1:.2f} %)."
+    elif c.silent:
+        outcome = "fail"
+        named = ", ".join(repr(name) for name in c.silent[:_TOLD])
+        reason = (
+            f"the engine never answers {named}, which the baseline knows, whatever the drop of "
+            f"top-1 ({c.drop_pp:+.2f} pp)."
         )
     elif c.drop_upper_pp <= max_drop_pp:
         outcome = "pass"
@@ -131,17 +148,19 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
             confidence=c.confidence,
         )
         if needed is not None:
-            needed = max(needed, c.samples + 1)
+            needed = max(needed, math.ceil(c.effective) + 1)
         reason = (
             f"top-1 drop {c.drop_pp:+.2f} pp could lie between {c.drop_lower_pp:+.2f} and "
             f"{c.drop_upper_pp:+.2f} pp; {c.samples} samples do not tell it from "
             f"{max_drop_pp:g} pp. "
             + (
-                f"About {needed} samples would."
+                f"About {needed} {'different ' if c.repeats else ''}samples would."
                 if needed is not None
                 else "No number of samples would: the drop is the limit."
             )
         )
+    if c.repeats:
+        reason += f" The bounds count that {c.repeats}."
     return Check("accuracy", outcome, reason, c.drop_upper_pp, max_drop_pp, needed)
 
 
@@ -168,19 +187,35 @@ def fusion_check(fusions: Fusions, minimum: float) -> Check:
     return Check("fused_adds", "pass" if share >= minimum else "fail", reason, share, minimum)
 
 
-def latency_check(p99_ms: float, max_p99_ms: float, doubts: Sequence[str] = ()) -> Check:
-    """Judges the 99th percentile of the latency; doubtful times decide nothing.
+def latency_check(latency: Latency, max_p99_ms: float, confidence: float = 0.95) -> Check:
+    """Judges the 99th percentile of the latency by its confidence bounds.
+
+    ``pass`` where the upper bound is at most the limit, ``fail`` where the lower bound is above it,
+    else ``inconclusive``, as where there are too few runs for a bound; doubtful times decide
+    nothing. See :mod:`edgeres.benchmarking.quantile`.
 
     Args:
-        p99_ms: Measured, in milliseconds.
+        latency: What was measured.
         max_p99_ms: Allowed, in milliseconds.
-        doubts: What speaks against the times; see :mod:`edgeres.benchmarking.stability`.
+        confidence: One-sided confidence of the bounds.
     """
-    reason = f"p99 latency {p99_ms:.3g} ms, at most {max_p99_ms:.3g} ms asked."
-    outcome: Outcome = "pass" if p99_ms <= max_p99_ms else "fail"
-    if doubts:
-        outcome = "inconclusive"
-        reason += f" The times are doubtful: {'; '.join(doubts)}."
+    bounds = latency.p99_interval(confidence)
+    p99_ms = latency.p99_ms
+    outcome: Outcome = "inconclusive"
+    told = f"{100 * confidence:.4g} % bounds {bounds.low_ms:.3g} to "
+    told += f"{bounds.high_ms:.3g} ms" if bounds.high_ms is not None else "unknown"
+    reason = f"p99 latency {p99_ms:.3g} ms ({told}), at most {max_p99_ms:.3g} ms asked."
+    if latency.doubts:
+        reason += f" The times are doubtful: {'; '.join(latency.doubts)}."
+    elif bounds.low_ms > max_p99_ms:
+        outcome = "fail"
+    elif bounds.high_ms is None:
+        reason += (
+            f" {latency.runs} runs, worth {bounds.effective_runs} independent ones, are too few: "
+            f"{bounds.needed_runs} are needed."
+        )
+    elif bounds.high_ms <= max_p99_ms:
+        outcome = "pass"
     return Check("latency", outcome, reason, p99_ms, max_p99_ms)
 
 
@@ -218,12 +253,20 @@ def deployment_checks(
     limits: Limits,
     *,
     size_bytes: int | None = None,
-    p99_ms: float | None = None,
+    latency: Latency | None = None,
     speedup: float | None = None,
     speedup_interval: tuple[float, float] | None = None,
     doubts: Sequence[str] = (),
 ) -> list[Check]:
     """Checks of size and speed, one for each limit that is given.
+
+    Args:
+        limits: What is allowed.
+        size_bytes: Size of the engine with all its files.
+        latency: Its times.
+        speedup: FP32 p50 over the engine's.
+        speedup_interval: Confidence interval of it.
+        doubts: What speaks against the times of either.
 
     Raises:
         UsageError: A limit is given whose measurement is not.
@@ -232,7 +275,8 @@ def deployment_checks(
     if limits.max_size_bytes is not None:
         checks.append(size_check(_measured("max_size_bytes", size_bytes), limits.max_size_bytes))
     if limits.max_p99_ms is not None:
-        checks.append(latency_check(_measured("max_p99_ms", p99_ms), limits.max_p99_ms, doubts))
+        times = _measured("max_p99_ms", latency)
+        checks.append(latency_check(times, limits.max_p99_ms, limits.confidence))
     if limits.min_speedup is not None:
         interval = _measured("min_speedup", speedup_interval)
         ratio = _measured("min_speedup", speedup)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, BatchLimits, Runner, TensorSpec
 from edgeres.errors import DataError, ModelError
+from edgeres.evaluation.distinct import Sketcher, Sketches
 from edgeres.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def predict(
     model_sha256: str = "",
     workers: int = 0,
     bad: BadImages | None = None,
+    batches_alike: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Answers of one engine on a whole data set.
@@ -45,28 +47,44 @@ def predict(
         workers: Threads that decode images ahead.
         bad: Collects images that cannot be decoded, which are then left out; give the same one to
             every pass over a data set, so that the passes stay paired. Without it the first raises.
+        batches_alike: Whether to answer some of the images again in other batches.
         progress: Called with images done and images in all.
 
     Raises:
         DataError: The data set is empty, an image is bad, or its classes do not fit the model's.
-        ModelError: The engine is not such a classifier, or gives a wrong number of rows.
+        ModelError: The engine is not such a classifier, gives a wrong number of rows, or answers
+            that depend on the batch.
     """
     from edgeres.data.batches import batches
+    from edgeres.evaluation.batching import BatchWatch
 
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give labelled images.")
     source, target = single_input(runner), single_output(runner)
     rows: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
+    sketches: list[Sketches] = []
+    sketch: Sketcher | None = None
+    watch = BatchWatch(len(dataset))
     done = 0
+
+    def answer(images: Array) -> NDArray[np.float32]:
+        found = [
+            class_scores(runner.infer({source.name: fed}), target, len(fed))[:count]
+            for fed, count in fed_batches(runner, images)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
     for images, batch_labels in batches(
         dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, bad=bad
     ):
         check_images(source, images)
-        for fed, count in fed_batches(runner, images):
-            answer = runner.infer({source.name: fed})
-            rows.append(class_scores(answer, target, len(fed))[:count])
+        rows.append(answer(images))
         labels.append(batch_labels)
+        sketch = sketch or Sketcher(preprocess, images.shape[1:])
+        sketches.append(sketch(images))
+        if batches_alike:
+            watch.saw(images, rows[-1])
         done += len(images)
         if progress is not None:
             progress(done, len(dataset))
@@ -76,6 +94,7 @@ def predict(
             f"{dataset.name}: expected {len(dataset)} images, {done} were read.",
             hint="The data set changed while it was read; run again.",
         )
+    watch.check(answer, runner.batch_limits, name or "the engine")
     return Predictions(
         logits=np.concatenate(rows),
         labels=np.concatenate(labels).astype(np.int64, copy=False),
@@ -83,6 +102,7 @@ def predict(
         model_sha256=model_sha256,
         data_fingerprint=dataset.fingerprint,
         class_names=tuple(dataset.class_names),
+        sketches=np.concatenate(sketches),
     )
 
 

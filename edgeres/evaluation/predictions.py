@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError, ModelError
+from edgeres.evaluation.distinct import SKETCH, Sketches
 from edgeres.files import write_atomic
 
 SCHEMA = 1
 _ARRAYS = {"logits", "labels", "about"}
+_SKETCHES = "sketches"
 _MAX_BYTES = 8 << 30  # 8 GiB: a file that claims more is refused before it is unpacked
 
 
@@ -36,6 +38,8 @@ class Predictions:
         model_sha256: SHA-256 of the file that answered, empty where it is not known.
         data_fingerprint: Fingerprint of the data set, empty where it is not known.
         class_names: Names of the classes, or empty.
+        sketches: ``(N, 16) int16``, by which the same image is known again
+            (:mod:`edgeres.evaluation.distinct`); ``None`` takes every sample for another image.
 
     Raises:
         DataError: No samples, or labels that do not fit the logits.
@@ -48,6 +52,7 @@ class Predictions:
     model_sha256: str = ""
     data_fingerprint: str = ""
     class_names: tuple[str, ...] = ()
+    sketches: Sketches | None = None
 
     def __post_init__(self) -> None:
         """Checks shapes, types and the range of the labels."""
@@ -69,18 +74,29 @@ class Predictions:
                 f"got {self.logits.shape} {self.logits.dtype}.",
                 hint="The model must give one row of class scores for each image.",
             )
+        lowest, highest = int(self.labels.min()), int(self.labels.max())
+        hint = "Use the data set that the model was trained for."
+        if lowest == 1 and highest == self.classes:
+            hint = "The labels look 1-based: subtract 1, for classes are counted from 0."
         if self.class_names and len(self.class_names) != self.classes:
             raise DataError(
                 f"{who}: the data set has {len(self.class_names)} classes, the model gives "
                 f"{self.classes} scores.",
-                hint="Use the data set that the model was trained for.",
+                hint=hint,
             )
-        lowest, highest = int(self.labels.min()), int(self.labels.max())
+        if self.sketches is not None and (
+            self.sketches.shape != (len(self.labels), SKETCH) or self.sketches.dtype != np.int16
+        ):
+            raise DataError(
+                f"{who}: expected sketches of shape ({len(self.labels)}, {SKETCH}) and type int16, "
+                f"got {self.sketches.shape} {self.sketches.dtype}.",
+                hint="Answer the images again.",
+            )
         if lowest < 0 or highest >= self.classes:
             raise DataError(
                 f"{who}: the model has {self.classes} classes, the labels run from {lowest} to "
                 f"{highest}.",
-                hint="Use the data set that the model was trained for.",
+                hint=hint,
             )
 
     @property
@@ -110,10 +126,12 @@ class Predictions:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over logits, labels and origin, the same on every machine."""
+        """SHA-256 over logits, labels, sketches and origin, the same on every machine."""
         parts = hashlib.sha256(self._about().encode())
         parts.update(np.ascontiguousarray(self.logits, dtype="<f4").tobytes())
         parts.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        if self.sketches is not None:
+            parts.update(np.ascontiguousarray(self.sketches, dtype="<i2").tobytes())
         return parts.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -124,8 +142,12 @@ class Predictions:
         """
         about = json.loads(self._about()) | {"digest": self.digest}
         buffer = io.BytesIO()
+        more: dict[str, Any] = {}
+        if self.sketches is not None:
+            more[_SKETCHES] = np.ascontiguousarray(self.sketches, dtype="<i2")
         np.savez(
             buffer,
+            **more,
             logits=np.ascontiguousarray(self.logits, dtype="<f4"),
             labels=np.ascontiguousarray(self.labels, dtype="<i8"),
             about=np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8),
@@ -163,6 +185,9 @@ def load_predictions(path: Path) -> Predictions:
             model_sha256=str(about["model_sha256"]),
             data_fingerprint=str(about["data_fingerprint"]),
             class_names=tuple(str(name) for name in about["class_names"]),
+            sketches=arrays[_SKETCHES].astype(np.int16, copy=False)
+            if _SKETCHES in arrays
+            else None,
         )
         expected = about["digest"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -185,12 +210,12 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
         size = sum(info.file_size for info in archive.infolist())
-    if names != _ARRAYS:
+    if names - {_SKETCHES} != _ARRAYS:
         raise ValueError(f"expected the arrays {sorted(_ARRAYS)}, got {sorted(names)[:5]}")
     if size > _MAX_BYTES:
         raise ValueError(f"it unpacks to {size} bytes, more than {_MAX_BYTES}")
     with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in _ARRAYS}
+        arrays = {name: file[name] for name in names}
     about = json.loads(arrays["about"].tobytes())
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise ValueError(f"expected schema {SCHEMA}")

@@ -23,7 +23,7 @@ def measure_speed(
     *,
     in_child: bool = False,
 ) -> dict[str, Any]:
-    """p99 and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
+    """Times and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
 
     Args:
         engine: The engine under test.
@@ -40,12 +40,14 @@ def measure_speed(
         EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
     """
     from edgeres.benchmarking.benchmark import benchmark
+    from edgeres.benchmarking.latency import GATE_RUNS, MeasureSettings
 
     if limits.max_p99_ms is None and limits.min_speedup is None:
         return {}
+    settings = MeasureSettings(min_runs=GATE_RUNS) if limits.max_p99_ms is not None else None
     if limits.min_speedup is None:
-        times = benchmark([engine.path], threads=threads).engines[str(engine.path)].latency
-        return {"p99_ms": times.p99_ms, "doubts": times.doubts}
+        found = benchmark([engine.path], threads=threads, settings=settings).engines
+        return {"latency": found[str(engine.path)].latency}
     if fp32 is None or not fp32.is_file():
         raise UsageError(
             "a speed-up was asked for, and no FP32 engine or ONNX file is named to compare with.",
@@ -61,11 +63,11 @@ def measure_speed(
                 yardstick = build_limited(fp32, out, backend.name, config).path
             else:
                 yardstick = backend.build(fp32, out, config).path
-        found = benchmark([yardstick, engine.path], threads=threads).engines
+        found = benchmark([yardstick, engine.path], threads=threads, settings=settings).engines
     before, after = found[str(yardstick)], found[str(engine.path)]
     assert after.speedup is not None
     return {
-        "p99_ms": after.latency.p99_ms,
+        "latency": after.latency,
         "speedup": after.speedup.value,
         "speedup_interval": (after.speedup.low, after.speedup.high),
         "doubts": tuple(dict.fromkeys((*before.latency.doubts, *after.latency.doubts))),

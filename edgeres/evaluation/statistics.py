@@ -23,13 +23,16 @@ from edgeres.errors import UsageError
 _BISECTIONS = 60  # halves the interval [-1, 1] down to double precision
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(
+    successes: int, trials: int, confidence: float = 0.95, *, effective: float | None = None
+) -> tuple[float, float]:
     """Two-sided score interval of one proportion (E. B. Wilson, JASA 22, 1927).
 
     Args:
         successes: Right answers, between 0 and ``trials``.
         trials: All answers, at least 1.
         confidence: Two-sided confidence from 0.5 to below 1.
+        effective: Independent answers that they are worth; all of them where not given.
 
     Returns:
         Lower and upper limit of the proportion, in [0, 1].
@@ -43,10 +46,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
             hint="Count at least one sample.",
         )
     z = _quantile(confidence, sides=2)
-    rate = successes / trials
-    centre = rate + z * z / (2 * trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
+    rate, count = successes / trials, trials if effective is None else effective
+    centre = rate + z * z / (2 * count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
@@ -67,8 +70,23 @@ def mcnemar_exact(
     return min(1.0, 2 * _heads_at_least(max(lost, gained), lost + gained))
 
 
-def drop_upper(lost: int, gained: int, samples: int, confidence: float = 0.95) -> float:
+def drop_upper(
+    lost: int,
+    gained: int,
+    samples: int,
+    confidence: float = 0.95,
+    *,
+    effective: float | None = None,
+) -> float:
     """One-sided upper confidence bound of the drop in accuracy, as a share in [-1, 1].
+
+    Args:
+        lost: Samples that only the baseline gets right.
+        gained: Samples that only the candidate gets right.
+        samples: All samples.
+        confidence: One-sided confidence from 0.5 to below 1.
+        effective: Independent samples that they are worth, where some belong together: the counts
+            divided by the design effect (J. N. K. Rao and A. J. Scott, Biometrics 48, 1992).
 
     Raises:
         UsageError: The counts or the confidence make no sense.
@@ -76,22 +94,30 @@ def drop_upper(lost: int, gained: int, samples: int, confidence: float = 0.95) -
     _check_counts(lost, gained, samples)
     z = _quantile(confidence, sides=1)
     low, high = (lost - gained) / samples, 1.0
+    root = math.sqrt(samples if effective is None else effective)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if _score(lost / samples, gained / samples, middle) * math.sqrt(samples) > -z:
+        if _score(lost / samples, gained / samples, middle) * root > -z:
             low = middle
         else:
             high = middle
     return high
 
 
-def drop_lower(lost: int, gained: int, samples: int, confidence: float = 0.95) -> float:
-    """One-sided lower confidence bound of the drop in accuracy, as a share in [-1, 1].
+def drop_lower(
+    lost: int,
+    gained: int,
+    samples: int,
+    confidence: float = 0.95,
+    *,
+    effective: float | None = None,
+) -> float:
+    """One-sided lower confidence bound of the drop, as :func:`drop_upper`.
 
     Raises:
         UsageError: The counts or the confidence make no sense.
     """
-    return -drop_upper(gained, lost, samples, confidence)
+    return -drop_upper(gained, lost, samples, confidence, effective=effective)
 
 
 def samples_to_decide(

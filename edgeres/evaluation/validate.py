@@ -12,7 +12,7 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
 from edgeres.backends.limited import build_limited, try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
-from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
@@ -20,6 +20,7 @@ from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.explanation import Explanation
 from edgeres.evaluation.explanation import explain as find_cause
 from edgeres.evaluation.gates import (
+    SAME_FOR_ALL,
     Limits,
     Verdict,
     accuracy_check,
@@ -158,7 +159,8 @@ def validate(
         ArtefactError: No whole engine or baseline is there.
         BackendMissingError: The engine cannot run on this machine.
         DataError: The baseline is of other data, or its accuracy cannot be right.
-        ModelError: The engine and the baseline are not classifiers of the same classes.
+        ModelError: The engine and the baseline are not classifiers of the same classes, or one
+            answers the same for all images, or otherwise in another batch.
         StageError: The engine crashed or hung in its trial.
         UsageError: Limits that make no sense.
     """
@@ -193,6 +195,24 @@ def validate(
     check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
+
+    def cause_of_it() -> Explanation:
+        return find_cause(
+            path,
+            reference,
+            dataset,
+            preprocess,
+            baseline_file=baseline if isinstance(baseline, Path) else None,
+            source=source,
+            threads=threads,
+            trial=trial,
+        )
+
+    if comparison.constant:
+        raise ModelError(
+            f"{path}: {SAME_FOR_ALL}: there is nothing to judge.",
+            hint=(cause_of_it().text if explain else "") or "Build it again from its ONNX file.",
+        )
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
     asked = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
@@ -207,18 +227,7 @@ def validate(
     checks += deployment_checks(limits, size_bytes=size, **speed)
     checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
-    cause = None
-    if explain and verdict.outcome == "fail":
-        cause = find_cause(
-            path,
-            reference,
-            dataset,
-            preprocess,
-            baseline_file=baseline if isinstance(baseline, Path) else None,
-            source=source,
-            threads=threads,
-            trial=trial,
-        )
+    cause = cause_of_it() if explain and verdict.outcome == "fail" else None
     return Validation(
         engine,
         size,

@@ -151,6 +151,12 @@ def test_times_that_never_settle_are_doubted(clock, engine, inputs) -> None:
     assert "the warm-up ended before the times settled" in found.doubts
 
 
+def test_few_turns_are_doubted(clock, engine, inputs) -> None:
+    few = MeasureSettings(seconds=1.0, rounds=9, warmup_seconds=1.0, pause_seconds=0.0)
+    found = measure({"a": engine(2.0)}, inputs, settings=few, clock=clock)["a"]
+    assert found.doubts == ("9 turns are too few to tell how they differ, at least 10 would do",)
+
+
 def test_throttling_is_doubted(clock, engine, inputs) -> None:
     def cost(run, images):
         return 2.0 * (1 + 0.4 * clock.time / 1e9)

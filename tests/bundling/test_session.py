@@ -17,7 +17,7 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BatchLimits, BuildConfig
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.decode import decode_file
-from edgeres.errors import DataError, UsageError
+from edgeres.errors import DataError, StageError, UsageError
 
 from .conftest import TARGETS
 
@@ -154,6 +154,76 @@ def test_wrong_inputs_are_named(bundle_file, images, tmp_path):
     for wrong in ({"pool": 0}, {"batch_size": 0}, {"target": "tpu"}):
         with pytest.raises(UsageError):
             edgeres.Session(bundle_file, **wrong)
+
+
+def test_pixels_that_were_not_normalized_are_refused(bundle_file, images):
+    pixels = np.stack([np.asarray(Image.open(path)) for path in images])[:, None]
+    with edgeres.Session(bundle_file, target=TARGETS[0]) as session:
+        good = np.stack([session.preprocess.apply(decode_file(path)) for path in images])
+        nan, inf = good.copy(), good.copy()
+        nan[2, 0, 3, 4], inf[1, 0, 0, 0] = np.nan, -np.inf
+        for wrong, told in (
+            (pixels, "array of normalized floats, got uint8"),
+            (pixels.astype(np.int64), "got int64"),
+            (good.tolist(), "got list"),
+            (pixels.astype(np.float32), "expected normalized pixels from"),
+            (pixels.astype(np.float64), "expected normalized pixels from"),
+            (-50 * good, "expected normalized pixels from"),
+            (nan, r"image 2 has NaN or Inf \(1 of 4"),
+            (inf, "image 1 has NaN or Inf"),
+            (good[:0], "at least one image"),
+        ):
+            with pytest.raises(DataError, match=told) as caught:
+                session.infer(wrong)
+            assert "classify()" in caught.value.hint
+        np.testing.assert_array_equal(session.infer(good.astype(np.float64)), session.infer(good))
+
+
+def test_scores_that_are_no_numbers_are_no_answer(bundle_file, images, monkeypatch):
+    with edgeres.Session(bundle_file, target=TARGETS[0], batch_size=2) as session:
+        runner = session._runners[0]
+        infer, planted = runner.infer, [np.nan]
+
+        def broken(feeds):
+            ((name, scores),) = infer(feeds).items()
+            scores = scores.copy()
+            scores[1, 3] = planted[-1]
+            return {name: scores}
+
+        monkeypatch.setattr(runner, "infer", broken)
+        batch = np.stack([session.preprocess.apply(decode_file(path)) for path in images])
+        for value in (np.nan, np.inf, -np.inf):
+            planted.append(value)
+            with pytest.raises(StageError, match=r"NaN or Inf for image 1 \(1 of 4"):
+                session.infer(batch)
+            with pytest.raises(StageError, match="no answer"):
+                session.classify(images)
+        monkeypatch.undo()
+        assert session.classify(images, top=1)
+
+
+def test_an_image_stands_upright_however_it_is_given(bundle_file, images, tmp_path):
+    pixels = np.asarray(Image.open(images[3]))
+    turned = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(np.rot90(pixels).copy()).save(turned, exif=exif)
+    with edgeres.Session(bundle_file) as session, Image.open(turned) as opened:
+        upright, lying = session.classify([pixels, np.rot90(pixels).copy()])
+        assert upright != lying
+        ways = [turned, str(turned), opened, turned.read_bytes(), bytearray(turned.read_bytes())]
+        assert session.classify(ways) == [upright] * len(ways)
+
+
+def test_what_is_no_image_is_named(bundle_file, images, tmp_path):
+    (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:200])
+    with edgeres.Session(bundle_file) as session, Image.open(tmp_path / "cut.png") as cut:
+        for wrong in (None, 3, ["nested"], b"", b"no image", cut, np.zeros((4, 4, 4), np.uint8)):
+            with pytest.raises(DataError, match="image 1"):
+                session.classify([images[0], wrong])
+        for single in (str(images[0]), images[0], images[0].read_bytes(), np.zeros((4, 4, 3))):
+            with pytest.raises(UsageError, match="expected a list of images"):
+                session.classify(single)
 
 
 def test_engine_files_are_gone_after_loading(bundle_file, tmp_path, monkeypatch):

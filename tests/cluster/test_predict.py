@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +16,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import edgeres
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
 from edgeres.cluster import predict as cluster
+from edgeres.cluster.code import CODE_SHA256
 from edgeres.cluster.predict import Shard, assemble, predict_sharded
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
@@ -116,7 +122,7 @@ def _kill_one(killed: list[int], done: int) -> None:
 def _shard(start: int, stop: int, **changes) -> Shard:
     count = stop - start
     logits = np.zeros((count, 8), np.float32)
-    part = Shard(start, stop, logits, np.zeros(count, np.int64), (), {}, 1)
+    part = Shard(start, stop, logits, np.zeros(count, np.int64), (), {}, 1, None, CODE_SHA256)
     return replace(part, **changes)
 
 
@@ -166,6 +172,45 @@ def test_other_data_or_engine_at_a_worker_is_refused(place, tmp_path) -> None:
         cluster._dataset(job)
     with pytest.raises(Exception, match="another engine"):
         cluster._runner(job)
+
+
+def test_a_worker_with_other_code_is_refused(place, tmp_path) -> None:
+    """A real worker that imports a copy of edgeres in which one line differs."""
+    dask = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    other = tmp_path / "other" / "edgeres"
+    shutil.copytree(Path(edgeres.__file__).parent, other, ignore=shutil.ignore_patterns("*.pyc"))
+    changed = other / "evaluation" / "predict.py"
+    changed.write_text(changed.read_text() + "\n# another revision\n")
+    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    with dask.LocalCluster(n_workers=0, **quiet) as hub, dask.Client(hub) as client:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", hub.scheduler_address,
+             "--nthreads", "1", "--no-nanny", "--no-dashboard"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(other.parent)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            client.wait_for_workers(1, timeout=60)
+            with pytest.raises(StageError, match=r"worker .* runs another edgeres") as caught:
+                _run(place, scheduler=hub.scheduler_address)
+        finally:
+            worker.terminate()
+            worker.wait()
+    assert caught.value.exit_code == 5
+
+
+def test_a_shard_of_other_code_is_refused(place) -> None:
+    dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
+    engine = read_engine(place / "model.onnx")
+    old = _shard(0, SAMPLES)
+    object.__delattr__(old, "code_sha256")
+    with pytest.raises(StageError, match="too old to say which"):
+        assemble([old], dataset, engine, None)
+    job = cluster.Job("engine", "00", "data", "11", PLAIN, 1, code_sha256="f00")
+    with pytest.raises(StageError, match=r"client of this worker runs another edgeres \(f00"):
+        cluster.answer_shard(job, 0, 1, False)
 
 
 def test_numbers_and_schedulers_that_make_no_sense(place, monkeypatch) -> None:

@@ -50,21 +50,29 @@ def answer(labels: NDArray[np.int64]) -> Answer:
     return build
 
 
-def template_model(*, swapped: bool = False, quantized: bool = False, nan: bool = False):
+def template_model(
+    *,
+    swapped: bool = False,
+    quantized: bool = False,
+    nan: bool = False,
+    contrast: float = 1.0,
+    bias: tuple[float, float, float] = (0.0, 0.0, 0.0),
+):
     """A 4x4 convolution with one template for each of three classes, FP32 or Q/DQ.
 
-    ``swapped`` exchanges the last two classes, ``nan`` makes the first class's bias NaN.
+    ``swapped`` exchanges the last two classes, ``nan`` makes the first class's bias NaN,
+    ``contrast`` is a factor of the weights and ``bias`` is added.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = TEMPLATES[:, None].astype(np.float32) - 0.5
+    weights = np.float32(contrast) * (TEMPLATES[:, None].astype(np.float32) - 0.5)
     if swapped:
         weights = weights[[0, 2, 1]]
-    bias = np.zeros(3, dtype=np.float32)
+    added = np.array(bias, dtype=np.float32)
     if nan:
-        bias[0] = np.nan
-    constants = {"b": bias}
+        added[0] = np.nan
+    constants = {"b": added}
     if quantized:
         constants |= {
             "x_scale": np.float32(1 / 255),
@@ -72,7 +80,7 @@ def template_model(*, swapped: bool = False, quantized: bool = False, nan: bool 
             "w_q": np.round(weights * 254).astype(np.int8),
             "w_scale": np.full(3, 1 / 254, dtype=np.float32),
             "w_zero": np.zeros(3, dtype=np.int8),
-            "b_q": np.round(bias * 255 * 254).astype(np.int32),
+            "b_q": np.round(added * 255 * 254).astype(np.int32),
             "b_scale": np.full(3, 1 / 255 / 254, dtype=np.float32),
             "b_zero": np.zeros(3, dtype=np.int32),
             "y_scale": np.float32(8 / 127),

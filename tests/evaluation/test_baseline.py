@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.baseline import best_label_map, check_baseline
+from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.permuted import best_label_map
 from edgeres.evaluation.predictions import Predictions
 
 
@@ -83,3 +84,75 @@ def test_nan_in_fp32_is_the_models_fault(answer) -> None:
     logits[0] = np.nan
     with pytest.raises(ModelError, match="1 of 1000"):
         check_baseline(dataclasses.replace(answer(), logits=logits))
+
+
+def _exchanged(good: Predictions, mapping: dict[int, int]) -> Predictions:
+    """The same answers, with images of a class labelled as another."""
+    labels = np.array([mapping.get(label, label) for label in good.labels.tolist()])
+    return dataclasses.replace(good, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told", "top1"),
+    [
+        ({2: 5, 5: 2}, "'2' is answered as '5'; '5' is answered as '2'", "0.7520"),
+        ({1: 4, 4: 7, 7: 1}, "'1' is answered as '7'; '7' is answered as '4'", "0.6580"),
+        ({0: 1, 1: 0, 8: 9, 9: 8}, "; ...", "0.5760"),
+        (dict(zip(range(10), [0, 1, 9, 2, 3, 4, 5, 6, 7, 8], strict=True)), "; ...", "0.1880"),
+    ],
+)
+def test_exchanged_labels_are_told_at_any_accuracy(answer, mapping, told, top1) -> None:
+    wrong = _exchanged(answer(range(60)), mapping)
+    with pytest.raises(DataError, match=f"top-1 is {top1} .* it is the labels") as caught:
+        check_baseline(wrong)
+    assert told in caught.value.message
+    assert "top-1 would be 0.9400" in caught.value.message
+    with pytest.raises(DataError, match="top-1 would be"):
+        check_baseline(wrong, declared_top1=0.95)
+
+
+def test_two_of_many_classes_are_told() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.arange(10_000) % 200
+    chosen = np.where(rng.random(10_000) < 0.7, labels, rng.integers(0, 200, 10_000))
+    good = Predictions(np.eye(200, dtype=np.float32)[chosen], labels)
+    check_baseline(good)
+    with pytest.raises(DataError, match="'17' is answered as '90'; '90' is answered as '17'"):
+        check_baseline(_exchanged(good, {17: 90, 90: 17}))
+
+
+def test_one_based_labels_are_told_as_such(answer) -> None:
+    good = answer(range(60))
+    logits = np.pad(good.logits, ((0, 0), (0, 1)), constant_values=-1.0)
+    with pytest.raises(DataError, match="near the") as caught:
+        check_baseline(Predictions(logits, good.labels + 1))
+    assert "off by +1 (the labels are 1-based: subtract 1)" in caught.value.hint
+    for names in ((), tuple("abcdefghijk")):
+        with pytest.raises(DataError) as refused:
+            Predictions(good.logits, good.labels + 1, class_names=names)
+        assert "1-based" in refused.value.hint
+    # A network with a background class in front of the others, given labels without it.
+    with pytest.raises(DataError, match="near the") as caught:
+        check_baseline(Predictions(np.roll(logits, 1, axis=1), good.labels))
+    assert "off by -1" in caught.value.hint
+
+
+def test_classes_that_are_hard_to_tell_apart_are_not_exchanged() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.arange(4000) % 10
+    chosen = labels.copy()
+    either = np.isin(labels, (3, 6))  # a coin decides between the two
+    chosen[either] = np.where(rng.random(int(either.sum())) < 0.52, 9 - labels[either],
+                              labels[either])  # fmt: skip
+    check_baseline(Predictions(np.eye(10, dtype=np.float32)[chosen], labels))
+    one_way = np.where(labels == 3, 6, labels)  # all of one class is taken for another
+    check_baseline(Predictions(np.eye(10, dtype=np.float32)[one_way], labels))
+
+
+def test_one_class_is_nothing_to_validate_with(answer) -> None:
+    good = answer()
+    labels = np.full_like(good.labels, 4)
+    alone = dataclasses.replace(good, labels=labels, class_names=tuple("abcdefghij"))
+    with pytest.raises(DataError, match="all 1000 images have the label 'e'") as caught:
+        check_baseline(alone)
+    assert caught.value.exit_code == 3

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from edgeres.benchmarking.latency import Latency
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import Coverage, FloatLayer
@@ -81,12 +82,43 @@ def test_coverage_gate() -> None:
     assert "head" in failed.reason
 
 
+def _times(runs: int = 1000, *, doubts: tuple[str, ...] = (), slow: int = 0) -> Latency:
+    """1 ms for each run, but for some of 3 ms spread over all turns."""
+    times = np.ones(runs)
+    if slow:
+        times[:: runs // slow] = 3.0
+    p99 = float(np.quantile(times, 0.99, method="inverted_cdf"))
+    turns = tuple(np.array_split(times, 20))
+    medians = tuple(map(float, map(np.median, turns)))
+    return Latency(
+        1.0, 1.0, p99, None, 1.0, 1.0, runs, 1, 1000.0, 2.0, 5, None, medians, doubts,
+        turns_ms=turns,
+    )  # fmt: skip
+
+
 def test_latency_gate() -> None:
-    assert latency_check(2.0, 2.0).outcome == "pass"
-    assert latency_check(2.1, 2.0).outcome == "fail"
-    doubted = latency_check(1.0, 2.0, ["other work kept 1.4 of 2 CPUs busy"])
+    assert latency_check(_times(), 1.0).outcome == "pass"
+    assert latency_check(_times(), 0.9).outcome == "fail"
+    doubted = latency_check(_times(doubts=("other work kept 1.4 of 2 CPUs busy",)), 2.0)
     assert doubted.outcome == "inconclusive"
     assert "other work" in doubted.reason
+
+
+def test_latency_gate_needs_enough_runs() -> None:
+    few = latency_check(_times(298), 2.0)
+    assert few.outcome == "inconclusive"
+    assert "298 runs, worth 298 independent ones, are too few: 299 are needed" in few.reason
+    assert latency_check(_times(299), 2.0).outcome == "pass"
+    assert latency_check(_times(299), 2.0, confidence=0.99).outcome == "inconclusive"
+
+
+def test_latency_gate_is_unsure_near_the_limit() -> None:
+    near = _times(slow=8)  # 0.8 % of the runs: the measured p99 is 1 ms, the true one may be 3 ms
+    assert near.p99_ms == 1.0
+    unsure = latency_check(near, 2.0)
+    assert unsure.outcome == "inconclusive"
+    assert "95 % bounds 1 to 3 ms" in unsure.reason
+    assert latency_check(near, 3.0).outcome == "pass"
 
 
 def test_speedup_gate_needs_proof() -> None:
@@ -105,10 +137,15 @@ def test_size_gate() -> None:
 
 
 def test_only_limits_that_are_given_are_checked() -> None:
-    assert deployment_checks(Limits(), size_bytes=1, p99_ms=1.0) == []
+    assert deployment_checks(Limits(), size_bytes=1, latency=_times()) == []
     limits = Limits(max_p99_ms=2.0, min_speedup=1.5, max_size_bytes=1000)
-    measured = {"p99_ms": 3.0, "speedup": 2.0, "speedup_interval": (1.9, 2.1)}
-    checks = deployment_checks(limits, size_bytes=10, **measured)
+    checks = deployment_checks(
+        limits,
+        size_bytes=10,
+        latency=_times(slow=100),
+        speedup=2.0,
+        speedup_interval=(1.9, 2.1),
+    )
     assert {c.name: c.outcome for c in checks} == {
         "size": "pass",
         "latency": "fail",
@@ -158,3 +195,10 @@ def test_not_executed_breaks_no_limit_and_is_no_pass() -> None:
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
         Limits(**bad)
+
+
+def test_limits_are_named_and_never_mixed_up() -> None:
+    """A limit of milliseconds once stood where a share of additions was expected."""
+    positions = (0.5, 0.95, None, 20.0)
+    with pytest.raises(TypeError, match="positional"):
+        Limits(*positions)

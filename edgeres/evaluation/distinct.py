@@ -1,0 +1,111 @@
+"""How many different images a labelled set really shows.
+
+A set of 10,000 files may be 1,000 images ten times over. Bounds that count each file as a draw of
+its own would then be far too tight, so every bound counts what is different.
+
+Images are compared as the network gets them, after resize and crop and before normalization: what
+was saved twice, under another name or in another format, is the same there, and so is an image that
+was compressed again or disturbed by a grey level or two. Each image leaves a sketch of sixteen
+numbers while it is answered, its projections on fixed random signs (D. Achlioptas, "Database-
+friendly random projections", Journal of Computer and System Sciences 66, 2003): their distance is
+that of the images, within a quarter, whatever the size of the images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgeres.data.preprocess import Preprocess
+
+Sketches = NDArray[np.int16]
+"""``(N, 16) int16``, in sixteenths of a grey level."""
+
+SKETCH = 16
+_UNIT = 16.0  # parts of a grey level that a sketch tells apart
+_SEED = 20240229
+
+SAME_LEVELS = 4.0
+"""Root mean square of the difference in grey levels up to which two images may be the same one.
+Fashion-MNIST's 10,000 test images have one such pair, 1.5 apart; the next is 8.7 apart."""
+_SAME_ANSWER = 0.25
+"""And their FP32 answers may differ by this share of an answer's size: an image whose one small
+defect decides its class is another image."""
+
+
+class Sketcher:
+    """Sketches preprocessed images.
+
+    Args:
+        preprocess: How the images became numbers, which is undone up to a constant.
+        shape: ``(C, H, W)``, or ``(H, W, C)`` with layout ``nhwc``, of one image.
+    """
+
+    def __init__(self, preprocess: Preprocess, shape: tuple[int, ...]) -> None:
+        size = int(np.prod(shape))
+        signs = np.random.default_rng(_SEED).integers(0, 2, (size, SKETCH)) * 2.0 - 1.0
+        levels = np.asarray(preprocess.std, dtype=np.float64) / preprocess.scale
+        places = (-1, 1, 1) if preprocess.layout == "nchw" else (1, 1, -1)
+        scale = np.broadcast_to(levels.reshape(places), shape).reshape(size, 1)
+        self._projection = signs * scale * (_UNIT / np.sqrt(size))
+
+    def __call__(self, images: NDArray[np.float32]) -> Sketches:
+        """Sketches of ``(N, ...)`` preprocessed images; float64 keeps them equal everywhere."""
+        flat = images.reshape(len(images), -1).astype(np.float64)
+        ends = np.iinfo(np.int16)
+        levels: Sketches = np.clip(np.rint(flat @ self._projection), ends.min, ends.max).astype(
+            np.int16
+        )
+        return levels
+
+
+def same_images(sketches: Sketches, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Which samples show the same image.
+
+    Args:
+        sketches: ``(N, 16)``.
+        logits: ``(N, K)``, finite, what the FP32 network answers.
+
+    Returns:
+        ``(N,)``: for each sample the first one that shows its image, itself where none does before.
+    """
+    from scipy.spatial import cKDTree
+
+    points, first, member = np.unique(
+        sketches.astype(np.float32), axis=0, return_index=True, return_inverse=True
+    )
+    answers = logits[first].astype(np.float64)
+    answers -= answers.mean(axis=1, keepdims=True)  # a constant changes no answer
+    near = SAME_LEVELS * _UNIT * np.sqrt(SKETCH)
+    close = _SAME_ANSWER * float(np.sqrt(np.square(answers).sum(axis=1).mean()))
+    leader = np.arange(len(points))
+    tree = cKDTree(points)
+    distance, _ = tree.query(points, k=[2], distance_upper_bound=near)
+    free = np.isfinite(distance[:, 0])
+    for index in np.flatnonzero(free):
+        if not free[index]:
+            continue
+        around = np.array(tree.query_ball_point(points[index], near))
+        apart = np.sqrt(np.square(answers[around] - answers[index]).sum(axis=1))
+        found = around[free[around] & (apart <= close)]
+        leader[found] = index
+        free[found] = False
+        free[index] = False
+    groups = leader[member.reshape(-1)]
+    _, starts, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return starts[inverse.reshape(-1)].astype(np.int64)
+
+
+def effective_samples(groups: NDArray[np.int64]) -> float:
+    """Independent samples that a set is worth whose groups answer as one.
+
+    ``N^2 / sum(m^2)`` over the groups' sizes ``m`` (L. Kish, "Survey Sampling", 1965): the number
+    of different images where all are repeated equally often, and fewer where a few of them make up
+    most of the set. The variance of a mean over ``N`` samples is never above that of this many
+    independent ones.
+    """
+    sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum())
