@@ -9,9 +9,9 @@ AdaRound minimizes it by gradient descent on a relaxation; here integers are sea
 1. columns are rounded one after the other, the errors of those before it fed back into each: GPTQ
    (Frantar et al., arXiv 2210.17323) in the form that needs no inverse (Chee et al., QuIP, arXiv
    2307.13304, equation 2 and theorem 6, with the columns in their own order);
-2. from there, and from nearest rounding too, each integer in turn is moved to where the objective is
-   least with all others held (coordinate descent); where a pair may saturate, its two weights may
-   also trade;
+2. from there, and from nearest rounding too, each integer in turn is moved to where the objective
+   is least with all others held (coordinate descent); where a pair may saturate, its two weights
+   may also trade;
 3. a row that is not better than nearest rounding, moved pairs included, keeps nearest rounding.
 
 Columns depend on one another, rows do not. So a column of all rows is a contiguous piece of memory
