@@ -68,9 +68,10 @@ def environment() -> dict[str, str]:
         raise CannotHideError(
             f"{sys.executable} has none of {', '.join(ENGINES)}; use edgeres's own"
         )
-    mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes() + told.encode())
+    mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes())
+    mark.update(" ".join(flags).encode())  # the rest of the file holds clock rates, which change
     for package in packages:
-        mark.update(f"{package} {package.stat().st_mtime_ns}".encode())
+        mark.update(f"{package.resolve()} {package.stat().st_mtime_ns}".encode())
     folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark.hexdigest()[:12]}"
     if re.search(r"[:\s]", str(folder)):  # where LD_PRELOAD is split
         raise CannotHideError(f"{folder}: holds a colon or a blank; set TMPDIR to another folder")

@@ -41,7 +41,8 @@ class Moments:
     def covariance(self) -> NDArray[np.float64]:
         """``(G, K, K) float64``: what is left where the mean error is mended in the bias."""
         left = np.einsum("gk,gl->gkl", self.mean, self.mean)
-        return np.subtract(self.second, left, out=left)
+        np.subtract(self.second, left, out=left)
+        return np.asarray(left)
 
 
 def patch_moments(

@@ -76,7 +76,7 @@ def conv_shapes(module: nn.Module, images: Tensor) -> tuple[ConvShape, ...]:
     """
     found: dict[ConvShape, None] = {}
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             if func is torch.ops.aten.convolution.default and args[0].ndim == 4 and not args[6]:
                 image, weight, _, stride, padding, dilation, _, _, groups = args
@@ -96,7 +96,7 @@ def conv_shapes(module: nn.Module, images: Tensor) -> tuple[ConvShape, ...]:
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), Watch():
+        with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
             module(images)
     finally:
         module.train(training)

@@ -41,7 +41,7 @@ def network(first_stream=16):
     """A ResNet-20 whose first residual stream has this many channels."""
     plan = plan_for("resnet20", num_classes=3, in_channels=1)
     stream = [name for name in plan.widths if name == "conv1" or name[:6] == "layer1"]
-    narrow = {name: first_stream for name in stream}
+    narrow = dict.fromkeys(stream, first_stream)
     return build_model(dataclasses.replace(plan, widths={**plan.widths, **narrow}))
 
 
