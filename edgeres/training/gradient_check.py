@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from edgeres.child import JsonValue, run_limited
 from edgeres.errors import StageError
 
+Pair = int | str | Sequence[int]
 LayoutName = Literal["channels_last", "channels_first"]
 FORMATS = {
     "channels_last": torch.channels_last,
@@ -76,35 +77,53 @@ def conv_shapes(module: nn.Module, images: Tensor) -> tuple[ConvShape, ...]:
     """
     found: dict[ConvShape, None] = {}
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if func is torch.ops.aten.convolution.default and args[0].ndim == 4 and not args[6]:
-                image, weight, _, stride, padding, dilation, _, _, groups = args
-                shape = ConvShape(
-                    (weight.shape[2], weight.shape[3]),
-                    _pair(stride),
-                    _pair(padding),
-                    _pair(dilation),
-                    groups,
-                    image.shape[1],
-                    weight.shape[0],
-                    (image.shape[2], image.shape[3]),
-                )
-                found[shape] = None
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.conv2d:
+                found[_shape_of(*args, **(kwargs or {}))] = None
             return func(*args, **(kwargs or {}))
 
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), Watch():
             module(images)
     finally:
         module.train(training)
     return tuple(found)
 
 
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    return values[0], values[-1]
+def _shape_of(
+    input: Tensor,  # these are the names of torch's own arguments
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> ConvShape:
+    kernel = (weight.shape[2], weight.shape[3])
+    if padding == "same":  # torch allows it at stride 1 only; an odd pixel goes to the far side
+        spread = _pair(dilation)
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True))
+    elif padding == "valid":
+        padding = 0
+    return ConvShape(
+        kernel,
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        groups,
+        input.shape[1],
+        weight.shape[0],
+        (input.shape[2], input.shape[3]),
+    )
+
+
+def _pair(values: Pair) -> tuple[int, int]:
+    if isinstance(values, int):
+        return values, values
+    return int(values[0]), int(values[-1])
 
 
 def may_crash(shape: ConvShape) -> bool:
