@@ -3,7 +3,7 @@
     python benchmarks/search_speed.py WORK --against OTHER_CHECKOUT --out FILE
 
 ResNet-50 with random weights (`subjects.py`) and its photographs. Each version runs in a process of
-its own, in turns, on the same file, calibration table and images, so both meet the same machine.
+its own, in turns, on the same file and images, with a calibration of its own that is not counted.
 Seconds are of the whole call; CPU seconds do not count what others do on the machine meanwhile.
 `gain_db` is how much the squared output error of the layers fell on the images, on average;
 `sqnr_db` is of the simulated logits on images that were not seen.
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from subjects import Subject, open_subject
 
 CALIBRATION_IMAGES, TEST_IMAGES = 32, 16
-TABLE = "search_speed.json"
 
 
 def images_of(subject: Subject, which: str, count: int) -> NDArray[np.float32]:
@@ -39,12 +38,12 @@ def images_of(subject: Subject, which: str, count: int) -> NDArray[np.float32]:
 def learned(subject: Subject, images: int) -> dict[str, float]:
     """Quantizes with learned rounding for a CPU whose sums saturate."""
     from edgeres.backends import get_backend
+    from edgeres.quantization.calibrate import calibrate
     from edgeres.quantization.quantize import QuantizeSettings, quantize
     from edgeres.quantization.simulate import simulated_logits
-    from edgeres.quantization.table import CalibrationTable
     from edgeres.sqnr import sqnr_db
 
-    table = CalibrationTable.load(Path(subject.folder) / TABLE)
+    table = calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES))
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
     seen = images_of(subject, "calibration", images)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,10 +67,10 @@ def learned(subject: Subject, images: int) -> dict[str, float]:
 def each_layer(subject: Subject, images: int) -> dict[str, float]:
     """Sensitivity of every node, alone and all but it."""
     from edgeres.backends import get_backend
+    from edgeres.quantization.calibrate import calibrate
     from edgeres.quantization.sensitivity import sensitivity
-    from edgeres.quantization.table import CalibrationTable
 
-    table = CalibrationTable.load(Path(subject.folder) / TABLE)
+    table = calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES))
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
     shown = images_of(subject, "test", images)
     began, began_cpu = time.monotonic(), time.process_time()
@@ -120,12 +119,8 @@ def main() -> None:
         print(json.dumps(JOBS[arguments.job](subject, arguments.images)))
         return
     from edgeres.environment import describe_environment
-    from edgeres.quantization.calibrate import calibrate
 
     subject = open_subject("resnet50", arguments.work)
-    table = Path(subject.folder) / TABLE
-    if not table.exists():
-        calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES)).save(table)
     versions = {"this": Path(__file__).parents[1]}
     if arguments.against is not None:
         versions = {"before": arguments.against} | versions
