@@ -6,9 +6,9 @@ themselves, in a child process or in a fixture that they use (``int8_watch``), a
 at the end, in one child process under ``benchmarks/without_vnni.py``. Nothing is marked by hand, so
 no test can be forgotten. A CPU without VNNI has only its own kind: VNNI cannot be made up.
 
-``--native-only`` leaves the second run out. A test whose engines' arithmetic does not matter to it
-and that takes long may say so with ``@pytest.mark.any_cpu("why")``; the figures of its first run
-stand then. Where the second kind cannot be had, the header says why, and with ``CI`` in the
+``--native-only`` leaves the second run out. Where it does not matter what engines compute, and the
+time does, tests stand in ``ANY_CPU`` or say so with ``@pytest.mark.any_cpu("why")``; their number
+is told. Where the second kind cannot be had, the header says why, and with ``CI`` in the
 environment the run fails, for nobody reads headers there.
 """
 
@@ -34,6 +34,16 @@ from edgeres.environment import describe_environment
 LAUNCHER = Path(__file__).parents[1] / "benchmarks" / "without_vnni.py"
 WATCH = Path(__file__).parent / "int8_watch"
 SEEN = "EDGERES_INT8_SEEN"
+#: Tests that move, time, search or break engines; what these compute is the matter of others. They
+#: are not run again, or `make test` would take half as long again.
+ANY_CPU = (
+    "tests/benchmarking/",
+    "tests/cluster/",
+    "tests/devices/",
+    "tests/layer_latency/",
+    "tests/tuning/",
+    "tests/test_faults.py",
+)
 #: A hang of the second run must not become a hang of the first.
 LIMIT_S = 1800
 
@@ -141,10 +151,10 @@ class BothCpus:
             name in names and item.nodeid.startswith(base) for name, base in self._fixtures
         )
         if of_fixture or self._count() > before:
-            if item.get_closest_marker("any_cpu") is None:
-                self._chosen.append(item.nodeid)
-            else:
+            if item.get_closest_marker("any_cpu") or item.nodeid.startswith(ANY_CPU):
                 self._excused += 1
+            else:
+                self._chosen.append(item.nodeid)
         return result
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
