@@ -171,7 +171,7 @@ def _found(
 ) -> TrainedParameters | None:
     """Scales and biases of the layers that a placement keeps, searched once for all placements.
 
-    A layer's integers follow from its scales. ``None`` where the placement asks for something that
+    Weights are those that the integers stand for, so that rounding gives the same again. ``None`` where the placement asks for something that
     quantizing everything did not, or changes the scale of a layer's input, which its bias rests on.
     """
     items = {item.layer.name: item for item in prepared.items}
@@ -186,7 +186,9 @@ def _found(
     if not same or not items.keys() >= set(wanted):
         return None
     layers = {
-        name: TrainedLayer(items[name].layer.weight, items[name].weight.scales, items[name].bias)
+        name: TrainedLayer(
+            items[name].weight.dequantized, items[name].weight.scales, items[name].bias
+        )
         for name in wanted
     }
     return TrainedParameters(

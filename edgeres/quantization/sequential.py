@@ -113,6 +113,8 @@ def learned_weight(
     packings = pairings(columns, layer.kernel)
     used = packings if saturating else ()
     hessian = moments.covariance() if centred else moments.second
+    if not hessian.any():  # the images say nothing about this layer
+        return weight, 0.0
     scales = np.broadcast_to(weight.scales, rows).astype(np.float64)[:, None]
     exact = layer.weight.astype(np.float64) / scales
     found = learn_rounding(weight.values.astype(np.float64), exact, hessian, used)
