@@ -171,8 +171,9 @@ def _found(
 ) -> TrainedParameters | None:
     """Scales and biases of the layers that a placement keeps, searched once for all placements.
 
-    Weights are those that the integers stand for, so that rounding gives the same again. ``None`` where the placement asks for something that
-    quantizing everything did not, or changes the scale of a layer's input, which its bias rests on.
+    Weights are those that the integers stand for, so that rounding gives the same again. ``None``
+    where the placement asks for something that quantizing everything did not, or gives a tensor
+    another scale, on which the bias of a layer rests.
     """
     items = {item.layer.name: item for item in prepared.items}
     of_source = {
