@@ -51,26 +51,15 @@ def environment() -> dict[str, str]:
         CannotHideError: The CPU has VNNI or AVX-512, and they cannot be hidden here.
     """
     here = dict(os.environ)
-    if hidden():
+    if not to_hide():
         return here
-    told = _cpuinfo()
-    flags = _flags(told)
-    if "avx2" not in flags:
-        raise CannotHideError("this is no x86-64 CPU with AVX2 (/proc/cpuinfo)")
-    if not any(flag.startswith(("avx512", "avx_vnni", "amx_")) for flag in flags):
-        return here
-    programs = {name: shutil.which(name) for name in ("cc", "objdump")}
-    for name, program in programs.items():
-        if program is None:
-            raise CannotHideError(f"there is no {name}: apt-get install gcc libc6-dev binutils")
-    packages = _packages()
-    if not packages:
-        raise CannotHideError(
-            f"{sys.executable} has none of {', '.join(ENGINES)}; use edgeres's own"
-        )
-    mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes() + told.encode())
+    told, packages = _cpuinfo(), _packages()
+    mark = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes())
+    mark.update(
+        " ".join(_flags(told)).encode()
+    )  # the rest of the file holds clock rates, which change
     for package in packages:
-        mark.update(f"{package} {package.stat().st_mtime_ns}".encode())
+        mark.update(f"{package.resolve()} {package.stat().st_mtime_ns}".encode())
     folder = Path(tempfile.gettempdir()) / f"without-vnni-{os.getuid()}-{mark.hexdigest()[:12]}"
     if re.search(r"[:\s]", str(folder)):  # where LD_PRELOAD is split
         raise CannotHideError(f"{folder}: holds a colon or a blank; set TMPDIR to another folder")
@@ -88,6 +77,30 @@ def environment() -> dict[str, str]:
     first = {"LD_PRELOAD": f"{folder}/without_vnni.so", "PYTHONPATH": f"{folder}/packages"}
     added = {name: ":".join(filter(None, (value, here.get(name)))) for name, value in first.items()}
     return {**here, **added, "WITHOUT_VNNI_CPUINFO": f"{folder}/cpuinfo"}
+
+
+def to_hide() -> bool:
+    """Whether this process sees instruction sets that :func:`environment` hides from a child.
+
+    Raises:
+        CannotHideError: It does, and something that hiding needs is not here; making the copies of
+            the engines may still fail.
+    """
+    if hidden():
+        return False
+    flags = _flags(_cpuinfo())
+    if "avx2" not in flags:
+        raise CannotHideError("this is no x86-64 CPU with AVX2 (/proc/cpuinfo)")
+    if not any(flag.startswith(("avx512", "avx_vnni", "amx_")) for flag in flags):
+        return False
+    for name in ("cc", "objdump"):
+        if shutil.which(name) is None:
+            raise CannotHideError(f"there is no {name}: apt-get install gcc libc6-dev binutils")
+    if not _packages():
+        raise CannotHideError(
+            f"{sys.executable} has none of {', '.join(ENGINES)}; use edgeres's own"
+        )
+    return True
 
 
 def hidden() -> bool:

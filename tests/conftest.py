@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,24 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import edgeres
+from . import both_cpus
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What ``tests/both_cpus.py`` is told."""
+    parser.addoption(
+        "--native-only",
+        action="store_true",
+        help="do not run what computes INT8 a second time, as on a CPU without VNNI",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers what makes everything that computes INT8 run on both kinds of CPU."""
+    config.addinivalue_line(
+        "markers", "any_cpu(why): runs INT8 engines, yet not again without VNNI, for this reason"
+    )
+    config.pluginmanager.register(both_cpus.BothCpus(config), "both_cpus")
 
 
 @dataclass
@@ -75,36 +89,18 @@ class QdqWriter:
 
 
 @pytest.fixture(scope="session")
-def load_program() -> Iterator[Callable[[Path], ModuleType]]:
+def load_program() -> Callable[[Path], ModuleType]:
     """``load_program(file)``: a program of ``benchmarks/`` or ``scripts/`` as a module."""
-    names = []
-
-    def load(file: Path) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"edgeres_program_{file.stem}", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up
-        names.append(spec.name)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in names:
-        sys.modules.pop(name, None)
+    return both_cpus.load_program
 
 
 @pytest.fixture(scope="session")
-def without_vnni(load_program) -> dict[str, str]:
+def without_vnni() -> dict[str, str]:
     """Environment of a child process that sees this CPU with AVX2 and nothing newer."""
-    program = load_program(Path(__file__).parents[1] / "benchmarks" / "without_vnni.py")
     try:
-        variables: dict[str, str] = program.environment()
-    except program.CannotHideError as error:
+        return both_cpus.older_cpu()
+    except both_cpus.CannotRunError as error:
         pytest.skip(str(error))
-    ours = str(Path(edgeres.__file__).parents[1])
-    there = variables.get("PYTHONPATH")
-    return {**variables, "PYTHONPATH": os.pathsep.join([there, ours] if there else [ours])}
 
 
 @pytest.fixture

@@ -102,6 +102,91 @@ def test_sums_are_exact_here_and_saturate_under_it(name, model, without_vnni) ->
         assert sums() == pytest.approx([PRODUCTS] * 2, rel=0.01)
 
 
+OWN_RUN = """
+import importlib.util, subprocess, sys
+spec = importlib.util.spec_from_file_location("both_cpus", {plugin!r})
+both_cpus = sys.modules["both_cpus"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(both_cpus)
+
+def pytest_addoption(parser):
+    parser.addoption("--native-only", action="store_true")
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "any_cpu(why): x")
+    config.pluginmanager.register(both_cpus.BothCpus(config))
+"""
+OWN_TESTS = """
+import subprocess, sys
+import pytest
+
+RUN = {run!r}
+
+def sums():
+    done = subprocess.run([sys.executable, "-c", RUN, {model!r}], capture_output=True, text=True)
+    return eval(done.stdout)
+
+@pytest.fixture(scope="module")
+def by_fixture():
+    return sums()
+
+def test_plain(): assert True
+def test_first_user(by_fixture): assert by_fixture[0] > 60
+def test_second_user(by_fixture): assert by_fixture[1] > 60
+def test_by_itself(): assert sums()[0] > 60
+@pytest.mark.any_cpu("only its shape counts")
+def test_excused(): assert len(sums()) == 2
+"""
+
+
+def run_own_tests(folder: Path, model: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    plugin = Path(__file__).with_name("both_cpus.py")
+    (folder / "conftest.py").write_text(OWN_RUN.format(plugin=str(plugin)))
+    tests = OWN_TESTS.format(run=RUN["onnxruntime"], model=str(model))
+    (folder / "test_own.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v"],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def test_what_computes_int8_runs_again_and_a_failure_there_fails_the_run(
+    model, tmp_path, without_vnni
+) -> None:
+    """Tests are chosen by what they, their children and their fixtures open; nobody marks them."""
+    if not describe_environment(()).int8_dot_products:
+        pytest.skip("this CPU has no VNNI, so there is no second run")
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    done = run_own_tests(folder, model)
+    first, _, again = done.stdout.partition("INT8 again, without VNNI")
+    assert "INT8: on this CPU with VNNI, then again on it as one without" in first
+    assert first.count("PASSED") == 5
+    for name in ("test_first_user", "test_second_user", "test_by_itself"):
+        assert f"FAILED test_own.py::{name}" in again
+    assert "test_plain" not in again
+    assert "INT8: 3 tests that run it, 1 more where any CPU will do, again without VNNI" in again
+    assert done.returncode == 1
+
+
+def test_where_nothing_can_be_hidden_it_is_said_and_only_ci_fails(model, tmp_path) -> None:
+    if not describe_environment(()).int8_dot_products:
+        pytest.skip("this CPU has no VNNI, so there is nothing to hide")
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    (folder / "bin").mkdir()
+    told = "INT8: on this CPU with VNNI only, not as one without it: there is no cc"
+    for setting, code in (("", 0), ("true", 1)):
+        done = run_own_tests(folder, model, PATH=str(folder / "bin"), CI=setting)
+        assert done.stdout.count(told) == 2  # in the header and at the end
+        assert done.returncode == code
+
+
 def test_no_process_under_it_sees_newer_instruction_sets(without_vnni) -> None:
     code = (
         "import json, subprocess\n"
@@ -219,6 +304,24 @@ def test_libraries_that_somebody_else_left_are_not_loaded(program, monkeypatch, 
     monkeypatch.setattr(program.os, "getuid", lambda: here + 1)
     with pytest.raises(program.CannotHideError, match="is somebody else's"):
         program.environment()
+
+
+def test_the_copies_of_before_are_found_again_whatever_the_clock_rate(
+    program, monkeypatch, tmp_path
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cc", "objdump"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(program, "_packages", lambda: [tools])
+    monkeypatch.setattr(program, "_make", lambda folder, *_: folder.mkdir())
+    made = []
+    for rate in ("2596.144", "3100.000"):
+        monkeypatch.setattr(program, "_cpuinfo", lambda rate=rate: f"{NEW_CPU}cpu MHz\t: {rate}\n")
+        made.append(program.environment()["WITHOUT_VNNI_CPUINFO"])
+    assert made[0] == made[1]
 
 
 def test_under_itself_it_changes_nothing(program, monkeypatch) -> None:

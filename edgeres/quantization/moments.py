@@ -19,8 +19,9 @@ from edgeres.quantization.graph import Layer
 
 #: Patches taken of one layer, at most; few layers need more than some times their K.
 MAX_PATCHES = 16384
-#: Patches of which the products of 8-bit integers add up exactly in float32: 258 * 255**2 < 2**24.
-_EXACT_PATCHES = 258
+#: Images of which the padded input is made at once, and numbers of the patches taken of them.
+_IMAGES = 8
+_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Moments:
 
     def covariance(self) -> NDArray[np.float64]:
         """``(G, K, K) float64``: what is left where the mean error is mended in the bias."""
-        return np.asarray(self.second - self.mean[:, :, None] * self.mean[:, None, :])
+        left = np.einsum("gk,gl->gkl", self.mean, self.mean)
+        np.subtract(self.second, left, out=left)
+        return np.asarray(left)
 
 
 def patch_moments(
@@ -56,23 +59,49 @@ def patch_moments(
     Raises:
         UsageError: The input does not fit the layer.
     """
-    windows = _windows(layer, images)
-    count, height, width = windows.shape[:3]
-    total = count * height * width
+    height, width = _windows(layer, images[:1]).shape[1:3]
+    total = len(images) * height * width
     chosen = np.arange(total)
     if total > limit:
         chosen = np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
     columns = layer.weight.shape[1]
     first = np.zeros((layer.groups, columns))
     second = np.zeros((layer.groups, columns, columns))
-    for start in range(0, len(chosen), _EXACT_PATCHES):
-        at = np.unravel_index(chosen[start : start + _EXACT_PATCHES], (count, height, width))
-        patches = windows[at].reshape(-1, layer.groups, columns)
-        first += patches.sum(axis=0, dtype=np.float64)
-        for group in range(layer.groups):
-            part = np.ascontiguousarray(patches[:, group])
-            second[group] += part.T @ part
-    return Moments(first / len(chosen), second / len(chosen), len(chosen))
+    step = max(1, _NUMBERS // (layer.groups * columns))
+    for begin in range(0, len(images), _IMAGES):
+        windows = _windows(layer, images[begin : begin + _IMAGES])
+        ends = np.searchsorted(chosen, np.array([begin, begin + _IMAGES]) * height * width)
+        for start in range(ends[0], ends[1], step):
+            here = chosen[start : min(start + step, ends[1])] - begin * height * width
+            patches = windows[np.unravel_index(here, windows.shape[:3])]
+            by_group = patches.reshape(len(here), layer.groups, columns).swapaxes(0, 1)
+            _add_products(first, second, by_group.astype(np.float64))
+    for products in second:
+        _mirror(products)
+    return Moments(first / len(chosen), np.divide(second, len(chosen), out=second), len(chosen))
+
+
+def _add_products(
+    first: NDArray[np.float64], second: NDArray[np.float64], patches: NDArray[np.float64]
+) -> None:
+    """Adds sums of ``(G, P, K)`` whole numbers, exact in float64; of squares the lower half."""
+    from scipy.linalg.blas import dsyrk
+
+    first += patches.sum(axis=1)
+    if len(patches) > 1:
+        second += patches.swapaxes(1, 2) @ patches
+        return
+    # One half of a symmetric matrix, added where it lies: 4,608 columns have 170 MB.
+    dsyrk(1.0, patches[0].T, beta=1.0, c=second[0].T, overwrite_c=1)
+
+
+def _mirror(products: NDArray[np.float64], width: int = 256) -> None:
+    """Copies the lower half of a matrix onto the upper one, piece by piece."""
+    for begin in range(0, len(products), width):
+        block = slice(begin, begin + width)
+        inner = np.tril(products[block, block])
+        products[block, block] = inner + np.tril(inner, -1).T
+        products[block, begin + width :] = products[begin + width :, block].T
 
 
 def _windows(layer: Layer, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,7 +19,13 @@ from edgeres.errors import StageError
 from edgeres.quantization.forward import open_session
 from edgeres.quantization.graph import constant, inputs, node_name, value_name
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 Tensors = dict[str, NDArray[np.generic]]
+
+#: Images that run at once.
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -131,12 +138,35 @@ def _run(model: ir.Model, part: Segment, live: Tensors) -> Tensors:
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}
     try:
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        return dict(zip(names, _in_pieces(session, names, feeds), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise StageError(
             f"ONNX Runtime failed at {node_name(part.last)}: {str(error).splitlines()[0]}",
             hint="Run the Q/DQ model alone in ONNX Runtime to see what is wrong with it.",
         ) from error
+
+
+def _in_pieces(
+    session: ort.InferenceSession, names: list[str], feeds: Tensors
+) -> list[NDArray[np.generic]]:
+    """Runs some images at a time, so that what lies inside a segment is not there for all at once.
+
+    Where an input or an output does not have one entry an image, all images run together.
+    """
+    count = max(len(feed) for feed in feeds.values()) if feeds else 0
+    outputs: list[NDArray[np.generic]] = []
+    if count > _IMAGES and all(feed.ndim and len(feed) == count for feed in feeds.values()):
+        for begin in range(0, count, _IMAGES):
+            end = min(begin + _IMAGES, count)
+            part = session.run(names, {name: feed[begin:end] for name, feed in feeds.items()})
+            if not all(value.ndim and len(value) == end - begin for value in part):
+                return list(session.run(names, feeds))
+            if not outputs:
+                outputs = [np.empty((count, *value.shape[1:]), value.dtype) for value in part]
+            for whole, value in zip(outputs, part, strict=True):
+                whole[begin:end] = value
+        return outputs
+    return list(session.run(names, feeds))
 
 
 def _info(name: str, dtype: np.dtype[np.generic]) -> onnx.ValueInfoProto:

@@ -23,10 +23,11 @@ from edgeres.backends.base import QdqRules
 from edgeres.errors import DataError
 from edgeres.onnx_info import node_macs
 from edgeres.quantization.graph import load_model, node_name
-from edgeres.quantization.placement import place
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.placement import Placement, place
+from edgeres.quantization.quantize import Prepared, QuantizeSettings, prepare, quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
+from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.sqnr import EQUAL_DB, bounded_db, sqnr_db
 
 """Stands for logits that are equal to the last bit."""
@@ -123,9 +124,10 @@ def sensitivity(
             hint="Give some hundred images.",
         )
     settings = replace(settings or QuantizeSettings(), rounding="nearest", bias_method="analytic")
+    prepared = prepare(onnx, table, rules, settings)
     graph = load_model(onnx).graph
     ops = {node_name(node): node.op_type for node in graph}
-    names = place(graph, rules).quantized_nodes
+    names = prepared.placement.quantized_nodes
     macs = node_macs(onnx)
     exact = simulated_logits(onnx, [images], threads=threads)
     total = 1 + len(names) * (2 if all_but else 1)
@@ -135,13 +137,9 @@ def sensitivity(
         nonlocal done
         with tempfile.TemporaryDirectory() as folder:
             qdq = Path(folder) / "model.onnx"
-            quantize(
-                onnx,
-                table,
-                replace(rules, keep_float=rules.keep_float | kept),
-                qdq,
-                settings,
-            )
+            changed = replace(rules, keep_float=rules.keep_float | kept)
+            found = _found(prepared, place(load_model(onnx).graph, changed), table)
+            quantize(onnx, table, changed, qdq, settings, trained=found)
             logits = simulated_logits(qdq, [images], threads=threads)
         done += 1
         if progress is not None:
@@ -165,6 +163,37 @@ def sensitivity(
         fp32_top1=_top1(exact, labels),
         quantized=effect(frozenset()),
         nodes=tuple(found),
+    )
+
+
+def _found(
+    prepared: Prepared, placement: Placement, table: CalibrationTable
+) -> TrainedParameters | None:
+    """Scales and biases of the layers that a placement keeps, searched once for all placements.
+
+    Weights are those that the integers stand for, so that rounding gives the same again. ``None``
+    where the placement asks for something that quantizing everything did not, or gives a tensor
+    another scale, on which the bias of a layer rests.
+    """
+    items = {item.layer.name: item for item in prepared.items}
+    of_source = {
+        source: prepared.params[name] for name, source in prepared.placement.source.items()
+    }
+    wanted = [layer.name for layer in placement.layers]
+    sources = set(placement.source.values())
+    same = all(
+        prepared.placement.source.get(name) == source for name, source in placement.source.items()
+    )
+    if not same or not items.keys() >= set(wanted):
+        return None
+    layers = {
+        name: TrainedLayer(
+            items[name].weight.dequantized, items[name].weight.scales, items[name].bias
+        )
+        for name in wanted
+    }
+    return TrainedParameters(
+        table.model_sha256, layers, {source: of_source[source] for source in sources}
     )
 
 

@@ -70,7 +70,8 @@ def learn_network(
     def visit(name: str, output: NDArray[np.float32]) -> NDArray[np.float32]:
         for index in readers[name]:
             item = learned[index]
-            whole = np.rint(output / np.float32(item.input_scale))
+            whole = output / np.float32(item.input_scale)
+            np.rint(whole, out=whole)
             moments = patch_moments(item.layer, whole)
             weight, gains[item.layer.name] = learned_weight(
                 item.layer, item.weight, moments, centred=centred[index], saturating=saturating
@@ -112,16 +113,14 @@ def learned_weight(
     packings = pairings(columns, layer.kernel)
     used = packings if saturating else ()
     hessian = moments.covariance() if centred else moments.second
+    if not hessian.any():  # the images say nothing about this layer
+        return weight, 0.0
     scales = np.broadcast_to(weight.scales, rows).astype(np.float64)[:, None]
     exact = layer.weight.astype(np.float64) / scales
-    whole = weight.values.astype(np.float64)
-    before = after = 0.0
-    for group, members in enumerate(np.split(np.arange(rows), layer.groups)):
-        found = learn_rounding(whole[members], exact[members], hessian[group], used)
-        squared = np.square(scales[members, 0])
-        before += float(found.before @ squared)
-        after += float(found.after @ squared)
-        whole[members] = found.whole
+    found = learn_rounding(weight.values.astype(np.float64), exact, hessian, used)
+    squared = np.square(scales[:, 0])
+    before, after = float(found.before @ squared), float(found.after @ squared)
+    whole = found.whole
     values = whole.astype(np.int8)
     proof = prove(values, packings, moved=weight.proof.moved)
     if saturating:

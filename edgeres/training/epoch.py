@@ -13,6 +13,8 @@ from edgeres.errors import StageError
 from edgeres.training.augment import augment
 from edgeres.training.device import Place
 from edgeres.training.ema import MovingAverage
+from edgeres.training.gradient_check import LayoutName
+from edgeres.training.layout import lay_out_images
 from edgeres.training.loss import training_loss
 from edgeres.training.pixels import PixelSet
 from edgeres.training.schedule import learning_rate
@@ -65,6 +67,7 @@ def train_epoch(
     epoch: int,
     *,
     place: Place,
+    layout: LayoutName = "channels_last",
     teacher: nn.Module | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> tuple[float, float]:
@@ -76,6 +79,7 @@ def train_epoch(
         settings: Of the run.
         epoch: From 0.
         place: Device and precision.
+        layout: Of the images; the network's weights have it already.
         teacher: Network in evaluation mode to learn from.
         on_step: Called after each step.
 
@@ -98,6 +102,7 @@ def train_epoch(
             group["lr"] = rate
         chosen = order[step * size : (step + 1) * size].to(place.device)
         images = data.normalization.apply(augment(data.pixels[chosen], settings, generator))
+        images = lay_out_images(images, layout)
         labels = data.labels[chosen]
         with place.autocast():
             taught = None

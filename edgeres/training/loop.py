@@ -25,6 +25,8 @@ from edgeres.training.begin import (
 )
 from edgeres.training.device import Place, choose_place, cpu_threads
 from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
+from edgeres.training.gradient_check import LayoutName
+from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
 from edgeres.training.settings import TrainSettings
@@ -92,7 +94,8 @@ def train(
         DataError: Data that does not fit the network, or too few images.
         BackendMissingError: The device is not here.
         ArtefactError: ``output`` holds the state of another training.
-        StageError: The loss is not finite any more.
+        StageError: The loss is not finite any more, or this CPU's gradients are wrong in every
+            memory layout.
         StorageError: ``output`` cannot be written.
     """
     if settings.distill_weight > 0 and teacher is None:
@@ -172,19 +175,26 @@ def fit(
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     place = choose_place(settings)
-    data = (train_set, held_out)
-    identity = fingerprint(settings, data, preprocess, module, teacher, also=identity)
+    sets = (train_set, held_out)
+    identity = fingerprint(settings, sets, preprocess, module, teacher, also=identity)
     state = load_state(output / STATE_NAME, identity)
     done = 0 if state is None else len(state.history)
     if state is None or done < settings.epochs:
         with cpu_threads(settings.threads), freed_memory_kept():
+            data = load_pixels(train_set, preprocess, device=place.device)
+            module = module.to(place.device)
+            layout = choose_layout(module, data.normalization.apply(data.pixels[:1]), place)
+            module = lay_out(module, layout)
+            if teacher is not None:
+                teacher = lay_out(teacher.to(place.device), layout).eval()
             run = _Run(
                 settings=settings,
-                learner=make_learner(_placed(module, place), settings, place),
-                data=load_pixels(train_set, preprocess, device=place.device),
+                learner=make_learner(module, settings, place),
+                data=data,
                 check=load_pixels(held_out, preprocess, device=place.device),
                 place=place,
-                teacher=None if teacher is None else _placed(teacher, place).eval(),
+                layout=layout,
+                teacher=teacher,
                 identity=identity,
                 output=output,
             )
@@ -201,6 +211,7 @@ class _Run:
     data: PixelSet
     check: PixelSet
     place: Place
+    layout: LayoutName
     teacher: nn.Module | None
     identity: str
     output: Path
@@ -236,6 +247,7 @@ class _Run:
             self.settings,
             number - 1,
             place=self.place,
+            layout=self.layout,
             teacher=self.teacher,
             on_step=on_step,
         )
@@ -267,11 +279,6 @@ class _Run:
         save_state(self.output / STATE_NAME, state)
         save_log(self.output / LOG_NAME, state.history)
         return state
-
-
-def _placed(module: nn.Module, place: Place) -> nn.Module:
-    moved = module.to(place.device)
-    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -126,3 +126,24 @@ def test_nodes_that_the_rules_name_stay_float(resnet, table, images, tmp_path) -
 def test_rules_name_float_nodes_only_where_there_are_some() -> None:
     assert "keep_float" not in FUSING.to_dict()
     assert replace(FUSING, keep_float=frozenset({"b", "a"})).to_dict()["keep_float"] == ["a", "b"]
+
+
+def test_scales_are_searched_once_for_each_layer(resnet, table, test_images, monkeypatch) -> None:
+    """And what is written with them is what a search of its own would give."""
+    from edgeres.quantization import weights
+
+    searched = []
+    real = weights._search_rows
+
+    def spy(weight, *rest):
+        searched.append(weight.shape)
+        return real(weight, *rest)
+
+    monkeypatch.setattr(weights, "_search_rows", spy)
+    found = sensitivity(resnet, table, SYMMETRIC, test_images, all_but=True, threads=1)
+    layers = [node for node in found.nodes if node.op in ("Conv", "Gemm")]
+    assert len(searched) == len(layers)
+    monkeypatch.setattr("edgeres.quantization.sensitivity._found", lambda *_: None)
+    alone = sensitivity(resnet, table, SYMMETRIC, test_images, all_but=True, threads=1)
+    assert len(searched) > 5 * len(layers)
+    assert found == alone
