@@ -65,7 +65,6 @@ def handover(output: Path) -> Iterator[Handover]:
             _sync_below(new)
             moves = _moves(output, waiting)
             write_atomic(place / _JOURNAL, json.dumps(moves).encode())
-            sync(place)
             _move_or_undo(output, moves)
         finally:
             if not (place / _JOURNAL).is_file():  # else it could be neither done nor undone
@@ -129,6 +128,7 @@ def _moves(output: Path, waiting: Handover) -> list[Move]:
 def _move_or_undo(output: Path, moves: Sequence[Move]) -> None:
     done: list[Move] = []
     try:
+        sync(output / PLACE)
         for source, target in moves:
             _move(output, source, target)
             done.append((source, target))

@@ -103,9 +103,13 @@ def test_an_error_at_any_step_leaves_the_earlier_files(tmp_path, monkeypatch):
             with contextlib.suppress(StorageError):
                 hand_over(output)
             done = calls[0]
-        if state(output) == NEW:
-            assert done <= steps, "an error that was raised changed nothing"
+        if done <= steps:
+            assert state(output) == NEW
             break
+        if finish_handover(output):  # only the last sync failed, of what was in its place
+            assert state(output) == NEW
+            steps += 1
+            continue
         assert state(output) == OLD, f"step {steps}"
         assert not (output / PLACE).exists()
         assert {path.name for path in output.iterdir()} == {

@@ -18,6 +18,7 @@ import typer
 from edgeres.cli import bundle, engines, reports, stages
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
+from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
 from edgeres.cli.tune import tune
 
@@ -40,7 +41,7 @@ _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)
 _STAGES(stages.export)
-_STAGES(stages.quantize)
+_STAGES(quantize)
 _STAGES(sensitivity)
 _STAGES(stages.build)
 _ENGINES = app.command(rich_help_panel="Built engines and this machine")
