@@ -18,6 +18,7 @@ from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.bundling.samples import save_samples
+from edgeres.clean import unused_bytes
 from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
 from edgeres.data.hashes import FileHashes
@@ -53,6 +54,8 @@ from edgeres.targets import Target, open_target, open_targets, target_list
 
 STAGES_FOLDER = ".stages"
 HASHES = "file_hashes.json"
+TELL_UNUSED_BYTES = 2**30
+"""Stored results of earlier settings that take more than this are told of after a run."""
 REPORT = "report.json"
 BASELINE = "baseline"
 PRUNED = "pruned"
@@ -91,6 +94,12 @@ def convert(
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
         _publish(output, recipe, report, proof, table, evidence, inputs.validation)
+        unused = unused_bytes(output)
+        if unused > TELL_UNUSED_BYTES:
+            run.listener.note(
+                f"{unused / 2**30:.1f} GiB of stored results belong to earlier settings; "
+                f"`edgeres clean {output}` removes them."
+            )
     return report
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from edgeres.cli import bundle, engines, reports, stages
+from edgeres.cli.clean import clean
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 from edgeres.cli.quantize import quantize
@@ -51,6 +52,7 @@ _ENGINES(engines.inspect)
 _ENGINES(compare)
 _ENGINES(reports.report)
 _ENGINES(engines.doctor)
+_ENGINES(clean)
 
 
 @app.callback(invoke_without_command=True)

@@ -323,8 +323,12 @@ def engine_preprocess(
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
+    from edgeres.publish import refuse_half_handover
 
-    kept = [model.resolve().parent.parent / BASELINE / PREPROCESS for model in models]
+    runs = [model.resolve().parent.parent for model in models]
+    for run in runs:
+        refuse_half_handover(run)
+    kept = [run / BASELINE / PREPROCESS for run in runs]
     if baseline is not None:
         kept.insert(0, baseline.with_name(PREPROCESS))
     values: dict[str, Any] = next(
