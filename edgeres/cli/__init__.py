@@ -22,16 +22,18 @@ from edgeres.cli.convert import convert
 from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
 from edgeres.cli.tune import tune
+from edgeres.cli.usage import CiCommand, CiGroup
 
 app = typer.Typer(
     name="edgeres",
+    cls=CiGroup,
     help="Prune, quantize and prove residual networks on TensorRT, OpenVINO and ONNX Runtime.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(convert)
+app.command(cls=CiCommand)(convert)
 app.command()(tune)
 _DEPLOY = app.command(rich_help_panel="To the device")
 _DEPLOY(bundle.bundle)
@@ -46,7 +48,7 @@ _STAGES(quantize)
 _STAGES(sensitivity)
 _STAGES(stages.build)
 _ENGINES = app.command(rich_help_panel="Built engines and this machine")
-_ENGINES(engines.validate)
+app.command(cls=CiCommand, rich_help_panel="Built engines and this machine")(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
 _ENGINES(compare)
