@@ -22,10 +22,8 @@ REVISIONS: Mapping[str, int] = {"prune": 1, "qat": 1}
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "scipy")
 """Distributions that decode, calibrate, quantize or answer; a backend tells of its own runtime."""
 
-NOT_OF_STAGES = frozenset(
-    {"bundling", "cli", "cluster", "devices", "pruning", "report", "training", "tuning"}
-)
-"""Folders that no stage keyed by its code reaches: they show, send or train."""
+NOT_OF_STAGES = frozenset({"bundling", "cli", "cluster", "devices", "report", "tuning"})
+"""Folders that no stage keyed by its code reaches: they show, send or search."""
 
 _PACKAGE = Path(__file__).parent
 
