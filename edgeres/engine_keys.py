@@ -17,7 +17,7 @@ def place_key(target: Target) -> dict[str, Any]:
         "device": target.device,
         "place": target.backend.place(target.device),
         "versions": target.backend.versions(),
-        "saturating": target.rules.saturating,
+        "saturates": target.saturates,
     }
 
 

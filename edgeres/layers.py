@@ -34,6 +34,15 @@ from edgeres.store import StageResult
 
 _BATCH = 32
 _FILE = "layers.json"
+_WITHOUT_EFFECT = (
+    "precision",
+    "portable",
+    "mixed_precision",
+    "qat",
+    "equalize",
+    "measured_samples",
+)
+"""Settings that the sensitivity of a layer does not depend on: they chose rules or the model."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def _sensitivity(
 ) -> StageResult:
     """Noise in the logits of each layer alone, under the target's rules."""
     fp32 = networks.quantized
-    block = run.recipe.quantize.without("mixed_precision", "qat", "portable")
+    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
