@@ -53,7 +53,8 @@ ONCE = ("files", "clean_run_s")
 EDGES = ("written", "aside", "done")
 # Stages of the store, and the folders that the end of a run hands over.
 PLACES = ["overlap", "load", "calibrate", "quantize", "build", "evaluate", "inspect"]
-PLACES += ["onnxruntime", "baseline"]
+HANDED_OVER = ["onnxruntime", "baseline"]
+PLACES += HANDED_OVER
 
 
 def write_network(path: Path) -> None:
@@ -109,7 +110,7 @@ def hashes(output: Path) -> dict[str, str]:
         for file in sorted(output.rglob("*"))
         if file.is_file()
         and STAGES not in file.relative_to(output).parts
-        and not file.name.startswith(".edgeres.")
+        and not file.relative_to(output).parts[0].startswith(".edgeres.")
         and file.relative_to(output).as_posix() not in MEASURED
     }
 
@@ -213,18 +214,32 @@ def edge_runs(recipe: Path, folder: Path, stages: Sequence[str]) -> dict[str, An
 def kill_at(stage: str, edge: str) -> None:
     """Makes this process kill itself at an edge of a stage, or of a folder that is handed over.
 
-    ``written``: the files are there, the manifest or the last sync is not. ``aside``: an earlier
+    ``written``: the files are there, the manifest or the journal is not. ``aside``: an earlier
     folder of that name was moved away, the new one is not in its place. ``done``: it just is.
     """
-    from edgeres import pipeline, store
+    from edgeres import publish, store
 
     rename, replace = Path.rename, store.replace_folder
 
     def is_it(source: Path) -> bool:
         return source.name.startswith(f".{stage}-")
 
-    def die() -> None:
+    def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def handing_over(source: Path, target: Path) -> Path:
+        place = rename(source, target)
+        moved = target if edge == "aside" else source
+        if (moved.parent.name, moved.name) == ("old" if edge == "aside" else "new", stage):
+            die()
+        return place
+
+    if stage in HANDED_OVER:
+        if edge == "written":
+            publish._sync_below = die  # type: ignore[assignment]
+        else:
+            Path.rename = handing_over  # type: ignore[method-assign, assignment]
+        return
 
     def renaming(source: Path, target: Path) -> Path:
         if edge == "aside" and is_it(source):
@@ -240,7 +255,6 @@ def kill_at(stage: str, edge: str) -> None:
 
     Path.rename = renaming  # type: ignore[method-assign, assignment]
     store.replace_folder = replacing
-    pipeline.replace_folder = replacing  # type: ignore[attr-defined]
 
 
 def _replaced_whole(now: dict[str, str], expected: dict[str, str]) -> bool:

@@ -15,18 +15,15 @@ def place_key(target: Target) -> dict[str, Any]:
     return {
         "backend": target.name,
         "device": target.device,
+        "place": target.backend.place(target.device),
         "versions": target.backend.versions(),
-        "saturating": target.rules.saturating,
+        "saturates": target.saturates,
     }
 
 
 def build_key(config: BuildConfig) -> dict[str, Any]:
-    """What was asked of a build, for its key; nothing where nothing was."""
-    asked = {
-        "options": dict(config.options),
-        "shapes": {name: asdict(shapes) for name, shapes in config.shapes.items()},
-    }
-    return {name: value for name, value in asked.items() if value}
+    """Everything that was asked of a build, for its key."""
+    return {"build": asdict(config)}
 
 
 def run_key(engine: Engine) -> dict[str, Any]:
@@ -41,5 +38,9 @@ def path_key(target: Target) -> dict[str, str]:
 
 
 def machine_key(run: Run) -> dict[str, Any]:
-    """What the answers and the layers of an engine depend on besides the engine."""
-    return {"cpu": run.environment.cpu, "isa": list(run.environment.isa)}
+    """What the answers and the layers of an engine depend on besides the engine.
+
+    The number of threads decides in which order sums of floats are taken.
+    """
+    here = run.environment
+    return {"cpu": here.cpu, "isa": list(here.isa), "threads": here.threads}

@@ -21,6 +21,7 @@ from edgeres.networks import Network, Networks
 from edgeres.onnx_info import node_ops
 from edgeres.progress import Advance
 from edgeres.quantization.quantize import QuantizeResult
+from edgeres.recipe_compress import QuantizeBlock
 from edgeres.run import Run
 from edgeres.stages import build
 from edgeres.targets import Target
@@ -69,6 +70,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         EdgeResError: As :func:`edgeres.int8_stages.calibrate`.
     """
     recipe, network = run.recipe, networks.quantized
+    block = recipe.quantize.only("calibrator")
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         bad = BadImages()
@@ -78,7 +80,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
             data=recipe.data.calibration,
             samples=recipe.data.calibration_samples,
             preprocess=networks.preprocess,
-            settings=recipe.quantize,
+            settings=block,
             bad=bad,
             progress=progress,
         )
@@ -90,7 +92,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         settings={
             "samples": recipe.data.calibration_samples,
             "preprocess": networks.preprocess.to_dict(),
-            "calibrator": recipe.quantize.calibrator,
+            "quantize": block.model_dump(),
         },
         produce=produce,
     )
@@ -115,34 +117,30 @@ def build_target(
     """
     from edgeres.mixed_precision import with_float_layers
 
-    network, block = networks.quantized, run.recipe.quantize
-    if block.precision == "fp32":
+    network = networks.quantized
+    if run.recipe.quantize.precision == "fp32":
         return _build_float(run, network, target)
     target, search = with_float_layers(run, networks, table, target)
     trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
-    settings = block.model_dump(
-        exclude={
-            "precision",
-            "equalize",
-            "measured_samples",
-            "portable",
-            "qat",
-            "mixed_precision",
-        }
+    # What is left out is in the inputs, or chose the rules or the stages.
+    block = run.recipe.quantize.without(
+        "precision", "equalize", "portable", "qat", "mixed_precision"
     )
-    settings["rules"] = target.rules.to_dict()
+    settings: dict[str, Any] = {"rules": target.rules.to_dict()}
     if trained is not None:
         inputs["trained"] = file_sha256(trained)
     elif block.to_settings().needs_images:
         inputs["data"] = fingerprint
-        settings["measured_samples"] = block.measured_samples
         settings["preprocess"] = networks.preprocess.to_dict()
+    if "data" not in inputs:
+        block = block.without("measured_samples")
+    settings["quantize"] = block.model_dump()
     quantized = run.stage(
         "quantize",
         inputs=inputs,
         settings=settings,
-        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, trained),
+        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, block, trained),
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(QDQ)
@@ -215,6 +213,7 @@ def _quantize(
     table: Path,
     folder: Path,
     target: Target,
+    block: QuantizeBlock,
     trained: Path | None,
 ) -> None:
     data = run.recipe.data
@@ -223,7 +222,7 @@ def _quantize(
         table,
         folder / QDQ,
         rules=target.rules,
-        settings=run.recipe.quantize,
+        settings=block,
         data=data.calibration,
         samples=data.calibration_samples,
         preprocess=networks.preprocess,

@@ -12,13 +12,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from edgeres.errors import StorageError
+from edgeres.errors import StorageError, UsageError
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def output_file(output: Path, suffix: str, *, source: Path | None = None) -> Path:
+    """Where a command writes: its ``--output``, with the kind's suffix if it is not there already.
+
+    Args:
+        output: As it was given.
+        suffix: Of the kind of file, with the dot.
+        source: The file that is read, which must not be overwritten.
+
+    Raises:
+        UsageError: It is the source.
+    """
+    path = (
+        output if output.name.lower().endswith(suffix) else output.with_name(output.name + suffix)
+    )
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise UsageError(
+            f"{path} is the file that is read, and would be overwritten.",
+            hint="Give another --output.",
+        )
+    return path
 
 
 def write_atomic(path: Path, data: bytes) -> None:

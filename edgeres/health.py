@@ -95,6 +95,7 @@ def backend_health(name: str) -> BackendHealth:
         versions = backend.versions()
         if missing is None:
             devices = backend.devices()
+            versions |= backend.place(devices[0]) if devices else {}
         if missing is None and not_executable is None:
             for device in devices:
                 saturating[device] = backend.qdq_rules(device).saturating

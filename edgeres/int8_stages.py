@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ def calibrate(
         EdgeResError: See :func:`edgeres.quantization.calibrate.calibrate`.
     """
     from edgeres.quantization.calibrate import calibrate as run
+    from edgeres.table_origin import origin_of
 
     dataset = take(open_dataset(data, split="calibration"), samples)
     table = run(
@@ -70,6 +72,7 @@ def calibrate(
         progress=progress,
         total=len(dataset),
     )
+    table = replace(table, made_from=origin_of(dataset, preprocess))
     table.save(output)
     return table
 
@@ -228,11 +231,13 @@ def sensitivity(
 
     Raises:
         DataError: Too few images.
+        ArtefactError: ``table`` is of another model or preprocessing.
         EdgeResError: See :func:`edgeres.quantization.sensitivity.sensitivity`.
     """
     from edgeres.quantization.calibrate import calibrate as make_table
     from edgeres.quantization.sensitivity import sensitivity as run
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.table_origin import check_table
 
     if settings.equalize:
         with tempfile.TemporaryDirectory() as folder:
@@ -254,6 +259,9 @@ def sensitivity(
     held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
     if table is not None:
         known = CalibrationTable.load(table)
+        check_table(
+            known, table, onnx, images=None, preprocess=preprocess, calibrator=settings.calibrator
+        )
     else:
         others = take(dataset, len(dataset) - samples)
         known = make_table(

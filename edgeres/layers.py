@@ -34,6 +34,15 @@ from edgeres.store import StageResult
 
 _BATCH = 32
 _FILE = "layers.json"
+_WITHOUT_EFFECT = (
+    "precision",
+    "portable",
+    "mixed_precision",
+    "qat",
+    "equalize",
+    "measured_samples",
+)
+"""Settings that the sensitivity of a layer does not depend on: they chose rules or the model."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,8 @@ def _sensitivity(
     run: Run, networks: Networks, table: Path, item: BuiltTarget, images: Dataset
 ) -> StageResult:
     """Noise in the logits of each layer alone, under the target's rules."""
-    fp32, block = networks.quantized, run.recipe.quantize
+    fp32 = networks.quantized
+    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
@@ -156,7 +166,7 @@ def _sensitivity(
         },
         settings={
             "rules": item.target.rules.to_dict(),
-            "quantize": block.model_dump(exclude={"mixed_precision", "qat", "portable"}),
+            "quantize": block.model_dump(),
             "preprocess": networks.preprocess.to_dict(),
             "threads": run.recipe.benchmark.threads,
             **machine_key(run),

@@ -18,7 +18,7 @@ from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
-from edgeres.engine_keys import build_key, path_key
+from edgeres.engine_keys import build_key, machine_key, path_key, place_key
 from edgeres.errors import DataError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
@@ -63,7 +63,7 @@ def with_float_layers(
             f"{target.not_executable}"
         )
         return target, None
-    calibration = open_dataset(recipe.data.calibration, split="calibration")
+    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=run.hashes)
     held_out = take_held_out(calibration, recipe.data.calibration_samples, block.samples)
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
@@ -83,15 +83,13 @@ def with_float_layers(
         },
         settings={
             "rules": target.rules.to_dict(),
-            "quantize": recipe.quantize.model_dump(exclude={"precision"}),
+            "quantize": recipe.quantize.model_dump(),
             "min_int8_coverage": recipe.checks.min_int8_coverage,
             "benchmark": recipe.benchmark.model_dump(),
             "preprocess": networks.preprocess.to_dict(),
-            "device": target.device,
-            "versions": target.backend.versions(),
+            **place_key(target),
             **build_key(target.config),
-            "cpu": run.environment.cpu,
-            "isa": list(run.environment.isa),
+            **machine_key(run),
         },
         produce=produce,
         label=f"mixed precision ({target.name})",

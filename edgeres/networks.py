@@ -132,9 +132,7 @@ def prepare_networks(
         "load",
         inputs={"model": source.sha256},
         settings={
-            "kind": source.kind,
-            "architecture": source.architecture,
-            "num_classes": source.num_classes,
+            **source.settings(),
             "layout": layout if source.kind == "onnx" else None,
             "name": source.path.stem if source.kind == "onnx" else None,
         },
@@ -184,7 +182,7 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     onnx = run.stage(
         "equalize",
         inputs={"model": final.sha256},
-        settings={"versions": package_versions(("onnx-ir",))},
+        settings={},
         produce=lambda folder, *_: equalize(final.onnx, folder / ONNX),
     ).file(ONNX)
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
@@ -256,7 +254,7 @@ def _prune(
         "prune",
         inputs={
             "checkpoint": file_sha256(checkpoint),
-            "train_data": training_fingerprint(train_data),
+            "train_data": training_fingerprint(train_data, run.hashes),
             **({"latency_table": file_sha256(table)} if table is not None else {}),
         },
         settings={
@@ -277,7 +275,7 @@ def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Ne
         inputs={"checkpoint": file_sha256(checkpoint)},
         settings={
             "image_size": list(size),
-            "versions": package_versions(("torch", "onnx", "onnx-ir")),
+            "versions": package_versions(("torch", "onnxscript")),
             **settings.model_dump(),
         },
         produce=lambda folder, *_: export(

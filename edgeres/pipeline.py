@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from edgeres.assets import asset_folder
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.bundling.samples import save_samples
+from edgeres.clean import unused_bytes
 from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
+from edgeres.data.hashes import FileHashes
 from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset, training_fingerprint
@@ -30,7 +31,6 @@ from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.predictions import Predictions
-from edgeres.files import disk_errors
 from edgeres.layers import measure_layers
 from edgeres.networks import (
     Network,
@@ -41,17 +41,21 @@ from edgeres.networks import (
 )
 from edgeres.progress import Advance, Listener, Silent
 from edgeres.proof import Proof, make_report, write_evidence
+from edgeres.publish import finish_handover, handover
 from edgeres.recipe import Recipe
 from edgeres.report.evidence import FOLDER
 from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
 from edgeres.source import Source, find_source
-from edgeres.store import MANIFEST, Store, output_lock, replace_folder, restore_replaced
-from edgeres.superseded import set_aside
+from edgeres.store import MANIFEST, Store, output_lock
+from edgeres.superseded import to_set_aside
 from edgeres.targets import Target, open_target, open_targets, target_list
 
 STAGES_FOLDER = ".stages"
+HASHES = "file_hashes.json"
+TELL_UNUSED_BYTES = 2**30
+"""Stored results of earlier settings that take more than this are told of after a run."""
 REPORT = "report.json"
 BASELINE = "baseline"
 PRUNED = "pruned"
@@ -82,24 +86,28 @@ def convert(
     Raises:
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
-    inputs = open_inputs(recipe)
+    inputs = open_inputs(recipe, FileHashes(output / STAGES_FOLDER / HASHES))
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)
         if (output / HISTORY).is_file():
             read_history(output / HISTORY)  # a damaged one is told before any work
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
-        _publish(output, report, proof, table, evidence, inputs.validation)
-        settings = recipe_sha256(recipe)
-        append_run(output / HISTORY, report, name=recipe.name, recipe_sha256=settings)
+        _publish(output, recipe, report, proof, table, evidence, inputs.validation)
+        unused = unused_bytes(output)
+        if unused > TELL_UNUSED_BYTES:
+            run.listener.note(
+                f"{unused / 2**30:.1f} GiB of stored results belong to earlier settings; "
+                f"`edgeres clean {output}` removes them."
+            )
     return report
 
 
 def stage_store(output: Path, *, use_cache: bool = True) -> Store:
     """The stage results in an output folder, tidied up; call it only while holding the lock."""
     store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
-    store.clear_temporaries()
-    restore_replaced(output)
+    store.begin()
+    finish_handover(output)
     return store
 
 
@@ -114,6 +122,7 @@ class Inputs:
         everything: The whole validation set.
         validation: The part of it that is used.
         calibration: Likewise.
+        hashes: What is known of the content of image files.
     """
 
     recipe: Recipe
@@ -122,10 +131,15 @@ class Inputs:
     everything: Dataset
     validation: Dataset
     calibration: Dataset
+    hashes: FileHashes
 
 
-def open_inputs(recipe: Recipe) -> Inputs:
+def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     """Finds what a recipe names, before anything is written.
+
+    Args:
+        recipe: The recipe.
+        hashes: What is known of the content of image files.
 
     Raises:
         EdgeResError: Something is not there, or cannot be used.
@@ -134,14 +148,15 @@ def open_inputs(recipe: Recipe) -> Inputs:
         target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
     source = find_source(recipe.model)
-    everything = open_dataset(recipe.data.validation, split="validation")
+    hashes = hashes or FileHashes()
+    everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
     validation = take(everything, recipe.data.validation_samples)
-    calibration = open_dataset(recipe.data.calibration, split="calibration")
+    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
     calibration = take(calibration, recipe.data.calibration_samples)
     check_calibration(calibration)
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
-        training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"))
-    return Inputs(recipe, targets, source, everything, validation, calibration)
+        training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
+    return Inputs(recipe, targets, source, everything, validation, calibration, hashes)
 
 
 def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
@@ -158,13 +173,16 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     Raises:
         EdgeResError: A stage could not be done.
     """
-    run = Run(inputs.recipe, store, listener, describe_environment())
-    _note_overlap(run, inputs.calibration, inputs.validation)
-    networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
-    networks = equalize_network(run, networks)
-    fingerprint = inputs.calibration.fingerprint
-    table = calibration_table(run, networks, fingerprint)
-    proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
+    run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
+    try:
+        _note_overlap(run, inputs.calibration, inputs.validation)
+        networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
+        networks = equalize_network(run, networks)
+        fingerprint = inputs.calibration.fingerprint
+        table = calibration_table(run, networks, fingerprint)
+        proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
+    finally:
+        inputs.hashes.save()
     return run, make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
 
 
@@ -251,13 +269,14 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
 
 def _publish(
     output: Path,
+    recipe: Recipe,
     report: Report,
     proof: Proof,
     table: Path,
     evidence: Path,
     validation: Dataset,
 ) -> None:
-    """Puts what a run hands over into the output folder: folder by folder, the report last.
+    """Puts what a run hands over into the output folder, all together, the report last.
 
     Folders of an earlier run that this one did not make go away: they would belong to another
     baseline than the one beside them. What was made from the earlier report is set aside.
@@ -276,18 +295,22 @@ def _publish(
     if networks.pruned is not None and networks.pruned.checkpoint is not None:
         checkpoint = networks.pruned.checkpoint
         folders[PRUNED] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
-    with disk_errors(output):
+    with handover(output) as waiting:
+        waiting.gone += sorted({*target_names(), PRUNED} - set(folders))
+        waiting.aside |= to_set_aside(output)
+        waiting.last = REPORT
         for name, files in folders.items():
-            holder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output / STAGES_FOLDER))
+            (waiting.new / name).mkdir()
             for file_name, file in files.items():
-                shutil.copyfile(file, holder / file_name)
-            if name == BASELINE:
-                proof.dense.save(holder / "predictions.npz")
-                (holder / PREPROCESS).write_text(networks.preprocess.to_json())
-                save_samples(validation, holder / SAMPLES)
-            replace_folder(holder, output / name)
-        replace_folder(evidence, output / FOLDER)
-        for stale in {*target_names(), PRUNED} - set(folders):
-            shutil.rmtree(output / stale, ignore_errors=True)
-        set_aside(output)
-        write_report(report, output / REPORT)
+                shutil.copyfile(file, waiting.new / name / file_name)
+        baseline = waiting.new / BASELINE
+        proof.dense.save(baseline / "predictions.npz")
+        (baseline / PREPROCESS).write_text(networks.preprocess.to_json())
+        save_samples(validation, baseline / SAMPLES)
+        evidence.chmod(0o755)
+        shutil.move(evidence, waiting.new / FOLDER)
+        if (output / HISTORY).is_file():
+            shutil.copyfile(output / HISTORY, waiting.new / HISTORY)
+        settings = recipe_sha256(recipe)
+        append_run(waiting.new / HISTORY, report, name=recipe.name, recipe_sha256=settings)
+        write_report(report, waiting.new / REPORT)

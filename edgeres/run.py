@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from edgeres.data.hashes import FileHashes
 from edgeres.environment import Environment
 from edgeres.progress import Advance, Listener, advance
 from edgeres.recipe import Recipe
@@ -24,6 +25,7 @@ class Run:
     store: Store
     listener: Listener
     environment: Environment
+    hashes: FileHashes = field(default_factory=FileHashes)
     stages: list[StagePart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -54,7 +56,9 @@ class Run:
             settings=settings,
             produce=lambda folder, work: produce(folder, work, advance(self.listener, label)),
         )
-        part = StagePart(label, result.seconds, result.cached, result.peak_rss_bytes)
+        part = StagePart(
+            label, result.seconds, result.cached, result.peak_rss_bytes, result.path.name
+        )
         self.stages.append(part)
         self.listener.finished(part)
         return result

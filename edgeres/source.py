@@ -8,6 +8,7 @@ writes down what later stages must know, so that they need neither torch nor the
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +26,29 @@ FACTS = "model.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the network lies and which kind of file it is."""
+    """Where the network lies and which kind of file it is.
+
+    Attributes:
+        kind: Which kind of file.
+        path: The file.
+        sha256: Its hash, with that of the files that hold its weights.
+        architecture: As the recipe names it.
+        num_classes: Likewise.
+        beside_sha256: Hash of the files beside a checkpoint that say what it is; empty for none.
+    """
 
     kind: Literal["checkpoint", "onnx"]
     path: Path
     sha256: str
     architecture: str | None
     num_classes: int | None
+    beside_sha256: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what is loaded, where the file lies and its own hash aside."""
+        values = asdict(self)
+        del values["path"], values["sha256"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -94,21 +111,56 @@ def find_source(block: ModelBlock) -> Source:
         sha256=_sha256(path),
         architecture=architecture,
         num_classes=block.num_classes,
+        beside_sha256="" if is_onnx(str(path)) else _beside_sha256(path),
     )
 
 
+def _beside_sha256(path: Path) -> str:
+    """Hash of what training code writes beside a checkpoint of what it is."""
+    names = ("config.json", "preprocessor_config.json", f"{path.stem}.json")
+    files = [path.with_name(name) for name in names]
+    found = [(file.name, file_sha256(file)) for file in files if file.is_file()]
+    return json_sha256(found) if found else ""
+
+
 def _sha256(path: Path) -> str:
-    """Hash of a model file; for ONNX also of the files beside it that it names as its weights."""
+    """Hash of a model file; for ONNX also of the files that it names as its weights."""
     own = file_sha256(path)
     if not is_onnx(str(path)):
         return own
-    content = path.read_bytes()
-    beside = [
-        (file.name, file_sha256(file))
-        for file in sorted(path.parent.iterdir())
-        if file != path and file.is_file() and file.name.encode() in content
+    weights = [
+        (name, file_sha256(path.parent / name))
+        for name in sorted(_weight_files(path.read_bytes()))
+        if _is_file(path.parent / name)
     ]
-    return json_sha256([own, beside]) if beside else own
+    return json_sha256([own, weights]) if weights else own
+
+
+def _weight_files(content: bytes) -> set[str]:
+    """Relative paths that an ONNX file gives as the location of its weights.
+
+    Its entries are found without parsing it: a file from elsewhere is parsed only where that may
+    fail. A path that leads out of the folder is left out here and refused when it is loaded.
+    """
+    found = set()
+    for match in re.finditer(rb"\x0a\x08location\x12", content):
+        start, length, shift = match.end(), 0, 0
+        while start < len(content) and shift < 21:  # the length is a varint
+            byte = content[start]
+            length, shift, start = length | (byte & 127) << shift, shift + 7, start + 1
+            if byte < 128:
+                break
+        name = content[start : start + length].decode(errors="replace")
+        if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+            found.add(name)
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _softmax_note(ends_in: str | None) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from edgeres.data.bad_images import first_image
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import BackendMissingError, UsageError
+from edgeres.files import output_file
 from edgeres.progress import Advance
 from edgeres.recipe import ExportBlock
 from edgeres.recipe_compress import PruneBlock
@@ -173,7 +174,7 @@ def build(
 
     Args:
         onnx: Model whose precision lies in the graph.
-        output: Engine file without its suffix; the backend's own is added.
+        output: Engine file; the backend's suffix is added if it is not there.
         target: Backend name.
         device: ``cpu`` or ``cuda:N``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
@@ -186,14 +187,15 @@ def build(
 
     Raises:
         BackendMissingError: The backend is not installed.
-        UsageError: An option or a shape range that the backend does not take.
+        UsageError: An option or a shape range that the backend does not take, or ``output`` is
+            the model itself.
         EdgeResError: See :meth:`edgeres.backends.base.Backend.build`.
     """
     backend = get_backend(target)
     reason = backend.missing()
     if reason is not None:
         raise BackendMissingError(reason)
-    path = output.with_name(output.name + backend.engine_suffix)
+    path = output_file(output, backend.engine_suffix, source=onnx)
     config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
     if limited:
         from edgeres.backends.limited import build_limited

@@ -1,9 +1,9 @@
 """Stage results on disk: keyed by content, written atomically, verified when they are read.
 
 A stage is a folder of files made from known inputs under known settings. Its key is the SHA-256 of
-the canonical JSON of both, so equal work is found again and changed work is not. The manifest is
-written last, after the files are synced, and a folder gets its final name only then: a killed run
-leaves temporaries, never half a result.
+the canonical JSON of both and of what made it (:mod:`edgeres.stage_code`), so equal work is found
+again and changed work is not. The manifest is written last, after the files are synced, and a
+folder gets its final name only then: a killed run leaves temporaries, never half a result.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from filelock import FileLock, Timeout
 
 from edgeres.errors import StorageError
 from edgeres.files import disk_errors, file_sha256, sync, write_atomic
+from edgeres.stage_code import made_by
 
 MANIFEST = "manifest.json"
-REVISIONS: Mapping[str, int] = {"inspect": 2, "latency": 2, "load": 2}
-"""Stage name to a number that rises whenever the stage's code gives other results than before, so
-that results of older versions of edgeres are not taken for new ones; not named is the first."""
+USED = "used.txt"
+"""Names of the results that the last run in a folder asked for, one a line."""
 
 _LOCK = ".edgeres.lock"
 _HOLDER = ".edgeres.holder"
-_WORK = "unfinished-"
+WORK = "unfinished-"
 _OLD = "-replaced"
 
 
@@ -98,7 +98,8 @@ class Store:
         key = content_key(name, inputs, settings)
         started = time.monotonic()
         final = self.root / f"{name}-{key[:16]}"
-        work = self.root / f"{_WORK}{final.name}"
+        work = self.root / f"{WORK}{final.name}"
+        self._note_use(final.name)
         if self.use_cache:
             for folder in (final, *([self.shipped / final.name] if self.shipped else [])):
                 if _is_whole(folder, key):
@@ -117,22 +118,41 @@ class Store:
                 shutil.rmtree(temporary, ignore_errors=True)
         return StageResult(name, key, final, False, time.monotonic() - started, peak_rss_bytes())
 
-    def clear_temporaries(self) -> None:
-        """Removes what killed runs left behind; call it only while holding the lock."""
+    def begin(self) -> None:
+        """Removes what killed runs left behind and forgets what the last run asked for.
+
+        Call it only while holding the lock.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
         restore_replaced(self.root)
-        for leftover in self.root.glob(".*-*"):
+        for leftover in temporaries(self.root):
             shutil.rmtree(leftover, ignore_errors=True)
+        with disk_errors(self.root):
+            (self.root / USED).unlink(missing_ok=True)
+
+    def _note_use(self, name: str) -> None:
+        """Writes down that a result is asked for, so that nobody takes it for a leftover."""
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / USED).open("a", encoding="utf-8") as stream:
+                stream.write(f"{name}\n")
+
+
+def temporaries(root: Path) -> list[Path]:
+    """What stages that were killed left in a store."""
+    return sorted(root.glob(".*-*"))
 
 
 def content_key(name: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of a stage's name, revision, inputs and settings."""
+    """SHA-256 over the canonical JSON of a stage's name, code, inputs and settings."""
     content: dict[str, Any] = {
         "stage": name,
         "inputs": dict(inputs),
         "settings": dict(settings),
+        **made_by(name),
     }
-    if name in REVISIONS:
-        content["revision"] = REVISIONS[name]
     return json_sha256(content)
 
 
@@ -234,6 +254,7 @@ def _write_manifest(
         "key": key,
         "inputs": dict(inputs),
         "settings": dict(settings),
+        **made_by(name),
         "files": files,
     }
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())

@@ -12,29 +12,21 @@ from pathlib import Path
 SUPERSEDED = "superseded"
 
 
-def set_aside(output: Path) -> Path | None:
-    """Moves what was made from an earlier run into ``superseded/N``, with the next free number.
+def to_set_aside(output: Path) -> dict[str, str]:
+    """Where what was made from an earlier run goes: ``superseded/N``, with the next free number.
 
     Args:
         output: Output folder of ``convert``; call it only while holding its lock.
 
     Returns:
-        The new folder; ``None`` where there was nothing to move.
-
-    Raises:
-        OSError: The folder cannot be written.
+        Name in the folder to its new place there; empty where nothing is to be moved.
     """
-    found = [output / name for name in made_from_a_run() if (output / name).exists()]
-    if not found:
-        return None
+    found = [name for name in made_from_a_run() if (output / name).exists()]
     parent = output / SUPERSEDED
-    parent.mkdir(exist_ok=True)
-    taken = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
-    place = parent / str(max(taken, default=0) + 1)
-    place.mkdir()
-    for path in found:
-        path.rename(place / path.name)
-    return place
+    there = parent.iterdir() if found and parent.is_dir() else ()
+    taken = [int(entry.name) for entry in there if entry.name.isdecimal()]
+    place = f"{SUPERSEDED}/{max(taken, default=0) + 1}"
+    return {name: f"{place}/{name}" for name in found}
 
 
 def made_from_a_run() -> tuple[str, ...]:

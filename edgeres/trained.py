@@ -16,14 +16,14 @@ from edgeres.run import Run
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
-_WITHOUT_EFFECT = {
+_WITHOUT_EFFECT = (
     "precision",
     "portable",
     "mixed_precision",
     "equalize",
     "measured_samples",
     "rounding",
-}
+)
 """Settings that a training does not depend on: they are refused beside it, or in its inputs."""
 
 
@@ -36,9 +36,10 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         UsageError: The recipe names no training images.
         EdgeResError: As :func:`edgeres.int8_stages.qat`.
     """
-    block, network = run.recipe.quantize, networks.quantized
-    if block.qat is None:
+    network = networks.quantized
+    if run.recipe.quantize.qat is None:
         return None
+    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
     train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
@@ -60,11 +61,11 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         inputs={
             "model": network.sha256,
             "table": file_sha256(table),
-            "train_data": training_fingerprint(train_data),
+            "train_data": training_fingerprint(train_data, run.hashes),
         },
         settings={
             "rules": {key: value for key, value in rules.to_dict().items() if key != "name"},
-            "quantize": block.model_dump(exclude=_WITHOUT_EFFECT),
+            "quantize": block.model_dump(),
             "preprocess": networks.preprocess.to_dict(),
         },
         produce=produce,

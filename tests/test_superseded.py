@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.superseded import made_from_a_run, set_aside
+from edgeres.publish import handover
+from edgeres.superseded import made_from_a_run, to_set_aside
 
 
 def test_what_was_made_from_a_run_is_moved_and_kept(tmp_path: Path) -> None:
-    assert set_aside(tmp_path) is None
+    assert to_set_aside(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
     for text in ("first", "second"):
         (tmp_path / "MODEL_CARD.md").write_text(text)
         (tmp_path / "serve-triton" / "net" / "1").mkdir(parents=True)
         (tmp_path / "mine.md").write_text("mine")
         (tmp_path / "serve-mine").mkdir(exist_ok=True)
-        set_aside(tmp_path)
+        with handover(tmp_path) as waiting:
+            waiting.aside |= to_set_aside(tmp_path)
     kept = tmp_path / "superseded"
     assert [(kept / n / "MODEL_CARD.md").read_text() for n in "12"] == ["first", "second"]
     assert (kept / "2" / "serve-triton" / "net" / "1").is_dir()

@@ -25,7 +25,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
         asked.update(settings)
         raise _AskedError
 
-    monkeypatch.setattr(trained, "training_fingerprint", lambda _: "images")
+    monkeypatch.setattr(trained, "training_fingerprint", lambda *_: "images")
     table = tmp_path / "table.json"
     table.write_text("{}")
     block = QuantizeBlock(qat=QatBlock(), **settings)
@@ -34,7 +34,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
     networks = SimpleNamespace(quantized=network, preprocess=Preprocess())
     with pytest.raises(_AskedError):
         trained.trained_parameters(
-            SimpleNamespace(recipe=recipe, stage=stage), networks, table, RULES
+            SimpleNamespace(recipe=recipe, stage=stage, hashes=None), networks, table, RULES
         )
     return asked
 

@@ -55,6 +55,12 @@ class PackagedBackend:
         """Version of the package under its own name; empty where it is not here."""
         return {} if self.missing() else {self.package.name: self.version(self.package.load())}
 
+    def place(self, device: str) -> dict[str, str]:
+        """The GPU and its driver where the device is one; nothing for a CPU."""
+        from edgeres.backends._tensorrt_match import place_of
+
+        return place_of(device) if device.startswith("cuda:") else {}
+
     def version(self, module: ModuleType) -> str:
         """The imported package's version."""
         return str(module.__version__)

@@ -11,6 +11,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
     "cuDeviceGetCount": (_int_out,),
     "cuDeviceGet": (_int_out, ctypes.c_int),
     "cuDeviceGetName": (ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    "cuDeviceGetUuid": (ctypes.c_char_p, ctypes.c_int),
     "cuDeviceGetAttribute": (_int_out, ctypes.c_int, ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (_out, ctypes.c_int),
     "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
@@ -67,6 +69,7 @@ class Gpu:
     name: str
     compute_capability: str
     driver: str
+    uuid: str
 
 
 def load_driver() -> ctypes.CDLL:
@@ -107,9 +110,10 @@ def list_gpus() -> tuple[Gpu, ...]:
     gpus = []
     for ordinal in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        name = ctypes.create_string_buffer(256)
+        name, identity = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
         _check(library, library.cuDeviceGet(ctypes.byref(device), ordinal), "cuDeviceGet")
         _check(library, library.cuDeviceGetName(name, 256, device.value), "cuDeviceGetName")
+        _check(library, library.cuDeviceGetUuid(identity, device.value), "cuDeviceGetUuid")
         for out, attribute in (
             (major, _COMPUTE_CAPABILITY_MAJOR),
             (minor, _COMPUTE_CAPABILITY_MINOR),
@@ -117,7 +121,9 @@ def list_gpus() -> tuple[Gpu, ...]:
             code = library.cuDeviceGetAttribute(ctypes.byref(out), attribute, device.value)
             _check(library, code, "cuDeviceGetAttribute")
         capability = f"{major.value}.{minor.value}"
-        gpus.append(Gpu(ordinal, name.value.decode(errors="replace"), capability, driver))
+        told = name.value.decode(errors="replace")
+        uuid = f"GPU-{UUID(bytes=identity.raw)}"  # as `nvidia-smi -L` writes it
+        gpus.append(Gpu(ordinal, told, capability, driver, uuid))
     return tuple(gpus)
 
 

@@ -101,6 +101,19 @@ def with_targets(trt: Trt, options: TensorRTOptions, device: str) -> TensorRTOpt
     return replace(options, compute_capabilities=targets)
 
 
+def place_of(device: str) -> dict[str, str]:
+    """The GPU behind a device: name, compute capability, identity, driver; empty without it."""
+    gpu = next((gpu for gpu in gpus_here() if gpu.ordinal == ordinal_of(device)), None)
+    if gpu is None:
+        return {}
+    return {
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "uuid": gpu.uuid,
+        "driver": gpu.driver,
+    }
+
+
 def versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str, str]:
     """What a plan depends on, for its sidecar."""
     versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest or "float32"}
@@ -112,6 +125,7 @@ def versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str
         **versions,
         "gpu": gpu.name,
         "compute_capabilities": gpu.compute_capability,
+        "uuid": gpu.uuid,
         "driver": gpu.driver,
     }
 

@@ -253,6 +253,13 @@ class Backend(Protocol):
         """Versions of the runtime's packages, for manifests and reports."""
         ...
 
+    def place(self, device: str) -> dict[str, str]:
+        """What an engine for a device depends on besides versions: the GPU and its driver.
+
+        Empty for a CPU, and for a device that is not here.
+        """
+        ...
+
     def devices(self) -> tuple[str, ...]:
         """Devices that this backend can use here, best first."""
         ...

@@ -65,6 +65,10 @@ class Null:
         """Runs everywhere."""
         return None
 
+    def place(self, device: str) -> dict[str, str]:
+        """Nothing: zeros are the same everywhere."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """No runtime, no version."""
         return {}

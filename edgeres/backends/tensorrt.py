@@ -21,6 +21,7 @@ from edgeres.backends._tensorrt_match import (
     gpu_of,
     gpus_here,
     ordinal_of,
+    place_of,
     versions_of,
     with_targets,
 )
@@ -71,17 +72,16 @@ class TensorRTBackend:
         return None
 
     def versions(self) -> dict[str, str]:
-        """Full versions of the TensorRT products that import here, with the GPU and its driver.
-
-        A plan depends on all of them, so they belong into the key under which it is cached.
-        """
+        """Full versions of the TensorRT products that import here."""
         found: dict[str, str] = {}
         for flavor in FLAVORS:
             with contextlib.suppress(BackendMissingError):
                 found[flavor] = load_trt(flavor).version
-        for gpu in gpus_here()[:1]:
-            found |= {"gpu": gpu.name, "cuda-driver": gpu.driver}
         return found
+
+    def place(self, device: str) -> dict[str, str]:
+        """The GPU that was asked for and its driver; empty where a plan is built without one."""
+        return place_of(device)
 
     def devices(self) -> tuple[str, ...]:
         """GPUs as ``cuda:N``, in the driver's order; none without a driver."""

@@ -26,6 +26,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.files import file_sha256
+from edgeres.publish import refuse_half_handover
 from edgeres.version import __version__
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def bundle(
     """
     from edgeres.report.schema import read_report
 
+    refuse_half_handover(folder)
     report = read_report(folder / _REPORT)
     chosen = _targets(report, targets, folder)
     baseline = folder / _BASELINE

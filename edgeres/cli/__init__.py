@@ -16,20 +16,24 @@ from typing import Annotated
 import typer
 
 from edgeres.cli import bundle, engines, reports, stages
+from edgeres.cli.clean import clean
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
+from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
 from edgeres.cli.tune import tune
+from edgeres.cli.usage import CiCommand, CiGroup
 
 app = typer.Typer(
     name="edgeres",
+    cls=CiGroup,
     help="Prune, quantize and prove residual networks on TensorRT, OpenVINO and ONNX Runtime.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(convert)
+app.command(cls=CiCommand)(convert)
 app.command()(tune)
 _DEPLOY = app.command(rich_help_panel="To the device")
 _DEPLOY(bundle.bundle)
@@ -40,16 +44,17 @@ _STAGES = app.command(rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)
 _STAGES(stages.export)
-_STAGES(stages.quantize)
+_STAGES(quantize)
 _STAGES(sensitivity)
 _STAGES(stages.build)
 _ENGINES = app.command(rich_help_panel="Built engines and this machine")
-_ENGINES(engines.validate)
+app.command(cls=CiCommand, rich_help_panel="Built engines and this machine")(engines.validate)
 _ENGINES(engines.benchmark)
 _ENGINES(engines.inspect)
 _ENGINES(compare)
 _ENGINES(reports.report)
 _ENGINES(engines.doctor)
+_ENGINES(clean)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeres.cli import options as o
-from edgeres.cli.screen import screen
+from edgeres.cli.screen import CiTold, screen
 
 RecipeArgument = Annotated[
     str | None,
@@ -76,10 +76,11 @@ def convert(
     With --model and no RECIPE nothing is pruned: the model is quantized, built and proven as it is.
     Exit code 1 means that a gate failed or is inconclusive; the report says which and why.
     """
-    with screen(as_json=as_json, verbose=verbose, debug=debug) as out:
+    told = CiTold("convert", junit, annotations)
+    with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
         from edgeres.pipeline import convert as run
         from edgeres.recipe_file import load_recipe
-        from edgeres.report.junit import tell_ci, verdicts_of
+        from edgeres.report.junit import explanations_of, tell_ci, verdicts_of
         from edgeres.report.table import report_table
 
         changes: dict[str, Any] = {
@@ -105,7 +106,13 @@ def convert(
         folder = output or Path("runs") / loaded.name
         with out.listener() as listener:
             report = run(loaded, folder, use_cache=not no_cache, listener=listener)
-        tell_ci(verdicts_of(report), junit=junit, annotations=annotations, say=out.note)
+        tell_ci(
+            verdicts_of(report),
+            explained=explanations_of(report),
+            junit=junit,
+            annotations=annotations,
+            say=out.note,
+        )
         out.result(report.to_dict(), report_table(report, out.console()))
         if not as_json:
             out.console().print(f"\nReport: {folder / 'report.json'}", highlight=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgeres.cli import options as o
-from edgeres.cli.screen import screen
+from edgeres.cli.screen import CiTold, screen
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.loadgen_summary import Scenario
@@ -72,7 +72,8 @@ def validate(
     debug: o.Debug = False,
 ) -> None:
     """Measure a built engine's accuracy against a baseline; exit 1 unless it passes."""
-    with screen(as_json=as_json, debug=debug) as out:
+    told = CiTold("validate", junit, annotations)
+    with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
         from edgeres.data.source import open_dataset
         from edgeres.evaluation import conformance as c
@@ -145,7 +146,13 @@ def validate(
                 figures=found.figures,
             )
         verdicts = {found.engine.backend: found.verdict}
-        tell_ci(verdicts, junit=junit, annotations=annotations, say=out.note)
+        tell_ci(
+            verdicts,
+            explained={found.engine.backend: [found.explanation] if found.explanation else []},
+            junit=junit,
+            annotations=annotations,
+            say=out.note,
+        )
         out.result(found.to_dict(), validation_table(found))
         raise typer.Exit(found.verdict.exit_code)
 
@@ -324,8 +331,12 @@ def engine_preprocess(
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
+    from edgeres.publish import refuse_half_handover
 
-    kept = [model.resolve().parent.parent / BASELINE / PREPROCESS for model in models]
+    runs = [model.resolve().parent.parent for model in models]
+    for run in runs:
+        refuse_half_handover(run)
+    kept = [run / BASELINE / PREPROCESS for run in runs]
     if baseline is not None:
         kept.insert(0, baseline.with_name(PREPROCESS))
     values: dict[str, Any] = next(

@@ -7,12 +7,13 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgeres.errors import EdgeResError, StageError
+from edgeres.errors import EdgeResError, StageError, StorageError
 from edgeres.files import disk_errors
 
 if TYPE_CHECKING:
@@ -21,15 +22,64 @@ if TYPE_CHECKING:
     from edgeres.console import ConsoleListener
 
 
+@dataclass(frozen=True)
+class CiTold:
+    """What a CI system is told of a command: a JUnit file, GitHub annotations."""
+
+    command: str
+    junit: Path | None
+    annotations: bool
+
+    def begin(self) -> None:
+        """Writes a JUnit file that says that the command did not end, until it does.
+
+        So no file of an earlier run is taken for this one's, however this one is stopped.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        if self.junit is not None:
+            from edgeres.report.junit import ENDED, error_xml, write_junit
+
+            text = f"edgeres {self.command} {ENDED}."
+            write_junit(error_xml(self.command, "unfinished", text), self.junit)
+
+    def error(self, kind: str, message: str) -> None:
+        """Tells of an error; a file that cannot be written is told on stderr."""
+        from edgeres.report.junit import tell_ci_error
+
+        try:
+            tell_ci_error(
+                self.command,
+                kind,
+                message,
+                junit=self.junit,
+                annotations=self.annotations,
+                say=lambda line: typer.echo(line, err=True),
+            )
+        except StorageError as error:
+            sys.stderr.write(f"warning: {' '.join(str(error).split())}\n")
+
+
 @contextmanager
-def screen(*, as_json: bool, verbose: bool = False, debug: bool = False) -> Iterator[Screen]:
+def screen(
+    *, as_json: bool, verbose: bool = False, debug: bool = False, ci: CiTold | None = None
+) -> Iterator[Screen]:
     """The screen of one command; turns an error into one line and its exit code.
+
+    Args:
+        as_json: Results and errors as JSON on stdout.
+        verbose: Say more on stderr.
+        debug: Show the traceback of an error.
+        ci: What a CI system is told where the command ends without a verdict.
 
     Raises:
         typer.Exit: In place of an ``EdgeResError``.
     """
     try:
         with _unforeseen(), disk_errors(Path.cwd()):
+            if ci is not None:
+                ci.begin()
             yield Screen(as_json, verbose)
     except (KeyboardInterrupt, SystemExit):
         sys.stderr.write("interrupted: run the same command again to go on; what is done is kept\n")
@@ -42,6 +92,8 @@ def screen(*, as_json: bool, verbose: bool = False, debug: bool = False) -> Iter
             print_json({"error": {**content, "exit_code": error.exit_code}})
         else:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        if ci is not None:
+            ci.error(error.error_id, str(error))
         raise typer.Exit(error.exit_code) from error
 
 

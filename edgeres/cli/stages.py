@@ -15,7 +15,6 @@ from edgeres.cli.screen import screen
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.recipe import Recipe
-    from edgeres.recipe_compress import QuantizeBlock
 
 Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
@@ -59,7 +58,9 @@ def train(
 
 def prune(
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option(help="Pruned checkpoint (.safetensors).")],
+    output: Annotated[
+        Path, typer.Option(help="Pruned checkpoint; .safetensors is added if it lacks.")
+    ],
     recipe: RecipeOption = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs to keep, in (0, 1).")] = None,
     train_data: o.TrainData = None,
@@ -85,11 +86,13 @@ def prune(
     """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.errors import UsageError
+        from edgeres.files import output_file
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.stages import prune as run
         from edgeres.targets import target_list
         from edgeres.timed_on import timed_here
 
+        output = output_file(output, ".safetensors", source=checkpoint)
         changes = {
             "prune.macs_ratio": macs_ratio,
             "prune.finetune.epochs": epochs,
@@ -131,7 +134,7 @@ def prune(
 
 def export(
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    output: Annotated[Path, typer.Option(help="ONNX file to write; .onnx is added if it lacks.")],
     size: Annotated[str, typer.Option(help="HEIGHT,WIDTH that the network sees.")],
     opset: Annotated[int, typer.Option(min=18, max=24, help="ONNX operator set.")] = 20,
     as_json: o.Json = False,
@@ -139,10 +142,12 @@ def export(
 ) -> None:
     """Export a checkpoint to FP32 ONNX and check that both answer alike."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.files import output_file
         from edgeres.onnx_info import summarize
         from edgeres.recipe import ExportBlock
         from edgeres.stages import export as run
 
+        output = output_file(output, ".onnx", source=checkpoint)
         sizes = o.parse_size("--size", size)
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
         run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
@@ -153,110 +158,11 @@ def export(
         )
 
 
-@o.takes_preprocess
-def quantize(
-    onnx: Onnx,
-    output: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
-    data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="A target that `edgeres doctor` lists, or portable; a recipe with "
-            "`portable: true` needs none."
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
-    ] = None,
-    recipe: RecipeOption = None,
-    train_data: o.TrainData = None,
-    qat_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of quantization-aware training; none without it.")
-    ] = None,
-    *,
-    preprocess: o.PreprocessOptions,
-    as_json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
-    """Calibrate an FP32 ONNX model and write the Q/DQ model that one target asks for, or all.
-
-    With --qat-epochs, or a `qat:` block in the recipe, the INT8 network is trained first; the same
-    command resumes.
-    """
-    with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.int8_stages import calibrate, equalize, qat
-        from edgeres.int8_stages import quantize as run
-        from edgeres.networks import train_data_of
-        from edgeres.quantization.trial import try_model
-        from edgeres.targets import rules_of
-
-        changes = o.preprocess_changes(preprocess)
-        settings = stage_recipe(
-            recipe, {**changes, "data.train": train_data, "quantize.qat.epochs": qat_epochs}
-        )
-        images = None
-        if settings.quantize.qat is not None:
-            images = train_data_of(settings, "quantization-aware training is asked for")
-        target = _rule_set(settings.quantize, target)
-        rules = rules_of(target, device)
-        try_model(onnx)
-        table = table or output.with_suffix(".calibration.json")
-        reads_images = (
-            images is not None
-            or not table.is_file()
-            or settings.quantize.to_settings().needs_images
-        )
-        prepared = onnx_preprocess(settings, onnx) if reads_images else None
-        if settings.quantize.equalize:
-            equalized = output.with_suffix(".equalized.onnx")
-            equalize(onnx, equalized)
-            onnx = equalized
-        if prepared is not None and not table.is_file():
-            with out.listener() as listener:
-                calibrate(
-                    onnx,
-                    table,
-                    data=data,
-                    samples=None,
-                    preprocess=prepared,
-                    settings=settings.quantize,
-                    progress=listener.bar("calibrate"),
-                )
-        trained = None
-        if images is not None and prepared is not None:
-            trained = output.with_suffix(".trained.safetensors")
-            with out.listener() as listener:
-                qat(
-                    onnx,
-                    table,
-                    trained,
-                    rules=rules,
-                    settings=settings.quantize,
-                    train_data=images,
-                    preprocess=prepared,
-                    work=output.with_name(f"{output.stem}.qat"),
-                    progress=listener.bar("quantization-aware training"),
-                )
-        result = run(
-            onnx,
-            table,
-            output,
-            rules=rules,
-            settings=settings.quantize,
-            data=data,
-            preprocess=prepared,
-            trained=trained,
-        )
-        out.result(
-            {"onnx": str(output), "table": str(table), **result.to_dict()},
-            f"{output}: {len(result.quantized_nodes)} nodes quantized for {target}",
-        )
-
-
 def build(
     onnx: Onnx,
-    output: Annotated[Path, typer.Option(help="Engine file; the target's suffix is added.")],
+    output: Annotated[
+        Path, typer.Option(help="Engine file; the target's suffix is added if it lacks.")
+    ],
     target: Target,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     threads: o.Threads = None,
@@ -308,34 +214,6 @@ def build(
             },
             "\n".join([f"{engine.path}", *finding_lines(found)]),
         )
-
-
-def _rule_set(settings: QuantizeBlock, target: str | None) -> str:
-    """Whose rules a file is quantized by; refuses what cannot be had without an engine."""
-    from edgeres.errors import UsageError
-    from edgeres.quantization.portable import PORTABLE
-
-    if settings.precision == "fp32":
-        raise UsageError(
-            "the recipe says `quantize: {precision: fp32}`, so there is nothing to quantize.",
-            hint="Use `edgeres build` on the FP32 model, or leave `precision:` out.",
-        )
-    if settings.mixed_precision is not None:
-        raise UsageError(
-            "the recipe's `quantize: {mixed_precision: ...}` is searched on built engines, which "
-            "this command does not make.",
-            hint="Use `edgeres convert`, or leave the block out.",
-        )
-    if settings.portable and target not in (None, PORTABLE):
-        raise UsageError(
-            f"the recipe says `portable: true` and --target says {target!r}.",
-            hint="Leave one of them out.",
-        )
-    if settings.portable:
-        return PORTABLE
-    if target is None:
-        raise UsageError("no target is named.", hint="Give --target, e.g. --target onnxruntime.")
-    return target
 
 
 def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:

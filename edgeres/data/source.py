@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from edgeres.data.fashion_mnist import TRAINING_FINGERPRINT, open_fashion_mnist
 from edgeres.data.filelist import open_list
+from edgeres.data.files import FileDataset
+from edgeres.data.hashes import FileHashes
 from edgeres.data.idx_source import open_idx
 from edgeres.data.imagefolder import open_imagefolder
 from edgeres.data.npz import open_npz
@@ -19,7 +22,7 @@ FORMS = "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH or list:FI
 _KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list")
 
 
-def open_dataset(spec: str, *, split: Split) -> Dataset:
+def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -> Dataset:
     """Opens a data set; nothing is decoded yet where the images are files.
 
     Args:
@@ -28,6 +31,8 @@ def open_dataset(spec: str, *, split: Split) -> Dataset:
             text names files that exist. ``~`` is the home folder.
         split: ``train``, ``validation`` or ``calibration``. A source that has no parts gives the
             same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
+        hashes: What is known of image files' content, for the fingerprint; asked of the files
+            themselves where ``None``.
 
     Raises:
         UsageError: The text has none of these forms.
@@ -56,10 +61,12 @@ def open_dataset(spec: str, *, split: Split) -> Dataset:
         dataset = open_list(*_pair(rest), split)
     if len(dataset) == 0:
         raise DataError(f"Expected images in the {split} split of {spec!r}, got an empty set.")
+    if hashes is not None and isinstance(dataset, FileDataset):
+        return replace(dataset, hashes=hashes)
     return dataset
 
 
-def training_fingerprint(spec: str) -> str:
+def training_fingerprint(spec: str, hashes: FileHashes | None = None) -> str:
     """Fingerprint of a training set; that of Fashion-MNIST is known without its images.
 
     Raises:
@@ -68,7 +75,7 @@ def training_fingerprint(spec: str) -> str:
     """
     if spec == "fashion-mnist":
         return TRAINING_FINGERPRINT
-    return open_dataset(spec, split="train").fingerprint
+    return open_dataset(spec, split="train", hashes=hashes).fingerprint
 
 
 def _path(text: str) -> Path:

@@ -28,8 +28,7 @@ class Dataset(Protocol):
 
     ``labels`` has shape ``(N,)`` and dtype int64, :data:`UNLABELLED` where there is none.
     ``class_names`` is empty where the source does not say which classes exist. ``fingerprint`` is a
-    SHA-256 over the images and labels (or over file names, sizes and labels where the images are
-    files).
+    SHA-256 over the images and labels (over names, content and labels of files, undecoded).
     """
 
     @property

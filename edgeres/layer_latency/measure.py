@@ -62,7 +62,7 @@ def place_of(
         cpu=machine.cpu,
         cores=machine.threads,
         isa=machine.isa,
-        versions=target.backend.versions(),
+        versions={**target.backend.versions(), **target.backend.place(target.device)},
         rules=target.rules.to_dict() if precision == "int8" else {},
         options={k: v for k, v in _options(target, precision).items() if k not in paths},
         shapes={

@@ -81,12 +81,15 @@ class CalibrationTable:
         samples: Number of images.
         calibrator: The calibrator whose ranges are used unless another is asked for.
         tensors: Tensor name to statistics, in topological order.
+        made_from: The images and how they became numbers, as plain JSON values
+            (:mod:`edgeres.table_origin`); empty where whoever calibrated did not say.
     """
 
     model_sha256: str
     samples: int
     calibrator: Calibrator
     tensors: Mapping[str, TensorStats]
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def range_of(self, tensor: str, calibrator: str | None = None) -> ChosenRange:
         """Range of a tensor, by the table's calibrator or by a named one.
@@ -125,6 +128,7 @@ class CalibrationTable:
             "model_sha256": self.model_sha256,
             "samples": self.samples,
             "calibrator": self.calibrator,
+            "made_from": dict(self.made_from),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         blocks = [_tensor_text(name, stats) for name, stats in self.tensors.items()]
@@ -171,7 +175,11 @@ class CalibrationTable:
                 raise _bad(f"calibrator {calibrator!r} is not one of {', '.join(CALIBRATORS)}")
             tensors = {name: _tensor(name, entry) for name, entry in data["tensors"].items()}
             return CalibrationTable(
-                str(data["model_sha256"]), int(data["samples"]), calibrator, tensors
+                str(data["model_sha256"]),
+                int(data["samples"]),
+                calibrator,
+                tensors,
+                dict(data["made_from"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _bad(f"{type(error).__name__}: {error}") from error

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeres.evaluation.gates import Verdict
 from edgeres.files import write_atomic
 from edgeres.report.schema import Report
 
+Explained = Mapping[str, Sequence[str]]
+"""Engine to what explains its verdict, in sentences."""
 
-def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str:
+ENDED = "did not end: it was stopped, or crashed"
+"""What a JUnit file says from the start of a command until its end."""
+
+
+def junit_xml(
+    verdicts: Mapping[str, Verdict], *, suite: str = "edgeres", explained: Explained | None = None
+) -> str:
     """One test case for each check of each engine, in the format that CI systems read.
 
     ``fail`` becomes a failure, ``inconclusive`` a failure of that type, ``not_executed`` a skipped
@@ -20,6 +28,7 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str
     Args:
         verdicts: Verdict by engine.
         suite: Name of the test suite.
+        explained: What explains the verdict of an engine; a failure's text holds it.
     """
     root = ET.Element("testsuite", name=suite)
     failures = skipped = 0
@@ -30,6 +39,7 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str
         for name, outcome, reason in rows:
             case = ET.SubElement(root, "testcase", classname=f"{suite}.{engine}", name=name)
             told = _printable(reason)
+            why = "\n".join([told, *map(_printable, (explained or {}).get(engine, ()))])
             if outcome == "not_executed":
                 skipped += 1
                 ET.SubElement(case, "skipped", message=told)
@@ -37,11 +47,30 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, suite: str = "edgeres") -> str
                 ET.SubElement(case, "system-out").text = told
             else:
                 failures += 1
-                ET.SubElement(case, "failure", type=outcome, message=told).text = told
-    root.set("tests", str(len(root)))
-    root.set("failures", str(failures))
-    root.set("errors", "0")
-    root.set("skipped", str(skipped))
+                ET.SubElement(case, "failure", type=outcome, message=told).text = why
+    return _counted(root, failures=failures, skipped=skipped)
+
+
+def error_xml(command: str, kind: str, message: str, *, suite: str = "edgeres") -> str:
+    """One test case for a command that has no verdict: an error, which is no failed check.
+
+    Args:
+        command: Name of the command.
+        kind: The error's id.
+        message: What and where, and what to do next.
+        suite: Name of the test suite.
+    """
+    root = ET.Element("testsuite", name=suite)
+    case = ET.SubElement(root, "testcase", classname=f"{suite}.{command}", name="completed")
+    told = _printable(message)
+    ET.SubElement(case, "error", type=kind, message=told).text = told
+    return _counted(root, errors=1)
+
+
+def _counted(root: ET.Element, *, failures: int = 0, errors: int = 0, skipped: int = 0) -> str:
+    counts = {"failures": failures, "errors": errors, "skipped": skipped}
+    for name, count in {"tests": len(root), **counts}.items():
+        root.set(name, str(count))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
@@ -54,9 +83,18 @@ def verdicts_of(report: Report) -> dict[str, Verdict]:
     }
 
 
+def explanations_of(report: Report) -> dict[str, list[str]]:
+    """What the report finds of each target, and of the run as a whole."""
+    return {
+        name: [found.text for found in report.findings if found.target in (name, None)]
+        for name in report.targets
+    }
+
+
 def tell_ci(
     verdicts: Mapping[str, Verdict],
     *,
+    explained: Explained | None = None,
     junit: Path | None,
     annotations: bool,
     say: Callable[[str], None],
@@ -65,6 +103,7 @@ def tell_ci(
 
     Args:
         verdicts: Verdict by engine.
+        explained: What explains the verdict of an engine.
         junit: Where the JUnit file goes; ``None`` for none.
         annotations: Whether to say GitHub's workflow commands.
         say: Takes each command, a line.
@@ -73,29 +112,63 @@ def tell_ci(
         StorageError: The file cannot be written.
     """
     if junit is not None:
-        write_junit(verdicts, junit)
-    for line in github_annotations(verdicts) if annotations else ():
+        write_junit(junit_xml(verdicts, explained=explained), junit)
+    for line in github_annotations(verdicts, explained) if annotations else ():
         say(line)
 
 
-def write_junit(verdicts: Mapping[str, Verdict], path: Path) -> None:
-    """Writes :func:`junit_xml` as a file.
+def tell_ci_error(
+    command: str,
+    kind: str,
+    message: str,
+    *,
+    junit: Path | None,
+    annotations: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Tells a CI system that a command ended without a verdict.
+
+    Args:
+        command: Name of the command.
+        kind: The error's id.
+        message: What and where, and what to do next.
+        junit: Where the JUnit file goes; ``None`` for none.
+        annotations: Whether to say GitHub's workflow command.
+        say: Takes it, a line.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    text = '<?xml version="1.0" encoding="utf-8"?>\n' + junit_xml(verdicts)
-    write_atomic(path, text.encode())
+    if junit is not None:
+        write_junit(error_xml(command, kind, message), junit)
+    if annotations:
+        say(f"::error title={_property(f'edgeres {command}: {kind}')}::{_data(message)}")
 
 
-def github_annotations(verdicts: Mapping[str, Verdict]) -> list[str]:
+def write_junit(xml: str, path: Path) -> None:
+    """Writes what :func:`junit_xml` or :func:`error_xml` gives as a file.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    write_atomic(path, f'<?xml version="1.0" encoding="utf-8"?>\n{xml}'.encode())
+
+
+def github_annotations(
+    verdicts: Mapping[str, Verdict], explained: Explained | None = None
+) -> list[str]:
     """One workflow command for each verdict; printed, GitHub shows it on the run's page."""
+    told = explained or {}
     level = {"pass": "notice", "not_executed": "notice", "inconclusive": "warning", "fail": "error"}
     return [
         f"::{level[verdict.outcome]} title={_property(f'edgeres {engine}: {verdict.outcome}')}::"
-        f"{_data(verdict.reason)}"
+        + _data(" ".join([verdict.reason, *(told.get(engine, ()) if _bad(verdict) else ())]))
         for engine, verdict in verdicts.items()
     ]
+
+
+def _bad(verdict: Verdict) -> bool:
+    return verdict.outcome in ("fail", "inconclusive")
 
 
 def _data(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.publish import refuse_half_handover
 from edgeres.report import cells, charts
 from edgeres.report.block_graph import residual_blocks
 from edgeres.report.evidence import (
@@ -61,8 +62,9 @@ def read_output(folder: Path) -> Output:
     """Reads an output folder of ``convert``; evidence that an older one does not have is empty.
 
     Raises:
-        ArtefactError: No report there, or a damaged file.
+        ArtefactError: No report there, a damaged file, or files of two runs.
     """
+    refuse_half_handover(folder)
     report = read_report(folder / REPORT)
     kept = folder / FOLDER
     return Output(

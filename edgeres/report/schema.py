@@ -96,12 +96,13 @@ class PruningPart:
 
 @dataclass(frozen=True)
 class StagePart:
-    """One stage of the pipeline."""
+    """One stage of the pipeline; ``result`` names its folder in the store, if it keeps one."""
 
     name: str
     seconds: float
     cached: bool
     peak_rss_bytes: int
+    result: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeres.data.hashes import FileHashes
 from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
 from edgeres.files import write_atomic
-from edgeres.pipeline import open_inputs, prove, stage_store
+from edgeres.pipeline import HASHES, STAGES_FOLDER, open_inputs, prove, stage_store
 from edgeres.progress import Listener, Silent
 from edgeres.recipe import Recipe
 from edgeres.store import Store, json_sha256, output_lock
@@ -74,7 +75,8 @@ def tune(
     settings, listener = settings or TuneSettings(), listener or Silent()
     budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
     wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
-    inputs = open_inputs(wanted)
+    hashes = FileHashes(output / STAGES_FOLDER / HASHES)
+    inputs = open_inputs(wanted, hashes)
     here = [target for target in inputs.targets if target.not_executable is None]
     if not here:
         raise _no_target(inputs.targets[0].not_executable)
@@ -105,6 +107,7 @@ def tune(
                 recipe,
                 store,
                 listener,
+                hashes,
                 targets=[target.name for target in here],
                 budgets=budgets,
                 precisions=precisions,
@@ -140,6 +143,7 @@ def _try(
     recipe: Recipe,
     store: Store,
     listener: Listener,
+    hashes: FileHashes,
     *,
     targets: list[str],
     budgets: tuple[float, ...],
@@ -158,7 +162,7 @@ def _try(
         listener.note(f"try {asked.number + 1} of {settings.trials}: {candidate.label}")
         try:
             asked.tell(
-                _measure(recipe, candidate, store, listener, settings.epochs),
+                _measure(recipe, candidate, store, listener, hashes, settings.epochs),
                 max_drop_pp=recipe.checks.max_drop_pp,
             )
         except EdgeResError as error:
@@ -167,11 +171,16 @@ def _try(
 
 
 def _measure(
-    recipe: Recipe, candidate: Candidate, store: Store, listener: Listener, epochs: int | None
+    recipe: Recipe,
+    candidate: Candidate,
+    store: Store,
+    listener: Listener,
+    hashes: FileHashes,
+    epochs: int | None,
 ) -> Measured:
     chosen = recipe_of(recipe, candidate, epochs=epochs)
     chosen = chosen.override({"report.layers": False})  # no try has a page to show them on
-    _, report, _, _ = prove(open_inputs(chosen), store, listener)
+    _, report, _, _ = prove(open_inputs(chosen, hashes), store, listener)
     found = measured_in(report, candidate.target)
     if found is None:
         raise _no_target(report.targets[candidate.target].reason)

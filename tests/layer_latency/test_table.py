@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from edgeres.errors import ArtefactError
 from edgeres.layer_latency.shapes import LayerShape
 from edgeres.layer_latency.table import (
-    VERSION,
     LatencyTable,
     Multiples,
     NetworkTime,
     Place,
     ShapeTimes,
 )
-from edgeres.store import REVISIONS
 
 PLACE = Place("b", "cpu", "int8", 2, 1, "CPU", 2, ("avx2",), {"b": "1.0"})
 SHAPE = LayerShape("Conv", (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), 0, ("relu",))
@@ -96,8 +94,3 @@ def test_what_is_no_table_is_refused(change: object, tmp_path: Path) -> None:
         LatencyTable.load(tmp_path / "t.json")
     with pytest.raises(ArtefactError, match="can be read"):
         LatencyTable.load(tmp_path / "none.json")
-
-
-def test_a_kept_stage_of_an_older_table_is_not_taken() -> None:
-    """Its key holds the revision, so the layers are measured anew instead of refused."""
-    assert REVISIONS["latency"] == VERSION

@@ -44,7 +44,7 @@ def test_cases_and_counts() -> None:
 
 
 def test_file_is_well_formed(tmp_path: Path) -> None:
-    write_junit(VERDICTS, tmp_path / "junit.xml")
+    write_junit(junit_xml(VERDICTS), tmp_path / "junit.xml")
     assert ET.parse(tmp_path / "junit.xml").getroot().tag == "testsuite"
 
 

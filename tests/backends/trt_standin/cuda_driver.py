@@ -19,6 +19,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetCount": (_int_out,),
     "cuDeviceGet": (_int_out, ctypes.c_int),
     "cuDeviceGetName": (ctypes.POINTER(ctypes.c_char), ctypes.c_int, ctypes.c_int),
+    "cuDeviceGetUuid": (ctypes.POINTER(ctypes.c_char), ctypes.c_int),
     "cuDeviceGetAttribute": (_int_out, ctypes.c_int, ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (_handle_out, ctypes.c_int),
     "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
@@ -50,6 +51,7 @@ class Driver:
     def __init__(self) -> None:
         self.gpu = "NVIDIA Stand-In"
         self.capability = (8, 6)
+        self.others: dict[int, tuple[str, tuple[int, int]]] = {}
         self.count = 1
         self.fails: dict[str, int] = {}
         self.memory: dict[int, Any] = {}
@@ -110,10 +112,15 @@ class Driver:
         out[0] = ordinal
 
     def _cuDeviceGetName(self, out: Any, size: int, device: int) -> None:
-        ctypes.memmove(out, self.gpu.encode() + b"\0", len(self.gpu) + 1)
+        name = self.others.get(device, (self.gpu,))[0]
+        ctypes.memmove(out, name.encode() + b"\0", len(name) + 1)
+
+    def _cuDeviceGetUuid(self, out: Any, device: int) -> None:
+        ctypes.memmove(out, bytes([*range(15), device]), 16)
 
     def _cuDeviceGetAttribute(self, out: Any, attribute: int, device: int) -> None:
-        out[0] = {75: self.capability[0], 76: self.capability[1]}[attribute]
+        capability = self.others[device][1] if device in self.others else self.capability
+        out[0] = {75: capability[0], 76: capability[1]}[attribute]
 
     def _cuDevicePrimaryCtxRetain(self, out: Any, device: int) -> None:
         context = next((key for key, kind in self.handles.items() if kind == "context"), None)

@@ -11,7 +11,10 @@ import pytest
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
+from edgeres.engine_keys import place_key
 from edgeres.errors import BackendMissingError, EdgeResError, ModelError, UsageError
+from edgeres.store import content_key
+from edgeres.targets import open_target
 
 BACKEND = get_backend("tensorrt")
 Install = Callable[[str], Any]
@@ -56,6 +59,7 @@ def test_a_plan_of_tensorrt_remembers_its_gpu(
             "gpu": "NVIDIA Stand-In",
             "compute_capabilities": "8.6",
             "driver": "12.8",
+            "uuid": "GPU-00010203-0405-0607-0809-0a0b0c0d0e00",
             "hardware_compatibility": "same_compute_capability",
         }.items()
     )
@@ -173,13 +177,35 @@ def test_on_a_gpu_tensorrt_is_preferred(install: Install, driver: Any, qdq_file:
 
 def test_versions_name_all_that_a_plan_depends_on(install: Install, driver: Any) -> None:
     trt = install("10")
-    assert BACKEND.versions() == {
-        "tensorrt": trt.version,
+    assert BACKEND.versions() == {"tensorrt": trt.version}
+    first = BACKEND.place("cuda:0")
+    assert first == {
         "gpu": "NVIDIA Stand-In",
-        "cuda-driver": "12.8",
+        "compute_capability": "8.6",
+        "uuid": "GPU-00010203-0405-0607-0809-0a0b0c0d0e00",
+        "driver": "12.8",
     }
     driver.count = 0
-    assert BACKEND.versions() == {"tensorrt": trt.version}
+    assert BACKEND.place("cuda:0") == {}
+
+
+def test_key_and_sidecar_are_of_the_gpu_that_was_asked_for(
+    install: Install, driver: Any, qdq_file: Path
+) -> None:
+    install("10")
+    driver.count = 3
+    driver.others = {1: ("NVIDIA Stand-In Max", (9, 0))}
+    here = {n: open_target("tensorrt", f"cuda:{n}") for n in range(3)}
+    keys = {n: content_key("build", {}, place_key(target)) for n, target in here.items()}
+    assert len(set(keys.values())) == 3, "cuda:2 is another card of the same model as cuda:0"
+    assert place_key(here[1])["place"]["gpu"] == "NVIDIA Stand-In Max"
+    versions = build(qdq_file, device="cuda:1").versions
+    assert versions["gpu"] == "NVIDIA Stand-In Max"
+    assert versions["compute_capabilities"] == "9.0"
+    assert versions["uuid"].endswith("0e01")
+    driver.others = {1: ("NVIDIA Stand-In Max", (9, 1))}
+    assert content_key("build", {}, place_key(here[1])) != keys[1]
+    assert content_key("build", {}, place_key(here[0])) == keys[0]
 
 
 def test_tensorrt_without_a_gpu_cannot_build(

@@ -1,0 +1,55 @@
+"""A command line that does not parse, told to a CI system as far as the line says where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from edgeres.cli.screen import CiTold
+from edgeres.errors import UsageError
+
+
+class CiCommand(TyperCommand):
+    """A command with ``--junit`` and ``--annotations``."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """As the base; an error of the line goes into the JUnit file that the line names."""
+        with _told(info_name or "", list(args)):
+            return super().make_context(info_name, args, parent, **extra)
+
+
+class CiGroup(TyperGroup):
+    """The program itself, whose first word may be no command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the base; likewise."""
+        with _told(args[0] if args else "", list(args)):
+            return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _told(command: str, args: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:  # what it raises while it reads a line
+        ci = CiTold(command, _junit_of(args), "--annotations" in args)
+        ci.error(UsageError.error_id, error.format_message())
+        raise
+
+
+def _junit_of(args: Sequence[str]) -> Path | None:
+    """The last ``--junit FILE`` or ``--junit=FILE``; ``None`` where there is none."""
+    found = None
+    for place, word in enumerate(args):
+        if word == "--junit" and place + 1 < len(args):
+            found = Path(args[place + 1])
+        elif word.startswith("--junit="):
+            found = Path(word.removeprefix("--junit="))
+    return found

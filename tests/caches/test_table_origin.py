@@ -1,0 +1,161 @@
+"""A calibration table is used for what it was made from, and for nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edgeres.cli import app
+
+from .conftest import write_images
+
+MEAN = ("--mean", "0.286", "--std", "0.353")
+
+
+@pytest.fixture(autouse=True)
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of a model from elsewhere in a child process has its own tests."""
+    monkeypatch.setattr("edgeres.quantization.trial.try_model", lambda path: None)
+
+
+@pytest.fixture
+def place(kills: ModuleType, tmp_path: Path) -> Path:
+    kills.write_network(tmp_path / "net.onnx")
+    write_images(tmp_path / "a.npz", seed=0)
+    write_images(tmp_path / "b.npz", seed=1)
+    return tmp_path
+
+
+def quantize(place: Path, *more: str, data: str = "a", model: str = "net.onnx") -> Result:
+    return CliRunner().invoke(
+        app,
+        [
+            "quantize", str(place / model), "--output", str(place / "q.onnx"),
+            "--target", "onnxruntime", "--data", f"npz:{place / data}.npz", *more,
+        ],
+    )  # fmt: skip
+
+
+def table_of(place: Path) -> str:
+    return hashlib.sha256((place / "q.calibration.json").read_bytes()).hexdigest()
+
+
+def test_a_kept_table_is_used_while_nothing_changes(place, monkeypatch):
+    assert quantize(place, *MEAN).exit_code == 0
+    before, model = table_of(place), (place / "q.onnx").read_bytes()
+    monkeypatch.setattr("edgeres.int8_stages.calibrate", None)
+    again = quantize(place, *MEAN)
+    assert again.exit_code == 0, again.output
+    assert "made anew" not in again.stderr
+    assert table_of(place) == before
+    assert (place / "q.onnx").read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "why"),
+    [
+        (("--mean", "0.5", "--std", "0.353"), "a", "it was made with mean [0.286], now it is"),
+        (("--mean", "0.286", "--std", "0.5"), "a", "it was made with std [0.353]"),
+        ((*MEAN, "--scale", "0.004"), "a", "it was made with scale"),
+        (MEAN, "b", "it was made with other images"),
+        (MEAN, "few", "it is of 40 images, now there are 20"),
+    ],
+)
+def test_a_kept_table_of_something_else_is_made_anew_and_said(place, options, data, why):
+    write_images(place / "few.npz", count=20)
+    assert quantize(place, *MEAN).exit_code == 0
+    before, model = table_of(place), (place / "q.onnx").read_bytes()
+    changed = quantize(place, *options, data=data)
+    assert changed.exit_code == 0, changed.output
+    assert f"q.calibration.json is not used but made anew: {why}" in changed.stderr
+    assert table_of(place) != before
+    assert (place / "q.onnx").read_bytes() != model
+    # What comes out is what a first run with these options gives.
+    found = (place / "q.onnx").read_bytes()
+    (place / "q.calibration.json").unlink()
+    assert quantize(place, *options, data=data).exit_code == 0
+    assert (place / "q.onnx").read_bytes() == found
+
+
+def test_images_replaced_in_place_and_damage_are_noticed(place):
+    assert quantize(place, *MEAN).exit_code == 0
+    (place / "a.npz").write_bytes((place / "b.npz").read_bytes())
+    assert "other images" in quantize(place, *MEAN).stderr
+    (place / "q.calibration.json").write_text("{")
+    again = quantize(place, *MEAN)
+    assert again.exit_code == 0
+    assert "made anew: " in again.stderr
+    assert "other version" not in quantize(place, *MEAN).stderr
+
+
+def test_another_model_is_noticed(place, kills):
+    assert quantize(place, *MEAN).exit_code == 0
+    raw = (place / "net.onnx").read_bytes().replace(b"small", b"other", 1)
+    (place / "net.onnx").write_bytes(raw)
+    assert "it is of model" in quantize(place, *MEAN).stderr
+
+
+def test_another_version_of_the_code_calibrates_anew(place, monkeypatch):
+    assert quantize(place, *MEAN).exit_code == 0
+    monkeypatch.setattr("edgeres.stage_code.code_sha256", lambda: "0" * 64)
+    assert "another version of edgeres" in quantize(place, *MEAN).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "model", "why"),
+    [
+        (("--mean", "0.5"), "a", "net.onnx", "it was made with mean"),
+        ((), "b", "net.onnx", "it was made with other images"),
+        ((), "few", "net.onnx", "it was made with other images"),
+        ((), "a", "other.onnx", "it is of model"),
+    ],
+)
+def test_a_table_given_by_name_that_does_not_match_is_refused(place, options, data, model, why):
+    write_images(place / "few.npz", count=20)
+    raw = (place / "net.onnx").read_bytes().replace(b"small", b"other", 1)
+    (place / "other.onnx").write_bytes(raw)
+    table = ("--table", str(place / "t.json"))
+    assert quantize(place, *MEAN, *table).exit_code == 0
+    before = {file: file.read_bytes() for file in place.iterdir()}
+    result = quantize(place, *table, *options, data=data, model=model)
+    assert result.exit_code == 3, result.output
+    assert f"t.json: {why}" in result.stderr
+    assert {file: file.read_bytes() for file in place.iterdir()} == before
+
+
+def test_a_table_given_by_name_says_its_preprocessing_and_serves_a_larger_set(place):
+    """A run calibrates with the first images of a set; the whole set goes with its table."""
+    from edgeres.data.preprocess import Preprocess
+    from edgeres.int8_stages import calibrate
+    from edgeres.recipe_compress import QuantizeBlock
+
+    calibrate(
+        place / "net.onnx",
+        place / "t.json",
+        data=f"npz:{place / 'a.npz'}",
+        samples=16,
+        preprocess=Preprocess(mean=(0.286,), std=(0.353,), channels=1),
+        settings=QuantizeBlock(),
+    )
+    result = quantize(place, "--table", str(place / "t.json"))
+    assert result.exit_code == 0, result.output
+    assert json.loads((place / "t.json").read_text())["made_from"]["samples"] == 16
+
+
+def test_sensitivity_refuses_a_table_of_another_preprocessing(place):
+    assert quantize(place, *MEAN).exit_code == 0
+    result = CliRunner().invoke(
+        app,
+        [
+            "sensitivity", str(place / "net.onnx"), "--target", "onnxruntime", "--samples", "4",
+            "--data", f"npz:{place / 'a.npz'}", "--mean", "0.5",
+            "--table", str(place / "q.calibration.json"),
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert "it was made with mean [0.286], now it is [0.5]" in result.stderr
