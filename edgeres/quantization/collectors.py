@@ -75,7 +75,7 @@ class TensorCollector:
         self.high = -math.inf
         self._rectified = rectified
         self._histogram = GrowingHistogram()
-        channels = shape[0] if moments and len(shape) in (1, 3) else 0
+        channels = shape[0] if moments and shape else 0
         self._sums = np.zeros((2, channels))
 
     def add(self, values: NDArray[np.float32], places: Places) -> None:

@@ -104,6 +104,11 @@ def _mirror(products: NDArray[np.float64], width: int = 256) -> None:
         products[block, begin + width :] = products[begin + width :, block].T
 
 
+def has_patches(layer: Layer, images: NDArray[np.float32]) -> bool:
+    """Whether moments of a layer's input are taken: of 2-D convolutions and plain vectors."""
+    return len(layer.kernel) in (0, 2) and images.ndim == 2 + len(layer.kernel)
+
+
 def _windows(layer: Layer, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """``(N, OH, OW, C, KH, KW)`` view of all patches; a dense layer has one position."""
     channels = layer.weight.shape[1] * layer.groups // int(np.prod(layer.kernel, dtype=np.int64))

@@ -411,6 +411,14 @@ def _bias(
 
 
 def _input_stats(layer: Layer, table: CalibrationTable) -> TensorStats:
+    """Statistics of what a layer reads; without channel moments where those are not of its sums.
+
+    A dense layer multiplies along the last axis; the moments are of the first one.
+    """
     value = layer.node.inputs[0]
     assert value is not None
-    return table.tensors[value_name(value)]
+    stats = table.tensors[value_name(value)]
+    if not layer.kernel and len(stats.shape) != 1:
+        empty = np.zeros(0, np.float32)
+        return replace(stats, channel_mean=empty, channel_square=empty)
+    return stats

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.quantization.graph import Layer, node_name
-from edgeres.quantization.moments import Moments, patch_moments
+from edgeres.quantization.moments import Moments, has_patches, patch_moments
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq import QuantizedLayer, rewrite_layer
 from edgeres.quantization.rounding import learn_rounding
@@ -70,6 +70,8 @@ def learn_network(
     def visit(name: str, output: NDArray[np.float32]) -> NDArray[np.float32]:
         for index in readers[name]:
             item = learned[index]
+            if not has_patches(item.layer, output):
+                continue  # keeps its nearest rounding
             whole = output / np.float32(item.input_scale)
             np.rint(whole, out=whole)
             moments = patch_moments(item.layer, whole)

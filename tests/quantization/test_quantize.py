@@ -337,3 +337,24 @@ def test_simulation_needs_a_file_and_images(resnet, tmp_path):
         simulated_logits(resnet, [])
     with pytest.raises(DataError, match="takes float32 images"):
         simulated_logits(resnet, [smooth_images(2, size=8)])
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 8), (8, 8)])
+@pytest.mark.parametrize("rounding", ["nearest", "learned"])
+def test_a_dense_layer_on_channels_last_maps(tmp_path, size, width, rounding):
+    """Its sums run over the last axis: moments of rows of pixels are none of its channels."""
+    net = NetBuilder(1)
+    x = net.relu("relu", net.conv("stem", "input", (width, 3, 3, 3)))
+    x = net.add("Transpose", "to_nhwc", [x], perm=[0, 2, 3, 1])
+    x = net.add("MatMul", "pw", [x, net.weight("w", net.random.standard_normal((width, 16)))])
+    x = net.add("Transpose", "to_nchw", [net.relu("relu2", x)], perm=[0, 3, 1, 2])
+    net.head(x, 16, 10)
+    model = net.save(tmp_path / "net.onnx", (3, size, size), 10)
+    shown = smooth_images(24, size=size)
+    rules = replace(FUSING, ops=FUSING.ops | {"MatMul"})
+    settings = QuantizeSettings(rounding=rounding)
+    table = calibrate(model, [shown])
+    result = quantize(model, table, rules, tmp_path / "q.onnx", settings, images=shown)
+    assert "pw" in result.quantized_nodes
+    wanted = ort.InferenceSession(str(model)).run(None, {"input": shown})[0]
+    assert sqnr_db(wanted, simulated_logits(tmp_path / "q.onnx", [shown])) > 30
