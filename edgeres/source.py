@@ -8,13 +8,17 @@ writes down what later stages must know, so that they need neither torch nor the
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import file_sha256, write_atomic
+from edgeres.models.beside import files_beside
+from edgeres.models.plan import ChannelPlan
+from edgeres.models.variant import Variant
 from edgeres.recipe import ModelBlock, PreprocessBlock, is_onnx
 from edgeres.store import json_sha256
 
@@ -25,13 +29,19 @@ FACTS = "model.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the network lies and which kind of file it is."""
+    """Where the network lies and which kind of file it is.
+
+    ``beside`` has the SHA-256 of each other file that tells something of a checkpoint: the ones in
+    its folder that describe it, and its sample answer.
+    """
 
     kind: Literal["checkpoint", "onnx"]
     path: Path
     sha256: str
     architecture: str | None
     num_classes: int | None
+    beside: Mapping[str, str] = field(default_factory=dict)
+    sample_answer: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class ModelFacts:
         preprocess: As it travelled with the checkpoint; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
         notes: What a person should know of how the file was read.
+        assumed: Whether nobody says which of the networks with its names and shapes it is.
     """
 
     name: str
@@ -53,6 +64,7 @@ class ModelFacts:
     preprocess: dict[str, Any] | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    assumed: bool = False
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
@@ -71,7 +83,7 @@ def find_source(block: ModelBlock) -> Source:
 
     Raises:
         ModelError: The file does not exist or has an ending that is not read.
-        UsageError: An architecture without weights.
+        UsageError: An architecture without weights, or a sample answer for an ONNX file.
     """
     named_file = Path(block.source).suffix.lower() in {".safetensors", ".pt", ".pth", ".onnx"}
     architecture = None if named_file else block.source
@@ -88,12 +100,27 @@ def find_source(block: ModelBlock) -> Source:
     path = Path(block.source if named_file else block.weights or "")
     if not path.is_file():
         raise ModelError(f"{path}: no such model file.", hint="Check the path.")
+    kind: Literal["checkpoint", "onnx"] = "onnx" if is_onnx(str(path)) else "checkpoint"
+    answer = None if block.sample_answer is None else Path(block.sample_answer)
+    if answer is not None and kind == "onnx":
+        raise UsageError(
+            "a sample answer is for a checkpoint; an ONNX file says itself what it computes.",
+            hint="Leave --sample-answer (`model: {sample_answer: ...}`) out.",
+        )
+    if answer is not None and not answer.is_file():
+        raise ModelError(f"{answer}: no such sample answer.", hint="Check the path.")
+    described = () if kind == "onnx" else files_beside(path)
     return Source(
-        kind="onnx" if is_onnx(str(path)) else "checkpoint",
+        kind=kind,
         path=path,
         sha256=_sha256(path),
         architecture=architecture,
         num_classes=block.num_classes,
+        beside={
+            **{file.name: file_sha256(file) for file in described},
+            **({"sample_answer": file_sha256(answer)} if answer is not None else {}),
+        },
+        sample_answer=answer,
     )
 
 
@@ -115,6 +142,21 @@ def _softmax_note(ends_in: str | None) -> tuple[str, ...]:
     if ends_in != "Softmax":
         return ()
     return ("it ends in Softmax, so its outputs and their SQNR are probabilities, not logits.",)
+
+
+def relatives_note(name: str) -> str:
+    """What is said of a checkpoint that nobody says the kind of."""
+    return (
+        f"{name}: names and shapes of weights cannot tell a plain network from its relatives "
+        "(anti-aliased, dilated, another stem, stride position or activation), and nothing in or "
+        "beside the checkpoint says which it is; it was read as the plain one. Say "
+        "`declared_top1` or `sample_answer` (--declared-top1, --sample-answer) to have that "
+        "checked."
+    )
+
+
+def _variant_note(plan: ChannelPlan) -> tuple[str, ...]:
+    return () if plan.variant == Variant() else (f"a relative of the plain one: {plan.variant}.",)
 
 
 def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"] = "nchw") -> None:
@@ -139,7 +181,10 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(
-        source.path, architecture=source.architecture, num_classes=source.num_classes
+        source.path,
+        architecture=source.architecture,
+        num_classes=source.num_classes,
+        sample_answer=source.sample_answer,
     )
     save_checkpoint(folder / CHECKPOINT, checkpoint)
     ModelFacts(
@@ -148,6 +193,8 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
         in_channels=checkpoint.plan.in_channels,
         preprocess=checkpoint.preprocess.to_dict() if checkpoint.preprocess else None,
         class_names=checkpoint.class_names,
+        notes=_variant_note(checkpoint.plan),
+        assumed=checkpoint.plan.assumed,
     ).save(folder / FACTS)
 
 
