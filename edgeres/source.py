@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
@@ -21,6 +21,9 @@ from edgeres.models.plan import ChannelPlan
 from edgeres.models.variant import Variant
 from edgeres.recipe import ModelBlock, PreprocessBlock, is_onnx
 from edgeres.store import json_sha256
+
+if TYPE_CHECKING:
+    from edgeres.models.checkpoint import Checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
 ONNX = "model.onnx"
@@ -187,7 +190,12 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
         sample_answer=source.sample_answer,
     )
     save_checkpoint(folder / CHECKPOINT, checkpoint)
-    ModelFacts(
+    facts_of(checkpoint).save(folder / FACTS)
+
+
+def facts_of(checkpoint: Checkpoint) -> ModelFacts:
+    """What is known of a loaded checkpoint."""
+    return ModelFacts(
         name=checkpoint.plan.architecture,
         num_classes=checkpoint.plan.num_classes,
         in_channels=checkpoint.plan.in_channels,
@@ -195,7 +203,7 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
         class_names=checkpoint.class_names,
         notes=_variant_note(checkpoint.plan),
         assumed=checkpoint.plan.assumed,
-    ).save(folder / FACTS)
+    )
 
 
 def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Preprocess:

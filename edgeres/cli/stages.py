@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,14 +36,19 @@ def train(
 ) -> None:
     """Train a network from scratch, or train a checkpoint on; the same command resumes."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.sample_counts import fit_held_out, training_labels
         from edgeres.stages import train as run
         from edgeres.training.recipe import load_training_recipe
 
         plan = load_training_recipe(recipe)
+        labels = training_labels(data or plan.data)
+        count, few = fit_held_out(labels, plan.settings.held_out, given=plan.held_out_given)
+        if few:
+            out.note(f"few images: {few}.")
         with out.listener() as listener:
             summary = run(
                 output,
-                settings=plan.settings,
+                settings=replace(plan.settings, held_out=count),
                 data=data or plan.data,
                 preprocess=plan.preprocess,
                 start=start,
@@ -57,6 +62,7 @@ def train(
         )
 
 
+@o.takes_preprocess
 def prune(
     checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option(help="Pruned checkpoint (.safetensors).")],
@@ -75,6 +81,8 @@ def prune(
         str | None, typer.Option(help="Target whose latency counts; the first here if none.")
     ] = None,
     threads: o.Threads = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -86,6 +94,8 @@ def prune(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.errors import UsageError
         from edgeres.models.checkpoint import load_checkpoint
+        from edgeres.sample_counts import fit_pruning, training_labels
+        from edgeres.source import choose_preprocess, facts_of, relatives_note
         from edgeres.stages import prune as run
         from edgeres.targets import target_list
         from edgeres.timed_on import timed_here
@@ -98,15 +108,20 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
-        settings = stage_recipe(recipe, changes)
+        settings = stage_recipe(recipe, {**changes, **o.preprocess_changes(preprocess)})
         dense = load_checkpoint(checkpoint)
         data = train_data or settings.data.train
-        if settings.prune is None or data is None or dense.preprocess is None:
+        if settings.prune is None or data is None:
             raise UsageError(
-                "pruning needs a recipe with a `prune:` block, training images and a checkpoint "
-                "that knows its preprocessing.",
-                hint="Give --recipe, --train-data, or a checkpoint saved by edgeres.",
+                "pruning needs a recipe with a `prune:` block, and training images.",
+                hint="Give --recipe or --train-data.",
             )
+        prepared = choose_preprocess(settings.preprocess, facts_of(dense))
+        if dense.plan.assumed:
+            out.note(f"warning: {relatives_note(dense.plan.architecture)}")
+        pruning, few = fit_pruning(settings.prune, training_labels(data))
+        if few:
+            out.note(f"few images: {few}.")
         with out.listener() as listener:
             timed, measuring = None, None
             if settings.prune.allocation == "latency":
@@ -115,9 +130,9 @@ def prune(
             summary = run(
                 checkpoint,
                 output,
-                settings=settings.prune,
+                settings=pruning,
                 train_data=data,
-                preprocess=dense.preprocess,
+                preprocess=prepared,
                 work=output.with_name(f"{output.stem}.finetune"),
                 timed=timed,
                 measuring=measuring,
@@ -139,14 +154,19 @@ def export(
 ) -> None:
     """Export a checkpoint to FP32 ONNX and check that both answer alike."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.models.checkpoint import load_checkpoint
         from edgeres.onnx_info import summarize
         from edgeres.recipe import ExportBlock
+        from edgeres.source import relatives_note
         from edgeres.stages import export as run
 
         sizes = o.parse_size("--size", size)
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
         run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
         found = summarize(output)
+        loaded = load_checkpoint(checkpoint).plan
+        if loaded.assumed:
+            out.note(f"warning: {relatives_note(loaded.architecture)}")
         out.result(
             {"onnx": str(output), "parameters": found.parameters, "macs": found.macs},
             f"{output}: {found.parameters:,} parameters, {found.macs:,} MACs, opset {found.opset}",
@@ -189,6 +209,7 @@ def quantize(
         from edgeres.int8_stages import quantize as run
         from edgeres.networks import train_data_of
         from edgeres.quantization.trial import try_model
+        from edgeres.sample_counts import fit_qat, training_labels
         from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(preprocess)
@@ -198,6 +219,10 @@ def quantize(
         images = None
         if settings.quantize.qat is not None:
             images = train_data_of(settings, "quantization-aware training is asked for")
+            training, few = fit_qat(settings.quantize.qat, training_labels(images))
+            settings = settings.override({"quantize.qat.held_out": training.held_out})
+            if few:
+                out.note(f"few images: {few}.")
         target = _rule_set(settings.quantize, target)
         rules = rules_of(target, device)
         try_model(onnx)
