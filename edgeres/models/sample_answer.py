@@ -103,7 +103,7 @@ def _error(
 
 def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             inputs, outputs = (np.asarray(file[name]) for name in ("inputs", "outputs"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
