@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.benchmarking.benchmark import EngineTimes, benchmark
 from edgeres.benchmarking.latency import GATE_RUNS, MeasureSettings
@@ -21,6 +24,8 @@ from edgeres.files import file_sha256
 from edgeres.progress import Advance
 from edgeres.run import Run
 from edgeres.targets import Target
+
+F32 = NDArray[np.float32]
 
 PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
@@ -77,6 +82,26 @@ def predictions(
     return load_predictions(result.file(PREDICTIONS))
 
 
+def timed_batches(parts: Sequence[F32], size: int) -> list[F32]:
+    """At least two different batches of one size to time an engine with; none from too few images.
+
+    Where there are images for one batch but not for two, the second begins in the middle of the
+    first and goes round.
+
+    Args:
+        parts: The images ``(n, ...) float32`` in parts of at most ``size``.
+        size: Images in a batch.
+    """
+    whole = [part for part in parts if len(part) == size][:LATENCY_INPUTS]
+    if len(whole) >= 2 or not parts:
+        return whole
+    images = np.concatenate(parts)
+    if len(images) < max(2, size):
+        return []
+    starts = (0, len(images) // 2)
+    return [images[(start + np.arange(size)) % len(images)] for start in starts]
+
+
 def latencies(
     run: Run,
     pairs: Sequence[tuple[Target, Engine, Engine]],
@@ -99,18 +124,14 @@ def latencies(
     """
     settings = run.recipe.benchmark
     least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
-    count = min(len(validation), LATENCY_INPUTS * settings.batch_size)
-    images = validation.subset(range(count))
-    feeds = [
-        batch
-        for batch, _ in batches(images, preprocess, settings.batch_size, bad=BadImages(1.0))
-        if len(batch) == settings.batch_size
-    ]
+    size = settings.batch_size
+    images = validation.subset(range(min(len(validation), LATENCY_INPUTS * size)))
+    parts = [part for part, _ in batches(images, preprocess, size, bad=BadImages(1.0))]
+    feeds = timed_batches(parts, size)
     if not feeds:
         raise DataError(
-            f"{validation.name}: {len(validation)} images are fewer than one batch of "
-            f"{settings.batch_size}.",
-            hint="Lower `benchmark: {batch_size: ...}`.",
+            f"{validation.name}: too few of its images can be decoded to time batches of {size}.",
+            hint="Lower `benchmark: {batch_size: ...}`, or mend the images.",
         )
     with run.measured("benchmark") as progress:
         found = benchmark(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.answers import LATENCY_INPUTS
+from edgeres.answers import timed_batches
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -19,7 +19,6 @@ from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.engine_keys import build_key, machine_key, path_key, place_key
-from edgeres.errors import DataError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
 from edgeres.files import file_sha256, write_atomic
@@ -202,16 +201,10 @@ class _Workshop:
         block = self._settings.mixed_precision
         assert block is not None
         size = self._benchmark.batch_size
-        inputs = [
-            self._images[start : start + size]
-            for start in range(0, len(self._images) - size + 1, size)
-        ][:LATENCY_INPUTS]
-        if not inputs:
-            raise DataError(
-                f"{len(self._images)} held-out images are fewer than one batch of {size}.",
-                hint="Raise `quantize: {mixed_precision: {samples: ...}}` or lower "
-                "`benchmark: {batch_size: ...}`.",
-            )
+        images = self._images
+        inputs = timed_batches(
+            [images[start : start + size] for start in range(0, len(images), size)], size
+        )
         engines = [self._engine(kept) for kept in sets]
         found = benchmark(
             [engine.path for engine in engines],

@@ -30,6 +30,7 @@ from edgeres.source import (
     Source,
     choose_preprocess,
     load_source,
+    relatives_note,
 )
 from edgeres.stages import LATENCY_TABLE, export, prune
 from edgeres.timed_on import TimedOn, timed_on
@@ -130,7 +131,7 @@ def prepare_networks(
     layout = recipe.preprocess.layout if recipe.preprocess else "nchw"
     loaded = run.stage(
         "load",
-        inputs={"model": source.sha256},
+        inputs={"model": source.sha256, **source.beside},
         settings={
             **source.settings(),
             "layout": layout if source.kind == "onnx" else None,
@@ -141,6 +142,8 @@ def prepare_networks(
     facts = ModelFacts.load(loaded.file(FACTS))
     for note in facts.notes:
         run.warn_once(f"{facts.name}: {note}")
+    if facts.assumed and recipe.model.declared_top1 is None:
+        run.warn_once(relatives_note(facts.name))
     preprocess = choose_preprocess(recipe.preprocess, facts)
     check_classes(validation, facts.num_classes)
     if source.kind == "onnx":

@@ -47,6 +47,7 @@ from edgeres.report.evidence import FOLDER
 from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.run import Run
+from edgeres.sample_counts import fit_recipe
 from edgeres.source import Source, find_source
 from edgeres.store import MANIFEST, Store, output_lock
 from edgeres.superseded import to_set_aside
@@ -123,6 +124,7 @@ class Inputs:
         validation: The part of it that is used.
         calibration: Likewise.
         hashes: What is known of the content of image files.
+        note: What was shrunk of the recipe's default numbers of images; empty where nothing was.
     """
 
     recipe: Recipe
@@ -132,6 +134,7 @@ class Inputs:
     validation: Dataset
     calibration: Dataset
     hashes: FileHashes
+    note: str = ""
 
 
 def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
@@ -152,11 +155,15 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
     validation = take(everything, recipe.data.validation_samples)
     calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
-    calibration = take(calibration, recipe.data.calibration_samples)
-    check_calibration(calibration)
+    if recipe.prune is not None and source.kind == "checkpoint":
+        train_data_of(recipe, "pruning fine-tunes")
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
-    return Inputs(recipe, targets, source, everything, validation, calibration, hashes)
+    fitted = fit_recipe(recipe, calibration, validation)
+    recipe = fitted.recipe
+    calibration = take(calibration, recipe.data.calibration_samples)
+    check_calibration(calibration)
+    return Inputs(recipe, targets, source, everything, validation, calibration, hashes, fitted.note)
 
 
 def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
@@ -174,6 +181,7 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
         EdgeResError: A stage could not be done.
     """
     run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
+    run.warn_once(inputs.note)
     try:
         _note_overlap(run, inputs.calibration, inputs.validation)
         networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)

@@ -30,6 +30,11 @@ class ModelBlock(Block):
     declared_top1: OpenShare | None = Field(
         default=None, description="Top-1 that the model is known to reach, in (0, 1); checked."
     )
+    sample_answer: str | None = Field(
+        default=None,
+        description=".npz with `inputs` (N, C, H, W) and the `outputs` (N, classes) that the "
+        "checkpoint's own library gives for them; checked.",
+    )
 
 
 class PreprocessBlock(Block):
@@ -43,6 +48,7 @@ class PreprocessBlock(Block):
     channel_order: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     channels: Literal[1, 3] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
 
 
 class DataBlock(Block):

@@ -25,7 +25,7 @@ from edgeres.recipe import Recipe
 
 MAX_BYTES = 1 << 20
 DEFAULT_RECIPE = "default.yaml"
-_PATH_KEYS = (("model", "source"), ("model", "weights"))
+_PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
 _DATA_KEYS = ("calibration", "validation", "train")
 
 

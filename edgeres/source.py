@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import file_sha256, write_atomic
+from edgeres.models.beside import files_beside
+from edgeres.models.plan import ChannelPlan
+from edgeres.models.variant import Variant
 from edgeres.recipe import ModelBlock, PreprocessBlock, is_onnx
 from edgeres.store import json_sha256
+
+if TYPE_CHECKING:
+    from edgeres.models.checkpoint import Checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
 ONNX = "model.onnx"
@@ -34,7 +41,9 @@ class Source:
         sha256: Its hash, with that of the files that hold its weights.
         architecture: As the recipe names it.
         num_classes: Likewise.
-        beside_sha256: Hash of the files beside a checkpoint that say what it is; empty for none.
+        beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
+            folder that describe it, and its sample answer.
+        sample_answer: The sample answer's file, where there is one.
     """
 
     kind: Literal["checkpoint", "onnx"]
@@ -42,12 +51,13 @@ class Source:
     sha256: str
     architecture: str | None
     num_classes: int | None
-    beside_sha256: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    sample_answer: Path | None = None
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what is loaded, where the file lies and its own hash aside."""
+        """All that decides what is loaded, where the files lie and its own hash aside."""
         values = asdict(self)
-        del values["path"], values["sha256"]
+        del values["path"], values["sha256"], values["sample_answer"]
         return values
 
 
@@ -62,6 +72,7 @@ class ModelFacts:
         preprocess: As it travelled with the checkpoint; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
         notes: What a person should know of how the file was read.
+        assumed: Whether nobody says which of the networks with its names and shapes it is.
     """
 
     name: str
@@ -70,6 +81,7 @@ class ModelFacts:
     preprocess: dict[str, Any] | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    assumed: bool = False
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
@@ -88,7 +100,7 @@ def find_source(block: ModelBlock) -> Source:
 
     Raises:
         ModelError: The file does not exist or has an ending that is not read.
-        UsageError: An architecture without weights.
+        UsageError: An architecture without weights, or a sample answer for an ONNX file.
     """
     named_file = Path(block.source).suffix.lower() in {".safetensors", ".pt", ".pth", ".onnx"}
     architecture = None if named_file else block.source
@@ -105,22 +117,28 @@ def find_source(block: ModelBlock) -> Source:
     path = Path(block.source if named_file else block.weights or "")
     if not path.is_file():
         raise ModelError(f"{path}: no such model file.", hint="Check the path.")
+    kind: Literal["checkpoint", "onnx"] = "onnx" if is_onnx(str(path)) else "checkpoint"
+    answer = None if block.sample_answer is None else Path(block.sample_answer)
+    if answer is not None and kind == "onnx":
+        raise UsageError(
+            "a sample answer is for a checkpoint; an ONNX file says itself what it computes.",
+            hint="Leave --sample-answer (`model: {sample_answer: ...}`) out.",
+        )
+    if answer is not None and not answer.is_file():
+        raise ModelError(f"{answer}: no such sample answer.", hint="Check the path.")
+    described = () if kind == "onnx" else files_beside(path)
     return Source(
-        kind="onnx" if is_onnx(str(path)) else "checkpoint",
+        kind=kind,
         path=path,
         sha256=_sha256(path),
         architecture=architecture,
         num_classes=block.num_classes,
-        beside_sha256="" if is_onnx(str(path)) else _beside_sha256(path),
+        beside={
+            **{file.name: file_sha256(file) for file in described},
+            **({"sample_answer": file_sha256(answer)} if answer is not None else {}),
+        },
+        sample_answer=answer,
     )
-
-
-def _beside_sha256(path: Path) -> str:
-    """Hash of what training code writes beside a checkpoint of what it is."""
-    names = ("config.json", "preprocessor_config.json", f"{path.stem}.json")
-    files = [path.with_name(name) for name in names]
-    found = [(file.name, file_sha256(file)) for file in files if file.is_file()]
-    return json_sha256(found) if found else ""
 
 
 def _sha256(path: Path) -> str:
@@ -169,6 +187,21 @@ def _softmax_note(ends_in: str | None) -> tuple[str, ...]:
     return ("it ends in Softmax, so its outputs and their SQNR are probabilities, not logits.",)
 
 
+def relatives_note(name: str) -> str:
+    """What is said of a checkpoint that nobody says the kind of."""
+    return (
+        f"{name}: names and shapes of weights cannot tell a plain network from its relatives "
+        "(anti-aliased, dilated, another stem, stride position or activation), and nothing in or "
+        "beside the checkpoint says which it is; it was read as the plain one. Say "
+        "`declared_top1` or `sample_answer` (--declared-top1, --sample-answer) to have that "
+        "checked."
+    )
+
+
+def _variant_note(plan: ChannelPlan) -> tuple[str, ...]:
+    return () if plan.variant == Variant() else (f"a relative of the plain one: {plan.variant}.",)
+
+
 def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"] = "nchw") -> None:
     """Brings the network into edgeres' form: facts, and a checkpoint or an ONNX file, in a folder.
 
@@ -191,16 +224,26 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(
-        source.path, architecture=source.architecture, num_classes=source.num_classes
+        source.path,
+        architecture=source.architecture,
+        num_classes=source.num_classes,
+        sample_answer=source.sample_answer,
     )
     save_checkpoint(folder / CHECKPOINT, checkpoint)
-    ModelFacts(
+    facts_of(checkpoint).save(folder / FACTS)
+
+
+def facts_of(checkpoint: Checkpoint) -> ModelFacts:
+    """What is known of a loaded checkpoint."""
+    return ModelFacts(
         name=checkpoint.plan.architecture,
         num_classes=checkpoint.plan.num_classes,
         in_channels=checkpoint.plan.in_channels,
         preprocess=checkpoint.preprocess.to_dict() if checkpoint.preprocess else None,
         class_names=checkpoint.class_names,
-    ).save(folder / FACTS)
+        notes=_variant_note(checkpoint.plan),
+        assumed=checkpoint.plan.assumed,
+    )
 
 
 def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Preprocess:

@@ -41,6 +41,8 @@ def convert(
     recipe: RecipeArgument = None,
     model: o.Model = None,
     weights: o.Weights = None,
+    declared_top1: o.DeclaredTop1 = None,
+    sample_answer: o.SampleAnswer = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     train_data: o.TrainData = None,
@@ -86,6 +88,8 @@ def convert(
         changes: dict[str, Any] = {
             "model.source": model,
             "model.weights": str(weights) if weights else None,
+            "model.declared_top1": declared_top1,
+            "model.sample_answer": str(sample_answer) if sample_answer else None,
             "data.validation": data,
             "data.calibration": calibration_data or data,
             "data.train": train_data,
@@ -101,7 +105,8 @@ def convert(
         changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
             changes |= {"name": Path(model).stem, "prune": None}
-            changes.setdefault("model.weights", None)
+            for key in ("model.weights", "model.declared_top1", "model.sample_answer"):
+                changes.setdefault(key, None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
         folder = output or Path("runs") / loaded.name
         with out.listener() as listener:

@@ -57,6 +57,16 @@ Resize = Annotated[str | None, typer.Option(help="Shorter side, or HEIGHT,WIDTH.
 Crop = Annotated[str | None, typer.Option(help="Centre crop: side, or HEIGHT,WIDTH.")]
 ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr.")]
 Layout = Annotated[str | None, typer.Option(help="nchw or nhwc.")]
+Interpolation = Annotated[
+    str | None, typer.Option(help="Of the resize: nearest, bilinear, bicubic or lanczos.")
+]
+DeclaredTop1 = Annotated[
+    float | None, typer.Option(help="Top-1 that the model is known to reach, in (0, 1); checked.")
+]
+SampleAnswer = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint's own answers (.npz: inputs, outputs); checked."),
+]
 
 
 _PREPROCESS = {
@@ -67,6 +77,7 @@ _PREPROCESS = {
     "crop": Crop,
     "channel_order": ChannelOrder,
     "layout": Layout,
+    "interpolation": Interpolation,
 }
 
 #: What was given of the preprocessing options, by name, ``None`` where nothing was.

@@ -57,6 +57,7 @@ def quantize(
         from edgeres.networks import train_data_of
         from edgeres.quantization.table import CalibrationTable
         from edgeres.quantization.trial import try_model
+        from edgeres.sample_counts import fit_qat, training_labels
         from edgeres.table_origin import preprocess_of
         from edgeres.targets import rules_of
 
@@ -67,6 +68,10 @@ def quantize(
         images = None
         if settings.quantize.qat is not None:
             images = train_data_of(settings, "quantization-aware training is asked for")
+            training, few = fit_qat(settings.quantize.qat, training_labels(images))
+            settings = settings.override({"quantize.qat.held_out": training.held_out})
+            if few:
+                out.note(f"few images: {few}.")
         target = _rule_set(settings.quantize, target)
         rules = rules_of(target, device)
         output = output_file(output, ".onnx", source=onnx)

@@ -11,6 +11,8 @@ from edgeres.cli import options as o
 from edgeres.cli.screen import screen
 from edgeres.cli.stages import Onnx, RecipeOption, Target, onnx_preprocess, stage_recipe
 
+SAMPLES = 256
+
 
 @o.takes_preprocess
 def sensitivity(
@@ -18,7 +20,10 @@ def sensitivity(
     target: Target,
     data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out images to measure on.")] = 256,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Held-out images to measure on; 256, or half of a small set."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table; made from the other images if none.")
     ] = None,
@@ -37,20 +42,26 @@ def sensitivity(
     Weights are rounded to nearest and biases corrected from the table, whatever the recipe says.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.data.source import open_dataset
         from edgeres.int8_stages import sensitivity as run
         from edgeres.quantization.trial import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
+        from edgeres.sample_counts import fit_sensitivity
         from edgeres.targets import rules_of
 
         changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(recipe, changes)
+        images = len(open_dataset(data, split="calibration"))
+        measured = fit_sensitivity(samples, SAMPLES, images, calibrated=table is not None)
+        if samples is None and measured < SAMPLES:
+            out.note(f"few images: {measured} of {images} are measured on ({SAMPLES} by default).")
         try_model(onnx)
         with out.listener() as listener:
             found = run(
                 onnx,
                 rules=rules_of(target, device),
                 data=data,
-                samples=samples,
+                samples=measured,
                 preprocess=onnx_preprocess(settings, onnx),
                 settings=settings.quantize,
                 table=table,

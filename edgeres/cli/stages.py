@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,14 +35,19 @@ def train(
 ) -> None:
     """Train a network from scratch, or train a checkpoint on; the same command resumes."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.sample_counts import fit_held_out, training_labels
         from edgeres.stages import train as run
         from edgeres.training.recipe import load_training_recipe
 
         plan = load_training_recipe(recipe)
+        labels = training_labels(data or plan.data)
+        count, few = fit_held_out(labels, plan.settings.held_out, given=plan.held_out_given)
+        if few:
+            out.note(f"few images: {few}.")
         with out.listener() as listener:
             summary = run(
                 output,
-                settings=plan.settings,
+                settings=replace(plan.settings, held_out=count),
                 data=data or plan.data,
                 preprocess=plan.preprocess,
                 start=start,
@@ -56,6 +61,7 @@ def train(
         )
 
 
+@o.takes_preprocess
 def prune(
     checkpoint: Checkpoint,
     output: Annotated[
@@ -76,6 +82,8 @@ def prune(
         str | None, typer.Option(help="Target whose latency counts; the first here if none.")
     ] = None,
     threads: o.Threads = None,
+    *,
+    preprocess: o.PreprocessOptions,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -88,6 +96,8 @@ def prune(
         from edgeres.errors import UsageError
         from edgeres.files import output_file
         from edgeres.models.checkpoint import load_checkpoint
+        from edgeres.sample_counts import fit_pruning, training_labels
+        from edgeres.source import choose_preprocess, facts_of, relatives_note
         from edgeres.stages import prune as run
         from edgeres.targets import target_list
         from edgeres.timed_on import timed_here
@@ -101,15 +111,20 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
-        settings = stage_recipe(recipe, changes)
+        settings = stage_recipe(recipe, {**changes, **o.preprocess_changes(preprocess)})
         dense = load_checkpoint(checkpoint)
         data = train_data or settings.data.train
-        if settings.prune is None or data is None or dense.preprocess is None:
+        if settings.prune is None or data is None:
             raise UsageError(
-                "pruning needs a recipe with a `prune:` block, training images and a checkpoint "
-                "that knows its preprocessing.",
-                hint="Give --recipe, --train-data, or a checkpoint saved by edgeres.",
+                "pruning needs a recipe with a `prune:` block, and training images.",
+                hint="Give --recipe or --train-data.",
             )
+        prepared = choose_preprocess(settings.preprocess, facts_of(dense))
+        if dense.plan.assumed:
+            out.note(f"warning: {relatives_note(dense.plan.architecture)}")
+        pruning, few = fit_pruning(settings.prune, training_labels(data))
+        if few:
+            out.note(f"few images: {few}.")
         with out.listener() as listener:
             timed, measuring = None, None
             if settings.prune.allocation == "latency":
@@ -118,9 +133,9 @@ def prune(
             summary = run(
                 checkpoint,
                 output,
-                settings=settings.prune,
+                settings=pruning,
                 train_data=data,
-                preprocess=dense.preprocess,
+                preprocess=prepared,
                 work=output.with_name(f"{output.stem}.finetune"),
                 timed=timed,
                 measuring=measuring,
@@ -143,8 +158,10 @@ def export(
     """Export a checkpoint to FP32 ONNX and check that both answer alike."""
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.files import output_file
+        from edgeres.models.checkpoint import load_checkpoint
         from edgeres.onnx_info import summarize
         from edgeres.recipe import ExportBlock
+        from edgeres.source import relatives_note
         from edgeres.stages import export as run
 
         output = output_file(output, ".onnx", source=checkpoint)
@@ -152,6 +169,9 @@ def export(
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
         run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
         found = summarize(output)
+        loaded = load_checkpoint(checkpoint).plan
+        if loaded.assumed:
+            out.note(f"warning: {relatives_note(loaded.architecture)}")
         out.result(
             {"onnx": str(output), "parameters": found.parameters, "macs": found.macs},
             f"{output}: {found.parameters:,} parameters, {found.macs:,} MACs, opset {found.opset}",

@@ -30,15 +30,19 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
             f"{dataset.image_name(int(dataset.labels.argmin()))}.",
             hint="Accuracy needs labels; only calibration goes without.",
         )
+    if lowest == 1 and highest == num_classes:
+        raise DataError(
+            f"The labels of {dataset.name} count from 1: they go from 1 to {num_classes}, the "
+            f"model's classes from 0 to {num_classes - 1}.",
+            hint="Take 1 from every label.",
+        )
     classes = len(dataset.class_names)
     if (classes and classes != num_classes) or highest >= num_classes:
-        hint = "Give the data set that the model was trained for, or list:FILE for a part of it."
-        if lowest == 1 and highest == num_classes:
-            hint = "The labels look 1-based: subtract 1, for classes are counted from 0."
         raise DataError(
             f"Expected {num_classes} classes, as the model has, got {max(classes, highest + 1)} "
             f"in {dataset.name}.",
-            hint=hint,
+            hint="Give the data set that the model was trained for, or list:FILE for a part of it."
+            + (" Its labels start at 1; they must count from 0." if lowest == 1 else ""),
         )
     counts = np.bincount(dataset.labels, minlength=num_classes)
     if np.count_nonzero(counts) < 2:

@@ -36,6 +36,9 @@ TRAINING_LABELS = "train-labels-idx1-ubyte.gz"
 TRAINING_FINGERPRINT = "1260832e7fdbd089f38b5301dc21c43e7c2a7f1ddca2c245d36bc5276f53f640"
 """Fingerprint of the published training split: it is known where the images are not."""
 
+TRAINING_LABEL_COUNTS = (6000,) * 10
+"""Training images of each class, likewise."""
+
 
 def open_fashion_mnist(split: Split, *, folder: Path = TRAINING_FOLDER) -> ArrayDataset:
     """Opens a part of Fashion-MNIST.

@@ -1,11 +1,14 @@
 """Resize and centre crop of Pillow images, with the size arithmetic of torchvision's transforms.
 
-The same image gives the same bytes as ``torchvision.transforms.Resize`` (bilinear, which in Pillow
-always filters with the support scaled to the reduction, that is with antialiasing) followed by
-``CenterCrop`` on a Pillow image. A published top-1 of an ImageNet model holds only then.
+The same image gives the same bytes as ``torchvision.transforms.Resize`` (whose filters in Pillow
+always scale their support to the reduction, that is with antialiasing) followed by ``CenterCrop``
+on a Pillow image. A published top-1 of an ImageNet model holds only then.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
 
 from PIL import Image
 
@@ -13,6 +16,14 @@ from edgeres.data.decode import MAX_PIXELS
 from edgeres.errors import DataError
 
 Size = int | tuple[int, int]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+_FILTERS: Mapping[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def resized_size(height: int, width: int, resize: Size | None) -> tuple[int, int]:
@@ -37,8 +48,10 @@ def cropped_size(height: int, width: int, crop: Size | None) -> tuple[int, int]:
     return (crop, crop) if isinstance(crop, int) else crop
 
 
-def resize_image(image: Image.Image, resize: Size | None) -> Image.Image:
-    """Resizes with Pillow's bilinear filter.
+def resize_image(
+    image: Image.Image, resize: Size | None, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """Resizes with one of Pillow's filters.
 
     Raises:
         DataError: The result would have more than ``MAX_PIXELS`` pixels (a very thin image that is
@@ -53,7 +66,7 @@ def resize_image(image: Image.Image, resize: Size | None) -> Image.Image:
             f"image of {image.height}x{image.width}.",
             hint="Leave the image out, or give resize an exact height and width.",
         )
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), _FILTERS[interpolation])
 
 
 def center_crop(image: Image.Image, crop: Size | None) -> Image.Image:

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeres.data.decode import to_grey_or_rgb
-from edgeres.data.geometry import Size, center_crop, cropped_size, resize_image, resized_size
+from edgeres.data.geometry import (
+    Interpolation,
+    Size,
+    center_crop,
+    cropped_size,
+    resize_image,
+    resized_size,
+)
 from edgeres.errors import DataError, UsageError
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -45,11 +52,13 @@ class Preprocess:
         mean: Subtracted after scaling: one value, or one for each channel in ``channel_order``.
         std: Divides after that, over 0: one value, or one for each channel.
         resize: Length of the shorter side, an exact ``(height, width)``, or ``None``. In pixels,
-            bilinear with antialiasing.
+            with antialiasing.
         crop: Side of a square, or ``(height, width)``, cut from the centre, or ``None``.
         channel_order: Order of the colour channels at the network's input.
         layout: ``nchw`` gives ``(C, H, W)``, ``nhwc`` gives ``(H, W, C)``.
         channels: 3 for colour, 1 for grey (ITU-R 601-2 luma, converted before resizing).
+        interpolation: Filter of ``resize``: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``,
+            as Pillow has them.
     """
 
     scale: float = 1 / 255
@@ -60,6 +69,7 @@ class Preprocess:
     channel_order: ChannelOrder = "rgb"
     layout: Layout = "nchw"
     channels: int = 3
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         """Normalizes numbers and pairs, and checks every field.
@@ -74,6 +84,7 @@ class Preprocess:
             object.__setattr__(self, name, _size(name, getattr(self, name)))
         _choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _choice("layout", self.layout, get_args(Layout))
+        _choice("interpolation", self.interpolation, get_args(Interpolation))
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise _wrong("channels", "1 or 3", self.channels)
         if self.channels == 1 and self.channel_order == "bgr":
@@ -102,7 +113,9 @@ class Preprocess:
             DataError: The mode has no defined range, or the resized image would be too large.
         """
         image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
-        return np.array(center_crop(resize_image(image, self.resize), self.crop))
+        return np.array(
+            center_crop(resize_image(image, self.resize, self.interpolation), self.crop)
+        )
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Puts the channels in order and computes ``(x * scale - mean) / std``.
@@ -160,8 +173,15 @@ class Preprocess:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values (pairs as lists), in the words of the recipe."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The settings as JSON values (pairs as lists), in the words of the recipe.
+
+        The usual interpolation is left out: results that were stored before there was a choice
+        keep their keys.
+        """
+        told = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.interpolation == "bilinear":
+            del told["interpolation"]
+        return told
 
     def to_json(self) -> str:
         """The settings as one line of JSON; :meth:`from_json` gives back an equal object."""

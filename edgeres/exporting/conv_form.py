@@ -92,22 +92,36 @@ def _attributes(node: ir.Node) -> dict[str, Attribute] | None:
     strides = list(node.attributes.get_ints("strides", [1] * spatial))
     dilations = list(node.attributes.get_ints("dilations", [1] * spatial))
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-    pads = _pads(node, shape[2:], reach, strides)
+    pads = explicit_pads(node, shape[2:], reach, strides)
     wanted: dict[str, Attribute] = {"kernel_shape": kernel, "pads": pads, "strides": strides}
     if node.op_type == "Conv":
         return wanted | {"dilations": dilations, "group": node.attributes.get_int("group", 1)}
     if any(d != 1 for d in dilations):
         wanted["dilations"] = dilations
-    if node.attributes.get_int("ceil_mode", 0) == 1 and any(
-        (size + pads[i] + pads[i + spatial] - reach[i]) % strides[i]
-        for i, size in enumerate(shape[2:])
+    explicit = node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    if (
+        explicit  # the other modes say how many windows there are
+        and node.attributes.get_int("ceil_mode", 0) == 1
+        and any(
+            (size + pads[i] + pads[i + spatial] - reach[i]) % strides[i]
+            for i, size in enumerate(shape[2:])
+        )
     ):
         wanted["ceil_mode"] = 1  # only a pool that the form could not be found for
     return wanted
 
 
-def _pads(node: ir.Node, sizes: tuple[int, ...], reach: list[int], strides: list[int]) -> list[int]:
-    """Explicit ``pads``: all begins, then all ends."""
+def explicit_pads(
+    node: ir.Node, sizes: tuple[int, ...], reach: list[int], strides: list[int]
+) -> list[int]:
+    """The padding of a window as ``pads``, all begins, then all ends, whatever ``auto_pad`` says.
+
+    Args:
+        node: Conv, MaxPool or AveragePool.
+        sizes: Of its input, without batch and channels.
+        reach: Pixels from a window's first to its last, by dimension.
+        strides: By dimension.
+    """
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     if mode == "NOTSET":
         return list(node.attributes.get_ints("pads", [0] * (2 * len(sizes))))

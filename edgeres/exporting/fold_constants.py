@@ -15,12 +15,22 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
 from edgeres.errors import ModelError
-from edgeres.exporting.graph import add_constant, bypass, constant, static_shape
+from edgeres.exporting.graph import add_constant, bypass, constant, input_at, static_shape
 from edgeres.exporting.shapes import infer
 
 _ROUNDS = 16
 _LARGEST = 1 << 28  # elements; a folded weight is never larger than this
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"})
+RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+"""Operators that give other numbers each time: folded, one draw would stand in the file."""
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -86,15 +96,24 @@ def _cast_like(node: ir.Node) -> NDArray[np.generic] | None:
     return source.astype(like.dtype.numpy())
 
 
+def _drops_at_random(node: ir.Node) -> bool:
+    """Whether a node is a Dropout in training mode."""
+    return node.op_type == "Dropout" and bool(np.any(constant(input_at(node, 2)) or False))
+
+
 def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     """The value of a node whose inputs are all known, unless it is random or too large."""
     present = [v for v in node.inputs if v is not None]
     feeds = {v.name or "": constant(v) for v in present}
     if not present or any(array is None for array in feeds.values()):
         return None
-    if node.op_type in _RANDOM or any(
-        a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        for a in node.attributes.values()
+    if (
+        node.op_type in RANDOM
+        or _drops_at_random(node)
+        or any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for a in node.attributes.values()
+        )
     ):
         return None
     if node.op_type == "Identity":

@@ -31,8 +31,10 @@ from edgeres.exporting.foreign_checks import (
 )
 from edgeres.exporting.original import Original, before_activation, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
-from edgeres.exporting.passes import normal_form, run_pass, to_bytes
+from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.exporting.shapes import one_line, set_batch
+
+_LISTED = 5
 
 
 def normalize_file(
@@ -69,6 +71,7 @@ def normalize_file(
     scores = model.graph.outputs[0].name or ""
     batch = _free_fixed_batch(model)
     sample = set_image_shape(model, layout, sample_shape)
+    notes += _drop_unused(model)
     set_batch(model, 1)
     check_sizes(model, max_bytes)
     run_pass(FoldConstants(), model)  # may tell more shapes
@@ -136,6 +139,21 @@ def _free_fixed_batch(model: ir.Model) -> int | None:
             model.graph.insert_before(node, constant)
             node.replace_input_with(1, constant.outputs[0])
     return batch
+
+
+def _drop_unused(model: ir.Model) -> list[JsonValue]:
+    """Removes what does not lead to the output, and tells of values in it that are not numbers."""
+    before = set(model.graph.initializers)
+    bad = [name for name in before if not is_finite(model.graph.initializers[name])]
+    common.RemoveUnusedNodesPass()(model)
+    gone = sorted(set(bad) - set(model.graph.initializers))
+    if not gone:
+        return []
+    more = f" and {len(gone) - _LISTED} more" if len(gone) > _LISTED else ""
+    return [
+        f"weights that nothing uses hold NaN or infinite values and are left out: "
+        f"{', '.join(gone[:_LISTED])}{more}"
+    ]
 
 
 def _flatten_scores(model: ir.Model) -> None:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeres.errors import ModelError, StageError
+from edgeres.exporting.fold_constants import RANDOM
 from edgeres.exporting.graph import static_shape
 
 Layout = Literal["nchw", "nhwc"]
@@ -37,7 +38,8 @@ def check_operators(model: onnx.ModelProto) -> int:
     """Checks operators and their domains; returns the version of ``ai.onnx``.
 
     Raises:
-        ModelError: Custom operators, control flow or quantized operators, with the nodes listed.
+        ModelError: Custom operators, control flow, random or quantized operators, with the nodes
+            listed.
     """
     nodes = model.graph.node
     foreign = [n for n in nodes if n.domain not in ("", "ai.onnx")]
@@ -64,6 +66,13 @@ def check_operators(model: onnx.ModelProto) -> int:
         raise ModelError(
             f"Expected a network without control flow, got {_listed(control)}.",
             hint="Export it in eval mode with a fixed image size.",
+        )
+    random = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in RANDOM]
+    if random:
+        raise ModelError(
+            f"Expected a network that answers alike each time, got {_listed(random)}.",
+            hint="Call model.eval() before the export; a network that draws numbers at inference "
+            "has no accuracy to prove.",
         )
     return versions.pop()
 

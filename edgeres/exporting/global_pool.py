@@ -4,7 +4,9 @@ Rules:
 
 1. ``ReduceMean`` over height and width of ``(N, C, H, W)``.
 2. The same behind a ``Transpose`` to ``(N, H, W, C)``, as channel-last frameworks write it.
-3. ``AveragePool`` whose window covers the whole unpadded image.
+3. ``AveragePool`` with one window, which covers the whole image and no padding: dilated windows
+   leave pixels out, and ``auto_pad`` pads where strides make it (the output is one pixel only
+   without).
 
 What the old node gave in another shape is kept by a ``Reshape`` behind the new one.
 """
@@ -15,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeres.errors import ModelError
+from edgeres.exporting.conv_form import explicit_pads
 from edgeres.exporting.graph import (
     NodePass,
     add_constant,
@@ -61,11 +64,25 @@ def _averaged(node: ir.Node) -> ir.Value | None:
     if node.op_type == "ReduceMean":
         return _of_reduce_mean(node)
     if node.op_type == "AveragePool":
-        shape = static_shape(data_input(node))
-        kernel = tuple(node.attributes.get_ints("kernel_shape", ()))
-        whole = shape is not None and len(shape) == 4 and shape[2:] == kernel
-        return data_input(node) if whole and not any(node.attributes.get_ints("pads", ())) else None
+        return data_input(node) if _is_one_whole_window(node) else None
     return None
+
+
+def _is_one_whole_window(pool: ir.Node) -> bool:
+    shape, output = static_shape(data_input(pool)), static_shape(pool.outputs[0])
+    if shape is None or output is None or len(shape) != 4 or output[2:] != (1, 1):
+        return False
+    padding = explicit_pads(
+        pool,
+        shape[2:],
+        list(shape[2:]),
+        list(pool.attributes.get_ints("strides", (1, 1))),
+    )
+    return (
+        tuple(pool.attributes.get_ints("kernel_shape", ())) == shape[2:]
+        and set(pool.attributes.get_ints("dilations", (1, 1))) == {1}
+        and not any(padding)
+    )
 
 
 def _of_reduce_mean(node: ir.Node) -> ir.Value | None:

@@ -117,15 +117,21 @@ def check_finite(model: ir.Model) -> None:
         ModelError: An initializer holds NaN or infinity; it is named.
     """
     for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or not tensor.shape or not tensor.dtype.is_floating_point():
-            continue
-        bad = ~np.isfinite(tensor.numpy())
-        if bad.any():
+        if not is_finite(value):
+            assert value.const_value is not None
+            bad = ~np.isfinite(value.const_value.numpy())
             raise ModelError(
                 f"Weights '{value.name}' hold {int(bad.sum())} values that are NaN or infinite.",
                 hint="Load a checkpoint from before the training diverged.",
             )
+
+
+def is_finite(value: ir.Value) -> bool:
+    """Whether all values of an initializer are numbers; single values need not be."""
+    tensor = value.const_value
+    if tensor is None or not tensor.shape or not tensor.dtype.is_floating_point():
+        return True
+    return bool(np.isfinite(tensor.numpy()).all())
 
 
 def to_bytes(model: ir.Model) -> bytes:

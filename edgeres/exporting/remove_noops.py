@@ -56,7 +56,7 @@ class RemoveNoOps(NodePass):
         for node in model.graph:
             if node.op_type == "Dropout":
                 raise ModelError(
-                    f"Dropout node '{node.name}' is in training mode.",
+                    f"Dropout '{node.name or node.outputs[0].name}' is in training mode.",
                     hint="Call model.eval() before the export.",
                 )
 

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeres.errors import ModelError
-from edgeres.models.plan import ARCHITECTURES, Architecture, ChannelPlan, plan_for
+from edgeres.models.plan import (
+    ARCHITECTURES,
+    Architecture,
+    ChannelPlan,
+    plan_for,
+    projection_name,
+)
+from edgeres.models.statements import Claim
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,6 +67,7 @@ def infer_plan(
     source: str,
     architecture_name: str | None = None,
     num_classes: int | None = None,
+    claim: Claim | None = None,
 ) -> ChannelPlan:
     """Infers architecture, classes, input channels, widths and groups.
 
@@ -70,9 +78,11 @@ def infer_plan(
             otherwise found from stem, depths and block kind. Where only widths tell two networks
             apart (``resnet50`` and ``wide_resnet50_2``), the nearer one is taken.
         num_classes: Checked against the classifier's rows where given.
+        claim: What is said of the network by the checkpoint or the files beside it.
 
     Raises:
-        ModelError: No stem, no classifier, no known network of this shape, or another class count.
+        ModelError: No stem, no classifier, no known network of this shape, another class count, or
+            a claim that the weights contradict.
         UsageError: ``architecture_name`` is not known.
     """
     stem = shapes.get("conv1.weight", shapes.get("conv1.0.weight", ()))
@@ -90,6 +100,17 @@ def infer_plan(
             hint="Networks for grey (1) or colour (3) images can be used.",
         )
     traits = _traits(shapes, stem)
+    if claim is not None:
+        _check_claim(claim, traits, classes, in_channels, source, architecture_name)
+        plan = _plan(shapes, traits, architecture_name or claim.architecture, classes, source)
+        return _as_claimed(plan, claim, shapes)
+    return _plan(shapes, traits, architecture_name, classes, source)
+
+
+def _plan(
+    shapes: Shapes, traits: _Traits, architecture_name: str | None, classes: int, source: str
+) -> ChannelPlan:
+    in_channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 0)))[1]
     if architecture_name is not None:
         published = plan_for(architecture_name, num_classes=classes, in_channels=in_channels)
         # Of another network, or incomplete: against the published widths the difference shows.
@@ -103,6 +124,51 @@ def infer_plan(
         )
     nominal = [plan_for(name, num_classes=classes, in_channels=in_channels) for name in candidates]
     return _with_found_widths(min(nominal, key=lambda plan: _distance(plan, shapes)), shapes)
+
+
+def _check_claim(
+    claim: Claim, traits: _Traits, classes: int, in_channels: int, source: str, named: str | None
+) -> None:
+    """Refuses what is said of a network and is not so.
+
+    Raises:
+        ModelError: Saying what is said where, and what the weights have.
+    """
+    if claim.architecture is not None:
+        if named is not None and named != claim.architecture:
+            raise ModelError(
+                f"'{named}' was asked for, {claim.where} says '{claim.architecture}'.",
+                hint="Leave the architecture out, or bring the weights that belong to it.",
+            )
+        if not traits.fits(ARCHITECTURES[claim.architecture]):
+            raise ModelError(
+                f"{claim.where} says '{claim.architecture}', but {source} holds another network: "
+                f"{traits}.",
+                hint="Bring the weights and the description that belong together.",
+            )
+    found = {
+        "num_classes": classes,
+        "in_channels": in_channels,
+        "depths": list(traits.depths),
+        "block": "bottleneck" if traits.bottleneck else "basic",
+    }
+    for name, (said, where) in claim.facts.items():
+        value = list(said) if isinstance(said, tuple) else said
+        if value != found[name]:
+            raise ModelError(
+                f"{where} says {name.replace('_', ' ')} {str(value)[:80]}, but {source} has "
+                f"{found[name]}.",
+                hint="Bring the weights and the description that belong together.",
+            )
+
+
+def _as_claimed(plan: ChannelPlan, claim: Claim, shapes: Shapes) -> ChannelPlan:
+    """The plan with the choices that are said; a strided first stage has a projection."""
+    widths = dict(plan.widths)
+    first = projection_name(plan.spec, "layer1.0")
+    if claim.variant.first_stage_stride == 2 and len(shapes.get(f"{first}.weight", ())) == 4:
+        widths[first] = shapes[f"{first}.weight"][0]
+    return replace(plan, widths=widths, variant=claim.variant, assumed=not claim.settled)
 
 
 def _classes(shapes: Shapes, source: str, num_classes: int | None) -> int:

@@ -19,9 +19,10 @@ def build_model(plan: ChannelPlan) -> nn.Module:
 
     Raises:
         ModelError: The plan misses a convolution, names one that the architecture does not have,
-            or gives widths that do not fit together.
+            gives widths that do not fit together, or a variant that its architecture has not.
         UsageError: Unknown architecture.
     """
+    _check_variant(plan)
     module: nn.Module = PooledResNet(plan) if plan.spec.family == "pooled" else ResNet(plan)
     convolutions = {n for n, part in module.named_modules() if isinstance(part, nn.Conv2d)}
     unused = sorted(set(plan.widths) - convolutions)
@@ -30,7 +31,32 @@ def build_model(plan: ChannelPlan) -> nn.Module:
             f"The channel plan names '{unused[0]}', which '{plan.architecture}' does not have.",
             hint="The plan belongs to another architecture.",
         )
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = plan.variant.norm_epsilon
     return module
+
+
+def _check_variant(plan: ChannelPlan) -> None:
+    """Refuses choices that are not built: what is published of them differs between libraries."""
+    variant, spec = plan.variant, plan.spec
+    told = set(variant.to_dict()) - {"norm_epsilon"}
+    wrong = ""
+    if told and spec.family != "imagenet":
+        wrong = f"{min(told).replace('_', ' ')} is not a choice"
+    elif variant.stride_on == "1x1" and spec.block == "basic":
+        wrong = "its blocks have no 1x1 convolution to step on"
+    elif variant.stride_on == "1x1" and variant.antialias != "none":
+        wrong = "anti-aliased blocks do not step on a 1x1 convolution"
+    elif variant.output_stride < 32 and spec.average_down:
+        wrong = "shortcuts that are pooled are not dilated"
+    elif variant.output_stride < 32 and variant.first_stage_stride != 1:
+        wrong = "a strided first stage and dilation do not go together"
+    if wrong:
+        raise ModelError(
+            f"A '{plan.architecture}' of this kind ({variant}) cannot be built: {wrong}.",
+            hint="Export the network to ONNX with the library that it comes from.",
+        )
 
 
 def read_plan(module: nn.Module, plan: ChannelPlan) -> ChannelPlan:

@@ -3,7 +3,8 @@
 A checkpoint written here is a safetensors file whose metadata carries the channel plan, the
 preprocessing and the class names as JSON, so it is rebuilt without pickle and without knowing
 where it came from. Files of other training code are read too: see :mod:`.weights_file` (kinds),
-:mod:`.unwrap` (what is wrapped around), :mod:`.names` (names) and :mod:`.architecture` (shapes).
+:mod:`.unwrap` (what is wrapped around), :mod:`.names` (names), :mod:`.architecture` (shapes) and
+:mod:`.statements` (what is said of them).
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from torch import nn
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.models.architecture import infer_plan
+from edgeres.models.beside import read_beside, said_inside
 from edgeres.models.build import build_model
 from edgeres.models.names import canonical_names
 from edgeres.models.plan import ChannelPlan
+from edgeres.models.preparation import told_names, told_preprocess
+from edgeres.models.statements import read_claim
 from edgeres.models.unwrap import find_state_dict
 from edgeres.models.weights_file import read_weights, write_safetensors
 
@@ -50,7 +54,11 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: Path | str, *, architecture: str | None = None, num_classes: int | None = None
+    path: Path | str,
+    *,
+    architecture: str | None = None,
+    num_classes: int | None = None,
+    sample_answer: Path | None = None,
 ) -> Checkpoint:
     """Loads a ``.safetensors`` or ``.pt``/``.pth`` file, of edgeres or of other training code.
 
@@ -59,11 +67,17 @@ def load_checkpoint(
         architecture: A name from :data:`edgeres.models.plan.ARCHITECTURES`; inferred from the
             weights (pruned widths included) where not given.
         num_classes: Expected classes; taken from the classifier where not given.
+        sample_answer: Answers of the library that the checkpoint comes from, to hold it against;
+            see :func:`edgeres.models.sample_answer.fit_to_answer`.
+
+    Returns:
+        The network. Where neither the file, nor those beside it, nor a sample answer say which of
+        the networks with these names and shapes it is, its plan is ``assumed``.
 
     Raises:
         ModelError: The file is missing, damaged, refused, of another network than named, lacks,
-            exceeds or misshapes parameters (the first ten are listed), or has a value that is
-            not finite (the tensor is named).
+            exceeds or misshapes parameters (the first ten are listed), has a value that is not
+            finite (the tensor is named), or is said to be a network that is not built here.
         UsageError: ``architecture`` is not known.
     """
     path = Path(path)
@@ -72,22 +86,36 @@ def load_checkpoint(
     found = find_state_dict(content, source=source)
     names = canonical_names(found.tensors, source=source)
     state = {name: found.tensors[original] for name, original in names.items()}
+    preprocess = _read_preprocess(metadata, source)
     if _PLAN in metadata:
         plan = ChannelPlan.from_json(metadata[_PLAN])
         _expect(plan, source, architecture, num_classes)
+        class_names = _read_class_names(metadata, source, plan.num_classes)
     else:
+        beside, inside = read_beside(path), said_inside(content, metadata, source)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         plan = infer_plan(
-            shapes, source=source, architecture_name=architecture, num_classes=num_classes
+            shapes,
+            source=source,
+            architecture_name=architecture,
+            num_classes=num_classes,
+            claim=read_claim(beside, inside, named=architecture),
         )
+        preprocess = preprocess or told_preprocess(beside, inside)
+        class_names = told_names(beside, inside, plan.num_classes)
+    checked = _checked(state, plan, source)
+    if sample_answer is not None:
+        from edgeres.models.sample_answer import fit_to_answer
+
+        plan = fit_to_answer(plan, checked, sample_answer, source)
     notes = {key: value for key, value in metadata.items() if key not in _RESERVED}
     if found.wrapped_in:
         notes["wrapped_in"] = found.wrapped_in
     return Checkpoint(
         plan=plan,
-        state=_checked(state, plan, source),
-        preprocess=_read_preprocess(metadata, source),
-        class_names=_read_class_names(metadata, source, plan.num_classes),
+        state=checked,
+        preprocess=preprocess,
+        class_names=class_names,
         metadata=notes,
     )
 

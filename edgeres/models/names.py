@@ -6,9 +6,7 @@ Hugging Face's ResNets and the habits of widespread training code. Nothing here 
 
 Deliberately not translated, because the same weights mean another network there: timm's
 ``legacy_seresnet*`` (strides on the first convolution, names ``layer0.``/``se_module``). Their keys
-are reported as unknown. Weights cannot tell every network apart: anti-aliased (``resnetaa``,
-``resnetblur``) and Caffe-style strided ResNets have the same names and shapes as the plain one,
-which is why accuracy is always measured again after loading.
+are reported as unknown. Weights cannot tell every network apart: see :mod:`.statements`.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ PREFIXES = (
     "network.",
     "base_model.",
     "resnet.",
+    "timm_model.",
 )
 
 # Buffers that profilers and averagers leave in a state dict.

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from edgeres.errors import ModelError, UsageError
+from edgeres.models.variant import Variant
 
 PLAN_SCHEMA = 1
 WIDTH_STEP = 8  # scaled widths are multiples of this: SIMD lanes and INT8 kernels want it
@@ -58,7 +59,7 @@ class Architecture:
         return 3 if self.block == "bottleneck" else 2
 
     def stride(self, stage: int, block: int) -> int:
-        """Stride of a block, both counted from 0; pooled blocks pool inside and return 1."""
+        """Published stride of a block, both counted from 0; pooled blocks pool inside, return 1."""
         return 2 if block == 0 and stage > 0 and self.family != "pooled" else 1
 
 
@@ -109,6 +110,9 @@ class ChannelPlan:
         widths: Output channels by convolution name, e.g. ``layer1.0.conv2``. A projection shortcut
             exists exactly where its convolution has an entry.
         groups: Groups of the grouped convolutions; one that is not named has 1.
+        variant: Choices that the weights' names and shapes do not show.
+        assumed: Whether nobody said so and these choices are a guess; two plans that differ in
+            nothing else are equal.
     """
 
     architecture: str
@@ -116,6 +120,8 @@ class ChannelPlan:
     in_channels: int
     widths: Mapping[str, int]
     groups: Mapping[str, int] = field(default_factory=dict)
+    variant: Variant = field(default_factory=Variant)
+    assumed: bool = field(default=False, compare=False)
 
     @property
     def spec(self) -> Architecture:
@@ -124,7 +130,7 @@ class ChannelPlan:
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys: the same plan gives the same bytes."""
-        content = {
+        content: dict[str, Any] = {
             "schema": PLAN_SCHEMA,
             "architecture": self.architecture,
             "num_classes": self.num_classes,
@@ -132,6 +138,10 @@ class ChannelPlan:
             "widths": dict(self.widths),
             "groups": dict(self.groups),
         }
+        if self.variant != Variant():
+            content["variant"] = self.variant.to_dict()
+        if self.assumed:
+            content["assumed"] = True
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
@@ -153,19 +163,24 @@ class ChannelPlan:
                 f"Expected a channel plan of schema {PLAN_SCHEMA}, got {found}.", hint=hint
             )
         expected = {"schema", "architecture", "num_classes", "in_channels", "widths", "groups"}
-        if set(content) != expected:
+        if set(content) - {"variant", "assumed"} != expected:
             raise ModelError(
                 f"Expected the plan keys {sorted(expected)}, got {sorted(content)}.", hint=hint
             )
         if not isinstance(content["architecture"], str):
             raise ModelError("The plan's architecture is not a string.", hint=hint)
         architecture(content["architecture"], error=ModelError)
+        variant, assumed = content.get("variant", {}), content.get("assumed", False)
+        if not isinstance(variant, dict) or not isinstance(assumed, bool):
+            raise ModelError("The plan's variant or assumption has another type.", hint=hint)
         return ChannelPlan(
             architecture=content["architecture"],
             num_classes=_positive("num_classes", content["num_classes"]),
             in_channels=_positive("in_channels", content["in_channels"]),
             widths=_positive_map("widths", content["widths"]),
             groups=_positive_map("groups", content["groups"]),
+            variant=Variant.from_dict(variant),
+            assumed=assumed,
         )
 
 

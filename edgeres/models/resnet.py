@@ -3,18 +3,34 @@
 He et al., 2015 (arXiv:1512.03385), with the stride of a bottleneck on its 3x3 convolution
 ("v1.5", as torchvision has it) and 1x1 projection shortcuts wherever the shape changes. Every
 width comes from the :class:`~edgeres.models.plan.ChannelPlan`, so a pruned network is this same
-code with another plan.
+code with another plan; so are the relatives that a :class:`~edgeres.models.variant.Variant` tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from edgeres.errors import ModelError
 from edgeres.models.plan import Architecture, ChannelPlan, projection_name
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a block moves over the image.
+
+    Attributes:
+        stride: Of the block.
+        first: Dilation of its strided 3x3 convolution.
+        then: Dilation of a basic block's second one.
+    """
+
+    stride: int = 1
+    first: int = 1
+    then: int = 1
 
 
 class SqueezeExcite(nn.Module):
@@ -37,20 +53,24 @@ class SqueezeExcite(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, plan: ChannelPlan, prefix: str, in_width: int, stride: int) -> None:
+    def __init__(self, plan: ChannelPlan, prefix: str, in_width: int, step: Step) -> None:
         super().__init__()
         middle, out = width(plan, f"{prefix}.conv1"), width(plan, f"{prefix}.conv2")
-        self.conv1 = nn.Conv2d(in_width, middle, 3, stride, 1, bias=False)
+        self.shrink = _shrink(plan, step)
+        stride = 1 if self.shrink is not None else step.stride
+        self.conv1 = nn.Conv2d(in_width, middle, 3, stride, step.first, step.first, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, out, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(middle, out, 3, 1, step.then, step.then, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.se = _squeeze(plan, prefix, out)
-        self.downsample = _projection(plan, prefix, in_width, out, stride)
+        self.downsample = _projection(plan, prefix, in_width, out, step.stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``(N, C, H, W) float32`` to ``(N, C', H/stride, W/stride)``."""
         y = self.relu(self.bn1(self.conv1(x)))
+        if self.shrink is not None:
+            y = self.shrink(y)
         y = self.bn2(self.conv2(y))
         if self.se is not None:
             y = self.se(y)
@@ -62,7 +82,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (strided, perhaps grouped) and 1x1 convolutions and a shortcut."""
 
-    def __init__(self, plan: ChannelPlan, prefix: str, in_width: int, stride: int) -> None:
+    def __init__(self, plan: ChannelPlan, prefix: str, in_width: int, step: Step) -> None:
         super().__init__()
         first, second, out = (width(plan, f"{prefix}.conv{i}") for i in (1, 2, 3))
         groups = plan.groups.get(f"{prefix}.conv2", 1)
@@ -71,20 +91,27 @@ class Bottleneck(nn.Module):
                 f"Layer {prefix}.conv2 has {groups} groups, but widths {first} and {second}.",
                 hint="Both widths must be multiples of the group count.",
             )
-        self.conv1 = nn.Conv2d(in_width, first, 1, bias=False)
+        self.shrink = _shrink(plan, step)
+        early = plan.variant.stride_on == "1x1"
+        late = 1 if early or self.shrink is not None else step.stride
+        self.conv1 = nn.Conv2d(in_width, first, 1, step.stride if early else 1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, stride, 1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(
+            first, second, 3, late, step.first, step.first, groups=groups, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(second)
         self.conv3 = nn.Conv2d(second, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.se = _squeeze(plan, prefix, out)
-        self.downsample = _projection(plan, prefix, in_width, out, stride)
+        self.downsample = _projection(plan, prefix, in_width, out, step.stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``(N, C, H, W) float32`` to ``(N, C', H/stride, W/stride)``."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
+        if self.shrink is not None:
+            y = self.shrink(y)
         y = self.bn3(self.conv3(y))
         if self.se is not None:
             y = self.se(y)
@@ -103,14 +130,21 @@ class ResNet(nn.Module):
         self.conv1, stream = _stem(plan)
         self.bn1 = nn.BatchNorm2d(stream)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if spec.family == "imagenet" else nn.Identity()
+        self.maxpool = _stem_pool(plan)
         self.stages = len(spec.depths)
         block_type = BasicBlock if spec.block == "basic" else Bottleneck
+        moves = plan.variant.stages(self.stages) if spec.family == "imagenet" else ()
         for stage, depth in enumerate(spec.depths):
             blocks = []
             for index in range(depth):
                 prefix = f"layer{stage + 1}.{index}"
-                blocks.append(block_type(plan, prefix, stream, spec.stride(stage, index)))
+                step = Step(spec.stride(stage, index))
+                if moves:
+                    stride, before, dilation = moves[stage]
+                    step = Step(
+                        stride if index == 0 else 1, before if index == 0 else dilation, dilation
+                    )
+                blocks.append(block_type(plan, prefix, stream, step))
                 stream = width(plan, f"{prefix}.conv{spec.convolutions}")
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -160,10 +194,11 @@ def _stem(plan: ChannelPlan) -> tuple[nn.Module, int]:
         out = width(plan, "conv1")
         if spec.family == "cifar":
             return nn.Conv2d(plan.in_channels, out, 3, 1, 1, bias=False), out
-        return nn.Conv2d(plan.in_channels, out, 7, 2, 3, bias=False), out
+        stride = plan.variant.stem_stride
+        return nn.Conv2d(plan.in_channels, out, 7, stride, 3, bias=False), out
     first, second, out = (width(plan, f"conv1.{i}") for i in (0, 3, 6))
     stem = nn.Sequential(
-        nn.Conv2d(plan.in_channels, first, 3, 2, 1, bias=False),
+        nn.Conv2d(plan.in_channels, first, 3, plan.variant.stem_stride, 1, bias=False),
         nn.BatchNorm2d(first),
         nn.ReLU(inplace=True),
         nn.Conv2d(first, second, 3, 1, 1, bias=False),
@@ -172,6 +207,19 @@ def _stem(plan: ChannelPlan) -> tuple[nn.Module, int]:
         nn.Conv2d(second, out, 3, 1, 1, bias=False),
     )
     return stem, out
+
+
+def _stem_pool(plan: ChannelPlan) -> nn.Module:
+    variant = plan.variant
+    if plan.spec.family != "imagenet" or variant.stem_pool == "none":
+        return nn.Identity()
+    return nn.AvgPool2d(2) if variant.antialias == "average" else nn.MaxPool2d(3, 2, 1)
+
+
+def _shrink(plan: ChannelPlan, step: Step) -> nn.Module | None:
+    """The average pooling that takes a stride's place in an anti-aliased block."""
+    wanted = plan.variant.antialias == "average" and step.stride > 1
+    return nn.AvgPool2d(step.stride) if wanted else None
 
 
 def _squeeze(plan: ChannelPlan, prefix: str, out: int) -> SqueezeExcite | None:

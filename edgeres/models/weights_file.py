@@ -1,7 +1,8 @@
 """Reads weight files without running code from them, and writes safetensors atomically.
 
-Pickles are read with ``weights_only=True`` and in no other way: whatever needs more than tensors
-and plain containers is refused before any of its code could run.
+Pickles are read with ``weights_only=True`` and in no other way: whatever needs more than tensors,
+plain containers and the command line's arguments (``argparse.Namespace``, which torchvision's and
+timm's scripts save beside the weights) is refused before any of its code could run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import struct
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,7 +115,8 @@ def _read_pickle(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of protocols and archives; refused below if unusable
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([Namespace]):  # attributes and nothing more
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is refused: it holds more than tensors and plain containers "

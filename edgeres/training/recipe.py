@@ -25,11 +25,13 @@ class TrainingRecipe:
         data: As :func:`edgeres.data.source.open_dataset` takes it.
         preprocess: ``None`` takes that of the start checkpoint.
         settings: Of the run.
+        held_out_given: Whether the recipe says how many images choose the epoch.
     """
 
     data: str
     preprocess: Preprocess | None
     settings: TrainSettings
+    held_out_given: bool = False
 
 
 def load_training_recipe(path: Path) -> TrainingRecipe:
@@ -66,6 +68,7 @@ def load_training_recipe(path: Path) -> TrainingRecipe:
             data=data,
             preprocess=None if preprocess is None else Preprocess.from_dict(preprocess),
             settings=TrainSettings.from_mapping(training or {}),
+            held_out_given="held_out" in (training or {}),
         )
     except UsageError as error:
         raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error

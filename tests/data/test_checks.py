@@ -30,6 +30,8 @@ def test_matching_classes_pass():
     [
         (labelled([0, 1, 2], "abc"), 1000, "Expected 1000 classes, as the model has, got 3"),
         (labelled([0, 1, 2], "abc"), 2, "Expected 2 classes, as the model has, got 3"),
+        (labelled([1, 2, 3]), 3, "labels of set count from 1: they go from 1 to 3"),
+        (labelled([1, 2, 4]), 3, r"got 5 in set.* Its labels start at 1; they must count from 0"),
         (labelled([0, 9]), 5, "Expected 5 classes, as the model has, got 10"),
         (labelled([0, 0, 2], "abc"), 3, "none of 1 of 3: 'b'"),
         (labelled([1, 1], "ab"), 2, "at least two classes"),

@@ -280,6 +280,90 @@ def test_weights_that_are_not_numbers_are_named(build_graph, bring) -> None:
         bring(build_graph(NETWORK, broken))
 
 
+def test_weights_that_nothing_uses_may_be_no_numbers(build_graph, bring) -> None:
+    nothing = np.full((2, 3), np.nan, np.float32)
+    told, model = bring(build_graph(NETWORK, WEIGHTS | {"left": nothing}))
+    assert any("NaN or infinite values and are left out: left" in note for note in told["notes"])
+    assert "left" not in {weight.name for weight in model.graph.initializer}
+    dead = "dead = Conv(x, left4) " + NETWORK
+    told, _ = bring(
+        build_graph(dead, WEIGHTS | {"left4": np.full((8, 3, 3, 3), np.nan, np.float32)})
+    )
+    assert any("left out: left4" in note for note in told["notes"])
+
+
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        ("n = RandomNormalLike(fb)", "RandomNormalLike at 'n'"),
+        ("n = RandomUniformLike(fb)", "RandomUniformLike at 'n'"),
+        ("n = RandomNormal<shape=[4]>()", "RandomNormal at 'n'"),
+        ("n = RandomUniform<shape=[4]>()", "RandomUniform at 'n'"),
+        ("n = Bernoulli(half)", "Bernoulli at 'n'"),
+        ("i = Multinomial<sample_size=4>(odds) n = Cast<to=1>(i)", "Multinomial at 'i'"),
+        ("n = Dropout(fb, rate, on)", "Dropout 'n' is in training mode"),
+    ],
+)
+def test_what_draws_numbers_is_refused(build_graph, bring, node: str, named: str) -> None:
+    more = {
+        "half": np.full(4, 0.5, np.float32),
+        "odds": np.zeros((1, 3), np.float32),
+        "rate": np.array(0.5, np.float32),
+        "on": np.array(True),
+    }
+    body = f"{node} {NETWORK.replace('y =', 's =')} y = Add(s, n)"
+    with pytest.raises(ModelError, match=named):
+        bring(build_graph(body, WEIGHTS | more))
+
+
+POOLED = "c = Conv(x, w) p = AveragePool<kernel_shape=[4,4], {}>(c) "
+BEHIND = "m = ReduceMean<keepdims=1>(p, hw) f = Flatten(m) y = Gemm<transB=1>(f, fw, fb)"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "whole"),
+    [
+        ("auto_pad='VALID'", True),
+        ("strides=[2,2]", True),
+        ("strides=[3,3], ceil_mode=1", True),
+        ("auto_pad='SAME_LOWER', strides=[4,4]", True),
+        ("auto_pad='SAME_UPPER'", False),
+        ("auto_pad='SAME_LOWER'", False),
+        ("auto_pad='SAME_UPPER', strides=[2,2]", False),
+        ("pads=[0,0,1,1], strides=[4,4]", False),
+        ("pads=[1,1,1,1], count_include_pad=1", False),
+    ],
+)
+def test_only_a_window_over_the_bare_image_is_a_global_pool(
+    build_graph, bring, attributes: str, whole: bool
+) -> None:
+    body = POOLED.format(attributes.replace("'", '"')) + BEHIND
+    weights = WEIGHTS | {"hw": np.array([2, 3])}
+    told, model = bring(build_graph(body, weights))
+    assert told["notes"] == []  # a wrong rewriting would cost the free batch
+    kinds = [node.op_type for node in model.graph.node]
+    assert ("AveragePool" not in kinds) == whole
+
+
+def test_dilated_window_is_no_global_pool(build_graph, bring) -> None:
+    """Two of four pixels along each side: as far as the image, but not all of it."""
+    body = (
+        "c = Conv(x, w) p = AveragePool<kernel_shape=[2,2], dilations=[3,3]>(c) f = Flatten(p) "
+        "y = Gemm<transB=1>(f, fw, fb)"
+    )
+    _, model = bring(build_graph(body, WEIGHTS))
+    assert "AveragePool" in [node.op_type for node in model.graph.node]
+
+
+def test_ceil_mode_does_not_outlive_the_padding_that_made_it_void(build_graph, bring) -> None:
+    body = (
+        "c = Conv(x, w) p = AveragePool<kernel_shape=[1,1], strides=[3,3], ceil_mode=1, "
+        'auto_pad="SAME_UPPER">(c) ' + BEHIND
+    )
+    _, model = bring(build_graph(body, WEIGHTS | {"hw": np.array([2, 3])}))
+    assert "ceil_mode" not in {a.name for n in model.graph.node for a in n.attribute}
+
+
 @pytest.mark.parametrize("changes", [{"opset": 17}, {"layout": "chwn"}])
 def test_impossible_requests_are_usage_errors(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

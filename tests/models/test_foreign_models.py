@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from edgeres.errors import ModelError
 from edgeres.models.checkpoint import load_checkpoint, load_module
+from edgeres.models.variant import Variant
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +35,9 @@ def library(name: str) -> Any:
         pytest.skip(f"{name} is not installed here ({error})")
 
 
-def check(module: torch.nn.Module, architecture: str, tmp_path: Path) -> None:
+def check(
+    module: torch.nn.Module, architecture: str, tmp_path: Path, variant: Variant | None = None
+) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.running_mean, -0.2, 0.2)
@@ -41,6 +46,7 @@ def check(module: torch.nn.Module, architecture: str, tmp_path: Path) -> None:
     torch.save(module.state_dict(), tmp_path / "w.pth")
     loaded = load_checkpoint(tmp_path / "w.pth")
     assert loaded.plan.architecture == architecture
+    assert loaded.plan.variant == (variant or Variant())
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs = module.eval()(images)
@@ -60,6 +66,52 @@ def test_torchvision(name: str, tmp_path: Path) -> None:
 def test_timm(name: str, tmp_path: Path) -> None:
     timm = library("timm")
     check(timm.create_model(name, num_classes=11), name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "base", "variant"),
+    [
+        ("resnet50", {"output_stride": 8}, "resnet50", Variant(output_stride=8)),
+        ("resnet18", {"output_stride": 16}, "resnet18", Variant(output_stride=16)),
+        ("resnetaa50", {}, "resnet50", Variant(antialias="average")),
+        ("resnetaa34d", {}, "resnet34d", Variant(antialias="average")),
+        (
+            "resnetaa50",
+            {"output_stride": 8},
+            "resnet50",
+            Variant(antialias="average", output_stride=8),
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # theirs, on import
+def test_relatives_of_timm(
+    name: str, arguments: dict[str, Any], base: str, variant: Variant, tmp_path: Path
+) -> None:
+    timm = library("timm")
+    config = {"architecture": name, "num_classes": 11, "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(timm.create_model(name, num_classes=11, **arguments), base, tmp_path, variant)
+
+
+@pytest.mark.parametrize("name", ["resnetblur18", "resnetblur50"])
+@pytest.mark.filterwarnings("ignore")  # theirs, on import
+def test_blurred_timm_networks_are_refused(name: str, tmp_path: Path) -> None:
+    module = library("timm").create_model(name, num_classes=11)
+    torch.save({"arch": name, "state_dict": module.state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=name):
+        load_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("flags", [(False, True, True), (False, False, True), (True, True, True)])
+def test_dilated_torchvision(flags: tuple[bool, ...], tmp_path: Path) -> None:
+    models = library("torchvision").models
+    stride = 32 >> sum(flags)
+    arguments = {"replace_stride_with_dilation": list(flags)}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "resnet50", "model_args": arguments})
+    )
+    module = models.resnet50(num_classes=11, **arguments)
+    check(module, "resnet50", tmp_path, Variant(output_stride=stride))
 
 
 @pytest.mark.parametrize(
