@@ -57,7 +57,8 @@ class Source:
     def settings(self) -> dict[str, Any]:
         """All that decides what is loaded, where the files lie and its own hash aside."""
         values = asdict(self)
-        del values["path"], values["sha256"], values["sample_answer"]
+        for name in ("path", "sha256", "beside", "sample_answer"):
+            del values[name]
         return values
 
 
