@@ -117,7 +117,7 @@ def test_fewer_images_than_a_batch_are_an_error(folder) -> None:
     )
     assert result.exit_code == 3, result.output
     error = json.loads(result.stdout)["error"]
-    assert "48 held-out images are fewer than one batch of 49" in error["message"]
+    assert "48 images judge mixed precision, too few to time batches of 49" in error["message"]
 
 
 def test_a_budget_must_be_given(folder) -> None:

@@ -137,8 +137,8 @@ def assumed_ranges(onnx_path: Path, *, signed_input: bool = True) -> Calibration
     for value in activations(load_model(onnx_path).graph):
         as_input = value.producer() is None and not signed_input
         chosen = rectified if as_input or non_negative(value) else signed
-        tensors[value_name(value)] = TensorStats((), chosen.low, chosen.high, 0.0, {"mse": chosen})
-    return CalibrationTable(file_sha256(onnx_path), 1, "mse", tensors)
+        tensors[value_name(value)] = TensorStats((), chosen.low, chosen.high, 0.0, {"output": chosen})
+    return CalibrationTable(file_sha256(onnx_path), 1, "output", tensors)
 
 
 def _layer(shape: LayerShape, name: str, inputs: int, skip: str) -> list[onnx.NodeProto]:

@@ -36,7 +36,12 @@ def _device(workplace: Path, report: dict, folder: Path) -> Path:
 def test_a_device_with_engine_and_baseline_only_can_validate(workplace, report, tmp_path):
     engine = _device(workplace, report, tmp_path / "device")
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *further):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
         "from edgeres.data.source import open_dataset\n"
         "from edgeres.data.sampling import take\n"
         "import edgeres.cli.engines as e, edgeres.data.source as s\n"

@@ -112,7 +112,7 @@ def test_quantize_and_sensitivity_commands_obey_the_recipe(workplace, tmp_path):
         "--table", baseline / "calibration_table.json", "--json",
     )  # fmt: skip
     assert result.exit_code != 0, "the table is of the network that is not equalized"
-    assert "the calibration table is of model" in json.loads(result.stdout)["error"]["message"]
+    assert "it is of model" in json.loads(result.stdout)["error"]["message"]
 
 
 def test_measuring_without_images_is_a_usage_error(workplace, tmp_path):

@@ -24,10 +24,11 @@ from . import tensorrt_module
 
 BACKEND = get_backend("tensorrt")
 CUDA = BuildConfig("cuda:0")
-PLAIN = Preprocess(scale=1.0, channels=1)
+PLAIN = Preprocess(scale=1.0, mean=(60.0,), channels=1)
 PICTURES = np.arange(10 * 16, dtype=np.uint8).reshape(10, 4, 4)
-SCORES = np.stack([PICTURES.sum((1, 2)), PICTURES.max((1, 2))], 1)
-DATA = ArrayDataset("pictures", PICTURES, np.zeros(10, np.int64), ("a", "b"))
+SEEN = PICTURES.astype(np.float32) - 60
+SCORES = np.stack([SEEN.sum((1, 2)), SEEN.max((1, 2))], 1)  # of both classes: dark and bright
+DATA = ArrayDataset("pictures", PICTURES, SCORES.argmax(1), ("a", "b"))
 
 
 @pytest.fixture(params=[1, 3])

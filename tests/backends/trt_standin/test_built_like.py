@@ -20,7 +20,8 @@ from edgeres.evaluation.validate import validate
 
 BACKEND = get_backend("tensorrt")
 OPTIONS = {"rest": "float16", "max_batch": "8", "timing_cache": "timing.bin"}
-DATA = ArrayDataset("dark", np.zeros((5, 4, 4), np.uint8), np.zeros(5, np.int64), ("a", "b"))
+PICTURES = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
+DATA = ArrayDataset("dark and bright", PICTURES, np.array([1, 1, 0, 0, 0]), ("a", "b"))
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_probing_engine_keeps_all_but_caches(engine: Engine, qdq_file: Path) -
 def test_the_baseline_of_validate(
     engine: Engine, configs: list[BuildConfig], qdq_file: Path
 ) -> None:
-    plain = Preprocess(scale=1.0, channels=1)
+    plain = Preprocess(scale=1.0, mean=(40.0,), channels=1)
     validate(engine.path, DATA, plain, baseline=qdq_file)
     assert [config.options for config in configs] == [{"max_batch": "8"}]
     assert configs[0].shapes["input"].max == (8, 1, 4, 4)
