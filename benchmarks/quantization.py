@@ -60,7 +60,7 @@ class ChildError(Exception):
 
 def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
     """Runs one tool in a process of its own; the last of the repeats leaves the files."""
-    large = subject.name != "resnet20"
+    large = subject.large
     count = images
     if large and not tool.startswith("edgeres"):
         count = min(images, FEWER.get(tool, PEER_IMAGES))
@@ -141,7 +141,7 @@ def logits(arguments: argparse.Namespace) -> None:
     simulated = arguments.engine == "simulated"
     engine = "onnxruntime" if simulated else arguments.engine
     infer = open_engine(engine, arguments.file, as_written=simulated)
-    batches = subject.batches("test", 50 if subject.name == "resnet20" else 4)
+    batches = subject.batches("test", 4 if subject.large else 50)
     np.save(arguments.answers, np.concatenate([infer(batch) for batch in batches]))
 
 

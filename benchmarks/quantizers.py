@@ -42,7 +42,7 @@ class Job:
 
     def batches(self) -> Iterator[Any]:
         """Preprocessed calibration images, 64 of 28 x 28 or 2 of 224 x 224 at a time."""
-        size = 64 if self.subject.name == "resnet20" else 2
+        size = 2 if self.subject.large else 64
         return self.subject.batches("calibration", size, self.images)
 
 
@@ -61,7 +61,7 @@ def bare(job: Job) -> Files:
 
 
 def edgeres_tool(
-    calibrator: str = "mse", engines: tuple[str, ...] = ENGINES, **changes: Any
+    calibrator: str = "output", engines: tuple[str, ...] = ENGINES, **changes: Any
 ) -> Tool:
     """Edgeres, one file an engine from one calibration."""
 
@@ -198,7 +198,9 @@ class _Replayable:
 TOOLS: dict[str, Tool] = {
     "bare": bare,
     "edgeres": edgeres_tool(),
-    "edgeres-entropy": edgeres_tool("entropy"),
+    "edgeres-minmax": edgeres_tool("minmax"),
+    "edgeres-percentile": edgeres_tool("percentile"),
+    "edgeres-mse": edgeres_tool("mse"),
     "edgeres-one-engine": edgeres_tool(engines=("onnxruntime",)),
     "edgeres-safe": edgeres_tool(saturation_safe="on"),
     "edgeres-full-range": edgeres_tool(saturation_safe="off"),

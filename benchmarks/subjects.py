@@ -64,6 +64,11 @@ class Subject:
         return Path(self.folder) / "fp32.onnx"
 
     @property
+    def large(self) -> bool:
+        """Whether images are of 224 x 224, and a pass costs what others weigh."""
+        return int(np.prod(self._pixels("test").shape[1:])) > 3 * 128 * 128
+
+    @property
     def labels(self) -> NDArray[np.int64] | None:
         """``(N,)`` classes of the test images, where there are any."""
         path = Path(self.folder) / "labels.npy"

@@ -37,10 +37,22 @@ SEEN = "EDGERES_INT8_SEEN"
 #: Tests that move, time, search or break engines; what these compute is the matter of others. They
 #: are not run again, or `make test` would take half as long again.
 ANY_CPU = (
+    "tests/backends/trt/",
+    "tests/backends/trt_standin/",
     "tests/benchmarking/",
+    "tests/bundling/",
+    "tests/caches/",
     "tests/cluster/",
+    "tests/convert/test_bad_input.py",
+    "tests/convert/test_commands.py",
+    "tests/convert/test_interruption.py",
+    "tests/convert/test_pages.py",
+    "tests/convert/test_run_again.py",
     "tests/devices/",
     "tests/layer_latency/",
+    "tests/quantization/test_lint.py",
+    "tests/quantization/test_table.py",
+    "tests/report/",
     "tests/tuning/",
     "tests/test_faults.py",
 )
