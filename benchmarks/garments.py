@@ -3,7 +3,8 @@
 No package holds an ImageNet ResNet with its weights, and SQNR of random weights says little. So
 Fashion-MNIST garments are scaled up, coloured and laid over crops of photographs, and ResNets learn
 to name them: most of the training at 64 x 64, the rest at 224 x 224. Two cores take seven minutes
-for ResNet-18 and five times as long for ResNet-50. Needs the Debian package `dataset-fashion-mnist` and scikit-image.
+for ResNet-18 and five times as long for ResNet-50. Needs the Debian package
+`dataset-fashion-mnist`, and scikit-image.
 """
 
 from __future__ import annotations

@@ -137,7 +137,9 @@ def assumed_ranges(onnx_path: Path, *, signed_input: bool = True) -> Calibration
     for value in activations(load_model(onnx_path).graph):
         as_input = value.producer() is None and not signed_input
         chosen = rectified if as_input or non_negative(value) else signed
-        tensors[value_name(value)] = TensorStats((), chosen.low, chosen.high, 0.0, {"output": chosen})
+        tensors[value_name(value)] = TensorStats(
+            (), chosen.low, chosen.high, 0.0, {"output": chosen}
+        )
     return CalibrationTable(file_sha256(onnx_path), 1, "output", tensors)
 
 
