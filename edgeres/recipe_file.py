@@ -16,7 +16,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, Event, NodeEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    Event,
+    NodeEvent,
+)
 
 from edgeres.assets import asset_folder, asset_path
 from edgeres.backends import get_backend
@@ -25,6 +31,7 @@ from edgeres.recipe import Recipe
 
 MAX_BYTES = 1 << 20
 DEFAULT_RECIPE = "default.yaml"
+_DEEPEST = 20
 _PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
 _DATA_KEYS = ("calibration", "validation", "train")
 
@@ -82,8 +89,13 @@ def _parse(file: Path) -> CommentedMap:
         raise RecipeError(f"{file}: {size} bytes; a recipe has at most {MAX_BYTES}.")
     try:
         text = file.read_text(encoding="utf-8")
+        depth = 0
         for event in YAML(typ="rt", pure=True).parse(text):
             _refuse_tricks(event, file)
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > _DEEPEST:  # the parser takes minutes for thousands
+                line = event.start_mark.line + 1
+                raise RecipeError(f"{file}:{line}: more than {_DEEPEST} values within each other.")
         document = YAML(typ="rt", pure=True).load(text)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file}: not UTF-8 text.") from error
