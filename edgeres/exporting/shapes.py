@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgeres.errors import ModelError
 
 BATCH = "N"
+_BATCHES = (2, 3)
 _SMALL = 1024  # bytes; values that inference reads (axes, shapes) are smaller, weights larger
 
 
@@ -32,12 +33,29 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
 def infer(model: ir.Model) -> None:
     """Infers shape and type of every tensor from the graph's inputs.
 
-    A dimension that the rules cannot tell makes the whole shape unknown, except for the batch.
+    A dimension that the rules cannot tell makes the whole shape unknown, except for the batch: the
+    rules lose a symbol in ``Reshape`` to ``(-1, ...)`` and in ``Resize``, so a free batch is that
+    dimension which follows two numbers of images.
 
     Raises:
         ModelError: The graph contradicts itself, or holds an operator unknown to its opset.
     """
     skeleton = _skeleton(model)
+    found = _inferred(skeleton)
+    sampled = _with_batches(skeleton) if _is_free(skeleton) else None
+    for node in model.graph:
+        for value in node.outputs:
+            name = value.name or ""
+            info = found.get(name)
+            value.shape = _shape(info) if info is not None else None
+            if value.shape is None and sampled is not None:
+                value.shape = _following(sampled[0].get(name), sampled[1].get(name))
+            if info is not None and info.type.tensor_type.elem_type:
+                value.type = ir.TensorType(ir.DataType(info.type.tensor_type.elem_type))
+
+
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """What ONNX's own inference says of every tensor, by name."""
     try:
         graph = onnx.shape_inference.infer_shapes(
             skeleton, check_type=True, strict_mode=True, data_prop=True
@@ -47,13 +65,49 @@ def infer(model: ir.Model) -> None:
             f"The graph's shapes contradict each other: {one_line(error)}.",
             hint="Check the model with onnx.checker and export it again.",
         ) from error
-    found = {v.name: v for v in (*graph.value_info, *graph.output)}
-    for node in model.graph:
-        for value in node.outputs:
-            info = found.get(value.name or "")
-            value.shape = _shape(info) if info is not None else None
-            if info is not None and info.type.tensor_type.elem_type:
-                value.type = ir.TensorType(ir.DataType(info.type.tensor_type.elem_type))
+    return {v.name: v for v in (*graph.value_info, *graph.output)}
+
+
+def _is_free(skeleton: onnx.ModelProto) -> bool:
+    dims = (list(value.type.tensor_type.shape.dim) for value in skeleton.graph.input)
+    return any(shape and shape[0].dim_param == BATCH for shape in dims)
+
+
+def _with_batches(
+    skeleton: onnx.ModelProto,
+) -> tuple[dict[str, onnx.ValueInfoProto], dict[str, onnx.ValueInfoProto]] | None:
+    """Inference for each of two numbers of images; ``None`` where the graph takes one only."""
+    found = []
+    for batch in _BATCHES:
+        fixed = onnx.ModelProto()
+        fixed.CopyFrom(skeleton)
+        for value in fixed.graph.input:
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) and dims[0].dim_param == BATCH:
+                dims[0].dim_value = batch
+        try:
+            found.append(_inferred(fixed))
+        except ModelError:
+            return None
+    return found[0], found[1]
+
+
+def _following(
+    first: onnx.ValueInfoProto | None, second: onnx.ValueInfoProto | None
+) -> ir.Shape | None:
+    """The shape that two numbers of images agree on, the batch as its first dimension."""
+    shapes = [_shape(info) for info in (first, second) if info is not None]
+    if len(shapes) != 2 or shapes[0] is None or shapes[1] is None:
+        return None
+    if len(shapes[0]) != len(shapes[1]) or not len(shapes[0]):
+        return None
+    pairs = list(zip(shapes[0], shapes[1], strict=True))
+    if any(one != other for one, other in pairs[1:]):
+        return None
+    one, other = pairs[0]
+    if (one, other) != _BATCHES and one != other:
+        return None
+    return ir.Shape([one if one == other else BATCH, *list(shapes[0])[1:]])
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:

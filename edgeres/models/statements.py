@@ -22,7 +22,6 @@ from edgeres.models.variant import Variant
 _NAME_KEYS = ("architecture", "arch", "model_name", "model_arch", "model", "backbone", "net")
 _NESTED = ("hyper_parameters", "hparams", "args", "config", "cfg", "model_config", "train_args")
 _STRICT = ("model_args", "model_kwargs")
-_HF_CHOICES = ("hidden_act", "downsample_in_bottleneck", "downsample_in_first_stage")
 _EXPORT = "Export that network to ONNX with the library that it comes from."
 _MAX_DEPTH = 4
 _SAFE = re.compile(r"[^\x20-\x7e]")
@@ -124,15 +123,13 @@ def _of_config(said: Said) -> Iterator[_Part]:
             if isinstance(labels := values.get("id2label"), dict)
             else None,
         }
-        choices = {key: values[key] for key in _HF_CHOICES if key in values}
-        yield _Part(said.where, None, choices, _present(facts), describes=True)
+        yield _Part(said.where, None, _loose(values), _present(facts), describes=True)
         return
     name = values.get("architecture")
     if isinstance(name, str):
         arguments = values.get("model_args")
         facts = {"num_classes": values.get("num_classes")}
-        choices = {"global_pool": values.get("global_pool")}
-        yield _Part(said.where, name, choices, _present(facts))
+        yield _Part(said.where, name, _loose(values), _present(facts))
         if isinstance(arguments, Mapping):
             yield _Part(said.where, None, arguments, _counts(arguments))
     elif isinstance(kind, str):
@@ -143,7 +140,7 @@ def _of_dicts(inside: Sequence[Said], depth: int = 0) -> Iterator[_Part]:
     for said in inside:
         values = said.values
         name = next((n for key in _NAME_KEYS if isinstance(n := values.get(key), str)), None)
-        loose = {key: values[key] for key in values if key.lower() in LOOSE}
+        loose = _loose(values)
         if name is not None or loose:
             yield _Part(said.where, name, loose, {}, strict=False)
         for key in _STRICT:
@@ -157,6 +154,11 @@ def _of_dicts(inside: Sequence[Said], depth: int = 0) -> Iterator[_Part]:
         ]
         if nested and depth < _MAX_DEPTH:
             yield from _of_dicts(nested, depth + 1)
+
+
+def _loose(values: Mapping[str, object]) -> dict[str, object]:
+    """Choices that stand beside a network's name instead of among its arguments."""
+    return {key: value for key, value in values.items() if key.lower() in LOOSE}
 
 
 def _counts(values: Mapping[str, object]) -> dict[str, object]:

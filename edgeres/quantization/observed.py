@@ -64,6 +64,7 @@ class ObservedModel:
         self._output_shape = inner_shape(output)
         for value in list(observable(model.graph)):
             name = graphs.value_name(value)
+            _check_batch(value)
             self.shapes[name] = inner_shape(value)
             if any(graphs.layer_of(node) and not at for node, at in graphs.consumers(value)):
                 self.read_by_layer.add(name)
@@ -139,6 +140,15 @@ def inner_shape(value: ir.Value) -> tuple[int, ...]:
             f"the shape of tensor {value.name} is not known.", hint="Export the model again."
         )
     return tuple(int(size) for size in sizes if isinstance(size, int))
+
+
+def _check_batch(value: ir.Value) -> None:
+    if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int):
+        raise ModelError(
+            f"tensor {value.name} has shape {value.shape} for any number of images: something is "
+            "computed over the batch, so the answer to an image depends on the others.",
+            hint="Export the network in evaluation mode with a free batch.",
+        )
 
 
 def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:

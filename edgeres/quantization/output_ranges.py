@@ -25,7 +25,7 @@ _NUMBERS = 8 * 3 * 224 * 224
 _MOST_IMAGES = 64
 #: Stands unless another has an error smaller by this factor: less is noise on so few images.
 _FIRST: Calibrator = "mse"
-_CLEARLY = 0.9
+_CLEARLY = 0.95
 
 
 class ShownImages:

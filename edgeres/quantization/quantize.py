@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -201,8 +201,9 @@ def quantize(
         dead_tensors=tuple(n for n in placement.tensors if table.tensors[placement.source[n]].dead),
         saturation={name: weight.proof for name, weight in weights.items()},
         weight_sqnr_db={name: weight.sqnr_db for name, weight in weights.items()},
-        findings=tuple(
-            found for found in lint_model(qdq, rules) if found.node not in placement.float_nodes
+        findings=(
+            *(f for f in lint_model(qdq, rules) if f.node not in placement.float_nodes),
+            *_floored(placement, params, table, rules, settings),
         ),
         rounding_gain_db=gains,
     )
@@ -357,6 +358,27 @@ def _activation_params(
             least=rules.least_scale,
         )
     return params
+
+
+def _floored(
+    placement: Placement,
+    params: Mapping[str, QuantParams],
+    table: CalibrationTable,
+    rules: QdqRules,
+    settings: QuantizeSettings,
+) -> Iterator[Finding]:
+    """Tensors that are too small for the least scale of the rule set, and lose their values."""
+    for name, chosen in params.items():
+        source = placement.source[name]
+        wanted = table.range_of(source, settings.calibrator)
+        span = max(-wanted.low, wanted.high, wanted.magnitude)
+        if chosen.scale <= rules.least_scale and 0.0 < span < 16 * rules.least_scale:
+            text = (
+                f"its values reach {span:.3g} only, and {rules.name} holds no scale below "
+                f"{rules.least_scale:.3g}: nearly all of them become 0. Scale the network's "
+                "weights up, or quantize for another target."
+            )
+            yield Finding("scale", name, text)
 
 
 def _quantized(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.errors import ModelError
+from edgeres.exporting.passes import normal_form, to_bytes
 
 RANDOM = np.random.default_rng(7)
 
@@ -338,3 +340,39 @@ def test_batch_mixed_into_the_classes_is_refused(build_graph, normalize) -> None
     )
     with pytest.raises(ModelError, match="whatever the batch is"):
         normalize(model)
+
+
+@pytest.mark.parametrize("kind", ["reshape", "resize"])
+def test_the_batch_stays_free_where_shape_inference_loses_its_name(kind):
+    """``Reshape`` to ``(-1, ...)``, as around a Conv1d or GroupNorm, and ``Resize``."""
+    weights = [
+        numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w"),
+        numpy_helper.from_array(np.ones((2, 4, 3), np.float32), "v"),
+        numpy_helper.from_array(np.array([-1, 4, 64], np.int64), "flat"),
+        numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"),
+        numpy_helper.from_array(np.array([2], np.int64), "last"),
+        numpy_helper.from_array(np.array([2, 3], np.int64), "map"),
+    ]
+    behind = {
+        "reshape": [
+            helper.make_node("Reshape", ["c", "flat"], ["r"]),
+            helper.make_node("Conv", ["r", "v"], ["d"], kernel_shape=[3]),
+            helper.make_node("ReduceMean", ["d", "last"], ["y"], keepdims=0),
+        ],
+        "resize": [
+            helper.make_node("Resize", ["c", "", "scales"], ["r"], mode="nearest"),
+            helper.make_node("ReduceMean", ["r", "map"], ["y"], keepdims=0),
+        ],
+    }[kind]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), *behind],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", None])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = ir.from_proto(proto)
+    normal_form(model)
+    assert all(str(value.shape[0]) == "N" for n in model.graph for value in n.outputs)
+    to_bytes(model)

@@ -78,6 +78,8 @@ def test_the_doubt_outlives_saving_and_a_statement_ends_it(tmp_path: Path) -> No
         ({**TIMM, "architecture": "resnet50.a1_in1k"}, Variant()),
         ({**TIMM, "architecture": "resnetaa50"}, Variant(antialias="average")),
         ({**TIMM, "model_args": {"output_stride": 8}}, Variant(output_stride=8)),
+        ({**TIMM, "output_stride": 8}, Variant(output_stride=8)),
+        ({**TIMM, "replace_stride_with_dilation": [0, 1, 1]}, Variant(output_stride=8)),
         ({**TIMM, "model_args": {"aa_layer": "avg"}}, Variant(antialias="average")),
         ({**TIMM, "model_args": {"drop_rate": 0.2, "act_layer": "relu"}}, Variant()),
         ({**TIMM, "model_args": {"norm_kwargs": {"eps": 1e-3}}}, Variant(norm_epsilon=1e-3)),
@@ -98,6 +100,7 @@ def test_config_beside_the_weights_is_believed(
     ("config", "message"),
     [
         ({**HF, "hidden_act": "silu"}, "the activation 'silu'"),
+        ({**TIMM, "hidden_act": "relu6"}, "the activation 'relu6'"),
         ({**HF, "layer_type": "basic"}, "says block basic, but model.safetensors has bottleneck"),
         ({**HF, "depths": [3, 4, 23, 3]}, r"says depths \[3, 4, 23, 3\]"),
         ({**HF, "id2label": {"0": "a", "1": "b"}}, "says num classes 2"),

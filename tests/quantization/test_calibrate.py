@@ -242,3 +242,22 @@ def test_without_onnxruntime_the_hint_says_how_to_get_it(resnet, images, monkeyp
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(BackendMissingError, match=r"edgeres\[onnxruntime\]"):
         calibrate(resnet, [images])
+
+
+def test_a_network_that_computes_over_the_batch_is_named_as_such(
+    resnet: Path, images: NDArray[np.float32], tmp_path: Path
+):
+    model = onnx.load(resnet)
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "axis"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMean", ["scores", "axis"], ["mean"], name="over_batch"),
+            onnx.helper.make_node("Sub", ["scores", "mean"], [output], name="centred"),
+        ]
+    )
+    onnx.save(model, tmp_path / "centred.onnx")
+    with pytest.raises(ModelError, match=r"tensor mean .* computed over the batch"):
+        calibrate(tmp_path / "centred.onnx", [images])
