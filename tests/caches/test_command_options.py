@@ -21,7 +21,9 @@ from edgeres.cli import app
 from .conftest import write_images
 
 SHOWN = {"as_json", "debug"}
-PREPROCESS = {"scale", "mean", "std", "resize", "crop", "channel_order", "layout"}
+PREPROCESS = {
+    "scale", "mean", "std", "resize", "crop", "channel_order", "layout", "interpolation",
+}  # fmt: skip
 # Nothing is kept: each call does all of it.
 ANEW = {
     "export": {"checkpoint", "output", "size", "opset"},
@@ -34,7 +36,7 @@ IN_THE_STATE = {
     "train": {"recipe", "start", "data"},
     "prune": {
         "checkpoint", "recipe", "macs_ratio", "train_data", "epochs", "allocation",
-        "target_latency", "latency_on", "threads",
+        "target_latency", "latency_on", "threads", *PREPROCESS,
     },
     "quantize": {"train_data", "qat_epochs"},
 }  # fmt: skip

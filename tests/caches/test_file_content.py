@@ -83,6 +83,6 @@ def test_what_lies_beside_a_checkpoint_counts_but_is_not_its_hash(kills: ModuleT
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["resnet18"]}))
     after = find_source(block)
     assert after.sha256 == before.sha256
-    assert after.settings() != before.settings()
+    assert after.beside != before.beside
     (tmp_path / "results.json").write_text("{}")
     assert find_source(block) == after

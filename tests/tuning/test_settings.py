@@ -47,9 +47,9 @@ def test_spaces_that_make_no_sense(wrong: dict[str, object]) -> None:
 
 def test_points_become_recipes() -> None:
     recipe = Recipe.model_validate(PLAIN)
-    chosen = recipe_of(recipe, Candidate("onnxruntime", 0.65, "l2", "entropy"), epochs=2)
+    chosen = recipe_of(recipe, Candidate("onnxruntime", 0.65, "l2", "percentile"), epochs=2)
     assert chosen.targets == ("onnxruntime",)
-    assert chosen.quantize.calibrator == "entropy"
+    assert chosen.quantize.calibrator == "percentile"
     assert chosen.prune is not None
     assert chosen.prune.macs_ratio == 0.65
     assert (chosen.prune.importance, chosen.prune.normalization) == ("l2", "lamp")
