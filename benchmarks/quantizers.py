@@ -61,7 +61,7 @@ def bare(job: Job) -> Files:
 
 
 def edgeres_tool(
-    calibrator: str = "mse", engines: tuple[str, ...] = ENGINES, **changes: Any
+    calibrator: str = "output", engines: tuple[str, ...] = ENGINES, **changes: Any
 ) -> Tool:
     """Edgeres, one file an engine from one calibration."""
 
@@ -198,7 +198,7 @@ class _Replayable:
 TOOLS: dict[str, Tool] = {
     "bare": bare,
     "edgeres": edgeres_tool(),
-    "edgeres-entropy": edgeres_tool("entropy"),
+    "edgeres-mse": edgeres_tool("mse"),
     "edgeres-one-engine": edgeres_tool(engines=("onnxruntime",)),
     "edgeres-safe": edgeres_tool(saturation_safe="on"),
     "edgeres-full-range": edgeres_tool(saturation_safe="off"),
