@@ -27,7 +27,7 @@ TOLERANCE = 2e-3  # of the largest logit: another library, perhaps on a GPU with
 _SAME = 1e-4  # so near that no relative need be tried
 _MOST = 64
 _EPSILONS = (1e-5, 1e-3, 1e-4, 1e-6, 1e-8)
-_HOW = "See docs/data.md for how to write it."
+_HOW = "See docs/checkpoints.md for how to write it."
 
 
 def fit_to_answer(
