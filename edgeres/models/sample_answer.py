@@ -106,7 +106,9 @@ def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             inputs, outputs = (np.asarray(file[name]) for name in ("inputs", "outputs"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        if "pickle" in reason:  # numpy goes on to say how to load it unsafely
+            reason = "it holds no plain arrays"
         raise ModelError(
             f"{path} is no sample answer, an .npz with `inputs` and `outputs`: {reason}.", hint=_HOW
         ) from error
