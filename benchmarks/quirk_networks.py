@@ -9,14 +9,19 @@ looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quirk_sketch import Sketch, image_info
 
 IMAGES = 6
 """Images for each network: they calibrate it and are then run."""
@@ -38,61 +43,6 @@ class Network:
     model: onnx.ModelProto
     images: NDArray[np.float32]
     parts: tuple[str, ...]
-
-
-@dataclass
-class Sketch:
-    """A network in the making: the tensor at its end, and what led there."""
-
-    random: np.random.Generator
-    tensor: str
-    shape: tuple[int, ...]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    weights: list[onnx.TensorProto] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-    image: tuple[int, ...] = ()
-    magnitude: float = 1.0
-
-    def one_of(self, choices: Sequence[Any]) -> Any:
-        """One of some values, all alike likely."""
-        return choices[int(self.random.integers(len(choices)))]
-
-    def whole(self, low: int, high: int) -> int:
-        """A whole number in ``[low, high]``."""
-        return int(self.random.integers(low, high + 1))
-
-    def maybe(self, probability: float) -> bool:
-        """True with a probability."""
-        return bool(self.random.random() < probability)
-
-    def constant(self, array: NDArray[np.generic] | np.generic) -> str:
-        """Adds an initializer and gives its name."""
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(array), name))
-        return name
-
-    def apply(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds a node of one output and gives the output's name."""
-        output = f"t{len(self.nodes)}"
-        name = f"{op.lower()}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
-        return output
-
-    def shape_of(self, tensor: str) -> tuple[int, ...]:
-        """Shape of a tensor for one image; ``ValueError`` where the attributes leave nothing."""
-        graph = helper.make_graph(
-            self.nodes, "g", [_image("x", self.image)], [_image(tensor, None)], self.weights
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-        try:
-            inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        except Exception as error:  # the C++ side raises types of its own
-            raise ValueError(str(error)) from error
-        dims = inferred.graph.output[0].type.tensor_type.shape.dim
-        sizes = tuple(d.dim_value for d in dims)
-        if any(size < 1 for size in sizes[1:]):
-            raise ValueError(f"{tensor} is empty: {sizes}.")
-        return sizes[1:]
 
 
 def draw(seed: int) -> Network:
@@ -124,19 +74,13 @@ def draw(seed: int) -> Network:
     graph = helper.make_graph(
         sketch.nodes,
         f"network{seed}",
-        [_image("x", image, "N")],
+        [image_info("x", image, "N")],
         [helper.make_tensor_value_info(sketch.tensor, TensorProto.FLOAT, ["N", _CLASSES])],
         sketch.weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     images = random.standard_normal((IMAGES, *image)) + random.uniform(-1, 1, (IMAGES, 1, 1, 1))
     return Network(seed, model, (images * magnitude).astype(np.float32), tuple(sketch.parts))
-
-
-def _image(name: str, shape: tuple[int, ...] | None, batch: int | str = 1) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(
-        name, TensorProto.FLOAT, None if shape is None else [batch, *shape]
-    )
 
 
 def _conv(

@@ -7,7 +7,6 @@ its state, for somebody may go back to them. Nobody but the user knows when that
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from edgeres.errors import ArtefactError
 from edgeres.files import disk_errors
 from edgeres.publish import PLACE, finish_handover
 from edgeres.report.schema import read_report
-from edgeres.store import USED, WORK, output_lock, restore_replaced, temporaries
+from edgeres.store import USED, WORK, output_lock, remove, restore_replaced, temporaries
 
 REPORT, STAGES = "report.json", ".stages"
 _RESULT = re.compile(rf"(?:{WORK})?[a-z_]+-[0-9a-f]{{16}}")
@@ -93,7 +92,7 @@ def _clean(output: Path, *, everything: bool, dry_run: bool) -> Cleaned:
             gone.append(path)
     removed_bytes = sum(_size(path) for path in gone)
     for path in () if dry_run else gone:
-        shutil.rmtree(path)
+        remove(path)
     names = tuple(sorted(path.name for path in gone))
     return Cleaned(output, names, removed_bytes, kept, kept_bytes, finished)
 

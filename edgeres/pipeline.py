@@ -271,7 +271,7 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
     if shared:
         run.warn_once(
             f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "
-            "the measured accuracy may be too good."
+            "the measured accuracy may be too good. Give others with --calibration-data."
         )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
+from edgeres.benchmarking.stability import doubts_of_both
 from edgeres.data.types import Dataset
 from edgeres.engines import BuiltTarget
 from edgeres.evaluation.compare import Comparison, compare, finite_sqnr_db, top_k
@@ -314,7 +315,7 @@ def _with_latency(part: TargetPart, before: EngineTimes, after: EngineTimes) -> 
         load_ms=after.load_ms,
         overhead_ms=int8.overhead_ms,
         stable=int8.stable and fp32.stable,
-        doubts=tuple(dict.fromkeys((*int8.doubts, *fp32.doubts))),
+        doubts=doubts_of_both(int8.doubts, fp32.doubts),
     )
 
 

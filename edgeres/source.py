@@ -18,7 +18,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import file_sha256, write_atomic
 from edgeres.models.beside import files_beside
-from edgeres.models.plan import ChannelPlan
+from edgeres.models.plan import ARCHITECTURES, ChannelPlan
 from edgeres.models.variant import Variant
 from edgeres.recipe import ModelBlock, PreprocessBlock, is_onnx
 from edgeres.store import json_sha256
@@ -101,10 +101,17 @@ def find_source(block: ModelBlock) -> Source:
 
     Raises:
         ModelError: The file does not exist or has an ending that is not read.
-        UsageError: An architecture without weights, or a sample answer for an ONNX file.
+        UsageError: Neither a file nor an architecture, an architecture without weights, or a sample
+            answer for an ONNX file.
     """
     named_file = Path(block.source).suffix.lower() in {".safetensors", ".pt", ".pth", ".onnx"}
     architecture = None if named_file else block.source
+    if not named_file and block.source not in ARCHITECTURES:
+        raise UsageError(
+            f"{block.source!r} is neither a model file nor an architecture.",
+            hint="Give a .safetensors, .pt, .pth or .onnx file, or one of "
+            f"{', '.join(sorted(ARCHITECTURES))} with --weights FILE.",
+        )
     if not named_file and block.weights is None:
         raise UsageError(
             f"{block.source!r} is an architecture; its trained weights are missing.",

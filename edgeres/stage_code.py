@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,16 @@ def code_sha256() -> str:
 
     Read once: an editor that saves a file while a run is at work does not change its keys.
     """
+    return hash_of(source_files())
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """SHA-256 over names and content of source files of edgeres, whatever ends their lines."""
     digest = hashlib.sha256()
-    for file in source_files():
+    for file in files:
+        content = file.read_bytes().replace(b"\r\n", b"\n")
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 
@@ -53,6 +59,11 @@ def source_files() -> list[Path]:
     """The source files that :func:`code_sha256` reads, sorted."""
     return [
         file
-        for file in sorted(_PACKAGE.rglob("*.py"))
+        for file in all_source_files()
         if file.relative_to(_PACKAGE).parts[0] not in NOT_OF_STAGES
     ]
+
+
+def all_source_files() -> list[Path]:
+    """Every source file of edgeres, in the same order on every system."""
+    return sorted(_PACKAGE.rglob("*.py"), key=lambda file: file.relative_to(_PACKAGE).as_posix())

@@ -128,7 +128,8 @@ class Store:
         """
         restore_replaced(self.root)
         for leftover in temporaries(self.root):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove(leftover)
         with disk_errors(self.root):
             (self.root / USED).unlink(missing_ok=True)
 
@@ -141,8 +142,16 @@ class Store:
 
 
 def temporaries(root: Path) -> list[Path]:
-    """What stages that were killed left in a store."""
+    """What runs that were killed left in a store: folders of stages, and files half written."""
     return sorted(root.glob(".*-*"))
+
+
+def remove(path: Path) -> None:
+    """Removes a folder with all that is in it, or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def content_key(name: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ def output(tmp_path: Path) -> Path:
     (folder / ".stages" / "mine").mkdir()
     (folder / ".stages" / ".s-dead").mkdir()
     (folder / ".stages" / ".s-dead" / "part").write_bytes(bytes(500))
+    (folder / ".stages" / ".file_hashes.json-dead").write_bytes(bytes(100))
     return folder
 
 
@@ -77,9 +78,9 @@ def test_only_what_nothing_uses_is_removed(output):
     assert done == planned
     left = {path.name for path in (output / ".stages").iterdir()}
     assert names - left == set(done["removed"])
-    assert len(done["removed"]) == 3, "result 2, the state of 5, the dead temporary"
+    assert len(done["removed"]) == 4, "result 2, the state of 5, the dead temporaries"
     assert done["kept"] == 3, "result 1, result 3, the state of 4"
-    assert done["removed_bytes"] >= 2500
+    assert done["removed_bytes"] >= 2600
     assert {"mine", "used.txt"} <= left
     store = Store(output / ".stages")
     for setting in (1, 3):
@@ -93,7 +94,7 @@ def test_only_what_nothing_uses_is_removed(output):
 def test_all_is_all_and_a_person_reads_sizes(output):
     result = clean(output, "--all")
     assert result.exit_code == 0, result.output
-    assert "6 results removed" in result.stdout
+    assert "7 results removed" in result.stdout
     assert "KiB" in result.stdout
     assert "0 kept" in result.stdout
     assert (output / "report.json").is_file()

@@ -61,16 +61,14 @@ NEW = {
 }
 
 
-def count_calls(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[], None], nth: int, *, twice: bool = False
-) -> list[int]:
+def count_calls(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None], nth: int) -> list[int]:
     """Lets the nth call that changes the disk do something else; the list holds the count."""
     calls = [0]
 
     def counted(real: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object, **options: object) -> object:
             calls[0] += 1
-            if calls[0] == nth or (twice and calls[0] > nth):
+            if calls[0] == nth:
                 act()
             return real(*arguments, **options)
 

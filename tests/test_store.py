@@ -124,6 +124,7 @@ def test_killed_stage_leaves_no_result(tmp_path):
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGKILL)
+    (tmp_path / ".file_hashes.json-dead").write_text("half")
     store = Store(tmp_path)
     store.begin()
     assert list(tmp_path.iterdir()) == []

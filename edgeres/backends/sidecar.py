@@ -123,6 +123,23 @@ def _this_cpu() -> dict[str, Any]:
     return {"cpu": f"{machine.cpu}, {machine.threads} threads", "isa": list(machine.isa)}
 
 
+def require_engine_file(path: Path) -> None:
+    """Checks that an engine's file is there; of a folder the engines in it are named.
+
+    Raises:
+        ArtefactError: It is not.
+    """
+    if path.is_dir():
+        found = [*path.glob(f"[!.]*{_SUFFIX}"), *path.glob(f"[!.]*/[!.]*{_SUFFIX}")]
+        named = ", ".join(str(file).removesuffix(_SUFFIX) for file in sorted(found)[:3])
+        raise ArtefactError(
+            f"{path}: expected an engine file, got a folder.",
+            hint=f"Name an engine in it: {named}." if named else "There is no engine in it.",
+        )
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such engine file.", hint="Check the path.")
+
+
 def read_engine(path: Path) -> Engine:
     """Finds out from an engine's path alone what it is, and checks that its files are whole.
 
@@ -133,8 +150,7 @@ def read_engine(path: Path) -> Engine:
         ArtefactError: No such file, no sidecar, an unreadable sidecar, or a file whose size or
             hash differs from the one recorded when it was built.
     """
-    if not path.is_file():
-        raise ArtefactError(f"{path}: no such engine file.", hint="Check the path.")
+    require_engine_file(path)
     record = _read_record(sidecar_path(path), path)
     try:
         engine = Engine(

@@ -52,6 +52,16 @@ def engine_doubts(
     return found
 
 
+def doubts_of_both(engine: Sequence[str], yardstick: Sequence[str]) -> tuple[str, ...]:
+    """What speaks against the times of two engines; what only the FP32 one has is said to be its.
+
+    Args:
+        engine: Doubts about the engine.
+        yardstick: Doubts about the FP32 engine that it is compared with.
+    """
+    return (*engine, *(f"of FP32, {doubt}" for doubt in yardstick if doubt not in engine))
+
+
 def machine_doubts(
     other_cpus: float | None, usable_cpus: int, fixed_work_ns: Sequence[int]
 ) -> list[str]:

@@ -328,11 +328,14 @@ def engine_preprocess(
     models: Sequence[Path], changes: dict[str, object], baseline: Path | None = None
 ) -> Preprocess:
     """What the options say, on top of what lies beside the baseline given or a model's run's."""
+    from edgeres.backends.sidecar import require_engine_file
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
     from edgeres.pipeline import BASELINE, PREPROCESS
     from edgeres.publish import refuse_half_handover
 
+    for folder in (model for model in models if model.is_dir()):
+        require_engine_file(folder)
     runs = [model.resolve().parent.parent for model in models]
     for run in runs:
         refuse_half_handover(run)

@@ -169,7 +169,10 @@ def _read(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"Expected an image file, got something else at {str(path)!r}.")
+            raise DataError(
+                f"Expected an image file, got something else at {str(path)!r}.",
+                hint="Name the files; of a folder all at once with FOLDER/*.",
+            )
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(
                 f"Expected an image of at most {MAX_FILE_BYTES:,} bytes, got {status.st_size:,} "

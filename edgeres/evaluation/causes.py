@@ -20,9 +20,7 @@ from edgeres.evaluation.compared import Model
 from edgeres.evaluation.distances import LayerDistance
 from edgeres.qdq_check import findings_of
 from edgeres.quantization.graph import WEIGHTED, constant, int_attribute, node_name
-from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of, zero_point_of
-from edgeres.quantization.saturation import prove
 from edgeres.quantization.stored_weight import stored_weight
 
 #: A factor this far from 1 is no rounding error, at any number of levels that is of use.
@@ -134,10 +132,9 @@ def _acquittal(model: Model, layer: LayerDistance) -> str:
     """What speaks against saturation at a layer."""
     node = _node(model.graph, layer.node)
     weight = None if node is None else stored_weight(node)
-    if weight is None or weight.values.dtype != np.int8:
+    proof = None if weight is None else weight.saturation
+    if proof is None:
         return "it has no INT8 weights that could saturate."
-    columns = weight.values.shape[1]
-    proof = prove(weight.values.astype(np.int8), pairings(columns, weight.kernel))
     if proof.safe:
         return (
             f"pairs of its weights add up to {proof.lowest} to {proof.highest}, so no sum can "

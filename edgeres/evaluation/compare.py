@@ -301,7 +301,7 @@ def _check_pairs(baseline: Predictions, candidate: Predictions) -> None:
         raise DataError(
             f"{who}: the baseline was made on another data set "
             f"({baseline.data_fingerprint[:12]} against {candidate.data_fingerprint[:12]}).",
-            hint="Make the baseline again on this data set.",
+            hint="Give --baseline the FP32 model (baseline/model.onnx of the run), to answer anew.",
         )
     if not np.array_equal(baseline.labels, candidate.labels):
         raise DataError(

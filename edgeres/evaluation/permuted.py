@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.statistics import log_heads_at_least
 
 _UNLIKELY = 1e-4  # chance that any exchange at all looks proven where none is
 _TOLD_CLASSES = 3
@@ -40,8 +41,6 @@ def exchanged_labels(baseline: Predictions) -> str:
     answers would hardly give so many: the chance is that of the sign test, times the number of
     cycles of that length that could have looked like this (Bonferroni).
     """
-    from scipy.stats import binom
-
     mapping, _ = best_label_map(baseline)
     counts = _confusion(baseline)
     repaired = int(np.trace(counts))
@@ -53,7 +52,7 @@ def exchanged_labels(baseline: Predictions) -> str:
         tosses = int(moved.sum() + stays.sum())
         if not seen or (moved <= stays).any():
             continue
-        log_chance = float(binom.logsf(int(moved.sum()) - 1, tosses, 0.5))
+        log_chance = log_heads_at_least(int(moved.sum()), tosses)
         if log_chance + len(seen) * np.log(baseline.classes) <= np.log(_UNLIKELY):
             proven |= {old: mapping[old] for old in seen}
             repaired += int(moved.sum() - stays.sum())

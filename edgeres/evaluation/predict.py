@@ -80,6 +80,13 @@ def predict(
     ):
         check_images(source, images)
         rows.append(answer(images))
+        classes = len(dataset.class_names)
+        if classes not in (0, rows[-1].shape[1]):  # before the rest is answered in vain
+            raise DataError(
+                f"{name or 'the engine'}: {dataset.name} has {classes} classes, the model gives "
+                f"{rows[-1].shape[1]} scores.",
+                hint="Use the data set that the model was trained for.",
+            )
         labels.append(batch_labels)
         sketch = sketch or Sketcher(preprocess, images.shape[1:])
         sketches.append(sketch(images))

@@ -41,6 +41,7 @@ def measure_speed(
     """
     from edgeres.benchmarking.benchmark import benchmark
     from edgeres.benchmarking.latency import GATE_RUNS, MeasureSettings
+    from edgeres.benchmarking.stability import doubts_of_both
 
     if limits.max_p99_ms is None and limits.min_speedup is None:
         return {}
@@ -70,5 +71,5 @@ def measure_speed(
         "latency": after.latency,
         "speedup": after.speedup.value,
         "speedup_interval": (after.speedup.low, after.speedup.high),
-        "doubts": tuple(dict.fromkeys((*before.latency.doubts, *after.latency.doubts))),
+        "doubts": doubts_of_both(after.latency.doubts, before.latency.doubts),
     }

@@ -66,8 +66,8 @@ def mcnemar_exact(
     """
     _check_counts(lost, gained, max(lost + gained, 1))
     if alternative == "greater":
-        return _heads_at_least(lost, lost + gained)
-    return min(1.0, 2 * _heads_at_least(max(lost, gained), lost + gained))
+        return math.exp(log_heads_at_least(lost, lost + gained))
+    return min(1.0, 2 * math.exp(log_heads_at_least(max(lost, gained), lost + gained)))
 
 
 def drop_upper(
@@ -177,14 +177,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _heads_at_least(heads: int, tosses: int) -> float:
-    """Probability that a fair coin falls on heads at least so often; exact up to rounding."""
-    log_all = tosses * math.log(2) - math.lgamma(tosses + 1)
-    terms = (
-        math.exp(-math.lgamma(k + 1) - math.lgamma(tosses - k + 1) - log_all)
-        for k in range(heads, tosses + 1)
-    )
-    return min(1.0, math.fsum(terms))
+def log_heads_at_least(heads: int, tosses: int) -> float:
+    """Logarithm of the probability that a fair coin falls on heads at least so often.
+
+    Exact up to rounding, also where the probability itself is too small for a float.
+    """
+    terms = [-math.lgamma(k + 1) - math.lgamma(tosses - k + 1) for k in range(heads, tosses + 1)]
+    largest = max(terms)
+    total = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    return min(0.0, math.lgamma(tosses + 1) - tosses * math.log(2) + total)
 
 
 def _score(b: float, c: float, drop: float) -> float:

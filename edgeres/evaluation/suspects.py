@@ -40,7 +40,8 @@ class Suspect:
         model: The file that it was seen in.
         text: In one or two sentences.
         cause: What was found to be the cause: the rule that the source breaks (``saturation``,
-            ``pool``, ...), ``weight-scale``, ``activation-scale``, ``range``, or ``unknown``.
+            ``pool``, ...), ``weight-scale``, ``activation-scale``, ``range``, or ``unknown``; for
+            ``unfused`` and ``float`` the kind itself.
     """
 
     node: str

@@ -177,14 +177,14 @@ def validate(
     size = engine_size(engine)
     wanted = conformance.of(engine.backend) if conformance is not None else {}
 
-    def answers(of: Engine, by: Backend) -> Predictions:
+    def answers(of: Engine, by: Backend, name: str = "") -> Predictions:
         with by.load(of, BuildConfig(device=of.device, threads=threads)) as runner:
             return predict(
                 runner,
                 dataset,
                 preprocess,
                 batch_size=BATCH,
-                name=str(of.path),
+                name=name or str(of.path),
                 model_sha256=of.source_sha256,
                 bad=bad,
                 progress=progress,
@@ -297,7 +297,7 @@ def _baseline(
     engine: Engine,
     given: Path | Predictions,
     threads: int | None,
-    answers: Callable[[Engine, Backend], Predictions],
+    answers: Callable[..., Predictions],
     *,
     in_child: bool,
 ) -> Predictions:
@@ -321,5 +321,7 @@ def _baseline(
         out = Path(folder) / f"baseline{backend.engine_suffix}"
         config = built_like(engine, backend, given, threads=threads, reference=True)
         if in_child:
-            return answers(build_limited(given, out, backend.name, config), backend)
-        return answers(backend.build(given, out, config), backend)
+            built = build_limited(given, out, backend.name, config)
+        else:
+            built = backend.build(given, out, config)
+        return answers(built, backend, str(given))  # the engine's own file is gone soon

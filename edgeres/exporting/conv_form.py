@@ -26,8 +26,8 @@ from edgeres.exporting.graph import (
     constant_ints,
     data_input,
     input_at,
-    insert_before,
     made_by,
+    pad_before,
     replace,
     static_shape,
 )
@@ -58,8 +58,10 @@ class ConvForm(NodePass):
         picks = node.op_type == "Conv" and _only_picks(wanted)
         padding = _mergeable_pad(node) if node.op_type == "Conv" and not picks else None
         if picks and any(_ints(wanted["pads"])):
-            inputs[0] = _padded(node, _ints(wanted["pads"]))
-            wanted["pads"] = [0] * len(_ints(wanted["pads"]))
+            pads = _ints(wanted["pads"])
+            half = len(pads) // 2
+            inputs[0] = pad_before(node, data_input(node), pads[:half], pads[half:])
+            wanted["pads"] = [0] * len(pads)
         if padding is not None:
             pad, extra = padding
             inputs[0] = data_input(pad)
@@ -140,16 +142,6 @@ def explicit_pads(
 def _only_picks(wanted: dict[str, Attribute]) -> bool:
     """True for a Conv of one tap that leaves pixels out."""
     return max(_ints(wanted["kernel_shape"])) == 1 and max(_ints(wanted["strides"])) > 1
-
-
-def _padded(node: ir.Node, pads: list[int]) -> ir.Value:
-    """A Pad with zeros in front of a Conv."""
-    shape = static_shape(data_input(node)) or ()
-    rank = len(shape) - 2
-    amounts = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
-    sizes = (size + pads[i] + pads[rank + i] for i, size in enumerate(shape[2:]))
-    constant_pads = add_constant(node, "pads", amounts)
-    return insert_before(node, "Pad", [data_input(node), constant_pads], (*shape[:2], *sizes))
 
 
 def _mergeable_pad(node: ir.Node) -> tuple[ir.Node, list[int]] | None:

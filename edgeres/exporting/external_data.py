@@ -84,8 +84,12 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
             raise StageError(f"{path} has {_size(size)}, limit {_size(max_bytes)}.", hint=_HINT)
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
+        checkpoint = path.suffix.lower() in (".safetensors", ".pt", ".pth")
         raise ModelError(
-            f"Expected an ONNX model at {path}, got: {error}.", hint="Check the path and the file."
+            f"Expected an ONNX model at {path}, got: {error}.",
+            hint="A checkpoint becomes one with `edgeres export`."
+            if checkpoint
+            else "Check the path and the file.",
         ) from error
     if not model.graph.node:
         raise ModelError(

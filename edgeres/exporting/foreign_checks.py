@@ -15,22 +15,11 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError, StageError
 from edgeres.exporting.fold_constants import RANDOM
-from edgeres.exporting.graph import static_shape
+from edgeres.exporting.graph import QUANTIZED, static_shape
 
 Layout = Literal["nchw", "nhwc"]
 _CHANNELS = (1, 3, 4)
 _LISTED = 5
-_QUANTIZED = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-    }
-)
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
@@ -54,7 +43,7 @@ def check_operators(model: onnx.ModelProto) -> int:
         raise ModelError(f"Expected one version of ai.onnx, got {sorted(versions) or 'none'}.")
     for node in nodes:
         node.domain = ""
-    quantized = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in _QUANTIZED]
+    quantized = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in QUANTIZED]
     if quantized:
         raise ModelError(
             f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",

@@ -17,6 +17,20 @@ from edgeres.errors import ModelError
 
 Attribute = int | float | str | Sequence[int]
 
+#: Operators that a float network has none of, ONNX Runtime's own among them.
+QUANTIZED = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QGemm",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+
 
 class NodePass(ir.passes.InPlacePass):
     """A pass that looks at one node after the other, in topological order."""
@@ -169,3 +183,21 @@ def bypass(node: ir.Node, value: ir.Value) -> bool:
     if exposed:
         value.name = name
     return True
+
+
+def pad_before(
+    node: ir.Node, source: ir.Value, begins: Sequence[int], ends: Sequence[int]
+) -> ir.Value:
+    """Puts a ``Pad`` with zeros in front of a node.
+
+    Args:
+        node: What is to read the result.
+        source: ``(N, C, ...)`` of known shape.
+        begins: Zeros in front, for each dimension behind the channels.
+        ends: Zeros behind, likewise.
+    """
+    shape = static_shape(source)
+    assert shape is not None
+    sizes = (sum(parts) for parts in zip(shape[2:], begins, ends, strict=True))
+    amounts = add_constant(node, "pads", np.array([0, 0, *begins, 0, 0, *ends], np.int64))
+    return insert_before(node, "Pad", [source, amounts], (*shape[:2], *sizes))

@@ -23,12 +23,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeres.errors import ModelError
+from edgeres.exporting.conv_form import explicit_pads
 from edgeres.exporting.graph import (
     Attribute,
     NodePass,
     add_constant,
     data_input,
     insert_before,
+    pad_before,
     replace,
     static_shape,
 )
@@ -133,19 +135,12 @@ def _windows(node: ir.Node) -> tuple[Window, ...] | None:
     kernel = node.attributes.get_ints("kernel_shape", ())
     strides = node.attributes.get_ints("strides", (1, 1))
     dilations = node.attributes.get_ints("dilations", (1, 1))
-    pads = node.attributes.get_ints("pads", (0,) * 4)
-    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = explicit_pads(node, shape[2:], reach, list(strides))
     windows = []
     for axis in range(2):
         size, outputs = shape[2 + axis], result[2 + axis]
         begin, end = pads[axis], pads[2 + axis]
-        if automatic != "NOTSET":
-            reach = (kernel[axis] - 1) * dilations[axis] + 1
-            missing = max(0, (outputs - 1) * strides[axis] + reach - size)
-            less, more = (missing // 2, missing - missing // 2)
-            begin, end = {"SAME_UPPER": (less, more), "SAME_LOWER": (more, less)}.get(
-                automatic, (0, 0)
-            )
         if (outputs - 1) * strides[axis] >= size + begin:
             outputs -= 1  # it would start in the padding; ONNX drops it, its shape inference not
         window = Window(size, outputs, kernel[axis], strides[axis], dilations[axis], begin, end)
@@ -162,16 +157,11 @@ def _padded(
     begins, ends = [w.begin for w in windows], [min(w.end, w.needed) for w in windows]
     if not any((*begins, *ends)):
         return source, windows
-    shape = static_shape(source)
-    assert shape is not None
-    sizes = [w.size + b + e for w, b, e in zip(windows, begins, ends, strict=True)]
-    amounts = add_constant(node, "pads", np.array([0, 0, *begins, 0, 0, *ends], np.int64))
-    padded = insert_before(node, "Pad", [source, amounts], (*shape[:2], *sizes))
     moved = (
-        Window(size, w.outputs, w.kernel, w.stride, w.dilation, 0, 0)
-        for size, w in zip(sizes, windows, strict=True)
+        Window(w.size + begin + end, w.outputs, w.kernel, w.stride, w.dilation, 0, 0)
+        for w, begin, end in zip(windows, begins, ends, strict=True)
     )
-    return padded, tuple(moved)
+    return pad_before(node, source, begins, ends), tuple(moved)
 
 
 def _as_convolution(

@@ -27,7 +27,7 @@ TOLERANCE = 2e-3  # of the largest logit: another library, perhaps on a GPU with
 _SAME = 1e-4  # so near that no relative need be tried
 _MOST = 64
 _EPSILONS = (1e-5, 1e-3, 1e-4, 1e-6, 1e-8)
-_HOW = "See docs/data.md for how to write it."
+_HOW = "See docs/checkpoints.md for how to write it."
 
 
 def fit_to_answer(
@@ -106,7 +106,9 @@ def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             inputs, outputs = (np.asarray(file[name]) for name in ("inputs", "outputs"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        if "pickle" in reason:  # numpy goes on to say how to load it unsafely
+            reason = "it holds no plain arrays"
         raise ModelError(
             f"{path} is no sample answer, an .npz with `inputs` and `outputs`: {reason}.", hint=_HOW
         ) from error

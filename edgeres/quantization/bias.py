@@ -6,12 +6,17 @@ channel is off by ``sum_k d_k E[x_k]`` on average, known from the calibration's 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
 from edgeres.quantization import graph as graphs
-from edgeres.quantization.graph import Layer
+from edgeres.quantization.graph import Layer, value_name
+from edgeres.quantization.qdq import QuantizedLayer
+from edgeres.quantization.scales import BIAS_LIMIT
+from edgeres.quantization.table import CalibrationTable, TensorStats
 from edgeres.quantization.weights import QuantizedWeight
 
 
@@ -71,3 +76,29 @@ def tap_coverage(layer: Layer, input_shape: tuple[int, ...]) -> NDArray[np.float
         met = ((at >= 0) & (at < size[axis])).mean(axis=1)
         coverage = np.multiply.outer(coverage, met)
     return np.asarray(coverage.reshape(-1))
+
+
+def shifted_bias(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The bias moved by a shift, but not beyond what INT32 holds at the scale of the products.
+
+    Behind a residual Add the shift is that of the whole sum, while a branch that is nearly dead has
+    scales so small that its bias could not hold it. Engines make INT32 of a float bias, too.
+    """
+    bias = np.zeros(shift.shape) if item.bias is None else item.bias.astype(np.float64)
+    unit = item.input_scale * np.broadcast_to(item.weight.scales, shift.shape).astype(np.float64)
+    limit = np.maximum(BIAS_LIMIT * unit, np.abs(bias))
+    return np.clip(bias + shift, -limit, limit).astype(np.float32)
+
+
+def input_stats(layer: Layer, table: CalibrationTable) -> TensorStats:
+    """Statistics of what a layer reads; without channel moments where those are not of its sums.
+
+    A dense layer multiplies along the last axis; the moments are of the first one.
+    """
+    value = layer.node.inputs[0]
+    assert value is not None
+    stats = table.tensors[value_name(value)]
+    if not layer.kernel and len(stats.shape) != 1:
+        empty = np.zeros(0, np.float32)
+        return replace(stats, channel_mean=empty, channel_square=empty)
+    return stats

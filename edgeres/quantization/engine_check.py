@@ -23,9 +23,7 @@ from edgeres.quantization.forward import open_session
 from edgeres.quantization.graph import constant
 from edgeres.quantization.hazards import hazards
 from edgeres.quantization.neighbourhood import Cut, cut_out
-from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import Finding, Q
-from edgeres.quantization.saturation import prove
 from edgeres.quantization.stored_weight import stored_weight
 from edgeres.sqnr import sqnr_db
 
@@ -80,10 +78,8 @@ def decided_hazards(
 
 def _can_clip(node: ir.Node) -> bool:
     weight = stored_weight(node)
-    if weight is None or weight.values.dtype != np.int8:
-        return False
-    pairs = pairings(weight.values.shape[1], weight.kernel)
-    return not prove(weight.values.astype(np.int8), pairs).safe
+    proof = None if weight is None else weight.saturation
+    return proof is not None and not proof.safe
 
 
 def _asked(cut: Cut, backend: Backend, config: BuildConfig) -> str | None:

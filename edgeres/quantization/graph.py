@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import ModelError
+from edgeres.exporting.graph import QUANTIZED
 
 #: Ops that only move or select values: the scale of the output is the scale of the input.
 PASS_THROUGH = frozenset(
@@ -20,19 +21,6 @@ PASS_THROUGH = frozenset(
 RECTIFIERS = frozenset({"Relu", "Clip"})
 #: Ops with a constant weight.
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
-#: Ops that a float model has none of.
-_QUANTIZED = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "QGemm",
-        "ConvInteger",
-        "MatMulInteger",
-    }
-)
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -262,7 +250,7 @@ def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
         )
     seen: set[str] = set()
     for node in graph:
-        if node.op_type in _QUANTIZED and not may_be_quantized:
+        if node.op_type in QUANTIZED and not may_be_quantized:
             raise ModelError(
                 f"{path} is quantized already ({node.op_type} at node {node.name}).",
                 hint="Give the FP32 model. `edgeres build` takes a quantized file as it is.",

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.quantization.graph import constant, int_attribute, node_name
-from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of
-from edgeres.quantization.saturation import prove
 from edgeres.quantization.stored_weight import called, integer_scales, stored_weight
 
 
@@ -74,10 +72,8 @@ def integer_layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
 
 def _saturation(node: ir.Node) -> Iterator[Finding]:
     weight = stored_weight(node)
-    if weight is None or weight.values.dtype != np.int8:  # two unsigned factors take another way
-        return
-    proof = prove(weight.values.astype(np.int8), pairings(weight.values.shape[1], weight.kernel))
-    if not proof.safe:
+    proof = None if weight is None else weight.saturation
+    if proof is not None and not proof.safe:
         yield Finding(
             "saturation",
             called(node),

@@ -17,7 +17,7 @@ from edgeres.backends.base import QdqRules
 from edgeres.container_limits import usable_threads
 from edgeres.errors import ModelError, UsageError
 from edgeres.files import write_atomic
-from edgeres.quantization.bias import corrected_bias
+from edgeres.quantization.bias import corrected_bias, input_stats, shifted_bias
 from edgeres.quantization.empirical import anchors, measured_shifts, output_means
 from edgeres.quantization.graph import Layer, load_model, value_name
 from edgeres.quantization.lint import lint_model
@@ -31,14 +31,9 @@ from edgeres.quantization.qdq import (
 )
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
-from edgeres.quantization.scales import (
-    BIAS_LIMIT,
-    QuantParams,
-    activation_params,
-    least_bias_scale,
-)
+from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
-from edgeres.quantization.table import CalibrationTable, TensorStats
+from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 
@@ -301,23 +296,11 @@ def _measured(
     qdq = _assemble(load_model(onnx), items, params, rules)
     shifts = measured_shifts(qdq, places, wanted, images)
     return [
-        replace(item, bias=_shifted(item, shifts[item.layer.name]))
+        replace(item, bias=shifted_bias(item, shifts[item.layer.name]))
         if item.layer.takes_bias
         else item
         for item in items
     ]
-
-
-def _shifted(item: QuantizedLayer, shift: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The bias moved by a shift, but not beyond what INT32 holds at the scale of the products.
-
-    Behind a residual Add the shift is that of the whole sum, while a branch that is nearly dead has
-    scales so small that its bias could not hold it. Engines make INT32 of a float bias, too.
-    """
-    bias = np.zeros(shift.shape) if item.bias is None else item.bias.astype(np.float64)
-    unit = item.input_scale * np.broadcast_to(item.weight.scales, shift.shape).astype(np.float64)
-    limit = np.maximum(BIAS_LIMIT * unit, np.abs(bias))
-    return np.clip(bias + shift, -limit, limit).astype(np.float32)
 
 
 def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:
@@ -393,7 +376,7 @@ def _quantized(
 ) -> QuantizedLayer:
     value = layer.node.inputs[0]
     assert value is not None
-    stats = _input_stats(layer, table)
+    stats = input_stats(layer, table)
     input_scale = params[value_name(value)].scale
     mean, energy = stats.channel_mean, stats.channel_square
     known = mean.size > 0
@@ -419,7 +402,7 @@ def _quantized(
 
 def _corrects(layer: Layer, table: CalibrationTable, settings: QuantizeSettings) -> bool:
     """Whether the layer's bias takes up the mean error of its weights."""
-    known = _input_stats(layer, table).channel_mean.size > 0
+    known = input_stats(layer, table).channel_mean.size > 0
     return settings.bias_correction and known and layer.takes_bias
 
 
@@ -428,19 +411,5 @@ def _bias(
 ) -> NDArray[np.float32] | None:
     if not _corrects(layer, table, settings):
         return layer.bias
-    stats = _input_stats(layer, table)
+    stats = input_stats(layer, table)
     return corrected_bias(layer, weight, stats.channel_mean, stats.shape)
-
-
-def _input_stats(layer: Layer, table: CalibrationTable) -> TensorStats:
-    """Statistics of what a layer reads; without channel moments where those are not of its sums.
-
-    A dense layer multiplies along the last axis; the moments are of the first one.
-    """
-    value = layer.node.inputs[0]
-    assert value is not None
-    stats = table.tensors[value_name(value)]
-    if not layer.kernel and len(stats.shape) != 1:
-        empty = np.zeros(0, np.float32)
-        return replace(stats, channel_mean=empty, channel_square=empty)
-    return stats

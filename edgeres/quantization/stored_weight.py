@@ -13,7 +13,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.quantization.graph import WEIGHTED, constant, int_attribute, value_name
+from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, scale_of
+from edgeres.quantization.saturation import SaturationProof, prove
 
 #: Integer operators: where the weight and the bias stand among their inputs.
 _PLACES: dict[str, tuple[int, int | None]] = {
@@ -41,6 +43,13 @@ class StoredWeight:
     values: NDArray[np.generic]
     kernel: tuple[int, ...]
     bias: NDArray[np.float64] | None
+
+    @property
+    def saturation(self) -> SaturationProof | None:
+        """Bound over its pairs; ``None`` for integers that are no int8: they take another way."""
+        if self.values.dtype != np.int8:
+            return None
+        return prove(self.values.astype(np.int8), pairings(self.values.shape[1], self.kernel))
 
 
 def called(node: ir.Node) -> str:

@@ -237,6 +237,12 @@ def test_a_truncated_engine_is_refused(backend, copied):
     refuse_everywhere(backend, copied)
 
 
+def test_in_a_folder_the_engine_is_named(copied):
+    with pytest.raises(ArtefactError) as caught:
+        read_engine(copied.path.parent)
+    assert caught.value.hint == f"Name an engine in it: {copied.path}."
+
+
 def test_an_engine_without_its_sidecar_is_refused(backend, copied):
     sidecar_path(copied.path).unlink()
     refuse_everywhere(backend, copied)

@@ -21,7 +21,9 @@ from edgeres.cli import app
 from .conftest import write_images
 
 SHOWN = {"as_json", "debug"}
-PREPROCESS = {"scale", "mean", "std", "resize", "crop", "channel_order", "layout", "interpolation"}
+PREPROCESS = {
+    "scale", "mean", "std", "resize", "crop", "channel_order", "layout", "interpolation",
+}  # fmt: skip
 # Nothing is kept: each call does all of it.
 ANEW = {
     "export": {"checkpoint", "output", "size", "opset"},

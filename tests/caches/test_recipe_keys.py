@@ -49,15 +49,15 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "model.weights": ("trained", "{place}/other.safetensors", {"load"}),
     "model.num_classes": ("trained", 10, {"load"}),
     "model.declared_top1": ("onnx", 0.05, NO_STAGE),
-    "model.sample_answer": ("onnx", None, NO_STAGE),  # an input of `load`, by content
+    "model.sample_answer": ("trained", "{place}/answer.npz", {"load"}),
     "preprocess.scale": ("onnx", 0.01, FORWARD),
     "preprocess.mean": ("onnx", [0.5], FORWARD),
     "preprocess.std": ("onnx", [0.5], FORWARD),
     "preprocess.resize": ("onnx", 30, FORWARD),
     "preprocess.crop": ("onnx", 24, FORWARD),
-    "preprocess.interpolation": ("onnx", None, FORWARD),  # nothing is resized
     "preprocess.channel_order": ("onnx", None, FORWARD),
     "preprocess.layout": ("onnx", "nhwc", {"load", *FORWARD}),
+    "preprocess.interpolation": ("onnx", "bicubic", FORWARD),
     "preprocess.channels": ("trained", 1, NO_STAGE),  # said already by the checkpoint
     "data.calibration": ("onnx", "npz:{place}/more.npz", {"overlap", "calibrate", "quantize"}),
     "data.validation": ("onnx", "npz:{place}/more.npz", {"overlap", "evaluate", *LAYERS}),
@@ -198,6 +198,7 @@ def place(kills: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with_space = (folder / "n.safetensors").read_bytes()
     (folder / "other.safetensors").write_bytes(with_space[:-4] + b"\0\0\0\0")
+    (folder / "answer.npz").write_bytes(b"is read by the stage")
     return folder
 
 
@@ -307,9 +308,10 @@ def test_a_changed_key_changes_the_stages_that_depend_on_it(place, recorded, bef
 
 
 def test_every_setting_of_the_preprocessing_is_in_the_keys():
-    told = set(Preprocess(interpolation="bicubic").to_dict())  # the usual one goes without saying
-    assert told == {field.name for field in fields(Preprocess)}
-    assert told == set(PreprocessBlock.model_fields)
+    told = Preprocess(interpolation="nearest").to_dict()
+    assert set(told) == {field.name for field in fields(Preprocess)}
+    assert set(told) == set(PreprocessBlock.model_fields)
+    assert set(told) - set(Preprocess().to_dict()) == {"interpolation"}, "keys of before stay"
 
 
 def test_everything_that_is_asked_of_a_build_is_in_its_key():

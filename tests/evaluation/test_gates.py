@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeres.benchmarking.latency import Latency
+from edgeres.benchmarking.stability import doubts_of_both
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import Coverage, FloatLayer
@@ -102,6 +103,12 @@ def test_latency_gate() -> None:
     doubted = latency_check(_times(doubts=("other work kept 1.4 of 2 CPUs busy",)), 2.0)
     assert doubted.outcome == "inconclusive"
     assert "other work" in doubted.reason
+
+
+def test_doubts_of_the_yardstick_are_said_to_be_its() -> None:
+    shared = "other work kept 1.4 of 2 CPUs busy"
+    found = doubts_of_both(("spread over 24%", shared), (shared, "spread over 43%"))
+    assert found == ("spread over 24%", shared, "of FP32, spread over 43%")
 
 
 def test_latency_gate_needs_enough_runs() -> None:

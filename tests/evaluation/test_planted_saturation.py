@@ -19,8 +19,6 @@ from edgeres.evaluation.compared import open_model
 from edgeres.evaluation.distances import LayerDistance
 from edgeres.evaluation.layerwise import compare
 from edgeres.int8_stages import quantize
-from edgeres.quantization.pairing import pairings
-from edgeres.quantization.saturation import prove
 from edgeres.quantization.stored_weight import stored_weight
 from edgeres.recipe_compress import QuantizeBlock
 from edgeres.stages import build
@@ -133,5 +131,4 @@ def test_without_a_cause_that_was_checked_none_is_named(run) -> None:
 
 def quantized_weight_is_safe(model, name):
     node = next(node for node in model.graph if node.name == name)
-    weight = stored_weight(node)
-    return prove(weight.values, pairings(weight.values.shape[1], weight.kernel)).safe
+    return stored_weight(node).saturation.safe

@@ -146,7 +146,7 @@ def test_wrong_size_names_both_shapes() -> None:
 
 
 def test_wrong_class_count_names_both() -> None:
-    with pytest.raises(DataError, match="5 classes, the model gives 3 scores"):
+    with pytest.raises(DataError, match="grey has 5 classes, the model gives 3 scores"):
         predict(Brightness(), data(classes=5), PLAIN)
 
 

@@ -42,6 +42,8 @@ def error_in(junit: Path) -> ET.Element:
         (["convert", "{}/none.yaml"], 2, "recipe", "none.yaml"),
         (["convert", "--model", "{}/none.onnx"], 3, "bad-model", "no such model file"),
         (["convert", "--model", "{}/none.onnx", "--json"], 3, "bad-model", "no such model file"),
+        (["convert", "--model", "{}/none.onx"], 2, "usage", "neither a model file nor an"),
+        (["validate", "{}"], 3, "bad-artefact", "got a folder. There is no engine in it"),
         (["convert", "--target", "abacus"], 2, "recipe", "abacus"),
         (["convert", "--threads", "many"], 2, "usage", "--threads"),
         (["convert", "--no-such-option"], 2, "usage", "--no-such-option"),

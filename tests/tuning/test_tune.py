@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import edgeres
 from edgeres.cli import app
+from edgeres.data.hashes import FileHashes
 from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, GateError, StageError
 from edgeres.progress import Silent
@@ -198,11 +199,11 @@ def test_a_search_of_another_machine_is_not_gone_on_with(
 
 def test_precision_is_searched(recipe: Recipe, tmp_path: Path, answers: Callable) -> None:
     answers([measured(2.0 + n, 0.1) for n in range(20)])
-    space = TuneSettings(trials=12, budgets=(1.0,), calibrators=("mse", "minmax"), epochs=0)
+    space = TuneSettings(trials=12, budgets=(1.0,), calibrators=("mse", "percentile"), epochs=0)
     tries = edgeres.tune(recipe, tmp_path / "o", settings=space).tries
     found = {(t.candidate.precision, t.candidate.calibrator) for t in tries}
     assert ("fp32", "") in found
-    assert {how for kind, how in found if kind == "int8"} <= {"mse", "minmax"}
+    assert {how for kind, how in found if kind == "int8"} <= {"mse", "percentile"}
     assert {kind for kind, _ in found} == {"int8", "fp32"}
     told = json.loads((tmp_path / "o" / "pareto.json").read_text())
     assert {t["precision"] for t in told["trials"]} == {"int8", "fp32"}
@@ -242,7 +243,7 @@ def test_what_the_page_shows_is_no_part_of_a_search(recipe: Recipe) -> None:
 def test_no_try_measures_layers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Recipe] = []
 
-    def opened(chosen: Recipe, _: object) -> None:
+    def opened(chosen: Recipe, hashes: FileHashes) -> None:
         seen.append(chosen)
         raise StageError("far enough")
 
@@ -250,7 +251,7 @@ def test_no_try_measures_layers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
     told = recipe.override({"report.layers": True, "report.layer_samples": 8})
     candidate = Candidate(recipe.targets[0], 1.0, "", "mse")
     with pytest.raises(StageError, match="far enough"):
-        module._measure(told, candidate, None, Silent(), None, 0)  # type: ignore[arg-type]
+        module._measure(told, candidate, None, Silent(), FileHashes(), 0)  # type: ignore[arg-type]
     assert (seen[0].report.layers, seen[0].report.layer_samples) == (False, 8)
 
 
