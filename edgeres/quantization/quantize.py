@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from edgeres.errors import ModelError, UsageError
 from edgeres.files import write_atomic
 from edgeres.quantization.bias import corrected_bias, input_stats, shifted_bias
 from edgeres.quantization.empirical import anchors, measured_shifts, output_means
+from edgeres.quantization.floors import floored
 from edgeres.quantization.graph import Layer, load_model, value_name
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
@@ -198,7 +199,7 @@ def quantize(
         weight_sqnr_db={name: weight.sqnr_db for name, weight in weights.items()},
         findings=(
             *(f for f in lint_model(qdq, rules) if f.node not in placement.float_nodes),
-            *_floored(placement, params, table, rules, settings),
+            *floored(placement, params, table, rules, settings.calibrator),
         ),
         rounding_gain_db=gains,
     )
@@ -341,27 +342,6 @@ def _activation_params(
             least=rules.least_scale,
         )
     return params
-
-
-def _floored(
-    placement: Placement,
-    params: Mapping[str, QuantParams],
-    table: CalibrationTable,
-    rules: QdqRules,
-    settings: QuantizeSettings,
-) -> Iterator[Finding]:
-    """Tensors that are too small for the least scale of the rule set, and lose their values."""
-    for name, chosen in params.items():
-        source = placement.source[name]
-        wanted = table.range_of(source, settings.calibrator)
-        span = max(-wanted.low, wanted.high, wanted.magnitude)
-        if chosen.scale <= rules.least_scale and 0.0 < span < 16 * rules.least_scale:
-            text = (
-                f"its values reach {span:.3g} only, and {rules.name} holds no scale below "
-                f"{rules.least_scale:.3g}: nearly all of them become 0. Scale the network's "
-                "weights up, or quantize for another target."
-            )
-            yield Finding("scale", name, text)
 
 
 def _quantized(

@@ -12,6 +12,7 @@ from edgeres.backends.base import BuildConfig
 from edgeres.errors import UsageError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.onnx_info import node_macs
+from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.lint import lint
 from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import quantize
@@ -19,7 +20,7 @@ from edgeres.quantization.simulate import simulated_logits
 from edgeres.sqnr import sqnr_db
 from edgeres.targets import rules_of
 
-from .conftest import FUSING, SYMMETRIC
+from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images
 
 
 def test_the_strictest_demand_wins():
@@ -93,3 +94,17 @@ def test_an_engine_answers_as_the_simulation(portable, test_images):
     session = ort.InferenceSession(str(portable), providers=["CPUExecutionProvider"])
     real = session.run(None, {"input": test_images})[0]
     assert sqnr_db(simulated_logits(portable, [test_images]), real) > 35
+
+
+def test_tensors_below_the_least_scale_are_told(tmp_path):
+    """FP16 holds no scale below 6e-8: a network of tiny values becomes zeros, and that is said."""
+    net = NetBuilder(0)
+    tiny = net.weight("tiny", net.random.standard_normal((4, 3, 3, 3)) * 1e-7)
+    x = net.add("Conv", "small", ["input", tiny], kernel_shape=[3, 3], pads=[1] * 4)
+    net.head(net.relu("relu", x), 4, 10)
+    model = net.save(tmp_path / "net.onnx", (3, 16, 16), 10)
+    table = calibrate(model, [smooth_images(24)])
+    for least, told in ((2.0**-24, True), (2.0**-62, False)):
+        result = quantize(model, table, replace(FUSING, least_scale=least), tmp_path / "q.onnx")
+        found = [text for text in result.warnings if "holds no scale below" in text]
+        assert bool(found) == told, result.warnings
