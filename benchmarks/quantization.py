@@ -234,8 +234,8 @@ def in_turns(
     return times
 
 
-def report(work: Path) -> dict[str, Any]:
-    """Everything that was measured, put together."""
+def report(work: Path, *, times: bool = True) -> dict[str, Any]:
+    """Everything that was measured, put together; without times where the machine was not quiet."""
     rows: list[dict[str, Any]] = []
     made = _load(work / "make.json")
     for name, tool in product(SUBJECTS, TOOLS):
@@ -244,13 +244,15 @@ def report(work: Path) -> dict[str, Any]:
             continue
         subject = open_subject(name, work)
         row: dict[str, Any] = {"subject": name, "tool": tool}
-        row["cost"] = {field: value for field, value in cost.items() if field != "files"}
+        if times:
+            row["cost"] = {field: value for field, value in cost.items() if field != "files"}
         row["accuracy"] = {
             engine: found
             for engine in (*ENGINES, "simulated")
             if (found := distances(subject, work, tool, engine))
         }
-        rows.append(row)
+        if times or row["accuracy"]:
+            rows.append(row)
     return {
         "environment": describe_environment().to_dict(),
         "vnni_hidden": hidden(),
@@ -280,6 +282,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="Calibration images, 512 by default.")
     parser.add_argument("--seconds", type=float, default=20.0, help="Of each latency comparison.")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--no-times", action="store_true", help="Report accuracy alone.")
     for name in ("--folder", "--engine", "--file", "--answers"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -293,7 +296,7 @@ def main() -> None:
         parser.error(f"{work}: was begun on a CPU with other instruction sets; name another folder")
     _save(work / "cpu.json", seen)
     if arguments.step == "report":
-        text = json.dumps(report(work), indent=1) + "\n"
+        text = json.dumps(report(work, times=not arguments.no_times), indent=1) + "\n"
         arguments.out.write_text(text) if arguments.out else print(text)
         return
     made = _load(work / "make.json")
