@@ -140,7 +140,7 @@ def _reference(name: str, folder: Path) -> Subject:
 
 def _trained_resnet(name: str, folder: Path) -> Subject:
     import torch
-    from garments import MEAN, STD, pictures, train
+    from garments import DEEP_PARTS, MEAN, PARTS, STD, pictures, train
 
     from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.build import build_model
@@ -152,7 +152,7 @@ def _trained_resnet(name: str, folder: Path) -> Subject:
     torch.manual_seed(0)
     module = build_model(plan_for(name, num_classes=10))
     if not weights.exists():
-        train(module, opened["calibration"])
+        train(module, opened["calibration"], DEEP_PARTS if name == "resnet50" else PARTS)
         torch.save(module.state_dict(), weights)
     module.load_state_dict(torch.load(weights))
     export_onnx(module.eval(), (3, 224, 224), folder / "fp32.onnx")

@@ -7,6 +7,7 @@ the same whatever the ranges are.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,22 +67,25 @@ class ActivationTrial:
         """
         self._images = images
         self._wanted = wanted
+        skeleton, weights = self._with_open_pairs(onnx)
+        gc.collect()  # a graph is full of cycles; it holds weights that the engine copies now
+        self._session = open_session(
+            skeleton, threads=threads, fuse_quantized=False, weights=weights
+        )
+
+    def _with_open_pairs(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
+        """The serialized model with Q/DQ whose scales are inputs, and its weights."""
         model = graphs.load_model(onnx)
         infer_shapes(model)
         self._input = graphs.value_name(graphs.inputs(model.graph)[0])
         values = _values_by_name(model.graph)
         self._sources = _insert_open_pairs(model.graph, values)
         self.tensors = tuple(dict.fromkeys(self._sources.values()))
-        for name in wanted:
+        for name in self._wanted:
             if not values[name].is_graph_output():
                 model.graph.outputs.append(values[name])
         weights = detach_weights(model)
-        self._session = open_session(
-            ir.to_proto(model).SerializeToString(),
-            threads=threads,
-            fuse_quantized=False,
-            weights=weights,
-        )
+        return ir.to_proto(model).SerializeToString(), weights
 
     def error(self, ranges: Mapping[str, ChosenRange]) -> float:
         """Squared error over energy of what was wanted, the geometric mean over its tensors.

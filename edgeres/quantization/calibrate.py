@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import DataError, UsageError
 from edgeres.files import file_sha256
-from edgeres.quantization.collectors import Places, TensorCollector
+from edgeres.quantization.collectors import TensorCollector
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.observed import ObservedModel
 from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
@@ -57,37 +58,52 @@ def calibrate(
         )
     if not 50.0 < percentile <= 100.0:
         raise UsageError(f"percentile must lie in (50, 100], got {percentile}.")
-    model = ObservedModel(onnx, threads=threads)
-    collectors = {
-        name: TensorCollector(
-            name, shape, moments=name in model.read_by_layer, rectified=name in model.rectified
+    observed = _observe(onnx, batches, calibrator, threads, progress, total)
+    tensors = {
+        collector.name: collector.stats(
+            percentile=percentile, whole=collector.name == observed.image
         )
-        for name, shape in model.shapes.items()
+        for collector in observed.collectors
     }
+    if calibrator == "output":
+        tensors = with_output_ranges(onnx, tensors, observed.shown, threads=threads)
+    return CalibrationTable(file_sha256(onnx), observed.images, calibrator, tensors)
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What is left of the pass over all images."""
+
+    image: str
+    images: int
+    collectors: list[TensorCollector]
+    shown: ShownImages
+
+
+def _observe(
+    onnx: Path,
+    batches: Iterable[NDArray[np.float32]],
+    calibrator: Calibrator,
+    threads: int | None,
+    progress: Callable[[int, int], None] | None,
+    total: int,
+) -> _Observed:
+    """The pass; its engine and memory are gone when it ends."""
+    model = ObservedModel(onnx, threads=threads)
+    collectors = [TensorCollector(name, shape) for name, shape in model.shapes.items()]
     variety = _Variety()
     shown = ShownImages(model.image_shape)
-    for images in chunks(iter(batches)):
-        _check_images(images, model.image_shape, variety.images)
-        seen, logits = model.run(images)
-        places = Places(images)
-        for name, collector in collectors.items():
-            collector.add(seen[name], places)
-        variety.add(images, logits)
+    for seen in model.run(_checked(chunks(iter(batches)), model.image_shape)):
+        for collector in collectors:
+            collector.add(seen.tensors[collector.name])
+        variety.add(seen.images, seen.output)
         if calibrator == "output":
-            shown.add(
-                images, places.seeds, {model.output: logits, model.features: seen[model.features]}
-            )
+            wanted = {model.output: seen.output, model.features: seen.features}
+            shown.add(seen.images, seen.places.seeds, wanted)
         if progress is not None:
             progress(variety.images, max(total, variety.images))
     variety.check()
-    tensors = {
-        name: collector.stats(percentile=percentile, whole=name == model.image)
-        for name, collector in collectors.items()
-    }
-    if calibrator == "output":
-        del model, collectors
-        tensors = with_output_ranges(onnx, tensors, shown, threads=threads)
-    return CalibrationTable(file_sha256(onnx), variety.images, calibrator, tensors)
+    return _Observed(model.image, variety.images, collectors, shown)
 
 
 class _Variety:
@@ -135,6 +151,17 @@ class _Variety:
 
 def _digest(image: NDArray[np.float32]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
+
+
+def _checked(
+    batches: Iterator[NDArray[np.float32]], expected: tuple[int, ...]
+) -> Iterator[NDArray[np.float32]]:
+    """Hands images on that the model can take."""
+    done = 0
+    for images in batches:
+        _check_images(images, expected, done)
+        done += len(images)
+        yield images
 
 
 def _check_images(images: NDArray[np.float32], expected: tuple[int, ...], done: int) -> None:

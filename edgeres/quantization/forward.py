@@ -137,30 +137,6 @@ def _run(
         raise _run_failed(error) from error
 
 
-def run_bound(
-    session: Any, images: NDArray[np.float32], outputs: Mapping[str, NDArray[np.float32]]
-) -> None:
-    """Runs a session with one input and lets it write its outputs where they are to be.
-
-    Args:
-        session: From :func:`open_session`.
-        images: ``(N, C, H, W) float32``, contiguous.
-        outputs: Contiguous float32 arrays of the right shape by output name, overwritten.
-
-    Raises:
-        StageError: ONNX Runtime failed.
-    """
-    binding = session.io_binding()
-    try:
-        where = ("cpu", 0, np.float32)
-        binding.bind_input(session.get_inputs()[0].name, *where, images.shape, images.ctypes.data)
-        for name, array in outputs.items():
-            binding.bind_output(name, *where, array.shape, array.ctypes.data)
-        session.run_with_iobinding(binding)
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        raise _run_failed(error) from error
-
-
 def check_images(session: Any, images: NDArray[np.float32]) -> None:
     """Checks that images fit the only input of a session.
 

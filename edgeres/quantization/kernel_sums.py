@@ -23,7 +23,7 @@ from edgeres.quantization.saturation import move_pairs
 #: Correlation between the inputs of a kernel's taps that is reckoned with.
 CORRELATION = 0.6
 _ROUNDS = 3
-_BLOCK_NUMBERS = 1 << 16
+_BLOCK_NUMBERS = 1 << 18
 
 
 def balance_kernels(

@@ -1,28 +1,61 @@
 """The FP32 forward pass of calibration, which shows every activation that may be quantized.
 
-The engine writes whole activations into buffers that are used again for the next images, so memory
-is that of one small batch. What calibration wants to know of them is cheap to compute there.
+The engine hands out what calibration wants to know of each, not the activations themselves. While
+what came of one batch is counted in Python, the next ones run beside it.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeres.container_limits import usable_threads
 from edgeres.errors import ModelError
 from edgeres.quantization import graph as graphs
+from edgeres.quantization.batch_statistics import (
+    BatchStatistics,
+    Reader,
+    add_to_graph,
+    places_input,
+)
 from edgeres.quantization.forward import (
     check_images,
     detach_weights,
     infer_shapes,
     open_session,
-    run_bound,
+    run_feeds,
 )
+from edgeres.quantization.places import Places
+
+#: Batches in the engine at once: two keep two cores busier than two threads on one batch.
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a network made of some images.
+
+    Attributes:
+        images: ``(N, C, H, W) float32``.
+        places: Where they were sampled.
+        tensors: Statistics by tensor name.
+        output: ``(N, K) float32`` logits.
+        features: ``(N, ...) float32`` of the tensor that the last layer reads.
+    """
+
+    images: NDArray[np.float32]
+    places: Places
+    tensors: dict[str, BatchStatistics]
+    output: NDArray[np.float32]
+    features: NDArray[np.float32]
 
 
 class ObservedModel:
@@ -32,8 +65,6 @@ class ObservedModel:
         image: Name of the image input.
         image_shape: Shape of one image.
         shapes: Tensor name to shape without the batch, in topological order.
-        read_by_layer: Tensors that a layer multiplies its weights with.
-        rectified: Tensors that the graph alone says have no negative values.
         output: Name of the network's output.
         features: Name of the tensor that the last layer reads.
     """
@@ -46,70 +77,83 @@ class ObservedModel:
             BackendMissingError: ONNX Runtime is not installed.
         """
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.read_by_layer: set[str] = set()
-        self.rectified: set[str] = set()
-        self._buffers: dict[str, NDArray[np.float32]] = {}
-        skeleton, weights = self._showing_activations(onnx)
+        self._readers: dict[str, Reader] = {}
+        skeleton, weights = self._with_statistics(onnx)
         gc.collect()  # a graph is full of cycles; it holds weights that the engine copies now
-        self._session = open_session(skeleton, threads=threads, weights=weights)
+        threads = threads or usable_threads()
+        self._at_once = min(threads, _AT_ONCE)
+        # Each run brings the thread that it is called in.
+        own = threads - self._at_once + 1
+        self._session = open_session(skeleton, threads=own, weights=weights)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        sizes = {int(np.prod(shape)) for shape in self.shapes.values()}
+        given = {value.name for value in self._session.get_inputs()}
+        self._sampled = [size for size in sorted(sizes) if places_input(size) in given]
 
-    def _showing_activations(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
-        """The serialized model with all of its observable tensors as outputs, and its weights."""
+    def _with_statistics(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
+        """The serialized model that computes the statistics too, and its weights."""
         model = graphs.load_model(onnx)
         self.image = graphs.value_name(graphs.inputs(model.graph)[0])
         self.image_shape = _image_shape(model, onnx)
         infer_shapes(model)
         output = model.graph.outputs[0]
         self.output = graphs.value_name(output)
-        self._output_shape = inner_shape(output)
+        self.features = last_features(model.graph)
         for value in list(observable(model.graph)):
             name = graphs.value_name(value)
             _check_batch(value)
             self.shapes[name] = inner_shape(value)
-            if any(graphs.layer_of(node) and not at for node, at in graphs.consumers(value)):
-                self.read_by_layer.add(name)
-            if graphs.non_negative(value):
-                self.rectified.add(name)
-            if value.producer() is not None and not value.is_graph_output():
+            read_by_layer = any(
+                graphs.layer_of(node) and not at for node, at in graphs.consumers(value)
+            )
+            if name == self.features and value.producer() and not value.is_graph_output():
                 model.graph.outputs.append(value)
-        self.features = last_features(model.graph)
+            self._readers[name] = add_to_graph(
+                model.graph,
+                value,
+                self.shapes[name],
+                moments=read_by_layer,
+                rectified=graphs.non_negative(value),
+            )
         weights = detach_weights(model)
         return ir.to_proto(model).SerializeToString(), weights
 
-    def run(
-        self, images: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """Runs some images.
+    def run(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[Observation]:
+        """Runs images, batch by batch.
 
         Args:
-            images: ``(N, C, H, W) float32``.
+            batches: Each ``(N, C, H, W) float32``.
 
-        Returns:
-            Activations ``(N, ...) float32`` by tensor name, which the next run overwrites, and the
-            logits ``(N, K) float32``.
+        Yields:
+            What came of each batch, in order.
 
         Raises:
             DataError: The shape does not fit the model.
             StageError: ONNX Runtime failed.
         """
-        check_images(self._session, images)
-        images = np.ascontiguousarray(images)
-        wanted = {name: shape for name, shape in self.shapes.items() if name != self.image}
-        outputs = {
-            name: self._buffer(name, len(images), shape)
-            for name, shape in {**wanted, self.output: self._output_shape}.items()
-        }
-        run_bound(self._session, images, outputs)
-        logits = outputs[self.output]
-        seen = {name: outputs.get(name, images) for name in self.shapes}
-        return seen, logits
+        running: deque[Future[Observation]] = deque()
+        with ThreadPoolExecutor(self._at_once) as pool:
+            for images in batches:
+                running.append(pool.submit(self._run, images))
+                if len(running) > self._at_once:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
 
-    def _buffer(self, name: str, count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Memory of one output for some images, kept from run to run."""
-        kept = self._buffers.get(name)
-        if kept is None or len(kept) < count:
-            kept = self._buffers[name] = np.empty((count, *shape), np.float32)
-        return kept[:count]
+    def _run(self, images: NDArray[np.float32]) -> Observation:
+        check_images(self._session, images)
+        places = Places(images)
+        feeds: dict[str, NDArray[np.generic]] = {self.image: np.ascontiguousarray(images)}
+        feeds |= {places_input(size): places.of(size) for size in self._sampled}
+        found = run_feeds(self._session, feeds, self._outputs)
+        found[self.image] = images
+        return Observation(
+            images=images,
+            places=places,
+            tensors={name: read(found, places) for name, read in self._readers.items()},
+            output=found[self.output],
+            features=found[self.features],
+        )
 
 
 def observable(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -29,7 +29,7 @@ from edgeres.sqnr import sqnr_db
 _ROUGH = (0.70, 0.78, 0.86, 0.92, 0.96, 1.0)
 _ROUGH_SAFE = (*_ROUGH, 1.08, 1.18, 1.30, 1.45, 1.62, 1.80, 127 / 64)
 _FINE = (0.96, 0.98, 0.99, 1.01, 1.02, 1.04)
-_BLOCK_NUMBERS = 1 << 16
+_BLOCK_NUMBERS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -189,14 +189,41 @@ def _search_rows(
         chosen = np.maximum(base[block], floor[block]).astype(np.float32)
         for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
             centre = base[block] if factors is not _FINE else chosen.astype(np.float64)
-            for factor in factors:
-                trial = np.maximum(centre * factor, floor[block]).astype(np.float32)
-                error = _errors(weight[block], weighting, trial, packings)
-                better = error < best
-                best = np.where(better, error, best)
-                chosen = np.where(better, trial, chosen)
+            trials = np.stack([np.maximum(centre * factor, floor[block]) for factor in factors])
+            _better_of(weight[block], weighting, trials.astype(np.float32), packings, best, chosen)
         scales[block] = chosen
     return scales
+
+
+def _better_of(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    trials: NDArray[np.float32],
+    packings: tuple[Pairs, ...],
+    best: NDArray[np.float64],
+    chosen: NDArray[np.float32],
+) -> None:
+    """Takes the ``(F, R)`` scales that are better than the best so far, in place.
+
+    Moving pairs is what costs, and it only adds error. So each row's scales are tried in the order
+    of their error before, until that of the next is no better than the best after.
+    """
+    left = np.stack([_errors(weight, importance, trial, ()) for trial in trials])
+    for _ in trials:
+        first = left.argmin(axis=0)
+        rows = np.flatnonzero(left.min(axis=0) < best)
+        if not rows.size:
+            return
+        picked = first[rows]
+        trial = trials[picked, rows]
+        if packings:
+            weighting = importance if len(importance) == 1 else importance[rows]
+            error = _errors(weight[rows], weighting, trial, packings)
+        else:
+            error = left[picked, rows]
+        left[picked, rows] = np.inf
+        better = error < best[rows]
+        best[rows[better]], chosen[rows[better]] = error[better], trial[better]
 
 
 def _search_tensor(

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, UsageError
-from edgeres.quantization import collectors
+from edgeres.quantization.batch_statistics import of_values
 from edgeres.quantization.calibrate import calibrate
+from edgeres.quantization.collectors import TensorCollector
 from edgeres.quantization.histogram import BINS
+from edgeres.quantization.places import Places
 from edgeres.quantization.table import CalibrationTable
 
 
@@ -97,8 +99,8 @@ def test_a_sample_favours_no_place_of_the_map(shape):
     border = (row == 0) | (column == 0) | (row == rows - 1) | (column == columns - 1)
     kinds = np.where((row == 0) & (column == 0), 1.0, np.where(border, 2.0, 3.0))
     tensor = np.broadcast_to(kinds, (len(images), *shape)).astype(np.float32)
-    collector = collectors.TensorCollector("x", shape, moments=True, rectified=False)
-    collector.add(tensor, collectors.Places(images))
+    collector = TensorCollector("x", shape)
+    collector.add(of_values(tensor, Places(images), moments=True, rectified=False))
     seen = collector.summary()
     sampled = seen.counts.sum()
     for kind in (1.0, 2.0, 3.0):
@@ -110,15 +112,15 @@ def test_a_sample_favours_no_place_of_the_map(shape):
 def test_places_differ_between_images_and_meet_every_channel():
     images = np.random.default_rng(0).standard_normal((3, 1, 4, 4)).astype(np.float32)
     size = 2048 * 7 * 7
-    first, second, _ = collectors.Places(images).of(size)
+    first, second, _ = Places(images).of(size)
     assert len(np.intersect1d(first, second)) < 0.1 * len(first)
     assert len(np.unique(first // 49)) == 2048
     assert first.max() < size
-    np.testing.assert_array_equal(first, collectors.Places(images[:1]).of(size)[0])
+    np.testing.assert_array_equal(first, Places(images[:1]).of(size)[0])
 
 
 def test_moments_are_of_all_values_and_never_contradict_each_other(resnet, images, monkeypatch):
-    monkeypatch.setattr(collectors, "SAMPLE", 16)
+    monkeypatch.setattr(Places, "SAMPLE", 16)
     table = calibrate(resnet, [images])
     true = activations(resnet, images)
     for name, stats in table.tensors.items():

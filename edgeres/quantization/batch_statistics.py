@@ -1,0 +1,190 @@
+"""What calibration wants to know of one tensor for a few images: extremes, moments, a sample.
+
+The engine itself computes it for large tensors, where they lie in its caches: nodes are added to
+the graph, and whole activations never leave it. Small tensors come out whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeres.quantization.graph import value_name
+from edgeres.quantization.places import Places
+
+Arrays = Mapping[str, NDArray[np.float32]]
+#: Computes the statistics from what the engine gave and where the images are sampled.
+Reader = Callable[[Arrays, Places], "BatchStatistics"]
+
+#: The axes of ReduceMax and ReduceMin are an input from this opset on, an attribute before.
+_AXES_ARE_AN_INPUT = 18
+_LARGEST = np.finfo(np.float32).max
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Of one tensor for some images.
+
+    Attributes:
+        low: Smallest value; 0 where the graph says that none is negative. NaN or infinite where
+            a value is.
+        high: Largest value, likewise.
+        mean: ``(N, C) float32`` mean of each channel of each image; C is 0 where not asked for.
+        square: ``(N, C) float32`` mean square, likewise.
+        samples: ``(N, S) float32`` values at the images' places, or all of them.
+    """
+
+    low: float
+    high: float
+    mean: NDArray[np.float32]
+    square: NDArray[np.float32]
+    samples: NDArray[np.float32]
+
+
+def of_values(
+    values: NDArray[np.float32], places: Places, *, moments: bool, rectified: bool
+) -> BatchStatistics:
+    """Statistics of a whole tensor.
+
+    Args:
+        values: ``(N, ...) float32``.
+        places: Of the images.
+        moments: Whether those of the channels are wanted.
+        rectified: Whether the graph says that no value is negative.
+    """
+    count = len(values)
+    flat = values.reshape(count, -1)
+    channels = values.shape[1] if moments and values.ndim > 1 else 0
+    mean = square = np.zeros((count, 0), np.float32)
+    if channels:
+        rows = values.reshape(count, channels, -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            mean = _mean(rows.sum(axis=2), rows.shape[2])
+            square = _mean(np.vecdot(rows, rows), rows.shape[2])
+    if flat.shape[1] > places.SAMPLE:
+        where = places.of(flat.shape[1])
+        samples = np.take_along_axis(flat, where, axis=1)
+    else:
+        samples = flat
+    # NumPy hands NaN on; Python's own min and max would not.
+    low = 0.0 if rectified else float(flat.min())
+    return BatchStatistics(low, float(flat.max()), mean, square, samples)
+
+
+def add_to_graph(
+    graph: ir.Graph, value: ir.Value, shape: tuple[int, ...], *, moments: bool, rectified: bool
+) -> Reader:
+    """Lets a graph compute the statistics of one tensor, in place.
+
+    Args:
+        graph: Gets nodes, outputs and, for large tensors, an input for the places.
+        value: The tensor, with the batch first.
+        shape: Without the batch.
+        moments: Whether those of the channels are wanted.
+        rectified: Whether the graph says that no value is negative.
+
+    Returns:
+        What reads them from the outputs.
+    """
+    name, size = value_name(value), math.prod(shape)
+    if size <= Places.SAMPLE or len(shape) < 2:
+        if value.producer() is not None and not value.is_graph_output():
+            graph.outputs.append(value)
+        return lambda found, places: of_values(
+            found[name], places, moments=moments, rectified=rectified
+        )
+    nodes = _Nodes(graph, value, shape)
+    high, total = nodes.reduced("ReduceMax"), nodes.reduced("ReduceSum")
+    low = "" if rectified else nodes.reduced("ReduceMin")
+    squares = nodes.reduced("ReduceSum", squared=True) if moments else ""
+    samples = nodes.sampled(size)
+    pixels = size // shape[0]
+
+    def read(found: Arrays, places: Places) -> BatchStatistics:
+        mean = square = np.zeros((len(found[total]), 0), np.float32)
+        if squares:
+            mean, square = _mean(found[total], pixels), _mean(found[squares], pixels)
+        # What finds extremes may pass NaN over; a sum never does.
+        broken = math.nan if np.isnan(found[total]).any() else 0.0
+        return BatchStatistics(
+            low=broken + (float(found[low].min()) if low else 0.0),
+            high=broken + float(found[high].max()),
+            mean=mean,
+            square=square,
+            samples=found[samples],
+        )
+
+    return read
+
+
+def places_input(size: int) -> str:
+    """Name of the graph's input for the places in tensors of some size."""
+    return f"places/{size}"
+
+
+def _mean(total: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Sums over their count; what overflowed (squares of values above 1e19) is the largest."""
+    return np.clip(total, -_LARGEST, _LARGEST) / np.float32(count)
+
+
+class _Nodes:
+    """Adds nodes that read one tensor; each gives the name of its output."""
+
+    def __init__(self, graph: ir.Graph, value: ir.Value, shape: tuple[int, ...]) -> None:
+        assert value.shape is not None
+        self._graph, self._value, self._rank = graph, value, len(shape) + 1
+        self._batch, self._channels = value.shape[0], shape[0]
+
+    def reduced(self, op: str, *, squared: bool = False) -> str:
+        """``(N, C)``: over all axes behind the channels."""
+        read, name = self._value, f"{self._value.name}/observed/{op}"
+        if squared:
+            product = ir.node("Mul", [read, read])
+            read = product.outputs[0]
+            read.name, name = f"{self._value.name}/observed/square", f"{name}/square"
+            self._graph.append(product)
+        axes = list(range(2, self._rank))
+        opset = self._graph.opset_imports[""]
+        if op != "ReduceSum" and opset < _AXES_ARE_AN_INPUT:
+            node = ir.node(op, [read], attributes={"keepdims": 0, "axes": axes})
+        else:
+            known = self._constant("places/axes" + "-".join(map(str, axes)), axes)
+            node = ir.node(op, [read, known], attributes={"keepdims": 0})
+        return self._output(node, name, self._channels)
+
+    def sampled(self, size: int) -> str:
+        """``(N, SAMPLE)``: the values at places that are an input."""
+        flat = ir.node("Reshape", [self._value, self._constant("places/flat", [0, -1])])
+        flat.outputs[0].name = f"{self._value.name}/observed/flat"
+        self._graph.append(flat)
+        shape = ir.Shape([self._batch, Places.SAMPLE])
+        where = next((v for v in self._graph.inputs if v.name == places_input(size)), None)
+        if where is None:
+            kind = ir.TensorType(ir.DataType.INT64)
+            where = ir.Value(name=places_input(size), type=kind, shape=shape)
+            self._graph.inputs.append(where)
+        node = ir.node("GatherElements", [flat.outputs[0], where], attributes={"axis": 1})
+        return self._output(node, f"{self._value.name}/observed/samples", Places.SAMPLE)
+
+    def _constant(self, name: str, numbers: list[int]) -> ir.Value:
+        known = self._graph.initializers.get(name)
+        if known is not None:
+            return known
+        tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.INT64))
+        value.shape = ir.Shape([len(numbers)])
+        self._graph.register_initializer(value)
+        return value
+
+    def _output(self, node: ir.Node, name: str, columns: int) -> str:
+        node.outputs[0].name = name
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = ir.Shape([self._batch, columns])
+        self._graph.append(node)
+        self._graph.outputs.append(node.outputs[0])
+        return name
