@@ -37,6 +37,8 @@ _EVERYWHERE = QdqRules(
     residual="both",
     quantize_outputs=True,
 )
+#: Of squared errors and energies: what is exact has no logarithm.
+_LEAST = 1e-30
 
 
 class ActivationTrial:
@@ -87,11 +89,14 @@ class ActivationTrial:
         weights = detach_weights(model)
         return ir.to_proto(model).SerializeToString(), weights
 
-    def error(self, ranges: Mapping[str, ChosenRange]) -> float:
-        """Squared error over energy of what was wanted, the geometric mean over its tensors.
+    def errors(self, ranges: Mapping[str, ChosenRange]) -> NDArray[np.float64]:
+        """Error of each image: squared over energy of what was wanted, in dB, mean of its tensors.
 
         Args:
             ranges: Of all :attr:`tensors`.
+
+        Returns:
+            ``(N,) float64``; less is better.
 
         Raises:
             StageError: ONNX Runtime failed.
@@ -102,19 +107,25 @@ class ActivationTrial:
             params = activation_params(chosen.low, chosen.high, "uint8", symmetric=False)
             feeds[f"{tensor}/scale"] = np.array(params.scale, np.float32)
             feeds[f"{tensor}/zero"] = np.array(params.zero_point, np.uint8)
-        noise = np.zeros(len(self._wanted))
+        noise: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self._wanted}
         done = 0
         for batch in chunks(iter([self._images])):
             found = run_feeds(self._session, feeds | {self._input: batch}, list(self._wanted))
-            for index, (name, whole) in enumerate(self._wanted.items()):
-                off = found[name].astype(np.float64) - whole[done : done + len(batch)]
-                noise[index] += float(np.square(off).sum())
+            for name, whole in self._wanted.items():
+                noise[name].append(_squares(found[name] - whole[done : done + len(batch)]))
             done += len(batch)
-        energy = [
-            float(np.square(whole.astype(np.float64)).sum()) for whole in self._wanted.values()
+        decibels = [
+            10 * np.log10(np.maximum(np.concatenate(noise[name]), _LEAST))
+            - 10 * np.log10(np.maximum(_squares(whole), _LEAST))
+            for name, whole in self._wanted.items()
         ]
-        ratios = np.maximum(noise, 1e-30) / np.maximum(energy, 1e-30)
-        return float(np.exp(np.log(ratios).mean()))
+        return np.asarray(np.mean(decibels, axis=0))
+
+
+def _squares(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """``(N,)`` sum of squares of each row."""
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -4,6 +4,8 @@ The range of least squared error of a tensor is not always the best for the netw
 may carry the answer, and what is clipped errs in one direction where rounding averages out. So the
 plain calibrators are tried on a few images, all activations in INT8 at once, and judged by the
 output and, since a few outputs alone judge by luck, by the features that the last layer reads.
+Errors of single images differ by more than calibrators do: only a difference that is beyond chance
+counts.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.ranges import PLAIN
 from edgeres.quantization.table import Calibrator, TensorStats
 
-#: Numbers of all images that are tried, at most: 8 of 3 x 224 x 224.
+#: Numbers of all images that are tried, about: 8 of 3 x 224 x 224.
 _NUMBERS = 8 * 3 * 224 * 224
-_MOST_IMAGES = 64
-#: Stands unless another has an error smaller by this factor: less is noise on so few images.
+_FEWEST_IMAGES, _MOST_IMAGES = 4, 64
+#: Stands unless another is better by this many dB with this confidence, over paired images.
 _FIRST: Calibrator = "mse"
-_CLEARLY = 0.95
+_CLEARLY_DB = 0.2
+_CONFIDENCE = 0.975
 
 
 class ShownImages:
@@ -35,7 +38,7 @@ class ShownImages:
     """
 
     def __init__(self, image_shape: tuple[int, ...]) -> None:
-        self._most = max(1, min(_MOST_IMAGES, _NUMBERS // math.prod(image_shape)))
+        self._most = max(_FEWEST_IMAGES, min(_MOST_IMAGES, _NUMBERS // math.prod(image_shape)))
         self._kept: dict[int, tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]] = {}
 
     def add(
@@ -91,12 +94,23 @@ def with_output_ranges(
     """
     trial = ActivationTrial(onnx, shown.images, shown.wanted, threads=threads)
     errors = {
-        plain: trial.error({name: tensors[name].ranges[plain] for name in trial.tensors})
+        plain: trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors})
         for plain in PLAIN
     }
-    best = min(errors, key=lambda plain: errors[plain])
-    chosen = best if errors[best] < _CLEARLY * errors[_FIRST] else _FIRST
+    gains = {plain: _sure_gain(errors[_FIRST] - error) for plain, error in errors.items()}
+    best = max(PLAIN, key=lambda plain: gains[plain])
+    chosen = best if gains[best] > _CLEARLY_DB else _FIRST
     return {
         name: replace(stats, ranges={**stats.ranges, "output": stats.ranges[chosen]})
         for name, stats in tensors.items()
     }
+
+
+def _sure_gain(gains: NDArray[np.float64]) -> float:
+    """Lower bound of the mean of paired differences, by Student's t."""
+    from scipy.stats import t
+
+    if len(gains) < 2 or not gains.any():
+        return 0.0
+    doubt = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return float(gains.mean()) - float(t.ppf(_CONFIDENCE, len(gains) - 1)) * doubt
