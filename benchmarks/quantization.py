@@ -58,7 +58,9 @@ class ChildError(Exception):
     """A child process ended with an error; the text holds the end of what it said."""
 
 
-def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
+def make(
+    subject: Subject, tool: str, work: Path, images: int, *, times: bool = True
+) -> dict[str, Any]:
     """Runs one tool in a process of its own; the last of the repeats leaves the files."""
     large = subject.large
     count = images
@@ -67,6 +69,12 @@ def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]
     once = tool in SLOW or (large and tool not in OFTEN)
     out = work / subject.name / tool
     told: list[dict[str, Any]] = []
+    if not times:
+        try:
+            files = _quantizer(tool, subject, out, count)["files"]
+        except ChildError as error:
+            return {"images": count, "failed": str(error).strip().splitlines()[-1]}
+        return {"images": count, "files": _paths(out, files)}
     for _ in range(1 if once else REPEATS):
         # The bare pass goes before each run, so that both see the same state of the machine.
         floor = _quantizer("bare", subject, out, count)
@@ -84,8 +92,12 @@ def make(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]
         "over_bare_range": [ratios[0], ratios[-1]],
         "peak_rss_bytes": max(row["peak_rss_bytes"] for row in told),
         "bytes_over_bare": max(row["bytes_over_bare"] for row in told),
-        "files": {engine: str(out / file) for engine, file in told[-1]["files"].items()},
+        "files": _paths(out, told[-1]["files"]),
     }
+
+
+def _paths(out: Path, files: dict[str, str]) -> dict[str, str]:
+    return {engine: str(out / file) for engine, file in files.items()}
 
 
 def memory(subject: Subject, tool: str, work: Path, images: int) -> dict[str, Any]:
@@ -282,7 +294,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="Calibration images, 512 by default.")
     parser.add_argument("--seconds", type=float, default=20.0, help="Of each latency comparison.")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--no-times", action="store_true", help="Report accuracy alone.")
+    parser.add_argument(
+        "--no-times", action="store_true", help="Make and report for accuracy alone."
+    )
     for name in ("--folder", "--engine", "--file", "--answers"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -306,7 +320,13 @@ def main() -> None:
         if arguments.step == "make":
             for tool in tools:
                 if f"{name}/{tool}" not in made:
-                    made[f"{name}/{tool}"] = make(subject, tool, work, arguments.images or 512)
+                    made[f"{name}/{tool}"] = make(
+                        subject,
+                        tool,
+                        work,
+                        arguments.images or 512,
+                        times=not arguments.no_times,
+                    )
                     _save(work / "make.json", made)
                     print(name, tool, made[f"{name}/{tool}"], flush=True)
         elif arguments.step == "evaluate":
