@@ -34,14 +34,14 @@ from quirk_networks import Network, draw
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine, QdqRules
-from edgeres.environment import describe_environment
+from edgeres.backends.portable import portable_rules
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.coverage import layers_by_node, node_precision
 from edgeres.exporting.passes import normal_form, to_bytes
-from edgeres.files import write_atomic
 from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import quantize
+from edgeres.system.environment import describe_environment
+from edgeres.system.files import write_atomic
 
 RESULT = Path(__file__).parent / "results" / "engine_quirks.json"
 ENGINES = ("onnxruntime", "openvino")

@@ -94,7 +94,7 @@ def kinds() -> tuple[Kind, ...]:
     from edgeres.data.decode import decode_file
     from edgeres.data.idx import read_idx_images
     from edgeres.models.checkpoint import load_checkpoint
-    from edgeres.recipe_file import load_recipe
+    from edgeres.pipeline.recipe_file import load_recipe
 
     def bundle(path: Path) -> None:
         with OpenBundle(path) as opened:
@@ -111,8 +111,8 @@ def kinds() -> tuple[Kind, ...]:
 
 
 def _read_onnx(path: Path) -> None:
-    from edgeres.exporting.external_data import load_self_contained
-    from edgeres.onnx_info import summarize
+    from edgeres.graph.external_data import load_self_contained
+    from edgeres.graph.summary import summarize
 
     load_self_contained(path, max_bytes=1 << 28)
     summarize(path)
@@ -229,7 +229,7 @@ def _too_long(number: int, frame: object) -> None:
 
 @functools.cache
 def _recipes() -> tuple[bytes, ...]:
-    from edgeres.assets import asset_folder
+    from edgeres.system.assets import asset_folder
 
     return tuple(file.read_bytes() for file in sorted(asset_folder("recipes").glob("*.yaml")))
 

@@ -217,7 +217,7 @@ def kill_at(stage: str, edge: str) -> None:
     ``written``: the files are there, the manifest or the journal is not. ``aside``: an earlier
     folder of that name was moved away, the new one is not in its place. ``done``: it just is.
     """
-    from edgeres import publish, store
+    from edgeres.pipeline.convert import publish, store
 
     rename, replace = Path.rename, store.replace_folder
 
@@ -288,7 +288,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import onnxruntime  # noqa: F401  # imported once here, not in every forked run
 
-    import edgeres.pipeline  # noqa: F401
+    import edgeres.pipeline.convert  # noqa: F401
 
     result: dict[str, Any] = {"seed": arguments.seed, "runs": 0, "kills": {}}
     if arguments.out and arguments.out.exists():

@@ -21,10 +21,10 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import benchmark, made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
-from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.predict import single_input
 from edgeres.evaluation.validate import executable_backend
+from edgeres.system.environment import describe_environment
 
 _TOLERANCE = 0.05
 

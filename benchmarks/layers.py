@@ -24,11 +24,11 @@ from saturation import BACKENDS, CPUS, PREPROCESS, child, pruned_reference
 from without_vnni import CannotHideError, environment
 
 from edgeres.backends import get_backend
-from edgeres.environment import describe_environment
-from edgeres.int8_stages import calibrate, quantize
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build, export
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.stages.int8 import calibrate, quantize
+from edgeres.stages.network import build, export
+from edgeres.system.environment import describe_environment
 
 OPTIONS = ["--mean", "0.286", "--std", "0.353", "--threads", "1", "--json"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 import edgeres
-from edgeres.console import ConsoleListener
+from edgeres.cli.console import ConsoleListener
+from edgeres.report.run_table import report_table
 from edgeres.report.schema import write_report
-from edgeres.report.table import report_table
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from quantizers import TOOLS, Job
 from subjects import CALIBRATION, open_subject
 
 from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.target import Target, open_target
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.benchmarking.speedup import speedup
@@ -25,14 +26,13 @@ from edgeres.data.source import open_dataset
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict, single_input
 from edgeres.evaluation.predictions import Predictions, load_predictions
-from edgeres.files import file_sha256
-from edgeres.int8_stages import calibrate, quantize
+from edgeres.graph.summary import summarize
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
-from edgeres.onnx_info import summarize
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build, export
-from edgeres.targets import Target, open_target
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.stages.int8 import calibrate, quantize
+from edgeres.stages.network import build, export
+from edgeres.system.files import file_sha256
 
 BACKENDS = ("onnxruntime", "openvino")
 DENSE = "dense"

@@ -35,11 +35,9 @@ import torch_pruning
 from torch import nn
 from torch.nn import functional
 
-from edgeres.assets import asset_path
 from edgeres.data.batches import batches
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.environment import describe_environment
 from edgeres.models.build import read_plan
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
 from edgeres.models.cost import count_macs
@@ -47,6 +45,8 @@ from edgeres.pruning.prune import prune
 from edgeres.pruning.recalibrate import recalibrate
 from edgeres.pruning.settings import PruneSettings, finetune_settings
 from edgeres.pruning.signals import Batch
+from edgeres.system.assets import asset_path
+from edgeres.system.environment import describe_environment
 from edgeres.training.loop import train
 from edgeres.training.split import split_held_out
 

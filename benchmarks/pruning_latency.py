@@ -28,14 +28,15 @@ import numpy as np
 import torch
 
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.target import Target, open_target
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.benchmarking.speedup import speedup
-from edgeres.environment import describe_environment
 from edgeres.errors import UsageError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import single_input
 from edgeres.exporting.to_onnx import export_onnx
+from edgeres.graph.summary import node_macs
 from edgeres.layer_latency.bench import EngineBench
 from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import LatencyModel, latency_model
@@ -44,7 +45,6 @@ from edgeres.layer_latency.table import Multiples
 from edgeres.models.build import build_model
 from edgeres.models.cost import layer_macs
 from edgeres.models.plan import plan_for
-from edgeres.onnx_info import node_macs
 from edgeres.pruning.allocation import (
     Choices,
     allocate_by_latency,
@@ -57,7 +57,7 @@ from edgeres.pruning.confirm import Problem, Region, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
 from edgeres.quantization.quantize import QuantizeSettings, quantize
-from edgeres.targets import Target, open_target
+from edgeres.system.environment import describe_environment
 
 SHAPE = (3, 224, 224)
 MACS = 0.5

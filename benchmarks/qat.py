@@ -31,7 +31,6 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.backends.base import QdqRules
 from edgeres.data.batches import batches
@@ -39,16 +38,17 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.environment import describe_environment
-from edgeres.int8_stages import calibrate
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QatBlock, QuantizeBlock
+from edgeres.recipe.compress import QatBlock, QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
 from edgeres.sqnr import sqnr_db
-from edgeres.stages import export
+from edgeres.stages.int8 import calibrate
+from edgeres.stages.network import export
+from edgeres.system.assets import asset_path
+from edgeres.system.environment import describe_environment
 from edgeres.training.qat import train_quantized
 from edgeres.training.split import split_held_out
 

@@ -34,7 +34,7 @@ from quantizers import TOOLS
 from subjects import SUBJECTS, Subject, open_subject
 from without_vnni import hidden
 
-from edgeres.environment import describe_environment
+from edgeres.system.environment import describe_environment
 
 Rows = dict[str, dict[str, Any]]
 Infer = Callable[[NDArray[Any]], NDArray[np.float32]]

@@ -85,9 +85,9 @@ def edgeres_tool(
 
 def edgeres_portable(job: Job) -> Files:
     """Edgeres, the one file that every backend accepts."""
+    from edgeres.backends.target import rules_of
     from edgeres.quantization.calibrate import calibrate
     from edgeres.quantization.quantize import quantize
-    from edgeres.targets import rules_of
 
     table = calibrate(job.subject.fp32, job.batches())
     quantize(job.subject.fp32, table, rules_of("portable"), job.out / "both.onnx")

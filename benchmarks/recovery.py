@@ -27,20 +27,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edgeres.assets import asset_folder
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
-from edgeres.environment import describe_environment
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.int8_stages import calibrate, equalize, quantize
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build, export
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.stages.int8 import calibrate, equalize, quantize
+from edgeres.stages.network import build, export
+from edgeres.system.assets import asset_folder
+from edgeres.system.environment import describe_environment
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 BACKENDS = ("onnxruntime", "openvino")
@@ -71,8 +71,8 @@ def unlike(onnx: Path, out: Path, ratio: float = 64.0) -> Path:
     """The same function with channels inside its blocks up to ``ratio`` times unlike."""
     import onnx_ir as ir
 
+    from edgeres.graph.layers import load_model
     from edgeres.quantization.equalize import apply_factors, equalizing_factors
-    from edgeres.quantization.graph import load_model
 
     model = load_model(onnx)
     random = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     from edgeres.quantization.calibrate import calibrate as calibration
     from edgeres.quantization.forward import chunks, open_session, run_session
     from edgeres.quantization.quantize import quantize as run
-    from edgeres.store import peak_rss_bytes
+    from edgeres.system.store import peak_rss_bytes
 
     onnx = folder / "resnet18.onnx"
     export_onnx(build_model(plan_for("resnet18")).eval(), (3, 224, 224), onnx)

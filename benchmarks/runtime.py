@@ -74,7 +74,7 @@ def prepare(folder: Path) -> None:
 
 def measure(folder: Path, threads: int, runs: int) -> dict[str, Any]:
     """All figures for every target."""
-    from edgeres.environment import describe_environment
+    from edgeres.system.environment import describe_environment
 
     return {
         "environment": describe_environment().to_dict(),

@@ -23,21 +23,21 @@ from rich.console import Console
 from rich.table import Table
 from without_vnni import CannotHideError, environment
 
-from edgeres.assets import asset_folder
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
-from edgeres.environment import describe_environment
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.int8_stages import calibrate, quantize
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build, export
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.stages.int8 import calibrate, quantize
+from edgeres.stages.network import build, export
+from edgeres.system.assets import asset_folder
+from edgeres.system.environment import describe_environment
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 BACKENDS = ("onnxruntime", "openvino")

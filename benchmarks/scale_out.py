@@ -20,11 +20,11 @@ import numpy as np
 
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
-from edgeres.cluster.predict import predict_sharded
 from edgeres.data.preprocess import Preprocess
-from edgeres.environment import describe_environment
+from edgeres.devices.workers import predict_sharded
 from edgeres.evaluation.predict import single_input
 from edgeres.evaluation.validate import BATCH, executable_backend
+from edgeres.system.environment import describe_environment
 
 _TARGET = 0.6
 

@@ -118,7 +118,7 @@ def main() -> None:
         subject = Subject(**json.loads((arguments.work / "subject.json").read_text()))
         print(json.dumps(JOBS[arguments.job](subject, arguments.images)))
         return
-    from edgeres.environment import describe_environment
+    from edgeres.system.environment import describe_environment
 
     subject = open_subject("resnet50", arguments.work)
     versions = {"this": Path(__file__).parents[1]}

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from edgeres.backends import get_backend, target_names
 from edgeres.backends.probe import Position, ProbeShape, shared_products
-from edgeres.environment import describe_environment
+from edgeres.system.environment import describe_environment
 
 Pairs = list[tuple[Position, Position]]
 

@@ -16,7 +16,7 @@ from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.devices.address import parse_ssh
 from edgeres.devices.remote import benchmark_on
-from edgeres.environment import describe_environment
+from edgeres.system.environment import describe_environment
 
 
 def main() -> int:

@@ -30,11 +30,11 @@ from subjects import Subject, nsfw_file, open_subject, save_logits
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
-from edgeres.environment import describe_environment
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.exporting.foreign import normalize_file
 from edgeres.exporting.propagate_strides import PropagateStrides
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
+from edgeres.system.environment import describe_environment
 
 QUANTIZERS = ("edgeres", "nncf-openvino")
 IMAGES, TEST_IMAGES = 128, 64

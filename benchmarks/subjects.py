@@ -116,12 +116,12 @@ def open_subject(name: str, work: Path) -> Subject:
 
 
 def _reference(name: str, folder: Path) -> Subject:
-    from edgeres.assets import asset_folder
     from edgeres.data.sampling import take
     from edgeres.data.source import open_dataset
     from edgeres.data.types import Split
-    from edgeres.recipe import ExportBlock
-    from edgeres.stages import export
+    from edgeres.recipe.recipe import ExportBlock
+    from edgeres.stages.network import export
+    from edgeres.system.assets import asset_folder
 
     checkpoint = asset_folder("recipes") / "checkpoints" / "fmnist_resnet20.safetensors"
     export(checkpoint, folder / "fp32.onnx", image_size=(28, 28), settings=ExportBlock())

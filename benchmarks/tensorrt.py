@@ -24,20 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from edgeres.assets import asset_path
-from edgeres.backends._tensorrt_cuda import list_gpus
-from edgeres.backends._tensorrt_run import TensorRTRunner
 from edgeres.backends.base import BuildConfig, Engine, Runner
-from edgeres.backends.tensorrt import BACKEND
+from edgeres.backends.tensorrt.backend import BACKEND
+from edgeres.backends.tensorrt.cuda import list_gpus
+from edgeres.backends.tensorrt.run import TensorRTRunner
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
-from edgeres.environment import describe_environment
 from edgeres.errors import BackendMissingError, EdgeResError
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.evaluation.predict import predict, single_input
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
+from edgeres.system.assets import asset_path
+from edgeres.system.environment import describe_environment
 
 _CLOCKS = "clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,driver_version"
 _CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
@@ -47,8 +47,8 @@ def convert_if_absent(folder: Path) -> tuple[Path, Path]:
     """FP32 and Q/DQ ONNX files of a run of ``edgeres convert``, which is made if need be."""
     fp32, qdq = folder / "baseline" / "model.onnx", folder / "tensorrt" / "model.qdq.onnx"
     if not (fp32.is_file() and qdq.is_file()):
-        from edgeres.pipeline import convert
-        from edgeres.recipe_file import load_recipe
+        from edgeres.pipeline.convert import convert
+        from edgeres.pipeline.recipe_file import load_recipe
 
         print(f"making {folder} with `edgeres convert tensorrt` ...", file=sys.stderr)
         convert(load_recipe("tensorrt"), folder)
@@ -76,8 +76,8 @@ def torch_runners(checkpoint: Path, device: str) -> dict[str, Runner]:
     Raises:
         BackendMissingError: Torch is not here or does not see the device.
     """
-    from edgeres.backends.pytorch import BACKEND as PYTORCH
-    from edgeres.backends.pytorch import PyTorchRunner
+    from edgeres.backends.pytorch.backend import BACKEND as PYTORCH
+    from edgeres.backends.pytorch.backend import PyTorchRunner
     from edgeres.models.checkpoint import load_checkpoint, load_module
 
     PYTORCH.check(BuildConfig(device))
@@ -197,8 +197,8 @@ def run(given: argparse.Namespace, batches: list[int]) -> dict[str, Any]:
 
 
 def _shape_of(fp32: Path) -> Runner:
-    from edgeres.backends.null import NullRunner
-    from edgeres.onnx_info import summarize
+    from edgeres.backends.null.backend import NullRunner
+    from edgeres.graph.summary import summarize
 
     found = summarize(fp32)
     return NullRunner(found.inputs, found.outputs)

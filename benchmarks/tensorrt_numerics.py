@@ -22,21 +22,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeres.backends._tensorrt_graph import read_graph
-from edgeres.backends._tensorrt_half import to_half
-from edgeres.backends._tensorrt_lint import lint, refuse_fatal
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.onnxruntime import BACKEND
+from edgeres.backends.onnxruntime.backend import BACKEND
+from edgeres.backends.tensorrt.fp16 import to_half
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.lint import lint, refuse_fatal
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.files import file_sha256
 from edgeres.models.checkpoint import load_checkpoint
+from edgeres.system.environment import describe_environment
+from edgeres.system.files import file_sha256
 
 _AS_WRITTEN = {"graph_optimization": "disabled"}
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from edgeres.version import __version__
 
 if TYPE_CHECKING:
+    from edgeres.backends.doctor import doctor
     from edgeres.benchmarking.benchmark import benchmark
     from edgeres.bundling.make import bundle
     from edgeres.bundling.session import Session
     from edgeres.evaluation.inspect import inspect
     from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
-    from edgeres.health import doctor
-    from edgeres.int8_stages import calibrate, quantize, sensitivity
-    from edgeres.pipeline import convert
-    from edgeres.recipe_file import load_recipe
-    from edgeres.stages import build, export, prune, train
+    from edgeres.pipeline.convert import convert
+    from edgeres.pipeline.recipe_file import load_recipe
+    from edgeres.stages.int8 import calibrate, quantize, sensitivity
+    from edgeres.stages.network import build, export, prune, train
     from edgeres.tuning.tune import tune
 
 __all__ = [
@@ -49,19 +49,19 @@ __all__ = [
 _HOMES = {
     "Session": "edgeres.bundling.session",
     "benchmark": "edgeres.benchmarking.benchmark",
-    "build": "edgeres.stages",
+    "build": "edgeres.stages.network",
     "bundle": "edgeres.bundling.make",
-    "calibrate": "edgeres.int8_stages",
+    "calibrate": "edgeres.stages.int8",
     "compare": "edgeres.evaluation.layerwise",
-    "convert": "edgeres.pipeline",
-    "doctor": "edgeres.health",
-    "export": "edgeres.stages",
+    "convert": "edgeres.pipeline.convert",
+    "doctor": "edgeres.backends.doctor",
+    "export": "edgeres.stages.network",
     "inspect": "edgeres.evaluation.inspect",
-    "load_recipe": "edgeres.recipe_file",
-    "prune": "edgeres.stages",
-    "quantize": "edgeres.int8_stages",
-    "sensitivity": "edgeres.int8_stages",
-    "train": "edgeres.stages",
+    "load_recipe": "edgeres.pipeline.recipe_file",
+    "prune": "edgeres.stages.network",
+    "quantize": "edgeres.stages.int8",
+    "sensitivity": "edgeres.stages.int8",
+    "train": "edgeres.stages.network",
     "tune": "edgeres.tuning.tune",
     "validate": "edgeres.evaluation.validate",
 }

@@ -3,8 +3,8 @@
     python scripts/stage_code.py                  what changed; keeps what a new number covers
     python scripts/stage_code.py --same-results   keeps all: the change gives equal results
 
-Results of training stay valid until their number in ``edgeres/stage_code.py`` rises. So that nobody
-has to remember to raise it, ``tests/stage_code.json`` keeps a hash of each definition that such a
+Results of training stay valid until their number in ``edgeres/system/stage_code.py`` rises. So that
+nobody has to remember to raise it, ``tests/stage_code.json`` keeps a hash of each definition that such a
 stage reaches inside edgeres, found by names in the syntax tree (no docstrings, no comments), and a
 test fails when one differs. What only tells, times or stores is left out.
 """
@@ -25,14 +25,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "tests" / "stage_code.json"
 STAGES: Mapping[str, tuple[str, ...]] = {
-    "prune": ("edgeres.stages:prune",),
-    "qat": ("edgeres.int8_stages:qat",),
+    "prune": ("edgeres.stages.network:prune",),
+    "qat": ("edgeres.stages.int8:qat",),
 }
 APART = (
-    "edgeres.assets",
+    "edgeres.system.assets",
     "edgeres.backends",  # an engine's versions and place are in its key
-    "edgeres.console",
-    "edgeres.container_limits",
+    "edgeres.cli.console",
+    "edgeres.system.container_limits",
     "edgeres.data.arrays",  # these find images, whose content is an input
     "edgeres.data.bad_images",
     "edgeres.data.fashion_mnist",
@@ -45,17 +45,17 @@ APART = (
     "edgeres.data.npz",
     "edgeres.data.source",
     "edgeres.data.types",
-    "edgeres.environment",
+    "edgeres.system.environment",
     "edgeres.errors",
     "edgeres.exporting",  # of a stage of its own
-    "edgeres.files",
+    "edgeres.system.files",
     "edgeres.layer_latency",  # its table is an input of pruning
     "edgeres.models.names",  # these read what comes from elsewhere, which is done before
     "edgeres.models.unwrap",
     "edgeres.models.weights_file",
-    "edgeres.progress",
-    "edgeres.targets",
-    "edgeres.timed_on",
+    "edgeres.system.progress",
+    "edgeres.backends.target",
+    "edgeres.layer_latency.device",
 )
 """Modules and packages that cannot change what a training gives, or are in its inputs."""
 
@@ -179,7 +179,7 @@ def _is_text(node: Any) -> bool:
 
 def main() -> None:
     """Says what changed, and keeps what was decided."""
-    from edgeres.stage_code import REVISIONS
+    from edgeres.system.stage_code import REVISIONS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--same-results", action="store_true", help="the results stay equal")
@@ -198,7 +198,8 @@ def main() -> None:
     PINS.write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
     if undecided:
         sys.exit(
-            "Raise the number in edgeres/stage_code.py if results change, or give --same-results."
+            "Raise the number in edgeres/system/stage_code.py if results change, "
+            "or give --same-results."
         )
 
 

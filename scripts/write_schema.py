@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from edgeres.recipe import json_schema
+from edgeres.recipe.recipe import json_schema
 
 TARGET = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
 

@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 
 import edgeres
-from edgeres.environment import describe_environment
+from edgeres.system.environment import describe_environment
 
 LAUNCHER = Path(__file__).parents[1] / "benchmarks" / "without_vnni.py"
 WATCH = Path(__file__).parent / "int8_watch"

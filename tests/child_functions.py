@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeres.child import JsonValue
 from edgeres.errors import ModelError
-from edgeres.steady_child import addresses_are_fixed
+from edgeres.system.child import JsonValue
+from edgeres.system.steady_child import addresses_are_fixed
 
 
 def add(first: int, second: int) -> int:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from edgeres import assets
-from edgeres.assets import asset_folder, asset_path
 from edgeres.errors import ArtefactError, UsageError
+from edgeres.system import assets
+from edgeres.system.assets import asset_folder, asset_path
 
 
 def test_a_checkout_has_them_beside_the_package():

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.backends.sidecar import read_engine
+from edgeres.backends.target import open_target
 from edgeres.cli import app
 from edgeres.cli.options import parse_options, parse_shapes, target_options
 from edgeres.errors import BackendMissingError, EdgeResError, RecipeError, UsageError
-from edgeres.recipe import BuildBlock
-from edgeres.recipe_file import load_recipe
-from edgeres.stages import build
-from edgeres.targets import open_target
+from edgeres.pipeline.recipe_file import load_recipe
+from edgeres.recipe.recipe import BuildBlock
+from edgeres.stages.network import build
 
 from .backends.conftest import write_network
 

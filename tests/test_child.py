@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import ModelError, StageError
+from edgeres.system.child import JsonValue, run_limited
 
 GIB = 2**30
 

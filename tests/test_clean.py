@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgeres.cli import app
-from edgeres.environment import describe_environment
-from edgeres.pipeline import stage_store
-from edgeres.publish import PLACE
+from edgeres.pipeline.convert import stage_store
 from edgeres.report.schema import BaselinePart, ModelPart, Report, StagePart, write_report
-from edgeres.store import Store, output_lock
+from edgeres.system.environment import describe_environment
+from edgeres.system.publish import PLACE
+from edgeres.system.store import Store, output_lock
 
 
 def clean(*arguments: object) -> Result:
@@ -103,7 +103,7 @@ def test_all_is_all_and_a_person_reads_sizes(output):
 def test_what_a_process_holds_is_left_alone(output):
     before = {path.name for path in (output / ".stages").iterdir()}
     code = (
-        "import sys; from pathlib import Path; from edgeres.store import output_lock\n"
+        "import sys; from pathlib import Path; from edgeres.system.store import output_lock\n"
         f"with output_lock(Path({str(output)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

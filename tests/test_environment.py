@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeres import container_limits, environment
-from edgeres.environment import Environment, describe_environment, package_versions
+from edgeres.system import container_limits, environment
+from edgeres.system.environment import Environment, describe_environment, package_versions
 
 X86 = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -87,7 +87,8 @@ def test_versions_of_what_is_installed_only() -> None:
 
 def test_no_runtime_is_imported() -> None:
     code = (
-        "import sys; from edgeres.environment import describe_environment; describe_environment();"
+        "import sys; from edgeres.system.environment import describe_environment; "
+        "describe_environment();"
         "print([m for m in ('torch', 'onnxruntime', 'openvino', 'onnx', 'numpy') "
         "if m in sys.modules])"
     )

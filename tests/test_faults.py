@@ -111,7 +111,7 @@ def test_a_read_only_output_is_refused_before_any_work(recipe, clean, mount, kil
 def test_a_second_run_says_who_holds_the_folder(recipe, earlier, kills):
     before = kills.hashes(earlier)
     code = (
-        "import sys; from pathlib import Path; from edgeres.store import output_lock\n"
+        "import sys; from pathlib import Path; from edgeres.system.store import output_lock\n"
         f"with output_lock(Path({str(earlier)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -139,9 +139,9 @@ def test_a_damaged_cache_entry_is_made_again_with_a_warning(recipe, earlier, kil
 
 
 def test_results_of_another_runtime_version_are_not_used(monkeypatch):
-    from edgeres.engine_keys import place_key
-    from edgeres.store import content_key
-    from edgeres.targets import open_target
+    from edgeres.backends.target import open_target
+    from edgeres.pipeline.keys import place_key
+    from edgeres.system.store import content_key
 
     target = open_target("onnxruntime")
     here = content_key("build", {"model": "x"}, place_key(target))

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from edgeres.backends import backend_names, get_backend
+from edgeres.backends.doctor import BackendHealth, backend_health, describe_backend, doctor
 from edgeres.errors import BackendMissingError, StageError
-from edgeres.health import BackendHealth, backend_health, describe_backend, doctor
 
 
 def test_a_backend_that_is_here_is_ready_and_probed() -> None:
@@ -54,11 +54,11 @@ def test_trouble_while_asking_is_told_and_ends_nothing(monkeypatch) -> None:
 def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
     def crash(function, arguments, **limits):
         if arguments["name"] == backend_names()[0]:
-            raise StageError("edgeres.health:describe_backend crashed: killed by SIGSEGV.")
+            raise StageError("edgeres.backends.doctor:describe_backend crashed: killed by SIGSEGV.")
         health = BackendHealth(arguments["name"], None, None, ("cpu",), {"x": "1"}, {"cpu": True})
         return {**vars(health), "devices": ["cpu"]}
 
-    monkeypatch.setattr(importlib.import_module("edgeres.health"), "run_limited", crash)
+    monkeypatch.setattr(importlib.import_module("edgeres.backends.doctor"), "run_limited", crash)
     steps: list[tuple[int, int]] = []
     found = doctor(progress=lambda done, total: steps.append((done, total)))
     assert [b.name for b in found.backends] == list(backend_names())
@@ -72,7 +72,7 @@ def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
 
 
 def test_backends_are_asked_in_children(monkeypatch) -> None:
-    home = importlib.import_module("edgeres.health")
+    home = importlib.import_module("edgeres.backends.doctor")
     monkeypatch.setattr(home, "backend_names", lambda: ("null",))
     (found,) = doctor().backends
     assert (found.name, found.ready, found.devices) == ("null", True, ("cpu",))

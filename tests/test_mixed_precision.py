@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edgeres import mixed_precision
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.sampling import take, take_held_out
 from edgeres.errors import DataError
+from edgeres.pipeline.convert import mixed_precision
+from edgeres.system.assets import asset_path
 
 RECIPE = """\
 name: mixed

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.errors import ModelError
-from edgeres.onnx_info import node_macs, summarize
+from edgeres.graph.summary import node_macs, summarize
 
 
 def small_model(*, batch: int | str = "N", height: int | str = 8) -> onnx.ModelProto:

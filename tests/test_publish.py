@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeres import publish
 from edgeres.errors import ArtefactError, StorageError
-from edgeres.publish import PLACE, finish_handover, handover, refuse_half_handover
+from edgeres.pipeline.convert import publish
+from edgeres.system.publish import PLACE, finish_handover, handover, refuse_half_handover
 
 
 def earlier(folder: Path) -> Path:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgeres.assets import asset_folder, asset_path
 from edgeres.errors import RecipeError
-from edgeres.recipe import Recipe, json_schema
-from edgeres.recipe_compress import PruneBlock
-from edgeres.recipe_file import MAX_BYTES, load_recipe
+from edgeres.pipeline.recipe_file import MAX_BYTES, load_recipe
+from edgeres.recipe.compress import PruneBlock
+from edgeres.recipe.recipe import Recipe, json_schema
+from edgeres.system.assets import asset_folder, asset_path
 
 GOOD = """\
 model: {source: net.onnx}

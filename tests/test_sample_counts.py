@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeres.answers import timed_batches
 from edgeres.data.arrays import ArrayDataset
 from edgeres.errors import DataError
-from edgeres.recipe import Recipe
-from edgeres.sample_counts import fit_held_out, fit_recipe, fit_sensitivity
+from edgeres.pipeline.measure import timed_batches
+from edgeres.recipe.recipe import Recipe
+from edgeres.stages.sample_counts import fit_held_out, fit_recipe, fit_sensitivity
 from edgeres.training.split import split_held_out
 
 

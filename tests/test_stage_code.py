@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from edgeres import stage_code
-from edgeres.assets import asset_folder, asset_path
 from edgeres.data.source import training_fingerprint
-from edgeres.stage_code import LIBRARIES, NOT_OF_STAGES, REVISIONS, made_by, source_files
-from edgeres.store import MANIFEST, content_key
+from edgeres.pipeline.convert import stage_code
+from edgeres.system.assets import asset_folder, asset_path
+from edgeres.system.stage_code import LIBRARIES, NOT_OF_STAGES, REVISIONS, made_by, source_files
+from edgeres.system.store import MANIFEST, content_key
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,8 +32,8 @@ def test_code_of_trained_results_is_as_it_was_kept(program):
         changed = program.differences(pinned, stage)
         assert (changed, number) == ([], pinned[stage]["revision"]), (
             f"the code of {stage!r} changed: {', '.join(changed)}. If its results change, raise "
-            f"REVISIONS[{stage!r}] in edgeres/stage_code.py and run scripts/stage_code.py; "
-            "if not, run scripts/stage_code.py --same-results."
+            f"REVISIONS[{stage!r}] in edgeres/system/stage_code.py and run "
+            "scripts/stage_code.py; if not, run scripts/stage_code.py --same-results."
         )
 
 
@@ -76,7 +76,7 @@ def test_training_code_is_among_what_is_kept(program):
     for name in (
         "edgeres.pruning.recover:prune_and_finetune", "edgeres.training.loop:fit",
         "edgeres.training.epoch:train_epoch", "edgeres.pruning.importance:taylor_hessian",
-        "edgeres.recipe_compress:PruneBlock", "edgeres.data.preprocess:Preprocess",
+        "edgeres.recipe.compress:PruneBlock", "edgeres.data.preprocess:Preprocess",
         "edgeres.models.resnet:ResNet",
     ):  # fmt: skip
         assert name in pruning, name
@@ -94,7 +94,9 @@ def test_stages_keyed_by_the_code_reach_no_folder_that_their_hash_leaves_out(pro
                 if stage and stage not in REVISIONS:
                     body = _producer(call, nodes)
                     refs = tuple(set(program._references(body, name)))
-                    found[stage] = program.reached(refs, ("edgeres.run", "edgeres.networks"))
+                    found[stage] = program.reached(
+                        refs, ("edgeres.pipeline.run", "edgeres.pipeline.networks")
+                    )
     assert {"build", "calibrate", "quantize", "evaluate", "inspect", "load"} <= set(found)
     for stage, reach in found.items():
         assert reach, stage
@@ -139,7 +141,7 @@ def test_a_number_that_rises_is_another_key(monkeypatch):
 
 def test_the_hash_is_of_the_source_that_runs(monkeypatch):
     files = {file.relative_to(ROOT / "edgeres").as_posix() for file in source_files()}
-    assert {"store.py", "quantization/quantize.py", "backends/onnxruntime.py"} <= files
+    assert {"store.py", "quantization/quantize.py", "backends/onnxruntime/backend.py"} <= files
     assert not [name for name in files if name.startswith(("cli/", "report/"))]
     before = stage_code.code_sha256.__wrapped__()
     real = Path.read_bytes
@@ -155,9 +157,15 @@ def test_the_shipped_pruning_is_found_whatever_the_code_around_it(monkeypatch, t
     Only what decides a pruning may be in its key: a change elsewhere must not make it stale.
     """
     pytest.importorskip("torch", reason="torch is not installed")
-    from edgeres.recipe_file import load_recipe
-    from edgeres.source import CHECKPOINT, FACTS, ModelFacts, choose_preprocess, find_source
-    from edgeres.source import load_source as load
+    from edgeres.pipeline.recipe_file import load_recipe
+    from edgeres.pipeline.source import (
+        CHECKPOINT,
+        FACTS,
+        ModelFacts,
+        choose_preprocess,
+        find_source,
+    )
+    from edgeres.pipeline.source import load_source as load
 
     monkeypatch.setattr(stage_code, "code_sha256", lambda: "another version of all the rest")
     monkeypatch.setattr(stage_code, "package_versions", lambda names: {"numpy": "another"})

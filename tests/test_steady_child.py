@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.child import JsonValue
 from edgeres.errors import ModelError, StageError
-from edgeres.steady_child import run_steady
+from edgeres.system.child import JsonValue
+from edgeres.system.steady_child import run_steady
 
 TESTS = str(Path(__file__).parent)
 
@@ -104,7 +104,7 @@ def test_an_interrupt_ends_the_child(tmp_path: Path, interrupt: type[BaseExcepti
 
 def test_the_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from edgeres.steady_child import run_steady; "
+        "from pathlib import Path; from edgeres.system.steady_child import run_steady; "
         "run_steady('child_functions:hang', {}, folder=Path(), what='it', "
         "progress=lambda pid, _: print(pid, flush=True))"
     )

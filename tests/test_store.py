@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeres.errors import StorageError
-from edgeres.files import disk_errors, write_atomic
-from edgeres.store import (
+from edgeres.system.files import disk_errors, write_atomic
+from edgeres.system.store import (
     MANIFEST,
     DamagedResultWarning,
     StaleLockWarning,
@@ -115,7 +115,7 @@ def test_failed_stage_leaves_the_earlier_result(tmp_path):
 
 def test_killed_stage_leaves_no_result(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from edgeres.store import Store\n"
+        "import sys, time; from pathlib import Path; from edgeres.system.store import Store\n"
         "def produce(folder, work):\n"
         "    (folder / 'value.txt').write_text('half'); print('go', flush=True); time.sleep(60)\n"
         f"Store(Path({str(tmp_path)!r})).stage('s', inputs={{}}, settings={{}}, produce=produce)"
@@ -141,7 +141,7 @@ def test_a_folder_moved_aside_by_a_killed_run_comes_back(tmp_path):
 
 def test_second_run_in_a_folder_is_told_who_holds_it(tmp_path):
     code = (
-        "import time; from pathlib import Path; from edgeres.store import output_lock\n"
+        "import time; from pathlib import Path; from edgeres.system.store import output_lock\n"
         f"with output_lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.publish import handover
-from edgeres.superseded import made_from_a_run, to_set_aside
+from edgeres.pipeline.superseded import made_from_a_run, to_set_aside
+from edgeres.system.publish import handover
 
 
 def test_what_was_made_from_a_run_is_moved_and_kept(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres import trained
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
-from edgeres.recipe_compress import QatBlock, QuantizeBlock
+from edgeres.pipeline.convert import qat as trained
+from edgeres.recipe.compress import QatBlock, QuantizeBlock
 
 RULES = QdqRules("r", "uint8", False, frozenset({"Conv"}), "int32", "both", True)
 

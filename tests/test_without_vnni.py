@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import get_backend
-from edgeres.environment import describe_environment
+from edgeres.system.environment import describe_environment
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "without_vnni.py"
 NEW_CPU = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni avx_vnni amx_int8 gfni fma\n"
@@ -190,7 +190,7 @@ def test_where_nothing_can_be_hidden_it_is_said_and_only_ci_fails(model, tmp_pat
 def test_no_process_under_it_sees_newer_instruction_sets(without_vnni) -> None:
     code = (
         "import json, subprocess\n"
-        "from edgeres.environment import describe_environment\n"
+        "from edgeres.system.environment import describe_environment\n"
         "shown = subprocess.run(['cat', '/proc/cpuinfo'], capture_output=True, text=True).stdout\n"
         "told = describe_environment(())\n"
         "print(json.dumps([told.cpu, told.isa, told.int8_dot_products, shown]))\n"

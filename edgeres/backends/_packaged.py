@@ -57,7 +57,7 @@ class PackagedBackend:
 
     def place(self, device: str) -> dict[str, str]:
         """The GPU and its driver where the device is one; nothing for a CPU."""
-        from edgeres.backends._tensorrt_match import place_of
+        from edgeres.backends.tensorrt.compatibility import place_of
 
         return place_of(device) if device.startswith("cuda:") else {}
 

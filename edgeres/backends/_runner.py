@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeres.backends.base import Array, BatchLimits, TensorSpec
-from edgeres.closing import Closing
 from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.system.closing import Closing
 
 
 class CheckedRunner(Closing):

@@ -122,8 +122,8 @@ class BuildConfig:
         shapes: Input name to shape range, for backends that specialize.
         options: Backend's own options by name; an unknown one is a ``UsageError``.
         tuned: Whether options and threads that were found fastest on this CPU and kept beside the
-            engine (:mod:`edgeres.benchmarking.tune`) fill in for what is not given here. What was
-            tuned goes before what the engine was built with.
+            engine (:mod:`edgeres.benchmarking.runtime_options`) fill in for what is not given here.
+            What was tuned goes before what the engine was built with.
     """
 
     device: str = "cpu"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Backend
-from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.system.environment import describe_environment
 
 
 def backend_here(name: str, what: str) -> Backend:

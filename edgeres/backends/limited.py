@@ -12,7 +12,7 @@ from edgeres.backends import get_backend
 from edgeres.backends._runner import zero_feeds
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.sidecar import read_engine, shapes_to_json
-from edgeres.child import run_limited
+from edgeres.system.child import run_limited
 
 BUILD_SECONDS = 3600.0
 TRIAL_SECONDS = 300.0

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
-from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError
-from edgeres.files import disk_errors, file_sha256, sync, write_atomic
+from edgeres.system.environment import describe_environment
+from edgeres.system.files import disk_errors, file_sha256, sync, write_atomic
 
 SCHEMA = 1
 _SUFFIX = ".engine.json"

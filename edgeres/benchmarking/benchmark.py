@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
 from edgeres.backends.limited import try_engine
-from edgeres.backends.null import NullRunner
+from edgeres.backends.null.backend import NullRunner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.memory import PeakMemory, peak_memory
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.benchmarking.sustained import Sustained, sustain
-from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ModelError, UsageError
 from edgeres.evaluation.inspect import engine_size
 from edgeres.evaluation.predict import single_input
 from edgeres.evaluation.validate import executable_backend
+from edgeres.system.environment import Environment, describe_environment
 
 _INPUTS = 8
 

@@ -25,10 +25,10 @@ from edgeres.backends.base import BuildConfig, Runner
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import BackendMissingError, StageError, UsageError
 from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.evaluation.validate import executable_backend
+from edgeres.system.child import JsonValue, run_limited
 
 _NAMES = {
     "single_stream": "SingleStream",

@@ -9,10 +9,10 @@ import numpy as np
 
 from edgeres.backends.base import Array, BuildConfig
 from edgeres.backends.sidecar import read_engine
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import StageError
 from edgeres.evaluation.predict import single_input
 from edgeres.evaluation.validate import executable_backend
+from edgeres.system.child import JsonValue, run_limited
 
 _RUNS = 10
 _SECONDS = 300.0

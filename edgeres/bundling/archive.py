@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from edgeres.closing import Closing
 from edgeres.errors import ArtefactError, StorageError
-from edgeres.files import atomic_writer
+from edgeres.system.closing import Closing
+from edgeres.system.files import atomic_writer
 
 MANIFEST = "manifest.json"
 MAX_ENTRIES = 1000

@@ -20,13 +20,13 @@ from edgeres.bundling.archive import write_archive
 from edgeres.bundling.card import bundle_card, licence_notes
 from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, OutputKind
 from edgeres.bundling.outputs import engine_in
-from edgeres.bundling.samples import names_of, scores_to_json
 from edgeres.bundling.selftest import answer_in_child
 from edgeres.data.preprocess import Preprocess
+from edgeres.data.samples import names_of, scores_to_json
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.files import file_sha256
-from edgeres.publish import refuse_half_handover
+from edgeres.system.files import file_sha256
+from edgeres.system.publish import refuse_half_handover
 from edgeres.version import __version__
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from edgeres.bundling.archive import MANIFEST, MAX_MANIFEST_BYTES, Archive, refused
 from edgeres.bundling.manifest import EngineEntry, parse_manifest
-from edgeres.closing import Closing
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, EdgeResError, UsageError
+from edgeres.system.closing import Closing
 
 MAX_TEXT_BYTES = 64 << 20
 

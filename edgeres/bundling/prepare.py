@@ -19,9 +19,9 @@ from edgeres.bundling.archive import refused
 from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.rebuild import rebuild_engine
-from edgeres.bundling.samples import scores_from_json
 from edgeres.bundling.selftest import SelfTest, answer, answer_in_child, compare
 from edgeres.data.decode import decode_file
+from edgeres.data.samples import scores_from_json
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 
 

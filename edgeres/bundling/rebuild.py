@@ -9,7 +9,7 @@ from edgeres.backends.base import Backend, BuildConfig, Engine
 from edgeres.backends.limited import build_limited
 from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
-from edgeres.files import disk_errors
+from edgeres.system.files import disk_errors
 
 
 def rebuild_engine(

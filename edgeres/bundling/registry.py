@@ -32,7 +32,7 @@ from edgeres.bundling.oci import (
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.signature import signature_path
 from edgeres.errors import ArtefactError, UsageError
-from edgeres.files import disk_errors, file_sha256
+from edgeres.system.files import disk_errors, file_sha256
 
 ARTIFACT = "application/vnd.edgeres.bundle.config.v1+json"
 BUNDLE = "application/vnd.edgeres.bundle.v1+zip"

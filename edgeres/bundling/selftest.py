@@ -20,7 +20,6 @@ from PIL import Image
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Runner
 from edgeres.backends.sidecar import read_engine
-from edgeres.child import JsonValue, run_limited
 from edgeres.data.decode import decode_file
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import GateError, StageError
@@ -32,6 +31,7 @@ from edgeres.evaluation.predict import (
     single_output,
 )
 from edgeres.sqnr import sqnr_db
+from edgeres.system.child import JsonValue, run_limited
 
 MIN_SQNR_DB = 25.0
 TRIAL_SECONDS = 300.0

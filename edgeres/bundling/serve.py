@@ -13,9 +13,9 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.outputs import engine_in
 from edgeres.errors import UsageError
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.files import disk_errors
-from edgeres.onnx_info import summarize
-from edgeres.store import replace_folder
+from edgeres.graph.summary import summarize
+from edgeres.system.files import disk_errors
+from edgeres.system.store import replace_folder
 
 
 def serve(

@@ -25,12 +25,12 @@ from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
 from edgeres.bundling.scores import check_preprocessed, check_scores
 from edgeres.bundling.selftest import SelfTest
-from edgeres.closing import Closing
-from edgeres.container_limits import usable_threads
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import UsageError
 from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
+from edgeres.system.closing import Closing
+from edgeres.system.container_limits import usable_threads
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (

@@ -30,7 +30,7 @@ def clean(
     that the last run began. A folder that a run holds is refused.
     """
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.clean import clean as run
+        from edgeres.pipeline.clean import clean as run
         from edgeres.report.cells import size
 
         found = run(folder, everything=everything, dry_run=dry_run)

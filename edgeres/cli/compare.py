@@ -35,7 +35,7 @@ def compare(
         from edgeres.data.sampling import take
         from edgeres.data.source import open_dataset
         from edgeres.evaluation.layerwise import compare as run
-        from edgeres.report.layers_table import layers_table
+        from edgeres.report.compare_table import layers_table
 
         changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")

@@ -80,10 +80,10 @@ def convert(
     """
     told = CiTold("convert", junit, annotations)
     with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
-        from edgeres.pipeline import convert as run
-        from edgeres.recipe_file import load_recipe
+        from edgeres.pipeline.convert import convert as run
+        from edgeres.pipeline.recipe_file import load_recipe
         from edgeres.report.junit import explanations_of, tell_ci, verdicts_of
-        from edgeres.report.table import report_table
+        from edgeres.report.run_table import report_table
 
         changes: dict[str, Any] = {
             "model.source": model,

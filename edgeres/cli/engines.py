@@ -79,8 +79,8 @@ def validate(
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.gates import Limits
         from edgeres.evaluation.validate import validate as run
+        from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
-        from edgeres.report.tables import validation_table
 
         changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")
@@ -99,7 +99,7 @@ def validate(
                 host, engine, images, prepared, threads=threads, bad=bad, say=out.note
             )
         elif workers is not None or scheduler is not None:
-            from edgeres.cluster.predict import predict_sharded
+            from edgeres.devices.workers import predict_sharded
 
             with out.listener() as listener:
                 answered = predict_sharded(
@@ -200,9 +200,9 @@ def benchmark(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.benchmarking.benchmark import benchmark as run
         from edgeres.benchmarking.latency import MeasureSettings
-        from edgeres.benchmarking.tune import tune_runtime as tune
+        from edgeres.benchmarking.runtime_options import tune_runtime as tune
         from edgeres.errors import UsageError
-        from edgeres.report.tables import benchmark_table, loadgen_table
+        from edgeres.report.command_tables import benchmark_table, loadgen_table
 
         _check_scenario(
             scenario,
@@ -307,7 +307,7 @@ def inspect(
     """List an engine's layers with the precision each really runs in, and its INT8 coverage."""
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.evaluation.inspect import inspect as run
-        from edgeres.report.tables import inspection_table
+        from edgeres.report.command_tables import inspection_table
 
         found = run(engine, source=source, trial=True)
         out.result(found.to_dict(), inspection_table(found))
@@ -316,8 +316,8 @@ def inspect(
 def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
     """Say what this machine is, which backends are here, and how to get those that are not."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.health import doctor as run
-        from edgeres.report.tables import health_table
+        from edgeres.backends.doctor import doctor as run
+        from edgeres.report.command_tables import health_table
 
         with out.listener() as listener:
             found = run(progress=listener.bar("doctor"))
@@ -331,8 +331,8 @@ def engine_preprocess(
     from edgeres.backends.sidecar import require_engine_file
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
-    from edgeres.pipeline import BASELINE, PREPROCESS
-    from edgeres.publish import refuse_half_handover
+    from edgeres.pipeline.convert import BASELINE, PREPROCESS
+    from edgeres.system.publish import refuse_half_handover
 
     for folder in (model for model in models if model.is_dir()):
         require_engine_file(folder)

@@ -14,7 +14,7 @@ from edgeres.cli.stages import Onnx, RecipeOption, onnx_preprocess, stage_recipe
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.quantization.table import CalibrationTable
-    from edgeres.recipe_compress import QuantizeBlock
+    from edgeres.recipe.compress import QuantizeBlock
 
 
 @o.takes_preprocess
@@ -51,15 +51,15 @@ def quantize(
     command resumes.
     """
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.files import output_file
-        from edgeres.int8_stages import equalize, qat
-        from edgeres.int8_stages import quantize as run
-        from edgeres.networks import train_data_of
+        from edgeres.backends.target import rules_of
+        from edgeres.pipeline.networks import train_data_of
         from edgeres.quantization.table import CalibrationTable
         from edgeres.quantization.trial import try_model
-        from edgeres.sample_counts import fit_qat, training_labels
-        from edgeres.table_origin import preprocess_of
-        from edgeres.targets import rules_of
+        from edgeres.stages.int8 import equalize, qat
+        from edgeres.stages.int8 import quantize as run
+        from edgeres.stages.sample_counts import fit_qat, training_labels
+        from edgeres.stages.table_origin import preprocess_of
+        from edgeres.system.files import output_file
 
         changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(
@@ -139,8 +139,8 @@ def _make_ready(
 ) -> None:
     """Checks the table that was given by name, or sees to it that one of this model lies there."""
     from edgeres.data.source import open_dataset
-    from edgeres.int8_stages import calibrate
-    from edgeres.table_origin import check_table, kept_table
+    from edgeres.stages.int8 import calibrate
+    from edgeres.stages.table_origin import check_table, kept_table
 
     images, calibrator = open_dataset(data, split="calibration"), settings.calibrator
     if given is not None:
@@ -165,8 +165,8 @@ def _make_ready(
 
 def _rule_set(settings: QuantizeBlock, target: str | None) -> str:
     """Whose rules a file is quantized by; refuses what cannot be had without an engine."""
+    from edgeres.backends.portable import PORTABLE
     from edgeres.errors import UsageError
-    from edgeres.quantization.portable import PORTABLE
 
     if settings.precision == "fp32":
         raise UsageError(

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgeres.errors import EdgeResError, StageError, StorageError
-from edgeres.files import disk_errors
+from edgeres.system.files import disk_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgeres.console import ConsoleListener
+    from edgeres.cli.console import ConsoleListener
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Screen:
 
     def listener(self) -> ConsoleListener:
         """Draws stages and progress on stderr; use it as a context manager."""
-        from edgeres.console import ConsoleListener
+        from edgeres.cli.console import ConsoleListener
 
         return ConsoleListener(self._console(stderr=True), verbose=self._verbose)
 

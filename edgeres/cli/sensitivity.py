@@ -42,12 +42,12 @@ def sensitivity(
     Weights are rounded to nearest and biases corrected from the table, whatever the recipe says.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.backends.target import rules_of
         from edgeres.data.source import open_dataset
-        from edgeres.int8_stages import sensitivity as run
         from edgeres.quantization.trial import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
-        from edgeres.sample_counts import fit_sensitivity
-        from edgeres.targets import rules_of
+        from edgeres.stages.int8 import sensitivity as run
+        from edgeres.stages.sample_counts import fit_sensitivity
 
         changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(recipe, changes)

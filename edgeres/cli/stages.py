@@ -14,7 +14,7 @@ from edgeres.cli.screen import screen
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.recipe import Recipe
+    from edgeres.recipe.recipe import Recipe
 
 Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
@@ -35,8 +35,8 @@ def train(
 ) -> None:
     """Train a network from scratch, or train a checkpoint on; the same command resumes."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.sample_counts import fit_held_out, training_labels
-        from edgeres.stages import train as run
+        from edgeres.stages.network import train as run
+        from edgeres.stages.sample_counts import fit_held_out, training_labels
         from edgeres.training.recipe import load_training_recipe
 
         plan = load_training_recipe(recipe)
@@ -93,14 +93,14 @@ def prune(
     that they lead to are built and measured before they are kept.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.backends.target import target_list
         from edgeres.errors import UsageError
-        from edgeres.files import output_file
+        from edgeres.layer_latency.device import timed_here
         from edgeres.models.checkpoint import load_checkpoint
-        from edgeres.sample_counts import fit_pruning, training_labels
-        from edgeres.source import choose_preprocess, facts_of, relatives_note
-        from edgeres.stages import prune as run
-        from edgeres.targets import target_list
-        from edgeres.timed_on import timed_here
+        from edgeres.pipeline.source import choose_preprocess, facts_of, relatives_note
+        from edgeres.stages.network import prune as run
+        from edgeres.stages.sample_counts import fit_pruning, training_labels
+        from edgeres.system.files import output_file
 
         output = output_file(output, ".safetensors", source=checkpoint)
         changes = {
@@ -157,12 +157,12 @@ def export(
 ) -> None:
     """Export a checkpoint to FP32 ONNX and check that both answer alike."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.files import output_file
+        from edgeres.graph.summary import summarize
         from edgeres.models.checkpoint import load_checkpoint
-        from edgeres.onnx_info import summarize
-        from edgeres.recipe import ExportBlock
-        from edgeres.source import relatives_note
-        from edgeres.stages import export as run
+        from edgeres.pipeline.source import relatives_note
+        from edgeres.recipe.recipe import ExportBlock
+        from edgeres.stages.network import export as run
+        from edgeres.system.files import output_file
 
         output = output_file(output, ".onnx", source=checkpoint)
         sizes = o.parse_size("--size", size)
@@ -207,8 +207,8 @@ def build(
     """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends import get_backend
-        from edgeres.qdq_check import finding_lines, findings_json, findings_of
-        from edgeres.stages import build as run
+        from edgeres.evaluation.qdq_check import finding_lines, findings_json, findings_of
+        from edgeres.stages.network import build as run
 
         device = device or get_backend(target).default_device
         engine = run(
@@ -238,7 +238,7 @@ def build(
 
 def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
     """The recipe whose settings hold for a command of one stage."""
-    from edgeres.recipe_file import load_recipe
+    from edgeres.pipeline.recipe_file import load_recipe
 
     given = {key: value for key, value in changes.items() if value is not None}
     return load_recipe(name, given, trusted=True)
@@ -246,8 +246,8 @@ def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
 
 def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
     """The preprocessing that a recipe says, with the channels that an ONNX file takes."""
-    from edgeres.onnx_info import summarize
-    from edgeres.source import ModelFacts, choose_preprocess
+    from edgeres.graph.summary import summarize
+    from edgeres.pipeline.source import ModelFacts, choose_preprocess
 
     nhwc = recipe.preprocess is not None and recipe.preprocess.layout == "nhwc"
     channels = summarize(onnx).inputs[0].shape[-1 if nhwc else 1] or 3

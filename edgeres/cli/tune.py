@@ -52,7 +52,7 @@ def tune(
     Exit code 1 means that no try stayed within the budget.
     """
     with screen(as_json=as_json, verbose=verbose, debug=debug) as out:
-        from edgeres.recipe_file import load_recipe
+        from edgeres.pipeline.recipe_file import load_recipe
         from edgeres.tuning.settings import TuneSettings
         from edgeres.tuning.tune import tune as run
 

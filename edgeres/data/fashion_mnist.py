@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.assets import asset_path
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.idx import read_idx_images, read_idx_labels
 from edgeres.data.types import Split
 from edgeres.errors import DataError
+from edgeres.system.assets import asset_path
 
 CLASS_NAMES = (
     "T-shirt/top",

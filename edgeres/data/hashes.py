@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgeres.container_limits import usable_threads
 from edgeres.errors import StorageError
-from edgeres.files import write_atomic
+from edgeres.system.container_limits import usable_threads
+from edgeres.system.files import write_atomic
 
 MISSING = "missing"
 """Stands for the hash of a file that cannot be read; decoding it will name it."""

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import edgeres
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 NAME = "edgeres.pyz"
 PACKAGES = ("backends", "benchmarking", "data", "devices", "evaluation")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from edgeres.devices.address import SshDevice
 from edgeres.errors import ArtefactError, BackendMissingError, StageError, StorageError
-from edgeres.files import file_sha256
+from edgeres.system.files import file_sha256
 
 _CHUNK = 1 << 22
 _TRIES = 6

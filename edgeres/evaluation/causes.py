@@ -1,7 +1,7 @@
 """Why a layer stands out: only what was checked for this very layer is said.
 
 An engine that differs from its source is held against the findings about that source on this device
-(:mod:`edgeres.qdq_check`): weights whose products can leave int16 where sums clip, a pool that the
+(:mod:`edgeres.evaluation.qdq_check`): weights whose products can leave int16 where sums clip, a pool that the
 engine was seen to compute otherwise. A layer whose weights cannot saturate is never said to.
 
 A layer that loses too much by quantization is held against the reference: its weights, how much of
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edgeres.evaluation.compared import Model
 from edgeres.evaluation.distances import LayerDistance
-from edgeres.qdq_check import findings_of
-from edgeres.quantization.graph import WEIGHTED, constant, int_attribute, node_name
+from edgeres.evaluation.qdq_check import findings_of
+from edgeres.graph.layers import WEIGHTED, constant, int_attribute, node_name
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of, zero_point_of
 from edgeres.quantization.stored_weight import stored_weight
 

@@ -17,7 +17,7 @@ from edgeres.evaluation.inspect import source_of
 from edgeres.evaluation.points import Point, find_points, is_quantized
 from edgeres.evaluation.tensors import EngineInside
 from edgeres.evaluation.validate import executable_backend
-from edgeres.quantization.graph import load_model
+from edgeres.graph.layers import load_model
 from edgeres.quantization.trial import try_model
 
 Distances = dict[str, Distance]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation.gates import Check, Outcome
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
     from edgeres.evaluation.compare import Comparison

@@ -51,7 +51,7 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
 
     Args:
         macs_by_node: Multiply-adds of one sample by the ONNX name of the node; see
-            :func:`edgeres.onnx_info.node_macs`.
+            :func:`edgeres.graph.summary.node_macs`.
         layers: Layers of the built engine.
 
     Raises:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.errors import EdgeResError
-from edgeres.evaluation.images import images_differ
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.preprocess_check import images_differ
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess

@@ -15,8 +15,8 @@ from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
-from edgeres.files import file_sha256
-from edgeres.onnx_info import node_macs, node_ops
+from edgeres.graph.summary import node_macs, node_ops
+from edgeres.system.files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from edgeres.evaluation.causes import Evidence
 from edgeres.evaluation.compared import Distances, Model, choose_points, open_model
 from edgeres.evaluation.coverage import layers_by_node, node_precision
 from edgeres.evaluation.distances import Distance, EngineDistance, LayerDistance, OutputDistance
-from edgeres.evaluation.images import preprocess_differs
 from edgeres.evaluation.points import Point
+from edgeres.evaluation.preprocess_check import preprocess_differs
 from edgeres.evaluation.suspects import Suspect, suspects
 from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
 from edgeres.quantization.forward import chunks

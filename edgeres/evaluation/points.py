@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgeres.quantization.graph import (
+from edgeres.graph.layers import (
     PASS_THROUGH,
     RECTIFIERS,
     WEIGHTED,

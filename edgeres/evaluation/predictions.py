@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError, ModelError
 from edgeres.evaluation.distinct import SKETCH, Sketches
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 SCHEMA = 1
 _ARRAYS = {"logits", "labels", "about"}

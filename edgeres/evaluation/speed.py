@@ -12,7 +12,7 @@ from edgeres.backends.limited import build_limited
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.gates import Limits
-from edgeres.evaluation.like import built_like
+from edgeres.evaluation.rebuild_config import built_like
 
 
 def measure_speed(

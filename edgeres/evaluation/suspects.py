@@ -19,7 +19,7 @@ from typing import Literal
 
 from edgeres.evaluation.causes import Evidence
 from edgeres.evaluation.distances import EngineDistance, LayerDistance
-from edgeres.quantization.graph import WEIGHTED
+from edgeres.graph.layers import WEIGHTED
 
 #: Rounding moves a value by one step at most where a sum lies near the border; two are too many.
 _MAX_STEPS = 2.5

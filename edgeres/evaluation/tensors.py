@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from edgeres.backends import limited
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
-from edgeres.closing import Closing
 from edgeres.errors import EdgeResError, ModelError
-from edgeres.evaluation.like import built_like
 from edgeres.evaluation.points import Point
 from edgeres.evaluation.predict import fed_batches, single_input
-from edgeres.files import write_atomic
+from edgeres.evaluation.rebuild_config import built_like
+from edgeres.graph.layers import activations, load_model, value_name
 from edgeres.quantization.forward import infer_shapes, open_session, run_session
-from edgeres.quantization.graph import activations, load_model, value_name
+from edgeres.system.closing import Closing
+from edgeres.system.files import write_atomic
 
 Tensors = dict[str, NDArray[np.float32]]
 

@@ -30,10 +30,10 @@ from edgeres.evaluation.gates import (
     fusion_check,
 )
 from edgeres.evaluation.inspect import engine_size, inspect, source_of
-from edgeres.evaluation.like import built_like
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
-from edgeres.qdq_check import findings_json, findings_of
+from edgeres.evaluation.qdq_check import findings_json, findings_of
+from edgeres.evaluation.rebuild_config import built_like
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages

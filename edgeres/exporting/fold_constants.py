@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
 from edgeres.errors import ModelError
-from edgeres.exporting.graph import add_constant, bypass, constant, input_at, static_shape
-from edgeres.exporting.shapes import infer
+from edgeres.graph.edit import add_constant, bypass, constant, input_at, static_shape
+from edgeres.graph.shapes import infer
 
 _ROUNDS = 16
 _LARGEST = 1 << 28  # elements; a folded weight is never larger than this

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError, StageError
 from edgeres.exporting.fold_constants import RANDOM
-from edgeres.exporting.graph import QUANTIZED, static_shape
+from edgeres.graph.edit import QUANTIZED, static_shape
 
 Layout = Literal["nchw", "nhwc"]
 _CHANNELS = (1, 3, 4)

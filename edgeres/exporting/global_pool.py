@@ -18,7 +18,8 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError
 from edgeres.exporting.conv_form import explicit_pads
-from edgeres.exporting.graph import (
+from edgeres.exporting.views import permutation
+from edgeres.graph.edit import (
     NodePass,
     add_constant,
     constant_ints,
@@ -29,7 +30,6 @@ from edgeres.exporting.graph import (
     replace,
     static_shape,
 )
-from edgeres.exporting.views import permutation
 
 SPATIAL = (2, 3)
 

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import UsageError
 from edgeres.exporting.foreign_checks import Layout
 from edgeres.exporting.parity import ParityReport, Tolerance, runtime
-from edgeres.files import disk_errors, file_sha256, sync
+from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.files import disk_errors, file_sha256, sync
 
 F32 = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import ModelError
-from edgeres.exporting.graph import (
+from edgeres.graph.edit import (
     NodePass,
     add_constant,
     constant,

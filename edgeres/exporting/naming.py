@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeres.errors import ModelError
-from edgeres.exporting.graph import owner
+from edgeres.graph.edit import owner
 
 _ROLES = {("Conv", 1): "weight", ("Conv", 2): "bias", ("Gemm", 1): "weight", ("Gemm", 2): "bias"}
 

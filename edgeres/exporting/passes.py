@@ -30,9 +30,9 @@ from edgeres.exporting.naming import NameEverything
 from edgeres.exporting.pool_form import PoolForm
 from edgeres.exporting.propagate_strides import PropagateStrides
 from edgeres.exporting.remove_noops import RemoveNoOps
-from edgeres.exporting.shapes import BATCH, infer, set_batch
 from edgeres.exporting.strip import StripProvenance
 from edgeres.exporting.views import SimplifyTransposes, SimplifyViews
+from edgeres.graph.shapes import BATCH, infer, set_batch
 
 
 def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError
 from edgeres.exporting.conv_form import explicit_pads
-from edgeres.exporting.graph import (
+from edgeres.graph.edit import (
     Attribute,
     NodePass,
     add_constant,
@@ -34,7 +34,7 @@ from edgeres.exporting.graph import (
     replace,
     static_shape,
 )
-from edgeres.exporting.shapes import infer
+from edgeres.graph.shapes import infer
 
 _POOLS = ("MaxPool", "AveragePool")
 

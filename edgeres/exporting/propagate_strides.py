@@ -23,7 +23,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgeres.exporting.graph import (
+from edgeres.graph.edit import (
     bypass,
     constant,
     data_input,
@@ -31,7 +31,7 @@ from edgeres.exporting.graph import (
     insert_before,
     static_shape,
 )
-from edgeres.exporting.shapes import infer
+from edgeres.graph.shapes import infer
 
 Stride = tuple[int, ...]
 """Of every dimension of an image: ``(rows, columns)``."""

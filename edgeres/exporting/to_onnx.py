@@ -21,7 +21,7 @@ from edgeres.exporting.parity import (
 )
 from edgeres.exporting.passes import normal_form, to_bytes
 from edgeres.exporting.trace import check_request, ready, trace
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 F32 = NDArray[np.float32]
 

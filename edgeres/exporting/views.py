@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeres.errors import ModelError
-from edgeres.exporting.graph import (
+from edgeres.graph.edit import (
     NodePass,
     add_constant,
     bypass,

@@ -13,7 +13,7 @@ from edgeres.layer_latency.synthetic import Widths
 from edgeres.layer_latency.table import LatencyTable
 
 if TYPE_CHECKING:
-    from edgeres.targets import Target
+    from edgeres.backends.target import Target
 
 Note = Callable[[str], None]
 

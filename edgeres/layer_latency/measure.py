@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.benchmarking.benchmark import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
-from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation.predict import single_input
 from edgeres.layer_latency.shapes import LayerShape, NetworkLayer
@@ -30,9 +29,10 @@ from edgeres.layer_latency.table import (
     ShapeTimes,
 )
 from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.system.environment import describe_environment
 
 if TYPE_CHECKING:
-    from edgeres.targets import Target
+    from edgeres.backends.target import Target
 
 Progress = Callable[[int, int], None]
 

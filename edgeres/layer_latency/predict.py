@@ -20,7 +20,6 @@ import numpy as np
 
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.errors import StageError, UsageError
-from edgeres.files import file_sha256
 from edgeres.layer_latency.measure import (
     LAYER_TIMES,
     measure_layers,
@@ -31,9 +30,10 @@ from edgeres.layer_latency.measure import (
 from edgeres.layer_latency.shapes import NetworkLayer, network_layers
 from edgeres.layer_latency.synthetic import Widths, write_narrowed
 from edgeres.layer_latency.table import LatencyTable, NetworkTime, Precision
+from edgeres.system.files import file_sha256
 
 if TYPE_CHECKING:
-    from edgeres.targets import Target
+    from edgeres.backends.target import Target
 
 NETWORK_SHARES = (1.0, 0.7, 0.4)
 NETWORK_TIMES = MeasureSettings(

@@ -13,8 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeres.errors import ModelError
-from edgeres.onnx_info import sample_shapes
-from edgeres.quantization.graph import (
+from edgeres.graph.layers import (
     consumers,
     inputs,
     int_attribute,
@@ -24,6 +23,7 @@ from edgeres.quantization.graph import (
     node_name,
     value_name,
 )
+from edgeres.graph.summary import sample_shapes
 from edgeres.quantization.placement import depths, skip_input
 
 ADD, RELU = "add", "relu"

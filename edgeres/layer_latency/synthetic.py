@@ -17,10 +17,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.errors import ModelError
-from edgeres.files import file_sha256, write_atomic
+from edgeres.graph.layers import activations, load_model, non_negative, value_name
 from edgeres.layer_latency.shapes import ADD, RELU, LayerShape
-from edgeres.quantization.graph import activations, load_model, non_negative, value_name
 from edgeres.quantization.table import CalibrationTable, ChosenRange, TensorStats
+from edgeres.system.files import file_sha256, write_atomic
 
 _OPSET = 20
 _IR_VERSION = 10

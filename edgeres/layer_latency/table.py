@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeres.errors import ArtefactError
-from edgeres.files import write_atomic
 from edgeres.layer_latency.shapes import LayerShape
-from edgeres.store import json_sha256
+from edgeres.system.files import write_atomic
+from edgeres.system.store import json_sha256
 
 Precision = Literal["int8", "float32"]
 FORMAT = "edgeres-latency-table"

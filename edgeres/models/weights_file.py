@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from edgeres.errors import ModelError
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.quantization import graph as graphs
+from edgeres.graph import layers as graphs
 from edgeres.quantization.forward import (
     chunks,
     detach_weights,

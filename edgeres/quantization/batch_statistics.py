@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.quantization.graph import value_name
+from edgeres.graph.layers import value_name
 from edgeres.quantization.places import Places
 
 Arrays = Mapping[str, NDArray[np.float32]]

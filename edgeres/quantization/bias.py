@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
-from edgeres.quantization import graph as graphs
-from edgeres.quantization.graph import Layer, value_name
+from edgeres.graph import layers as graphs
+from edgeres.graph.layers import Layer, value_name
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.quantization.scales import BIAS_LIMIT
 from edgeres.quantization.table import CalibrationTable, TensorStats

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, UsageError
-from edgeres.files import file_sha256
 from edgeres.quantization.collectors import TensorCollector
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.observed import ObservedModel
 from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
 from edgeres.quantization.table import CALIBRATORS, CalibrationTable, Calibrator
+from edgeres.system.files import file_sha256
 
 
 def calibrate(

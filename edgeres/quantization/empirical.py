@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.quantization import graph as graphs
+from edgeres.graph import layers as graphs
 from edgeres.quantization.forward import (
     chunks,
     detach_weights,

@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.files import write_atomic
-from edgeres.quantization import graph as graphs
-from edgeres.quantization.graph import Layer
+from edgeres.graph import layers as graphs
+from edgeres.graph.layers import Layer
+from edgeres.system.files import write_atomic
 
 Factors = NDArray[np.float64]
 

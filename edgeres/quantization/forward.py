@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
-from edgeres.exporting.shapes import BATCH, set_batch
+from edgeres.graph.shapes import BATCH, set_batch
 
 #: Numbers in the input batches that run at once, at most: 1 image of 3 x 224 x 224.
 _CHUNK_NUMBERS = 3 * 224 * 224

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from edgeres.quantization.graph import consumers, int_attribute, ints_attribute
+from edgeres.graph.layers import consumers, int_attribute, ints_attribute
 from edgeres.quantization.qdq_view import DQ, Finding, Q, scale_of, zero_point_of
 from edgeres.quantization.stored_weight import called, stored_weight
 

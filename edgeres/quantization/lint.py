@@ -35,8 +35,8 @@ import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError
-from edgeres.exporting.external_data import load_self_contained
-from edgeres.quantization.graph import (
+from edgeres.graph.external_data import load_self_contained
+from edgeres.graph.layers import (
     PASS_THROUGH,
     RECTIFIERS,
     WEIGHTED,

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.quantization.graph import constant, int_attribute, node_name
+from edgeres.graph.layers import constant, int_attribute, node_name
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of
 from edgeres.quantization.stored_weight import called, integer_scales, stored_weight
 

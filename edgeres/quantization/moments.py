@@ -14,8 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
-from edgeres.quantization import graph as graphs
-from edgeres.quantization.graph import Layer
+from edgeres.graph import layers as graphs
+from edgeres.graph.layers import Layer
 
 #: Patches taken of one layer, at most; few layers need more than some times their K.
 MAX_PATCHES = 16384

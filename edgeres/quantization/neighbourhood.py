@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgeres.quantization.graph import WEIGHTED, constant, consumers, only_rectified, value_name
+from edgeres.graph.layers import WEIGHTED, constant, consumers, only_rectified, value_name
 from edgeres.quantization.qdq_view import DQ, Q
 from edgeres.quantization.stored_weight import INTEGER_OPS
 

@@ -17,9 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.container_limits import usable_threads
 from edgeres.errors import ModelError
-from edgeres.quantization import graph as graphs
+from edgeres.graph import layers as graphs
 from edgeres.quantization.batch_statistics import (
     BatchStatistics,
     Reader,
@@ -34,6 +33,7 @@ from edgeres.quantization.forward import (
     run_feeds,
 )
 from edgeres.quantization.places import Places
+from edgeres.system.container_limits import usable_threads
 
 #: Batches in the engine at once: two keep two cores busier than two threads on one batch.
 _AT_ONCE = 2

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import UsageError
-from edgeres.quantization.graph import (
+from edgeres.graph.layers import (
     PASS_THROUGH,
     RECTIFIERS,
     WEIGHTED,

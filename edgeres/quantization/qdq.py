@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.quantization.graph import Layer, value_name
+from edgeres.graph.layers import Layer, value_name
 from edgeres.quantization.placement import Placement
 from edgeres.quantization.scales import QuantParams, quantize_bias
 from edgeres.quantization.weights import QuantizedWeight

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.quantization.graph import constant
+from edgeres.graph.layers import constant
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 

@@ -14,13 +14,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.container_limits import usable_threads
 from edgeres.errors import ModelError, UsageError
-from edgeres.files import write_atomic
+from edgeres.graph.layers import Layer, load_model, value_name
 from edgeres.quantization.bias import corrected_bias, input_stats, shifted_bias
 from edgeres.quantization.empirical import anchors, measured_shifts, output_means
 from edgeres.quantization.floors import floored
-from edgeres.quantization.graph import Layer, load_model, value_name
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import (
@@ -37,6 +35,8 @@ from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
+from edgeres.system.container_limits import usable_threads
+from edgeres.system.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import StageError
+from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.quantization.forward import open_session
-from edgeres.quantization.graph import constant, inputs, node_name, value_name
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import DataError
-from edgeres.onnx_info import node_macs
-from edgeres.quantization.graph import load_model, node_name
+from edgeres.graph.layers import load_model, node_name
+from edgeres.graph.summary import node_macs
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.quantize import Prepared, QuantizeSettings, prepare, quantize
 from edgeres.quantization.simulate import simulated_logits

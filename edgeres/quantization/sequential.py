@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.quantization.graph import Layer, node_name
+from edgeres.graph.layers import Layer, node_name
 from edgeres.quantization.moments import Moments, has_patches, patch_moments
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq import QuantizedLayer, rewrite_layer

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.quantization.graph import WEIGHTED, constant, int_attribute, value_name
+from edgeres.graph.layers import WEIGHTED, constant, int_attribute, value_name
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, scale_of
 from edgeres.quantization.saturation import SaturationProof, prove

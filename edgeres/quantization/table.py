@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError
-from edgeres.files import file_sha256, write_atomic
+from edgeres.system.files import file_sha256, write_atomic
 
 Calibrator = Literal["minmax", "percentile", "mse", "output"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
@@ -82,7 +82,7 @@ class CalibrationTable:
         calibrator: The calibrator whose ranges are used unless another is asked for.
         tensors: Tensor name to statistics, in topological order.
         made_from: The images and how they became numbers, as plain JSON values
-            (:mod:`edgeres.table_origin`); empty where whoever calibrated did not say.
+            (:mod:`edgeres.stages.table_origin`); empty where whoever calibrated did not say.
     """
 
     model_sha256: str

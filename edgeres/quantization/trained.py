@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError
-from edgeres.files import file_sha256, write_atomic
 from edgeres.quantization.scales import INT_LIMITS, MIN_SCALE, QuantParams
+from edgeres.system.files import file_sha256, write_atomic
 
 _FORMAT = "edgeres-trained-quantization"
 _VERSION = 1

@@ -2,7 +2,7 @@
 
 Parsing, shape inference and ONNX Runtime are native code; a hostile or damaged file may crash them,
 hang them or make them take all memory. Here that ends a child, and the parent reports. The file is
-read as :mod:`edgeres.exporting.external_data` says: weights only from plain files beside it.
+read as :mod:`edgeres.graph.external_data` says: weights only from plain files beside it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from edgeres.backends import limited
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import ModelError
+from edgeres.system.child import JsonValue, run_limited
 
 _HERE = "edgeres.quantization.trial"
 
@@ -53,7 +53,7 @@ def _limited(function: str, path: Path) -> JsonValue:
 
 def read_file(path: str) -> list[int | None]:
     """What the child of :func:`input_shape` does."""
-    from edgeres.exporting.external_data import load_self_contained
+    from edgeres.graph.external_data import load_self_contained
 
     load_self_contained(Path(path))
     return list(_first_input(path))
@@ -61,7 +61,7 @@ def read_file(path: str) -> list[int | None]:
 
 def run_file(path: str) -> None:
     """What the child of :func:`try_model` does; a model with open sizes is loaded and not run."""
-    from edgeres.exporting.external_data import load_self_contained
+    from edgeres.graph.external_data import load_self_contained
     from edgeres.quantization.forward import open_session, run_session
 
     model = load_self_contained(Path(path)).SerializeToString()
@@ -73,7 +73,7 @@ def run_file(path: str) -> None:
 
 
 def _first_input(path: str) -> tuple[int | None, ...]:
-    from edgeres.onnx_info import summarize
+    from edgeres.graph.summary import summarize
 
     inputs = summarize(Path(path)).inputs
     if not inputs:

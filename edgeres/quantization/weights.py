@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
-from edgeres.quantization.graph import Layer
+from edgeres.graph.layers import Layer
 from edgeres.quantization.kernel_sums import balance_kernels
 from edgeres.quantization.pairing import Pairs, pairings
 from edgeres.quantization.saturation import SaturationProof, move_pairs, prove, require_safe

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.predictions import Predictions
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
     from edgeres.backends.base import LayerInfo

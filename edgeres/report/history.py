@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import ArtefactError
-from edgeres.files import disk_errors
 from edgeres.report.schema import Report
-from edgeres.store import json_sha256
+from edgeres.system.files import disk_errors
+from edgeres.system.store import json_sha256
 
 if TYPE_CHECKING:
-    from edgeres.recipe import Recipe
+    from edgeres.recipe.recipe import Recipe
 
 HISTORY = "history.sqlite"
 _SCHEMA = 3

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeres.evaluation.gates import Verdict
-from edgeres.files import write_atomic
 from edgeres.report.schema import Report
+from edgeres.system.files import write_atomic
 
 Explained = Mapping[str, Sequence[str]]
 """Engine to what explains its verdict, in sentences."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError, BackendMissingError
-from edgeres.publish import refuse_half_handover
 from edgeres.report import cells, charts
 from edgeres.report.block_graph import residual_blocks
 from edgeres.report.evidence import (
@@ -28,8 +27,9 @@ from edgeres.report.evidence import (
     read_target,
 )
 from edgeres.report.history import Row, as_dicts, runtime_changes
-from edgeres.report.layer_table import layer_rows, standing_out
+from edgeres.report.page_layers import layer_rows, standing_out
 from edgeres.report.schema import Report, TargetPart, read_report
+from edgeres.system.publish import refuse_half_handover
 
 REPORT = "report.json"
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeres.environment import Environment
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.compare import Flips
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.gates import Check, Outcome
-from edgeres.files import write_atomic
+from edgeres.system.environment import Environment
+from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

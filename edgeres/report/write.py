@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.files import write_atomic
 from edgeres.report.history import read_history
 from edgeres.report.markdown import report_markdown
 from edgeres.report.model_card import model_card
 from edgeres.report.page import read_output, report_page
+from edgeres.system.files import write_atomic
 
 PAGE, MARKDOWN, CARD = "report.html", "report.md", "MODEL_CARD.md"
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgeres.child import JsonValue, run_limited
 from edgeres.errors import StageError
+from edgeres.system.child import JsonValue, run_limited
 
 Pair = int | str | Sequence[int]
 LayoutName = Literal["channels_last", "channels_first"]

@@ -14,8 +14,8 @@ from torch import nn
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
-from edgeres.files import disk_errors
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+from edgeres.system.files import disk_errors
 from edgeres.training.begin import (
     check_labels,
     choose_plan,

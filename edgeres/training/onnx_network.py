@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.errors import ModelError
-from edgeres.quantization.graph import constant, inputs, node_name, value_name
+from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.training.fake_quant import (
     ActivationQuantizer,

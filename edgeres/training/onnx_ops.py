@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeres.errors import ModelError
-from edgeres.quantization.graph import node_name, value_name
+from edgeres.graph.layers import node_name, value_name
 
 Arguments = Sequence[Tensor | None]
 

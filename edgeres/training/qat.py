@@ -20,11 +20,11 @@ from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
-from edgeres.files import file_sha256
-from edgeres.quantization.graph import load_model, node_name
+from edgeres.graph.layers import load_model, node_name
 from edgeres.quantization.quantize import QuantizeSettings, prepare
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
+from edgeres.system.files import file_sha256
 from edgeres.training.begin import check_labels
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.epoch import evaluate

@@ -15,13 +15,13 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError
-from edgeres.files import write_atomic
 from edgeres.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_module,
     save_checkpoint,
 )
+from edgeres.system.files import write_atomic
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train

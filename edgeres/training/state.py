@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgeres.errors import ArtefactError
-from edgeres.files import write_atomic
+from edgeres.system.files import write_atomic
 
 STATE_SCHEMA = 1
 

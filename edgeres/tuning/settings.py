@@ -8,8 +8,8 @@ from typing import Any
 
 from edgeres.backends import target_names
 from edgeres.errors import UsageError
-from edgeres.recipe import Recipe, is_onnx
-from edgeres.recipe_compress import PruneBlock, QuantizeBlock
+from edgeres.recipe.compress import PruneBlock, QuantizeBlock
+from edgeres.recipe.recipe import Recipe, is_onnx
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""

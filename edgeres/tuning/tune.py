@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.data.hashes import FileHashes
-from edgeres.environment import Environment, describe_environment
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
-from edgeres.files import write_atomic
-from edgeres.pipeline import HASHES, STAGES_FOLDER, open_inputs, prove, stage_store
-from edgeres.progress import Listener, Silent
-from edgeres.recipe import Recipe
-from edgeres.store import Store, json_sha256, output_lock
+from edgeres.pipeline.convert import HASHES, STAGES_FOLDER, open_inputs, prove, stage_store
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.environment import Environment, describe_environment
+from edgeres.system.files import write_atomic
+from edgeres.system.progress import Listener, Silent
+from edgeres.system.store import Store, json_sha256, output_lock
 from edgeres.tuning.journal import Study, open_study
 from edgeres.tuning.plot import pareto_svg
 from edgeres.tuning.record import (

@@ -23,7 +23,7 @@ from edgeres.errors import (
     UsageError,
 )
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
 
 from .conftest import CLASSES, IMAGE, write_network
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.onnxruntime import BACKEND
+from edgeres.backends.onnxruntime.backend import BACKEND
 from edgeres.errors import BackendMissingError, ModelError, UsageError
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
 
 from .conftest import write_network
 

@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres.backends import _onnxruntime_providers as providers
-from edgeres.backends._onnxruntime_layers import _read
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.onnxruntime import BACKEND
+from edgeres.backends.onnxruntime.backend import BACKEND, providers
+from edgeres.backends.onnxruntime.layers import _read
 from edgeres.errors import BackendMissingError, UsageError
 
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

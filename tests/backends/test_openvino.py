@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.openvino import BACKEND
+from edgeres.backends.openvino.backend import BACKEND
 from edgeres.backends.sidecar import read_engine
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
 
@@ -121,7 +121,7 @@ def test_times_leave_the_first_runs_out():
     from datetime import timedelta
     from types import SimpleNamespace
 
-    from edgeres.backends._openvino_layers import RUNS, _times_ms
+    from edgeres.backends.openvino.layers import RUNS, _times_ms
 
     # What OpenVINO says after each run: the mean of all so far, here 9 ms once and then 2 ms.
     spent = [9.0, *[2.0] * (RUNS - 1)]

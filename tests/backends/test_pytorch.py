@@ -3,7 +3,7 @@
 import pytest
 
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.pytorch import BACKEND
+from edgeres.backends.pytorch.backend import BACKEND
 from edgeres.errors import BackendMissingError, ModelError, StageError
 
 pytest.importorskip("torch", reason="torch is not installed")

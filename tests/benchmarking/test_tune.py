@@ -17,9 +17,9 @@ from edgeres.backends.sidecar import read_engine, run_config, sidecar_path, writ
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.memory import peak_memory
-from edgeres.benchmarking.tune import tune_runtime
-from edgeres.environment import describe_environment
+from edgeres.benchmarking.runtime_options import tune_runtime
 from edgeres.errors import ArtefactError
+from edgeres.system.environment import describe_environment
 
 QUICK = MeasureSettings(seconds=0.1, rounds=5, min_runs=10, max_seconds=2.0, warmup_seconds=0.05)
 
@@ -93,7 +93,7 @@ def test_nothing_is_kept_where_nothing_helps(engine, monkeypatch) -> None:
     monkeypatch.setattr(
         type(get_backend("onnxruntime")), "runtime_options", lambda self: {"spinning": ("true",)}
     )
-    monkeypatch.setattr("edgeres.benchmarking.tune.usable_threads", lambda: 0)
+    monkeypatch.setattr("edgeres.benchmarking.runtime_options.usable_threads", lambda: 0)
     found = tune_runtime(engine, search=QUICK, final=QUICK)
     assert not found.kept
     assert "tuning" not in json.loads(sidecar_path(engine).read_text())

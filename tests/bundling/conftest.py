@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import edgeres
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend, target_names
 from edgeres.bundling.archive import MANIFEST, Archive, write_archive
+from edgeres.system.assets import asset_path
 
 
 def executable() -> list[str]:

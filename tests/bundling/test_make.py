@@ -16,7 +16,7 @@ import edgeres
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.bundling.manifest import parse_manifest
 from edgeres.bundling.open import OpenBundle
-from edgeres.bundling.samples import scores_from_json, scores_to_json
+from edgeres.data.samples import scores_from_json, scores_to_json
 from edgeres.errors import ArtefactError, EdgeResError, UsageError
 
 

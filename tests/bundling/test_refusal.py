@@ -12,8 +12,8 @@ import pytest
 
 import edgeres
 from edgeres.backends import get_backend
-from edgeres.environment import Environment
 from edgeres.errors import ArtefactError, BackendMissingError, GateError, StageError
+from edgeres.system.environment import Environment
 
 from .conftest import TARGETS
 

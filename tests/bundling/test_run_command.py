@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner
 
-from edgeres.assets import asset_path
 from edgeres.cli import app
+from edgeres.system.assets import asset_path
 
 BLOCKED = ("torch", "onnx", "onnx_ir", "onnxscript", "scipy", "rich", "safetensors", "filelock")
 BLOCKER = f"""

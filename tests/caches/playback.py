@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres.pipeline import open_inputs, prove
-from edgeres.progress import Silent
-from edgeres.recipe import Recipe
-from edgeres.store import StageResult, Store, content_key
+from edgeres.pipeline.convert import open_inputs, prove
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.progress import Silent
+from edgeres.system.store import StageResult, Store, content_key
 
 Keys = dict[tuple[str, int], str]
 """Name of a stage and its place among those of that name, to its key."""

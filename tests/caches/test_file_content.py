@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeres.recipe import ModelBlock
-from edgeres.source import _weight_files, find_source
+from edgeres.pipeline.source import _weight_files, find_source
+from edgeres.recipe.recipe import ModelBlock
 
 
 @pytest.fixture

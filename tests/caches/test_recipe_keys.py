@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from edgeres import pipeline
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.data.preprocess import Preprocess
-from edgeres.engine_keys import build_key
-from edgeres.recipe import PreprocessBlock, Recipe
-from edgeres.recipe_block import Block
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.source import CHECKPOINT
+from edgeres.pipeline.convert import convert as pipeline
+from edgeres.pipeline.keys import build_key
+from edgeres.pipeline.source import CHECKPOINT
+from edgeres.recipe.block import Block
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import PreprocessBlock, Recipe
+from edgeres.system.assets import asset_path
 
 from .conftest import write_images
 from .playback import Keys, Playback, Recorder, changed, keys_of

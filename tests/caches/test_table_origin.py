@@ -48,7 +48,7 @@ def table_of(place: Path) -> str:
 def test_a_kept_table_is_used_while_nothing_changes(place, monkeypatch):
     assert quantize(place, *MEAN).exit_code == 0
     before, model = table_of(place), (place / "q.onnx").read_bytes()
-    monkeypatch.setattr("edgeres.int8_stages.calibrate", None)
+    monkeypatch.setattr("edgeres.stages.int8.calibrate", None)
     again = quantize(place, *MEAN)
     assert again.exit_code == 0, again.output
     assert "made anew" not in again.stderr
@@ -102,7 +102,7 @@ def test_another_model_is_noticed(place, kills):
 
 def test_another_version_of_the_code_calibrates_anew(place, monkeypatch):
     assert quantize(place, *MEAN).exit_code == 0
-    monkeypatch.setattr("edgeres.stage_code.code_sha256", lambda: "0" * 64)
+    monkeypatch.setattr("edgeres.system.stage_code.code_sha256", lambda: "0" * 64)
     assert "another version of edgeres" in quantize(place, *MEAN).stderr
 
 
@@ -131,8 +131,8 @@ def test_a_table_given_by_name_that_does_not_match_is_refused(place, options, da
 def test_a_table_given_by_name_says_its_preprocessing_and_serves_a_larger_set(place):
     """A run calibrates with the first images of a set; the whole set goes with its table."""
     from edgeres.data.preprocess import Preprocess
-    from edgeres.int8_stages import calibrate
-    from edgeres.recipe_compress import QuantizeBlock
+    from edgeres.recipe.compress import QuantizeBlock
+    from edgeres.stages.int8 import calibrate
 
     calibrate(
         place / "net.onnx",

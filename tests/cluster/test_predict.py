@@ -20,12 +20,12 @@ import edgeres
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.sidecar import read_engine
-from edgeres.cluster import predict as cluster
-from edgeres.cluster.code import CODE_SHA256
-from edgeres.cluster.predict import Shard, assemble, predict_sharded
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
+from edgeres.devices import workers as cluster
+from edgeres.devices.worker_code import CODE_SHA256
+from edgeres.devices.workers import Shard, assemble, predict_sharded
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.validate import BATCH, executable_backend

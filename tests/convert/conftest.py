@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
+from edgeres.system.assets import asset_path
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
+from edgeres.system.assets import asset_path
 
 from .conftest import CHECKPOINT, RECIPE, hashes, invoke
 

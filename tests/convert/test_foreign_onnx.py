@@ -3,8 +3,8 @@
 import json
 
 import edgeres
-from edgeres.assets import asset_path
-from edgeres.source import ModelFacts, choose_preprocess
+from edgeres.pipeline.source import ModelFacts, choose_preprocess
+from edgeres.system.assets import asset_path
 
 from .conftest import invoke
 

@@ -8,7 +8,7 @@ import pytest
 import edgeres
 from edgeres.backends import get_backend
 from edgeres.errors import UsageError
-from edgeres.recipe_compress import QuantizeBlock
+from edgeres.recipe.compress import QuantizeBlock
 
 from .conftest import invoke
 

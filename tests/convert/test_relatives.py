@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeres.assets import asset_path
 from edgeres.models.checkpoint import load_checkpoint
+from edgeres.system.assets import asset_path
 
 from .conftest import CHECKPOINT, invoke
 

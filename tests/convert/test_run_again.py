@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 import edgeres
-from edgeres import pipeline
-from edgeres.progress import Silent
+from edgeres.pipeline.convert import convert as pipeline
 from edgeres.report.history import read_history
+from edgeres.system.progress import Silent
 
 from .conftest import SAMPLES, hashes, installed, invoke
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeres.assets import asset_folder
 from edgeres.data.checks import check_calibration, check_classes
 from edgeres.data.fashion_mnist import TRAINING_FOLDER, TRAINING_IMAGES, open_fashion_mnist
 from edgeres.data.overlap import find_overlap
 from edgeres.data.source import open_dataset
 from edgeres.errors import DataError
+from edgeres.system.assets import asset_folder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_calibration.py"
 needs_full_set = pytest.mark.skipif(

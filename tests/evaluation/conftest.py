@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeres.assets import asset_path
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.data.arrays import ArrayDataset
@@ -20,10 +19,11 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import validate
-from edgeres.int8_stages import calibrate, quantize
-from edgeres.recipe import ExportBlock
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build, export
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.stages.int8 import calibrate, quantize
+from edgeres.stages.network import build, export
+from edgeres.system.assets import asset_path
 
 Answer = Callable[..., Predictions]
 #: Largest INT8 weight: two products with 255 stay within int16, so no CPU clips their sum.

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from edgeres.cli import app
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.validate import validate
+from edgeres.graph.layers import load_model
 from edgeres.quantization.equalize import apply_factors, equalizing_factors
-from edgeres.quantization.graph import load_model
-from edgeres.stages import build
+from edgeres.stages.network import build
 
 from .conftest import GREY, LAYER, engine_of, with_weight_scale
 

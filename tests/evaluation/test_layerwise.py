@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeres.backends import get_backend
+from edgeres.backends.portable import portable_rules
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
 from edgeres.evaluation.points import find_points
-from edgeres.int8_stages import quantize
-from edgeres.quantization.graph import load_model
-from edgeres.quantization.portable import portable_rules
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build
+from edgeres.graph.layers import load_model
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.stages.int8 import quantize
+from edgeres.stages.network import build
 
 from .conftest import ENGINES, GREY, engine_of
 

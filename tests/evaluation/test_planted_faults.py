@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeres.evaluation.layerwise import compare
-from edgeres.stages import build
+from edgeres.stages.network import build
 
 from .conftest import ENGINES, GREY, LAYER, engine_of, with_weight_scale
 

@@ -18,10 +18,10 @@ from edgeres.evaluation.causes import Evidence
 from edgeres.evaluation.compared import open_model
 from edgeres.evaluation.distances import LayerDistance
 from edgeres.evaluation.layerwise import compare
-from edgeres.int8_stages import quantize
 from edgeres.quantization.stored_weight import stored_weight
-from edgeres.recipe_compress import QuantizeBlock
-from edgeres.stages import build
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.stages.int8 import quantize
+from edgeres.stages.network import build
 
 from ..conftest import QdqWriter
 from .conftest import ENGINES, LAYER, engine_of

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeres.errors import ModelError, StageError
-from edgeres.exporting.external_data import load_self_contained
+from edgeres.graph.external_data import load_self_contained
 
 WEIGHT = np.arange(108, dtype=np.float32).reshape(4, 27)
 SIZE = WEIGHT.nbytes

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgeres.exporting.to_onnx import export_onnx
+from edgeres.graph.summary import summarize
 from edgeres.models.build import build_model
 from edgeres.models.plan import ARCHITECTURES, plan_for
-from edgeres.onnx_info import summarize
 
 ALLOWED = {"Conv", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm"}
 EXTRA = {

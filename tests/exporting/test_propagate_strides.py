@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from edgeres.exporting.passes import normal_form, run_pass, to_bytes
 from edgeres.exporting.propagate_strides import PropagateStrides
-from edgeres.exporting.shapes import BATCH, set_batch
-from edgeres.onnx_info import node_macs
+from edgeres.graph.shapes import BATCH, set_batch
+from edgeres.graph.summary import node_macs
 
 HEAD = "g = GlobalAveragePool({0}) f = Flatten(g) y = Gemm<transB=1>(f, fw, fb)"
 EVERY_SECOND = "Conv<strides=[2,2], kernel_shape=[1,1]>"

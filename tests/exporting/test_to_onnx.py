@@ -19,7 +19,7 @@ from edgeres.errors import BackendMissingError, GateError, ModelError, StageErro
 from edgeres.exporting import to_onnx
 from edgeres.exporting.to_onnx import ExportResult, export_onnx
 from edgeres.exporting.trace import trace
-from edgeres.onnx_info import summarize
+from edgeres.graph.summary import summarize
 
 SAMPLE = (3, 16, 16)
 

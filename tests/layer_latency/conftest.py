@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import target_names
+from edgeres.backends.target import Target, open_target
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.errors import EdgeResError
-from edgeres.targets import Target, open_target
 
 SHORT = MeasureSettings(
     seconds=0.003, rounds=3, min_runs=3, max_seconds=0.1, warmup_seconds=0.001, pause_seconds=0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeres.backends.target import Target
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.layer_latency import measure as module
 from edgeres.layer_latency import predict
@@ -19,7 +20,6 @@ from edgeres.layer_latency.measure import (
 from edgeres.layer_latency.predict import latency_model
 from edgeres.layer_latency.shapes import network_layers
 from edgeres.layer_latency.table import LatencyTable
-from edgeres.targets import Target
 
 from .conftest import SHORT, small_network
 

@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeres.backends.target import Target
 from edgeres.errors import ModelError
 from edgeres.evaluation.coverage import int8_coverage
+from edgeres.graph.summary import node_macs, summarize
 from edgeres.layer_latency.predict import even_widths
 from edgeres.layer_latency.shapes import LayerShape, layer_widths, network_layers
 from edgeres.layer_latency.synthetic import assumed_ranges, write_copies, write_narrowed
-from edgeres.onnx_info import node_macs, summarize
 from edgeres.quantization.quantize import QuantizeSettings, quantize
-from edgeres.targets import Target
 
 from .conftest import small_network
 

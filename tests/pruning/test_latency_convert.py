@@ -10,16 +10,16 @@ import torch
 from typer.testing import CliRunner
 
 import edgeres
-from edgeres.assets import asset_path
 from edgeres.cli import app
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import UsageError
 from edgeres.models.build import build_model
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.plan import plan_for
-from edgeres.progress import Silent
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.report.schema import StagePart
+from edgeres.system.assets import asset_path
+from edgeres.system.progress import Silent
 
 from ..layer_latency.conftest import runnable_targets
 

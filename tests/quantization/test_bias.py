@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeres.errors import UsageError
+from edgeres.graph.layers import layer_of
 from edgeres.quantization.bias import corrected_bias, tap_coverage
-from edgeres.quantization.graph import layer_of
 from edgeres.quantization.weights import QuantizedWeight, prove
 
 

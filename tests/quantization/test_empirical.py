@@ -8,10 +8,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgeres.backends.portable import portable_rules
+from edgeres.graph.layers import layer_of, load_model
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.empirical import Anchor, anchors, measured_shifts, output_means
-from edgeres.quantization.graph import layer_of, load_model
-from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.segments import run_in_segments
 

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.portable import portable_rules
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.exporting.passes import normal_form, to_bytes
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
 from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.scales import MIN_SCALE
 

@@ -16,7 +16,7 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.cli import app
 from edgeres.errors import ModelError
-from edgeres.qdq_check import check_file, check_qdq, finding_lines, findings_of
+from edgeres.evaluation.qdq_check import check_file, check_qdq, finding_lines, findings_of
 from edgeres.quantization.engine_check import decided_hazards
 from edgeres.quantization.hazards import hazards
 from edgeres.quantization.lint import lint_model, load_quantized

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from edgeres.graph.layers import layer_of, load_model
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.equalize import Link, apply_factors, equalize, equalizing_factors, links
-from edgeres.quantization.graph import layer_of, load_model
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.simulate import simulated_logits
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeres.errors import UsageError
-from edgeres.quantization.graph import Layer
+from edgeres.graph.layers import Layer
 from edgeres.quantization.moments import patch_moments
 
 

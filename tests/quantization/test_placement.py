@@ -5,7 +5,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import pytest
 
-from edgeres.quantization.graph import load_model
+from edgeres.graph.layers import load_model
 from edgeres.quantization.placement import place
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder

@@ -9,16 +9,16 @@ import pytest
 
 from edgeres.backends import get_backend, target_names
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.portable import portable_rules
+from edgeres.backends.target import rules_of
 from edgeres.errors import UsageError
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.lint import lint
-from edgeres.quantization.portable import portable_rules
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.sqnr import sqnr_db
-from edgeres.targets import rules_of
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeres.errors import StageError, UsageError
-from edgeres.quantization.graph import Layer
+from edgeres.graph.layers import Layer
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.saturation import PAIR_LIMIT, move_pairs, prove, require_safe
 from edgeres.quantization.scales import MIN_SCALE

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from edgeres.quantization.graph import layer_of, load_model
+from edgeres.graph.layers import layer_of, load_model
 from edgeres.quantization.moments import patch_moments
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.weights import quantize_weight

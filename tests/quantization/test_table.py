@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import ArtefactError, DataError
-from edgeres.files import file_sha256
 from edgeres.quantization.table import CALIBRATORS, CalibrationTable, ChosenRange, TensorStats
+from edgeres.system.files import file_sha256
 
 
 def test_round_trip_is_exact_and_text_is_stable(table: CalibrationTable, tmp_path: Path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edgeres.errors import ArtefactError
-from edgeres.files import file_sha256
 from edgeres.quantization.quantize import QuantizeSettings, prepare, quantize
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
+from edgeres.system.files import file_sha256
 
 from .conftest import FUSING, SYMMETRIC
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeres.environment import Environment
 from edgeres.evaluation.compare import Flips
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.evaluation.gates import Check
@@ -22,6 +21,7 @@ from edgeres.report.schema import (
     StagePart,
     TargetPart,
 )
+from edgeres.system.environment import Environment
 
 
 @pytest.fixture

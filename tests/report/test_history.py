@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.errors import ArtefactError
-from edgeres.recipe import Recipe
+from edgeres.recipe.recipe import Recipe
 from edgeres.report.history import append_run, read_history, recipe_sha256, runtime_changes
 from edgeres.report.page import read_output, report_page
 from edgeres.report.schema import Percentiles, write_report

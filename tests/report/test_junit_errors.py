@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_work(junit):
 
 def test_a_killed_run_leaves_an_error(junit, tmp_path):
     code = (
-        "import sys, time, edgeres.pipeline as p; p.convert = lambda *a, **k: (print('go',"
+        "import sys, time, edgeres.pipeline.convert as p; p.convert = lambda *a, **k: (print('go',"
         "flush=True), time.sleep(60)); from edgeres.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "convert", "--junit", str(junit)]

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from edgeres.report.explain import findings
+from edgeres.report.run_table import report_table
 from edgeres.report.schema import AgreementMatrix, PruningLatency
-from edgeres.report.table import report_table
 
 
 def draw(report, width: int, *, encoding: str = "utf-8", colour: bool = False) -> str:

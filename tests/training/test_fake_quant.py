@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from edgeres.quantization.graph import Layer
+from edgeres.graph.layers import Layer
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.quantization.saturation import prove
 from edgeres.quantization.scales import (

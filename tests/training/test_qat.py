@@ -17,13 +17,13 @@ from edgeres.data.arrays import ArrayDataset
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
-from edgeres.files import file_sha256
 from edgeres.quantization.forward import open_session
 from edgeres.quantization.quantize import QuantizeSettings, quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
 from edgeres.sqnr import sqnr_db
+from edgeres.system.files import file_sha256
 from edgeres.training.onnx_network import QdqNetwork
 from edgeres.training.qat import QatResult, learned, qdq_network, train_quantized
 from edgeres.training.qat_settings import qat_settings

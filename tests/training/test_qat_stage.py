@@ -17,7 +17,7 @@ import edgeres
 from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.errors import UsageError
-from edgeres.recipe_compress import QatBlock, QuantizeBlock
+from edgeres.recipe.compress import QatBlock, QuantizeBlock
 from edgeres.training.qat_settings import qat_settings
 
 RECIPE = """\
@@ -71,8 +71,9 @@ def test_convert_trains_once_and_says_what_came_of_it(
 ) -> None:
     """Two targets whose rules differ in name alone share one training; a second run trains none."""
     pytest.importorskip("onnxruntime")
-    from edgeres import pipeline, targets
-    from edgeres import trained as stage_of
+    from edgeres.backends import target as targets
+    from edgeres.pipeline.convert import convert as pipeline
+    from edgeres.pipeline.convert import qat as stage_of
 
     recipe = edgeres.load_recipe(
         folder / "recipe.yaml", {"data.train": f"npz:{folder / 'data.npz'}"}

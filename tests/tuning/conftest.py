@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import edgeres
-from edgeres.assets import asset_path
-from edgeres.recipe import Recipe
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.assets import asset_path
 from edgeres.tuning.record import Measured, Try
 from edgeres.tuning.settings import Candidate
 

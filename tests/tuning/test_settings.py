@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeres.errors import UsageError
-from edgeres.recipe import Recipe
+from edgeres.recipe.recipe import Recipe
 from edgeres.tuning.settings import (
     Candidate,
     TuneSettings,

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import edgeres
 from edgeres.cli import app
 from edgeres.data.hashes import FileHashes
-from edgeres.environment import describe_environment
 from edgeres.errors import ArtefactError, GateError, StageError
-from edgeres.progress import Silent
-from edgeres.recipe import Recipe
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.environment import describe_environment
+from edgeres.system.progress import Silent
 from edgeres.tuning import tune as module
 from edgeres.tuning.record import Measured
 from edgeres.tuning.settings import Candidate, TuneSettings

@@ -14,17 +14,16 @@ from typing import Any
 import onnx
 import pytest
 
-from edgeres import steady_child
 from edgeres.backends import get_backend
-from edgeres.backends._tensorrt_alone import ADDRESSES_VARY
-from edgeres.backends._tensorrt_api import load_trt
-from edgeres.backends._tensorrt_build import build_plan
-from edgeres.backends._tensorrt_graph import read_graph
-from edgeres.backends._tensorrt_layerlist import read_log
-from edgeres.backends._tensorrt_layers import LayerRecord, assign_products, to_layer_infos
-from edgeres.backends._tensorrt_options import TensorRTOptions
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.sidecar import read_engine
+from edgeres.backends.tensorrt.api import load_trt
+from edgeres.backends.tensorrt.build import build_plan
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.layerlist import read_log
+from edgeres.backends.tensorrt.layers import LayerRecord, assign_products, to_layer_infos
+from edgeres.backends.tensorrt.options import TensorRTOptions
+from edgeres.backends.tensorrt.subprocess import ADDRESSES_VARY
 from edgeres.errors import (
     ArtefactError,
     BackendMissingError,
@@ -33,6 +32,7 @@ from edgeres.errors import (
     UsageError,
 )
 from edgeres.evaluation.fusions import count_fusions
+from edgeres.system import steady_child
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 BACKEND = get_backend("tensorrt")
@@ -196,7 +196,7 @@ def test_a_crash_of_the_compiler_is_one_line_and_leaves_nothing(
     qdq_net: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dynamic scale crashes it; the lint, which refuses that, is held shut here."""
-    monkeypatch.setattr("edgeres.backends._tensorrt_lint.refuse_fatal", lambda *_: None)
+    monkeypatch.setattr("edgeres.backends.tensorrt.lint.refuse_fatal", lambda *_: None)
     net = qdq_net()
     net.nodes.insert(
         0, onnx.helper.make_node("ReduceMax", ["input"], ["top"], name="top", keepdims=0)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, numpy_helper
 
-from edgeres.backends._tensorrt_graph import read_graph
-from edgeres.backends._tensorrt_half import half_scale, requantize, to_half
-from edgeres.backends._tensorrt_lint import lint
+from edgeres.backends.tensorrt.fp16 import half_scale, requantize, to_half
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.lint import lint
 from edgeres.errors import ModelError
 
 scales = st.floats(2.0**-40, 400.0, width=32, allow_subnormal=False)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from edgeres.backends._tensorrt_layerlist import read_inspector, read_log
-from edgeres.backends._tensorrt_layers import (
+from edgeres.backends.tensorrt.layerlist import read_inspector, read_log
+from edgeres.backends.tensorrt.layers import (
     LayerRecord,
     assign_products,
     records_from_json,

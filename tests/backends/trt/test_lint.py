@@ -13,10 +13,10 @@ import pytest
 from onnx import helper
 
 from edgeres.backends import get_backend
-from edgeres.backends._tensorrt_graph import read_graph
-from edgeres.backends._tensorrt_half import to_half
-from edgeres.backends._tensorrt_lint import Finding, lint, refuse_fatal
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.tensorrt.fp16 import to_half
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.lint import Finding, lint, refuse_fatal
 from edgeres.errors import ModelError
 
 ACTIVATION = "layer1.0.relu1_out"
@@ -202,7 +202,7 @@ def test_build_refuses_before_it_needs_tensorrt_and_leaves_the_old_plan(
     qdq_net: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    monkeypatch.setattr("edgeres.backends._tensorrt_build.build_plan", None)
+    monkeypatch.setattr("edgeres.backends.tensorrt.build.build_plan", None)
     net = qdq_net()
     uint8(net)
     onnx.save(net.model(), tmp_path / "net.onnx")

@@ -18,12 +18,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgeres.backends._tensorrt_api import load_trt
-from edgeres.backends._tensorrt_build import BuiltPlan, build_plan
-from edgeres.backends._tensorrt_graph import read_graph
-from edgeres.backends._tensorrt_layerlist import read_log
-from edgeres.backends._tensorrt_layers import assign_products
-from edgeres.backends._tensorrt_options import TensorRTOptions
+from edgeres.backends.tensorrt.api import load_trt
+from edgeres.backends.tensorrt.build import BuiltPlan, build_plan
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.layerlist import read_log
+from edgeres.backends.tensorrt.layers import assign_products
+from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.errors import ModelError
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
@@ -127,8 +127,8 @@ def test_a_computed_scale_crashes_the_process(qdq_net: Callable[..., Any], tmp_p
     onnx.save(net.model(), tmp_path / "net.onnx")
     code = (
         "import sys; from pathlib import Path\n"
-        "from edgeres.backends._tensorrt_api import load_trt\n"
-        "from edgeres.backends._tensorrt_build import build_plan, TensorRTOptions\n"
+        "from edgeres.backends.tensorrt.api import load_trt\n"
+        "from edgeres.backends.tensorrt.build import build_plan, TensorRTOptions\n"
         "build_plan(load_trt('tensorrt_rtx'), Path(sys.argv[1]), TensorRTOptions(), {})\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
@@ -145,8 +145,8 @@ def test_turing_makes_everything_float_and_spoils_the_next_build(
     code = (
         "import sys; from pathlib import Path\n"
         "from edgeres.backends import _tensorrt_api as api\n"
-        "from edgeres.backends._tensorrt_build import build_plan, TensorRTOptions\n"
-        "from edgeres.backends._tensorrt_layerlist import read_log\n"
+        "from edgeres.backends.tensorrt.build import build_plan, TensorRTOptions\n"
+        "from edgeres.backends.tensorrt.layerlist import read_log\n"
         "from edgeres.errors import StageError\n"
         "api.check_targets = lambda trt, targets: None\n"
         "trt, folder = api.load_trt('tensorrt_rtx'), Path(sys.argv[1])\n"

@@ -17,7 +17,7 @@ import pytest
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.onnx_info import node_macs
+from edgeres.graph.summary import node_macs
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -87,8 +87,8 @@ def test_all_multiply_adds_are_int8(
 
 @pytest.mark.parametrize("name", ["fmnist_resnet20", "fmnist_pooled_resnet", "pruned"])
 def test_the_shipped_networks_are_int8(tmp_path: Path, name: str) -> None:
-    from edgeres.assets import asset_folder
     from edgeres.models.checkpoint import load_checkpoint, load_module
+    from edgeres.system.assets import asset_folder
 
     pytest.importorskip("torch", reason="torch is not installed")
     recipes = asset_folder("recipes")

@@ -18,9 +18,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.backends import _tensorrt_alone, get_backend
+from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.child import JsonValue, find
+from edgeres.backends.tensorrt.backend import subprocess as _tensorrt_alone
+from edgeres.system.child import JsonValue, find
 
 from .cuda_driver import Driver
 from .tensorrt_module import StandIn
@@ -70,7 +71,7 @@ def run_here(
     what: str,
     progress: Callable[[int, int], None] | None,
 ) -> JsonValue:
-    """As :func:`edgeres.steady_child.run_steady`, without a child."""
+    """As :func:`edgeres.system.steady_child.run_steady`, without a child."""
     with contextlib.chdir(folder):
         return find(function)(**json.loads(json.dumps(arguments)), progress=progress)
 

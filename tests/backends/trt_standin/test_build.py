@@ -11,10 +11,10 @@ import pytest
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.engine_keys import place_key
+from edgeres.backends.target import open_target
 from edgeres.errors import BackendMissingError, EdgeResError, ModelError, UsageError
-from edgeres.store import content_key
-from edgeres.targets import open_target
+from edgeres.pipeline.keys import place_key
+from edgeres.system.store import content_key
 
 BACKEND = get_backend("tensorrt")
 Install = Callable[[str], Any]

@@ -14,7 +14,7 @@ from edgeres.backends.base import BuildConfig, Engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.gates import Limits
-from edgeres.evaluation.like import built_like
+from edgeres.evaluation.rebuild_config import built_like
 from edgeres.evaluation.speed import measure_speed
 from edgeres.evaluation.validate import validate
 

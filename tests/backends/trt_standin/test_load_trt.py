@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeres.backends._tensorrt_api import load_trt
+from edgeres.backends.tensorrt.api import load_trt
 from edgeres.errors import BackendMissingError
 
 NAMES = ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings")

@@ -117,7 +117,7 @@ def test_large_batches_are_not_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install("11")
-    monkeypatch.setattr("edgeres.backends._tensorrt_lane.GRAPH_BATCH", 2)
+    monkeypatch.setattr("edgeres.backends.tensorrt.context.GRAPH_BATCH", 2)
     # Said in the build, the option holds wherever the engine is loaded.
     with BACKEND.load(built(cuda_graph="true"), CUDA) as runner:
         for batch in (1, 3, 2, 4, 1):

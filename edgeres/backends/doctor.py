@@ -1,0 +1,128 @@
+"""What is here and what is missing: the machine, the backends, their devices, INT8 saturation.
+
+Each backend is asked in a child process, so that a runtime that crashes or hangs while it loads is
+one line of the answer and not the end of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgeres.backends import backend_names, get_backend
+from edgeres.errors import EdgeResError, StageError
+from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.environment import Environment, describe_environment
+
+
+@dataclass(frozen=True)
+class BackendHealth:
+    """What one backend can do here.
+
+    Attributes:
+        name: The backend.
+        missing: Why it cannot build engines, with the install hint; ``None`` if it can.
+        not_executable: Why built engines cannot run; ``None`` if they can.
+        devices: Devices it can use, best first.
+        versions: Versions of the runtime's packages.
+        saturating: By device, whether INT8 sums overflow silently there, as a run of the engine
+            showed; devices that could not be probed are absent.
+        trouble: What went wrong while asking, empty if nothing did.
+    """
+
+    name: str
+    missing: str | None
+    not_executable: str | None
+    devices: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    saturating: Mapping[str, bool] = field(default_factory=dict)
+    trouble: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can build and run engines here."""
+        return self.missing is None and self.not_executable is None and not self.trouble
+
+
+@dataclass(frozen=True)
+class Health:
+    """The machine and all backends."""
+
+    environment: Environment
+    backends: tuple[BackendHealth, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "environment": self.environment.to_dict(),
+            "backends": {
+                backend.name: asdict(backend) | {"ready": backend.ready}
+                for backend in self.backends
+            },
+        }
+
+
+def doctor(*, seconds: float = 60.0, progress: Callable[[int, int], None] | None = None) -> Health:
+    """Looks at the machine and asks every backend.
+
+    Args:
+        seconds: Time that each backend has to answer.
+        progress: Called with backends asked and backends in all.
+    """
+    names = backend_names()
+    found = []
+    for number, name in enumerate(names, start=1):
+        found.append(_ask(name, seconds))
+        if progress is not None:
+            progress(number, len(names))
+    return Health(describe_environment(), tuple(found))
+
+
+def backend_health(name: str) -> BackendHealth:
+    """Asks one backend in this process; what it raises on purpose becomes its ``trouble``.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    backend = get_backend(name)
+    missing, not_executable = backend.missing(), backend.not_executable()
+    devices: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    saturating: dict[str, bool] = {}
+    trouble = ""
+    try:
+        versions = backend.versions()
+        if missing is None:
+            devices = backend.devices()
+            versions |= backend.place(devices[0]) if devices else {}
+        if missing is None and not_executable is None:
+            for device in devices:
+                saturating[device] = backend.qdq_rules(device).saturating
+    except EdgeResError as error:
+        trouble = str(error)
+    return BackendHealth(
+        name, missing, not_executable, tuple(devices), versions, saturating, trouble
+    )
+
+
+def describe_backend(name: str) -> dict[str, JsonValue]:
+    """:func:`backend_health` as plain JSON values: what the child process calls."""
+    described = asdict(backend_health(name))
+    return described | {"devices": list(described["devices"])}
+
+
+def _ask(name: str, seconds: float) -> BackendHealth:
+    try:
+        told = run_limited(
+            "edgeres.backends.doctor:describe_backend",
+            {"name": name},
+            seconds=seconds,
+            memory_bytes=None,
+        )
+    except StageError as error:
+        return BackendHealth(name, None, None, trouble=str(error))
+    if not isinstance(told, dict):
+        return BackendHealth(name, None, None, trouble=f"expected an object, got {told!r}.")
+    answer: dict[str, Any] = {**told, "devices": tuple(told["devices"] or ())}  # type: ignore[arg-type]
+    return BackendHealth(**answer)

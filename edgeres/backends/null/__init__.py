@@ -1,0 +1,1 @@
+"""A backend that computes nothing: the overhead of measuring."""

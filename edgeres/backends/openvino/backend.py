@@ -1,0 +1,224 @@
+"""OpenVINO on the CPU: the engine is an IR, ``.xml`` and ``.bin``, compiled when it is loaded.
+
+FP32 means FP32 here: without ``INFERENCE_PRECISION_HINT`` OpenVINO computes in bfloat16 on CPUs
+that have it, and an INT8 model would be compared with something that nobody exported.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeres.backends._packaged import Package, PackagedBackend
+from edgeres.backends._vendor import (
+    kept_options,
+    read_options,
+    refuse_shapes,
+)
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.openvino.ir import one_line_of, read_onnx
+from edgeres.backends.openvino.layers import profiled_layers
+from edgeres.backends.openvino.run import OpenVinoRunner, core
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError
+from edgeres.system.files import file_sha256
+
+_NAME = "openvino"
+_OPENVINO = Package("openvino", extra="openvino")
+_OPTIONS = {
+    "batch": ("specialized", "dynamic"),
+    "performance_hint": ("latency", "throughput"),
+    "pinning": ("default", "true", "false"),
+    "snippets": ("false", "true"),
+}
+
+
+class OpenVino(PackagedBackend):
+    """The OpenVINO backend; see :class:`edgeres.backends.base.Backend`."""
+
+    name = _NAME
+    engine_suffix = ".xml"
+    package = _OPENVINO
+
+    def version(self, module: ModuleType) -> str:
+        """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
+        return str(module.get_version())
+
+    def devices(self) -> tuple[str, ...]:
+        """``cpu``."""
+        _OPENVINO.load()
+        return ("cpu",)
+
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """All of its options: none of them changes what is computed."""
+        return dict(_OPTIONS)
+
+    def qdq_rules(self, device: str = "cpu") -> QdqRules:
+        """The rules under which the CPU plugin fuses a ResNet into INT8 kernels.
+
+        At a residual Add only the skip input takes Q/DQ: the convolution on the main path adds it
+        in its own accumulator and rounds once (Q/DQ on both inputs is no quicker and loses a bit
+        of accuracy). Pooling and mean run in INT8 as well, so their inputs take Q/DQ; the bias
+        stays float.
+
+        Raises:
+            BackendMissingError: The runtime or the device is not here.
+        """
+        _check_device(device)
+        _OPENVINO.load()
+        from edgeres.backends.probe import saturates
+
+        return QdqRules(
+            name="openvino-cpu",
+            activation_dtype="uint8",
+            activation_symmetric=False,
+            ops=frozenset(
+                {
+                    "Conv",
+                    "Gemm",
+                    "MatMul",
+                    "Add",
+                    "MaxPool",
+                    "AveragePool",
+                    "GlobalAveragePool",
+                    "ReduceMean",
+                }
+            ),
+            bias="float",
+            residual="skip",
+            wrong_groups=frozenset({2}),  # zeros, with two channels in all
+            least_add_offset=1.1e-5,  # it drops the offset of an Add below 1e-5
+            concat_barrier=True,
+            saturating=saturates(self, device),
+        )
+
+    def check(self, config: BuildConfig) -> None:
+        """Checks device and options; there are no shape ranges.
+
+        Raises:
+            BackendMissingError: Another device than ``cpu``.
+            UsageError: An option that it does not have, or a shape range.
+        """
+        _check_device(config.device)
+        refuse_shapes(config, backend=_NAME)
+        read_options(config.options, _OPTIONS, backend=_NAME)
+
+    def build(
+        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+    ) -> Engine:
+        """Converts an ONNX model to IR, the same bytes for the same model, and compiles it once.
+
+        Args:
+            onnx: FP32 or Q/DQ model.
+            out: The ``.xml``; weights (in FP32 or INT8, never packed into FP16) go beside it.
+            config: Device, threads and the options ``batch`` (``specialized``, ``dynamic``),
+                ``performance_hint`` (``latency``, ``throughput``), ``pinning`` (``default``,
+                ``true``, ``false``) and ``snippets`` (``false``, ``true``).
+            progress: Not called: one step.
+
+        Raises:
+            BackendMissingError: The runtime or the device is not here.
+            ModelError: The file is missing, or OpenVINO rejects the model.
+            StorageError: The engine cannot be written.
+            UsageError: An unknown option.
+        """
+        self.check(config)
+        runtime = _OPENVINO.load()
+        settings, specialized = _settings(config)
+        if not onnx.is_file():
+            raise ModelError(f"{onnx}: no such model file.", hint="Check the path.")
+        source_sha256 = file_sha256(onnx)
+        model = read_onnx(onnx, source_sha256)
+        try:
+            OpenVinoRunner(model, settings, specialized=specialized).close()
+        except RuntimeError as error:
+            raise ModelError(
+                f"{onnx}: OpenVINO cannot compile the model: {one_line_of(error)}.",
+                hint="Import it with edgeres first, or see what the message names.",
+            ) from error
+        with staged(out) as folder:
+            runtime.save_model(model, folder / out.name, compress_to_fp16=False)
+        options = kept_options(config)
+        engine = Engine(out, _NAME, config.device, source_sha256, self.versions(), options)
+        write_sidecar(engine, companions=[out.with_suffix(".bin")])
+        return engine
+
+    def load(self, engine: Engine, config: BuildConfig) -> OpenVinoRunner:
+        """Compiles an engine for this CPU.
+
+        Raises:
+            ArtefactError: A file is damaged, or no engine of this backend.
+            BackendMissingError: The runtime or the device is not here.
+            UsageError: An unknown option.
+        """
+        return self._load(engine, config, {})
+
+    def layers(self, engine: Engine) -> list[LayerInfo]:
+        """Lists the primitives of the compiled model with times on one thread, fed with zeros.
+
+        Raises:
+            ArtefactError: A file is damaged, or no engine of this backend.
+            BackendMissingError: The runtime is not here.
+            ModelError: An input has a dynamic size apart from the batch.
+        """
+        config = BuildConfig(device=engine.device, threads=1, tuned=False)
+        with self._load(engine, config, {"PERF_COUNT": True}) as runner:
+            return profiled_layers(runner.model, runner)
+
+    def _load(self, engine: Engine, config: BuildConfig, further: dict[str, Any]) -> OpenVinoRunner:
+        config = run_config(engine, config)
+        self.check(config)
+        runtime = _OPENVINO.load()
+        settings, specialized = _settings(config)
+        check_engine(engine, _NAME)
+        try:
+            model = core().read_model(engine.path)
+            return OpenVinoRunner(model, settings | further, specialized=specialized)
+        except RuntimeError as error:
+            raise ArtefactError(
+                f"{engine.path}: OpenVINO {runtime.get_version()} cannot load it: "
+                f"{one_line_of(error)}.",
+                hint="Build it again with this version.",
+            ) from error
+
+
+def _check_device(device: str) -> None:
+    if device != "cpu":
+        raise BackendMissingError(
+            f"the openvino backend runs on cpu, not on {device!r}.", hint="Use --device cpu."
+        )
+
+
+@cache
+def _has_snippets_switch() -> bool:
+    """Whether this version lets snippets be turned off."""
+    try:
+        core().set_property("CPU", {"SNIPPETS_MODE": "ENABLE"})
+    except RuntimeError:
+        return False
+    return True
+
+
+def _settings(config: BuildConfig) -> tuple[dict[str, Any], bool]:
+    """OpenVINO's own properties, and whether to compile for each batch size."""
+    chosen = read_options(config.options, _OPTIONS, backend=_NAME)
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": chosen["performance_hint"].upper(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Would quantize activations of float layers on its own, by the group.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    if config.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = config.threads
+    if chosen["pinning"] != "default":
+        settings["ENABLE_CPU_PINNING"] = chosen["pinning"] == "true"
+    if chosen["snippets"] == "false" and _has_snippets_switch():
+        # Snippets take a residual Add (with its Q) away from the convolution that could do it in
+        # its accumulator, which makes a ResNet measurably slower, most of all at larger batches.
+        settings["SNIPPETS_MODE"] = "DISABLE"
+    return settings, chosen["batch"] == "specialized"
+
+
+BACKEND = OpenVino()

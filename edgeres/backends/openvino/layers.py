@@ -1,0 +1,100 @@
+"""The layers of an OpenVINO engine, from the compiled model and the profile of its inferences."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from edgeres.backends.base import LayerInfo
+from edgeres.backends.openvino.ir import AUTO_NAME
+
+WARM_UP, RUNS = 2, 10
+_DATA = frozenset({"Input", "Output"})
+_NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
+_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
+# The importer splits an ONNX node into an operation and its bias or scale, named after it.
+_PARTS = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract")
+
+
+class ProfiledRunner(Protocol):
+    """A runner whose compiled model counts the time of every primitive."""
+
+    @property
+    def compiled(self) -> Any:
+        """The compiled model (``openvino.CompiledModel``) for a batch of one."""
+        ...
+
+    def profile(self) -> list[Any]:
+        """Runs once on zeros; gives OpenVINO's ``ProfilingInfo`` of each primitive."""
+        ...
+
+
+def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
+    """Runs an engine a few times and lists its primitives in the order in which they run.
+
+    Args:
+        model: The engine's IR (``openvino.Model``), whose names tell ONNX nodes from others.
+        runner: A runner of it that was loaded with ``PERF_COUNT``.
+
+    Raises:
+        ModelError: An input has a dynamic size apart from the batch.
+    """
+    known = {
+        _plain(operation.get_friendly_name())
+        for operation in model.get_ops()
+        if operation.get_type_name() not in _NOT_NODES
+        and not operation.get_friendly_name().startswith(AUTO_NAME)
+    }
+    times = _times_ms(runner)
+    primitives = [
+        (operation.get_friendly_name(), _facts(operation))
+        for operation in runner.compiled.get_runtime_model().get_ordered_ops()
+    ]
+    primitives.sort(key=lambda item: int(item[1]["execOrder"]))
+    return [
+        LayerInfo(
+            name=name,
+            op=facts["layerType"],
+            precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
+            nodes=tuple(
+                dict.fromkeys(
+                    plain
+                    for plain in map(_plain, facts["originalLayersNames"].split(","))
+                    if plain in known
+                )
+            ),
+            time_ms=times[name],
+        )
+        for name, facts in primitives
+        # What is not profiled was computed once on loading: weights, biases, their shapes.
+        if name in times and facts["layerType"] not in _DATA
+    ]
+
+
+def _times_ms(runner: ProfiledRunner) -> dict[str, float]:
+    """Mean time of each primitive, the first runs left out.
+
+    OpenVINO reports the mean of all runs so far; the first ones make kernels and pack weights.
+    """
+    means: list[dict[str, float]] = []
+    for run in range(1, RUNS + 1):
+        records = runner.profile()
+        if run in (WARM_UP, RUNS):
+            means.append({r.node_name: r.real_time.total_seconds() * 1000 for r in records})
+    early, all_runs = means
+    return {
+        name: max(0.0, (mean * RUNS - early.get(name, 0.0) * WARM_UP) / (RUNS - WARM_UP))
+        for name, mean in all_runs.items()
+    }
+
+
+def _plain(name: str) -> str:
+    """A name without what was put behind it, however often and in whatever order."""
+    part = next((part for part in _PARTS if name.endswith(part)), None)
+    return name if part is None else _plain(name.removesuffix(part))
+
+
+def _facts(operation: Any) -> dict[str, str]:
+    """What the compiled model says about a primitive, as text."""
+    facts = operation.get_rt_info()
+    keys = ("layerType", "runtimePrecision", "originalLayersNames", "execOrder")
+    return {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}

@@ -1,0 +1,107 @@
+"""Targets: a backend on a device of this machine, and the rules to quantize for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgeres.backends import get_backend, target_names
+from edgeres.backends.base import Backend, BuildConfig, QdqRules
+from edgeres.backends.portable import PORTABLE, portable_rules
+from edgeres.errors import BackendMissingError, UsageError
+from edgeres.recipe.recipe import BuildBlock
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on a device, and how weights and activations must be quantized for it.
+
+    Attributes:
+        backend: The engine maker.
+        device: Where its engines run, ``cpu`` or ``cuda:N``.
+        rules: Rule set of that device.
+        config: How its engines are built and run.
+        not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
+        saturates: Whether INT8 sums overflow on that device, whatever the rule set asks for.
+    """
+
+    backend: Backend
+    device: str
+    rules: QdqRules
+    not_executable: str | None
+    saturates: bool
+    config: BuildConfig
+
+    @property
+    def name(self) -> str:
+        """Name of the backend, which is the name of the target."""
+        return self.backend.name
+
+
+def open_target(name: str, device: str | None = None, settings: BuildBlock | None = None) -> Target:
+    """Finds a backend and asks it about this machine; the backend's best device if none is named.
+
+    Args:
+        name: The backend.
+        device: ``cpu`` or ``cuda:N``.
+        settings: Its options and shapes.
+
+    Raises:
+        UsageError: No such backend, or settings that it does not take.
+        BackendMissingError: It is not installed.
+    """
+    backend = get_backend(name)
+    reason = backend.missing()
+    if reason is not None:
+        raise BackendMissingError(reason)
+    device = device or (*backend.devices(), backend.default_device)[0]
+    config = (settings or BuildBlock()).to_config(device)
+    backend.check(config)
+    rules = backend.qdq_rules(device)
+    return Target(backend, device, rules, backend.not_executable(), rules.saturating, config)
+
+
+def open_targets(
+    names: Sequence[str],
+    *,
+    settings: Mapping[str, BuildBlock] | None = None,
+    portable: bool = False,
+) -> list[Target]:
+    """Opens several targets.
+
+    Args:
+        names: Of the backends.
+        settings: How to build, by name of the backend.
+        portable: Let all share the rule set that satisfies each of them.
+
+    Raises:
+        EdgeResError: As :func:`open_target`.
+    """
+    chosen = settings or {}
+    targets = [open_target(name, settings=chosen.get(name)) for name in names]
+    if not portable:
+        return targets
+    shared = portable_rules([target.rules for target in targets])
+    return [replace(target, rules=shared) for target in targets]
+
+
+def rules_of(name: str, device: str | None = None) -> QdqRules:
+    """Rule set of a target, or with the name ``portable`` the one that satisfies all targets.
+
+    Raises:
+        UsageError: No such target, or a device for ``portable``.
+        BackendMissingError: A backend is not installed.
+    """
+    if name != PORTABLE:
+        return open_target(name, device).rules
+    if device is not None:
+        raise UsageError(
+            f"a portable file is for no device, got {device!r}.", hint="Leave --device out."
+        )
+    return open_targets(target_names(), portable=True)[0].rules
+
+
+def target_list(targets: Sequence[str]) -> list[str]:
+    """Target names with ``all`` spelled out, each once."""
+    names = [n for name in targets for n in (target_names() if name == "all" else (name,))]
+    return list(dict.fromkeys(names))

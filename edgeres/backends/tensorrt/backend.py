@@ -1,0 +1,291 @@
+"""TensorRT and TensorRT for RTX as one backend.
+
+TensorRT is used where it and a GPU are present. Elsewhere TensorRT for RTX builds ahead of time,
+without a GPU: the plan is real and its layers are known (see ``docs/tensorrt.md``), but it can
+only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says which one built it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.backends._vendor import kept_options
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks, Steps
+from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
+from edgeres.backends.tensorrt.api import FLAVORS, Trt, check_targets, half_pays, load_trt
+from edgeres.backends.tensorrt.compatibility import (
+    check_loadable,
+    choose_trt,
+    gpu_of,
+    gpus_here,
+    ordinal_of,
+    place_of,
+    versions_of,
+    with_targets,
+)
+from edgeres.backends.tensorrt.cuda import Gpu, list_gpus
+from edgeres.backends.tensorrt.options import parse_options
+from edgeres.errors import ArtefactError, BackendMissingError, UsageError
+from edgeres.system.files import file_sha256
+
+if TYPE_CHECKING:
+    from edgeres.backends.tensorrt.audit import Audit
+    from edgeres.backends.tensorrt.graph import Graph
+    from edgeres.backends.tensorrt.layers import LayerRecord
+    from edgeres.backends.tensorrt.run import TensorRTRunner
+
+# TensorRT averages in INT8 only between two quantizers; MaxPool commutes with them and needs none.
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+
+class TensorRTBackend:
+    """Builds TensorRT plans from Q/DQ ONNX files, audits their layers, and runs them on a GPU."""
+
+    name = "tensorrt"
+    engine_suffix = ".plan"
+    default_device = "cuda:0"
+    precision_options = frozenset({"rest", "io"})
+    path_options = frozenset({"timing_cache", "runtime_cache"})
+    place_options = frozenset({"flavor", "compute_capabilities"})
+
+    def missing(self) -> str | None:
+        """Says why nothing can be built here, with the install hint; ``None`` if it can."""
+        try:
+            choose_trt(None)
+        except BackendMissingError as error:
+            return str(error)
+        return None
+
+    def not_executable(self) -> str | None:
+        """Says why a plan cannot run on this machine; ``None`` if it can."""
+        try:
+            gpus = list_gpus()
+            trt = choose_trt(None)
+            if trt.is_rtx:
+                check_targets(trt, [gpus[0].compute_capability])
+        except (BackendMissingError, UsageError) as error:
+            return str(error)
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Full versions of the TensorRT products that import here."""
+        found: dict[str, str] = {}
+        for flavor in FLAVORS:
+            with contextlib.suppress(BackendMissingError):
+                found[flavor] = load_trt(flavor).version
+        return found
+
+    def place(self, device: str) -> dict[str, str]:
+        """The GPU that was asked for and its driver; empty where a plan is built without one."""
+        return place_of(device)
+
+    def devices(self) -> tuple[str, ...]:
+        """GPUs as ``cuda:N``, in the driver's order; none without a driver."""
+        return tuple(f"cuda:{gpu.ordinal}" for gpu in gpus_here())
+
+    def runtime_options(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
+    def qdq_rules(self, device: str) -> QdqRules:
+        """The same rules for every GPU: see the placement section of ``docs/tensorrt.md``."""
+        return QdqRules(
+            name="tensorrt",
+            activation_dtype="int8",
+            activation_symmetric=True,
+            ops=frozenset({"Conv", "Gemm", "MatMul", "Add", *_AVERAGES}),
+            weight_granularity="per_channel",
+            bias="float",
+            residual="skip",
+            quantize_before_relu=False,
+            least_scale=2.0**-24,  # strongly typed FP16 networks hold scales in FP16
+        )
+
+    def check(self, config: BuildConfig) -> None:
+        """Checks options and device; shape ranges are checked against the model in the build.
+
+        Raises:
+            UsageError: An option, a value or a device that makes no sense.
+            BackendMissingError: No TensorRT that can build here, or one without this device.
+        """
+        options = parse_options(config.options)
+        ordinal_of(config.device)
+        with_targets(choose_trt(options.flavor), options, config.device)
+
+    def build(
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: Steps | None = None,
+    ) -> Engine:
+        """Builds a plan, with the list of its layers and the sidecar beside it.
+
+        Args:
+            onnx: A Q/DQ or float ONNX file.
+            out: Where the plan goes.
+            config: ``shapes`` for the profile and the options of
+                :class:`edgeres.backends.tensorrt.options.TensorRTOptions`.
+            progress: Called with (done, known) steps of the builder.
+
+        Raises:
+            BackendMissingError: No TensorRT that can build here, or one without this device.
+            ModelError: The lint or TensorRT's parser rejects the model.
+            UsageError: An option or a shape range that does not fit.
+            StageError: The build failed.
+            StorageError: The folder cannot be written.
+        """
+        from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
+        from edgeres.backends.tensorrt.graph import read_graph
+        from edgeres.backends.tensorrt.layers import product_nodes
+        from edgeres.backends.tensorrt.lint import lint, refuse_fatal
+        from edgeres.backends.tensorrt.subprocess import build_alone
+
+        options = parse_options(config.options)
+        ordinal_of(config.device)
+        trt = choose_trt(options.flavor)
+        options = with_targets(trt, options, config.device)
+        gpu = None if trt.is_rtx else gpu_of(config.device)
+        graph = read_graph(onnx)
+        if options.rest is None:
+            half_by_default = half_pays(trt) and graph.is_quantized
+            options = replace(options, rest="float16" if half_by_default else "float32")
+        if options.io == "float16" and options.rest != "float16":
+            raise UsageError(
+                f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
+                hint="Say rest=float16 too, or leave io out.",
+            )
+        findings = lint(graph)
+        refuse_fatal(findings, str(onnx))
+        source_sha256 = file_sha256(onnx)
+        with staged(out) as folder:
+            half = options.rest == "float16"
+            with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
+                built = build_alone(
+                    trt,
+                    file,
+                    options,
+                    config.shapes,
+                    beside=() if half else graph.data_files,
+                    plan=folder / out.name,
+                    half=half,
+                    progress=progress,
+                )
+            layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
+            audit = Audit(
+                layers=tuple(layers),
+                products=product_nodes(graph.op_types),
+                warnings=built.warnings,
+                notes=tuple(finding.message for finding in findings),
+            )
+            beside = audit_path(out)
+            (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
+        engine = Engine(
+            path=out,
+            backend=self.name,
+            device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
+            source_sha256=source_sha256,
+            versions=versions_of(trt, options, gpu),
+            options=kept_options(config, self.path_options),
+            shapes=built.shapes,
+        )
+        write_sidecar(engine, companions=[beside])
+        return engine
+
+    def load(self, engine: Engine, config: BuildConfig) -> TensorRTRunner:
+        """Loads a plan for running, after all checks that need no deserialization.
+
+        Raises:
+            BackendMissingError: No driver, no GPU that the plan was built for, or no TensorRT of
+                the plan's flavor.
+            ArtefactError: The plan is damaged, another backend's, or another version's.
+            UsageError: An unknown option.
+            StageError: TensorRT does not take the plan.
+        """
+        from edgeres.backends.tensorrt.run import TensorRTRunner
+
+        options = parse_options(run_config(engine, config).options)
+        cache = options.runtime_cache
+        if cache is not None and cache == Path(cache.name):
+            options = replace(options, runtime_cache=engine.path.with_name(cache.name))
+        trt, gpu = check_loadable(engine, config.device, self.name)
+        return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
+
+    def layers(self, engine: Engine) -> list[LayerInfo]:
+        """The layers of a plan: from the inspector on a GPU that can load it, else as built.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        from edgeres.backends.tensorrt.audit import read_audit
+        from edgeres.backends.tensorrt.layers import assign_products, to_layer_infos
+        from edgeres.backends.tensorrt.run import inspect_plan
+
+        check_engine(engine, self.name)
+        audit = read_audit(engine.path)
+        try:
+            trt, gpu = check_loadable(engine, engine.device, self.name)
+        except (BackendMissingError, ArtefactError):
+            # Without that GPU and version, the list that the builder printed is what there is; its
+            # hash was just checked.
+            return to_layer_infos(audit.layers)
+        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.products)
+        return to_layer_infos(assign_products(records, audit.products))
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """The builder's warnings and the lint's notes.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        audit = self.audit(engine)
+        return Remarks(audit.warnings, audit.notes)
+
+    def audit(self, engine: Engine) -> Audit:
+        """What the builder and the lint said when the plan was made; needs no GPU.
+
+        Raises:
+            ArtefactError: The plan or the list beside it is damaged.
+        """
+        from edgeres.backends.tensorrt.audit import read_audit
+
+        check_engine(engine, self.name)
+        return read_audit(engine.path)
+
+
+@contextlib.contextmanager
+def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) -> Iterator[Path]:
+    """The file that TensorRT parses: the given one, or for a moment its float16 form."""
+    if not half:
+        yield onnx
+        return
+    from edgeres.backends.tensorrt.fp16 import to_half
+
+    path = folder / "half.onnx"
+    try:
+        to_half(graph, path, io=io)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _layers_of(
+    trt: Trt, plan: bytes, log: tuple[str, ...], gpu: Gpu | None, graph: Graph
+) -> list[LayerRecord]:
+    """The layers from the build log, or from the inspector where the log has none."""
+    from edgeres.backends.tensorrt.layerlist import read_log
+    from edgeres.backends.tensorrt.layers import assign_products
+    from edgeres.backends.tensorrt.run import inspect_plan
+
+    records = read_log(log, graph.op_types)
+    if not records and gpu is not None:
+        records = inspect_plan(trt, plan, gpu.ordinal, graph.op_types)
+    return assign_products(records, graph.op_types)
+
+
+BACKEND = TensorRTBackend()

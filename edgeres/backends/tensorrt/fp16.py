@@ -1,0 +1,210 @@
+"""Makes everything in a Q/DQ graph that is not INT8 float16, with the numbers kept safe.
+
+Since TensorRT 11 the types in the graph are the precision, so "INT8, the rest in FP16" is a graph
+of float16 tensors between Q/DQ. A scale then is float16 too (ONNX opset 19 and up), which holds
+nothing below 2**-24 and only 11 significant bits:
+
+1. A scale of at least 2**-14 is rounded to the nearest float16: at most 2**-11 off, 0.06 of a
+   quantization step at the edge of the range, so the integers stay.
+2. A smaller scale is rounded **up** to a multiple of 2**-24 and the integers are computed anew, so
+   that nothing underflows to a zero scale and nothing clips.
+
+The network's inputs and outputs stay float32, behind a Cast, unless they are asked to be float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeres.backends.tensorrt.graph import DQ, Graph, Q
+from edgeres.errors import ModelError
+
+_LEAST_OPSET = 19
+_LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST_NORMAL = 2.0**-14
+_STEP = 2.0**-24
+_OPTION = "Keep rest=float32."
+
+
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The float16 scale that stands for a float32 one; see the module's rules.
+
+    Args:
+        scale: Positive scales of any shape, float32.
+    """
+    wide = np.asarray(scale, np.float64)
+    up = np.maximum(np.ceil(wide / _STEP), 1) * _STEP
+    chosen: NDArray[np.float16] = np.where(wide < _SMALLEST_NORMAL, up, wide).astype(np.float16)
+    return chosen
+
+
+def requantize(
+    integers: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    half: NDArray[np.float16],
+    axis: int,
+) -> NDArray[np.int8]:
+    """Integers that with the float16 scale stand for what they stood for with the float32 one.
+
+    Args:
+        integers: Quantized weights, int8.
+        scale: Their scale: a scalar, or one for each channel along ``axis``.
+        half: The float16 scale, of the same shape.
+        axis: Axis of the channels.
+    """
+    quotient = np.asarray(scale, np.float64) / np.asarray(half, np.float64)
+    quotient = np.where(np.asarray(scale, np.float64) < _SMALLEST_NORMAL, quotient, 1.0)
+    if quotient.ndim:
+        shape = [1] * integers.ndim
+        shape[axis] = quotient.size
+        quotient = quotient.reshape(shape)
+    return np.clip(np.rint(integers * quotient), -127, 127).astype(np.int8)
+
+
+def to_half(graph: Graph, out: Path, *, io: str = "float32") -> None:
+    """Writes the graph with float16 instead of float32, INT8 and the node names unchanged.
+
+    Args:
+        graph: A linted Q/DQ or float graph.
+        out: Where the ONNX file goes; weights lie inside.
+        io: Type of the network's float inputs and outputs, ``float32`` or ``float16``.
+
+    Raises:
+        ModelError: An opset without float16 scales, a number or a quantized range beyond
+            float16's largest (65504), or an operator that does not exist in float16.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 0)
+    if graph.is_quantized and opset < _LEAST_OPSET:
+        raise ModelError(
+            f"rest=float16 needs opset {_LEAST_OPSET} or later, the model has {opset}.",
+            hint="Export or import it with opset 20.",
+        )
+    _scales(graph, model)
+    _constants(graph, model)
+    _types_in_nodes(model)
+    if io == "float32":
+        _boundaries(model)
+    else:
+        for value in (*model.graph.input, *model.graph.output):
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker passes on whatever the C++ underneath raises
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"an operator of this model does not exist in float16: {reason}.", hint=_OPTION
+        ) from error
+    out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _scales(graph: Graph, model: onnx.ModelProto) -> None:
+    """Gives every Q and DQ a float16 scale of its own, and new integers where rule 2 asks."""
+    made: dict[str, TensorProto] = {}
+    for node in model.graph.node:
+        if node.op_type not in {Q, DQ}:
+            continue
+        scale = graph.constants[node.input[1]].astype(np.float32)
+        constant = node.input[0] in graph.constants
+        top = float(scale.max()) * (1 if constant else 127)
+        if top > _LARGEST:
+            what = "a weight scale is" if constant else "activations reach"
+            raise ModelError(f"{node.name}: {what} {top:g}, beyond float16.", hint=_OPTION)
+        half = half_scale(scale)
+        name = f"{node.input[1]}_half"
+        made[name] = numpy_helper.from_array(half, name)
+        node.input[1] = name
+        if node.op_type == DQ and constant:
+            integers = graph.constants[node.input[0]]
+            axis = next((int(item.i) for item in node.attribute if item.name == "axis"), 1)
+            new = requantize(integers.astype(np.int8), scale, half, axis)
+            if not np.array_equal(new, integers):
+                name = f"{node.output[0]}_integers"
+                made[name] = numpy_helper.from_array(new, name)
+                node.input[0] = name
+    model.graph.initializer.extend(made.values())
+
+
+def _constants(graph: Graph, model: onnx.ModelProto) -> None:
+    """Float32 initializers and Constant nodes become float16; what nobody reads goes."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in used:
+            continue
+        if tensor.data_type == TensorProto.FLOAT:
+            array = _to_float16(graph.constants[tensor.name], tensor.name)
+            kept.append(numpy_helper.from_array(array, tensor.name))
+        elif tensor.data_location == TensorProto.EXTERNAL:
+            kept.append(numpy_helper.from_array(graph.constants[tensor.name], tensor.name))
+        else:
+            kept.append(tensor)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    for node in model.graph.node:
+        for item in node.attribute:
+            if node.op_type == "Constant" and item.t.data_type == TensorProto.FLOAT:
+                array = _to_float16(numpy_helper.to_array(item.t), node.output[0])
+                item.t.CopyFrom(numpy_helper.from_array(array))
+
+
+def _to_float16(array: NDArray[np.generic], name: str) -> NDArray[np.float16]:
+    largest = float(np.abs(array).max(initial=0.0))
+    if not largest <= _LARGEST:
+        raise ModelError(f"{name}: reaches {largest:g}, beyond float16's 65504.", hint=_OPTION)
+    return array.astype(np.float16)
+
+
+def _types_in_nodes(model: onnx.ModelProto) -> None:
+    """Casts to float32 and DQ's spelled-out float32 outputs become float16."""
+    for node in model.graph.node:
+        wanted = {"Cast": "to", DQ: "output_dtype"}.get(node.op_type)
+        for item in node.attribute:
+            if item.name == wanted and item.i == TensorProto.FLOAT:
+                item.i = TensorProto.FLOAT16
+
+
+def _boundaries(model: onnx.ModelProto) -> None:
+    """Casts at float32 inputs and outputs, so that callers see no difference."""
+    first, last = [], []
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in constants:
+            inner = f"{value.name}_half"
+            for node in model.graph.node:
+                _rename(node.input, value.name, inner)
+            cast = helper.make_node("Cast", [value.name], [inner], name=f"{inner}_cast")
+            cast.attribute.append(helper.make_attribute("to", TensorProto.FLOAT16))
+            first.append(cast)
+    for value in model.graph.output:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            inner = f"{value.name}_half"
+            for node in model.graph.node:
+                _rename(node.output, value.name, inner)
+                _rename(node.input, value.name, inner)
+            cast = helper.make_node("Cast", [inner], [value.name], name=f"{inner}_cast")
+            cast.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+            last.append(cast)
+    nodes = [*first, *model.graph.node, *last]
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _rename(names: MutableSequence[str], old: str, new: str) -> None:
+    for index, name in enumerate(names):
+        if name == old:
+            names[index] = new

@@ -1,0 +1,123 @@
+"""Builds a plan in a process of its own, so that equal work gives equal bytes.
+
+TensorRT for RTX orders parts of a plan for a range of shapes by where the compiler's objects lie in
+memory. So it works in a steady child process (:mod:`edgeres.system.steady_child`), on a file that
+always has the same name. A crash of the compiler, and Ctrl-C, end that child and nothing else.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from edgeres.backends.base import ShapeRange
+from edgeres.backends.sidecar import shapes_from_json, shapes_to_json
+from edgeres.backends.tensorrt.api import Flavor, Trt, load_trt
+from edgeres.backends.tensorrt.build import BuiltPlan, build_plan
+from edgeres.backends.tensorrt.options import TensorRTOptions
+from edgeres.system.child import JsonValue
+from edgeres.system.files import disk_errors
+from edgeres.system.steady_child import addresses_are_fixed, run_steady
+
+ADDRESSES_VARY = (
+    "This system does not let a process turn address randomization off, so the bytes of the plan "
+    "may differ from those of another build."
+)
+_MODEL = "model.onnx"
+
+
+def build_alone(
+    trt: Trt,
+    onnx: Path,
+    options: TensorRTOptions,
+    shapes: Mapping[str, ShapeRange],
+    *,
+    beside: Iterable[str],
+    plan: Path,
+    half: bool,
+    progress: Callable[[int, int], None] | None,
+) -> BuiltPlan:
+    """As :func:`edgeres.backends.tensorrt.build.build_plan`, in a child process.
+
+    Args:
+        trt: The imported TensorRT.
+        onnx: The linted file.
+        options: Checked options.
+        shapes: Shape range by input name.
+        beside: Names of the files beside ``onnx`` that hold its external data.
+        plan: Where the plan goes.
+        half: The graph holds float16 tensors.
+        progress: Called with (done, known) steps of the build where TensorRT reports them.
+
+    Raises:
+        EdgeResError: What the build raised.
+        StageError: The child crashed.
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    values = asdict(options)
+    if options.timing_cache is not None:
+        values["timing_cache"] = str(options.timing_cache.absolute())
+    del values["runtime_cache"]  # for running
+    with tempfile.TemporaryDirectory() as name:  # its path's length counts, so not beside the plan
+        work = Path(name)
+        (work / _MODEL).symlink_to(onnx.absolute())
+        for data in beside:
+            (work / data).symlink_to((onnx.parent / data).absolute())
+        told: Any = run_steady(
+            f"{__name__}:build_here",
+            {
+                "flavor": trt.flavor,
+                "plan": str(plan.absolute()),
+                "shown": str(onnx),
+                "options": values,
+                "shapes": shapes_to_json(shapes),
+                "half": half,
+            },
+            folder=work,
+            what=f"the build of {onnx} by {trt.title}",
+            progress=progress,
+        )
+    layer_log, warnings = tuple(told["layer_log"]), tuple(told["warnings"])
+    return BuiltPlan(plan.read_bytes(), layer_log, warnings, shapes_from_json(told["shapes"]))
+
+
+def build_here(
+    flavor: Flavor,
+    plan: str,
+    shown: str,
+    options: dict[str, Any],
+    shapes: dict[str, list[list[int]]],
+    half: bool,
+    progress: Callable[[int, int], None],
+) -> dict[str, JsonValue]:
+    """What the child does: ``model.onnx`` in the current folder becomes ``plan``."""
+    asked = TensorRTOptions(**options)
+    asked = replace(asked, compute_capabilities=tuple(asked.compute_capabilities))
+    if asked.timing_cache is not None:
+        asked = replace(asked, timing_cache=Path(asked.timing_cache))
+    # The profile says what is wrong with a range.
+    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
+    trt = load_trt(flavor)
+    built = build_plan(
+        trt,
+        Path(_MODEL),
+        asked,
+        ranges,
+        half=half,
+        shown=shown,
+        progress=progress,
+    )
+    with disk_errors(Path(plan)):
+        Path(plan).write_bytes(built.plan)
+    warnings = list(built.warnings)
+    ranged = any(sizes.min != sizes.max for sizes in built.shapes.values())
+    if trt.is_rtx and ranged and not addresses_are_fixed():
+        warnings.append(ADDRESSES_VARY)
+    return {
+        "layer_log": list(built.layer_log),
+        "warnings": list(warnings),
+        "shapes": shapes_to_json(built.shapes),
+    }

@@ -1,1 +1,0 @@
-"""One validation over many processes or machines."""

@@ -1,0 +1,94 @@
+"""Self-test samples: a few validation images, kept losslessly, that a bundle is checked with."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import ArtefactError, DataError
+from edgeres.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from edgeres.data.types import Dataset
+
+SAMPLES = 4
+"""Images of a self-test: enough logits to tell clipped INT8 sums, few enough for every start."""
+
+_TRIED = 4 * SAMPLES
+
+
+def save_samples(dataset: Dataset, folder: Path) -> None:
+    """Writes a few images of different classes as PNG; images that cannot be read are passed over.
+
+    Args:
+        dataset: The validation images.
+        folder: Where ``sample-0.png`` and so on go.
+
+    Raises:
+        DataError: None of the first images can be read.
+    """
+    from edgeres.data.sampling import take
+
+    chosen = take(dataset, min(_TRIED, len(dataset)))
+    found = 0
+    for index in range(len(chosen)):
+        try:
+            image = chosen.image(index)
+        except DataError:
+            continue
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        write_atomic(folder / f"sample-{found}.png", buffer.getvalue())
+        found += 1
+        if found == SAMPLES:
+            return
+    if not found:
+        raise DataError(f"{dataset.name}: none of the first {len(chosen)} images can be read.")
+
+
+def scores_to_json(scores: NDArray[np.float32]) -> bytes:
+    """Expected scores ``(S, K)`` as JSON that gives back the same float32 values.
+
+    Raises:
+        ArtefactError: A score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        raise ArtefactError(
+            "the engine's answers to the self-test samples are not finite.",
+            hint="An engine that answers NaN cannot be bundled; see its report.",
+        )
+    return (json.dumps({"scores": scores.astype(float).tolist()}) + "\n").encode()
+
+
+def scores_from_json(content: bytes, where: str, *, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Reads what :func:`scores_to_json` wrote.
+
+    Args:
+        content: The JSON.
+        where: For messages.
+        shape: Number of samples and of classes that there must be.
+
+    Raises:
+        ArtefactError: Not such scores.
+    """
+    try:
+        scores = np.asarray(json.loads(content)["scores"], dtype=np.float32)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise ArtefactError(f"{where}: holds no scores ({error!r:.100}).") from error
+    if scores.shape != shape or not np.isfinite(scores).all():
+        raise ArtefactError(
+            f"{where}: expected finite scores of shape {shape}, got {scores.shape}.",
+            hint="Make the bundle again with `edgeres bundle`.",
+        )
+    return scores
+
+
+def names_of(folder: Path) -> Sequence[Path]:
+    """The samples that :func:`save_samples` left in a folder, in order."""
+    return sorted(folder.glob("sample-*.png"), key=lambda path: (len(path.name), path.name))

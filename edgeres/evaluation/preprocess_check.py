@@ -1,0 +1,121 @@
+"""Do the images reach the network as they did when its baseline was made?
+
+A wrong mean, standard deviation, scale, channel order or size makes every engine answer badly, and
+no layer is to blame. Two things tell it from a layer's fault: the preprocessing that the run kept
+beside its baseline, and the FP32 network itself, which must give the answers in the baseline's file
+again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import EdgeResError
+from edgeres.evaluation.predictions import Predictions
+from edgeres.sqnr import sqnr_db
+from edgeres.system.files import file_sha256
+
+if TYPE_CHECKING:
+    from edgeres.data.types import Dataset
+
+PREPROCESS = "preprocess.json"
+FP32 = "model.onnx"
+_SAME_DB = 40.0
+"""FP32 runtimes agree to over 80 dB; a mean that is off by a hundredth of the range leaves less."""
+_BATCH = 16
+
+
+def preprocess_differs(folder: Path, preprocess: Preprocess) -> str:
+    """What is set otherwise than beside the baseline, in words; empty where nothing is or is known.
+
+    Args:
+        folder: ``baseline`` folder of a run of ``convert``, or where its files were copied to.
+        preprocess: How images become numbers now.
+    """
+    kept = folder / PREPROCESS
+    if not kept.is_file():
+        return ""
+    try:
+        then = Preprocess.from_json(kept.read_text(encoding="utf-8")).to_dict()
+    except (OSError, EdgeResError):
+        return ""
+    now = preprocess.to_dict()
+    other = [
+        f"{key} is {_short(now[key])} here and {_short(then[key])} in {kept}"
+        for key in now
+        if now[key] != then.get(key)
+    ]
+    return ", ".join(other)
+
+
+def images_differ(
+    folder: Path,
+    baseline: Predictions,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    samples: int,
+    threads: int | None = None,
+    trial: bool = False,
+) -> str:
+    """Whether the FP32 network gives the baseline's answers again; if not, why, in one sentence.
+
+    Args:
+        folder: ``baseline`` folder of a run of ``convert``. Where its FP32 network is not there, or
+            the baseline is not of that network, only the preprocessing beside it is looked at.
+        baseline: Answers of the FP32 network, read from a file.
+        dataset: The images that it answered.
+        preprocess: How they become numbers now.
+        samples: How many of them to run.
+        threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
+        trial: Whether the network first runs once in a child process, where it may crash or hang.
+
+    Returns:
+        Empty where the images are the same as far as can be told.
+
+    Raises:
+        DataError: The images do not fit the network.
+        BackendMissingError: ONNX Runtime is not installed.
+        StageError: The network crashed or hung in its trial.
+    """
+    from edgeres.data.batches import batches
+    from edgeres.quantization.simulate import simulated_logits
+    from edgeres.quantization.trial import try_model
+
+    settings = preprocess_differs(folder, preprocess)
+    found, fp32 = "", folder / FP32
+    comparable = (
+        fp32.is_file()
+        and baseline.samples == len(dataset)  # else images were left out and rows are not theirs
+        and baseline.model_sha256 == file_sha256(fp32)
+    )
+    if comparable:
+        if trial:
+            try_model(fp32)
+        few = dataset.subset(range(min(samples, len(dataset))))
+        parts = (part for part, _ in batches(few, preprocess, _BATCH))
+        now = simulated_logits(fp32, parts, threads=threads)
+        then = baseline.logits[: len(now)]
+        distance = sqnr_db(then, now)
+        if distance >= _SAME_DB:
+            return ""
+        same = float((then.argmax(axis=1) == now.argmax(axis=1)).mean())
+        found = (
+            f"the FP32 network itself does not give the baseline's answers again ({distance:.1f} "
+            f"dB, {100 * same:.0f} % the same class)"
+        )
+    if not found and not settings:
+        return ""
+    told = "; ".join(filter(None, (found, settings)))
+    return (
+        f"the images are prepared otherwise than for the baseline: {told}. That is no layer's "
+        "fault; check scale, mean, std, channel order and size first."
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""Where pruning by latency measures: a target, how its engines run, and who hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.backends.target import Target, open_target
+from edgeres.errors import BackendMissingError, EdgeResError, StageError, UsageError
+from edgeres.layer_latency.bench import EngineBench
+from edgeres.layer_latency.measure import place_of
+from edgeres.layer_latency.predict import latency_model
+from edgeres.layer_latency.table import Place, Precision
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.progress import Advance
+
+if TYPE_CHECKING:
+    from edgeres.layer_latency.predict import LatencyModel
+
+
+@dataclass(frozen=True)
+class TimedOn:
+    """A target that widths are measured on.
+
+    Attributes:
+        target: Backend and device, able to run here.
+        say: Where notes go, one line each.
+        precision: Of the engines.
+        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        batch: Images in a run.
+    """
+
+    target: Target
+    say: Callable[[str], None]
+    precision: Precision = "int8"
+    threads: int | None = None
+    batch: int = 1
+
+    @property
+    def place(self) -> Place:
+        """What a latency table that is measured so belongs to."""
+        return place_of(
+            self.target, precision=self.precision, threads=self.threads, batch=self.batch
+        )
+
+    def model(self, onnx: Path, table: Path, progress: Advance | None = None) -> LatencyModel:
+        """The latency model of a dense network; what the table lacks is measured and kept in it.
+
+        Raises:
+            StageError: The times were disturbed; the table is removed, so the next call measures.
+            EdgeResError: As :func:`edgeres.layer_latency.predict.latency_model`.
+        """
+        table.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return latency_model(
+                onnx,
+                self.target,
+                precision=self.precision,
+                threads=self.threads,
+                batch=self.batch,
+                path=table,
+                progress=progress,
+            )
+        except StageError:
+            table.unlink(missing_ok=True)
+            raise
+
+    def bench(self, onnx: Path, model: LatencyModel) -> EngineBench:
+        """Where widths of that network are built and measured."""
+        return EngineBench(onnx, self.target, model.table, say=self.say)
+
+
+def timed_on(recipe: Recipe, targets: Sequence[Target], say: Callable[[str], None]) -> TimedOn:
+    """Where a recipe prunes by latency: the target that `latency_on` names, or the first here.
+
+    Args:
+        recipe: With a ``prune:`` block.
+        targets: Those of the recipe.
+        say: Where notes go.
+
+    Raises:
+        UsageError: The recipe has no such target.
+        BackendMissingError: It cannot run here.
+    """
+    assert recipe.prune is not None
+    wanted = recipe.prune.latency_on
+    named = [target for target in targets if wanted is None or target.name == wanted]
+    if not named:
+        raise UsageError(
+            f"`latency_on: {wanted}` is not among the recipe's targets.",
+            hint=f"Choose one of: {', '.join(target.name for target in targets)}.",
+        )
+    for target in named:
+        if target.not_executable is None:
+            return TimedOn(
+                target,
+                say,
+                precision="float32" if recipe.quantize.precision == "fp32" else "int8",
+                threads=recipe.benchmark.threads,
+                batch=recipe.benchmark.batch_size,
+            )
+    raise BackendMissingError(
+        f"pruning by latency measures on the device: {named[0].not_executable}",
+        hint="Use allocation: global, or add a target that runs here.",
+    )
+
+
+def timed_here(recipe: Recipe, names: Sequence[str], say: Callable[[str], None]) -> TimedOn:
+    """As :func:`timed_on`, for a command that opens no targets of its own.
+
+    Args:
+        recipe: With a ``prune:`` block; the target that it names in `latency_on` need not be among
+            its targets.
+        names: Of its targets; those that are not installed are passed over.
+        say: Where notes go.
+
+    Raises:
+        BackendMissingError: None of them runs here.
+        UsageError: No such target.
+    """
+    assert recipe.prune is not None
+    wanted = recipe.prune.latency_on
+    opened: list[Target] = []
+    problem: EdgeResError | None = None
+    for name in [wanted] if wanted else names:
+        try:
+            opened.append(open_target(name, settings=recipe.build.get(name)))
+        except BackendMissingError as error:
+            problem = problem or error
+    if not opened:
+        assert problem is not None
+        raise problem
+    return timed_on(recipe, opened, say)

@@ -1,0 +1,324 @@
+"""The main job: from a trained network and a recipe to proven engines.
+
+``convert`` strings the stages together. Each stage is keyed by what it comes from, so a second run
+does only what changed and a killed run goes on where it was. Latency alone is measured anew every
+time: it depends on the state of the machine, which no key can hold. What a run hands over is put
+into the output folder at the very end, so an earlier output survives every failure.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeres.backends import target_names
+from edgeres.backends.base import Engine
+from edgeres.backends.target import Target, open_target, open_targets, target_list
+from edgeres.data.checks import check_calibration
+from edgeres.data.hashes import FileHashes
+from edgeres.data.overlap import find_overlap
+from edgeres.data.samples import save_samples
+from edgeres.data.sampling import take
+from edgeres.data.source import open_dataset, training_fingerprint
+from edgeres.data.types import Dataset
+from edgeres.errors import EdgeResError
+from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.predictions import Predictions
+from edgeres.pipeline.clean import unused_bytes
+from edgeres.pipeline.engines import build_fp32, build_target, calibration_table
+from edgeres.pipeline.layers import measure_layers
+from edgeres.pipeline.measure import latencies, predictions
+from edgeres.pipeline.networks import (
+    Network,
+    Networks,
+    equalize_network,
+    prepare_networks,
+    train_data_of,
+)
+from edgeres.pipeline.proof import Proof, make_report, write_evidence
+from edgeres.pipeline.run import Run
+from edgeres.pipeline.source import Source, find_source
+from edgeres.pipeline.superseded import to_set_aside
+from edgeres.recipe.recipe import Recipe
+from edgeres.report.evidence import FOLDER
+from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
+from edgeres.report.schema import Report, write_report
+from edgeres.stages.sample_counts import fit_recipe
+from edgeres.system.assets import asset_folder
+from edgeres.system.container_limits import usable_threads
+from edgeres.system.environment import describe_environment
+from edgeres.system.progress import Advance, Listener, Silent
+from edgeres.system.publish import finish_handover, handover
+from edgeres.system.store import MANIFEST, Store, output_lock
+
+STAGES_FOLDER = ".stages"
+HASHES = "file_hashes.json"
+TELL_UNUSED_BYTES = 2**30
+"""Stored results of earlier settings that take more than this are told of after a run."""
+REPORT = "report.json"
+BASELINE = "baseline"
+PRUNED = "pruned"
+PREPROCESS = "preprocess.json"
+SAMPLES = "samples"
+OVERLAP = "overlap.json"
+
+
+def convert(
+    recipe: Recipe, output: Path, *, use_cache: bool = True, listener: Listener | None = None
+) -> Report:
+    """Runs a recipe and writes its engines and their proof into a folder.
+
+    The folder then holds ``report.json``, one folder a target with its engine and the Q/DQ model
+    that it was built from, and ``baseline/`` with the FP32 model, its answers on the validation
+    images, the calibration table, and a few of the images for the self-test of a bundle.
+
+    Args:
+        recipe: What to do.
+        output: Folder of the results; stage results are kept in it for the next run.
+        use_cache: Whether unchanged stages are taken from an earlier run, or from those shipped
+            with edgeres.
+        listener: Hears of every stage.
+
+    Returns:
+        What was found, as in ``report.json``. A gate that failed is a verdict in there, no error.
+
+    Raises:
+        EdgeResError: A stage could not be done; earlier outputs are untouched.
+    """
+    inputs = open_inputs(recipe, FileHashes(output / STAGES_FOLDER / HASHES))
+    with output_lock(output):
+        store = stage_store(output, use_cache=use_cache)
+        if (output / HISTORY).is_file():
+            read_history(output / HISTORY)  # a damaged one is told before any work
+        run, report, proof, table = prove(inputs, store, listener or Silent())
+        evidence = write_evidence(run, proof, inputs.validation)
+        _publish(output, recipe, report, proof, table, evidence, inputs.validation)
+        unused = unused_bytes(output)
+        if unused > TELL_UNUSED_BYTES:
+            run.listener.note(
+                f"{unused / 2**30:.1f} GiB of stored results belong to earlier settings; "
+                f"`edgeres clean {output}` removes them."
+            )
+    return report
+
+
+def stage_store(output: Path, *, use_cache: bool = True) -> Store:
+    """The stage results in an output folder, tidied up; call it only while holding the lock."""
+    store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
+    store.begin()
+    finish_handover(output)
+    return store
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a recipe names, found and opened.
+
+    Attributes:
+        recipe: The recipe.
+        targets: Each once.
+        source: The trained network.
+        everything: The whole validation set.
+        validation: The part of it that is used.
+        calibration: Likewise.
+        hashes: What is known of the content of image files.
+        note: What was shrunk of the recipe's default numbers of images; empty where nothing was.
+    """
+
+    recipe: Recipe
+    targets: list[Target]
+    source: Source
+    everything: Dataset
+    validation: Dataset
+    calibration: Dataset
+    hashes: FileHashes
+    note: str = ""
+
+
+def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
+    """Finds what a recipe names, before anything is written.
+
+    Args:
+        recipe: The recipe.
+        hashes: What is known of the content of image files.
+
+    Raises:
+        EdgeResError: Something is not there, or cannot be used.
+    """
+    targets = open_targets(
+        target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
+    )
+    source = find_source(recipe.model)
+    hashes = hashes or FileHashes()
+    everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
+    validation = take(everything, recipe.data.validation_samples)
+    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
+    if recipe.prune is not None and source.kind == "checkpoint":
+        train_data_of(recipe, "pruning fine-tunes")
+    if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
+        training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
+    fitted = fit_recipe(recipe, calibration, validation)
+    recipe = fitted.recipe
+    calibration = take(calibration, recipe.data.calibration_samples)
+    check_calibration(calibration)
+    return Inputs(recipe, targets, source, everything, validation, calibration, hashes, fitted.note)
+
+
+def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
+    """Runs a recipe without handing anything over: its results stay in the store.
+
+    Args:
+        inputs: What to do, and with what.
+        store: Where unchanged stages are found.
+        listener: Hears of every stage.
+
+    Returns:
+        The run, its report, what that was made from, and the calibration table.
+
+    Raises:
+        EdgeResError: A stage could not be done.
+    """
+    run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
+    run.warn_once(inputs.note)
+    try:
+        _note_overlap(run, inputs.calibration, inputs.validation)
+        networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
+        networks = equalize_network(run, networks)
+        fingerprint = inputs.calibration.fingerprint
+        table = calibration_table(run, networks, fingerprint)
+        proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
+    finally:
+        inputs.hashes.save()
+    return run, make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
+
+
+def _prove(
+    run: Run,
+    networks: Networks,
+    targets: list[Target],
+    table: Path,
+    validation: Dataset,
+    fingerprint: str,
+) -> Proof:
+    reference = _reference(targets)
+
+    def answers(engine: Engine, target: Target, label: str) -> Predictions:
+        return predictions(
+            run,
+            engine,
+            target,
+            validation=validation,
+            preprocess=networks.preprocess,
+            label=label,
+        )
+
+    def fp32(network: Network, target: Target) -> Engine:
+        label = f"build FP32 {network.label} ({target.name})"
+        return build_fp32(run, network.onnx, target, label=label)
+
+    dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
+    if not run.recipe.checks.untrained:
+        check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    pruned = networks.pruned
+    final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
+    built = [build_target(run, networks, table, fingerprint, target) for target in targets]
+    here = [item for item in built if item.target.not_executable is None]
+    int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
+    pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]
+    times = latencies(run, pairs, validation, networks.preprocess) if pairs else {}
+    layers = measure_layers(run, networks, table, built, validation)
+    return Proof(networks, validation.name, dense, final, built, int8, times, layers)
+
+
+def _reference(targets: list[Target]) -> Target:
+    """The target that runs the FP32 networks: the first that can run here, else any that can.
+
+    Raises:
+        EdgeResError: No backend on this machine can run a network.
+    """
+    problem: EdgeResError | None = None
+    for target in targets:
+        if target.not_executable is None:
+            return target
+    for name in target_names():
+        try:
+            target = open_target(name)
+        except EdgeResError as error:
+            problem = problem or error
+            continue
+        if target.not_executable is None:
+            return target
+    raise problem or EdgeResError("no backend on this machine can run a network.")
+
+
+def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
+    """Says so where calibration images are among the validation images."""
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        pairs = find_overlap(calibration, validation, workers=usable_threads(), progress=progress)
+        (folder / OVERLAP).write_text(json.dumps(pairs))
+
+    result = run.stage(
+        "overlap",
+        inputs={"calibration": calibration.fingerprint, "validation": validation.fingerprint},
+        settings={},
+        produce=produce,
+        label="check data",
+    )
+    shared = len(json.loads(result.file(OVERLAP).read_text()))
+    if shared:
+        run.warn_once(
+            f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "
+            "the measured accuracy may be too good. Give others with --calibration-data."
+        )
+
+
+def _publish(
+    output: Path,
+    recipe: Recipe,
+    report: Report,
+    proof: Proof,
+    table: Path,
+    evidence: Path,
+    validation: Dataset,
+) -> None:
+    """Puts what a run hands over into the output folder, all together, the report last.
+
+    Folders of an earlier run that this one did not make go away: they would belong to another
+    baseline than the one beside them. What was made from the earlier report is set aside.
+    """
+    networks = proof.networks
+    folders: dict[str, dict[str, Path]] = {}
+    for item in proof.built:
+        made = [file for file in item.engine.path.parent.iterdir() if file.name != MANIFEST]
+        files = {file.name: file for file in (*made, item.qdq, item.qdq.with_suffix(".json"))}
+        if item.search is not None:
+            files[item.search.name] = item.search
+        folders[item.target.name] = files
+    folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
+    if networks.equalized is not None:
+        folders[BASELINE]["equalized.onnx"] = networks.equalized.onnx  # the table is of this one
+    if networks.pruned is not None and networks.pruned.checkpoint is not None:
+        checkpoint = networks.pruned.checkpoint
+        folders[PRUNED] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
+    with handover(output) as waiting:
+        waiting.gone += sorted({*target_names(), PRUNED} - set(folders))
+        waiting.aside |= to_set_aside(output)
+        waiting.last = REPORT
+        for name, files in folders.items():
+            (waiting.new / name).mkdir()
+            for file_name, file in files.items():
+                shutil.copyfile(file, waiting.new / name / file_name)
+        baseline = waiting.new / BASELINE
+        proof.dense.save(baseline / "predictions.npz")
+        (baseline / PREPROCESS).write_text(networks.preprocess.to_json())
+        save_samples(validation, baseline / SAMPLES)
+        evidence.chmod(0o755)
+        shutil.move(evidence, waiting.new / FOLDER)
+        if (output / HISTORY).is_file():
+            shutil.copyfile(output / HISTORY, waiting.new / HISTORY)
+        settings = recipe_sha256(recipe)
+        append_run(waiting.new / HISTORY, report, name=recipe.name, recipe_sha256=settings)
+        write_report(report, waiting.new / REPORT)

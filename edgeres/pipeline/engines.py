@@ -1,0 +1,274 @@
+"""From FP32 ONNX to built engines: calibration, quantization, build and what lies in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
+from edgeres.backends.sidecar import read_engine
+from edgeres.backends.target import Target
+from edgeres.data.bad_images import BadImages
+from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
+from edgeres.evaluation.fusions import Fusions, count_fusions
+from edgeres.evaluation.inspect import engine_size
+from edgeres.graph.summary import node_ops
+from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
+from edgeres.pipeline.networks import Network, Networks
+from edgeres.pipeline.qat import trained_parameters
+from edgeres.pipeline.run import Run
+from edgeres.quantization.quantize import QuantizeResult
+from edgeres.recipe.compress import QuantizeBlock
+from edgeres.stages.int8 import calibrate, quantize
+from edgeres.stages.network import build
+from edgeres.system.files import file_sha256, write_atomic
+from edgeres.system.progress import Advance
+
+ENGINE = "model"
+TABLE = "calibration_table.json"
+QDQ = "model.qdq.onnx"
+LEFT_OUT = "left_out.txt"
+COVERAGE = "coverage.json"
+LAYERS = "layers.json"
+
+
+@dataclass(frozen=True)
+class BuiltTarget:
+    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from.
+
+    ``search`` is the account of the search for layers to keep in float, where there was one.
+    """
+
+    target: Target
+    engine: Engine
+    qdq: Path
+    account: dict[str, Any]
+    coverage: Coverage
+    layers: tuple[LayerInfo, ...]
+    fusions: Fusions
+    remarks: Remarks
+    search: Path | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the engine with all its files, its sidecar aside."""
+        return engine_size(self.engine)
+
+    @property
+    def saturation_safe(self) -> bool:
+        """Whether a proof shows that no INT8 sum of this model can leave int16."""
+        return bool(self.account["saturation_safe"])
+
+
+def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
+    """One calibration for all targets.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.stages.int8.calibrate`.
+    """
+    recipe, network = run.recipe, networks.quantized
+    block = recipe.quantize.only("calibrator")
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        bad = BadImages()
+        calibrate(
+            network.onnx,
+            folder / TABLE,
+            data=recipe.data.calibration,
+            samples=recipe.data.calibration_samples,
+            preprocess=networks.preprocess,
+            settings=block,
+            bad=bad,
+            progress=progress,
+        )
+        (folder / LEFT_OUT).write_text(bad.summary())
+
+    result = run.stage(
+        "calibrate",
+        inputs={"model": network.sha256, "data": fingerprint},
+        settings={
+            "samples": recipe.data.calibration_samples,
+            "preprocess": networks.preprocess.to_dict(),
+            "quantize": block.model_dump(),
+        },
+        produce=produce,
+    )
+    run.warn_once(result.file(LEFT_OUT).read_text())
+    return result.file(TABLE)
+
+
+def build_target(
+    run: Run, networks: Networks, table: Path, fingerprint: str, target: Target
+) -> BuiltTarget:
+    """Quantizes for a target, builds its engine and asks it in which precision it runs.
+
+    Args:
+        run: The run.
+        networks: Its networks.
+        table: Calibration table of the network that is quantized.
+        fingerprint: Of the calibration images.
+        target: What to build for.
+
+    Raises:
+        EdgeResError: As the stages do.
+    """
+    from edgeres.pipeline.mixed_precision import with_float_layers
+
+    network = networks.quantized
+    if run.recipe.quantize.precision == "fp32":
+        return _build_float(run, network, target)
+    target, search = with_float_layers(run, networks, table, target)
+    trained = trained_parameters(run, networks, table, target.rules)
+    inputs = {"model": network.sha256, "table": file_sha256(table)}
+    # What is left out is in the inputs, or chose the rules or the stages.
+    block = run.recipe.quantize.without(
+        "precision", "equalize", "portable", "qat", "mixed_precision"
+    )
+    settings: dict[str, Any] = {"rules": target.rules.to_dict()}
+    if trained is not None:
+        inputs["trained"] = file_sha256(trained)
+    elif block.to_settings().needs_images:
+        inputs["data"] = fingerprint
+        settings["preprocess"] = networks.preprocess.to_dict()
+    if "data" not in inputs:
+        block = block.without("measured_samples")
+    settings["quantize"] = block.model_dump()
+    quantized = run.stage(
+        "quantize",
+        inputs=inputs,
+        settings=settings,
+        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, block, trained),
+        label=f"quantize ({target.name})",
+    )
+    qdq = quantized.file(QDQ)
+    engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
+    account = json.loads(qdq.with_suffix(".json").read_text())
+    inside = _inside(run, network, qdq, engine, target)
+    remarks = target.backend.remarks(engine)
+    return BuiltTarget(target, engine, qdq, account, *inside, remarks, search)
+
+
+def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
+    """The target's engine of the network as it is; its "Q/DQ model" holds no Q/DQ."""
+
+    def produce(folder: Path, *_: object) -> None:
+        shutil.copyfile(network.onnx, folder / QDQ)
+        said = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
+        account = QuantizeResult(folder / QDQ, (), said, {}, (), {}, {}).to_dict()
+        content = {"rules": target.rules.to_dict(), **account}
+        write_atomic((folder / QDQ).with_suffix(".json"), json.dumps(content, indent=1).encode())
+
+    qdq = run.stage(
+        "keep_float",
+        inputs={"model": network.sha256},
+        settings={"rules": target.rules.to_dict()},
+        produce=produce,
+        label=f"keep FP32 ({target.name})",
+    ).file(QDQ)
+    engine = build_fp32(run, qdq, target, label=f"build ({target.name})")
+    account = json.loads(qdq.with_suffix(".json").read_text())
+    inside = _inside(run, network, qdq, engine, target)
+    return BuiltTarget(target, engine, qdq, account, *inside, target.backend.remarks(engine))
+
+
+def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
+    """Builds an FP32 model as it is: options that would change its arithmetic are left out.
+
+    Raises:
+        EdgeResError: As the backend's ``build``.
+    """
+    kept = {
+        name: value
+        for name, value in target.config.options.items()
+        if name not in target.backend.precision_options
+    }
+    return build_engine(run, onnx, target, replace(target.config, options=kept), label=label)
+
+
+def build_engine(
+    run: Run, onnx: Path, target: Target, config: BuildConfig, *, label: str
+) -> Engine:
+    """Builds a model whose precision lies in the graph.
+
+    Raises:
+        EdgeResError: As the backend's ``build``.
+    """
+    suffix = target.backend.engine_suffix
+    result = run.stage(
+        "build",
+        inputs={"model": file_sha256(onnx)},
+        settings={**place_key(target), **build_key(config)},
+        produce=lambda folder, _, progress: _build(onnx, folder, target, config, progress),
+        label=label,
+    )
+    return read_engine(result.file(ENGINE + suffix))
+
+
+def _quantize(
+    run: Run,
+    networks: Networks,
+    table: Path,
+    folder: Path,
+    target: Target,
+    block: QuantizeBlock,
+    trained: Path | None,
+) -> None:
+    data = run.recipe.data
+    quantize(
+        networks.quantized.onnx,
+        table,
+        folder / QDQ,
+        rules=target.rules,
+        settings=block,
+        data=data.calibration,
+        samples=data.calibration_samples,
+        preprocess=networks.preprocess,
+        trained=trained,
+    )
+
+
+def _build(
+    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: Advance
+) -> None:
+    build(
+        onnx,
+        folder / ENGINE,
+        target=target.name,
+        device=target.device,
+        options=config.options,
+        shapes=config.shapes,
+        progress=progress,
+    )
+
+
+def _inside(
+    run: Run, network: Network, qdq: Path, engine: Engine, target: Target
+) -> tuple[Coverage, tuple[LayerInfo, ...], Fusions]:
+    """What the engine's layers tell; asking them may mean to run it, hence a stage."""
+
+    def produce(folder: Path, *_: object) -> None:
+        layers = target.backend.layers(engine)
+        found = int8_coverage(network.summary.macs_by_node, layers).to_dict()
+        found["fusions"] = asdict(count_fusions(layers, node_ops(qdq)))
+        write_atomic(folder / COVERAGE, json.dumps(found, indent=1).encode())
+        listed = [asdict(layer) for layer in layers]
+        write_atomic(folder / LAYERS, json.dumps(listed, indent=1).encode())
+
+    result = run.stage(
+        "inspect",
+        inputs={"engine": file_sha256(engine.path), "model": network.sha256},
+        settings={**place_key(target), **machine_key(run), **run_key(engine)},
+        produce=produce,
+        label=f"inspect ({target.name})",
+    )
+    content = json.loads(result.file(COVERAGE).read_text())
+    in_float = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
+    layers = tuple(
+        LayerInfo(**{**layer, "nodes": tuple(layer["nodes"])})
+        for layer in json.loads(result.file(LAYERS).read_text())
+    )
+    fusions = Fusions(**content.pop("fusions"))
+    return Coverage(float_layers=in_float, **content), layers, fusions

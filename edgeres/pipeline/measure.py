@@ -1,0 +1,150 @@
+"""What built engines answer, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.target import Target
+from edgeres.benchmarking.benchmark import EngineTimes, benchmark
+from edgeres.benchmarking.latency import GATE_RUNS, MeasureSettings
+from edgeres.data.bad_images import BadImages
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.errors import DataError
+from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predictions import Predictions, load_predictions
+from edgeres.pipeline.keys import machine_key, path_key, place_key, run_key
+from edgeres.pipeline.run import Run
+from edgeres.system.container_limits import usable_threads
+from edgeres.system.files import file_sha256
+from edgeres.system.progress import Advance
+
+F32 = NDArray[np.float32]
+
+PREDICTIONS = "predictions.npz"
+LEFT_OUT = "left_out.txt"
+EVALUATION_BATCH = 64
+LATENCY_INPUTS = 8
+
+
+def predictions(
+    run: Run,
+    engine: Engine,
+    target: Target,
+    *,
+    validation: Dataset,
+    preprocess: Preprocess,
+    label: str,
+) -> Predictions:
+    """Runs an engine over the validation images, each once.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
+    """
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        bad = BadImages()
+        with target.backend.load(
+            engine, BuildConfig(target.device, options=path_key(target))
+        ) as runner:
+            predict(
+                runner,
+                validation,
+                preprocess,
+                batch_size=EVALUATION_BATCH,
+                name=label,
+                model_sha256=engine.source_sha256,
+                workers=usable_threads(),
+                bad=bad,
+                progress=progress,
+            ).save(folder / PREDICTIONS)
+        (folder / LEFT_OUT).write_text(bad.summary())
+
+    result = run.stage(
+        "evaluate",
+        inputs={"engine": file_sha256(engine.path), "data": validation.fingerprint},
+        settings={
+            **place_key(target),
+            **machine_key(run),
+            **run_key(engine),
+            "preprocess": preprocess.to_dict(),
+        },
+        produce=produce,
+        label=f"evaluate ({label})",
+    )
+    run.warn_once(result.file(LEFT_OUT).read_text())
+    return load_predictions(result.file(PREDICTIONS))
+
+
+def timed_batches(parts: Sequence[F32], size: int) -> list[F32]:
+    """At least two different batches of one size to time an engine with; none from too few images.
+
+    Where there are images for one batch but not for two, the second begins in the middle of the
+    first and goes round.
+
+    Args:
+        parts: The images ``(n, ...) float32`` in parts of at most ``size``.
+        size: Images in a batch.
+    """
+    whole = [part for part in parts if len(part) == size][:LATENCY_INPUTS]
+    if len(whole) >= 2 or not parts:
+        return whole
+    images = np.concatenate(parts)
+    if len(images) < max(2, size):
+        return []
+    starts = (0, len(images) // 2)
+    return [images[(start + np.arange(size)) % len(images)] for start in starts]
+
+
+def latencies(
+    run: Run,
+    pairs: Sequence[tuple[Target, Engine, Engine]],
+    validation: Dataset,
+    preprocess: Preprocess,
+) -> dict[str, tuple[EngineTimes, EngineTimes]]:
+    """Times FP32 and INT8 engines of every target, all taking turns.
+
+    Args:
+        run: The run.
+        pairs: Target, its FP32 engine, its INT8 engine.
+        validation: Where the images come from.
+        preprocess: How an image becomes numbers.
+
+    Returns:
+        Target name to (FP32, INT8).
+
+    Raises:
+        EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
+    """
+    settings = run.recipe.benchmark
+    least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
+    size = settings.batch_size
+    images = validation.subset(range(min(len(validation), LATENCY_INPUTS * size)))
+    parts = [part for part, _ in batches(images, preprocess, size, bad=BadImages(1.0))]
+    feeds = timed_batches(parts, size)
+    if not feeds:
+        raise DataError(
+            f"{validation.name}: too few of its images can be decoded to time batches of {size}.",
+            hint="Lower `benchmark: {batch_size: ...}`, or mend the images.",
+        )
+    with run.measured("benchmark") as progress:
+        found = benchmark(
+            # A network that is kept in FP32 unpruned is its own baseline, measured once.
+            list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
+            inputs=feeds,
+            threads=settings.threads,
+            settings=MeasureSettings(seconds=settings.seconds, min_runs=least),
+            options={
+                engine.path: path_key(target) for target, *engines in pairs for engine in engines
+            },
+            progress=progress,
+        ).engines
+    return {
+        target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
+    }

@@ -1,0 +1,225 @@
+"""The stage that chooses layers to keep in float, with the engines of one target."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.target import Target
+from edgeres.benchmarking.benchmark import benchmark
+from edgeres.benchmarking.latency import MeasureSettings
+from edgeres.data.batches import batches
+from edgeres.data.sampling import take_held_out
+from edgeres.data.source import open_dataset
+from edgeres.evaluation.coverage import int8_coverage
+from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
+from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
+from edgeres.pipeline.measure import timed_batches
+from edgeres.pipeline.networks import Networks
+from edgeres.pipeline.run import Run
+from edgeres.quantization.mixed_precision import Budget, Measured, search
+from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
+from edgeres.quantization.simulate import simulated_logits
+from edgeres.quantization.table import CalibrationTable
+from edgeres.recipe.compress import MixedPrecisionBlock
+from edgeres.stages.int8 import quantize
+from edgeres.stages.network import build
+from edgeres.system.files import file_sha256, write_atomic
+from edgeres.system.progress import Advance
+
+FOUND = "mixed_precision.json"
+_BATCH = 32
+
+
+def with_float_layers(
+    run: Run, networks: Networks, table: Path, target: Target
+) -> tuple[Target, Path | None]:
+    """Finds the layers that the recipe's budget keeps in float.
+
+    Returns:
+        The target with those layers in its rule set, and the account of the search (JSON);
+        ``None`` where nothing was searched.
+
+    Raises:
+        GateError: The budget cannot be held.
+        DataError: Too few calibration images are left to hold out, or they have no labels.
+        EdgeResError: As quantizing, building and running do.
+    """
+    recipe, network = run.recipe, networks.quantized
+    block = recipe.quantize.mixed_precision
+    if block is None:
+        return target, None
+    if target.not_executable is not None:
+        run.warn_once(
+            f"{target.name}: mixed precision is not searched where the engine cannot run: "
+            f"{target.not_executable}"
+        )
+        return target, None
+    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=run.hashes)
+    held_out = take_held_out(calibration, recipe.data.calibration_samples, block.samples)
+
+    def produce(folder: Path, _: Path, progress: Advance) -> None:
+        parts = list(batches(held_out, networks.preprocess, _BATCH))
+        images = np.concatenate([part for part, _ in parts])
+        labels = held_out.labels if (held_out.labels >= 0).all() else None
+        workshop = _Workshop(run, networks, table, target, images, labels, progress)
+        write_atomic(folder / FOUND, json.dumps(workshop.search(), indent=1).encode())
+
+    result = run.stage(
+        "mixed_precision",
+        inputs={
+            "model": network.sha256,
+            "dense": networks.dense.sha256,
+            "table": file_sha256(table),
+            "held_out": held_out.fingerprint,
+        },
+        settings={
+            "rules": target.rules.to_dict(),
+            "quantize": recipe.quantize.model_dump(),
+            "min_int8_coverage": recipe.checks.min_int8_coverage,
+            "benchmark": recipe.benchmark.model_dump(),
+            "preprocess": networks.preprocess.to_dict(),
+            **place_key(target),
+            **build_key(target.config),
+            **machine_key(run),
+        },
+        produce=produce,
+        label=f"mixed precision ({target.name})",
+    )
+    account = result.file(FOUND)
+    kept = frozenset(json.loads(account.read_text())["keep_float"])
+    return replace(target, rules=replace(target.rules, keep_float=kept)), account
+
+
+class _Workshop:
+    """Builds and runs engines with some nodes in float; keeps each until the search is over."""
+
+    def __init__(
+        self,
+        run: Run,
+        networks: Networks,
+        table: Path,
+        target: Target,
+        images: NDArray[np.float32],
+        labels: NDArray[np.int64] | None,
+        progress: Advance,
+    ) -> None:
+        self._settings = run.recipe.quantize
+        self._benchmark = run.recipe.benchmark
+        self._least = run.recipe.checks.min_int8_coverage
+        self._networks = networks
+        self._table = table
+        self._target = target
+        self._images = images
+        self._labels = labels
+        self._progress = progress
+        self._folder = Path()
+        self._engines: dict[frozenset[str], Engine] = {}
+
+    def search(self) -> dict[str, object]:
+        """Runs the search; what it found, as JSON."""
+        block = self._settings.mixed_precision
+        assert block is not None
+        fp32, dense = self._networks.quantized, self._networks.dense
+        self._exact = simulated_logits(fp32.onnx, [self._images])
+        own = effect_of(self._exact, self._exact, self._labels)
+        reference = own.top1
+        if fp32.sha256 != dense.sha256:
+            brought = simulated_logits(dense.onnx, [self._images])
+            reference = effect_of(brought, brought, self._labels).top1
+        with tempfile.TemporaryDirectory() as folder:
+            self._folder = Path(folder)
+            return search(
+                _budget(block, reference),
+                own,
+                self._answers,
+                self._sensitivity,
+                self._latencies,
+                min_int8_coverage=self._least,
+                candidates=block.candidates,
+            ).to_dict()
+
+    def _engine(self, kept: frozenset[str]) -> Engine:
+        if kept not in self._engines:
+            target = self._target
+            place = self._folder / str(len(self._engines))
+            rules = replace(target.rules, keep_float=kept)
+            qdq = place / "model.qdq.onnx"
+            place.mkdir()
+            quantize(
+                self._networks.quantized.onnx,
+                self._table,
+                qdq,
+                rules=rules,
+                settings=self._settings,
+            )
+            self._engines[kept] = build(
+                qdq,
+                place / "model",
+                target=target.name,
+                device=target.device,
+                options=target.config.options,
+                shapes=target.config.shapes,
+            )
+        return self._engines[kept]
+
+    def _answers(self, kept: frozenset[str]) -> Measured:
+        engine, backend = self._engine(kept), self._target.backend
+        config = BuildConfig(self._target.device, options=path_key(self._target))
+        with backend.load(engine, config) as runner:
+            source, out = single_input(runner), single_output(runner)
+            rows = []
+            for start in range(0, len(self._images), _BATCH):
+                for fed, count in fed_batches(runner, self._images[start : start + _BATCH]):
+                    answer = runner.infer({source.name: fed})
+                    rows.append(class_scores(answer, out, len(fed))[:count])
+            logits = np.concatenate(rows)
+        coverage = int8_coverage(
+            self._networks.quantized.summary.macs_by_node, backend.layers(engine)
+        ).int8_coverage
+        return Measured(effect_of(self._exact, logits, self._labels), coverage)
+
+    def _sensitivity(self) -> Sensitivity:
+        return sensitivity(
+            self._networks.quantized.onnx,
+            CalibrationTable.load(self._table),
+            self._target.rules,
+            self._images,
+            self._labels,
+            settings=self._settings.to_settings(),
+            progress=self._progress,
+        )
+
+    def _latencies(self, sets: Sequence[frozenset[str]]) -> list[float]:
+        block = self._settings.mixed_precision
+        assert block is not None
+        size = self._benchmark.batch_size
+        images = self._images
+        inputs = timed_batches(
+            [images[start : start + size] for start in range(0, len(images), size)], size
+        )
+        engines = [self._engine(kept) for kept in sets]
+        found = benchmark(
+            [engine.path for engine in engines],
+            inputs=inputs,
+            threads=self._benchmark.threads,
+            settings=MeasureSettings(seconds=block.seconds),
+            progress=self._progress,
+        ).engines
+        return [found[str(engine.path)].latency.p50_ms for engine in engines]
+
+
+def _budget(block: MixedPrecisionBlock, reference_top1: float | None) -> Budget:
+    return Budget(
+        max_drop_pp=block.max_drop_pp,
+        min_agreement=block.min_agreement,
+        min_sqnr_db=block.min_sqnr_db,
+        reference_top1=reference_top1,
+    )

@@ -1,0 +1,307 @@
+"""The first half of a run: from the trained network to FP32 ONNX, dense and (if asked) pruned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.data.bad_images import first_image
+from edgeres.data.checks import check_classes
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.source import training_fingerprint
+from edgeres.data.types import Dataset
+from edgeres.errors import UsageError
+from edgeres.graph.summary import ModelSummary, summarize
+from edgeres.layer_latency.device import TimedOn, timed_on
+from edgeres.pipeline.run import Run
+from edgeres.pipeline.source import (
+    CHECKPOINT,
+    FACTS,
+    ONNX,
+    ModelFacts,
+    Source,
+    choose_preprocess,
+    load_source,
+    relatives_note,
+)
+from edgeres.recipe.recipe import Recipe
+from edgeres.stages.int8 import equalize
+from edgeres.stages.network import LATENCY_TABLE, export, prune
+from edgeres.system.environment import package_versions
+from edgeres.system.files import file_sha256
+from edgeres.system.progress import Advance
+
+if TYPE_CHECKING:
+    from edgeres.backends.target import Target
+    from edgeres.layer_latency.bench import NetworkBench
+    from edgeres.layer_latency.predict import LatencyModel
+
+FINETUNE_LOG = "train_log.jsonl"
+ACCOUNT = "pruned.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One FP32 network as ONNX in normal form.
+
+    Attributes:
+        label: ``dense`` or ``pruned``.
+        onnx: The file; ``sha256`` its hash.
+        summary: Parameters and multiply-adds.
+        checkpoint: The torch checkpoint it was exported from; ``None`` for a foreign ONNX file.
+    """
+
+    label: str
+    onnx: Path
+    sha256: str
+    summary: ModelSummary
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True)
+class LatencyPrediction:
+    """What latency-driven pruning went by: milliseconds on one target.
+
+    Attributes:
+        target: Name of the target.
+        dense_ms: The dense network, measured.
+        predicted_ms: The pruned network, predicted before it was built.
+        built_ms: The same, measured when its widths were chosen.
+        uniform_ms: Even widths of as many multiply-adds, measured beside it.
+        kept: ``latency``, or ``uniform`` where even widths were faster and are kept.
+        within_budget: Whether ``built_ms`` is within the goal.
+    """
+
+    target: str
+    dense_ms: float
+    predicted_ms: float
+    built_ms: float
+    uniform_ms: float
+    kept: str
+    within_budget: bool
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What the first half of a run gives to the second."""
+
+    facts: ModelFacts
+    preprocess: Preprocess
+    dense: Network
+    pruned: Network | None
+    equalized: Network | None = None
+    prediction: LatencyPrediction | None = None
+
+    @property
+    def final(self) -> Network:
+        """The network whose accuracy quantization should keep."""
+        return self.pruned or self.dense
+
+    @property
+    def quantized(self) -> Network:
+        """The network that is calibrated and quantized: the final one or its equalized form."""
+        return self.equalized or self.final
+
+
+def prepare_networks(
+    run: Run, source: Source, validation: Dataset, targets: Sequence[Target] = ()
+) -> Networks:
+    """Loads, prunes and exports, as the recipe says.
+
+    Args:
+        run: The run.
+        source: The trained network.
+        validation: The whole validation set: its classes must be the network's, and its first
+            image tells the size that the network sees.
+        targets: Of the run; pruning by latency measures layers on one of them.
+
+    Raises:
+        EdgeResError: As the stages do.
+    """
+    recipe = run.recipe
+    if recipe.prune is not None and source.kind == "onnx":
+        raise UsageError(
+            "an ONNX file cannot be pruned: pruning fine-tunes, which needs the torch checkpoint.",
+            hint="Give the checkpoint, or leave `prune:` out.",
+        )
+    layout = recipe.preprocess.layout if recipe.preprocess else "nchw"
+    loaded = run.stage(
+        "load",
+        inputs={"model": source.sha256, **source.beside},
+        settings={
+            **source.settings(),
+            "layout": layout if source.kind == "onnx" else None,
+            "name": source.path.stem if source.kind == "onnx" else None,
+        },
+        produce=lambda folder, *_: load_source(source, folder, layout=layout),
+    )
+    facts = ModelFacts.load(loaded.file(FACTS))
+    for note in facts.notes:
+        run.warn_once(f"{facts.name}: {note}")
+    if facts.assumed and recipe.model.declared_top1 is None:
+        run.warn_once(relatives_note(facts.name))
+    preprocess = choose_preprocess(recipe.preprocess, facts)
+    check_classes(validation, facts.num_classes)
+    if source.kind == "onnx":
+        return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
+    checkpoint = loaded.file(CHECKPOINT)
+    sample = first_image(validation)
+    size = preprocess.output_size(sample.height, sample.width)
+    dense = _export(run, "dense", checkpoint, size)
+    if recipe.prune is None:
+        return Networks(facts, preprocess, dense, None)
+    timed, table, latency, bench = None, None, None, None
+    if recipe.prune.allocation == "latency":
+        timed = timed_on(recipe, targets, run.listener.note)
+        table, latency = _latency(run, dense, timed)
+        bench = timed.bench(dense.onnx, latency)
+    small, account = _prune(run, checkpoint, preprocess, table, latency, bench)
+    pruned = _export(run, "pruned", small, size)
+    prediction = None
+    if timed is not None and latency is not None:
+        prediction = _prediction(timed, latency, account)
+        if not prediction.within_budget:
+            run.warn_once(
+                f"the pruned network takes {prediction.built_ms:.3g} ms on {timed.target.name}, "
+                f"more than `target_latency: {recipe.prune.target_latency:g}` of "
+                f"{prediction.dense_ms:.3g} ms; no widths that were built are within it."
+            )
+    return Networks(facts, preprocess, dense, pruned, prediction=prediction)
+
+
+def equalize_network(run: Run, networks: Networks) -> Networks:
+    """Adds the equalized form of the final network, if the recipe asks for it.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.stages.int8.equalize`.
+    """
+    if not run.recipe.quantize.equalize:
+        return networks
+    final = networks.final
+    onnx = run.stage(
+        "equalize",
+        inputs={"model": final.sha256},
+        settings={},
+        produce=lambda folder, *_: equalize(final.onnx, folder / ONNX),
+    ).file(ONNX)
+    return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
+
+
+def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyModel]:
+    """The latency table of the dense network's layers on a target, and the model made of it."""
+
+    def produce(folder: Path, work: Path, progress: Advance) -> None:
+        timed.model(dense.onnx, work / LATENCY_TABLE, progress)
+        shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
+
+    place = timed.place
+    path = run.stage(
+        "latency",
+        inputs={"model": dense.sha256},
+        settings={"place": {**asdict(place), "isa": list(place.isa)}},
+        produce=produce,
+        label=f"measure layers ({timed.target.name})",
+    ).file(LATENCY_TABLE)
+    # All is in the table: nothing is measured again.
+    return path, timed.model(dense.onnx, path)
+
+
+def _prediction(timed: TimedOn, latency: LatencyModel, account: Path) -> LatencyPrediction:
+    told = json.loads(json.loads(account.read_text())["confirmed_widths"])
+    return LatencyPrediction(
+        target=timed.target.name,
+        dense_ms=latency.dense_ms,
+        predicted_ms=told["predicted_ms"],
+        built_ms=told["measured_ms"],
+        uniform_ms=told["uniform_ms"],
+        kept=told["kept"],
+        within_budget=told["within_budget"],
+    )
+
+
+def _prune(
+    run: Run,
+    checkpoint: Path,
+    preprocess: Preprocess,
+    table: Path | None,
+    latency: LatencyModel | None,
+    bench: NetworkBench | None,
+) -> tuple[Path, Path]:
+    """The pruned checkpoint, and with widths by latency the account of how they were measured."""
+    settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
+    assert settings is not None
+
+    def produce(folder: Path, work: Path, progress: Advance) -> None:
+        found = prune(
+            checkpoint,
+            folder / CHECKPOINT,
+            settings=settings,
+            train_data=train_data,
+            preprocess=preprocess,
+            work=work,
+            latency=latency,
+            bench=bench,
+            progress=progress,
+        )
+        if bench is not None:
+            (folder / ACCOUNT).write_text(json.dumps(found, indent=1))
+        for log in sorted(work.rglob(FINETUNE_LOG)):
+            shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
+
+    by_latency = {} if bench is None else {"confirmed": 1}  # widths are measured: a revision
+    result = run.stage(
+        "prune",
+        inputs={
+            "checkpoint": file_sha256(checkpoint),
+            "train_data": training_fingerprint(train_data, run.hashes),
+            **({"latency_table": file_sha256(table)} if table is not None else {}),
+        },
+        settings={
+            "prune": settings.stage_settings(),
+            "preprocess": preprocess.to_dict(),
+            **by_latency,
+        },
+        produce=produce,
+        label="prune and fine-tune",
+    )
+    return result.file(CHECKPOINT), result.file(ACCOUNT)
+
+
+def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Network:
+    settings = run.recipe.export
+    result = run.stage(
+        "export",
+        inputs={"checkpoint": file_sha256(checkpoint)},
+        settings={
+            "image_size": list(size),
+            "versions": package_versions(("torch", "onnxscript")),
+            **settings.model_dump(),
+        },
+        produce=lambda folder, *_: export(
+            checkpoint, folder / ONNX, image_size=size, settings=settings
+        ),
+        label=f"export ({label})",
+    )
+    return _network(label, result.file(ONNX), checkpoint)
+
+
+def _network(label: str, onnx: Path, checkpoint: Path | None) -> Network:
+    return Network(label, onnx, file_sha256(onnx), summarize(onnx), checkpoint)
+
+
+def train_data_of(recipe: Recipe, why: str) -> str:
+    """Training images of a recipe, as after ``--data``.
+
+    Raises:
+        UsageError: It names none.
+    """
+    if recipe.data.train is None:
+        raise UsageError(
+            f"{why}, and the recipe names no training images.",
+            hint="Set `data: {train: ...}` or give --train-data.",
+        )
+    return recipe.data.train

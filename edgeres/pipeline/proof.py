@@ -1,0 +1,323 @@
+"""What a run measured, put together into its report."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edgeres.benchmarking.benchmark import EngineTimes
+from edgeres.benchmarking.latency import Latency
+from edgeres.benchmarking.speedup import speedup
+from edgeres.benchmarking.stability import doubts_of_both
+from edgeres.data.types import Dataset
+from edgeres.evaluation.compare import Comparison, compare, finite_sqnr_db, top_k
+from edgeres.evaluation.gates import (
+    Limits,
+    accuracy_check,
+    coverage_check,
+    decide,
+    deployment_checks,
+    fusion_check,
+    not_executed,
+    size_check,
+)
+from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.statistics import wilson_interval
+from edgeres.pipeline.engines import BuiltTarget
+from edgeres.pipeline.layers import LayerFiles
+from edgeres.pipeline.networks import Networks
+from edgeres.pipeline.run import Run
+from edgeres.recipe.recipe import ChecksBlock
+from edgeres.report.evidence import (
+    COMPARED,
+    LATENCY,
+    RECIPE,
+    SENSITIVITY,
+    latency_record,
+    pair_answers,
+    write_target,
+)
+from edgeres.report.explain import findings
+from edgeres.report.schema import (
+    AgreementMatrix,
+    BaselinePart,
+    Finding,
+    ModelPart,
+    Percentiles,
+    PruningLatency,
+    PruningPart,
+    Report,
+    TargetPart,
+)
+from edgeres.system.files import disk_errors, write_atomic
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All measurements of one run.
+
+    Attributes:
+        networks: Dense and pruned FP32 networks.
+        data: Name of the validation set.
+        dense: Answers of the FP32 network that the user brought.
+        final: Answers of the FP32 network that was quantized; ``dense`` itself without pruning.
+        built: Every target's INT8 engine.
+        answers: INT8 answers by target, of those that ran here.
+        times: FP32 and INT8 latency by target, likewise.
+        layers: What was measured of the layers by target; empty where it was not asked for.
+    """
+
+    networks: Networks
+    data: str
+    dense: Predictions
+    final: Predictions
+    built: Sequence[BuiltTarget]
+    answers: Mapping[str, Predictions]
+    times: Mapping[str, tuple[EngineTimes, EngineTimes]]
+    layers: Mapping[str, LayerFiles]
+
+
+def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
+    """Compares, judges and explains what was measured.
+
+    Args:
+        run: Recipe, environment and stages.
+        proof: The measurements.
+        model_sha256: Hash of the model file as the user brought it.
+    """
+    checks, networks, dense = run.recipe.checks, proof.networks, proof.dense
+    right = int(dense.correct.sum())
+    report = Report(
+        environment=run.environment,
+        model=ModelPart(
+            name=networks.facts.name,
+            parameters=networks.dense.summary.parameters,
+            macs=networks.dense.summary.macs,
+            sha256=model_sha256,
+        ),
+        baseline=BaselinePart(
+            top1=right / dense.samples,
+            samples=dense.samples,
+            latency_ms={n: _percentiles(fp32.latency) for n, (fp32, _) in proof.times.items()},
+            top5=top_k(dense, 5),
+            top1_interval=wilson_interval(right, dense.samples, checks.confidence),
+            data=proof.data,
+            data_fingerprint=dense.data_fingerprint,
+        ),
+        pruning=_pruning(proof, checks.confidence),
+        stages=tuple(run.stages),
+        targets={
+            item.target.name: _target(proof, item, checks, run.recipe.quantize.precision)
+            for item in proof.built
+        },
+        agreement_matrix=_agreement({"fp32": proof.final, **proof.answers}),
+        confidence=checks.confidence,
+    )
+    warned = tuple(Finding("warning", "data", text) for text in run.warnings)
+    repeats = compare(dense, dense, confidence=checks.confidence).repeats
+    if repeats:
+        text = f"{proof.data}: {repeats}, which all bounds take into account."
+        warned += (Finding("warning", "repeated-images", text),)
+    return replace(report, findings=(*warned, *findings(report)))
+
+
+def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:
+    """All pairs of models that ran; ``None`` where there is only one."""
+    if len(answers) < 2:
+        return None
+    models = list(answers.values())
+    return AgreementMatrix(
+        names=tuple(answers),
+        agreement=tuple(
+            tuple(float((a.predicted == b.predicted).mean()) for b in models) for a in models
+        ),
+        sqnr_db=tuple(
+            tuple(
+                None if a is b else finite_sqnr_db(*(p.logits[a.finite & b.finite] for p in (a, b)))
+                for b in models
+            )
+            for a in models
+        ),
+    )
+
+
+def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
+    """Writes what the report page needs beside the report; see :mod:`edgeres.report.evidence`.
+
+    Args:
+        run: Recipe and store, beside whose results the folder is made.
+        proof: The measurements.
+        validation: The images that were answered.
+
+    Returns:
+        A new folder, to be moved to where it belongs.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with disk_errors(run.store.root):
+        folder = Path(tempfile.mkdtemp(prefix=".evidence-", dir=run.store.root))
+    for item in proof.built:
+        name = item.target.name
+        answers = proof.answers.get(name)
+        write_target(
+            folder,
+            name,
+            layers=item.layers,
+            macs_by_node=proof.networks.final.summary.macs_by_node,
+            answers=pair_answers(proof.dense, answers) if answers is not None else None,
+            images=validation,
+            preprocess=proof.networks.preprocess,
+        )
+    for name, files in proof.layers.items():
+        for file, end in ((files.compared, COMPARED), (files.sensitivity, SENSITIVITY)):
+            if file is not None:
+                write_atomic(folder / f"{name}{end}", file.read_bytes())
+    times = {
+        name: latency_record(before.latency, after.latency)
+        for name, (before, after) in proof.times.items()
+    }
+    recipe = run.recipe.model_dump(mode="json", exclude_unset=True)
+    for key in ("source", "weights"):  # where the file lay is this machine's affair
+        if isinstance(recipe["model"].get(key), str):
+            recipe["model"][key] = Path(recipe["model"][key]).name
+    for name, content in ((LATENCY, times), (RECIPE, recipe)):
+        write_atomic(folder / name, (json.dumps(content, indent=1) + "\n").encode())
+    return folder
+
+
+def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
+    dense, pruned = proof.networks.dense, proof.networks.pruned
+    if pruned is None:
+        return None
+    lost = compare(proof.dense, proof.final, confidence=confidence)
+    told = proof.networks.prediction
+    latency = None
+    if told is not None:
+        times = proof.times.get(told.target)
+        measured = times[1].latency.p50_ms if times else None
+        latency = PruningLatency(
+            told.target,
+            told.dense_ms,
+            told.predicted_ms,
+            measured,
+            built_ms=told.built_ms,
+            uniform_ms=told.uniform_ms,
+            kept=told.kept,
+        )
+    return PruningPart(
+        top1=lost.top1,
+        macs=pruned.summary.macs,
+        parameters=pruned.summary.parameters,
+        macs_ratio=pruned.summary.macs / dense.summary.macs,
+        drop_pp=lost.drop_pp,
+        drop_upper_pp=lost.drop_upper_pp,
+        latency=latency,
+    )
+
+
+def _target(
+    proof: Proof, item: BuiltTarget, checks: ChecksBlock, precision: Literal["int8", "fp32"]
+) -> TargetPart:
+    """One engine's part; an engine that did not run here has its coverage and its reason."""
+    name = item.target.name
+    coverage = item.coverage
+    limits = Limits(
+        confidence=checks.confidence,
+        max_p99_ms=checks.max_p99_ms,
+        min_speedup=checks.min_speedup,
+        max_size_bytes=checks.max_size_bytes,
+    )
+    covered = []
+    if precision == "int8":
+        covered.append(coverage_check(coverage, checks.min_int8_coverage))
+    if checks.min_fused_adds is not None:
+        covered.append(fusion_check(item.fusions, checks.min_fused_adds))
+    if limits.max_size_bytes is not None:
+        covered.append(size_check(item.size_bytes, limits.max_size_bytes))
+    part = TargetPart(
+        engine=f"{name}/{item.engine.path.name}",
+        size_bytes=item.size_bytes,
+        built=True,
+        executed=False,
+        verdict="not_executed",
+        precision=precision,
+        runtime=", ".join(f"{key} {value}" for key, value in item.engine.versions.items()),
+        device=item.target.device,
+        int8_coverage=coverage.int8_coverage,
+        float_layers=coverage.float_layers,
+        fusions=item.fusions,
+        builder_warnings=item.remarks.warnings,
+        notes=item.remarks.notes,
+        saturating=item.target.saturates,
+        saturation_safe=item.saturation_safe,
+    )
+    if name not in proof.answers:
+        verdict = not_executed(item.target.not_executable or "")
+        if any(check.outcome != "pass" for check in covered):
+            verdict = decide(covered)
+        return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(covered))
+    answers = proof.answers[name]
+    overall = compare(proof.dense, answers, confidence=checks.confidence)
+    quantized = compare(proof.final, answers, confidence=checks.confidence)
+    accuracy = accuracy_check(overall, checks.max_drop_pp)
+    timed = _with_latency(part, *proof.times[name])
+    speed = deployment_checks(
+        replace(limits, max_size_bytes=None),
+        latency=proof.times[name][1].latency,
+        speedup=timed.speedup,
+        speedup_interval=timed.speedup_interval,
+        doubts=timed.doubts,
+    )
+    verdict = decide([accuracy, *covered, *speed])
+    judged = replace(
+        timed,
+        executed=True,
+        verdict=verdict.outcome,
+        reason=verdict.reason,
+        checks=verdict.checks,
+    )
+    return _with_accuracy(judged, overall, quantized)
+
+
+def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison) -> TargetPart:
+    return replace(
+        part,
+        top1=overall.top1,
+        top5=overall.top5,
+        drop_pp=overall.drop_pp,
+        drop_lower_pp=overall.drop_lower_pp,
+        drop_upper_pp=overall.drop_upper_pp,
+        quantization_drop_pp=quantized.drop_pp,
+        quantization_drop_upper_pp=quantized.drop_upper_pp,
+        agreement=quantized.agreement,
+        flips=quantized.flips,
+        sqnr_db=quantized.sqnr_db,
+        nan_samples=quantized.nan_samples,
+        inf_samples=quantized.inf_samples,
+    )
+
+
+def _with_latency(part: TargetPart, before: EngineTimes, after: EngineTimes) -> TargetPart:
+    fp32, int8 = before.latency, after.latency
+    ratio = speedup(fp32, int8)
+    return replace(
+        part,
+        latency_ms=_percentiles(int8),
+        fp32_latency_ms=_percentiles(fp32),
+        speedup=ratio.value,
+        speedup_interval=(ratio.low, ratio.high),
+        throughput_per_s=int8.throughput_per_s,
+        load_ms=after.load_ms,
+        overhead_ms=int8.overhead_ms,
+        stable=int8.stable and fp32.stable,
+        doubts=doubts_of_both(int8.doubts, fp32.doubts),
+    )
+
+
+def _percentiles(times: Latency) -> Percentiles:
+    return Percentiles(times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms)

@@ -1,0 +1,80 @@
+"""The pipeline's quantization-aware training: one stage a rule set, before Q/DQ is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from edgeres.backends.base import QdqRules
+from edgeres.data.source import training_fingerprint
+from edgeres.pipeline.networks import Networks, train_data_of
+from edgeres.pipeline.run import Run
+from edgeres.stages.int8 import qat
+from edgeres.system.files import file_sha256
+from edgeres.system.progress import Advance
+
+TRAINED = "trained.safetensors"
+TRAIN_LOG = "train_log.jsonl"
+_WITHOUT_EFFECT = (
+    "precision",
+    "portable",
+    "mixed_precision",
+    "equalize",
+    "measured_samples",
+    "rounding",
+)
+"""Settings that a training does not depend on: they are refused beside it, or in its inputs."""
+
+
+def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
+    """What quantization-aware training learned under a rule set, if the recipe asks for it.
+
+    The stage's key leaves the rule set's name out: targets with the same rules share one training.
+
+    Raises:
+        UsageError: The recipe names no training images.
+        EdgeResError: As :func:`edgeres.stages.int8.qat`.
+    """
+    network = networks.quantized
+    if run.recipe.quantize.qat is None:
+        return None
+    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
+    train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
+
+    def produce(folder: Path, work: Path, progress: Advance) -> None:
+        qat(
+            network.onnx,
+            table,
+            folder / TRAINED,
+            rules=rules,
+            settings=block,
+            train_data=train_data,
+            preprocess=networks.preprocess,
+            work=work,
+            progress=progress,
+        )
+        shutil.copyfile(work / TRAIN_LOG, folder / TRAIN_LOG)
+
+    result = run.stage(
+        "qat",
+        inputs={
+            "model": network.sha256,
+            "table": file_sha256(table),
+            "train_data": training_fingerprint(train_data, run.hashes),
+        },
+        settings={
+            "rules": {key: value for key, value in rules.to_dict().items() if key != "name"},
+            "quantize": block.model_dump(),
+            "preprocess": networks.preprocess.to_dict(),
+        },
+        produce=produce,
+        label=f"quantization-aware training ({rules.name})",
+    )
+    numbers = json.loads(result.file(TRAINED).with_suffix(".json").read_text())
+    if numbers["kept"] == "start":
+        run.warn_once(
+            f"quantization-aware training for {rules.name} gained nothing on "
+            f"{numbers['held_out']} held-out images; the calibrated network is kept."
+        )
+    return result.file(TRAINED)

@@ -1,0 +1,240 @@
+"""Reads a recipe from YAML 1.2 and says what is wrong with file, line, key and a suggestion.
+
+Recipes come from strangers: size is bounded, tags and aliases are refused, duplicate keys are
+errors, and paths may not leave the recipe's folder unless the caller allows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    Event,
+    NodeEvent,
+)
+
+from edgeres.backends import get_backend
+from edgeres.errors import RecipeError
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.assets import asset_folder, asset_path
+
+MAX_BYTES = 1 << 20
+DEFAULT_RECIPE = "default.yaml"
+_DEEPEST = 20
+_PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
+_DATA_KEYS = ("calibration", "validation", "train")
+
+
+def load_recipe(
+    path: Path | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    trusted: bool = False,
+) -> Recipe:
+    """Loads and checks a recipe; without a path the embedded default.
+
+    Args:
+        path: YAML file, or the name of an embedded recipe such as ``openvino``.
+        overrides: Dotted keys that replace what the file says, e.g. from the command line.
+        trusted: Allow paths in the file that leave the folder of the file.
+
+    Raises:
+        RecipeError: The file does not parse or validate; file, line and key are in the message.
+    """
+    file = _find(path)
+    document = _parse(file)
+    embedded = file.parent == asset_folder("recipes")
+    recipe = _validated(document, file)
+    if not (trusted or embedded):
+        _refuse_outside(document, recipe, file)
+    recipe = _anchored(recipe, file.parent)
+    if overrides:
+        try:
+            recipe = recipe.override(dict(overrides))
+        except ValidationError as error:
+            raise RecipeError(_say(error, None, "command line")) from error
+    return recipe
+
+
+def _find(path: Path | str | None) -> Path:
+    if path is None:
+        return asset_path("recipes", DEFAULT_RECIPE)
+    file = Path(path)
+    if file.is_file():
+        return file
+    embedded = asset_folder("recipes")
+    named = embedded / f"{file.name}.yaml"
+    if file.parent == Path() and named.is_file():
+        return named
+    known = sorted(recipe.stem for recipe in embedded.glob("*.yaml"))
+    raise RecipeError(
+        f"{file}: no such recipe file.", hint=f"Give a YAML file or one of: {', '.join(known)}."
+    )
+
+
+def _parse(file: Path) -> CommentedMap:
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise RecipeError(f"{file}: {size} bytes; a recipe has at most {MAX_BYTES}.")
+    try:
+        text = file.read_text(encoding="utf-8")
+        depth = 0
+        for event in YAML(typ="rt", pure=True).parse(text):
+            _refuse_tricks(event, file)
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > _DEEPEST:  # the parser takes minutes for thousands
+                line = event.start_mark.line + 1
+                raise RecipeError(f"{file}:{line}: more than {_DEEPEST} values within each other.")
+        document = YAML(typ="rt", pure=True).load(text)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not UTF-8 text.") from error
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        problem = str(error.problem or "").split(" with value")[0]
+        raise RecipeError(f"{file}:{line}: {problem}.", hint="Keep one of them.") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise RecipeError(f"{file}:{line}: not valid YAML: {error.problem}.") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"{file}: not valid YAML: {first}.") from error
+    if not isinstance(document, CommentedMap):
+        raise RecipeError(
+            f"{file}: a recipe is a mapping with keys such as `model:` and `targets:`.",
+            hint="See docs/recipes.md.",
+        )
+    return document
+
+
+def _refuse_tricks(event: Event, file: Path) -> None:
+    line = event.start_mark.line + 1 if event.start_mark else 0
+    if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
+        raise RecipeError(f"{file}:{line}: anchors and aliases are not allowed in a recipe.")
+    if getattr(event, "tag", None) is not None:
+        raise RecipeError(f"{file}:{line}: YAML tags are not allowed in a recipe.")
+
+
+def _validated(document: CommentedMap, file: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(_plain(document))
+    except ValidationError as error:
+        raise RecipeError(_say(error, document, str(file))) from error
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _say(error: ValidationError, document: CommentedMap | None, where: str) -> str:
+    # A misspelt key is also a missing one: name what is there before what is not.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    keys = [str(key) for key in problem["loc"]]
+    line = _line(document, keys)
+    place = f"{where}:{line}" if line else where
+    dotted = ".".join(keys) or "recipe"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key `{dotted}`.{_suggestion(keys)}{more}"
+    if problem["type"] == "missing":
+        return f"{place}: the key `{dotted}` is missing.{more}"
+    got = problem.get("input")
+    return f"{place}: `{dotted}`: {problem['msg']}, got {got!r}.{more}"
+
+
+def _line(document: CommentedMap | None, keys: list[str]) -> int | None:
+    """Line of the deepest key that the document has; 1 for the document itself."""
+    if document is None:
+        return None
+    node: Any = document
+    line = 1
+    for key in keys:
+        if not isinstance(node, CommentedMap) or key not in node:
+            break
+        line = int(node.lc.key(key)[0]) + 1
+        node = node[key]
+    return line
+
+
+def _suggestion(keys: list[str]) -> str:
+    """Closest known key in the same block, or the list of its keys."""
+    block: type[BaseModel] = Recipe
+    for key in keys[:-1]:
+        if key not in block.model_fields:
+            continue  # a key of a mapping, whose values are the block
+        annotation = block.model_fields[key].annotation
+        choices = [annotation, *getattr(annotation, "__args__", ())]
+        block = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
+    known = list(block.model_fields)
+    close = difflib.get_close_matches(keys[-1], known, n=1)
+    return f" Did you mean `{close[0]}`?" if close else f" Known keys: {', '.join(known)}."
+
+
+def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
+    places: list[tuple[tuple[str, ...], str | None]] = [
+        (keys, _text(document, keys)) for keys in _PATH_KEYS
+    ]
+    for key in _DATA_KEYS:
+        spec = _text(document, ("data", key))
+        kind, _, rest = (spec or "").partition(":")
+        if rest:
+            places += [(("data", key), part) for part in rest.split(",")]
+        elif kind:
+            places.append((("data", key), None))
+    places += [(("build", *keys), text) for keys, text in _path_options(recipe).items()]
+    for keys, text in places:
+        if text and (PurePath(text).is_absolute() or ".." in PurePath(text).parts):
+            raise RecipeError(
+                f"{file}:{_line(document, list(keys))}: `{'.'.join(keys)}` leaves the recipe's "
+                f"folder: {text}.",
+                hint="Give it on the command line, or pass --trust-recipe.",
+            )
+
+
+def _path_options(recipe: Recipe) -> dict[tuple[str, str, str], str]:
+    """Paths among the options of the targets, by their keys below ``build``."""
+    return {
+        (target, "options", name): text
+        for target, block in recipe.build.items()
+        for name, text in block.to_config("").options.items()
+        if name in get_backend(target).path_options
+    }
+
+
+def _text(document: CommentedMap, keys: tuple[str, ...]) -> str | None:
+    node: Any = document
+    for key in keys:
+        node = node.get(key) if isinstance(node, CommentedMap) else None
+    return node if isinstance(node, str) else None
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Makes the relative paths of the file relative to the file, not to the caller's folder."""
+    changes: dict[str, Any] = {}
+    for block, key in _PATH_KEYS:
+        text = getattr(getattr(recipe, block), key)
+        if text and PurePath(text).suffix:
+            changes[f"{block}.{key}"] = str(folder / text)
+    for key in _DATA_KEYS:
+        kind, colon, rest = (getattr(recipe.data, key) or "").partition(":")
+        if colon:
+            parts = ",".join(str(folder / part) for part in rest.split(","))
+            changes[f"data.{key}"] = f"{kind}:{parts}"
+    for keys, text in _path_options(recipe).items():
+        if PurePath(text).name != text:  # a plain name has a meaning of its own
+            changes[".".join(("build", *keys))] = str(folder / text)
+    return recipe.override(changes) if changes else recipe

@@ -1,0 +1,211 @@
+"""What a recipe may say: every block, key, type, range and default.
+
+A recipe is data for one run of :func:`edgeres.convert`. The classes here are the whole schema;
+:mod:`edgeres.pipeline.recipe_file` reads YAML into them and turns what is wrong into file, line and
+key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from edgeres.backends import target_names
+from edgeres.recipe.block import Block, OpenShare
+from edgeres.recipe.compress import PruneBlock, QuantizeBlock
+
+if TYPE_CHECKING:
+    from edgeres.backends.base import BuildConfig
+
+Size = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class ModelBlock(Block):
+    """The trained network: an architecture with weights, a checkpoint, or an ONNX file."""
+
+    source: str = Field(description="Architecture name, .safetensors/.pt checkpoint or .onnx file.")
+    weights: str | None = Field(default=None, description="Checkpoint for a named architecture.")
+    num_classes: int | None = Field(default=None, ge=2)
+    declared_top1: OpenShare | None = Field(
+        default=None, description="Top-1 that the model is known to reach, in (0, 1); checked."
+    )
+    sample_answer: str | None = Field(
+        default=None,
+        description=".npz with `inputs` (N, C, H, W) and the `outputs` (N, classes) that the "
+        "checkpoint's own library gives for them; checked.",
+    )
+
+
+class PreprocessBlock(Block):
+    """Decode, resize, crop, channel order, then ``(x * scale - mean) / std``, x in 0..255."""
+
+    scale: float = Field(default=1 / 255, gt=0.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0.0)], ...] = (1.0,)
+    resize: Size | None = None
+    crop: Size | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    channels: Literal[1, 3] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+class DataBlock(Block):
+    """Where calibration, validation and training images come from."""
+
+    calibration: str = "fashion-mnist"
+    validation: str = "fashion-mnist"
+    train: str | None = Field(default=None, description="Needed only where fine-tuning has to run.")
+    calibration_samples: int = Field(default=512, ge=2)
+    validation_samples: int | None = Field(default=None, ge=1)
+
+
+class ExportBlock(Block):
+    """Torch to ONNX."""
+
+    opset: int = Field(default=20, ge=18, le=24)
+    dynamic_batch: bool = True
+
+
+class ChecksBlock(Block):
+    """The gates. A run whose verdict is not ``pass`` ends with exit code 1."""
+
+    max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
+    confidence: OpenShare = 0.95
+    min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
+    min_fused_adds: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="Share of residual additions that must run inside a convolution.",
+    )
+    max_p99_ms: float | None = Field(default=None, gt=0.0)
+    min_speedup: float | None = Field(default=None, gt=0.0, description="FP32 p50 over INT8 p50.")
+    max_size_bytes: int | None = Field(default=None, gt=0)
+    untrained: bool = Field(
+        default=False, description="Let an FP32 network pass that answers at random."
+    )
+
+
+class BenchmarkBlock(Block):
+    """How latency is measured."""
+
+    batch_size: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    seconds: float = Field(default=4.0, gt=0.0, le=3600.0)
+
+
+class ReportBlock(Block):
+    """What is measured for the report page beside what the verdict needs."""
+
+    layers: bool = Field(
+        default=False,
+        description="Measure SQNR and sensitivity of every layer; the page shows them.",
+    )
+    layer_samples: int = Field(default=64, ge=1, description="Validation images for that.")
+
+
+class ShapesBlock(Block):
+    """Shape range of one input, the batch first, for engines that are made for a range."""
+
+    min: tuple[Annotated[int, Field(ge=1)], ...]
+    opt: tuple[Annotated[int, Field(ge=1)], ...]
+    max: tuple[Annotated[int, Field(ge=1)], ...]
+
+
+OptionValue = bool | int | float | str
+
+
+class BuildBlock(Block):
+    """How one target's engine is built and run; the target knows which options there are."""
+
+    options: dict[str, OptionValue | tuple[OptionValue, ...]] = Field(
+        default={}, description="The target's own options; see its page in docs/."
+    )
+    shapes: dict[str, ShapesBlock] = Field(
+        default={}, description="Shape range by input name; TensorRT only."
+    )
+
+    def to_config(self, device: str) -> BuildConfig:
+        """The same for a backend: option values as text, lists with commas."""
+        from edgeres.backends.base import BuildConfig, ShapeRange
+
+        return BuildConfig(
+            device=device,
+            shapes={
+                name: ShapeRange(block.min, block.opt, block.max)
+                for name, block in self.shapes.items()
+            },
+            options={name: _as_text(value) for name, value in self.options.items()},
+        )
+
+
+class Recipe(Block):
+    """One run of the pipeline, from a trained network to proven engines."""
+
+    name: str = "model"
+    model: ModelBlock
+    preprocess: PreprocessBlock | None = None
+    data: DataBlock = DataBlock()
+    prune: PruneBlock | None = None
+    quantize: QuantizeBlock = QuantizeBlock()
+    export: ExportBlock = ExportBlock()
+    targets: tuple[str, ...] = Field(min_length=1)
+    build: dict[str, BuildBlock] = Field(
+        default={}, description="Options and shapes of a target's engines, by target."
+    )
+    checks: ChecksBlock = ChecksBlock()
+    benchmark: BenchmarkBlock = BenchmarkBlock()
+    report: ReportBlock = ReportBlock()
+
+    @model_validator(mode="after")
+    def _targets_exist_once(self) -> Recipe:
+        known = (*target_names(), "all")
+        for target in self.targets:
+            if target not in known:
+                raise ValueError(f"no target {target!r}; choose of: {', '.join(known)}")
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("each target may be named once")
+        for target in self.build:
+            if target not in known[:-1]:
+                raise ValueError(f"build: no target {target!r}; choose of: {', '.join(known[:-1])}")
+        return self
+
+    def override(self, changes: dict[str, Any]) -> Recipe:
+        """Returns a copy with dotted keys replaced, e.g. ``{"checks.max_drop_pp": 1.0}``.
+
+        Raises:
+            pydantic.ValidationError: The result is not a valid recipe.
+        """
+        data = self.model_dump(exclude_unset=True)  # what is left out stays left out
+        for dotted, value in changes.items():
+            *parents, last = dotted.split(".")
+            target = data
+            for key in parents:
+                if target.get(key) is None:
+                    target[key] = {}
+                target = target[key]
+            target[last] = value
+        return Recipe.model_validate(data)
+
+
+def _as_text(value: OptionValue | tuple[OptionValue, ...]) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_as_text(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors (written to ``recipes/recipe.schema.json``)."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(),
+        "title": "edgeres recipe",
+    }
+
+
+def is_onnx(source: str) -> bool:
+    """True where a model source is an ONNX file rather than a checkpoint or an architecture."""
+    return Path(source).suffix.lower() == ".onnx"

@@ -1,0 +1,191 @@
+"""What a person reads of one engine: accuracy, latency, layers; and of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from edgeres.backends.doctor import Health
+from edgeres.benchmarking.benchmark import Benchmark
+from edgeres.benchmarking.loadgen_summary import LoadGenResult
+from edgeres.benchmarking.runtime_options import Tuning
+from edgeres.evaluation.inspect import Inspection
+from edgeres.evaluation.qdq_check import finding_lines
+from edgeres.evaluation.validate import Validation
+from edgeres.report import cells
+
+
+def validation_table(found: Validation) -> ConsoleRenderable:
+    """An engine's accuracy beside its baseline's, and the verdict with its reason."""
+    c = found.comparison
+    table = _facts()
+    rows = (
+        ("Engine", f"{found.engine.path} ({found.engine.backend}, {found.engine.device})"),
+        ("Samples", f"{c.samples:,}"),
+        ("Top-1 %", f"{cells.percent(c.baseline_top1)} baseline, {cells.percent(c.top1)} engine"),
+        (
+            "Drop pp",
+            f"{c.drop_pp:+.2f}, at {c.confidence:.4g} confidence between {c.drop_lower_pp:+.2f} "
+            f"and {c.drop_upper_pp:+.2f} (McNemar p = {c.p_value:.3g})",
+        ),
+        (
+            "Agreement %",
+            f"{cells.percent(c.agreement)} with the baseline, {c.flips.lost} lost, "
+            f"{c.flips.gained} gained",
+        ),
+        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f} against the baseline"),
+    )
+    for name, value in rows:
+        _add(table, name, value)
+    if found.coverage is not None:
+        _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
+    if found.left_out:
+        _add(table, "Left out", found.left_out)
+    verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
+    why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
+    said = [Text(line) for line in finding_lines(found.findings)]
+    return Group(table, Text(), Text(verdict), *why, *said)
+
+
+def benchmark_table(
+    found: Benchmark, tunings: Mapping[str, Tuning] | None = None
+) -> ConsoleRenderable:
+    """Latency of the engines that took turns, and what speaks against the numbers.
+
+    Args:
+        found: The measurement.
+        tunings: What was found for the engines whose run-time options were tried.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Engine", overflow="fold", min_width=14)
+    for heading in (
+        "Device",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "Images/s",
+        "Speed-up",
+        "Load ms",
+        "Memory",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    doubts: list[str] = []
+    for name, times in found.engines.items():
+        latency, ratio = times.latency, times.speedup
+        _add(
+            table,
+            name,
+            times.engine.device,
+            cells.milliseconds(latency.p50_ms),
+            cells.milliseconds(latency.p90_ms),
+            cells.milliseconds(latency.p99_ms),
+            f"{latency.throughput_per_s:.0f}",
+            f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else cells.MISSING,
+            cells.milliseconds(times.load_ms),
+            cells.size(times.memory.engine_bytes) if times.memory else cells.MISSING,
+        )
+        doubts += [f"{name}: {doubt}" for doubt in latency.doubts]
+    lines = [Text(f"unstable: {doubt}") for doubt in dict.fromkeys(doubts)]
+    lines += [
+        Text(
+            f"{name}: {long.verdict} over {long.seconds:.0f} s ({long.drift:+.1%} from the first "
+            f"to the last tenth; the CPU itself {long.work_drift:+.1%})"
+        )
+        for name, times in found.engines.items()
+        if (long := times.sustained) is not None
+    ]
+    lines += [Text(f"{name}: {_tuned(tuning)}") for name, tuning in (tunings or {}).items()]
+    return Group(table, *([Text(), *lines] if lines else []))
+
+
+def _tuned(tuning: Tuning) -> str:
+    chosen = [f"{name}={value}" for name, value in tuning.options.items()]
+    chosen += [f"threads={tuning.threads}"] if tuning.threads is not None else []
+    if not tuning.kept:
+        return f"the default run-time options are the fastest of {tuning.tried} tried"
+    return (
+        f"kept {', '.join(chosen)}: {tuning.gain.value:.2f}x ({tuning.gain.low:.2f}-"
+        f"{tuning.gain.high:.2f}), {tuning.tried} tried"
+    )
+
+
+def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
+    """What MLPerf LoadGen found for each engine, with its own verdict."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Engine", overflow="fold")
+    for heading in ("Scenario", "Verdict", "Samples/s", "Latency ms"):
+        table.add_column(heading, overflow="fold")
+    for name, found in runs.items():
+        rate = cells.MISSING if found.samples_per_s is None else f"{found.samples_per_s:.0f}"
+        times = [f"{key} {cells.milliseconds(ms)}" for key, ms in found.percentiles_ms.items()]
+        verdict = "VALID" if found.valid else f"INVALID: {found.reason}"
+        _add(table, name, found.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
+    return table
+
+
+def inspection_table(found: Inspection) -> ConsoleRenderable:
+    """Every layer with the precision it runs in, then the INT8 coverage, fusions and remarks."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Layer", overflow="fold")
+    table.add_column("Op", overflow="fold")
+    table.add_column("Precision", no_wrap=True)
+    table.add_column("ONNX nodes", overflow="fold")
+    for layer in found.layers:
+        _add(table, layer.name, layer.op, layer.precision, ", ".join(layer.nodes))
+    coverage = found.coverage
+    lines = [Text(f"{coverage.int8_coverage:.1%} of {coverage.macs:,} MACs run in INT8.")]
+    lines += [
+        Text(f"not INT8: {layer.name} ({layer.macs:,} MACs): {layer.reason}")
+        for layer in coverage.float_layers
+    ]
+    lines.append(Text(cells.fusions(found.fusions)))
+    lines += [Text(f"the builder warns: {text}") for text in found.remarks.warnings]
+    lines += [Text(f"note: {text}") for text in found.remarks.notes]
+    return Group(table, Text(), *lines)
+
+
+def health_table(found: Health) -> ConsoleRenderable:
+    """The machine, and of each backend whether it is ready or what it lacks."""
+    machine = found.environment
+    facts = _facts()
+    _add(facts, "CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
+    _add(facts, "INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
+    _add(facts, "Instruction sets", ", ".join(machine.isa) or cells.MISSING)
+    _add(facts, "Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    _add(facts, "System", f"{machine.os}, Python {machine.python}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Backend", no_wrap=True)
+    table.add_column("State", overflow="fold")
+    table.add_column("Devices", no_wrap=True)
+    table.add_column("INT8 sums", overflow="fold")
+    for backend in found.backends:
+        problem = backend.trouble or backend.missing
+        if not problem and backend.not_executable:
+            problem = f"builds engines, cannot run them: {backend.not_executable}"
+        sums = [
+            f"{device}: {'saturate (weights are made safe)' if saturates else 'exact'}"
+            for device, saturates in backend.saturating.items()
+        ]
+        _add(
+            table,
+            backend.name,
+            problem or "ready",
+            ", ".join(backend.devices) or cells.MISSING,
+            "; ".join(sums) or cells.MISSING,
+        )
+    return Group(facts, Text(), table)
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add(table: Table, *texts: str) -> None:
+    """Adds a row of plain texts: what stands in brackets is no markup."""
+    table.add_row(*map(Text, texts))

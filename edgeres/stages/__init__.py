@@ -1,0 +1,1 @@
+"""The stages that can be called alone: train, prune, export, calibrate, quantize, build."""

@@ -1,0 +1,290 @@
+"""The stages that lead from FP32 to INT8, one function each: files in, files out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.backends.base import QdqRules
+from edgeres.data.bad_images import BadImages
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.sampling import take, take_held_out
+from edgeres.data.source import open_dataset
+from edgeres.data.types import Dataset
+from edgeres.recipe.compress import QatBlock, QuantizeBlock
+from edgeres.system.container_limits import usable_threads
+from edgeres.system.files import write_atomic
+from edgeres.system.progress import Advance
+
+if TYPE_CHECKING:
+    from edgeres.quantization.quantize import QuantizeResult
+    from edgeres.quantization.sensitivity import Sensitivity
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import QatResult
+
+CALIBRATION_BATCH = 32
+
+
+def calibrate(
+    onnx: Path,
+    output: Path,
+    *,
+    data: str,
+    samples: int | None,
+    preprocess: Preprocess,
+    settings: QuantizeBlock,
+    threads: int | None = None,
+    bad: BadImages | None = None,
+    progress: Advance | None = None,
+) -> CalibrationTable:
+    """Runs calibration images through an FP32 ONNX model and writes its calibration table.
+
+    Args:
+        onnx: FP32 model in normal form.
+        output: Where the table (JSON) goes.
+        data: Calibration images, as after ``--data``.
+        samples: How many of them; ``None`` takes all.
+        preprocess: How an image becomes numbers.
+        settings: The recipe's ``quantize:`` block.
+        threads: CPU threads of the forward pass.
+        bad: Collects images that cannot be decoded; without it the first one is an error.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.quantization.calibrate.calibrate`.
+    """
+    from edgeres.quantization.calibrate import calibrate as run
+    from edgeres.stages.table_origin import origin_of
+
+    dataset = take(open_dataset(data, split="calibration"), samples)
+    table = run(
+        onnx,
+        _images(dataset, preprocess, bad),
+        calibrator=settings.calibrator,
+        threads=threads,
+        progress=progress,
+        total=len(dataset),
+    )
+    table = replace(table, made_from=origin_of(dataset, preprocess))
+    table.save(output)
+    return table
+
+
+def equalize(onnx: Path, output: Path) -> None:
+    """Writes the FP32 model with the channels inside its blocks brought to like size.
+
+    Args:
+        onnx: FP32 model in normal form.
+        output: Where the equalized ``.onnx`` goes: the same function, the same names.
+
+    Raises:
+        EdgeResError: See :func:`edgeres.quantization.equalize.equalize`.
+    """
+    from edgeres.quantization.equalize import equalize as run
+
+    run(onnx, output)
+
+
+def qat(
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    train_data: str,
+    preprocess: Preprocess,
+    work: Path,
+    progress: Advance | None = None,
+) -> QatResult:
+    """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
+
+    Args:
+        onnx: FP32 model in normal form.
+        table: Calibration table of that model.
+        output: Where weights and scales (``.safetensors``) go; the numbers of the training go to
+            the same name with ``.json``.
+        rules: Of the backend and device that will run it.
+        settings: The recipe's ``quantize:`` block, with a ``qat:`` block in it.
+        train_data: Training images, as after ``--data``.
+        preprocess: How an image becomes numbers.
+        work: Folder of the resumable training state and the log.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.training.qat.train_quantized`.
+    """
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.training.qat import train_quantized
+    from edgeres.training.split import split_held_out
+
+    training = (settings.qat or QatBlock()).to_settings()
+    full = open_dataset(train_data, split="train")
+    learn, check = split_held_out(full.labels, training.held_out, training.seed)
+    result = train_quantized(
+        onnx,
+        CalibrationTable.load(table),
+        rules,
+        settings.to_settings(),
+        training,
+        full.subset(learn.tolist()),
+        full.subset(check.tolist()),
+        work,
+        preprocess=preprocess,
+        progress=progress,
+    )
+    result.trained.save(output)
+    write_atomic(output.with_suffix(".json"), json.dumps(result.to_dict(), indent=1).encode())
+    return result
+
+
+def quantize(
+    onnx: Path,
+    table: Path,
+    output: Path,
+    *,
+    rules: QdqRules,
+    settings: QuantizeBlock,
+    data: str | None = None,
+    samples: int | None = None,
+    preprocess: Preprocess | None = None,
+    trained: Path | None = None,
+) -> QuantizeResult:
+    """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
+
+    Args:
+        onnx: FP32 model in normal form; equalized already, if it is to be.
+        table: Calibration table of that model.
+        output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
+        rules: Of the backend and device that will run it.
+        settings: The recipe's ``quantize:`` block.
+        data: Calibration images, as after ``--data``; read only where ``settings`` measure on
+            images.
+        samples: How many of them were calibrated; ``None`` is all. Of these
+            ``settings.measured_samples`` are used.
+        preprocess: How an image becomes numbers; goes with ``data``.
+        trained: What :func:`qat` learned under these rules; the numbers beside it go into the
+            account.
+
+    Raises:
+        UsageError: ``settings`` measure on images and there are none.
+        EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
+    """
+    from edgeres.quantization.quantize import quantize as run
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.quantization.trained import TrainedParameters
+
+    wanted = settings.to_settings()
+    images = None
+    if trained is None and wanted.needs_images and data is not None and preprocess is not None:
+        full = take(open_dataset(data, split="calibration"), samples)
+        few = take(full, min(settings.measured_samples, len(full)))
+        # Calibration has read the same images and told of bad ones.
+        images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
+    learned = None if trained is None else TrainedParameters.load(trained)
+    result = run(
+        onnx, CalibrationTable.load(table), rules, output, wanted, images=images, trained=learned
+    )
+    account = {"rules": rules.to_dict(), **result.to_dict()}
+    if trained is not None:
+        account["qat"] = json.loads(trained.with_suffix(".json").read_text())
+    write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
+    return result
+
+
+def sensitivity(
+    onnx: Path,
+    *,
+    rules: QdqRules,
+    data: str,
+    samples: int,
+    preprocess: Preprocess,
+    settings: QuantizeBlock,
+    table: Path | None = None,
+    all_but: bool = False,
+    threads: int | None = None,
+    progress: Advance | None = None,
+) -> Sensitivity:
+    """Measures what quantizing each layer alone does to the logits, in simulation.
+
+    Args:
+        onnx: FP32 model in normal form; equalized first, where ``settings`` say so.
+        rules: Of the backend and device that will run it.
+        data: Calibration images, as after ``--data``. The last ``samples`` of them (with the
+            classes in turn) are measured on, and the others calibrate.
+        samples: How many images to measure on.
+        preprocess: How an image becomes numbers.
+        settings: The recipe's ``quantize:`` block; rounding is to nearest and the bias correction
+            analytic, whatever it says.
+        table: Calibration table of the (equalized) model; made from the other images where
+            ``None``.
+        all_but: Also quantize everything but each layer.
+        threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
+        progress: Called with (models run, models in all).
+
+    Raises:
+        DataError: Too few images.
+        ArtefactError: ``table`` is of another model or preprocessing.
+        EdgeResError: See :func:`edgeres.quantization.sensitivity.sensitivity`.
+    """
+    from edgeres.quantization.calibrate import calibrate as make_table
+    from edgeres.quantization.sensitivity import sensitivity as run
+    from edgeres.quantization.table import CalibrationTable
+    from edgeres.stages.table_origin import check_table
+
+    if settings.equalize:
+        with tempfile.TemporaryDirectory() as folder:
+            equalized = Path(folder) / "model.onnx"
+            equalize(onnx, equalized)
+            return sensitivity(
+                equalized,
+                rules=rules,
+                data=data,
+                samples=samples,
+                preprocess=preprocess,
+                settings=settings.model_copy(update={"equalize": False}),
+                table=table,
+                all_but=all_but,
+                threads=threads,
+                progress=progress,
+            )
+    dataset = open_dataset(data, split="calibration")
+    held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
+    if table is not None:
+        known = CalibrationTable.load(table)
+        check_table(
+            known, table, onnx, images=None, preprocess=preprocess, calibrator=settings.calibrator
+        )
+    else:
+        others = take(dataset, len(dataset) - samples)
+        known = make_table(
+            onnx, _images(others, preprocess, None), calibrator=settings.calibrator, threads=threads
+        )
+    return run(
+        onnx,
+        known,
+        rules,
+        np.concatenate(list(_images(held_out, preprocess, None))),
+        held_out.labels if (held_out.labels >= 0).all() else None,
+        settings=settings.to_settings(),
+        all_but=all_but,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _images(
+    dataset: Dataset, preprocess: Preprocess, bad: BadImages | None
+) -> Iterator[NDArray[np.float32]]:
+    from edgeres.data.batches import batches
+
+    workers = usable_threads()
+    for images, _ in batches(dataset, preprocess, CALIBRATION_BATCH, workers=workers, bad=bad):
+        yield images

@@ -1,0 +1,219 @@
+"""One function a stage: files in, files out. The pipeline and the command line both call these.
+
+Every function takes what it needs by name and loads its heavy parts when it is called. The stages
+that lead from FP32 to INT8 are in :mod:`edgeres.stages.int8`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig, Engine, ShapeRange
+from edgeres.data.bad_images import first_image
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.source import open_dataset
+from edgeres.errors import BackendMissingError, UsageError
+from edgeres.recipe.compress import PruneBlock
+from edgeres.recipe.recipe import ExportBlock
+from edgeres.system.files import output_file
+from edgeres.system.progress import Advance
+
+if TYPE_CHECKING:
+    from edgeres.layer_latency.bench import NetworkBench
+    from edgeres.layer_latency.device import TimedOn
+    from edgeres.layer_latency.predict import LatencyModel
+    from edgeres.training.run import TrainSummary
+    from edgeres.training.settings import TrainSettings
+
+DENSE, LATENCY_TABLE = "dense.onnx", "latency_table.json"
+
+
+def train(
+    output: Path,
+    *,
+    settings: TrainSettings,
+    data: str = "fashion-mnist",
+    preprocess: Preprocess | None = None,
+    start: Path | None = None,
+    progress: Advance | None = None,
+) -> TrainSummary:
+    """Trains a network, or trains a checkpoint on, and tests the chosen epoch once.
+
+    Args:
+        output: Folder of the checkpoint, the resumable state, the log and the result.
+        settings: Of the training run.
+        data: Images, as after ``--data``; ``settings.held_out`` training images choose the epoch.
+        preprocess: How an image becomes numbers; the start checkpoint's own where ``None``.
+        start: Checkpoint to go on from; ``None`` trains from scratch.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        EdgeResError: See :func:`edgeres.training.run.train_and_test`.
+    """
+    from edgeres.models.checkpoint import load_checkpoint
+    from edgeres.training.run import train_and_test
+
+    first = load_checkpoint(start) if start else None
+    return train_and_test(
+        settings, data, output, start=first, preprocess=preprocess, progress=progress
+    )
+
+
+def prune(
+    checkpoint: Path,
+    output: Path,
+    *,
+    settings: PruneBlock,
+    train_data: str,
+    preprocess: Preprocess,
+    work: Path,
+    latency: LatencyModel | None = None,
+    bench: NetworkBench | None = None,
+    timed: TimedOn | None = None,
+    measuring: Advance | None = None,
+    progress: Advance | None = None,
+) -> dict[str, str]:
+    """Prunes a checkpoint and fine-tunes it until its accuracy is back.
+
+    Args:
+        checkpoint: Dense network.
+        output: Where the pruned ``.safetensors`` goes.
+        settings: The recipe's ``prune:`` block.
+        train_data: Training images, as after ``--data``.
+        preprocess: How an image becomes numbers.
+        work: Folder of the resumable training state and the log.
+        latency: Of the dense network, for ``allocation: latency``.
+        bench: Where widths by latency are measured before they are kept.
+        timed: Where to make both, instead: the dense network is exported and its layers are
+            measured in ``work``.
+        measuring: Called with (layer shapes measured, shapes in all), for ``timed``.
+        progress: Called with (steps done, steps in all).
+
+    Returns:
+        What is known of the pruned network, e.g. ``macs_ratio`` and ``held_out_top1``.
+
+    Raises:
+        EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
+    """
+    from dataclasses import replace
+
+    from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
+    from edgeres.pruning.recover import prune_and_finetune
+    from edgeres.training.split import split_held_out
+
+    wanted = settings.to_settings()
+    full = open_dataset(train_data, split="train")
+    held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
+    learn, check = split_held_out(full.labels, held_out, wanted.seed)
+    dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
+    if timed is not None and wanted.allocation == "latency" and latency is None:
+        sample = first_image(full)
+        size = preprocess.output_size(sample.height, sample.width)
+        work.mkdir(parents=True, exist_ok=True)
+        export(checkpoint, work / DENSE, image_size=size, settings=ExportBlock())
+        latency = timed.model(work / DENSE, work / LATENCY_TABLE, measuring)
+        bench = timed.bench(work / DENSE, latency)
+    pruned = prune_and_finetune(
+        dense,
+        wanted,
+        full.subset(learn.tolist()),
+        full.subset(check.tolist()),
+        work,
+        latency=latency,
+        bench=bench,
+        progress=progress,
+    )
+    save_checkpoint(output, pruned)
+    return {key: value for key, value in pruned.metadata.items() if key != "pruning"}
+
+
+def export(
+    checkpoint: Path, output: Path, *, image_size: tuple[int, int], settings: ExportBlock
+) -> None:
+    """Exports a checkpoint to FP32 ONNX in normal form and checks that both answer alike.
+
+    Args:
+        checkpoint: Dense or pruned network.
+        output: Where the ``.onnx`` goes.
+        image_size: Height and width that the network sees.
+        settings: The recipe's ``export:`` block.
+
+    Raises:
+        GateError: The ONNX model answers differently from the torch module.
+        EdgeResError: See :func:`edgeres.exporting.to_onnx.export_onnx`.
+    """
+    from edgeres.exporting.to_onnx import export_onnx
+    from edgeres.models.checkpoint import load_checkpoint, load_module
+
+    loaded = load_checkpoint(checkpoint)
+    export_onnx(
+        load_module(loaded),
+        (loaded.plan.in_channels, *image_size),
+        output,
+        opset=settings.opset,
+        dynamic_batch=settings.dynamic_batch,
+    )
+
+
+def build(
+    onnx: Path,
+    output: Path,
+    *,
+    target: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    options: Mapping[str, str] | None = None,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    limited: bool = False,
+    progress: Advance | None = None,
+) -> Engine:
+    """Builds an engine from an FP32 or Q/DQ ONNX file.
+
+    Args:
+        onnx: Model whose precision lies in the graph.
+        output: Engine file; the backend's suffix is added if it is not there.
+        target: Backend name.
+        device: ``cpu`` or ``cuda:N``.
+        threads: Intra-op threads; ``None`` leaves the choice to the runtime.
+        options: The backend's own options by name, as text.
+        shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
+            only input.
+        limited: Whether to build in a child process, for a model from elsewhere.
+        progress: Called with (steps done, steps known so far) by backends whose builders tell them;
+            not with ``limited``.
+
+    Raises:
+        BackendMissingError: The backend is not installed.
+        UsageError: An option or a shape range that the backend does not take, or ``output`` is
+            the model itself.
+        EdgeResError: See :meth:`edgeres.backends.base.Backend.build`.
+    """
+    backend = get_backend(target)
+    reason = backend.missing()
+    if reason is not None:
+        raise BackendMissingError(reason)
+    path = output_file(output, backend.engine_suffix, source=onnx)
+    config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
+    if limited:
+        from edgeres.backends.limited import build_limited
+
+        return build_limited(onnx, path, target, config)
+    return backend.build(onnx, path, config, progress=progress)
+
+
+def _named(shapes: Mapping[str, ShapeRange], onnx: Path) -> dict[str, ShapeRange]:
+    """Gives a range without a name that of the model's only input."""
+    if "" not in shapes:
+        return dict(shapes)
+    from edgeres.graph.summary import summarize
+
+    names = [spec.name for spec in summarize(onnx).inputs]
+    if len(names) != 1:
+        raise UsageError(
+            f"{onnx}: has the inputs {', '.join(names)}, and a shape range names none of them.",
+            hint="Put the input's name and = before it.",
+        )
+    return {name or names[0]: chosen for name, chosen in shapes.items()}

@@ -1,0 +1,241 @@
+"""The machine that something was measured on: CPU, instruction sets, memory, versions.
+
+Read from the system alone: no runtime is imported, nothing is downloaded, no command of a version
+control system is run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeres.system.container_limits import usable_memory, usable_threads
+from edgeres.version import __version__
+
+PACKAGES = (
+    "edgeres",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "pillow",
+    "safetensors",
+    "scipy",
+    "tensorrt",
+    "tensorrt-rtx-cu12",
+    "tensorrt-rtx-cu13",
+    "torch",
+    "torch-pruning",
+)
+"""Distributions whose versions can change a result."""
+
+_CPUINFO = Path("/proc/cpuinfo")
+_DEVICE_TREE = Path("/proc/device-tree/model")
+
+# What the kernel, macOS and the manuals call the instruction sets that decide how INT8 runs.
+_X86 = (
+    "sse4_1",
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "avx_vnni_int8",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
+_ARM = {
+    "asimd": "neon",
+    "neon": "neon",
+    "asimdhp": "fp16",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "sve": "sve",
+    "sve2": "sve2",
+    "sme": "sme",
+}
+_MACOS = {
+    "hw.optional.avx2_0": "avx2",
+    "hw.optional.fma": "fma",
+    "hw.optional.avx512f": "avx512f",
+    "hw.optional.avx512vnni": "avx512_vnni",
+    "hw.optional.neon": "neon",
+    "hw.optional.arm.FEAT_FP16": "fp16",
+    "hw.optional.arm.FEAT_DotProd": "dotprod",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_BF16": "bf16",
+    "hw.optional.arm.FEAT_SME": "sme",
+}
+# Numbers of IsProcessorFeaturePresent in the Windows SDK.
+_WINDOWS = {37: "sse4_1", 38: "sse4_2", 39: "avx", 40: "avx2", 41: "avx512f", 43: "dotprod"}
+INT8_DOT_PRODUCTS = frozenset(
+    {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "dotprod", "i8mm"}
+)
+"""Instruction sets that add INT8 products into 32 bits without an int16 in between."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a result comes from.
+
+    Attributes:
+        cpu: Model name of the CPU.
+        isa: Instruction sets that matter for inference, by the kernel's x86 names and ``neon``,
+            ``dotprod``, ``i8mm``, ... on Arm.
+        architecture: ``x86_64``, ``aarch64``, ...
+        cores: Logical CPUs of the machine.
+        threads: CPUs that this process may use, affinity and container limits included.
+        memory_bytes: Memory of the machine, or the container's limit if that is less; 0 where the
+            system does not tell.
+        os: Operating system and version.
+        python: Version of Python.
+        versions: Versions of the installed packages that can change a result.
+    """
+
+    cpu: str
+    isa: tuple[str, ...]
+    architecture: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    os: str
+    python: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def int8_dot_products(self) -> bool:
+        """Whether the CPU has instructions made for INT8 (VNNI, AMX, Arm's dot products)."""
+        return not INT8_DOT_PRODUCTS.isdisjoint(self.isa)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the field names of ``report.json``."""
+        return {
+            "cpu": self.cpu,
+            "isa": list(self.isa),
+            "architecture": self.architecture,
+            "cores": self.cores,
+            "threads": self.threads,
+            "memory_bytes": self.memory_bytes,
+            "os": self.os,
+            "python": self.python,
+            "versions": dict(self.versions),
+        }
+
+
+def describe_environment(packages: Sequence[str] = PACKAGES) -> Environment:
+    """Describes the machine that this runs on."""
+    cpu, isa = _cpu_linux() or _cpu_macos() or _cpu_other()
+    return Environment(
+        cpu=cpu,
+        isa=isa,
+        architecture=platform.machine(),
+        cores=os.cpu_count() or 1,
+        threads=usable_threads(),
+        memory_bytes=usable_memory(),
+        os=_os_name(),
+        python=platform.python_version(),
+        versions=package_versions(packages),
+    )
+
+
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of those distributions that are installed; imports none of them.
+
+    That of edgeres is of the code that runs, which need not be what is installed.
+    """
+    versions = {}
+    for name in packages:
+        if name == "edgeres":
+            versions[name] = __version__
+            continue
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
+    text = _read(_CPUINFO)
+    if not text:
+        return None
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip().lower(), value.strip())
+    if "flags" in fields:
+        flags = set(fields["flags"].split())
+        return fields.get("model name", platform.machine()), tuple(f for f in _X86 if f in flags)
+    found = [_ARM[flag] for flag in fields.get("features", "").split() if flag in _ARM]
+    name = fields.get("model name") or fields.get("hardware") or _read(_DEVICE_TREE).strip("\0\n ")
+    return name or platform.machine(), tuple(dict.fromkeys(found))
+
+
+def _cpu_macos() -> tuple[str, tuple[str, ...]] | None:
+    if sys.platform != "darwin":
+        return None
+    try:
+        done = subprocess.run(
+            ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.optional"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return _parse_sysctl(done.stdout)
+
+
+def _parse_sysctl(text: str) -> tuple[str, tuple[str, ...]]:
+    values = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        values[key.strip()] = value.strip()
+    isa = tuple(name for key, name in _MACOS.items() if values.get(key) == "1")
+    return values.get("machdep.cpu.brand_string") or platform.machine(), isa
+
+
+def _cpu_other() -> tuple[str, tuple[str, ...]]:
+    isa: tuple[str, ...] = ()
+    if sys.platform == "win32":
+        import ctypes
+
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        isa = tuple(name for number, name in _WINDOWS.items() if present(number))
+    return platform.processor() or platform.machine() or "unknown", isa
+
+
+def _os_name() -> str:
+    try:
+        pretty = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        pretty = ""
+    kernel = f"{platform.system()} {platform.release()}"
+    return f"{pretty} ({kernel})" if pretty else kernel
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

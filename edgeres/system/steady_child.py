@@ -1,0 +1,134 @@
+"""Runs one function in a child process whose memory lies alike each time.
+
+Some compilers order things by the addresses of their objects, so what they write differs from run
+to run. Two things make those addresses equal. The child runs without address randomization and
+with a stack of fixed size; and the function runs in a thread, to which the C library gives an arena
+of its own: it is empty, whatever the environment, the paths and the imports left in the main
+thread's. The length of the path of its current folder, which the caller makes, counts too.
+
+Requests, answers, errors and crashes are those of :mod:`edgeres.system.child`; there is no time limit.
+The child ends when its parent does, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from edgeres.system.child import JsonValue, call, find, kill_group, limit, read_answer
+
+# What holds for a program that a process executes, not for the process itself: personality(2), and
+# the limit on the stack, which moves what lies below it and is the size of every thread's.
+_ADDR_NO_RANDOMIZE, _ASK = 0x0040000, 0xFFFFFFFF
+_FIRST = (
+    "import os, sys; from ctypes import CDLL; from resource import *; "
+    "hard = getrlimit(RLIMIT_STACK)[1]; wanted = 8 << 20; "
+    "setrlimit(RLIMIT_STACK, (wanted if hard < 0 else min(wanted, hard), hard)); "
+    "ask = getattr(CDLL(None), 'personality', lambda value: 0); "
+    f"ask(ask({_ASK}) | {_ADDR_NO_RANDOMIZE}); "
+    "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+)
+_BOOTSTRAP = (
+    "import sys; sys.path[:] = sys.argv[1:]; from edgeres.system.steady_child import main; main()"
+)
+# Of Python's own variables those that say where its files are; others change its use of memory.
+_PYTHON = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+# glibc's cache would hand a thread again what it freed for others, which lies outside its arena.
+_NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+
+
+def run_steady(
+    function: str,
+    arguments: Mapping[str, JsonValue],
+    *,
+    folder: Path,
+    what: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> JsonValue:
+    """Calls a function in a steady child process and returns what it returns.
+
+    Args:
+        function: ``package.module:function``; imported in the child only. It gets the argument
+            ``progress`` besides, to be called with (done, known) steps.
+        arguments: Keyword arguments, JSON values only.
+        folder: The child's current folder.
+        what: What the child does, for the message of a crash.
+        progress: Called here with what the child tells.
+
+    Raises:
+        EdgeResError: The error that the function raised, of the same class.
+        StageError: The child crashed, or raised any other exception.
+    """
+    request = json.dumps({"function": function, "arguments": dict(arguments)})
+    paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if name in _PYTHON or not name.startswith(("MALLOC_", "PYTHON"))
+    }
+    with tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _FIRST, _BOOTSTRAP, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            cwd=folder,
+            env={**kept, **_NO_CACHE},
+            start_new_session=True,
+        )
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            answer = b""
+            try:
+                with suppress(BrokenPipeError):  # how the child ended says more
+                    process.stdin.write(request.encode() + b"\n")
+                    process.stdin.flush()
+                for answer in process.stdout:
+                    if answer.endswith(b"]\n") and progress is not None:
+                        progress(*json.loads(answer))
+                process.wait()
+            finally:
+                kill_group(process)
+        return read_answer(what, answer, process.returncode, None, printed)
+
+
+def addresses_are_fixed() -> bool:
+    """Whether this process runs without address randomization; containers may forbid that."""
+    ask = getattr(ctypes.CDLL(None), "personality", None)
+    return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
+
+
+def main() -> None:
+    """The child's side: one request on standard input, its steps and the answer on the output."""
+    stream = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    limit(None)
+    request = json.loads(sys.stdin.readline())
+    function = request["function"]
+    with suppress(Exception):  # the call fails for the same reason, and says it
+        find(function)  # what the import leaves behind belongs to this thread
+
+    def tell(done: int, known: int) -> None:
+        with suppress(BrokenPipeError):  # the parent has ended, and so will this process
+            stream.write(f"[{done}, {known}]\n")
+
+    def work() -> None:
+        try:
+            stream.write(json.dumps(call(function, {**request["arguments"], "progress": tell})))
+            stream.flush()
+        finally:
+            # Native libraries may hang or crash while they are torn down; the answer is out.
+            os._exit(0)
+
+    threading.Thread(target=work).start()
+    sys.stdin.read()  # comes back when the parent has closed its end, by will or by death
+    os._exit(1)
