@@ -217,7 +217,7 @@ def kill_at(stage: str, edge: str) -> None:
     ``written``: the files are there, the manifest or the journal is not. ``aside``: an earlier
     folder of that name was moved away, the new one is not in its place. ``done``: it just is.
     """
-    from edgeres.pipeline.convert import publish, store
+    from edgeres.system import publish, store
 
     rename, replace = Path.rename, store.replace_folder
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.classifier import single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
-from edgeres.benchmarking.benchmark import benchmark, made_up_inputs
+from edgeres.benchmarking.benchmark import benchmark
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.loadgen import LoadGenSettings, run_loadgen
 from edgeres.errors import EdgeResError
-from edgeres.evaluation.predict import single_input
-from edgeres.evaluation.validate import executable_backend
 from edgeres.system.environment import describe_environment
 
 _TOLERANCE = 0.05

@@ -18,13 +18,14 @@ from quantizers import TOOLS, Job
 from subjects import CALIBRATION, open_subject
 
 from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.classifier import single_input
 from edgeres.backends.target import Target, open_target
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.benchmarking.speedup import speedup
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.compare import compare
-from edgeres.evaluation.predict import predict, single_input
+from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.graph.summary import summarize
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint

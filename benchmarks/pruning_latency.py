@@ -28,13 +28,13 @@ import numpy as np
 import torch
 
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.classifier import single_input
 from edgeres.backends.target import Target, open_target
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.benchmarking.speedup import speedup
 from edgeres.errors import UsageError
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.evaluation.predict import single_input
 from edgeres.exporting.to_onnx import export_onnx
 from edgeres.graph.summary import node_macs
 from edgeres.layer_latency.bench import EngineBench
@@ -56,7 +56,8 @@ from edgeres.pruning.budget import MacsCost
 from edgeres.pruning.confirm import Problem, Region, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.system.environment import describe_environment
 
 SHAPE = (3, 224, 224)

@@ -38,7 +38,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
@@ -50,6 +51,7 @@ from edgeres.stages.network import export
 from edgeres.system.assets import asset_path
 from edgeres.system.environment import describe_environment
 from edgeres.training.qat import train_quantized
+from edgeres.training.qat_settings import settings_of
 from edgeres.training.split import split_held_out
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
@@ -170,7 +172,7 @@ def measure(case: Case, qat: QatBlock, images: int, test: int, folder: Path) -> 
         case.table,
         case.rules,
         QuantizeSettings(),
-        qat.to_settings(),
+        settings_of(qat),
         full.subset(chosen.tolist()),
         held_out,
         folder / case.name.replace(" ", "-"),

@@ -68,7 +68,8 @@ def edgeres_tool(
     def run(job: Job) -> Files:
         from edgeres.backends import get_backend
         from edgeres.quantization.calibrate import calibrate
-        from edgeres.quantization.quantize import QuantizeSettings, quantize
+        from edgeres.quantization.quantize import quantize
+        from edgeres.quantization.settings import QuantizeSettings
 
         images = job.batches()
         table = calibrate(job.subject.fp32, images, calibrator=calibrator)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ from edgeres.data.source import open_dataset
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
+from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import QuantizeBlock
 from edgeres.recipe.recipe import ExportBlock
 from edgeres.stages.int8 import calibrate, equalize, quantize
@@ -191,7 +192,7 @@ def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     peak = {}
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
     for label in COSTS:
-        settings = QuantizeBlock(**SWITCHES[label]).to_settings()
+        settings = quantize_settings(QuantizeBlock(**SWITCHES[label]))
         started = time.monotonic()
         run(onnx, table, rules, folder / "q.onnx", settings, images=shown)
         seconds[f"quantize: {label}"] = time.monotonic() - started

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.classifier import single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.preprocess import Preprocess
 from edgeres.devices.workers import predict_sharded
-from edgeres.evaluation.predict import single_input
-from edgeres.evaluation.validate import BATCH, executable_backend
+from edgeres.evaluation.validate import BATCH
 from edgeres.system.environment import describe_environment
 
 _TARGET = 0.6

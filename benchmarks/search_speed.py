@@ -39,7 +39,8 @@ def learned(subject: Subject, images: int) -> dict[str, float]:
     """Quantizes with learned rounding for a CPU whose sums saturate."""
     from edgeres.backends import get_backend
     from edgeres.quantization.calibrate import calibrate
-    from edgeres.quantization.quantize import QuantizeSettings, quantize
+    from edgeres.quantization.quantize import quantize
+    from edgeres.quantization.settings import QuantizeSettings
     from edgeres.quantization.simulate import simulated_logits
     from edgeres.sqnr import sqnr_db
 

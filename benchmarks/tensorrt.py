@@ -25,16 +25,17 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends.base import BuildConfig, Engine, Runner
+from edgeres.backends.classifier import single_input
 from edgeres.backends.tensorrt.backend import BACKEND
 from edgeres.backends.tensorrt.cuda import list_gpus
 from edgeres.backends.tensorrt.run import TensorRTRunner
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import BackendMissingError, EdgeResError
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.evaluation.predict import predict, single_input
+from edgeres.evaluation.predict import predict
 from edgeres.graph.summary import node_macs
 from edgeres.system.assets import asset_path
 from edgeres.system.environment import describe_environment

@@ -4,9 +4,9 @@
     python scripts/stage_code.py --same-results   keeps all: the change gives equal results
 
 Results of training stay valid until their number in ``edgeres/system/stage_code.py`` rises. So that
-nobody has to remember to raise it, ``tests/stage_code.json`` keeps a hash of each definition that such a
-stage reaches inside edgeres, found by names in the syntax tree (no docstrings, no comments), and a
-test fails when one differs. What only tells, times or stores is left out.
+nobody has to remember to raise it, ``tests/stage_code.json`` keeps a hash of each definition that
+such a stage reaches inside edgeres, found by names in the syntax tree (no docstrings, no comments),
+and a test fails when one differs. What only tells, times or stores is left out.
 """
 
 from __future__ import annotations

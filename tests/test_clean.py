@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from edgeres.cli import app
 from edgeres.pipeline.convert import stage_store
-from edgeres.report.schema import BaselinePart, ModelPart, Report, StagePart, write_report
+from edgeres.report.schema import BaselinePart, ModelPart, Report, write_report
 from edgeres.system.environment import describe_environment
+from edgeres.system.progress import StagePart
 from edgeres.system.publish import PLACE
 from edgeres.system.store import Store, output_lock
 

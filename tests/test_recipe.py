@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from edgeres.errors import RecipeError
 from edgeres.pipeline.recipe_file import MAX_BYTES, load_recipe
+from edgeres.pruning.settings import prune_settings
+from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import Recipe, json_schema
 from edgeres.system.assets import asset_folder, asset_path
@@ -127,7 +129,7 @@ def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant)
     text = GOOD + f"quantize: {{bias_correction: {said}}}\n"
     recipe = load_recipe(write(text))
     assert recipe.quantize.bias_correction == meant
-    settings = recipe.quantize.to_settings()
+    settings = quantize_settings(recipe.quantize)
     assert settings.bias_correction == (meant != "off")
     assert settings.needs_images == (meant == "empirical")
     value = {"true": True, "false": False}.get(said, said)
@@ -216,12 +218,12 @@ def test_new_pruning_keys_leave_stored_results_alone():
     }  # fmt: skip
     slim = PruneBlock(sparse={"epochs": 2, "strength": 0.001}, finetune={"batch_size": 64})
     assert set(slim.stage_settings()) == plain | {"sparse"}
-    training = slim.to_settings().sparse
+    training = prune_settings(slim).sparse
     assert training is not None
     assert (training.epochs, training.bn_l1, training.batch_size) == (2, 0.001, 64)
     latency = PruneBlock(allocation="latency", target_latency=0.5, latency_on="openvino")
     assert set(latency.stage_settings()) == plain | {"target_latency"}
-    assert latency.to_settings().target_latency == 0.5
+    assert prune_settings(latency).target_latency == 0.5
 
 
 @pytest.mark.parametrize(

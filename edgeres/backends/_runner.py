@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.backends.base import Array, BatchLimits
 from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.graph.summary import TensorSpec
 from edgeres.system.closing import Closing
 
 

@@ -16,18 +16,11 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.graph.summary import TensorSpec
+
 Array = NDArray[np.generic]
 Steps = Callable[[int, int], None]
 """Called with (steps done, steps known so far)."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, shape and dtype of a network input or output; a dynamic dimension is ``None``."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)

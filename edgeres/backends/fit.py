@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import Backend
+from edgeres.backends.base import Backend, Engine
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.system.environment import describe_environment
 
@@ -21,6 +21,22 @@ def backend_here(name: str, what: str) -> Backend:
     reason = backend.missing() or backend.not_executable()
     if reason is not None:
         raise BackendMissingError(f"{what}: cannot run on this machine: {reason}")
+    return backend
+
+
+def executable_backend(engine: Engine) -> Backend:
+    """The backend of an engine, if it can run it here.
+
+    Raises:
+        BackendMissingError: It cannot; the message says why.
+    """
+    backend = get_backend(engine.backend)
+    reason = backend.not_executable()
+    if reason is not None:
+        raise BackendMissingError(
+            f"{engine.path}: cannot run on this machine: {reason}",
+            hint="Run this command on a machine that can.",
+        )
     return backend
 
 

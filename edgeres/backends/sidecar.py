@@ -285,3 +285,9 @@ def _check_file(folder: Path, name: str, sha256: str, size: int) -> None:
             f"{path}: its bytes are not the ones that were built (SHA-256 differs).",
             hint="Build the engine again.",
         )
+
+
+def engine_size(engine: Engine) -> int:
+    """Size in bytes of all files of an engine that :func:`read_engine` found whole."""
+    record = json.loads(sidecar_path(engine.path).read_text(encoding="utf-8"))
+    return sum(int(entry["size_bytes"]) for entry in record["files"].values())

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from edgeres.backends import get_backend, target_names
 from edgeres.backends.base import Backend, BuildConfig, QdqRules
 from edgeres.backends.portable import PORTABLE, portable_rules
 from edgeres.errors import BackendMissingError, UsageError
-from edgeres.recipe.recipe import BuildBlock
+
+
+class BuildSettings(Protocol):
+    """What a recipe says of one target's engines."""
+
+    def to_config(self, device: str) -> BuildConfig:
+        """The same for a backend."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,9 @@ class Target:
         return self.backend.name
 
 
-def open_target(name: str, device: str | None = None, settings: BuildBlock | None = None) -> Target:
+def open_target(
+    name: str, device: str | None = None, settings: BuildSettings | None = None
+) -> Target:
     """Finds a backend and asks it about this machine; the backend's best device if none is named.
 
     Args:
@@ -55,7 +65,7 @@ def open_target(name: str, device: str | None = None, settings: BuildBlock | Non
     if reason is not None:
         raise BackendMissingError(reason)
     device = device or (*backend.devices(), backend.default_device)[0]
-    config = (settings or BuildBlock()).to_config(device)
+    config = BuildConfig(device=device) if settings is None else settings.to_config(device)
     backend.check(config)
     rules = backend.qdq_rules(device)
     return Target(backend, device, rules, backend.not_executable(), rules.saturating, config)
@@ -64,7 +74,7 @@ def open_target(name: str, device: str | None = None, settings: BuildBlock | Non
 def open_targets(
     names: Sequence[str],
     *,
-    settings: Mapping[str, BuildBlock] | None = None,
+    settings: Mapping[str, BuildSettings] | None = None,
     portable: bool = False,
 ) -> list[Target]:
     """Opens several targets.

@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import BuildConfig, Engine, Runner, TensorSpec
+from edgeres.backends.base import BuildConfig, Engine, Runner
+from edgeres.backends.classifier import single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import try_engine
 from edgeres.backends.null.backend import NullRunner
-from edgeres.backends.sidecar import read_engine
+from edgeres.backends.sidecar import engine_size, read_engine
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.memory import PeakMemory, peak_memory
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.benchmarking.sustained import Sustained, sustain
-from edgeres.errors import ModelError, UsageError
-from edgeres.evaluation.inspect import engine_size
-from edgeres.evaluation.predict import single_input
-from edgeres.evaluation.validate import executable_backend
+from edgeres.errors import UsageError
 from edgeres.system.environment import Environment, describe_environment
-
-_INPUTS = 8
 
 
 @dataclass(frozen=True)
@@ -186,34 +184,3 @@ def benchmark(
             for name, engine in engines.items()
         },
     )
-
-
-def made_up_inputs(
-    source: TensorSpec, batch_size: int, *, count: int = _INPUTS, seed: int = 0
-) -> list[NDArray[np.float32]]:
-    """Batches of noise around zero in the shape that an engine takes, for timing only.
-
-    Args:
-        source: The engine's image input.
-        batch_size: Images in a batch where the engine leaves the choice.
-        count: Number of batches.
-        seed: Seed of the noise.
-
-    Raises:
-        ModelError: A size apart from the batch is not fixed.
-        UsageError: The engine's batch is fixed to another number.
-    """
-    fixed, *sizes = source.shape
-    if None in sizes:
-        raise ModelError(
-            f"the sizes of the input {source.name} are not fixed: {source.shape}.",
-            hint="Give images with --data.",
-        )
-    if fixed is not None and batch_size not in (1, fixed):
-        raise UsageError(
-            f"the engine takes batches of {fixed}, not of {batch_size}.",
-            hint=f"Use --batch-size {fixed}.",
-        )
-    shape = (fixed or batch_size, *(size for size in sizes if size is not None))
-    noise = np.random.default_rng(seed)
-    return [noise.standard_normal(shape).astype(np.float32) for _ in range(count)]

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, Runner
+from edgeres.backends.classifier import check_images, single_input
 from edgeres.benchmarking.load import fixed_work_ns, now, other_load, usable_cpus
 from edgeres.benchmarking.outputs import OutputWatch
 from edgeres.benchmarking.quantile import QuantileInterval, quantile_interval
 from edgeres.benchmarking.stability import engine_doubts, machine_doubts
 from edgeres.errors import UsageError
-from edgeres.evaluation.predict import check_images, single_input
 
 Clock = Callable[[], int]
 

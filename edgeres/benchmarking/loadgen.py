@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Runner
+from edgeres.backends.classifier import fed_batches, single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
 from edgeres.errors import BackendMissingError, StageError, UsageError
-from edgeres.evaluation.predict import fed_batches, single_input
-from edgeres.evaluation.validate import executable_backend
 from edgeres.system.child import JsonValue, run_limited
 
 _NAMES = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.backends.base import Array, BuildConfig
+from edgeres.backends.classifier import single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.errors import StageError
-from edgeres.evaluation.predict import single_input
-from edgeres.evaluation.validate import executable_backend
 from edgeres.system.child import JsonValue, run_limited
 
 _RUNS = 10
@@ -68,7 +68,7 @@ def peak_memory(
 
 def measure_here(path: str, device: str, threads: int | None, batch_size: int) -> JsonValue:
     """Resident bytes before loading and at the peak after some runs: what the child calls."""
-    from edgeres.benchmarking.benchmark import made_up_inputs
+    from edgeres.benchmarking.inputs import made_up_inputs
 
     engine = read_engine(Path(path))
     backend = executable_backend(engine)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.classifier import single_input
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, write_tuning
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.speedup import Speedup, speedup
-from edgeres.evaluation.predict import single_input
-from edgeres.evaluation.validate import executable_backend
 from edgeres.system.container_limits import usable_threads
 
 _TOLERANCE = 0.01  # of the largest answer

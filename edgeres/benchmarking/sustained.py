@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, Runner
+from edgeres.backends.classifier import check_images, single_input
 from edgeres.benchmarking.load import fixed_work_ns
 from edgeres.errors import UsageError
-from edgeres.evaluation.predict import check_images, single_input
 
 _WINDOWS = 60
 _LEAST_WINDOW_S = 0.05

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array
+from edgeres.backends.classifier import check_images
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import DataError, StageError
-from edgeres.evaluation.predict import check_images
+from edgeres.graph.summary import TensorSpec
 
 _BEYOND = 0.25  # of the range of normalized pixels: what resizing by another program overshoots
 _HINT = (

@@ -19,17 +19,17 @@ from PIL import Image
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Runner
-from edgeres.backends.sidecar import read_engine
-from edgeres.data.decode import decode_file
-from edgeres.data.preprocess import Preprocess
-from edgeres.errors import GateError, StageError
-from edgeres.evaluation.predict import (
+from edgeres.backends.classifier import (
     check_images,
     class_scores,
     fed_batches,
     single_input,
     single_output,
 )
+from edgeres.backends.sidecar import read_engine
+from edgeres.data.decode import decode_file
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import GateError, StageError
 from edgeres.sqnr import sqnr_db
 from edgeres.system.child import JsonValue, run_limited
 

@@ -18,7 +18,8 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Runner, TensorSpec
+from edgeres.backends.base import Runner
+from edgeres.backends.classifier import class_scores, fed_batches, single_input, single_output
 from edgeres.bundling.inputs import ImageInput, Inputs
 from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
@@ -28,7 +29,7 @@ from edgeres.bundling.selftest import SelfTest
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import UsageError
-from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
+from edgeres.graph.summary import TensorSpec
 from edgeres.system.closing import Closing
 from edgeres.system.container_limits import usable_threads
 

@@ -12,8 +12,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgeres.report.schema import StagePart
-from edgeres.system.progress import Advance, advance
+from edgeres.system.progress import Advance, StagePart, advance
 
 
 class ConsoleListener:

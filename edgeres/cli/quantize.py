@@ -13,6 +13,7 @@ from edgeres.cli.stages import Onnx, RecipeOption, onnx_preprocess, stage_recipe
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
+    from edgeres.quantization.settings import quantize_settings
     from edgeres.quantization.table import CalibrationTable
     from edgeres.recipe.compress import QuantizeBlock
 
@@ -78,7 +79,7 @@ def quantize(
         try_model(onnx)
         given = CalibrationTable.load(table) if table is not None and table.is_file() else None
         table = table or output.with_suffix(".calibration.json")
-        reads_images = images is not None or settings.quantize.to_settings().needs_images
+        reads_images = images is not None or quantize_settings(settings.quantize).needs_images
         # Without a word of it, images become numbers as those of the table did.
         prepared = preprocess_of(given) if given and settings.preprocess is None else None
         if prepared is None and (given is None or settings.preprocess is not None or reads_images):

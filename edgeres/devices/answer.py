@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH, executable_backend
+from edgeres.evaluation.validate import BATCH
 
 
 def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> None:

@@ -15,7 +15,7 @@ import edgeres
 from edgeres.system.files import write_atomic
 
 NAME = "edgeres.pyz"
-PACKAGES = ("backends", "benchmarking", "data", "devices", "evaluation")
+PACKAGES = ("backends", "benchmarking", "data", "devices", "evaluation", "graph", "system")
 """What loads, runs, times and answers. They import torch nowhere and, for this, neither ONNX nor
 SciPy nor what draws the command line."""
 
@@ -44,7 +44,7 @@ def runtime_archive() -> bytes:
     root = Path(edgeres.__file__).parent
     files = list(root.glob("*.py"))
     for package in PACKAGES:
-        files += (root / package).glob("*.py")
+        files += (root / package).rglob("*.py")
     content = {f"edgeres/{path.relative_to(root).as_posix()}": path.read_bytes() for path in files}
     content["__main__.py"] = _MAIN
     buffer = io.BytesIO()

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
@@ -38,7 +39,7 @@ from edgeres.errors import (
 from edgeres.evaluation.distinct import Sketches
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.evaluation.validate import BATCH, executable_backend
+from edgeres.evaluation.validate import BATCH
 from edgeres.system.files import file_sha256
 
 SHARD = 5 * BATCH

@@ -1,8 +1,9 @@
 """Why a layer stands out: only what was checked for this very layer is said.
 
 An engine that differs from its source is held against the findings about that source on this device
-(:mod:`edgeres.evaluation.qdq_check`): weights whose products can leave int16 where sums clip, a pool that the
-engine was seen to compute otherwise. A layer whose weights cannot saturate is never said to.
+(:mod:`edgeres.evaluation.qdq_check`): weights whose products can leave int16 where sums clip, a
+pool that the engine was seen to compute otherwise. A layer whose weights cannot saturate is never
+said to.
 
 A layer that loses too much by quantization is held against the reference: its weights, how much of
 its output lies beyond the range that the file gives it, and how coarse its steps are.

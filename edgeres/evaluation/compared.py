@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeres.backends.base import Backend, Engine
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
@@ -16,7 +17,6 @@ from edgeres.evaluation.distances import Distance
 from edgeres.evaluation.inspect import source_of
 from edgeres.evaluation.points import Point, find_points, is_quantized
 from edgeres.evaluation.tensors import EngineInside
-from edgeres.evaluation.validate import executable_backend
 from edgeres.graph.layers import load_model
 from edgeres.quantization.trial import try_model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine, LayerInfo, Remarks
 from edgeres.backends.limited import try_engine
-from edgeres.backends.sidecar import read_engine, sidecar_path
+from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
@@ -84,12 +83,6 @@ def inspect(path: Path, *, source: Path | None = None, trial: bool = False) -> I
         count_fusions(layers, node_ops(onnx)),
         backend.remarks(engine),
     )
-
-
-def engine_size(engine: Engine) -> int:
-    """Size in bytes of all files of an engine that :func:`read_engine` found whole."""
-    record = json.loads(sidecar_path(engine.path).read_text(encoding="utf-8"))
-    return sum(int(entry["size_bytes"]) for entry in record["files"].values())
 
 
 def source_of(engine: Engine, given: Path | None = None) -> Path:

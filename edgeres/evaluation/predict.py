@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, BatchLimits, Runner, TensorSpec
-from edgeres.errors import DataError, ModelError
+from edgeres.backends.base import Array, Runner
+from edgeres.backends.classifier import (
+    check_images,
+    class_scores,
+    fed_batches,
+    single_input,
+    single_output,
+)
+from edgeres.errors import DataError
 from edgeres.evaluation.distinct import Sketcher, Sketches
 from edgeres.evaluation.predictions import Predictions
 
@@ -111,92 +118,3 @@ def predict(
         class_names=tuple(dataset.class_names),
         sketches=np.concatenate(sketches),
     )
-
-
-def single_input(runner: Runner) -> TensorSpec:
-    """The one input of an image classifier.
-
-    Raises:
-        ModelError: The engine has several inputs, or one that is not a batch of images.
-    """
-    if len(runner.inputs) != 1 or len(runner.inputs[0].shape) != 4:
-        found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.inputs) or "none"
-        raise ModelError(
-            f"expected one image input with four dimensions, got {found}.",
-            hint="Only image classifiers with one input can be evaluated.",
-        )
-    return runner.inputs[0]
-
-
-def check_images(source: TensorSpec, images: Array) -> None:
-    """Compares a batch with what the engine takes, apart from the batch dimension.
-
-    Raises:
-        DataError: The shapes differ.
-    """
-    wanted = source.shape[1:]
-    got = images.shape[1:]
-    if len(wanted) != len(got) or any(w not in (None, g) for w, g in zip(wanted, got, strict=True)):
-        raise DataError(
-            f"the engine takes images of shape {_shape(source)}, preprocessing gives "
-            f"(N, {', '.join(map(str, got))}).",
-            hint="Set resize, crop, channels and layout in the preprocessing to fit the model.",
-        )
-
-
-def single_output(runner: Runner) -> TensorSpec:
-    """The one output of an image classifier.
-
-    Raises:
-        ModelError: The engine has several outputs.
-    """
-    if len(runner.outputs) != 1:
-        found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.outputs) or "none"
-        raise ModelError(
-            f"expected one output with class scores, got {found}.",
-            hint="Export the model with its logits as the only output.",
-        )
-    return runner.outputs[0]
-
-
-def class_scores(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray[np.float32]:
-    """The answer as ``(N, K)`` float32; trailing dimensions of size 1 are dropped.
-
-    Raises:
-        ModelError: Not one row of scores for each image.
-    """
-    array = answer[target.name]
-    if array.ndim < 2 or array.shape[0] != count or any(size != 1 for size in array.shape[2:]):
-        raise ModelError(
-            f"expected the output {target.name} to be ({count}, K), got {array.shape}.",
-            hint="The model must give one row of class scores for each image of the batch.",
-        )
-    return array.reshape(array.shape[:2]).astype(np.float32)
-
-
-def fed_batches(runner: Runner, images: Array) -> Iterator[tuple[Array, int]]:
-    """Any number of images as batches that the engine takes, in its own element type.
-
-    Where the engine wants more images than are left, the batch is filled up with copies of the last
-    one; their answers are to be dropped.
-
-    Yields:
-        A batch, and how many of its first images are real.
-    """
-    dtype = single_input(runner).dtype
-    for batch, count in fitted(images, runner.batch_limits):
-        yield batch.astype(dtype, copy=False), count
-
-
-def fitted(images: Array, limits: BatchLimits) -> Iterator[tuple[Array, int]]:
-    """The same for any taker of batches: each filled up where it wants more, and its real count."""
-    size = limits.fit(max(len(images), 1))
-    for start in range(0, max(len(images), 1), size):
-        part = images[start : start + size]
-        missing = limits.fit(len(part)) - len(part)
-        filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        yield filled, len(part)
-
-
-def _shape(spec: TensorSpec) -> str:
-    return "(" + ", ".join("N" if size is None else str(size) for size in spec.shape) + ")"

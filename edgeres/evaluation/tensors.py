@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from edgeres.backends import limited
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
+from edgeres.backends.classifier import fed_batches, single_input
 from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
-from edgeres.evaluation.predict import fed_batches, single_input
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.graph.layers import activations, load_model, value_name
 from edgeres.quantization.forward import infer_shapes, open_session, run_session

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import build_limited, try_engine
-from edgeres.backends.sidecar import read_engine, sidecar_path
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError
+from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
+from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.baseline import check_baseline
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
@@ -29,7 +29,7 @@ from edgeres.evaluation.gates import (
     deployment_checks,
     fusion_check,
 )
-from edgeres.evaluation.inspect import engine_size, inspect, source_of
+from edgeres.evaluation.inspect import inspect, source_of
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
@@ -259,22 +259,6 @@ def _try_other(path: Path) -> None:
         try_engine(path)
     elif path.suffix == ".onnx" and path.is_file():
         try_model(path)
-
-
-def executable_backend(engine: Engine) -> Backend:
-    """The backend of an engine, if it can run it here.
-
-    Raises:
-        BackendMissingError: It cannot; the message says why.
-    """
-    backend = get_backend(engine.backend)
-    reason = backend.not_executable()
-    if reason is not None:
-        raise BackendMissingError(
-            f"{engine.path}: cannot run on this machine: {reason}",
-            hint="Run this command on a machine that can.",
-        )
-    return backend
 
 
 def _runnable(baseline: Path | Predictions | None) -> Path | None:

@@ -11,13 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.backends.base import TensorSpec
 from edgeres.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
 Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of a network input or output; a dynamic dimension is ``None``."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.backends.base import BuildConfig, ShapeRange
-from edgeres.benchmarking.benchmark import made_up_inputs
+from edgeres.backends.classifier import single_input
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.errors import ArtefactError, UsageError
-from edgeres.evaluation.predict import single_input
 from edgeres.layer_latency.shapes import LayerShape, NetworkLayer
 from edgeres.layer_latency.synthetic import assumed_ranges, write_copies
 from edgeres.layer_latency.table import (
@@ -28,7 +28,8 @@ from edgeres.layer_latency.table import (
     Precision,
     ShapeTimes,
 )
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.system.environment import describe_environment
 
 if TYPE_CHECKING:

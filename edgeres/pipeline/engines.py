@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
-from edgeres.backends.sidecar import read_engine
+from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.backends.target import Target
 from edgeres.data.bad_images import BadImages
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
-from edgeres.evaluation.inspect import engine_size
 from edgeres.graph.summary import node_ops
 from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
 from edgeres.pipeline.networks import Network, Networks
 from edgeres.pipeline.qat import trained_parameters
 from edgeres.pipeline.run import Run
 from edgeres.quantization.quantize import QuantizeResult
+from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import QuantizeBlock
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build
@@ -130,7 +130,7 @@ def build_target(
     settings: dict[str, Any] = {"rules": target.rules.to_dict()}
     if trained is not None:
         inputs["trained"] = file_sha256(trained)
-    elif block.to_settings().needs_images:
+    elif quantize_settings(block).needs_images:
         inputs["data"] = fingerprint
         settings["preprocess"] = networks.preprocess.to_dict()
     if "data" not in inputs:

@@ -27,6 +27,7 @@ from edgeres.pipeline.keys import machine_key, place_key, run_key
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.quantization.sensitivity import sensitivity
+from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import Advance
@@ -151,7 +152,7 @@ def _sensitivity(
             CalibrationTable.load(table),
             item.target.rules,
             np.concatenate(parts),
-            settings=block.to_settings(),
+            settings=quantize_settings(block),
             threads=run.recipe.benchmark.threads,
             progress=progress,
         )

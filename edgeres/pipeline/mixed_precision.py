@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.classifier import class_scores, fed_batches, single_input, single_output
 from edgeres.backends.target import Target
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -19,13 +20,13 @@ from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.evaluation.predict import class_scores, fed_batches, single_input, single_output
 from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.quantization.mixed_precision import Budget, Measured, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
+from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe.compress import MixedPrecisionBlock
@@ -193,7 +194,7 @@ class _Workshop:
             self._target.rules,
             self._images,
             self._labels,
-            settings=self._settings.to_settings(),
+            settings=quantize_settings(self._settings),
             progress=self._progress,
         )
 

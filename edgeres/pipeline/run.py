@@ -11,9 +11,8 @@ from typing import Any
 
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
-from edgeres.report.schema import StagePart
 from edgeres.system.environment import Environment
-from edgeres.system.progress import Advance, Listener, advance
+from edgeres.system.progress import Advance, Listener, StagePart, advance
 from edgeres.system.store import StageResult, Store, peak_rss_bytes
 
 

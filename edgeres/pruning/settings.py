@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeres.errors import UsageError
+from edgeres.recipe.compress import PruneBlock
 from edgeres.training.settings import TrainSettings
 
 Importance = Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "taylor_hessian"]
@@ -151,3 +152,23 @@ class PruneSettings:
                     f"Expected at least 1 channel in '{group}', got {width}.",
                     hint="Whole layers cannot be removed.",
                 )
+
+
+def prune_settings(block: PruneBlock) -> PruneSettings:
+    """What a recipe's ``prune:`` says, for the stage.
+
+    Raises:
+        UsageError: Values that do not go together.
+    """
+    values = block.model_dump(exclude={"finetune", "latency_on", "sparse"})
+    tune = None
+    if block.finetune is not None:
+        training = block.finetune.model_dump(exclude={"distill"})
+        weight = {} if block.finetune.distill else {"distill_weight": 0.0}
+        tune = finetune_settings(**training, **weight)
+    sparse = None
+    if block.sparse is not None:
+        same = () if block.finetune is None else ("batch_size", "held_out", "seed")
+        shared = {name: getattr(block.finetune, name) for name in same}
+        sparse = sparse_settings(block.sparse.epochs, block.sparse.strength, **shared)
+    return PruneSettings(**values, finetune=tune, sparse=sparse)

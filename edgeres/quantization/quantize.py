@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -32,39 +32,12 @@ from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import write_atomic
-
-
-@dataclass(frozen=True)
-class QuantizeSettings:
-    """How activations and weights are quantized.
-
-    Attributes:
-        calibrator: Whose ranges of the table are used.
-        bias_correction: Shift biases so that the mean output of a layer stays what it was.
-        bias_method: ``analytic`` knows what weight rounding does to the mean and needs no images;
-            ``empirical`` goes on from there and measures each layer on images, in order.
-        rounding: ``nearest``, or ``learned``: the integers of a layer are chosen together for the
-            least error of its output on images; see :mod:`edgeres.quantization.rounding`.
-        saturation_safe: Make weights that no INT8 sum can take out of int16: ``auto`` where the
-            rule set says that the device saturates, ``on`` always, ``off`` never.
-    """
-
-    calibrator: Literal["minmax", "percentile", "mse", "output"] = "output"
-    bias_correction: bool = True
-    bias_method: Literal["analytic", "empirical"] = "analytic"
-    saturation_safe: Literal["auto", "on", "off"] = "auto"
-    rounding: Literal["nearest", "learned"] = "nearest"
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether calibration images are needed besides their table."""
-        measured = self.bias_correction and self.bias_method == "empirical"
-        return measured or self.rounding == "learned"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from edgeres.errors import DataError
 from edgeres.graph.layers import load_model, node_name
 from edgeres.graph.summary import node_macs
 from edgeres.quantization.placement import Placement, place
-from edgeres.quantization.quantize import Prepared, QuantizeSettings, prepare, quantize
+from edgeres.quantization.quantize import Prepared, prepare, quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BatchLimits
+from edgeres.backends.classifier import fitted
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.predict import fitted
 from edgeres.quantization.forward import chunks, open_session, run_session
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from edgeres.recipe.block import Block, OpenShare
-
-if TYPE_CHECKING:
-    from edgeres.pruning.settings import PruneSettings
-    from edgeres.quantization.quantize import QuantizeSettings
-    from edgeres.training.settings import TrainSettings
 
 
 class FinetuneBlock(Block):
@@ -87,27 +82,6 @@ class PruneBlock(Block):
         # Which device counts is in the key by its latency table.
         return self.model_dump(exclude={*same, "latency_on"})
 
-    def to_settings(self) -> PruneSettings:
-        """The same for the pruning stage.
-
-        Raises:
-            UsageError: Values that do not go together.
-        """
-        from edgeres.pruning.settings import PruneSettings, finetune_settings, sparse_settings
-
-        values = self.model_dump(exclude={"finetune", "latency_on", "sparse"})
-        tune = None
-        if self.finetune is not None:
-            training = self.finetune.model_dump(exclude={"distill"})
-            weight = {} if self.finetune.distill else {"distill_weight": 0.0}
-            tune = finetune_settings(**training, **weight)
-        sparse = None
-        if self.sparse is not None:
-            same = () if self.finetune is None else ("batch_size", "held_out", "seed")
-            shared = {name: getattr(self.finetune, name) for name in same}
-            sparse = sparse_settings(self.sparse.epochs, self.sparse.strength, **shared)
-        return PruneSettings(**values, finetune=tune, sparse=sparse)
-
 
 def _named_correction(value: Any) -> Any:
     """``true`` and ``false`` are the older words for ``analytic`` and ``off``."""
@@ -133,13 +107,6 @@ class QatBlock(Block):
     flip: bool = True
     crop_padding: int = Field(default=2, ge=0)
     seed: int = 0
-
-    def to_settings(self) -> TrainSettings:
-        """The same for the training loop."""
-        from edgeres.training.qat_settings import qat_settings
-
-        weight = {} if self.distill else {"distill_weight": 0.0}
-        return qat_settings(**self.model_dump(exclude={"distill"}), **weight)
 
 
 class MixedPrecisionBlock(Block):
@@ -231,15 +198,3 @@ class QuantizeBlock(Block):
                 "another engine than the one that is shipped"
             )
         return self
-
-    def to_settings(self) -> QuantizeSettings:
-        """The same for the quantization stage, whose rule set names the layers kept in float."""
-        from edgeres.quantization.quantize import QuantizeSettings
-
-        return QuantizeSettings(
-            calibrator=self.calibrator,
-            bias_correction=self.bias_correction != "off",
-            bias_method="empirical" if self.bias_correction == "empirical" else "analytic",
-            saturation_safe=self.saturation_safe,
-            rounding=self.rounding,
-        )

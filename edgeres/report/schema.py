@@ -20,6 +20,7 @@ from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.gates import Check, Outcome
 from edgeres.system.environment import Environment
 from edgeres.system.files import write_atomic
+from edgeres.system.progress import StagePart
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -92,17 +93,6 @@ class PruningPart:
     drop_pp: float | None = None
     drop_upper_pp: float | None = None
     latency: PruningLatency | None = None
-
-
-@dataclass(frozen=True)
-class StagePart:
-    """One stage of the pipeline; ``result`` names its folder in the store, if it keeps one."""
-
-    name: str
-    seconds: float
-    cached: bool
-    peak_rss_bytes: int
-    result: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take, take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
+from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import QatBlock, QuantizeBlock
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import write_atomic
 from edgeres.system.progress import Advance
+from edgeres.training.qat_settings import settings_of
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
@@ -125,14 +127,14 @@ def qat(
     from edgeres.training.qat import train_quantized
     from edgeres.training.split import split_held_out
 
-    training = (settings.qat or QatBlock()).to_settings()
+    training = settings_of(settings.qat or QatBlock())
     full = open_dataset(train_data, split="train")
     learn, check = split_held_out(full.labels, training.held_out, training.seed)
     result = train_quantized(
         onnx,
         CalibrationTable.load(table),
         rules,
-        settings.to_settings(),
+        quantize_settings(settings),
         training,
         full.subset(learn.tolist()),
         full.subset(check.tolist()),
@@ -181,7 +183,7 @@ def quantize(
     from edgeres.quantization.table import CalibrationTable
     from edgeres.quantization.trained import TrainedParameters
 
-    wanted = settings.to_settings()
+    wanted = quantize_settings(settings)
     images = None
     if trained is None and wanted.needs_images and data is not None and preprocess is not None:
         full = take(open_dataset(data, split="calibration"), samples)
@@ -273,7 +275,7 @@ def sensitivity(
         rules,
         np.concatenate(list(_images(held_out, preprocess, None))),
         held_out.labels if (held_out.labels >= 0).all() else None,
-        settings=settings.to_settings(),
+        settings=quantize_settings(settings),
         all_but=all_but,
         threads=threads,
         progress=progress,

@@ -16,6 +16,7 @@ from edgeres.data.bad_images import first_image
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import BackendMissingError, UsageError
+from edgeres.pruning.settings import prune_settings
 from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import ExportBlock
 from edgeres.system.files import output_file
@@ -104,7 +105,7 @@ def prune(
     from edgeres.pruning.recover import prune_and_finetune
     from edgeres.training.split import split_held_out
 
-    wanted = settings.to_settings()
+    wanted = prune_settings(settings)
     full = open_dataset(train_data, split="train")
     held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
     learn, check = split_held_out(full.labels, held_out, wanted.seed)

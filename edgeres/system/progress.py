@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from edgeres.report.schema import StagePart
-
 Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """One stage of the pipeline; ``result`` names its folder in the store, if it keeps one."""
+
+    name: str
+    seconds: float
+    cached: bool
+    peak_rss_bytes: int
+    result: str = ""
 
 
 class Listener(Protocol):

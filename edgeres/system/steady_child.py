@@ -6,8 +6,8 @@ with a stack of fixed size; and the function runs in a thread, to which the C li
 of its own: it is empty, whatever the environment, the paths and the imports left in the main
 thread's. The length of the path of its current folder, which the caller makes, counts too.
 
-Requests, answers, errors and crashes are those of :mod:`edgeres.system.child`; there is no time limit.
-The child ends when its parent does, however that ends.
+Requests, answers, errors and crashes are those of :mod:`edgeres.system.child`; there is no time
+limit. The child ends when its parent does, however that ends.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 from edgeres.graph.layers import load_model, node_name
-from edgeres.quantization.quantize import QuantizeSettings, prepare
+from edgeres.quantization.quantize import prepare
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.system.files import file_sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgeres.recipe.compress import QatBlock
 from edgeres.training.settings import TrainSettings
 
 
@@ -31,3 +32,9 @@ def qat_settings(**changes: Any) -> TrainSettings:
         **changes,
     }
     return TrainSettings(**chosen)
+
+
+def settings_of(block: QatBlock) -> TrainSettings:
+    """What a recipe's ``quantize.qat:`` says, for the training loop."""
+    weight = {} if block.distill else {"distill_weight": 0.0}
+    return qat_settings(**block.model_dump(exclude={"distill"}), **weight)

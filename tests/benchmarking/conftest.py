@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.backends.base import Array, BatchLimits
+from edgeres.graph.summary import TensorSpec
 
 
 class Clock:

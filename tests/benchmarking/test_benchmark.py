@@ -11,10 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import BuildConfig, TensorSpec
-from edgeres.benchmarking.benchmark import benchmark, made_up_inputs
+from edgeres.backends.base import BuildConfig
+from edgeres.benchmarking.benchmark import benchmark
+from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.errors import ArtefactError, DataError, ModelError, UsageError
+from edgeres.graph.summary import TensorSpec
 
 QUICK = MeasureSettings(seconds=0.05, rounds=3, min_runs=20, max_seconds=1.0, warmup_seconds=0.2)
 

@@ -14,11 +14,12 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from edgeres.backends.base import Engine, ShapeRange, TensorSpec
+from edgeres.backends.base import Engine, ShapeRange
 from edgeres.backends.serving import ServedModel, get_server, server_names
 from edgeres.bundling.serve import serve
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError, UsageError
+from edgeres.graph.summary import TensorSpec
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgeres
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
@@ -28,7 +29,7 @@ from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.devices.workers import Shard, assemble, predict_sharded
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
 from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH, executable_backend
+from edgeres.evaluation.validate import BATCH
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 SAMPLES = 1950

@@ -8,12 +8,13 @@ from typing import Self
 import numpy as np
 import pytest
 
-from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.backends.base import Array, BatchLimits
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.predict import predict
+from edgeres.graph.summary import TensorSpec
 
 
 class Brightness:

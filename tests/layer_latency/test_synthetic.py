@@ -15,7 +15,8 @@ from edgeres.graph.summary import node_macs, summarize
 from edgeres.layer_latency.predict import even_widths
 from edgeres.layer_latency.shapes import LayerShape, layer_widths, network_layers
 from edgeres.layer_latency.synthetic import assumed_ranges, write_copies, write_narrowed
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 
 from .conftest import small_network
 

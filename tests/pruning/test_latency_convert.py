@@ -17,9 +17,8 @@ from edgeres.models.build import build_model
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.plan import plan_for
 from edgeres.pruning.groups import ChannelGraph
-from edgeres.report.schema import StagePart
 from edgeres.system.assets import asset_path
-from edgeres.system.progress import Silent
+from edgeres.system.progress import Silent, StagePart
 
 from ..layer_latency.conftest import runnable_targets
 

@@ -12,8 +12,9 @@ from edgeres.backends.portable import portable_rules
 from edgeres.graph.layers import layer_of, load_model
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.empirical import Anchor, anchors, measured_shifts, output_means
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
 from edgeres.quantization.segments import run_in_segments
+from edgeres.quantization.settings import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images, sqnr_db
 

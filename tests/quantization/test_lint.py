@@ -10,7 +10,8 @@ from onnx import helper, numpy_helper
 
 from edgeres.errors import ModelError
 from edgeres.quantization.lint import lint
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.output_ranges import ShownImages
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.sqnr import sqnr_db
 

@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from edgeres.errors import ArtefactError, DataError, ModelError, UsageError
 from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
 from edgeres.quantization.scales import MIN_SCALE
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.sqnr import sqnr_db
 

@@ -10,8 +10,9 @@ import pytest
 
 from edgeres.errors import DataError, UsageError
 from edgeres.quantization.placement import KEPT_FLOAT
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
 from edgeres.quantization.sensitivity import effect_of, sensitivity
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import ChosenRange
 

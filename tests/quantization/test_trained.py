@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import ArtefactError
-from edgeres.quantization.quantize import QuantizeSettings, prepare, quantize
+from edgeres.quantization.quantize import prepare, quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.system.files import file_sha256
 

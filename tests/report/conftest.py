@@ -18,10 +18,10 @@ from edgeres.report.schema import (
     Percentiles,
     PruningPart,
     Report,
-    StagePart,
     TargetPart,
 )
 from edgeres.system.environment import Environment
+from edgeres.system.progress import StagePart
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
 from edgeres.quantization.forward import open_session
-from edgeres.quantization.quantize import QuantizeSettings, quantize
+from edgeres.quantization.quantize import quantize
+from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters

@@ -14,18 +14,10 @@ import numpy as np
 
 from edgeres.backends._runner import CheckedRunner
 from edgeres.backends._vendor import read_options, refuse_shapes
-from edgeres.backends.base import (
-    Array,
-    BuildConfig,
-    Engine,
-    LayerInfo,
-    QdqRules,
-    Remarks,
-    Steps,
-    TensorSpec,
-)
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Remarks, Steps
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError
+from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 
 _NAME = "null"

@@ -22,15 +22,7 @@ from edgeres.backends._vendor import (
     read_options,
     refuse_shapes,
 )
-from edgeres.backends.base import (
-    Array,
-    BuildConfig,
-    Engine,
-    LayerInfo,
-    QdqRules,
-    Steps,
-    TensorSpec,
-)
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
 from edgeres.backends.onnxruntime.providers import (
     GPU_PROVIDERS,
     OPTIONS,
@@ -41,6 +33,7 @@ from edgeres.backends.onnxruntime.providers import (
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
+from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 
 _NAME = "onnxruntime"

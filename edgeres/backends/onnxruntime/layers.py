@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from edgeres.backends._onnx_origin import origins, read_nodes
 from edgeres.backends._runner import zero_feeds
-from edgeres.backends.base import Array, LayerInfo, TensorSpec
+from edgeres.backends.base import Array, LayerInfo
+from edgeres.graph.summary import TensorSpec
 
 RUNS = 5
 _KERNEL = "_kernel_time"

@@ -11,9 +11,10 @@ import numpy as np
 
 from edgeres.backends._runner import CheckedRunner, zero_feeds
 from edgeres.backends._vendor import import_runtime
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array
 from edgeres.backends.openvino.ir import one_line_of
 from edgeres.errors import StageError
+from edgeres.graph.summary import TensorSpec
 
 _KEPT_BATCHES = 4
 _DTYPES = {

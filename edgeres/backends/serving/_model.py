@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgeres.backends.base import Engine, TensorSpec
+from edgeres.backends.base import Engine
 from edgeres.errors import ModelError
+from edgeres.graph.summary import TensorSpec
 
 
 @dataclass(frozen=True)

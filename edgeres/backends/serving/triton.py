@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeres.backends.base import Engine, TensorSpec
+from edgeres.backends.base import Engine
 from edgeres.backends.serving._model import ServedModel
+from edgeres.graph.summary import TensorSpec
 
 MAX_BATCH = 64
 """Largest batch that Triton may form where the engine has no limit of its own."""

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeres.backends.base import Array, TensorSpec
+from edgeres.backends.base import Array
 from edgeres.backends.tensorrt.api import Trt
 from edgeres.backends.tensorrt.cuda import CudaSession
 from edgeres.backends.tensorrt.log import TrtLog
 from edgeres.errors import StageError
+from edgeres.graph.summary import TensorSpec
 
 GRAPH_BATCH = 16
 """Largest batch that is replayed as a CUDA graph: with more work in a run the time to launch its

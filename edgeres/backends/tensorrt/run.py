@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.backends.base import Array, BatchLimits
 from edgeres.backends.tensorrt.api import Trt
 from edgeres.backends.tensorrt.context import Lane, Signature
 from edgeres.backends.tensorrt.cuda import CudaSession
@@ -23,6 +23,7 @@ from edgeres.backends.tensorrt.layers import LayerRecord
 from edgeres.backends.tensorrt.log import TrtLog, make_log
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.errors import DataError, StageError
+from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import write_atomic
 
 
