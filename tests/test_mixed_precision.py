@@ -14,7 +14,7 @@ from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.sampling import take, take_held_out
 from edgeres.errors import DataError
-from edgeres.pipeline.convert import mixed_precision
+from edgeres.pipeline import mixed_precision
 from edgeres.system.assets import asset_path
 
 RECIPE = """\

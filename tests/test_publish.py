@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.errors import ArtefactError, StorageError
-from edgeres.pipeline.convert import publish
+from edgeres.system import publish
 from edgeres.system.publish import PLACE, finish_handover, handover, refuse_half_handover
 
 

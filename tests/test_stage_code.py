@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgeres.data.source import training_fingerprint
-from edgeres.pipeline.convert import stage_code
+from edgeres.system import stage_code
 from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.stage_code import LIBRARIES, NOT_OF_STAGES, REVISIONS, made_by, source_files
 from edgeres.system.store import MANIFEST, content_key

@@ -8,7 +8,7 @@ import pytest
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
-from edgeres.pipeline.convert import qat as trained
+from edgeres.pipeline import qat as trained
 from edgeres.recipe.compress import QatBlock, QuantizeBlock
 
 RULES = QdqRules("r", "uint8", False, frozenset({"Conv"}), "int32", "both", True)

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.onnxruntime.backend import BACKEND, providers
+from edgeres.backends.onnxruntime import providers
+from edgeres.backends.onnxruntime.backend import BACKEND
 from edgeres.backends.onnxruntime.layers import _read
 from edgeres.errors import BackendMissingError, UsageError
 

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.tensorrt.backend import subprocess as _tensorrt_alone
+from edgeres.backends.tensorrt import subprocess as _tensorrt_alone
 from edgeres.system.child import JsonValue, find
 
 from .cuda_driver import Driver
