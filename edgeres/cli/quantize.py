@@ -13,7 +13,6 @@ from edgeres.cli.stages import Onnx, RecipeOption, onnx_preprocess, stage_recipe
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
-    from edgeres.quantization.settings import quantize_settings
     from edgeres.quantization.table import CalibrationTable
     from edgeres.recipe.compress import QuantizeBlock
 
@@ -54,6 +53,7 @@ def quantize(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import rules_of
         from edgeres.pipeline.networks import train_data_of
+        from edgeres.quantization.settings import quantize_settings
         from edgeres.quantization.table import CalibrationTable
         from edgeres.quantization.trial import try_model
         from edgeres.stages.int8 import equalize, qat

@@ -20,7 +20,7 @@ import pytest
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, ShapeRange
 from edgeres.data.preprocess import Preprocess
-from edgeres.pipeline.convert import convert as pipeline
+from edgeres.pipeline import convert as pipeline
 from edgeres.pipeline.keys import build_key
 from edgeres.pipeline.source import CHECKPOINT
 from edgeres.recipe.block import Block

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import edgeres
-from edgeres.pipeline.convert import convert as pipeline
+from edgeres.pipeline import convert as pipeline
 from edgeres.report.history import read_history
 from edgeres.system.progress import Silent
 
