@@ -141,7 +141,8 @@ def test_a_number_that_rises_is_another_key(monkeypatch):
 
 def test_the_hash_is_of_the_source_that_runs(monkeypatch):
     files = {file.relative_to(ROOT / "edgeres").as_posix() for file in source_files()}
-    assert {"system/store.py", "quantization/quantize.py", "backends/onnxruntime/backend.py"} <= files
+    assert {"system/store.py", "quantization/quantize.py"} <= files
+    assert "backends/onnxruntime/backend.py" in files
     assert not [name for name in files if name.startswith(("cli/", "report/"))]
     before = stage_code.code_sha256.__wrapped__()
     real = Path.read_bytes
