@@ -1,7 +1,7 @@
 """What TensorRT for RTX really makes of each planted file when nobody lints it.
 
 These are the facts behind the table in docs/tensorrt.md. If a newer TensorRT turns one of them
-around, the rule in ``_tensorrt_lint.py`` has to follow.
+around, the rule in ``tensorrt/lint.py`` has to follow.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_turing_makes_everything_float_and_spoils_the_next_build(
     onnx.save(qdq_net().model(), tmp_path / "int8.onnx")
     code = (
         "import sys; from pathlib import Path\n"
-        "from edgeres.backends import _tensorrt_api as api\n"
+        "from edgeres.backends.tensorrt import api\n"
         "from edgeres.backends.tensorrt.build import build_plan, TensorRTOptions\n"
         "from edgeres.backends.tensorrt.layerlist import read_log\n"
         "from edgeres.errors import StageError\n"

@@ -2,7 +2,7 @@
 
 The lists in ``tests/backends/tensorrt_api`` were read from the real bindings of TensorRT 8.6.1,
 10.13.3, 11.4.0 and TensorRT for RTX 1.7.1. Two checks stand on them: the source is read for every
-attribute of the variables that hold TensorRT's objects (see ``_tensorrt_api.py``), and the build
+attribute of the variables that hold TensorRT's objects (see ``tensorrt/api.py``), and the build
 and the runner really run against stand-ins that know the listed members and no others
 (``trt_standin/``).
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-import edgeres.backends
+import edgeres.backends.tensorrt
 
 LISTS = Path(__file__).parents[1] / "tensorrt_api"
-SOURCES = sorted(Path(edgeres.backends.__file__).parent.glob("*tensorrt*.py"))
+SOURCES = sorted(Path(edgeres.backends.tensorrt.__file__).parent.glob("*.py"))
 
 CLASS_OF = {
     "builder": "Builder",
@@ -43,8 +43,8 @@ UNLISTED = {
     "TensorIOMode": {"INPUT"},
 }
 # Files in which a name of the table stands for something else.
-OTHER_MEANING = {"_tensorrt_graph.py": {"tensor"}, "_tensorrt_half.py": {"tensor"}}
-OTHER_MEANING["_tensorrt_layerlist.py"] = {"tensor"}
+OTHER_MEANING = {"graph.py": {"tensor"}, "fp16.py": {"tensor"}}
+OTHER_MEANING["layerlist.py"] = {"tensor"}
 
 
 @dataclass(frozen=True)
