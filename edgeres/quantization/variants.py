@@ -131,6 +131,8 @@ class Variants:
         self.quantized = self.choose(place(model.graph, rules))
         #: Sessions of the two that every variant shares pieces with.
         self._shared: dict[tuple[int, Choice], Any] = {}
+        #: Those of the variant that runs at present.
+        self._own: tuple[Choices, dict[int, Any]] = ((), {})
 
     def choose(self, placement: Placement) -> Choices:
         """What a placement of this model's graph asks for in each piece."""
@@ -192,21 +194,24 @@ class Variants:
     ) -> Iterator[NDArray[np.float32]]:
         for index in range(first, len(self._pieces)):
             piece = self._pieces[index]
-            session = self._session(index, choices[index])
+            session = self._session(index, choices)
             given = run_feeds(session, {piece.reads: given}, [piece.gives])[piece.gives]
             yield given
 
-    def _session(self, index: int, choice: Choice) -> Any:
-        key = (index, choice)
-        if key not in self._shared:
-            model = self._written(self._pieces[index], choice)
-            session = open_session(
-                model.SerializeToString(), threads=self._threads, fuse_quantized=False
-            )
-            if choice not in (self.exact[index], self.quantized[index]):
-                return session
-            self._shared[key] = session
-        return self._shared[key]
+    def _session(self, index: int, choices: Choices) -> Any:
+        choice = choices[index]
+        shared = choice in (self.exact[index], self.quantized[index])
+        if not shared and self._own[0] != choices:
+            self._own = (choices, {})
+        found = self._shared.get((index, choice)) if shared else self._own[1].get(index)
+        if found is None:
+            model = self._written(self._pieces[index], choice).SerializeToString()
+            found = open_session(model, threads=self._threads, fuse_quantized=False)
+            if shared:
+                self._shared[index, choice] = found
+            else:
+                self._own[1][index] = found
+        return found
 
     def _written(self, piece: Piece, choice: Choice) -> onnx.ModelProto:
         from onnx import helper

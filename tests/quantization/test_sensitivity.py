@@ -182,6 +182,20 @@ def test_rounds_of_images_change_nothing(resnet, table, test_images, monkeypatch
         assert a.all_but.sqnr_db == pytest.approx(b.all_but.sqnr_db, abs=0.02)
 
 
+def test_a_variant_opens_the_pieces_it_changes_once(
+    resnet, table, test_images, monkeypatch
+) -> None:
+    from edgeres.quantization import variants
+
+    opened = []
+    real = variants.open_session
+    monkeypatch.setattr(variants, "open_session", lambda *a, **k: opened.append(1) or real(*a, **k))
+    monkeypatch.setattr("edgeres.quantization.forward._CHUNK_IMAGES", 12)
+    found = sensitivity(resnet, table, FUSING, test_images, threads=1)
+    # Both networks in five pieces, and for each node the one it is in or the one behind, too.
+    assert len(opened) <= 2 * 5 + 2 * len(found.nodes)
+
+
 def test_cuts_lie_where_one_tensor_goes_on(resnet, table) -> None:
     from edgeres.quantization.graph import load_model
     from edgeres.quantization.variants import pieces
