@@ -6,7 +6,7 @@ its first piece that is in neither: a piece with one layer quantized is small, a
 are there already. So no variant builds a model, and on average half a pass is run.
 
 Scales, integers and biases are those of the whole quantized network. Weights are dequantized
-beforehand, which is what a DequantizeLinear does, and all else runs in float between Q and DQ.
+beforehand, which is what a DequantizeLinear does, and all else runs as a Q/DQ file is written.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Variants:
         found = self._shared.get((index, choice)) if shared else self._own[1].get(index)
         if found is None:
             model = self._written(self._pieces[index], choice).SerializeToString()
-            found = open_session(model, threads=self._threads, fuse_quantized=False)
+            found = open_session(model, threads=self._threads, optimize=False)
             if shared:
                 self._shared[index, choice] = found
             else:
