@@ -29,7 +29,7 @@ from edgeres.data.types import Dataset
 from edgeres.engines import build_fp32, build_target, calibration_table
 from edgeres.environment import describe_environment
 from edgeres.errors import EdgeResError
-from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.predictions import Predictions
 from edgeres.layers import measure_layers
 from edgeres.networks import (
@@ -221,6 +221,7 @@ def _prove(
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
     if not run.recipe.checks.untrained:
         check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    run.warn_once(contradicting_labels(dense, validation))
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
     built = [build_target(run, networks, table, fingerprint, target) for target in targets]
