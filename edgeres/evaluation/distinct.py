@@ -99,9 +99,7 @@ def same_images(sketches: Sketches, logits: NDArray[np.float32]) -> NDArray[np.i
     return starts[inverse.reshape(-1)].astype(np.int64)
 
 
-def contradicted_samples(
-    groups: NDArray[np.int64], labels: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def contradicted_samples(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Samples whose image is there under more than one label.
 
     Args:

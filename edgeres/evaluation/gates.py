@@ -154,8 +154,7 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
         reason = (
             f"top-1 drop {c.drop_pp:+.2f} pp could lie between {c.drop_lower_pp:+.2f} and "
             f"{c.drop_upper_pp:+.2f} pp; {c.samples} samples do not tell it from "
-            f"{max_drop_pp:g} pp. "
-            + _what_would(c, needed)
+            f"{max_drop_pp:g} pp. " + _what_would(c, needed)
         )
     if c.repeats:
         reason += f" The bounds count that {c.repeats}."
