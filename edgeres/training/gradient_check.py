@@ -237,13 +237,12 @@ def gradient_error(shape: ConvShape, layout: LayoutName, dtype: str) -> float:
     seen = weight.reshape(groups, -1, *weight.shape[1:])
     few_inputs = torch.einsum("gkc,gochw->gokhw", over_inputs.double(), seen).flatten(0, 1)
     sizes = (count, groups * _SUMS, *shape.size)
+    right_image: Tensor = conv2d_input(sizes, few_inputs, slope, *how)  # type: ignore[no-untyped-call]
+    right_weight: Tensor = conv2d_weight(image, [*few.shape], sums, *how)  # type: ignore[no-untyped-call]
     pairs = [
         (_summed(output, over_outputs), nn.functional.conv2d(image, few, None, *how)),
-        (_summed(into_image, over_inputs), conv2d_input(sizes, few_inputs, slope, *how)),
-        (
-            _summed_weight(into_weight, over_outputs),
-            conv2d_weight(image, [*few.shape], sums, *how),
-        ),
+        (_summed(into_image, over_inputs), right_image),
+        (_summed_weight(into_weight, over_outputs), right_weight),
     ]
     errors = [float((got - right).norm() / right.norm().clamp_min(1e-30)) for got, right in pairs]
     return max(float("inf") if math.isnan(error) else error for error in errors)
