@@ -21,6 +21,7 @@ from edgeres.bundling.samples import save_samples
 from edgeres.clean import unused_bytes
 from edgeres.container_limits import usable_threads
 from edgeres.data.checks import check_calibration
+from edgeres.data.files import skipped_note
 from edgeres.data.hashes import FileHashes
 from edgeres.data.overlap import find_overlap
 from edgeres.data.sampling import take
@@ -182,6 +183,8 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     """
     run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
     run.warn_once(inputs.note)
+    for data in (inputs.calibration, inputs.everything):
+        run.warn_once(skipped_note(data))
     try:
         _note_overlap(run, inputs.calibration, inputs.validation)
         networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
