@@ -147,22 +147,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
-    rows = {}
-    for isa in ISAS:
+    rows: dict[str, Any] = {}
+    for isa in reversed(ISAS):
         for dtype in ("float32", "bfloat16"):
             for layout in ("channels_last", "channels_first"):
                 name = f"{isa} {dtype} {layout}"
                 rows[name] = setting(isa, layout, dtype)
                 print(name, json.dumps(rows[name])[:400], flush=True)
+                if out:
+                    out.write_text(told(rows))
+
+
+def told(rows: dict[str, Any]) -> str:
+    """The JSON of the settings that are done."""
     found = {
         "environment": describe_environment().to_dict(),
         "torch": torch.__version__,
         "limits": LIMITS,
         "settings": rows,
     }
-    text = json.dumps(found, indent=1).replace("Infinity", '"crash"') + "\n"
-    if out:
-        out.write_text(text)
+    return json.dumps(found, indent=1).replace("Infinity", '"crash"') + "\n"
 
 
 if __name__ == "__main__":
