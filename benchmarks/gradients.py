@@ -127,7 +127,7 @@ def setting(isa: str, layout: str, dtype: str) -> dict[str, Any]:
         "known_kind_wrong": len(known),
         "known_kind_tried": sum(map(has_wrong_gradients, every)),
         "known_kind_wrong_alone": sum(not alone[i] <= LIMITS[dtype] for i in known if i in alone),
-        "crashed_or_hung": [str(every[i]) for i, error in found.items() if error == float("inf")],
+        "child_ended_at": [str(every[i]) for i, error in found.items() if error == float("inf")],
         "other_suspects": len(others),
         "other_wrong": len(confirmed),
         "other_wrong_by_kind": dict(Counter(_kind(every[i]) for i in confirmed)),
