@@ -10,10 +10,10 @@ Where every subfolder of PATH has the name of a split, the classes are looked fo
     PATH/val/CLASS/*.jpg              split validation (also: validation, test; the first there is)
     PATH/calibration/[CLASS/]*.jpg    split calibration
 
-otherwise PATH itself serves every split. What programs leave behind is no class and no image: hidden
-folders (``.ipynb_checkpoints``, ``.git``), ``__MACOSX`` and files that begin with ``._`` are skipped,
-and :attr:`edgeres.data.files.FileDataset.skipped` says so. Calibration uses no labels, so for it alone the images may
-lie in the folder itself, and one class is enough.
+otherwise PATH itself serves every split. What programs leave behind is no class and no image:
+hidden folders (``.ipynb_checkpoints``, ``.git``), ``__MACOSX`` and files that begin with ``._`` are
+skipped, and :attr:`edgeres.data.files.FileDataset.skipped` says so. Calibration uses no labels, so
+for it alone the images may lie in the folder itself, and one class is enough.
 """
 
 from __future__ import annotations
