@@ -66,7 +66,7 @@ def test_engines_compute_what_their_files_say(quirks, wanted):
     if wanted[0].rules.saturating:
         wrong = [run for run in wrong if run[0] not in OPEN or "on openvino" not in run[1]]
     assert wrong == []
-    assert found["networks"] > 40
+    assert found["networks"] > 50
     # Not only within the tolerance: where an engine rounds as the file says, it is there exactly.
     assert all(each["median"] < 0.3 for each in found["steps"].values())
 
