@@ -11,6 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, BatchLimits, TensorSpec
+from edgeres.benchmarking import latency
+
+WARM_CHANGE = latency._WARM_CHANGE
+
+
+@pytest.fixture(autouse=True)
+def whole_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is for users; the root's conftest shortens it for all other tests."""
+    monkeypatch.setattr(latency, "_WARM_CHANGE", WARM_CHANGE)
 
 
 class Clock:
