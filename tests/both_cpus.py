@@ -6,6 +6,9 @@ themselves, in a child process or in a fixture that they use (``int8_watch``), a
 at the end, in one child process under ``benchmarks/without_vnni.py``. Nothing is marked by hand, so
 no test can be forgotten. A CPU without VNNI has only its own kind: VNNI cannot be made up.
 
+With ``-n`` (pytest-xdist) each worker watches its own tests and tells the process that started it
+which it chose; that one makes the second run, with as many workers.
+
 ``--native-only`` leaves the second run out. Where it does not matter what engines compute, and the
 time does, tests stand in ``ANY_CPU`` or say so with ``@pytest.mark.any_cpu("why")``; their number
 is told. Where the second kind cannot be had, the header says why, and with ``CI`` in the
@@ -34,6 +37,7 @@ from edgeres.system.environment import describe_environment
 LAUNCHER = Path(__file__).parents[1] / "benchmarks" / "without_vnni.py"
 WATCH = Path(__file__).parent / "int8_watch"
 SEEN = "EDGERES_INT8_SEEN"
+TOLD = "int8_chosen"
 #: Tests that move, time, search or break engines; what these compute is the matter of others. They
 #: are not run again, or `make test` would take half as long again.
 ANY_CPU = (
@@ -111,6 +115,7 @@ class BothCpus:
         self._ran = ""
         self._output = ""
         self._seen: Path | None = None
+        self._workers = int(config.getoption("numprocesses", None) or 0)
         if self._wanted:
             self._prepare()
 
@@ -124,6 +129,8 @@ class BothCpus:
             launcher.to_hide()  # the copies are made when they are needed: half a minute
         except launcher.CannotHideError as error:
             self._reason = str(error)
+            return
+        if self._workers:
             return
         folder = tempfile.mkdtemp(prefix="edgeres-int8-")
         self._seen = Path(folder) / "seen"
@@ -176,30 +183,59 @@ class BothCpus:
                 self._chosen.append(item.nodeid)
         return result
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker has ended: what it chose."""
+        chosen, excused = getattr(node, "workeroutput", {}).get(TOLD, ([], 0))
+        self._chosen += chosen
+        self._excused += excused
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # once the workers are gone
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """The second run, unless the first was broken off."""
+        result = yield
         if self._reason:
             self._fail_in_ci(session)
-        if self._seen is None or session.shouldstop or session.shouldfail or not self._chosen:
-            return
-        if session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            return
-        told = self._seen.with_name("chosen")
-        told.write_text("".join(f"{nodeid}\n" for nodeid in self._chosen))
-        command = [sys.executable, "-m", "pytest", f"@{told}", "-p", "no:cacheprovider", "-q"]
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput[TOLD] = (self._chosen, self._excused)
+            return result
+        ended = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if self._chosen and ended and not session.shouldstop and not session.shouldfail:
+            self._run_again(session)
+        return result
+
+    def _command(self, chosen: Path) -> list[str]:
+        chosen.write_text("".join(f"{nodeid}\n" for nodeid in self._chosen))
+        command = [sys.executable, "-m", "pytest", f"@{chosen}", "-p", "no:cacheprovider", "-q"]
         command += ["-m", self._config.option.markexpr]
+        if self._workers:
+            command += ["-n", str(self._workers), "--dist", self._config.option.dist]
         if (slowest := self._config.option.durations) is not None:
             command += ["--durations", str(slowest)]
+        return command
+
+    def _run_again(self, session: pytest.Session) -> None:
         began = time.monotonic()
-        paths = os.environ.pop("PYTHONPATH").split(os.pathsep)
-        paths.remove(str(WATCH))  # what runs now is not watched any more
-        os.environ |= {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+        paths = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+        if str(WATCH) in paths:
+            paths.remove(str(WATCH))  # what runs now is not watched any more
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         try:
             environment = {k: v for k, v in older_cpu().items() if k != SEEN}
         except CannotRunError as error:
             self._reason = str(error)
             self._fail_in_ci(session)
             return
+        with tempfile.TemporaryDirectory(prefix="edgeres-int8-") as folder:
+            code = self._second(self._command(Path(folder) / "chosen"), environment)
+        lines = self._output.strip().splitlines()
+        last = lines[-1].strip("= ") if lines else "no output"
+        self._ran = f"{last} ({time.monotonic() - began:.0f} s)"
+        if code:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self._ran = f"FAILED, {self._ran}"
+
+    def _second(self, command: list[str], environment: dict[str, str]) -> int:
         try:
             done = subprocess.run(
                 command,
@@ -212,15 +248,11 @@ class BothCpus:
                 check=False,
                 timeout=LIMIT_S,
             )
-            code, self._output = done.returncode, done.stdout
         except subprocess.TimeoutExpired as error:
-            code, self._output = -1, str(error)
-        lines = self._output.strip().splitlines()
-        last = lines[-1].strip("= ") if lines else "no output"
-        self._ran = f"{last} ({time.monotonic() - began:.0f} s)"
-        if code:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            self._ran = f"FAILED, {self._ran}"
+            self._output = str(error)
+            return -1
+        self._output = done.stdout
+        return done.returncode
 
     def pytest_unconfigure(self) -> None:
         """Removes the notes."""

@@ -15,7 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from . import both_cpus
+from edgeres.benchmarking import latency
+
+from . import both_cpus, workers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "any_cpu(why): runs INT8 engines, yet not again without VNNI, for this reason"
     )
     config.pluginmanager.register(both_cpus.BothCpus(config), "both_cpus")
+    config.pluginmanager.register(workers.Workers(config), "workers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_warm_up() -> Iterator[None]:
+    """An engine is warm after three blocks: other tests keep times from agreeing, up to 5 s each.
+
+    ``tests/benchmarking`` holds the warm-up itself to the proof.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "_WARM_CHANGE", float("inf"))
+        yield
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,7 +25,7 @@ SHORT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import engine_quirks as quirks
-found = quirks.summary(list(quirks.search(range(700, 745), quirks.pairings(), each=False)))
+found = quirks.summary(list(quirks.search(range(700, 730), quirks.pairings(), each=False)))
 print(json.dumps({**found, "saturating": quirks.pairings()[0].rules.saturating}))
 """
 
@@ -43,13 +45,28 @@ def wanted(quirks):
 OPEN = {67}
 
 
+def varied(quirks, turn, turns):
+    """Of the 170 first networks those of one pairing with the most unlike parts and neighbours."""
+    left = {}
+    for seed in range(turn, 170, turns):
+        kinds = [" ".join(re.findall("[A-Za-z_]+", part)) for part in quirks.draw(seed).parts]
+        left[seed] = {*kinds, *itertools.pairwise(kinds)}
+    seen = set()
+    for _ in range(12):
+        best = max(left, key=lambda seed: len(left[seed] - seen))
+        seen |= left.pop(best)
+        yield best
+
+
 def test_engines_compute_what_their_files_say(quirks, wanted):
-    found = quirks.summary(list(quirks.search(range(170), wanted, each=False)))
+    turns = len(wanted)
+    seeds = [seed for turn in range(turns) for seed in varied(quirks, turn, turns)]
+    found = quirks.summary(list(quirks.search(seeds, wanted, each=False)))
     wrong = [(run["seed"], run["pairing"]) for run in found["unexplained_runs"]]
     if wanted[0].rules.saturating:
         wrong = [run for run in wrong if run[0] not in OPEN or "on openvino" not in run[1]]
     assert wrong == []
-    assert found["networks"] > 110
+    assert found["networks"] > 50
     # Not only within the tolerance: where an engine rounds as the file says, it is there exactly.
     assert all(each["median"] < 0.3 for each in found["steps"].values())
 
@@ -65,7 +82,7 @@ def test_engines_do_so_without_vnni(without_vnni):
     )
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["unexplained_runs"] == []
-    assert found["networks"] > 25
+    assert found["networks"] > 16
     assert found["saturating"]
 
 
@@ -149,7 +166,7 @@ def test_a_planted_quirk_is_found(quirks, wanted, name, damage):
 def test_the_file_is_evaluated_as_onnx_defines_it(quirks, wanted, load_program, tmp_path):
     judge = load_program(PROGRAM.with_name("quirk_judge.py"))
     compared = 0
-    for seed in range(12):
+    for seed in range(7):
         network = quirks.draw(seed)
         source, qdq = tmp_path / "network.onnx", tmp_path / "qdq.onnx"
         try:
@@ -163,4 +180,4 @@ def test_the_file_is_evaluated_as_onnx_defines_it(quirks, wanted, load_program, 
         (by_definition,) = ReferenceEvaluator(model).run(None, {"x": network.images})
         assert right.steps(by_definition) <= 0.5, network.parts
         compared += 1
-    assert compared >= 8
+    assert compared >= 5

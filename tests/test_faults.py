@@ -19,7 +19,12 @@ import pytest
 from edgeres.backends import get_backend
 
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "kills.py"
-CLI = "from edgeres.cli import main; main()"
+CLI = """
+from edgeres.benchmarking import latency
+from edgeres.cli import main
+latency._WARM_CHANGE = float("inf")
+main()
+"""
 
 pytestmark = pytest.mark.skipif(
     get_backend("onnxruntime").missing() is not None, reason="needs onnxruntime"

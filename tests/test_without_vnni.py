@@ -11,87 +11,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import get_backend
 from edgeres.system.environment import describe_environment
 
+from .int8_sums import PRODUCTS, RUN, python, write_sums
+
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "without_vnni.py"
 NEW_CPU = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni avx_vnni amx_int8 gfni fma\n"
-PRODUCTS = 64
-RUN = {
-    "onnxruntime": """
-import onnxruntime, numpy, sys
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-feeds = {x.name: numpy.ones(x.shape, "float32") for x in session.get_inputs()}
-print([float(y.max()) for y in session.run(None, feeds)])
-""",
-    "openvino": """
-import openvino, numpy, sys
-model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-found = model({x.any_name: numpy.ones(tuple(x.shape), "float32") for x in model.inputs})
-print([float(found[y].max()) for y in model.outputs])
-""",
-}
-
-
-def python(code: str, *arguments: object, environment=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=300,
-    )
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A convolution and a Gemm of 64 products 255 * 127 in INT8, whose right sums are 64."""
-    constants = {
-        "x_scale": np.float32(1 / 255),
-        "x_zero": np.uint8(0),
-        "w_scale": np.full(16, 1 / 127, np.float32),
-        "w_zero": np.zeros(16, np.int8),
-        "y_scale": np.float32(PRODUCTS / 250),
-        "conv_w": np.full((16, PRODUCTS, 1, 1), 127, np.int8),
-        "gemm_w": np.full((16, PRODUCTS), 127, np.int8),
-    }
-    nodes, inputs, outputs = [], [], []
-    for name, op, more, tail in (
-        ("conv", "Conv", {}, [4, 4]),
-        ("gemm", "Gemm", {"transB": 1}, []),
-    ):
-        x, y = f"{name}_x", f"{name}_y"
-        inputs.append(helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, PRODUCTS, *tail]))
-        outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 16, *tail]))
-        of_x, of_w, of_y = ["x_scale", "x_zero"], ["w_scale", "w_zero"], ["y_scale", "x_zero"]
-        nodes += [
-            helper.make_node("QuantizeLinear", [x, *of_x], [f"{x}q"]),
-            helper.make_node("DequantizeLinear", [f"{x}q", *of_x], [f"{x}f"]),
-            helper.make_node("DequantizeLinear", [f"{name}_w", *of_w], [f"{name}_wf"], axis=0),
-            helper.make_node(op, [f"{x}f", f"{name}_wf"], [f"{name}_sum"], name, **more),
-            helper.make_node("QuantizeLinear", [f"{name}_sum", *of_y], [f"{y}q"]),
-            helper.make_node("DequantizeLinear", [f"{y}q", *of_y], [y]),
-        ]
-    values = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
-    graph = helper.make_graph(nodes, "sums", inputs, outputs, values)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(made, tmp_path / "sums.onnx")
-    return tmp_path / "sums.onnx"
 
 
 @pytest.mark.parametrize("name", sorted(RUN))
-def test_sums_are_exact_here_and_saturate_under_it(name, model, without_vnni) -> None:
+def test_sums_are_exact_here_and_saturate_under_it(name, tmp_path, without_vnni) -> None:
     if (reason := get_backend(name).missing()) is not None:
         pytest.skip(reason)
 
     def sums(environment=None) -> list[float]:
-        done = python(RUN[name], model, environment=environment)
+        done = python(RUN[name], write_sums(tmp_path), environment=environment)
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
 
@@ -100,91 +37,6 @@ def test_sums_are_exact_here_and_saturate_under_it(name, model, without_vnni) ->
     assert sums(without_vnni) == clipped
     if describe_environment(()).int8_dot_products:
         assert sums() == pytest.approx([PRODUCTS] * 2, rel=0.01)
-
-
-OWN_RUN = """
-import importlib.util, subprocess, sys
-spec = importlib.util.spec_from_file_location("both_cpus", {plugin!r})
-both_cpus = sys.modules["both_cpus"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(both_cpus)
-
-def pytest_addoption(parser):
-    parser.addoption("--native-only", action="store_true")
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "any_cpu(why): x")
-    config.pluginmanager.register(both_cpus.BothCpus(config))
-"""
-OWN_TESTS = """
-import subprocess, sys
-import pytest
-
-RUN = {run!r}
-
-def sums():
-    done = subprocess.run([sys.executable, "-c", RUN, {model!r}], capture_output=True, text=True)
-    return eval(done.stdout)
-
-@pytest.fixture(scope="module")
-def by_fixture():
-    return sums()
-
-def test_plain(): assert True
-def test_first_user(by_fixture): assert by_fixture[0] > 60
-def test_second_user(by_fixture): assert by_fixture[1] > 60
-def test_by_itself(): assert sums()[0] > 60
-@pytest.mark.any_cpu("only its shape counts")
-def test_excused(): assert len(sums()) == 2
-"""
-
-
-def run_own_tests(folder: Path, model: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    plugin = Path(__file__).with_name("both_cpus.py")
-    (folder / "conftest.py").write_text(OWN_RUN.format(plugin=str(plugin)))
-    tests = OWN_TESTS.format(run=RUN["onnxruntime"], model=str(model))
-    (folder / "test_own.py").write_text(tests)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v"],
-        cwd=folder,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-
-
-def test_what_computes_int8_runs_again_and_a_failure_there_fails_the_run(
-    model, tmp_path, without_vnni
-) -> None:
-    """Tests are chosen by what they, their children and their fixtures open; nobody marks them."""
-    if not describe_environment(()).int8_dot_products:
-        pytest.skip("this CPU has no VNNI, so there is no second run")
-    folder = tmp_path / "suite"
-    folder.mkdir()
-    done = run_own_tests(folder, model)
-    first, _, again = done.stdout.partition("INT8 again, without VNNI")
-    assert "INT8: on this CPU with VNNI, then again on it as one without" in first
-    assert first.count("PASSED") == 5
-    for name in ("test_first_user", "test_second_user", "test_by_itself"):
-        assert f"FAILED test_own.py::{name}" in again
-    assert "test_plain" not in again
-    assert "INT8: 3 tests that run it, 1 more where any CPU will do, again without VNNI" in again
-    assert done.returncode == 1
-
-
-def test_where_nothing_can_be_hidden_it_is_said_and_only_ci_fails(model, tmp_path) -> None:
-    if not describe_environment(()).int8_dot_products:
-        pytest.skip("this CPU has no VNNI, so there is nothing to hide")
-    folder = tmp_path / "suite"
-    folder.mkdir()
-    (folder / "bin").mkdir()
-    told = "INT8: on this CPU with VNNI only, not as one without it: there is no cc"
-    for setting, code in (("", 0), ("true", 1)):
-        done = run_own_tests(folder, model, PATH=str(folder / "bin"), CI=setting)
-        assert done.stdout.count(told) == 2  # in the header and at the end
-        assert done.returncode == code
 
 
 def test_no_process_under_it_sees_newer_instruction_sets(without_vnni) -> None:

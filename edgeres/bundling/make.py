@@ -65,6 +65,7 @@ class Bundled:
             "size_bytes": self.size_bytes,
             "signature": str(self.signature) if self.signature else None,
             "targets": sorted(self.manifest.engines),
+            "not_proven": self.manifest.not_proven,
             "files": {name: entry.size_bytes for name, entry in self.manifest.files.items()},
         }
 

@@ -96,9 +96,20 @@ class Manifest:
     proven_on: Mapping[str, Any]
     files: Mapping[str, FileEntry]
 
+    @property
+    def not_proven(self) -> dict[str, str]:
+        """Verdict and reason of each engine whose verdict is not ``pass``, by target."""
+        return {
+            target: f"{entry.proven.get('verdict', 'not judged')}: {entry.proven.get('reason', '')}"
+            for target, entry in self.engines.items()
+            if entry.proven.get("verdict") != "pass"
+        }
+
     def to_bytes(self) -> bytes:
         """As JSON, the same bytes for equal manifests."""
         content = {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
+        if self.not_proven:  # on top, where a person who opens it sees it
+            content["not_proven"] = self.not_proven
         return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgeres.cli import options as o
-from edgeres.cli.screen import screen
+from edgeres.cli.screen import Screen, screen
 from edgeres.errors import UsageError
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `edgeres convert`.")]
@@ -50,6 +51,17 @@ def bundle(
                     "--labels, --license and --sign are for a bundle, not for a model repository."
                 )
             place, models = write(folder, serve, output, targets=target or ())
+            from edgeres.report.schema import read_report
+
+            report = read_report(folder / "report.json")
+            _warn(
+                out,
+                {
+                    name: f"{part.verdict}: {part.reason}"
+                    for name, part in report.targets.items()
+                    if part.verdict != "pass" and (not target or name in target)
+                },
+            )
             content = {"repository": str(place), "server": serve, "models": list(models)}
             out.lines(content, [f"{place}: {', '.join(models)}"])
             return
@@ -63,8 +75,15 @@ def bundle(
             license_name=license_name,
             key=sign,
         )
+        _warn(out, made.manifest.not_proven)
         line = f"{made.path}: {made.size_bytes:,} bytes, SHA-256 {made.sha256}"
         out.lines(made.to_dict(), [line])
+
+
+def _warn(out: Screen, not_proven: Mapping[str, str]) -> None:
+    """One line on stderr for each engine whose verdict is no pass."""
+    for target, told in not_proven.items():
+        out.note(f"warning: the engine for {target} is not proven; its verdict is {told}")
 
 
 Reference = Annotated[
@@ -144,8 +163,11 @@ def run(
             trial=key is None and not trust,
         ) as session:
             answers = session.classify(images, top=top)
+            not_proven = session.manifest.not_proven
+            _warn(out, {t: told for t, told in not_proven.items() if t == session.target})
             content = {
                 "target": session.target,
+                "not_proven": not_proven.get(session.target, ""),
                 "rebuilt": session.rebuilt,
                 "self_test": session.self_test.to_dict() if session.self_test else None,
                 "images": [

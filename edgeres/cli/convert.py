@@ -80,6 +80,7 @@ def convert(
     """
     told = CiTold("convert", junit, annotations)
     with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
+        from edgeres.cli.closing_lines import closing_lines
         from edgeres.pipeline.convert import convert as run
         from edgeres.pipeline.recipe_file import load_recipe
         from edgeres.report.junit import explanations_of, tell_ci, verdicts_of
@@ -120,5 +121,5 @@ def convert(
         )
         out.result(report.to_dict(), report_table(report, out.console()))
         if not as_json:
-            out.console().print(f"\nReport: {folder / 'report.json'}", highlight=False)
+            out.lines({}, ["", *closing_lines(report, folder)])
         raise typer.Exit(report.exit_code)

@@ -75,6 +75,7 @@ def validate(
     told = CiTold("validate", junit, annotations)
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
+        from edgeres.data.files import skipped_note
         from edgeres.data.source import open_dataset
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.gates import Limits
@@ -84,6 +85,8 @@ def validate(
 
         changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")
+        if skipped := skipped_note(images):
+            out.note(f"warning: {skipped}")
         prepared = engine_preprocess([engine], changes, baseline)
         bad = BadImages()
         answered = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeres.cli.console import ConsoleListener
+
+_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def screen(
             content = {"id": error.error_id, "message": error.message, "hint": error.hint}
             print_json({"error": {**content, "exit_code": error.exit_code}})
         else:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            sys.stderr.write(f"error: {visible(' '.join(str(error).split()))}\n")
         if ci is not None:
             ci.error(error.error_id, str(error))
         raise typer.Exit(error.exit_code) from error
@@ -134,15 +137,15 @@ class Screen:
             self._console(stderr=False).print(person, highlight=False, markup=False)
 
     def note(self, line: str) -> None:
-        """Writes a line to stderr, as it is."""
-        typer.echo(line, err=True)
+        """Writes a line to stderr."""
+        typer.echo(visible(line), err=True)
 
     def lines(self, content: dict[str, Any], lines: Sequence[str]) -> None:
         """Prints the result: JSON where asked, else plain lines, without loading what draws."""
         if self.as_json:
             print_json(content)
         else:
-            typer.echo("\n".join(lines))
+            typer.echo("\n".join(visible(line) for line in lines))
 
     def console(self) -> Console:
         """Console on stdout."""
@@ -152,6 +155,17 @@ class Screen:
         from rich.console import Console
 
         return Console(stderr=stderr, markup=False)
+
+
+def visible(line: str) -> str:
+    """A line whose control and bidirectional characters are spelt out, as in a Python string.
+
+    Names of classes, keys and files come from elsewhere and must not act on a terminal.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTING else char
+        for char in line
+    )
 
 
 def print_json(content: dict[str, Any]) -> None:

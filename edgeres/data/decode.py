@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgeres.data.file_kind import FORMATS, file_kind
 from edgeres.errors import DataError
 
 MAX_PIXELS = 64_000_000
@@ -42,9 +43,6 @@ MAX_PIXELS = 64_000_000
 
 MAX_FILE_BYTES = 256_000_000
 """Largest image file that is read, in bytes."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the formats that are decoded; no other decoder sees untrusted bytes."""
 
 # What Pillow's decoders raise on damaged files. It documents OSError and UnidentifiedImageError;
 # the others come out of the plugins' header parsing, and tests/data/test_decode_fuzz.py finds them.
@@ -96,9 +94,10 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return decode_image(image, name)
     except UnidentifiedImageError as error:
+        found = file_kind(data)
         raise DataError(
-            f"Expected an image in {name!r}, got a file that is none of {', '.join(FORMATS)}.",
-            hint=_HINT,
+            f"Expected an image in {name!r}, got {found.name}, none of {', '.join(FORMATS)}.",
+            hint=found.hint,
         ) from error
     except _DECODER_ERRORS as error:
         raise _undecodable(name, error) from error
@@ -128,7 +127,9 @@ def decode_image(image: Image.Image, name: str) -> Image.Image:
 
 def _undecodable(name: str, error: BaseException) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"Expected an image in {name!r}, got: {reason}.", hint=_HINT)
+    return DataError(
+        f"Expected a whole image in {name!r}, got a damaged one: {reason}.", hint=_HINT
+    )
 
 
 def to_grey_or_rgb(image: Image.Image, name: str = "image") -> Image.Image:
@@ -164,13 +165,20 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _special(mode: int) -> str:
+    """What is at a path that is no regular file."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+
+
 def _read(path: Path) -> bytes:
     """Reads a regular file of bounded size."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise DataError(
-                f"Expected an image file, got something else at {str(path)!r}.",
+                f"Expected an image file, got {_special(status.st_mode)} at {str(path)!r}.",
                 hint="Name the files; of a folder all at once with FOLDER/*.",
             )
         if status.st_size > MAX_FILE_BYTES:
@@ -188,4 +196,4 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-_HINT = "Replace the file or take it out of the data set."
+_HINT = "Copy the file again from where it was made; in a data set, replace it or take it out."

@@ -15,6 +15,7 @@ from PIL import Image
 
 from edgeres.data.decode import decode_file
 from edgeres.data.hashes import FileHashes
+from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 
 
@@ -29,6 +30,7 @@ class FileDataset:
         labels: ``(N,) int64``.
         class_names: Name of each class in label order; empty where not known.
         hashes: What is known of the files' content; shared with subsets.
+        skipped: What lies there and was taken for no part of the set, in words.
     """
 
     name: str
@@ -37,6 +39,7 @@ class FileDataset:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] = ()
     hashes: FileHashes = field(default_factory=FileHashes)
+    skipped: str = ""
 
     def __post_init__(self) -> None:
         """Checks that there is one label for each path.
@@ -80,3 +83,9 @@ class FileDataset:
         chosen = [int(index) for index in indices]
         paths = tuple(self.paths[index] for index in chosen)
         return replace(self, paths=paths, labels=self.labels[chosen])
+
+
+def skipped_note(dataset: Dataset) -> str:
+    """What was skipped of a data set, in a sentence; empty where nothing was."""
+    told = dataset.skipped if isinstance(dataset, FileDataset) else ""
+    return f"{dataset.name}: {told}." if told else ""

@@ -10,13 +10,16 @@ Where every subfolder of PATH has the name of a split, the classes are looked fo
     PATH/val/CLASS/*.jpg              split validation (also: validation, test; the first there is)
     PATH/calibration/[CLASS/]*.jpg    split calibration
 
-otherwise PATH itself serves every split. Calibration uses no labels, so for it alone the images may
-lie in the folder itself, and one class is enough.
+otherwise PATH itself serves every split. What programs leave behind is no class and no image:
+hidden folders (``.ipynb_checkpoints``, ``.git``), ``__MACOSX`` and files that begin with ``._`` are
+skipped, and :attr:`edgeres.data.files.FileDataset.skipped` says so. Calibration uses no labels, so
+for it alone the images may lie in the folder itself, and one class is enough.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +43,15 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
     """
     name = f"imagefolder/{split}"
     root = _split_folder(path, split)
+    skipped = [f"the folder {folder!r}" for folder in _folders(root) if _left_behind(folder)]
     classes = _subfolders(root)
     if split == "calibration" and not classes:
-        paths = _images_below(root, root)
+        paths = _images_below(root, root, skipped)
         if not paths:
             raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
-        return FileDataset(name, root, paths, np.full(len(paths), UNLABELLED, dtype=np.int64))
-    found = [_images_below(root / folder, root) for folder in classes]
+        unknown = np.full(len(paths), UNLABELLED, dtype=np.int64)
+        return FileDataset(name, root, paths, unknown, skipped=_told(skipped))
+    found = [_images_below(root / folder, root, skipped) for folder in classes]
     empty = [folder for folder, paths in zip(classes, found, strict=True) if not paths]
     if not any(found):
         raise DataError(
@@ -66,7 +71,19 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
             hint=_HINT,
         )
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
-    return FileDataset(name, root, tuple(p for paths in found for p in paths), labels, classes)
+    paths = tuple(path for part in found for path in part)
+    return FileDataset(name, root, paths, labels, classes, skipped=_told(skipped))
+
+
+def _left_behind(name: str) -> bool:
+    """Whether a folder or a file is no part of the data set by its name."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _told(skipped: list[str]) -> str:
+    """What was skipped, in words."""
+    more = f" and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
+    return f"skipped {', '.join(skipped[:_LISTED])}{more}" if skipped else ""
 
 
 def _split_folder(path: Path, split: Split) -> Path:
@@ -85,6 +102,11 @@ def _split_folder(path: Path, split: Split) -> Path:
 
 
 def _subfolders(path: Path) -> tuple[str, ...]:
+    """Names of the folders in ``path`` that can be classes or splits, sorted."""
+    return tuple(name for name in _folders(path) if not _left_behind(name))
+
+
+def _folders(path: Path) -> tuple[str, ...]:
     """Names of the folders in ``path``, sorted; links to folders count."""
     try:
         with os.scandir(path) as entries:
@@ -97,11 +119,12 @@ def _subfolders(path: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _images_below(folder: Path, root: Path) -> tuple[str, ...]:
+def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ...]:
     """Paths, relative to ``root``, of the image files at any depth, in torchvision's order.
 
     Links to folders are followed, but never into a folder that is being walked already: a loop of
     links ends there instead of repeating its images some forty times, up to the system's limit.
+    What programs left behind is added to ``skipped``.
     """
     found: list[tuple[str, list[str]]] = []
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
@@ -114,6 +137,10 @@ def _images_below(folder: Path, root: Path) -> tuple[str, ...]:
                 continue
             with os.scandir(place) as entries:
                 items = sorted((entry.name, entry.is_dir()) for entry in entries)
+            kept = [each for each in items if not _left_behind(each[0])]
+            if place != str(root) and len(kept) < len(items):
+                skipped += _named(place, items, len(str(root)) + 1)
+            items = kept
             names = [name for name, is_dir in items if not is_dir]
             found.append((place, [name for name in names if name.lower().endswith(EXTENSIONS)]))
             inside = above | {identity}
@@ -130,4 +157,12 @@ def _images_below(folder: Path, root: Path) -> tuple[str, ...]:
     )
 
 
+def _named(place: str, items: list[tuple[str, bool]], start: int) -> Iterator[str]:
+    """Folders and image files in a class that are skipped; other hidden files are none anyway."""
+    for name, is_dir in items:
+        if _left_behind(name) and (is_dir or name.lower().endswith(EXTENSIONS)):
+            yield f"{'the folder ' if is_dir else ''}{f'{place}{os.sep}{name}'[start:]!r}"
+
+
+_LISTED = 5
 _HINT = "Expected layout: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg."

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeres.data.bad_images import BadImages
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 
@@ -29,6 +33,27 @@ def take(dataset: Dataset, samples: int | None) -> Dataset:
             hint="Ask for fewer, or give a larger set.",
         )
     return dataset.subset(_in_turn(dataset)[:samples])
+
+
+def some_images(dataset: Dataset, preprocess: Preprocess, count: int) -> NDArray[np.float32] | None:
+    """A few preprocessed images from the whole of a set, evenly spread.
+
+    Args:
+        dataset: Where they come from.
+        preprocess: How an image becomes numbers.
+        count: How many at most.
+
+    Returns:
+        ``(M, C, H, W) float32``, or ``(M, H, W, C)`` with layout ``nhwc``; ``None`` where they
+        cannot be read or differ in size, which is told where all of them are needed.
+    """
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(np.int64))
+    bad = BadImages(max_share=1.0)
+    try:
+        parts = [part for part, _ in batches(dataset, preprocess, count, indices=places, bad=bad)]
+    except DataError:
+        return None
+    return np.concatenate(parts) if parts else None
 
 
 def take_held_out(dataset: Dataset, used: int | None, samples: int) -> Dataset:

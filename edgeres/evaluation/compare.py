@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.distinct import effective_samples, same_images
+from edgeres.evaluation.distinct import (
+    contradicted_samples,
+    effective_samples,
+    same_images,
+)
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import (
     drop_lower,
@@ -79,6 +83,9 @@ class Comparison:
         effective: Independent samples that the bounds count: ``distinct`` where all are repeated
             equally often, and fewer where some are repeated more.
         constant: Whether the candidate answers the same for all samples, and the baseline does not.
+        contradicted: Samples whose image is there under more than one label. Which one is right is
+            not known, so the bounds on the drop hold for either: where the two models answer such
+            a sample otherwise, the upper bound counts it as lost and the lower one as gained.
         silent: Names of classes that the candidate never answers though the baseline does so
             rightly, more often than chance explains.
     """
@@ -103,6 +110,7 @@ class Comparison:
     distinct: int = 0
     effective: float = 0.0
     constant: bool = False
+    contradicted: int = 0
     silent: tuple[str, ...] = ()
 
     @property
@@ -115,6 +123,14 @@ class Comparison:
         return f"only {self.distinct} of the {self.samples} images are different{worth}"
 
     @property
+    def contradictions(self) -> str:
+        """How many labels contradict each other, in words; empty where next to none do."""
+        if self.contradicted <= (1 - _ALL_DIFFERENT) * self.samples:
+            return ""
+        share = 100 * self.contradicted / self.samples
+        return f"{self.contradicted} samples ({share:.1f} %) show images under two or more labels"
+
+    @property
     def worse_classes(self) -> tuple[ClassDrop, ...]:
         """Classes that lose more than chance explains, all classes taken together."""
         return tuple(c for c in self.class_drops if c.p_value <= 1 - self.confidence)
@@ -124,6 +140,7 @@ class Comparison:
         return {
             "samples": self.samples,
             "distinct_images": self.distinct,
+            "contradicted_samples": self.contradicted,
             "confidence": self.confidence,
             "baseline_top1": self.baseline_top1,
             "top1": self.top1,
@@ -163,7 +180,9 @@ def compare(
     lost, gained = right & ~kept, ~right & kept
     flips = Flips(int(lost.sum()), int(gained.sum()))
     samples = baseline.samples
-    groups = _images(baseline, candidate)
+    groups = same_image_groups(baseline, candidate)
+    unsure = contradicted_samples(groups, baseline.labels)
+    other = unsure & (baseline.predicted != candidate.predicted)
     effective = effective_samples(groups)
     drops = _class_drops(baseline, lost, gained, groups)
     nans = np.isnan(candidate.logits).any(axis=1)
@@ -178,9 +197,21 @@ def compare(
         top5=top_k(candidate, 5),
         drop_pp=100 * (flips.lost - flips.gained) / samples,
         drop_lower_pp=100
-        * drop_lower(flips.lost, flips.gained, samples, confidence, effective=effective),
+        * drop_lower(
+            int((lost & ~unsure).sum()),
+            int((gained & ~unsure | other).sum()),
+            samples,
+            confidence,
+            effective=effective,
+        ),
         drop_upper_pp=100
-        * drop_upper(flips.lost, flips.gained, samples, confidence, effective=effective),
+        * drop_upper(
+            int((lost & ~unsure | other).sum()),
+            int((gained & ~unsure).sum()),
+            samples,
+            confidence,
+            effective=effective,
+        ),
         agreement=float((baseline.predicted == candidate.predicted).mean()),
         flips=flips,
         p_value=mcnemar_exact(*_net(groups, lost, gained)),
@@ -193,11 +224,12 @@ def compare(
         distinct=len(np.unique(groups)),
         effective=effective,
         constant=_constant(baseline, candidate),
+        contradicted=int(unsure.sum()),
         silent=tuple(drop.name for drop in never),
     )
 
 
-def _images(baseline: Predictions, candidate: Predictions) -> NDArray[np.int64]:
+def same_image_groups(baseline: Predictions, candidate: Predictions) -> NDArray[np.int64]:
     """Which samples show the same image, ``(N,)``; each its own where nothing tells."""
     sketches = baseline.sketches if candidate.sketches is None else candidate.sketches
     if sketches is None:

@@ -99,6 +99,23 @@ def same_images(sketches: Sketches, logits: NDArray[np.float32]) -> NDArray[np.i
     return starts[inverse.reshape(-1)].astype(np.int64)
 
 
+def contradicted_samples(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Samples whose image is there under more than one label.
+
+    Args:
+        groups: ``(N,)``, as :func:`same_images` gives them.
+        labels: ``(N,)``.
+
+    Returns:
+        ``(N,) bool``.
+    """
+    lowest = np.full(len(groups), np.iinfo(np.int64).max)
+    highest = np.full(len(groups), np.iinfo(np.int64).min)
+    np.minimum.at(lowest, groups, labels)
+    np.maximum.at(highest, groups, labels)
+    return np.asarray(lowest[groups] != highest[groups])
+
+
 def effective_samples(groups: NDArray[np.int64]) -> float:
     """Independent samples that a set is worth whose groups answer as one.
 

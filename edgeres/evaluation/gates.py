@@ -147,21 +147,29 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
             max_drop_pp / 100,
             confidence=c.confidence,
         )
-        if needed is not None:
+        if c.contradictions:
+            needed = None
+        elif needed is not None:
             needed = max(needed, math.ceil(c.effective) + 1)
         reason = (
             f"top-1 drop {c.drop_pp:+.2f} pp could lie between {c.drop_lower_pp:+.2f} and "
             f"{c.drop_upper_pp:+.2f} pp; {c.samples} samples do not tell it from "
-            f"{max_drop_pp:g} pp. "
-            + (
-                f"About {needed} {'different ' if c.repeats else ''}samples would."
-                if needed is not None
-                else "No number of samples would: the drop is the limit."
-            )
+            f"{max_drop_pp:g} pp. " + _what_would(c, needed)
         )
     if c.repeats:
         reason += f" The bounds count that {c.repeats}."
+    if c.contradictions:
+        reason += f" {c.contradictions}: the bounds hold whichever label is right."
     return Check("accuracy", outcome, reason, c.drop_upper_pp, max_drop_pp, needed)
+
+
+def _what_would(c: Comparison, needed: int | None) -> str:
+    """What would decide an inconclusive check."""
+    if c.contradictions:
+        return "One label for each image would tell more."
+    if needed is None:
+        return "No number of samples would: the drop is the limit."
+    return f"About {needed} {'different ' if c.repeats else ''}samples would."
 
 
 def coverage_check(coverage: Coverage, minimum: float) -> Check:

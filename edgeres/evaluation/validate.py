@@ -13,7 +13,7 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import build_limited, try_engine
 from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
-from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
 from edgeres.evaluation.coverage import Coverage
@@ -59,6 +59,8 @@ class Validation:
         verdict: Outcome of all checks.
         cause: Why, where the verdict is ``fail`` and an explanation was asked for.
         left_out: Images that could not be decoded, in words; empty where all could.
+        contradictions: Images that are in the set under more than one label, in words with an
+            example; empty where there are none.
         findings: What the rules of the target say of the quantized file that the engine was built
             from, where it was looked for and found.
     """
@@ -72,6 +74,7 @@ class Validation:
     verdict: Verdict
     cause: Explanation | None = None
     left_out: str = ""
+    contradictions: str = ""
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -99,6 +102,7 @@ class Validation:
             **self.verdict.to_dict(),
             **({"explanation": self.explanation} if self.explanation else {}),
             "left_out": self.left_out,
+            "contradicting_labels": self.contradictions,
             "findings": findings_json(self.findings),
             "baseline": {
                 "name": self.baseline.name,
@@ -238,6 +242,7 @@ def validate(
         verdict,
         cause,
         bad.summary() if bad is not None else "",
+        contradicting_labels(reference, dataset),
         _source_findings(engine, source) if check_source else (),
     )
 

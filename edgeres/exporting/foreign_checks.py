@@ -31,6 +31,13 @@ def check_operators(model: onnx.ModelProto) -> int:
             listed.
     """
     nodes = model.graph.node
+    quantized = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in QUANTIZED]
+    if quantized:
+        raise ModelError(
+            f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",
+            hint="Give the float32 model that it was made from. `edgeres build` takes a quantized "
+            "file as it is, and says what its engine computes otherwise.",
+        )
     foreign = [n for n in nodes if n.domain not in ("", "ai.onnx")]
     if foreign:
         raise ModelError(
@@ -43,13 +50,6 @@ def check_operators(model: onnx.ModelProto) -> int:
         raise ModelError(f"Expected one version of ai.onnx, got {sorted(versions) or 'none'}.")
     for node in nodes:
         node.domain = ""
-    quantized = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in QUANTIZED]
-    if quantized:
-        raise ModelError(
-            f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",
-            hint="Give the float32 model that it was made from. `edgeres build` takes a quantized "
-            "file as it is, and says what its engine computes otherwise.",
-        )
     control = [f"{n.op_type} at {_called(n)}" for n in nodes if n.op_type in _CONTROL_FLOW]
     if control:
         raise ModelError(

@@ -136,8 +136,10 @@ def _declared_bytes(tensor: onnx.TensorProto) -> int:
     known = dict(onnx.TensorProto.DataType.items())
     types = {code: name for name, code in known.items() if name in _TYPES}
     if tensor.data_type not in types:
+        kind = next((n for n, code in known.items() if code == tensor.data_type), "")
         raise ModelError(
-            f"Expected plain numbers in tensor '{tensor.name}', got type code {tensor.data_type}.",
+            f"Expected plain numbers in tensor '{tensor.name}', got "
+            f"{kind or f'type code {tensor.data_type}'}.",
             hint="Give the float32 model that it was made from.",
         )
     count: int = math.prod(tensor.dims)

@@ -191,6 +191,9 @@ def _shapes_of_one_sample(model: onnx.ModelProto, path: Path) -> dict[str, Shape
         if len(weight.dims) > 1:  # inference reads values of shape and axes vectors only
             weight.ClearField("raw_data")
             weight.ClearField("float_data")
+    for node in light.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = ""  # ONNX Runtime's own have the same shapes, which inference lacks
     names = {w.name for w in light.graph.initializer}
     for value in light.graph.input:
         if value.name not in names and value.type.tensor_type.shape.dim:

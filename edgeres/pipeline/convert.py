@@ -17,6 +17,7 @@ from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.backends.target import Target, open_target, open_targets, target_list
 from edgeres.data.checks import check_calibration
+from edgeres.data.files import skipped_note
 from edgeres.data.hashes import FileHashes
 from edgeres.data.overlap import find_overlap
 from edgeres.data.samples import save_samples
@@ -24,7 +25,7 @@ from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import EdgeResError
-from edgeres.evaluation.baseline import check_baseline
+from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_fp32, build_target, calibration_table
@@ -182,6 +183,8 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     """
     run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
     run.warn_once(inputs.note)
+    for data in (inputs.calibration, inputs.everything):
+        run.warn_once(skipped_note(data))
     try:
         _note_overlap(run, inputs.calibration, inputs.validation)
         networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
@@ -221,6 +224,7 @@ def _prove(
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
     if not run.recipe.checks.untrained:
         check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    run.warn_once(contradicting_labels(dense, validation))
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
     built = [build_target(run, networks, table, fingerprint, target) for target in targets]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
 from edgeres.data.preprocess import Preprocess
+from edgeres.data.sampling import some_images
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
@@ -42,6 +46,11 @@ if TYPE_CHECKING:
 
 FINETUNE_LOG = "train_log.jsonl"
 ACCOUNT = "pruned.json"
+PARITY = "parity.json"
+PARITY_IMAGES = 10
+"""Real images on which an imported or exported file is compared with its source."""
+
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -147,11 +156,17 @@ def prepare_networks(
     preprocess = choose_preprocess(recipe.preprocess, facts)
     check_classes(validation, facts.num_classes)
     if source.kind == "onnx":
-        return Networks(facts, preprocess, _network("dense", loaded.file(ONNX), None), None)
+        network = _network("dense", loaded.file(ONNX), None)
+        _compare_with_source(run, source, network, validation, preprocess)
+        return Networks(facts, preprocess, network, None)
     checkpoint = loaded.file(CHECKPOINT)
     sample = first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)
-    dense = _export(run, "dense", checkpoint, size)
+
+    def real() -> F32 | None:
+        return some_images(validation, preprocess, PARITY_IMAGES)
+
+    dense = _export(run, "dense", checkpoint, size, real)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
     timed, table, latency, bench = None, None, None, None
@@ -160,7 +175,7 @@ def prepare_networks(
         table, latency = _latency(run, dense, timed)
         bench = timed.bench(dense.onnx, latency)
     small, account = _prune(run, checkpoint, preprocess, table, latency, bench)
-    pruned = _export(run, "pruned", small, size)
+    pruned = _export(run, "pruned", small, size, real)
     prediction = None
     if timed is not None and latency is not None:
         prediction = _prediction(timed, latency, account)
@@ -271,7 +286,40 @@ def _prune(
     return result.file(CHECKPOINT), result.file(ACCOUNT)
 
 
-def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Network:
+def _compare_with_source(
+    run: Run, source: Source, network: Network, validation: Dataset, preprocess: Preprocess
+) -> None:
+    """The parity gate of an imported file on images of the validation set."""
+
+    def produce(folder: Path, *_: object) -> None:
+        from edgeres.exporting.real_parity import check_real_images
+
+        images = some_images(validation, preprocess, PARITY_IMAGES)
+        found = {} if images is None else check_real_images(source.path, network.onnx, images)
+        (folder / PARITY).write_text(json.dumps(found, indent=1))
+
+    run.stage(
+        "parity",
+        inputs={
+            "model": source.sha256,
+            **source.beside,
+            "onnx": network.sha256,
+            "data": validation.fingerprint,
+        },
+        settings={"preprocess": preprocess.to_dict(), "images": PARITY_IMAGES},
+        produce=produce,
+        label="compare with the source",
+    )
+
+
+def _export(
+    run: Run,
+    label: str,
+    checkpoint: Path,
+    size: tuple[int, int],
+    real: Callable[[], F32 | None],
+) -> Network:
+    """The exported network; real images are witnesses of its parity and do not change the file."""
     settings = run.recipe.export
     result = run.stage(
         "export",
@@ -282,7 +330,7 @@ def _export(run: Run, label: str, checkpoint: Path, size: tuple[int, int]) -> Ne
             **settings.model_dump(),
         },
         produce=lambda folder, *_: export(
-            checkpoint, folder / ONNX, image_size=size, settings=settings
+            checkpoint, folder / ONNX, image_size=size, settings=settings, images=real()
         ),
         label=f"export ({label})",
     )

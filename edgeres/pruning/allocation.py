@@ -115,7 +115,8 @@ def allocate_by_importance(choices: Sequence[Choices], cost: Cost, budget: float
     From the full network, again and again the narrowing that loses least importance for the cost
     it saves is taken: the greedy solution of the knapsack problem. Where the next width saves
     nothing (devices have such stairs) the one below it is looked at. At the end what the last step
-    overshot is given back where it counts most.
+    overshot is given back where it counts most. Where all steps cost the same this is the best
+    choice; where they cost unlike, several steps can be lost against it.
 
     Raises:
         UsageError: The budget cannot be met; names the floor.

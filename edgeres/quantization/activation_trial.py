@@ -89,14 +89,15 @@ class ActivationTrial:
         weights = detach_weights(model)
         return ir.to_proto(model).SerializeToString(), weights
 
-    def errors(self, ranges: Mapping[str, ChosenRange]) -> NDArray[np.float64]:
-        """Error of each image: squared over energy of what was wanted, in dB, mean of its tensors.
+    def errors(self, ranges: Mapping[str, ChosenRange], images: slice) -> NDArray[np.float64]:
+        """Squared error over energy of each image and each tensor that was wanted, in dB.
 
         Args:
             ranges: Of all :attr:`tensors`.
+            images: Which of the images are run.
 
         Returns:
-            ``(N,) float64``; less is better.
+            ``(N, T) float64``; less is better.
 
         Raises:
             StageError: ONNX Runtime failed.
@@ -108,18 +109,18 @@ class ActivationTrial:
             feeds[f"{tensor}/scale"] = np.array(params.scale, np.float32)
             feeds[f"{tensor}/zero"] = np.array(params.zero_point, np.uint8)
         noise: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self._wanted}
-        done = 0
-        for batch in chunks(iter([self._images])):
+        done = images.start or 0
+        for batch in chunks(iter([self._images[images]])):
             found = run_feeds(self._session, feeds | {self._input: batch}, list(self._wanted))
             for name, whole in self._wanted.items():
                 noise[name].append(_squares(found[name] - whole[done : done + len(batch)]))
             done += len(batch)
         decibels = [
             10 * np.log10(np.maximum(np.concatenate(noise[name]), _LEAST))
-            - 10 * np.log10(np.maximum(_squares(whole), _LEAST))
+            - 10 * np.log10(np.maximum(_squares(whole[images]), _LEAST))
             for name, whole in self._wanted.items()
         ]
-        return np.asarray(np.mean(decibels, axis=0))
+        return np.stack(decibels, axis=1)
 
 
 def _squares(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ Rules:
                       and not with the zero point, or count other pixels
     lowest-weight     weights of -128, whose products some ARM kernels add up wrongly
     bias-range        a bias that, with the products, does not fit an INT32 accumulator
+    sixteen-bit       activations of 16 bits: some engines leave their quantization out, and the
+                      limits that it sets
     shared-scale      a Concat of tensors with unlike scales, of which an engine may keep one
 """
 
@@ -31,7 +33,25 @@ _LARGEST_ACTIVATION = 255
 
 def hazards(graph: ir.Graph) -> tuple[tuple[ir.Node, Finding], ...]:
     """All suspicious nodes of a quantized graph, in the order of its nodes."""
-    return tuple((node, found) for node in graph for found in _of(node))
+    return (
+        *((node, found) for node in graph for found in _of(node)),
+        *_sixteen_bits(graph),
+    )
+
+
+def _sixteen_bits(graph: ir.Graph) -> Iterator[tuple[ir.Node, Finding]]:
+    """The first op of each kind behind which values of 16 bits are stored; the rest is alike."""
+    seen: set[tuple[str, str]] = set()
+    for reader in graph:
+        value = reader.inputs[0] if reader.op_type == Q else None
+        node = None if value is None else value.producer()
+        if node is None or node.op_type in (Q, DQ):
+            continue
+        kind = zero_point_of(reader).dtype
+        if kind.itemsize == 2 and (node.op_type, kind.name) not in seen:
+            seen.add((node.op_type, kind.name))
+            told = f"{kind.name} behind a {node.op_type}, as it may be elsewhere"
+            yield node, Finding("sixteen-bit", called(node), told, "risk")
 
 
 def _of(node: ir.Node) -> Iterator[Finding]:

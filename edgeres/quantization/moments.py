@@ -10,18 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
 from edgeres.graph import layers as graphs
 from edgeres.graph.layers import Layer
 
+Matrix = NDArray[np.float32]
+
 #: Patches taken of one layer, at most; few layers need more than some times their K.
 MAX_PATCHES = 16384
 #: Images of which the padded input is made at once, and numbers of the patches taken of them.
 _IMAGES = 8
 _NUMBERS = 1 << 22
+#: Rows of a large matrix worked on at once.
+_BAND = 256
 
 
 @dataclass(frozen=True)
@@ -30,100 +33,133 @@ class Moments:
 
     Attributes:
         mean: ``(G, K) float64`` mean patch of each group.
-        second: ``(G, K, K) float64`` mean of ``x x^T``.
+        second: ``(G, K, K) float32`` mean of ``x x^T``.
         patches: Number of patches.
     """
 
     mean: NDArray[np.float64]
-    second: NDArray[np.float64]
+    second: Matrix
     patches: int
 
-    def covariance(self) -> NDArray[np.float64]:
-        """``(G, K, K) float64``: what is left where the mean error is mended in the bias."""
-        left = np.einsum("gk,gl->gkl", self.mean, self.mean)
-        np.subtract(self.second, left, out=left)
-        return np.asarray(left)
+    def covariance(self) -> Matrix:
+        """``(G, K, K) float32``: what is left where the mean error is mended in the bias."""
+        left = self.second.copy()
+        for products, mean in zip(left, self.mean.astype(np.float32), strict=True):
+            for begin in range(0, len(mean), _BAND):
+                band = slice(begin, begin + _BAND)
+                products[band] -= np.outer(mean[band], mean)
+        return left
 
 
 def patch_moments(
-    layer: Layer, images: NDArray[np.float32], *, limit: int = MAX_PATCHES
+    layer: Layer, images: NDArray[np.generic], *, zero: int = 0, limit: int = MAX_PATCHES
 ) -> Moments:
     """Moments of the patches that a layer multiplies its weights with.
 
     Args:
         layer: The layer.
-        images: ``(N, C, H, W)`` or ``(N, C) float32`` input of the layer as whole numbers with
-            magnitude up to 255 (quantized, zero point subtracted): then the sums are exact.
+        images: ``(N, C, H, W)`` or ``(N, C)`` quantized input of the layer: whole numbers of any
+            type, with magnitude up to 255.
+        zero: Zero point, taken from all of them.
         limit: Most patches; of more, a fixed random choice is taken.
 
     Raises:
         UsageError: The input does not fit the layer.
     """
-    height, width = _windows(layer, images[:1]).shape[1:3]
-    total = len(images) * height * width
+    _check_input(layer, images)
+    sizes = _positions(layer, images[:1], zero)[2]
+    total = len(images) * int(np.prod(sizes))
     chosen = np.arange(total)
     if total > limit:
         chosen = np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
     columns = layer.weight.shape[1]
     first = np.zeros((layer.groups, columns))
-    second = np.zeros((layer.groups, columns, columns))
+    second = np.zeros((layer.groups, columns, columns), np.float32)
     step = max(1, _NUMBERS // (layer.groups * columns))
     for begin in range(0, len(images), _IMAGES):
-        windows = _windows(layer, images[begin : begin + _IMAGES])
-        ends = np.searchsorted(chosen, np.array([begin, begin + _IMAGES]) * height * width)
+        padded, taps, sizes = _positions(layer, images[begin : begin + _IMAGES], zero)
+        image = int(np.prod(sizes))
+        ends = np.searchsorted(chosen, np.array([begin, begin + _IMAGES]) * image)
         for start in range(ends[0], ends[1], step):
-            here = chosen[start : min(start + step, ends[1])] - begin * height * width
-            patches = windows[np.unravel_index(here, windows.shape[:3])]
-            by_group = patches.reshape(len(here), layer.groups, columns).swapaxes(0, 1)
-            _add_products(first, second, by_group.astype(np.float64))
+            here = chosen[start : min(start + step, ends[1])] - begin * image
+            patches = _gathered(padded, taps, np.unravel_index(here, (len(padded), *sizes)), layer)
+            _add_products(first, second, patches.reshape(len(here), layer.groups, columns))
     for products in second:
         _mirror(products)
     return Moments(first / len(chosen), np.divide(second, len(chosen), out=second), len(chosen))
 
 
-def _add_products(
-    first: NDArray[np.float64], second: NDArray[np.float64], patches: NDArray[np.float64]
-) -> None:
-    """Adds sums of ``(G, P, K)`` whole numbers, exact in float64; of squares the lower half."""
-    from scipy.linalg.blas import dsyrk
+def _add_products(first: NDArray[np.float64], second: Matrix, patches: Matrix) -> None:
+    """Adds sums of ``(P, G, K)`` whole numbers; of squares the lower half."""
+    from scipy.linalg.blas import ssyrk
 
-    first += patches.sum(axis=1)
-    if len(patches) > 1:
-        second += patches.swapaxes(1, 2) @ patches
+    first += patches.sum(axis=0, dtype=np.float64)
+    if len(second) > 1:
+        by_group = np.ascontiguousarray(patches.swapaxes(0, 1))
+        second += by_group.swapaxes(1, 2) @ by_group
         return
-    # One half of a symmetric matrix, added where it lies: 4,608 columns have 170 MB.
-    dsyrk(1.0, patches[0].T, beta=1.0, c=second[0].T, overwrite_c=1)
+    # One half of a symmetric matrix, added where it lies: 4,608 columns have 85 MB.
+    ssyrk(1.0, patches[:, 0].T, beta=1.0, c=second[0].T, overwrite_c=1)
 
 
-def _mirror(products: NDArray[np.float64], width: int = 256) -> None:
+def _mirror(products: Matrix) -> None:
     """Copies the lower half of a matrix onto the upper one, piece by piece."""
-    for begin in range(0, len(products), width):
-        block = slice(begin, begin + width)
+    for begin in range(0, len(products), _BAND):
+        block = slice(begin, begin + _BAND)
         inner = np.tril(products[block, block])
         products[block, block] = inner + np.tril(inner, -1).T
-        products[block, begin + width :] = products[begin + width :, block].T
+        products[block, begin + _BAND :] = products[begin + _BAND :, block].T
 
 
-def has_patches(layer: Layer, images: NDArray[np.float32]) -> bool:
+def has_patches(layer: Layer, images: NDArray[np.generic]) -> bool:
     """Whether moments of a layer's input are taken: of 2-D convolutions and plain vectors."""
     return len(layer.kernel) in (0, 2) and images.ndim == 2 + len(layer.kernel)
 
 
-def _windows(layer: Layer, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(N, OH, OW, C, KH, KW)`` view of all patches; a dense layer has one position."""
+def _check_input(layer: Layer, images: NDArray[np.generic]) -> None:
     channels = layer.weight.shape[1] * layer.groups // int(np.prod(layer.kernel, dtype=np.int64))
-    rank = len(layer.kernel)
-    if images.ndim != 2 + rank or images.shape[1] != channels or rank not in (0, 2):
+    if not has_patches(layer, images) or images.shape[1] != channels:
         raise UsageError(
-            f"{layer.name} reads {channels} channels in {rank} dimensions, got {images.shape}."
+            f"{layer.name} reads {channels} channels in {len(layer.kernel)} dimensions, "
+            f"got {images.shape}."
         )
-    if rank == 0:
-        return images[:, None, None, :]
+
+
+def _positions(
+    layer: Layer, images: NDArray[np.generic], zero: int
+) -> tuple[NDArray[np.int16], list[tuple[int, int]], tuple[int, int]]:
+    """Padded images, channels last, where the kernel's taps lie in them, and output sizes."""
+    whole = images.astype(np.int16)
+    whole -= np.int16(zero)
+    if not layer.kernel:
+        return whole[:, None, None, :], [(0, 0)], (1, 1)
     pads = graphs.ints_attribute(layer.node, "pads", (0, 0, 0, 0))
     strides = graphs.ints_attribute(layer.node, "strides", (1, 1))
     dilations = graphs.ints_attribute(layer.node, "dilations", (1, 1))
-    padded = np.pad(images, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilations, layer.kernel, strict=True))
-    windows = sliding_window_view(padded, reach, axis=(2, 3))
-    windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    return windows.transpose(0, 2, 3, 1, 4, 5)
+    count, channels, height, width = images.shape
+    tall, wide = height + pads[0] + pads[2], width + pads[1] + pads[3]
+    padded = np.zeros((count, tall, wide, channels), np.int16)
+    padded[:, pads[0] : pads[0] + height, pads[1] : pads[1] + width] = whole.transpose(0, 2, 3, 1)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilations, layer.kernel, strict=True)]
+    sizes = ((tall - reach[0]) // strides[0] + 1, (wide - reach[1]) // strides[1] + 1)
+    taps = [
+        (row * dilations[0], column * dilations[1])
+        for row in range(layer.kernel[0])
+        for column in range(layer.kernel[1])
+    ]
+    return padded, taps, sizes
+
+
+def _gathered(
+    padded: NDArray[np.int16],
+    taps: list[tuple[int, int]],
+    at: tuple[NDArray[np.intp], ...],
+    layer: Layer,
+) -> Matrix:
+    """``(P, C, kernel positions) float32`` patches; whole rows of channels are read at once."""
+    strides = graphs.ints_attribute(layer.node, "strides", (1, 1)) if layer.kernel else (1, 1)
+    image, row, column = at
+    patches = np.empty((len(image), padded.shape[-1], len(taps)), np.float32)
+    for index, (down, right) in enumerate(taps):
+        patches[:, :, index] = padded[image, row * strides[0] + down, column * strides[1] + right]
+    return patches

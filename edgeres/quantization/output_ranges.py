@@ -5,14 +5,14 @@ may carry the answer, and what is clipped errs in one direction where rounding a
 plain calibrators are tried on a few images, all activations in INT8 at once, and judged by the
 output and, since a few outputs alone judge by luck, by the features that the last layer reads.
 Errors of single images differ by more than calibrators do: only a difference that is beyond chance
-counts.
+counts, and where a few images leave it open, more are tried.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.ranges import PLAIN
 from edgeres.quantization.table import Calibrator, TensorStats
 
-#: Numbers of all images that are tried, about: 8 of 3 x 224 x 224.
+#: Numbers of all images that are tried at first, about: 8 of 3 x 224 x 224.
 _NUMBERS = 8 * 3 * 224 * 224
 _FEWEST_IMAGES, _MOST_IMAGES = 4, 64
+#: Times as many are tried where the first leave it open.
+_MORE = 3
 #: Stands unless another is better by this many dB with this confidence, over paired images.
 _FIRST: Calibrator = "mse"
 _CLEARLY_DB = 0.2
@@ -38,7 +40,10 @@ class ShownImages:
     """
 
     def __init__(self, image_shape: tuple[int, ...]) -> None:
-        self._most = max(_FEWEST_IMAGES, min(_MOST_IMAGES, _NUMBERS // math.prod(image_shape)))
+        first = max(_FEWEST_IMAGES, _NUMBERS // math.prod(image_shape))
+        #: How many are tried at first.
+        self.first = min(_MOST_IMAGES, first)
+        self._most = min(_MOST_IMAGES, _MORE * first)
         self._kept: dict[int, tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]] = {}
 
     def add(
@@ -93,24 +98,41 @@ def with_output_ranges(
         StageError: ONNX Runtime failed.
     """
     trial = ActivationTrial(onnx, shown.images, shown.wanted, threads=threads)
-    errors = {
-        plain: trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors})
-        for plain in PLAIN
-    }
-    gains = {plain: _sure_gain(errors[_FIRST] - error) for plain, error in errors.items()}
-    best = max(PLAIN, key=lambda plain: gains[plain])
-    chosen = best if gains[best] > _CLEARLY_DB else _FIRST
+
+    def errors(plain: Calibrator, images: slice) -> NDArray[np.float64]:
+        return trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors}, images)
+
+    first, rest = slice(0, shown.first), slice(shown.first, None)
+    found = {plain: errors(plain, first) for plain in PLAIN}
+    gains = {plain: _gain(found[_FIRST] - error) for plain, error in found.items()}
+    best = max(PLAIN, key=lambda plain: gains[plain].mean)
+    gain = gains[best]
+    if gain.sure < _CLEARLY_DB < gain.mean and len(shown.images) > shown.first:
+        more = errors(_FIRST, rest) - errors(best, rest)
+        gain = _gain(np.concatenate([found[_FIRST] - found[best], more]))
+    chosen = best if gain.sure > _CLEARLY_DB else _FIRST
     return {
         name: replace(stats, ranges={**stats.ranges, "output": stats.ranges[chosen]})
         for name, stats in tensors.items()
     }
 
 
-def _sure_gain(gains: NDArray[np.float64]) -> float:
-    """Lower bound of the mean of paired differences, by Student's t."""
+@dataclass(frozen=True)
+class _Gain:
+    """Mean of paired differences in dB, and its lower bound by Student's t."""
+
+    mean: float
+    sure: float
+
+
+def _gain(differences: NDArray[np.float64]) -> _Gain:
+    """Of ``(N, T)`` differences; tensors count the more, the less theirs vary among images."""
     from scipy.stats import t
 
-    if len(gains) < 2 or not gains.any():
-        return 0.0
-    doubt = float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    return float(gains.mean()) - float(t.ppf(_CONFIDENCE, len(gains) - 1)) * doubt
+    spread = differences.std(axis=0, ddof=1) if len(differences) > 1 else np.zeros(0)
+    if not (spread > 0).any():
+        return _Gain(0.0, 0.0)
+    of_image = np.average(differences, axis=1, weights=1 / np.maximum(spread, 1e-6) ** 2)
+    doubt = float(of_image.std(ddof=1)) / math.sqrt(len(of_image))
+    quantile = float(t.ppf(_CONFIDENCE, len(of_image) - 1))
+    return _Gain(float(of_image.mean()), float(of_image.mean()) - quantile * doubt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -77,7 +77,9 @@ def run_in_segments(
     model: ir.Model,
     stops: Sequence[str],
     images: NDArray[np.float32],
-    visit: Callable[[str, NDArray[np.float32]], NDArray[np.float32]],
+    visit: Callable[[str, NDArray[Any]], NDArray[Any]],
+    *,
+    optimize: bool = False,
 ) -> None:
     """Runs images through a model and stops at some nodes.
 
@@ -86,6 +88,8 @@ def run_in_segments(
         stops: Names of the nodes to stop at.
         images: ``(N, C, H, W) float32``.
         visit: Called with a node's name and its output; what it returns is used in its place.
+        optimize: Let ONNX Runtime fold constants and lay float out as it likes, which moves sums by
+            float rounding; ops between Q and DQ stay in float.
 
     Raises:
         StageError: ONNX Runtime failed.
@@ -94,9 +98,9 @@ def run_in_segments(
     parts = list(segments(model.graph, stops))
     needed_after = _needed_after(parts)
     for part, needed in zip(parts, needed_after, strict=True):
-        live.update(_run(model, part, live))
+        live.update(_run(model, part, live, optimize=optimize))
         output = value_name(part.last.outputs[0])
-        live[output] = visit(node_name(part.last), live[output].astype(np.float32, copy=False))
+        live[output] = visit(node_name(part.last), live[output])
         live = {name: content for name, content in live.items() if name in needed}
 
 
@@ -109,7 +113,7 @@ def _needed_after(parts: Sequence[Segment]) -> list[set[str]]:
     return needed[::-1]
 
 
-def _run(model: ir.Model, part: Segment, live: Tensors) -> Tensors:
+def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Tensors:
     from onnx import helper
 
     constants = {
@@ -134,7 +138,7 @@ def _run(model: ir.Model, part: Segment, live: Tensors) -> Tensors:
         opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
         ir_version=model.ir_version,
     )
-    session = open_session(proto.SerializeToString(), optimize=False)
+    session = open_session(proto.SerializeToString(), optimize=optimize, fuse_quantized=False)
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}
     try:

@@ -1,17 +1,16 @@
 """How much of the logits each layer's quantization costs: which layers to keep an eye on, or float.
 
-One layer at a time is quantized, weights and activations, and all others stay float; the Q/DQ model
-then runs as it is written, on a few hundred images. The noise that single layers bring to the
-logits nearly adds up to that of the whole network, so a layer's share says what keeping it in float
-would win (the layer-wise analysis of Wu et al., "Integer Quantization for Deep Learning
-Inference", arXiv:2004.09602, section 5.2). The other way round, all layers but one, is exact where
-noises are not independent, and costs more.
+One layer at a time is quantized, weights and activations, and all others stay float; the network
+then runs in float arithmetic between Q and DQ on a few hundred images, from where it differs on.
+The noise that single layers bring to the logits nearly adds up to that of the whole network, so a
+layer's share says what keeping it in float would win (the layer-wise analysis of Wu et al.,
+"Integer Quantization for Deep Learning Inference", arXiv:2004.09602, section 5.2). The other way
+round, all layers but one, is exact where noises are not independent, and costs more.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import QdqRules
+from edgeres.backends.base import BatchLimits, QdqRules
+from edgeres.backends.classifier import fitted
 from edgeres.errors import DataError
-from edgeres.graph.layers import load_model, node_name
-from edgeres.graph.summary import node_macs
-from edgeres.quantization.placement import Placement, place
-from edgeres.quantization.quantize import Prepared, prepare, quantize
+from edgeres.graph.layers import node_name
+from edgeres.graph.summary import node_macs, summarize
+from edgeres.quantization.forward import chunks
+from edgeres.quantization.placement import place
+from edgeres.quantization.quantize import prepare
 from edgeres.quantization.settings import QuantizeSettings
-from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.trained import TrainedLayer, TrainedParameters
-from edgeres.sqnr import EQUAL_DB, bounded_db, sqnr_db
+from edgeres.quantization.variants import Choices, Variants
+from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
 
-"""Stands for logits that are equal to the last bit."""
+#: Bytes of what goes over the cuts, of both networks, that are kept at once.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def sensitivity(
             correction, if any, since what measures on images would fit those that it is judged by.
         all_but: Also quantize everything but each node.
         threads: Threads of ONNX Runtime; ``None`` leaves it the choice.
-        progress: Called with models run and models in all.
+        progress: Called with batches run and batches in all, of all variants.
 
     Raises:
         DataError: There are no images, or another number of labels.
@@ -126,94 +127,139 @@ def sensitivity(
         )
     settings = replace(settings or QuantizeSettings(), rounding="nearest", bias_method="analytic")
     prepared = prepare(onnx, table, rules, settings)
-    graph = load_model(onnx).graph
-    ops = {node_name(node): node.op_type for node in graph}
+    graph = prepared.model.graph
     names = prepared.placement.quantized_nodes
     macs = node_macs(onnx)
-    exact = simulated_logits(onnx, [images], threads=threads)
-    total = 1 + len(names) * (2 if all_but else 1)
-    done = 0
+    variants = Variants(prepared.model, prepared.items, prepared.params, rules, threads=threads)
 
-    def effect(kept: frozenset[str]) -> Effect:
-        nonlocal done
-        with tempfile.TemporaryDirectory() as folder:
-            qdq = Path(folder) / "model.onnx"
-            changed = replace(rules, keep_float=rules.keep_float | kept)
-            found = _found(prepared, place(load_model(onnx).graph, changed), table)
-            quantize(onnx, table, changed, qdq, settings, trained=found)
-            logits = simulated_logits(qdq, [images], threads=threads)
-        done += 1
-        if progress is not None:
-            progress(done, total)
-        return effect_of(exact, logits, labels)
+    def without(kept: frozenset[str]) -> Choices:
+        return variants.choose(place(graph, replace(rules, keep_float=rules.keep_float | kept)))
 
+    only = {name: without(frozenset(names) - {name}) for name in names}
+    others = {name: without(frozenset({name})) for name in names} if all_but else {}
+    asked = [*only.values(), *others.values(), variants.quantized]
+    fp32, *effects = _effects(variants, asked, onnx, images, labels, progress)
+    ops = {node_name(node): node.op_type for node in graph}
     found = [
         NodeSensitivity(
             node=name,
             op=ops[name],
             macs=macs.get(name, 0),
-            only=effect(frozenset(names) - {name}),
-            all_but=effect(frozenset({name})) if all_but else None,
+            only=effects[index],
+            all_but=effects[len(names) + index] if all_but else None,
         )
-        for name in names
+        for index, name in enumerate(names)
     ]
     found.sort(key=lambda item: item.only.sqnr_db)
     return Sensitivity(
         rules=rules.name,
         samples=len(images),
-        fp32_top1=_top1(exact, labels),
-        quantized=effect(frozenset()),
+        fp32_top1=fp32.top1,
+        quantized=effects[-1],
         nodes=tuple(found),
     )
 
 
-def _found(
-    prepared: Prepared, placement: Placement, table: CalibrationTable
-) -> TrainedParameters | None:
-    """Scales and biases of the layers that a placement keeps, searched once for all placements.
+def _effects(
+    variants: Variants,
+    asked: Sequence[Choices],
+    onnx: Path,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[Effect]:
+    """The effect of nothing quantized, and of each of the variants.
 
-    Weights are those that the integers stand for, so that rounding gives the same again. ``None``
-    where the placement asks for something that quantizing everything did not, or gives a tensor
-    another scale, on which the bias of a layer rests.
+    Images run in rounds: of one round, what goes over the cuts is in memory for both networks that
+    variants share pieces with.
     """
-    items = {item.layer.name: item for item in prepared.items}
-    of_source = {
-        source: prepared.params[name] for name, source in prepared.placement.source.items()
-    }
-    wanted = [layer.name for layer in placement.layers]
-    sources = set(placement.source.values())
-    same = all(
-        prepared.placement.source.get(name) == source for name, source in placement.source.items()
-    )
-    if not same or not items.keys() >= set(wanted):
-        return None
-    layers = {
-        name: TrainedLayer(
-            items[name].weight.dequantized, items[name].weight.scales, items[name].bias
-        )
-        for name in wanted
-    }
-    return TrainedParameters(
-        table.model_sha256, layers, {source: of_source[source] for source in sources}
-    )
+    tallies = [_Tally() for _ in range(1 + len(asked))]
+    batches = list(_batches(onnx, images, labels))
+    begin = done = 0
+    while begin < len(batches):
+        known: list[dict[Choices, list[NDArray[np.float32]]]] = []
+        kept = 0
+        while begin + len(known) < len(batches) and kept <= _KEPT_BYTES:
+            batch = batches[begin + len(known)]
+            shared = (variants.exact, variants.quantized)
+            ran = {choices: list(variants.run(choices, batch.fed)) for choices in shared}
+            known.append(ran)
+            kept += sum(value.nbytes for values in ran.values() for value in values)
+        shown = batches[begin : begin + len(known)]
+        for index, choices in enumerate((variants.exact, *asked)):
+            for batch, ran in zip(shown, known, strict=True):
+                exact = ran[variants.exact][-1][: batch.count]
+                logits = variants.logits(choices, batch.fed, ran)[: batch.count]
+                tallies[index].add(exact, logits, batch.labels)
+            if progress is not None and index:
+                done += len(shown)
+                progress(done, len(batches) * len(asked))
+        begin += len(known)
+    return [tally.effect() for tally in tallies]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images as a model takes them, how many of them count, and the labels of those."""
+
+    fed: NDArray[np.float32]
+    count: int
+    labels: NDArray[np.int64] | None
+
+
+def _batches(
+    onnx: Path, images: NDArray[np.float32], labels: NDArray[np.int64] | None
+) -> Iterator[_Batch]:
+    size = summarize(onnx).inputs[0].shape[0]
+    limits = BatchLimits() if size is None else BatchLimits(size, size)
+    begin = 0
+    for chunk in chunks(iter([images])):
+        for fed, count in fitted(chunk, limits):
+            own = None if labels is None else labels[begin : begin + count]
+            yield _Batch(fed.astype(np.float32, copy=False), count, own)
+            begin += count
 
 
 def effect_of(
     exact: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> Effect:
     """Compares logits ``(N, K)`` with the FP32 model's; a sample with NaN or Inf never agrees."""
-    finite = np.asarray(np.isfinite(logits).all(axis=1))
-    same = (exact.argmax(axis=1) == logits.argmax(axis=1)) & finite
-    noise = sqnr_db(exact, logits) if finite.all() else -EQUAL_DB
-    return Effect(
-        sqnr_db=bounded_db(noise),
-        agreement=float(same.mean()),
-        top1=_top1(np.where(finite[:, None], logits, np.nan), labels),
-    )
+    tally = _Tally()
+    tally.add(exact, logits, labels)
+    return tally.effect()
 
 
-def _top1(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> float | None:
-    if labels is None:
-        return None
-    right = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
-    return float(right.mean())
+@dataclass
+class _Tally:
+    """Sums over images of what an :class:`Effect` says."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    agreeing: int = 0
+    right: int | None = None
+    count: int = 0
+    finite: bool = True
+
+    def add(
+        self,
+        exact: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        labels: NDArray[np.int64] | None,
+    ) -> None:
+        """Counts some images in."""
+        sound = np.isfinite(logits).all(axis=1)
+        self.count += len(logits)
+        self.finite &= bool(sound.all())
+        self.agreeing += int(((exact.argmax(axis=1) == logits.argmax(axis=1)) & sound).sum())
+        if labels is not None:
+            self.right = (self.right or 0) + int(((logits.argmax(axis=1) == labels) & sound).sum())
+        self.signal += float(np.square(exact.astype(np.float64)).sum())
+        self.noise += float(np.square(exact[sound].astype(np.float64) - logits[sound]).sum())
+
+    def effect(self) -> Effect:
+        """Of all images so far."""
+        return Effect(
+            sqnr_db=bounded_db(ratio_db(self.signal, self.noise) if self.finite else -EQUAL_DB),
+            agreement=self.agreeing / self.count,
+            top1=None if self.right is None else self.right / self.count,
+        )

@@ -15,10 +15,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.graph.layers import Layer, node_name
-from edgeres.quantization.moments import Moments, has_patches, patch_moments
+from edgeres.graph.layers import Layer, constant, node_name
+from edgeres.quantization.moments import has_patches, patch_moments
 from edgeres.quantization.pairing import pairings
-from edgeres.quantization.qdq import QuantizedLayer, rewrite_layer
+from edgeres.quantization.qdq import QUANTIZE, QuantizedLayer, rewrite_layer
 from edgeres.quantization.rounding import learn_rounding
 from edgeres.quantization.saturation import prove, require_safe
 from edgeres.quantization.segments import run_in_segments
@@ -59,40 +59,59 @@ def learn_network(
     """
     learned = list(items)
     gains: dict[str, float] = {}
-    position = {item.layer.name: index for index, item in enumerate(items)}
-    readers: dict[str, list[int]] = {}
-    for node in qdq.graph:
-        index = position.get(node_name(node))
-        source = node.inputs[0].producer() if index is not None and node.inputs[0] else None
-        if index is not None and source is not None:
-            readers.setdefault(node_name(source), []).append(index)
+    readers, zeros = _quantizers(qdq.graph, items)
 
-    def visit(name: str, output: NDArray[np.float32]) -> NDArray[np.float32]:
+    def visit(name: str, output: NDArray[np.generic]) -> NDArray[np.generic]:
         for index in readers[name]:
             item = learned[index]
             if not has_patches(item.layer, output):
                 continue  # keeps its nearest rounding
-            whole = output / np.float32(item.input_scale)
-            np.rint(whole, out=whole)
-            moments = patch_moments(item.layer, whole)
+            moments = patch_moments(item.layer, output, zero=zeros[name])
+            hessian = moments.covariance() if centred[index] else moments.second
+            del moments  # a layer of 4,608 weights a channel has 85 MB of them
             weight, gains[item.layer.name] = learned_weight(
-                item.layer, item.weight, moments, centred=centred[index], saturating=saturating
+                item.layer, item.weight, hessian, saturating=saturating
             )
             item = replace(item, weight=weight)
             learned[index] = replace(item, bias=bias_of(item, weight))
             rewrite_layer(qdq.graph, learned[index], rules)
         return output
 
-    run_in_segments(qdq, list(readers), images, visit)
+    run_in_segments(qdq, list(readers), images, visit, optimize=True)
     return learned, gains
+
+
+def _quantizers(
+    graph: ir.Graph, items: Sequence[QuantizedLayer]
+) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Names of the nodes that quantize the layers' inputs: indices of their readers; zero points.
+
+    A network is cut there, behind the QuantizeLinear: what it gives are the very integers that a
+    layer multiplies, in a quarter of the memory.
+    """
+    position = {item.layer.name: index for index, item in enumerate(items)}
+    readers: dict[str, list[int]] = {}
+    zeros: dict[str, int] = {}
+    for node in graph:
+        index = position.get(node_name(node))
+        if index is None or node.inputs[0] is None:
+            continue
+        dequantize = node.inputs[0].producer()
+        integers = dequantize.inputs[0] if dequantize is not None else None
+        quantize = integers.producer() if integers is not None else None
+        if quantize is None or quantize.op_type != QUANTIZE:
+            continue
+        zero = constant(quantize.inputs[2])
+        readers.setdefault(node_name(quantize), []).append(index)
+        zeros[node_name(quantize)] = 0 if zero is None else int(zero)
+    return readers, zeros
 
 
 def learned_weight(
     layer: Layer,
     weight: QuantizedWeight,
-    moments: Moments,
+    hessian: NDArray[np.float32],
     *,
-    centred: bool,
     saturating: bool,
 ) -> tuple[QuantizedWeight, float]:
     """Integers of one layer for the least squared output error on what the moments saw.
@@ -100,8 +119,8 @@ def learned_weight(
     Args:
         layer: The layer in float.
         weight: Its INT8 weight by nearest rounding.
-        moments: Of its quantized input.
-        centred: The bias takes up the mean error, so only the covariance counts.
+        hessian: ``(G, K, K) float32`` second moment of its quantized input, or the covariance
+            where the bias takes up the mean error.
         saturating: Keep all pairs safe.
 
     Returns:
@@ -114,12 +133,11 @@ def learned_weight(
     rows, columns = layer.weight.shape
     packings = pairings(columns, layer.kernel)
     used = packings if saturating else ()
-    hessian = moments.covariance() if centred else moments.second
     if not hessian.any():  # the images say nothing about this layer
         return weight, 0.0
     scales = np.broadcast_to(weight.scales, rows).astype(np.float64)[:, None]
-    exact = layer.weight.astype(np.float64) / scales
-    found = learn_rounding(weight.values.astype(np.float64), exact, hessian, used)
+    exact = layer.weight / scales
+    found = learn_rounding(weight.values.astype(np.float32), exact, hessian, used)
     squared = np.square(scales[:, 0])
     before, after = float(found.before @ squared), float(found.after @ squared)
     whole = found.whole

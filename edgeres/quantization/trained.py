@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError
-from edgeres.quantization.scales import INT_LIMITS, MIN_SCALE, QuantParams
+from edgeres.quantization.scales import INT_LIMITS, QuantParams
 from edgeres.system.files import file_sha256, write_atomic
 
 _FORMAT = "edgeres-trained-quantization"
 _VERSION = 1
+#: Smallest scale of any rule set: a float32 with all of its digits.
+_TINY = float(np.finfo(np.float32).tiny)
 _HINT = "Train it again, or give the file that belongs to this model and target."
 
 
@@ -148,13 +150,13 @@ def _check_values(trained: TrainedParameters, path: Path) -> None:
         fits = layer.weight.ndim == 2 and layer.scales.shape in (rows, (1,))
         if not fits or (layer.bias is not None and layer.bias.shape != rows):
             raise _bad(path, f"the shapes of layer {name!r} do not fit together")
-        if not all(np.isfinite(part).all() for part in parts) or (layer.scales < MIN_SCALE).any():
-            raise _bad(path, f"layer {name!r} holds NaN, Inf or a scale below {MIN_SCALE:.3g}")
+        if not all(np.isfinite(part).all() for part in parts) or (layer.scales < _TINY).any():
+            raise _bad(path, f"layer {name!r} holds NaN, Inf or a scale below {_TINY:.3g}")
     for name, params in trained.activations.items():
         if params.dtype not in INT_LIMITS:
             raise _bad(path, f"tensor {name!r} has type {params.dtype!r}")
         low, high = INT_LIMITS[params.dtype]
-        if not MIN_SCALE <= params.scale < np.inf or not low <= params.zero_point <= high:
+        if not _TINY <= params.scale < np.inf or not low <= params.zero_point <= high:
             raise _bad(path, f"tensor {name!r} has scale {params.scale}, zero {params.zero_point}")
 
 

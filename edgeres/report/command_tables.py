@@ -44,6 +44,8 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         _add(table, "INT8 % of MACs", cells.percent(found.coverage.int8_coverage, 1))
     if found.left_out:
         _add(table, "Left out", found.left_out)
+    if found.contradictions:
+        _add(table, "Labels", found.contradictions)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
     said = [Text(line) for line in finding_lines(found.findings)]

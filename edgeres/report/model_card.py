@@ -52,6 +52,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         *_head(report, title, license_name),
         f"# {plain(title)}",
         "",
+        *_not_proven(report),
         "## Model details",
         "",
         *facts,
@@ -104,6 +105,16 @@ def _head(report: Report, title: str, license_name: str) -> list[str]:
             "name: top-1 of the least accurate engine}]",
         ]
     return [*head, "---", ""]
+
+
+def _not_proven(report: Report) -> list[str]:
+    """A section on top where an engine did not pass, so that nobody takes it for a proven one."""
+    lines = [
+        f"- {plain(name)}: **{cells.VERDICT_WORDS[part.verdict]}**. {plain(part.reason)}"
+        for name, part in report.targets.items()
+        if part.verdict != "pass"
+    ]
+    return ["## Not proven", "", *lines, ""] if lines else []
 
 
 def _limits(report: Report) -> list[str]:

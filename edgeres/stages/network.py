@@ -23,6 +23,9 @@ from edgeres.system.files import output_file
 from edgeres.system.progress import Advance
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgeres.layer_latency.bench import NetworkBench
     from edgeres.layer_latency.device import TimedOn
     from edgeres.layer_latency.predict import LatencyModel
@@ -132,7 +135,12 @@ def prune(
 
 
 def export(
-    checkpoint: Path, output: Path, *, image_size: tuple[int, int], settings: ExportBlock
+    checkpoint: Path,
+    output: Path,
+    *,
+    image_size: tuple[int, int],
+    settings: ExportBlock,
+    images: NDArray[np.float32] | None = None,
 ) -> None:
     """Exports a checkpoint to FP32 ONNX in normal form and checks that both answer alike.
 
@@ -141,6 +149,8 @@ def export(
         output: Where the ``.onnx`` goes.
         image_size: Height and width that the network sees.
         settings: The recipe's ``export:`` block.
+        images: Real preprocessed images ``(M, C, H, W) float32`` on which both are compared, beside
+            random ones.
 
     Raises:
         GateError: The ONNX model answers differently from the torch module.
@@ -156,6 +166,7 @@ def export(
         output,
         opset=settings.opset,
         dynamic_batch=settings.dynamic_batch,
+        images=images,
     )
 
 

@@ -74,13 +74,21 @@ class ActivationQuantizer(nn.Module):
         scale: ``() float32``.
     """
 
-    def __init__(self, params: QuantParams, shape: tuple[int, ...], *, dead: bool = False) -> None:
+    def __init__(
+        self,
+        params: QuantParams,
+        shape: tuple[int, ...],
+        *,
+        dead: bool = False,
+        least_scale: float = MIN_SCALE,
+    ) -> None:
         """Starts from calibrated parameters.
 
         Args:
             params: Scale, zero point and type.
             shape: Of the tensor without the batch.
             dead: The tensor was always zero, so its scale means nothing and is not trained.
+            least_scale: Smallest scale that the rule set holds.
         """
         super().__init__()
         low, high = INT_LIMITS[params.dtype]
@@ -89,7 +97,7 @@ class ActivationQuantizer(nn.Module):
         self.gradient_scale = 1 / math.sqrt(max(1, math.prod(shape)) * max(-self.low, self.high))
         scale = torch.tensor(params.scale, dtype=torch.float32)
         self.scale = nn.Parameter(scale, requires_grad=not dead)
-        self.least = max(MIN_SCALE, params.scale * SMALLEST_SHARE)
+        self.least = max(least_scale, params.scale * SMALLEST_SHARE)
 
     def whole(self, x: Tensor) -> Tensor:
         """Integers ``q - zero_point`` as float32, without gradient."""
@@ -117,13 +125,21 @@ class QuantizedParameters(nn.Module):
         bias: ``(M,) float32`` or ``None``.
     """
 
-    def __init__(self, item: QuantizedLayer, *, saturating: bool, int32_bias: bool) -> None:
+    def __init__(
+        self,
+        item: QuantizedLayer,
+        *,
+        saturating: bool,
+        int32_bias: bool,
+        least_scale: float = MIN_SCALE,
+    ) -> None:
         """Starts from what post-training quantization chose.
 
         Args:
             item: The layer with scales, corrected bias and importance of errors.
             saturating: Move pairs of weights so that no INT8 sum can leave int16.
             int32_bias: The bias is stored as int32 with scale ``s_x * s_w``.
+            least_scale: Smallest scale that the rule set holds.
         """
         super().__init__()
         layer = item.layer
@@ -133,7 +149,7 @@ class QuantizedParameters(nn.Module):
         self.weight = nn.Parameter(torch.from_numpy(_start(item, self.packings)))
         self.scale = nn.Parameter(torch.from_numpy(item.weight.scales.copy()))
         self.bias = None if item.bias is None else nn.Parameter(torch.from_numpy(item.bias.copy()))
-        self.register_buffer("least", (self.scale.detach() * SMALLEST_SHARE).clamp(min=MIN_SCALE))
+        self.register_buffer("least", (self.scale.detach() * SMALLEST_SHARE).clamp(min=least_scale))
         self.int32_bias = int32_bias
         numbers = columns if self.scale.numel() > 1 else layer.weight.size
         self.gradient_scale = 1 / math.sqrt(numbers * WEIGHT_LEVELS)

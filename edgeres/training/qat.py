@@ -162,7 +162,10 @@ def qdq_network(
         item.layer.name: (
             item,
             QuantizedParameters(
-                item, saturating=prepared.saturating, int32_bias=rules.bias == "int32"
+                item,
+                saturating=prepared.saturating,
+                int32_bias=rules.bias == "int32",
+                least_scale=rules.least_scale,
             ),
         )
         for item in prepared.items
@@ -170,7 +173,10 @@ def qdq_network(
     # Tensors that share a range share one scale, so they share one quantizer.
     quantizers = {
         source: ActivationQuantizer(
-            prepared.params[name], table.tensors[source].shape, dead=table.tensors[source].dead
+            prepared.params[name],
+            table.tensors[source].shape,
+            dead=table.tensors[source].dead,
+            least_scale=rules.least_scale,
         )
         for name, source in placement.source.items()
     }

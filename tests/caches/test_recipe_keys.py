@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 NO_STAGE: frozenset[str] = frozenset()
 LAYERS = {"compare_layers", "sensitivity"}
-FORWARD = {"calibrate", "quantize", "evaluate", *LAYERS}  # what reads preprocessed images
+FORWARD = {"parity", "calibrate", "quantize", "evaluate", *LAYERS}  # what reads preprocessed images
 PREPARED = {"calibrate", "mixed_precision"}
 TRAINED = {"prune", "calibrate", "qat"}
 
@@ -45,7 +45,7 @@ TRAINED = {"prune", "calibrate", "qat"}
 # can have no other), and the stages whose own key changes.
 EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "name": ("onnx", "another", NO_STAGE),
-    "model.source": ("onnx", "{place}/other.onnx", {"load"}),
+    "model.source": ("onnx", "{place}/other.onnx", {"load", "parity"}),
     "model.weights": ("trained", "{place}/other.safetensors", {"load"}),
     "model.num_classes": ("trained", 10, {"load"}),
     "model.declared_top1": ("onnx", 0.05, NO_STAGE),
@@ -60,7 +60,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "preprocess.interpolation": ("onnx", "bicubic", FORWARD),
     "preprocess.channels": ("trained", 1, NO_STAGE),  # said already by the checkpoint
     "data.calibration": ("onnx", "npz:{place}/more.npz", {"overlap", "calibrate", "quantize"}),
-    "data.validation": ("onnx", "npz:{place}/more.npz", {"overlap", "evaluate", *LAYERS}),
+    "data.validation": ("onnx", "npz:{place}/more.npz", {"overlap", "parity", "evaluate", *LAYERS}),
     "data.train": ("trained", "npz:{place}/more.npz", {"prune", "qat"}),
     "data.calibration_samples": ("onnx", 20, {"overlap", "calibrate", "quantize"}),
     "data.validation_samples": ("onnx", 20, {"overlap", "evaluate"}),  # layers see the first ten

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -18,13 +20,15 @@ from edgeres.system.assets import asset_path
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
+FEW = 2000
+TEST_IMAGES = ("fmnist-test-images.idx3-ubyte.gz", "fmnist-test-labels.idx1-ubyte.gz")
 RECIPE = """\
 name: small
 model: {{source: net.safetensors}}
 data: {{validation_samples: {samples}, calibration_samples: 64}}
 targets: [{targets}]
 checks: {{max_drop_pp: 5}}
-benchmark: {{seconds: 0.2}}
+benchmark: {{seconds: 0.2, threads: 1}}
 """
 
 
@@ -64,6 +68,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report(workplace: Path) -> dict[str, Any]:
     return json.loads((workplace / "out" / "report.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first 2,000 of the embedded test images, as ``--data`` takes them."""
+    folder = tmp_path_factory.mktemp("few")
+    for name in TEST_IMAGES:
+        whole = gzip.decompress(asset_path("calibration", name).read_bytes())
+        rank = whole[3]
+        sizes = np.frombuffer(whole, ">u4", rank, 4)
+        end = 4 + 4 * rank + FEW * int(sizes[1:].prod())
+        (folder / name).write_bytes(
+            gzip.compress(whole[:4] + FEW.to_bytes(4, "big") + whole[8:end], 1)
+        )
+    return "idx:" + ",".join(str(folder / name) for name in TEST_IMAGES)
 
 
 @pytest.fixture

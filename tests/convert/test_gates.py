@@ -34,7 +34,7 @@ def test_a_strict_limit_ends_with_one(own_copy):
     assert "FAIL" in result.output or "INCONCLUSIVE" in result.output
 
 
-def test_planted_regressions_fail(workplace, report, tmp_path):
+def test_planted_regressions_fail(workplace, report, few_images, tmp_path):
     import onnx
     from onnx import numpy_helper
 
@@ -59,16 +59,18 @@ def test_planted_regressions_fail(workplace, report, tmp_path):
     # A file of answers stays right where the engine's images are prepared wrongly.
     baseline = tmp_path / "baseline.npz"
     fp32 = workplace / "out" / "baseline" / "model.onnx"
-    first = invoke("validate", good, "--baseline", fp32, "--max-drop", "1", "--json")
+    few = ("--data", few_images, "--json")
+    first = invoke(
+        "validate", good, "--baseline", fp32, "--max-drop", "1", "--save", baseline, *few
+    )
     assert first.exit_code == 0, first.output
-    invoke("validate", good, "--baseline", fp32, "--save", baseline)
     kept = (workplace / "out" / "baseline" / "preprocess.json").read_text()
     (tmp_path / "preprocess.json").write_text(kept)
     for engine, options, told in (
         (bad, (), "layer2.1.conv1 alone leaves"),
         (good, ("--mean", "0.9"), "mean is [0.9] here and [0.286] in"),
     ):
-        result = invoke("validate", engine, "--baseline", baseline, *options, "--json")
+        result = invoke("validate", engine, "--baseline", baseline, *options, *few)
         assert result.exit_code == 1, result.output
         content = json.loads(result.stdout)
         assert content["verdict"] == "fail"

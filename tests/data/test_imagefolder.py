@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.data.files import skipped_note
 from edgeres.data.imagefolder import EXTENSIONS, open_imagefolder
 from edgeres.errors import DataError
 
@@ -143,3 +144,26 @@ def test_the_fingerprint_follows_names_content_and_labels(tmp_path):
     dataset = open_imagefolder(tmp_path, "validation")
     assert dataset.subset([1, 0]).fingerprint != dataset.fingerprint
     assert dataset.subset([1, 0]).labels.tolist() == [1, 0]
+
+
+def test_what_programs_left_behind_is_skipped_and_said(tmp_path):
+    image = Image.new("L", (4, 4))
+    for folder in ("cat", "dog", ".ipynb_checkpoints", "__MACOSX", "cat/.thumbs"):
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / "a.png")
+    (tmp_path / "dog" / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "dog" / ".DS_Store").write_bytes(b"x")
+    for split in ("validation", "calibration"):
+        found = open_imagefolder(tmp_path, split)
+        assert found.class_names == ("cat", "dog")
+        assert found.paths == ("cat/a.png", "dog/a.png")
+        assert skipped_note(found) == (
+            f"imagefolder/{split}: skipped the folder '.ipynb_checkpoints', the folder '__MACOSX', "
+            "the folder 'cat/.thumbs', 'dog/._a.jpg'."
+        )
+    assert skipped_note(found.subset([0]))
+    (tmp_path / "plain" / "cat").mkdir(parents=True)
+    (tmp_path / "plain" / "dog").mkdir()
+    for folder in ("cat", "dog"):
+        image.save(tmp_path / "plain" / folder / "a.png")
+    assert skipped_note(open_imagefolder(tmp_path / "plain", "validation")) == ""

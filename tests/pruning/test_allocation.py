@@ -93,30 +93,54 @@ def test_both_allocations_keep_the_budget_and_leave_no_room(
                 assert cost({**widths, choice.name: wider}) > budget
 
 
-@settings(deadline=None)
-@given(problems())
-def test_by_importance_is_within_one_step_of_the_best(
-    problem: tuple[list[Choices], list[float], float],
-) -> None:
-    """Greedy knapsack with convex losses: at most two steps' loss above the optimum.
-
-    One is the last step; another can come of what a step saves being counted up to the budget only.
-    """
-    choices, prices, budget = problem
-
-    def cost(widths: dict[str, int]) -> float:
-        return sum(p * widths[c.name] for p, c in zip(prices, choices, strict=True))
-
-    def loss(widths: dict[str, int]) -> float:
-        return sum(c.losses[c.widths.index(widths[c.name])] for c in choices)
-
+def least_loss(
+    choices: list[Choices], cost: Callable[[dict[str, int]], float], budget: float
+) -> float:
+    """Of all widths within the budget, by trying them all."""
     everything = (
         dict(zip([c.name for c in choices], widths, strict=True))
         for widths in itertools.product(*(c.widths for c in choices))
     )
-    best = min(loss(widths) for widths in everything if cost(widths) <= budget)
-    largest_step = max(a - b for c in choices for a, b in itertools.pairwise(c.losses))
-    assert loss(allocate_by_importance(choices, cost, budget)) <= best + 2 * largest_step + 1e-9
+    return min(lost(choices, widths) for widths in everything if cost(widths) <= budget)
+
+
+def lost(choices: list[Choices], widths: dict[str, int]) -> float:
+    return sum(c.losses[c.widths.index(widths[c.name])] for c in choices)
+
+
+@settings(deadline=None)
+@given(problems(), st.floats(0.1, 10))
+def test_by_importance_is_the_best_where_all_channels_cost_the_same(
+    problem: tuple[list[Choices], list[float], float], price: float
+) -> None:
+    choices, _, _ = problem
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(price * width for width in widths.values())
+
+    low, high = (cost({c.name: c.widths[end] for c in choices}) for end in (0, -1))
+    budget = (low + high) / 2 + 1e-9
+    found = lost(choices, allocate_by_importance(choices, cost, budget))
+    assert found == pytest.approx(least_loss(choices, cost, budget))
+
+
+def test_by_importance_can_be_steps_from_the_best_where_they_cost_unlike() -> None:
+    """One dear step would do, and each cheaper one looks better per millisecond up to the budget.
+
+    No fixed number of steps bounds this loss: each halving of what is left can add half a step,
+    because savings count up to the budget only.
+    """
+    steps = [("dear", 100.0, 1.0), *((f"half {p}", float(p), 0.49) for p in (32, 16, 8, 4, 2))]
+    steps.append(("last", 2.0, 0.9))
+    choices = [Choices(name, (8, 16), (loss, 0.0), 16) for name, _, loss in steps]
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(price * (widths[name] // 8 - 1) for name, price, _ in steps)
+
+    budget = cost({name: 16 for name, _, _ in steps}) - 64
+    assert least_loss(choices, cost, budget) == 1.0  # the dear one alone
+    found = lost(choices, allocate_by_importance(choices, cost, budget))
+    assert found == pytest.approx(5 * 0.49 + 0.9)  # all the others
 
 
 @settings(deadline=None)

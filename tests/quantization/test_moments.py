@@ -58,16 +58,28 @@ def test_moments_predict_mean_and_energy_of_the_real_output(groups, stride, dila
     assert moments.patches == y[:, 0].size
 
 
-def test_sums_of_the_largest_integers_are_exact():
-    layer, _ = conv(pads=(0, 0, 0, 0))
-    x = np.full((30, 4, 12, 12), 255.0, np.float32)
-    x[0, 0, 5, 5] = 254.0
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_moments_are_those_of_patches_taken_one_by_one(groups, stride, dilation):
+    """Against plain loops over positions, in float64, of the largest integers that there are."""
+    layer, _ = conv(groups, stride, dilation, (0, 1, 2, 0))
+    x = np.random.default_rng(1).integers(200, 256, (9, 4, 9, 8)).astype(np.uint8)
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 2), (1, 0))).astype(np.float64)
+    reach = 2 * dilation + 1
+    patches = [
+        image[:, top : top + reach : dilation, left : left + reach : dilation]
+        for image in padded
+        for top in range(0, padded.shape[2] - reach + 1, stride)
+        for left in range(0, padded.shape[3] - reach + 1, stride)
+    ]
+    plain = np.stack(patches).reshape(len(patches), groups, -1)
     moments = patch_moments(layer, x)
-    total = moments.second * moments.patches
-    np.testing.assert_array_equal(total, np.rint(total))
-    # All products but those of the nine patches that see the odd pixel are 255 squared.
-    assert total[0, 9, 9] == moments.patches * 255**2
-    assert total[0, 0, 0] == (moments.patches - 1) * 255**2 + 254**2
+    assert moments.patches == len(patches)
+    np.testing.assert_allclose(moments.mean, plain.mean(axis=0), rtol=1e-12)
+    second = np.einsum("pgk,pgl->gkl", plain, plain) / len(patches)
+    np.testing.assert_allclose(moments.second, second, rtol=1e-5)
+    spread = second - np.einsum("gk,gl->gkl", plain.mean(axis=0), plain.mean(axis=0))
+    np.testing.assert_allclose(moments.covariance(), spread, atol=1e-5 * second.max())
 
 
 def test_of_many_patches_the_same_few_are_taken():

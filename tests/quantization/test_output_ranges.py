@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from edgeres.quantization import output_ranges
 from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.output_ranges import ShownImages
@@ -18,6 +19,8 @@ from edgeres.quantization.simulate import simulated_logits
 from edgeres.sqnr import sqnr_db
 
 from .conftest import FUSING, NetBuilder, smooth_images
+
+ALL = slice(None)
 
 
 def logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,15 +76,32 @@ def test_a_calibrator_that_ruins_the_output_is_never_taken(peaks):
     ("gains", "sure"), [([3, 3.5, 2.5, 3], True), ([9, -8, 7, 1], False), ([0.1] * 8, False)]
 )
 def test_a_gain_within_chance_changes_nothing(resnet, images, monkeypatch, gains, sure):
-    def errors(self, ranges):
+    def errors(self, ranges, images):
         full = all(r.high >= table.tensors[n].ranges["minmax"].high for n, r in ranges.items())
-        return -np.asarray(gains, np.float64) if full else np.zeros(len(gains))
+        return -np.asarray(gains, np.float64)[:, None] * full
 
     table = calibrate(resnet, [images], calibrator="mse")
     monkeypatch.setattr(ActivationTrial, "errors", errors)
     again = calibrate(resnet, [images])
     wider = [s.ranges["output"] != s.ranges["mse"] for s in again.tensors.values()]
     assert any(wider) == sure
+
+
+def test_more_images_are_tried_where_the_first_leave_it_open(resnet, images, monkeypatch):
+    tried = []
+
+    def errors(self, ranges, chosen):
+        full = all(r.high >= table.tensors[n].ranges["minmax"].high for n, r in ranges.items())
+        few = chosen.start == 0
+        tried.append(chosen)
+        return -np.array([4.0, -3.0, 2.0, 1.0] if few else [1.0, 1.1] * 8)[:, None] * full
+
+    table = calibrate(resnet, [images], calibrator="mse")
+    monkeypatch.setattr(ActivationTrial, "errors", errors)
+    monkeypatch.setattr(output_ranges, "_NUMBERS", 8 * 3 * 16 * 16)
+    again = calibrate(resnet, [images])
+    assert tried == [*[slice(0, 8)] * 3, *[slice(8, None)] * 2]
+    assert again.tensors["input"].ranges["output"] == again.tensors["input"].ranges["minmax"]
 
 
 def test_the_plain_calibrators_need_no_trial(resnet, images):
@@ -97,15 +117,15 @@ def test_the_trial_computes_what_the_file_says(resnet, images, table, tmp_path):
     wanted = logits(resnet, images)
     whole = 10 ** (-sqnr_db(wanted, simulated_logits(tmp_path / "q.onnx", [images])) / 10)
     # Weights add a little error; a wrongly fused pool adds a hundred times as much.
-    assert 0.2 * whole < 10 ** (found.errors(ranges).mean() / 10) < 1.5 * whole
+    assert 0.2 * whole < 10 ** (found.errors(ranges, ALL).mean() / 10) < 1.5 * whole
 
 
 def test_wider_steps_lose_more(resnet, images, table):
     found = trial(resnet, images)
     fine = {name: table.tensors[name].ranges["minmax"] for name in found.tensors}
     coarse = {name: type(r)(8 * r.low, 8 * r.high, 8 * r.magnitude) for name, r in fine.items()}
-    assert found.errors(coarse).mean() > 10 + found.errors(fine).mean()
-    np.testing.assert_array_equal(found.errors(fine), found.errors(fine))
+    assert found.errors(coarse, ALL).mean() > 10 + found.errors(fine, ALL).mean()
+    np.testing.assert_array_equal(found.errors(fine, ALL), found.errors(fine, ALL))
 
 
 def test_the_images_that_are_shown_depend_on_neither_order_nor_batches():

@@ -62,7 +62,7 @@ def test_never_worse_than_nearest_never_over_a_limit(
         assert (np.minimum(a, 0) + np.minimum(b, 0)).min(initial=0) >= -PAIR_LIMIT
     # The objective is the squared output error with a hundredth of the mean energy on top.
     damped = hessian + 0.01 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
-    np.testing.assert_allclose(found.after, cost(found.whole, exact, damped), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.after, cost(found.whole, exact, damped), rtol=1e-4, atol=1e-4)
     assert (found.before + 1e-9 >= cost(found.whole, exact, hessian)).all()
 
 
@@ -108,6 +108,46 @@ def test_as_good_as_trying_everything_on_small_problems(saturating):
         found_cost += cost(found.whole, exact, hessian)[0]
         nearest_cost += cost(start, exact, hessian)[0]
     assert found_cost - best_cost < 0.4 * (nearest_cost - best_cost)
+
+
+def fed_back(exact, hessian):
+    """Columns rounded one by one, the last first, in float64 (QuIP, equation 2)."""
+    size = len(hessian)
+    damped = hessian + 0.01 * np.trace(hessian) / size * np.eye(size)
+    lower = np.linalg.cholesky(damped)
+    lower /= np.diag(lower)
+    whole = np.zeros_like(exact)
+    for k in reversed(range(size)):
+        errors = whole[:, k + 1 :] - exact[:, k + 1 :]
+        whole[:, k] = np.clip(np.rint(exact[:, k] - errors @ lower[k + 1 :, k]), -127, 127)
+    return whole, damped
+
+
+def descended(whole, exact, damped):
+    """One round of coordinate descent, one column after the other, with no gradient kept."""
+    whole = whole.copy()
+    for k in range(len(damped)):
+        slope = (whole - exact) @ damped[:, k]
+        whole[:, k] = np.clip(np.rint(whole[:, k] - slope / damped[k, k]), -127, 127)
+    return whole
+
+
+@pytest.mark.parametrize("columns", [1, 15, 17, 255, 300])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_blocks_give_what_column_by_column_gives(columns, groups):
+    """Columns beyond one block, groups together: the same integers but for ties of float32."""
+    parts = [problem(seed, 4, columns, ()) for seed in range(groups)]
+    exact = np.concatenate([part for part, _ in parts])
+    hessian = np.stack([part for _, part in parts])
+    plain, descents = [], []
+    for weights, products in parts:
+        whole, damped = fed_back(weights, products)
+        plain.append(whole)
+        descents.append(descended(whole, weights, damped))
+    for sweeps, expected in ((0, plain), (1, descents)):
+        found = learn_rounding(np.rint(exact) + 9, exact, hessian, sweeps=sweeps)
+        same = found.whole == np.concatenate(expected)
+        assert same.mean() > 0.99
 
 
 def test_equal_inputs_give_equal_integers():

@@ -130,7 +130,6 @@ def test_rules_name_float_nodes_only_where_there_are_some() -> None:
 
 
 def test_scales_are_searched_once_for_each_layer(resnet, table, test_images, monkeypatch) -> None:
-    """And what is written with them is what a search of its own would give."""
     from edgeres.quantization import weights
 
     searched = []
@@ -144,7 +143,66 @@ def test_scales_are_searched_once_for_each_layer(resnet, table, test_images, mon
     found = sensitivity(resnet, table, SYMMETRIC, test_images, all_but=True, threads=1)
     layers = [node for node in found.nodes if node.op in ("Conv", "Gemm")]
     assert len(searched) == len(layers)
-    monkeypatch.setattr("edgeres.quantization.sensitivity._found", lambda *_: None)
-    alone = sensitivity(resnet, table, SYMMETRIC, test_images, all_but=True, threads=1)
-    assert len(searched) > 5 * len(layers)
-    assert found == alone
+
+
+@pytest.mark.parametrize("rules", [FUSING, SYMMETRIC, replace(FUSING, saturating=True)])
+def test_each_variant_is_what_its_own_file_gives(
+    resnet, table, test_images, tmp_path, rules
+) -> None:
+    """Against files written for each variant and run from their input, node by node."""
+    found = sensitivity(resnet, table, rules, test_images, all_but=True, threads=1)
+    exact = simulated_logits(resnet, [test_images], threads=1)
+    names = {node.node for node in found.nodes}
+
+    def plain(kept):
+        out = tmp_path / "q.onnx"
+        quantize(resnet, table, replace(rules, keep_float=frozenset(kept)), out)
+        return effect_of(exact, simulated_logits(out, [test_images], threads=1), None)
+
+    chosen = ("stem.conv", "stem.pool", "block1.add", "block2.down", "block3.conv1", "pool", "fc")
+    pairs = [(found.quantized, plain(()))]
+    for node in found.nodes:
+        if node.node in chosen:
+            pairs.append((node.only, plain(names - {node.node})))
+            pairs.append((node.all_but, plain({node.node})))
+    assert len(pairs) > 12
+    for fast, slow in pairs:
+        assert fast.sqnr_db == pytest.approx(slow.sqnr_db, abs=0.01)
+        assert fast.agreement == pytest.approx(slow.agreement, abs=1 / len(test_images) + 1e-9)
+
+
+def test_rounds_of_images_change_nothing(resnet, table, test_images, monkeypatch) -> None:
+    whole = sensitivity(resnet, table, FUSING, test_images, all_but=True, threads=1)
+    monkeypatch.setattr("edgeres.quantization.sensitivity._KEPT_BYTES", 0)
+    monkeypatch.setattr("edgeres.quantization.forward._CHUNK_IMAGES", 7)
+    rounds = sensitivity(resnet, table, FUSING, test_images, all_but=True, threads=1)
+    assert [node.node for node in rounds.nodes] == [node.node for node in whole.nodes]
+    for a, b in zip(rounds.nodes, whole.nodes, strict=True):
+        assert a.only.sqnr_db == pytest.approx(b.only.sqnr_db, abs=0.02)
+        assert a.all_but.sqnr_db == pytest.approx(b.all_but.sqnr_db, abs=0.02)
+
+
+def test_a_variant_opens_the_pieces_it_changes_once(
+    resnet, table, test_images, monkeypatch
+) -> None:
+    from edgeres.quantization import variants
+
+    opened = []
+    real = variants.open_session
+    monkeypatch.setattr(variants, "open_session", lambda *a, **k: opened.append(1) or real(*a, **k))
+    monkeypatch.setattr("edgeres.quantization.forward._CHUNK_IMAGES", 12)
+    found = sensitivity(resnet, table, FUSING, test_images, threads=1)
+    # Both networks in five pieces, and for each node the one it is in or the one behind, too.
+    assert len(opened) <= 2 * 5 + 2 * len(found.nodes)
+
+
+def test_cuts_lie_where_one_tensor_goes_on(resnet, table) -> None:
+    from edgeres.graph.layers import load_model
+    from edgeres.quantization.variants import pieces
+
+    graph = load_model(resnet).graph
+    found = pieces(graph)
+    assert [piece.gives for piece in found] == [
+        "stem.relu_out", "block1.relu2_out", "block2.relu2_out", "block3.relu2_out", "logits",
+    ]  # fmt: skip
+    assert [node for piece in found for node in piece.nodes] == list(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -121,3 +122,17 @@ def test_a_wild_step_cannot_make_a_scale_vanish() -> None:
     assert torch.equal(part.scale[1:], before[1:])
     assert float(tiny.scale.detach()) == MIN_SCALE
     assert not tiny.scale.requires_grad
+
+
+@pytest.mark.parametrize("least", [2.0**-60, 2.0**-10])
+def test_scales_end_at_what_the_rule_set_holds(least) -> None:
+    """Far below FP16's smallest number where the rule set holds such scales, above it otherwise."""
+    small = ActivationQuantizer(QuantParams(2.0**-40, 0, "int8"), (4,), least_scale=least)
+    item = layer_item()
+    item = replace(item, weight=replace(item.weight, scales=item.weight.scales * 2.0**-40))
+    part = QuantizedParameters(item, saturating=False, int32_bias=False, least_scale=least)
+    network = torch.nn.ModuleList([small, part])
+    start = part.scale.detach().clone()
+    keep_scales_valid(network)
+    assert float(small.scale.detach()) == max(2.0**-40, least)
+    assert torch.equal(part.scale.detach(), start.clamp(min=least))

@@ -1,0 +1,92 @@
+"""The parity gate of an import on real images: noise alone does not reach every fault.
+
+A limit that a pass lost, a dead range or an activation that only large inputs drive shows on the
+images that the network was made for, and on random numbers it may not. They are there only after
+the import, with the preprocessing, so the two files are compared once more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+
+from edgeres.errors import GateError
+from edgeres.exporting.foreign_checks import check_operators
+from edgeres.exporting.import_onnx import MEMORY_BYTES, SECONDS
+from edgeres.exporting.original import Original, expose
+from edgeres.exporting.parity import BATCH_SIZES, F32, check_parity
+from edgeres.graph.external_data import load_self_contained
+from edgeres.system.child import JsonValue, run_limited
+
+IMAGES = sum(BATCH_SIZES)
+"""Real images that are compared: one batch of each size."""
+
+
+def check_real_images(source: Path, normalized: Path, images: F32) -> dict[str, JsonValue]:
+    """Compares an imported file with the foreign one on real images, in a child process.
+
+    Args:
+        source: The foreign file.
+        normalized: What :func:`edgeres.exporting.import_onnx.import_onnx` made of it.
+        images: Preprocessed images ``(M, *sample_shape) float32``; the first :data:`IMAGES` count.
+
+    Returns:
+        The fields of :class:`edgeres.exporting.parity.ParityReport`; empty where the images are not
+        of the size that the network takes, which is told where all of them are read.
+
+    Raises:
+        GateError: The two answer differently.
+        ModelError: The foreign file gives NaN or infinity for an image.
+        StageError: A limit was hit, or the child crashed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "images.npy"
+        np.save(saved, images[:IMAGES].astype(np.float32, copy=False), allow_pickle=False)
+        told = run_limited(
+            f"{__name__}:compare_files",
+            {"source": str(source), "normalized": str(normalized), "images": str(saved)},
+            seconds=SECONDS,
+            memory_bytes=MEMORY_BYTES,
+        )
+    assert isinstance(told, dict)
+    return told
+
+
+def compare_files(source: str, normalized: str, images: str) -> dict[str, JsonValue]:
+    """What the child of :func:`check_real_images` does."""
+    original = load_self_contained(Path(source), max_bytes=MEMORY_BYTES // 4)
+    if original.functions:
+        original = onnx.inliner.inline_local_functions(original)
+    check_operators(original)  # which also gives the operators the one name of their domain
+    made = onnx.load(normalized)
+    sample = tuple(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim[1:])
+    real: F32 = np.load(images, allow_pickle=False)
+    if real.shape[1:] != sample:
+        return {}
+    initializers = {each.name for each in original.graph.initializer}
+    (fed,) = (value for value in original.graph.input if value.name not in initializers)
+    batch = fed.type.tensor_type.shape.dim[0].dim_value or None
+    watched, names = expose(made)
+    reference = Original(original, made.graph.output[0].name, sample, batch)
+    free = not made.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    sizes = [size for size in BATCH_SIZES if size <= len(real)] if free else [1]
+    try:
+        report = check_parity(
+            lambda batch: dict(zip(names, reference.run(batch), strict=False)),
+            watched,
+            sample_shape=sample,
+            batch_sizes=sizes,
+            images=real,
+        )
+    except GateError as error:
+        raise GateError(
+            error.message,
+            hint="The import changed what the network computes on these images; nothing was "
+            "converted. Export the model again with another opset, and report it.",
+        ) from error
+    return {**asdict(report), "batch_sizes": list(report.batch_sizes)}
