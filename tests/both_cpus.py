@@ -46,7 +46,7 @@ ANY_CPU = (
     "tests/benchmarking/",
     "tests/bundling/",
     "tests/caches/",
-    "tests/cluster/",
+    "tests/devices/",
     "tests/convert/test_bad_input.py",
     "tests/convert/test_commands.py",
     "tests/convert/test_foreign_onnx.py",
@@ -62,7 +62,7 @@ ANY_CPU = (
     "tests/quantization/test_table.py",
     "tests/report/",
     "tests/test_engine_quirks.py",  # runs itself without VNNI
-    "tests/test_mixed_precision.py",
+    "tests/pipeline/test_mixed_precision.py",
     "tests/training/test_qat_stage.py",
     "tests/tuning/",
     "tests/test_faults.py",

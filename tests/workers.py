@@ -20,7 +20,7 @@ TOGETHER = ("tests/bundling/", "tests/training/")
 LONGEST = (
     "tests/test_engine_quirks.py",
     "tests/evaluation/",
-    "tests/test_mixed_precision.py",
+    "tests/pipeline/test_mixed_precision.py",
     "tests/test_faults.py",
     "tests/convert/",
     "tests/training/",

@@ -3,7 +3,7 @@
 Stages that take minutes at most hold a hash of edgeres' own source and the versions of the
 libraries under it, so nobody has to remember that a change of the code changes a result. Training
 takes hours and one trained result ships with edgeres, so its stages have a number instead, which a
-person raises; ``tests/test_stage_code.py`` fails when their code changes and nobody decided.
+person raises; ``tests/system/test_stage_code.py`` fails when their code changes and nobody decided.
 """
 
 from __future__ import annotations

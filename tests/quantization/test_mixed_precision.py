@@ -1,6 +1,6 @@
 """The order of the search, on engines whose noise and time are sums that are known here.
 
-The search on real engines is in tests/test_mixed_precision.py.
+The search on real engines is in tests/pipeline/test_mixed_precision.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.stage_code import LIBRARIES, NOT_OF_STAGES, REVISIONS, made_by, source_files
 from edgeres.system.store import MANIFEST, content_key
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
