@@ -56,7 +56,6 @@ ANY_CPU = (
     "tests/convert/test_quantize.py",
     "tests/convert/test_relatives.py",
     "tests/convert/test_run_again.py",
-    "tests/devices/",
     "tests/layer_latency/",
     "tests/quantization/test_lint.py",
     "tests/quantization/test_table.py",

@@ -19,7 +19,7 @@ from edgeres.pipeline.recipe_file import load_recipe
 from edgeres.recipe.recipe import BuildBlock
 from edgeres.stages.network import build
 
-from .backends.conftest import write_network
+from ..backends.conftest import write_network
 
 GOOD = "model: {source: net.onnx}\ntargets: [onnxruntime]\n"
 BUILD = GOOD + "build:\n  tensorrt:\n    "

@@ -16,7 +16,7 @@ GIB = 2**30
 
 @pytest.fixture(autouse=True)
 def _functions_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
 
 
 def call(name: str, *, seconds: float = 60, memory: int | None = GIB, **kw: JsonValue) -> JsonValue:

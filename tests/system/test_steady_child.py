@@ -17,7 +17,7 @@ from edgeres.errors import ModelError, StageError
 from edgeres.system.child import JsonValue
 from edgeres.system.steady_child import run_steady
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.fixture(autouse=True)
