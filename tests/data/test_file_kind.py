@@ -50,7 +50,7 @@ def _zip(*names: str) -> bytes:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing", "Save it as"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "git lfs pull"),
         (b"%PDF-1.7\n", "a PDF document", "Save the page"),
-        (gzip.compress(b"x"), "a gzip archive", "Unpack"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive", "Unpack"),
         (pickle.dumps([1]), "a pickle", "Give image files"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a photograph in HEIC", "Save it as JPEG"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "a video", "frames"),
