@@ -174,7 +174,10 @@ def insert_barriers(graph: ir.Graph, rules: QdqRules) -> None:
 
 def _has_signed_factors(node: ir.Node) -> bool:
     factors = [constant(value) for value in node.inputs] if node.op_type in ("Mul", "Div") else []
-    return any(each is not None and each.size > 1 and (each <= 0).any() for each in factors)
+    return any(
+        each is not None and each.size > 1 and bool((each.astype(np.float64) <= 0).any())
+        for each in factors
+    )
 
 
 def guard_float_layers(graph: ir.Graph) -> None:
@@ -193,7 +196,7 @@ def guard_float_layers(graph: ir.Graph) -> None:
         if bias is None:
             bias = np.zeros(_output_channels(node, weight.shape), np.float32)
         peak = float(np.abs(bias).max(initial=0.0))
-        scale = np.float32(max(peak, np.finfo(np.float32).tiny * BIAS_LIMIT) / BIAS_LIMIT)
+        scale = np.float32(max(peak / BIAS_LIMIT, float(np.finfo(np.float32).tiny)))
         stored = np.rint(bias.astype(np.float64) / np.float64(scale)).astype(np.int32)
         guard = _constant(graph, f"{node.name}.bias", stored, np.asarray(scale), axis=0)
         graph.insert_before(node, guard)

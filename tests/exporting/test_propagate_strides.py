@@ -299,7 +299,9 @@ def test_the_padding_of_one_pixel_that_got_a_stride_stands_in_a_pad(build_graph)
         c = GlobalAveragePool(b)
         y = Flatten<axis=1>(c)
     """
-    before = build_graph(text, {"w": whole(3, 3, 1, 1)}, image="float[N,3,9,9] x")
+    before = build_graph(
+        text, {"w": whole(3, 3, 1, 1)}, image="float[N,3,9,9] x", scores="float[N,3] y"
+    )
     model = ir.from_proto(before)
     normal_form(model)
     (convolution,) = (node for node in model.graph if node.op_type == "Conv")

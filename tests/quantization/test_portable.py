@@ -22,7 +22,6 @@ from edgeres.targets import rules_of
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images
 
-
 FAULTS = (
     "concat_barrier",
     "factor_barrier",
