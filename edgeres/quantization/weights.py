@@ -174,7 +174,7 @@ def _base(
 ) -> NDArray[np.float64]:
     """Full-range scale per channel.
 
-    A dead one gets the least one: engines store its bias, or what the bias correction makes of its
+    A dead one gets a very small one: engines store its bias, or what the bias correction makes of its
     weights, in steps of ``s_x * s_w``, and nothing else makes its output. Where it has no output,
     it gets the median of the living.
     """
@@ -182,7 +182,8 @@ def _base(
     substitute = float(np.median(alive)) if alive.size else 1.0
     base = np.where(dead, substitute, peak) / WEIGHT_LEVELS
     silent = (peak == 0.0) & (True if bias is None else bias == 0.0)
-    return np.where(dead & ~silent, floor, base)
+    least = np.maximum(floor, min(substitute / WEIGHT_LEVELS, 2 * MIN_SCALE))
+    return np.where(dead & ~silent, least, base)
 
 
 def _search_rows(
