@@ -174,9 +174,9 @@ def _base(
 ) -> NDArray[np.float64]:
     """Full-range scale per channel.
 
-    A dead one gets a very small one: engines store its bias, or what the bias correction makes of its
-    weights, in steps of ``s_x * s_w``, and nothing else makes its output. Where it has no output,
-    it gets the median of the living.
+    A dead one gets a very small one: engines store its bias, or what the bias correction makes of
+    its weights, in steps of ``s_x * s_w``, and nothing else makes its output. Where it has no
+    output, it gets the median of the living.
     """
     alive = peak[~dead]
     substitute = float(np.median(alive)) if alive.size else 1.0
