@@ -47,7 +47,7 @@ RESULT = Path(__file__).parent / "results" / "engine_quirks.json"
 ENGINES = ("onnxruntime", "openvino")
 READ_EVERY = 5
 """Of so many networks one is asked for its layers, which takes as long as all the rest."""
-KEEP_EVERY = 250
+KEEP_EVERY = 50
 """The result is written anew after so many networks; a run that is stopped leaves what it had."""
 _CONFIG = BuildConfig(device="cpu", threads=1)
 
@@ -99,7 +99,12 @@ class Known:
     applies: Callable[[Pairing, float], bool]
 
 
+REFUSED_IN_FP32 = "refused in FP32, too"
 KNOWN: Mapping[str, Known] = {
+    REFUSED_IN_FP32: Known(
+        "The engine cannot read the network that was quantized: nothing of INT8.",
+        lambda pairing, steps: False,  # the engine is asked
+    ),
     "int8 activations on OpenVINO without VNNI": Known(
         "oneDNN halves the weights of layers with int8 activations where sums could leave int16, "
         "which rounds them to 7 bits; the file cannot ask for anything else.",
@@ -193,7 +198,17 @@ def _judge(
     known = ""
     if problem:
         known = next((name for name, rule in KNOWN.items() if rule.applies(pairing, steps)), "")
+    if problem.startswith("refused") and _refuses(backend, qdq.with_name("network.onnx")):
+        known = REFUSED_IN_FP32
     return Outcome(network.seed, pairing.name, steps, problem, known, network.parts)
+
+
+def _refuses(backend: Backend, network: Path) -> bool:
+    try:
+        backend.build(network, network.with_name(f"fp32{backend.engine_suffix}"), _CONFIG)
+    except EdgeResError:
+        return True
+    return False
 
 
 def _answers(backend: Backend, engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:

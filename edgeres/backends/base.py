@@ -75,8 +75,20 @@ class QdqRules:
             for has at least this magnitude where an Add reads it: the engine drops smaller ones.
         wrong_groups: Numbers of groups for which an INT8 Conv with one input channel and several
             output channels in each group gives wrong sums; such a Conv stays float.
+        wrong_group_epilogue: True where an INT8 Conv of several groups with more than 8 output
+            channels each takes wrong values of a constant for each channel that it fuses (PRelu,
+            Mul, Add); such a Conv stays float.
+        least_pool: Fewest values for which the INT8 AveragePool is right; a smaller one stays
+            float, and nothing between it and the INT8 op before reads Q/DQ.
+        refuses_pad_values: True where an engine may refuse a file in which a Pad with another
+            number than 0 reads Q/DQ; it then reads the float tensor.
+        quantizes_floats: True where an engine quantizes the weight of a float layer between a
+            DequantizeLinear and a QuantizeLinear by itself; such a layer then has its bias as int32
+            behind a DequantizeLinear, which it leaves alone.
         concat_barrier: True where an engine carries an int8 quantization through a Concat and loses
             its scale there; a MaxPool of one pixel behind each Concat then stops it.
+        factor_barrier: True where an engine takes the first factor for all channels of a Mul in
+            front of a QuantizeLinear if some are not positive; such a pool then stands between.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
     """
@@ -95,7 +107,12 @@ class QdqRules:
     least_scale: float = 2.0**-62
     least_add_offset: float = 0.0
     wrong_groups: frozenset[int] = frozenset()
+    wrong_group_epilogue: bool = False
+    least_pool: int = 0
+    refuses_pad_values: bool = False
+    quantizes_floats: bool = False
     concat_barrier: bool = False
+    factor_barrier: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:

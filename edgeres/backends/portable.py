@@ -53,6 +53,11 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         least_scale=max(each.least_scale for each in rules),
         least_add_offset=max(each.least_add_offset for each in rules),
         wrong_groups=frozenset[int]().union(*(each.wrong_groups for each in rules)),
+        wrong_group_epilogue=any(each.wrong_group_epilogue for each in rules),
+        least_pool=max(each.least_pool for each in rules),
+        refuses_pad_values=any(each.refuses_pad_values for each in rules),
+        quantizes_floats=any(each.quantizes_floats for each in rules),
         concat_barrier=any(each.concat_barrier for each in rules),
+        factor_barrier=any(each.factor_barrier for each in rules),
         saturating=True,  # the file may go to a CPU that this machine knows nothing of
     )

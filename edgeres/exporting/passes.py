@@ -69,6 +69,8 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     run_pass(common.RemoveUnusedNodesPass(), model)
     infer(model)
     run_pass(PropagateStrides(), model)
+    run_pass(ConvForm(), model)  # a 1x1 Conv may have got a stride, and has padding
+    infer(model)
     run_pass(NameEverything(), model)
     set_batch(model, BATCH if dynamic_batch else 1)
     if dynamic_batch:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
@@ -33,6 +32,7 @@ from edgeres.graph.layers import (
     only_rectified,
     value_name,
 )
+from edgeres.quantization.faulty_kernels import fault_of, read_in_float
 
 #: Reason in ``float_nodes`` for the nodes that a rule set names.
 KEPT_FLOAT = "kept in float: sensitivity"
@@ -88,9 +88,12 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     quantized: list[str] = []
     in_float: dict[str, str] = {}
     depth = depths(graph)
+    float_path = read_in_float(graph, rules)
     for node in graph:
         kept = node_name(node) in rules.keep_float
         reason = KEPT_FLOAT if kept else _reason_for_float(node, rules)
+        if reason is None and node in float_path:
+            reason = "an AveragePool or a Pad behind it is in float and may not read Q/DQ"
         if reason is not None:
             if node.op_type not in _NO_ARITHMETIC:
                 in_float[node_name(node)] = reason
@@ -110,7 +113,7 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
                 everywhere.add(value_name(stored))
     readers = {
         value_name(value): tuple(
-            consumers(value)
+            [use for use in consumers(value) if use[0] not in float_path]
             if value_name(value) in everywhere
             else sorted(wanted[value_name(value)], key=lambda use: (node_name(use[0]), use[1]))
         )
@@ -128,29 +131,20 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
         return f"{rules.name} runs {node.op_type} in float"
     if node.op_type in WEIGHTED:
-        return _reason_for_float_layer(node, rules)
+        return _reason_for_float_layer(node) or fault_of(node, rules)
     if node.op_type == "Add":
         if not all(is_activation(value) for value in node.inputs):
             return "this Add adds a constant"
         return None
-    return (
-        None if is_activation(node.inputs[0]) else f"the input of this {node.op_type} is no image"
-    )
+    if not is_activation(node.inputs[0]):
+        return f"the input of this {node.op_type} is no image"
+    return fault_of(node, rules)
 
 
-def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
-    layer = layer_of(node)
-    if layer is None:
+def _reason_for_float_layer(node: ir.Node) -> str | None:
+    if layer_of(node) is None:
         return f"this {node.op_type} has no constant float32 weight of the usual form"
-    if layer.groups in rules.wrong_groups and _multiplies_channels(layer):
-        return f"{rules.name} gives wrong sums for {layer.groups} groups of one channel"
     return None
-
-
-def _multiplies_channels(layer: Layer) -> bool:
-    """True where each group makes several channels of one."""
-    rows, columns = layer.weight.shape
-    return bool(columns == int(np.prod(layer.kernel)) and rows > layer.groups)
 
 
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:

@@ -15,12 +15,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.graph.layers import Layer, value_name
+from edgeres.graph.layers import (
+    Layer,
+    constant,
+    consumers,
+    int_attribute,
+    only_rectified,
+    value_name,
+)
 from edgeres.quantization.placement import Placement
-from edgeres.quantization.scales import QuantParams, quantize_bias
+from edgeres.quantization.scales import BIAS_LIMIT, QuantParams, quantize_bias
 from edgeres.quantization.weights import QuantizedWeight
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_SELF_QUANTIZED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 @dataclass(frozen=True)
@@ -139,18 +147,22 @@ def _channel_scales(item: QuantizedLayer, bias: NDArray[np.float32]) -> NDArray[
     return np.broadcast_to(item.weight.scales, bias.shape).astype(np.float32)
 
 
-def insert_concat_barriers(graph: ir.Graph) -> None:
-    """Puts a MaxPool of one pixel, which changes nothing, behind each Concat of images.
+def insert_barriers(graph: ir.Graph, rules: QdqRules) -> None:
+    """Puts a MaxPool of one pixel, which changes nothing, behind images that engines mishandle.
 
     OpenVINO 2026.4 moves int8 Q/DQ through a Concat into the layers before it and loses the scale
     on the way (values come out rounded to whole numbers); it moves nothing through this pool into
-    a Concat, and both engines run it in INT8.
+    a Concat, and both engines run it in INT8. Where a Mul has a factor for each channel and not all
+    of them are positive, it takes the first one for all channels if a QuantizeLinear follows.
     """
     for node in list(graph):
-        rank = None if node.outputs[0].shape is None else len(node.outputs[0].shape)
-        if node.op_type != "Concat" or rank != 4 or node.outputs[0].is_graph_output():
-            continue
         joined = node.outputs[0]
+        rank = None if joined.shape is None else len(joined.shape)
+        needed = (
+            rules.concat_barrier and rules.activation_dtype == "int8" and node.op_type == "Concat"
+        ) or (rules.factor_barrier and _has_signed_factors(node))
+        if not needed or rank != 4 or joined.is_graph_output():
+            continue
         output = ir.Value(name=f"{joined.name}_barrier", shape=joined.shape, type=joined.type)
         ir.convenience.replace_all_uses_with(joined, output)
         barrier = ir.node(
@@ -158,6 +170,57 @@ def insert_concat_barriers(graph: ir.Graph) -> None:
             name=f"{node.name}_barrier",
         )  # fmt: skip
         graph.insert_after(node, barrier)
+
+
+def _has_signed_factors(node: ir.Node) -> bool:
+    factors = [constant(value) for value in node.inputs] if node.op_type in ("Mul", "Div") else []
+    return any(
+        each is not None and each.size > 1 and bool((each.astype(np.float64) <= 0).any())
+        for each in factors
+    )
+
+
+def guard_float_layers(graph: ir.Graph) -> None:
+    """Writes the bias of each float layer between Q/DQ as int32 behind a DequantizeLinear.
+
+    ONNX Runtime 1.32 makes INT8 of such a layer (one scale for the whole weight, pairs that
+    saturate) unless its bias is computed. The bias keeps 30 bits.
+    """
+    for node in list(graph):
+        if node.op_type not in _SELF_QUANTIZED or not _stands_between(node):
+            continue
+        weight = constant(node.inputs[1])
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if weight is None or weight.dtype != np.float32 or (bias is not None and bias.ndim != 1):
+            continue
+        if bias is None:
+            bias = np.zeros(_output_channels(node, weight.shape), np.float32)
+        peak = float(np.abs(bias).max(initial=0.0))
+        scale = np.float32(max(peak / BIAS_LIMIT, float(np.finfo(np.float32).tiny)))
+        stored = np.rint(bias.astype(np.float64) / np.float64(scale)).astype(np.int32)
+        guard = _constant(graph, f"{node.name}.bias", stored, np.asarray(scale), axis=0)
+        graph.insert_before(node, guard)
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        node.replace_input_with(2, guard.outputs[0])
+
+
+def _stands_between(node: ir.Node) -> bool:
+    before = None if node.inputs[0] is None else node.inputs[0].producer()
+    if before is None or before.op_type != DEQUANTIZE:
+        return False
+    value = node.outputs[0]
+    while only_rectified(value):
+        value = consumers(value)[0][0].outputs[0]
+    readers = consumers(value)
+    return len(readers) == 1 and readers[0][0].op_type == QUANTIZE
+
+
+def _output_channels(node: ir.Node, shape: tuple[int, ...]) -> int:
+    if node.op_type == "ConvTranspose":
+        return shape[1] * int_attribute(node, "group", 1)
+    turned = node.op_type == "Gemm" and int_attribute(node, "transB", 0) == 0
+    return shape[1] if turned else shape[0]
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -24,8 +24,9 @@ from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import (
     QuantizedLayer,
     drop_unused,
+    guard_float_layers,
     insert_activations,
-    insert_concat_barriers,
+    insert_barriers,
     insert_layer,
 )
 from edgeres.quantization.qdq_view import Finding
@@ -239,8 +240,9 @@ def _assemble(
     insert_activations(model.graph, placement, params, pair_per_reader=rules.pair_per_reader)
     for layer, item in zip(placement.layers, items, strict=True):
         insert_layer(model.graph, replace(item, layer=layer), rules)
-    if rules.concat_barrier and rules.activation_dtype == "int8":
-        insert_concat_barriers(model.graph)
+    insert_barriers(model.graph, rules)
+    if rules.quantizes_floats:
+        guard_float_layers(model.graph)
     drop_unused(model.graph)
     return model
 

@@ -103,7 +103,8 @@ def quantize_weight(
             raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
         scales = np.broadcast_to(scales, (rows,))
     elif per_channel:
-        scales = _search_rows(layer.weight, importance, _base(peak, dead), floor, used)
+        base = _base(peak, dead, floor, layer.bias)
+        scales = _search_rows(layer.weight, importance, base, floor, used)
     else:
         scales = _search_tensor(layer.weight, importance, peak, floor, used)
     whole, moved = whole_weights(layer.weight, scales[:, None], importance, used)
@@ -165,11 +166,24 @@ def _importance(layer: Layer, energy: NDArray[np.float32] | None) -> NDArray[np.
     return np.repeat(by_group, rows // layer.groups, axis=0) if layer.groups > 1 else by_group
 
 
-def _base(peak: NDArray[np.float64], dead: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Full-range scale per channel; a dead one gets the median of the living, which is valid."""
+def _base(
+    peak: NDArray[np.float64],
+    dead: NDArray[np.bool_],
+    floor: NDArray[np.float64],
+    bias: NDArray[np.float32] | None,
+) -> NDArray[np.float64]:
+    """Full-range scale per channel.
+
+    A dead one gets a very small one: engines store its bias, or what the bias correction makes of
+    its weights, in steps of ``s_x * s_w``, and nothing else makes its output. Where it has no
+    output, it gets the median of the living.
+    """
     alive = peak[~dead]
     substitute = float(np.median(alive)) if alive.size else 1.0
-    return np.where(dead, substitute, peak) / WEIGHT_LEVELS
+    base = np.where(dead, substitute, peak) / WEIGHT_LEVELS
+    silent = (peak == 0.0) & (True if bias is None else bias == 0.0)
+    least = np.maximum(floor, min(substitute / WEIGHT_LEVELS, 2 * MIN_SCALE))
+    return np.where(dead & ~silent, least, base)
 
 
 def _search_rows(

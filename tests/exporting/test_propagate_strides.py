@@ -289,3 +289,22 @@ def _step(data: st.DataObject, at: int) -> str:
     return f"""{name}a = {window.format(source)} {name}b = {SAME}({name}a, k3)
         {name}p = Conv<kernel_shape=[1,1], {steps}>({source}, k1)
         {name}d = Add({name}b, {name}p) {result} = Clip({name}d, zero, six)"""
+
+
+def test_the_padding_of_one_pixel_that_got_a_stride_stands_in_a_pad(build_graph) -> None:
+    """OpenVINO moves the stride of a 1x1 convolution before its padding."""
+    text = """
+        a = Conv<pads=[0, 2, 2, 1]>(x, w)
+        b = AveragePool<kernel_shape=[1, 1], strides=[1, 2]>(a)
+        c = GlobalAveragePool(b)
+        y = Flatten<axis=1>(c)
+    """
+    before = build_graph(
+        text, {"w": whole(3, 3, 1, 1)}, image="float[N,3,9,9] x", scores="float[N,3] y"
+    )
+    model = ir.from_proto(before)
+    normal_form(model)
+    (convolution,) = (node for node in model.graph if node.op_type == "Conv")
+    assert list(convolution.attributes.get_ints("strides")) == [1, 2]
+    assert not any(convolution.attributes.get_ints("pads"))
+    assert any(node.op_type == "Pad" for node in model.graph)

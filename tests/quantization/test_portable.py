@@ -22,6 +22,14 @@ from edgeres.sqnr import sqnr_db
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images
 
+FAULTS = (
+    "concat_barrier",
+    "factor_barrier",
+    "quantizes_floats",
+    "refuses_pad_values",
+    "wrong_group_epilogue",
+)
+
 
 def test_the_strictest_demand_wins():
     both = portable_rules([FUSING, SYMMETRIC])
@@ -34,11 +42,17 @@ def test_the_strictest_demand_wins():
     assert both.saturating
     fp16 = replace(SYMMETRIC, least_scale=2.0**-24)
     quirks = replace(
-        FUSING, least_add_offset=1e-5, wrong_groups=frozenset({2}), concat_barrier=True
+        FUSING,
+        least_add_offset=1e-5,
+        wrong_groups=frozenset({2}),
+        least_pool=16,
+        **dict.fromkeys(FAULTS, True),
     )
     careful = portable_rules([quirks, fp16])
     assert (careful.least_scale, careful.least_add_offset) == (2.0**-24, 1e-5)
-    assert (careful.wrong_groups, careful.concat_barrier) == (frozenset({2}), True)
+    assert (careful.wrong_groups, careful.least_pool) == (frozenset({2}), 16)
+    assert all(getattr(careful, fault) for fault in FAULTS)
+    assert not any(getattr(both, fault) for fault in FAULTS)
     coarse = replace(SYMMETRIC, weight_granularity="per_tensor")
     assert portable_rules([FUSING, coarse]).weight_granularity == "per_tensor"
 

@@ -89,8 +89,12 @@ class OpenVino(PackagedBackend):
             bias="float",
             residual="skip",
             wrong_groups=frozenset({2}),  # zeros, with two channels in all
+            wrong_group_epilogue=True,  # without AVX-512
+            least_pool=16,  # without AVX-512; int8 ones it refuses
             least_add_offset=1.1e-5,  # it drops the offset of an Add below 1e-5
+            refuses_pad_values=True,
             concat_barrier=True,
+            factor_barrier=True,
             saturating=saturates(self, device),
         )
 
