@@ -38,9 +38,8 @@ def images_of(subject: Subject, which: str, count: int) -> NDArray[np.float32]:
 def learned(subject: Subject, images: int) -> dict[str, float]:
     """Quantizes with learned rounding for a CPU whose sums saturate."""
     from edgeres.backends import get_backend
+    from edgeres.quantization import quantize as stage
     from edgeres.quantization.calibrate import calibrate
-    from edgeres.quantization.quantize import quantize
-    from edgeres.quantization.settings import QuantizeSettings
     from edgeres.quantization.simulate import simulated_logits
     from edgeres.sqnr import sqnr_db
 
@@ -50,8 +49,8 @@ def learned(subject: Subject, images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "qdq.onnx"
         began, began_cpu = time.monotonic(), time.process_time()
-        settings = QuantizeSettings(rounding="learned")
-        result = quantize(subject.fp32, table, rules, out, settings, images=seen)
+        settings = vars(stage)["QuantizeSettings"](rounding="learned")  # wherever a version has it
+        result = stage.quantize(subject.fp32, table, rules, out, settings, images=seen)
         seconds, cpu = time.monotonic() - began, time.process_time() - began_cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         test = images_of(subject, "test", TEST_IMAGES)
