@@ -112,7 +112,9 @@ def pad_with_integer_zero(graph):
     for node in list(graph.node):
         pads = [list(a.ints) for a in node.attribute if a.name == "pads"]
         maker = makers.get(node.input[0])
-        if node.op_type != "Conv" or not any(pads[0]) or maker.op_type != "DequantizeLinear":
+        if node.op_type != "Conv" or not any(pads[0]) or maker is None:
+            continue
+        if maker.op_type != "DequantizeLinear":
             continue
         scale, zero = (known[name] for name in maker.input[1:3])
         name = f"{node.name}_planted"
