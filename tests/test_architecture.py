@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from edgeres.evaluation import run_folder
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -59,6 +61,22 @@ def test_floors_and_lengths_are_what_a_reader_can_hold(drawing, imports, capsys)
 
 def test_the_picture_is_that_of_the_imports(drawing, imports):
     assert (ROOT / "docs" / "architecture.svg").read_text() == drawing.draw(imports)
+
+
+def test_names_in_the_output_folder_are_written_in_one_file(drawing):
+    named = {
+        name: value
+        for name, value in vars(run_folder).items()
+        if name.isupper() and isinstance(value, str) and "." in value
+    }
+    assert {"REPORT", "PREDICTIONS", "TABLE", "QDQ"} <= set(named)
+    again = [
+        f"{path.name}: {value}"
+        for module, path in drawing.modules().items()
+        for value in set(named.values()) - {run_folder.MODEL}  # a usual name in other folders
+        if f'"{value}"' in path.read_text() and module != run_folder.__name__
+    ]
+    assert not again
 
 
 def test_what_is_against_the_order_is_seen(drawing):

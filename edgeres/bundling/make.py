@@ -24,6 +24,7 @@ from edgeres.bundling.selftest import answer_in_child
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.samples import names_of, scores_to_json
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.system.files import file_sha256
 from edgeres.system.publish import refuse_half_handover
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 Content = dict[str, Path | bytes]
 
 BUNDLE = "bundle.edgeres"
-_REPORT, _BASELINE, _QDQ = "report.json", "baseline", "model.qdq.onnx"
-_PREPROCESS, _TABLE = "preprocess.json", "calibration_table.json"
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,13 @@ def bundle(
     from edgeres.report.schema import read_report
 
     refuse_half_handover(folder)
-    report = read_report(folder / _REPORT)
+    report = read_report(folder / run_folder.REPORT)
     chosen = _targets(report, targets, folder)
-    baseline = folder / _BASELINE
-    preprocess = Preprocess.from_json(_text(baseline / _PREPROCESS))
-    answers = load_predictions(baseline / "predictions.npz")
+    baseline = folder / run_folder.BASELINE
+    preprocess = Preprocess.from_json(_text(baseline / run_folder.PREPROCESS))
+    answers = load_predictions(baseline / run_folder.PREDICTIONS)
     names = _class_names(tuple(class_names) or answers.class_names, answers.classes)
-    samples = {f"samples/{path.name}": path for path in names_of(baseline / "samples")}
+    samples = {f"samples/{path.name}": path for path in names_of(baseline / run_folder.SAMPLES)}
     if not samples:
         raise ArtefactError(
             f"{baseline}: has no self-test samples.", hint="Run `edgeres convert` again."
@@ -115,9 +114,9 @@ def bundle(
     card = bundle_card(report, chosen, preprocess, names, license_name=license_name)
     content: Content = {
         **samples,
-        _REPORT: folder / _REPORT,
-        _PREPROCESS: baseline / _PREPROCESS,
-        _TABLE: baseline / _TABLE,
+        run_folder.REPORT: folder / run_folder.REPORT,
+        run_folder.PREPROCESS: baseline / run_folder.PREPROCESS,
+        run_folder.TABLE: baseline / run_folder.TABLE,
         "labels.json": json.dumps(list(names), indent=1).encode() + b"\n",
         "MODEL_CARD.md": card.encode(),
     }
@@ -173,7 +172,7 @@ def _add_engine(
     """Adds one engine's files and its expected answers."""
     part = report.targets[target]
     path = engine_in(folder, part.engine)
-    engine, qdq = read_engine(path), path.with_name(_QDQ)
+    engine, qdq = read_engine(path), path.with_name(run_folder.QDQ)
     if not qdq.is_file() or file_sha256(qdq) != engine.source_sha256:
         raise ArtefactError(
             f"{qdq}: is not the file that {path.name} was built from.",
@@ -186,9 +185,9 @@ def _add_engine(
     files = tuple(sorted(name for name in content if name.startswith(f"{place}/")))
     # Where the engine is the Q/DQ file itself, one copy is enough.
     same = file_sha256(path) == engine.source_sha256
-    qdq_name = f"{place}/{path.name if same else _QDQ}"
+    qdq_name = f"{place}/{path.name if same else run_folder.QDQ}"
     content.setdefault(qdq_name, qdq)
-    content[f"{place}/model.qdq.json"] = qdq.with_suffix(".json")
+    content[f"{place}/{run_folder.QDQ_ACCOUNT}"] = qdq.with_suffix(".json")
     scores, answered = _expected(engine, qdq, samples, preprocess)
     expected = f"samples/expected-{target}.json"
     content[expected] = scores_to_json(scores)

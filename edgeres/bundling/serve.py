@@ -12,6 +12,7 @@ from edgeres.backends.serving import ServedModel, get_server
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.outputs import engine_in
 from edgeres.errors import UsageError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.graph.summary import summarize
 from edgeres.system.files import disk_errors
@@ -42,8 +43,8 @@ def serve(
     from edgeres.report.schema import read_report
 
     chosen = get_server(server)
-    report = read_report(folder / "report.json")
-    answers = load_predictions(folder / "baseline" / "predictions.npz")
+    report = read_report(folder / run_folder.REPORT)
+    answers = load_predictions(folder / run_folder.BASELINE / run_folder.PREDICTIONS)
     models: list[ServedModel] = []
     reasons: list[str] = []
     for target in targets or list(report.targets):
@@ -58,7 +59,7 @@ def serve(
         if reason is not None:
             reasons.append(f"{target}: {reason}")
             continue
-        facts = summarize(engine.path.with_name("model.qdq.onnx"))
+        facts = summarize(engine.path.with_name(run_folder.QDQ))
         name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{report.model.name}_{target}")
         models.append(
             ServedModel(name, engine, facts.inputs[0], facts.outputs[0], answers.class_names)

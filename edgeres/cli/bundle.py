@@ -11,6 +11,7 @@ import typer
 from edgeres.cli import options as o
 from edgeres.cli.screen import Screen, screen
 from edgeres.errors import UsageError
+from edgeres.evaluation import run_folder
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `edgeres convert`.")]
 Targets = Annotated[
@@ -53,7 +54,7 @@ def bundle(
             place, models = write(folder, serve, output, targets=target or ())
             from edgeres.report.schema import read_report
 
-            report = read_report(folder / "report.json")
+            report = read_report(folder / run_folder.REPORT)
             _warn(
                 out,
                 {

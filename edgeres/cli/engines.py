@@ -334,17 +334,17 @@ def engine_preprocess(
     from edgeres.backends.sidecar import require_engine_file
     from edgeres.data.preprocess import Preprocess
     from edgeres.errors import UsageError
-    from edgeres.pipeline.convert import BASELINE, PREPROCESS
+    from edgeres.evaluation import run_folder
     from edgeres.system.publish import refuse_half_handover
 
     for folder in (model for model in models if model.is_dir()):
         require_engine_file(folder)
-    runs = [model.resolve().parent.parent for model in models]
+    runs = [run_folder.run_of(model) for model in models]
     for run in runs:
         refuse_half_handover(run)
-    kept = [run / BASELINE / PREPROCESS for run in runs]
+    kept = [run / run_folder.BASELINE / run_folder.PREPROCESS for run in runs]
     if baseline is not None:
-        kept.insert(0, baseline.with_name(PREPROCESS))
+        kept.insert(0, baseline.with_name(run_folder.PREPROCESS))
     values: dict[str, Any] = next(
         (json.loads(path.read_text()) for path in kept if path.is_file()), {}
     )

@@ -9,6 +9,7 @@ import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
+from edgeres.evaluation import run_folder
 
 
 def report(
@@ -33,10 +34,10 @@ def report(
 ) -> None:
     """Make one self-contained HTML page of a run, with Markdown and a model card beside it."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.report.history import HISTORY, as_dicts, read_history, runtime_changes
+        from edgeres.report.history import as_dicts, read_history, runtime_changes
         from edgeres.report.write import write_reports
 
-        kept = (history_file or folder / HISTORY) if history or history_file else None
+        kept = (history_file or folder / run_folder.HISTORY) if history or history_file else None
         files = write_reports(folder, output or folder, license_name=license_name, history=kept)
         names = {kind: str(path) for kind, path in files.items()}
         content: dict[str, Any] = {"files": names}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.errors import EdgeResError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.preprocess_check import images_differ
 
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
     from edgeres.evaluation.layerwise import LayerComparison
-
-BASELINE = "baseline"
-_FP32 = ("baseline/equalized.onnx", "pruned/model.onnx", "baseline/model.onnx")
-"""FP32 networks in the folder of a run; the first that is there is the one that was quantized."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,8 @@ def explain(
     from edgeres.evaluation.layerwise import SAMPLES
     from edgeres.evaluation.layerwise import compare as layer_by_layer
 
-    run = engine.resolve().parent.parent
-    folders = [run / BASELINE]
+    run = run_folder.run_of(engine)
+    folders = [run / run_folder.BASELINE]
     if baseline_file is not None and baseline_file.suffix == ".npz":
         folders.append(baseline_file.resolve().parent)
     images = ""
@@ -87,7 +84,7 @@ def explain(
             )
         except EdgeResError:  # it explains and does not judge: what it cannot run tells nothing
             continue
-    fp32 = next((f for name in _FP32 if (f := run / name).is_file()), None)
+    fp32 = next((f for name in run_folder.QUANTIZED if (f := run / name).is_file()), None)
     if images or fp32 is None:
         return Explanation(images, None)
     few = dataset.subset(range(min(SAMPLES, len(dataset))))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.causes import Evidence
 from edgeres.evaluation.compared import Distances, Model, choose_points, open_model
 from edgeres.evaluation.coverage import layers_by_node, node_precision
@@ -231,7 +232,7 @@ class _Loop:
 
 def _images_note(models: Sequence[Path], preprocess: Preprocess) -> tuple[str, ...]:
     """Says so where the images are prepared otherwise than in the run that a model comes from."""
-    for folder in dict.fromkeys(model.resolve().parent.parent / "baseline" for model in models):
+    for folder in dict.fromkeys(run_folder.run_of(model) / run_folder.BASELINE for model in models):
         if other := preprocess_differs(folder, preprocess):
             return (
                 f"{other}: the layers are compared on images that the network was not measured "

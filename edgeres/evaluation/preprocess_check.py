@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import EdgeResError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
 from edgeres.sqnr import sqnr_db
 from edgeres.system.files import file_sha256
@@ -20,8 +21,7 @@ from edgeres.system.files import file_sha256
 if TYPE_CHECKING:
     from edgeres.data.types import Dataset
 
-PREPROCESS = "preprocess.json"
-FP32 = "model.onnx"
+
 _SAME_DB = 40.0
 """FP32 runtimes agree to over 80 dB; a mean that is off by a hundredth of the range leaves less."""
 _BATCH = 16
@@ -34,7 +34,7 @@ def preprocess_differs(folder: Path, preprocess: Preprocess) -> str:
         folder: ``baseline`` folder of a run of ``convert``, or where its files were copied to.
         preprocess: How images become numbers now.
     """
-    kept = folder / PREPROCESS
+    kept = folder / run_folder.PREPROCESS
     if not kept.is_file():
         return ""
     try:
@@ -85,7 +85,7 @@ def images_differ(
     from edgeres.quantization.trial import try_model
 
     settings = preprocess_differs(folder, preprocess)
-    found, fp32 = "", folder / FP32
+    found, fp32 = "", folder / run_folder.MODEL
     comparable = (
         fp32.is_file()
         and baseline.samples == len(dataset)  # else images were left out and rows are not theirs

@@ -13,6 +13,7 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.limited import build_limited, try_engine
 from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from edgeres.quantization.qdq_view import Finding
 
 BATCH = 100
-_BASELINE = Path("baseline") / "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _runnable(baseline: Path | Predictions | None) -> Path | None:
 
 def _default_baseline(path: Path) -> Path:
     """Where ``edgeres convert`` puts the baseline of an engine at ``OUTPUT/TARGET/ENGINE``."""
-    found = path.resolve().parent.parent / _BASELINE
+    found = run_folder.run_of(path) / run_folder.BASELINE / run_folder.PREDICTIONS
     if not found.is_file():
         raise ArtefactError(
             f"{path}: no baseline was given and there is none at {found}.",

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError
+from edgeres.evaluation import run_folder
 from edgeres.report.schema import read_report
 from edgeres.system.files import disk_errors
 from edgeres.system.publish import PLACE, finish_handover
 from edgeres.system.store import USED, WORK, output_lock, remove, restore_replaced, temporaries
 
-REPORT, STAGES = "report.json", ".stages"
 _RESULT = re.compile(rf"(?:{WORK})?[a-z_]+-[0-9a-f]{{16}}")
 
 
@@ -76,7 +76,7 @@ def unused_bytes(output: Path) -> int:
 
 
 def _clean(output: Path, *, everything: bool, dry_run: bool) -> Cleaned:
-    store = output / STAGES
+    store = output / run_folder.STAGES
     finished = (output / PLACE).exists() if dry_run else finish_handover(output)
     if not dry_run:
         restore_replaced(store)
@@ -106,16 +106,16 @@ def _wanted(output: Path) -> frozenset[str]:
         ArtefactError: The report is damaged, so that what it needs is not known.
     """
     names: set[str] = set()
-    if (output / REPORT).is_file():
-        names |= {stage.result for stage in read_report(output / REPORT).stages}
-    used = output / STAGES / USED
+    if (output / run_folder.REPORT).is_file():
+        names |= {stage.result for stage in read_report(output / run_folder.REPORT).stages}
+    used = output / run_folder.STAGES / USED
     if used.is_file():
         names |= set(used.read_text(encoding="utf-8").split())
     return frozenset(names)
 
 
 def _is_output(path: Path) -> bool:
-    return (path / STAGES).is_dir() or (path / PLACE).is_dir()
+    return (path / run_folder.STAGES).is_dir() or (path / PLACE).is_dir()
 
 
 def _folders(path: Path) -> list[Path]:

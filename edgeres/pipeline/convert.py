@@ -25,6 +25,7 @@ from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import EdgeResError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
@@ -43,8 +44,7 @@ from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import Source, find_source
 from edgeres.pipeline.superseded import to_set_aside
 from edgeres.recipe.recipe import Recipe
-from edgeres.report.evidence import FOLDER
-from edgeres.report.history import HISTORY, append_run, read_history, recipe_sha256
+from edgeres.report.history import append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.stages.sample_counts import fit_recipe
 from edgeres.system.assets import asset_folder
@@ -54,15 +54,9 @@ from edgeres.system.progress import Advance, Listener, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
 
-STAGES_FOLDER = ".stages"
 HASHES = "file_hashes.json"
 TELL_UNUSED_BYTES = 2**30
 """Stored results of earlier settings that take more than this are told of after a run."""
-REPORT = "report.json"
-BASELINE = "baseline"
-PRUNED = "pruned"
-PREPROCESS = "preprocess.json"
-SAMPLES = "samples"
 OVERLAP = "overlap.json"
 
 
@@ -88,11 +82,11 @@ def convert(
     Raises:
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
-    inputs = open_inputs(recipe, FileHashes(output / STAGES_FOLDER / HASHES))
+    inputs = open_inputs(recipe, FileHashes(output / run_folder.STAGES / HASHES))
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)
-        if (output / HISTORY).is_file():
-            read_history(output / HISTORY)  # a damaged one is told before any work
+        if (output / run_folder.HISTORY).is_file():
+            read_history(output / run_folder.HISTORY)  # a damaged one is told before any work
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof, inputs.validation)
         _publish(output, recipe, report, proof, table, evidence, inputs.validation)
@@ -107,7 +101,7 @@ def convert(
 
 def stage_store(output: Path, *, use_cache: bool = True) -> Store:
     """The stage results in an output folder, tidied up; call it only while holding the lock."""
-    store = Store(output / STAGES_FOLDER, asset_folder("recipes") / "stages", use_cache)
+    store = Store(output / run_folder.STAGES, asset_folder("recipes") / "stages", use_cache)
     store.begin()
     finish_handover(output)
     return store
@@ -301,28 +295,34 @@ def _publish(
         if item.search is not None:
             files[item.search.name] = item.search
         folders[item.target.name] = files
-    folders[BASELINE] = {"model.onnx": networks.dense.onnx, table.name: table}
+    folders[run_folder.BASELINE] = {run_folder.MODEL: networks.dense.onnx, table.name: table}
     if networks.equalized is not None:
-        folders[BASELINE]["equalized.onnx"] = networks.equalized.onnx  # the table is of this one
+        # The table is of this one.
+        folders[run_folder.BASELINE][run_folder.EQUALIZED] = networks.equalized.onnx
     if networks.pruned is not None and networks.pruned.checkpoint is not None:
         checkpoint = networks.pruned.checkpoint
-        folders[PRUNED] = {"model.onnx": networks.pruned.onnx, checkpoint.name: checkpoint}
+        folders[run_folder.PRUNED] = {
+            run_folder.MODEL: networks.pruned.onnx,
+            checkpoint.name: checkpoint,
+        }
     with handover(output) as waiting:
-        waiting.gone += sorted({*target_names(), PRUNED} - set(folders))
+        waiting.gone += sorted({*target_names(), run_folder.PRUNED} - set(folders))
         waiting.aside |= to_set_aside(output)
-        waiting.last = REPORT
+        waiting.last = run_folder.REPORT
         for name, files in folders.items():
             (waiting.new / name).mkdir()
             for file_name, file in files.items():
                 shutil.copyfile(file, waiting.new / name / file_name)
-        baseline = waiting.new / BASELINE
-        proof.dense.save(baseline / "predictions.npz")
-        (baseline / PREPROCESS).write_text(networks.preprocess.to_json())
-        save_samples(validation, baseline / SAMPLES)
+        baseline = waiting.new / run_folder.BASELINE
+        proof.dense.save(baseline / run_folder.PREDICTIONS)
+        (baseline / run_folder.PREPROCESS).write_text(networks.preprocess.to_json())
+        save_samples(validation, baseline / run_folder.SAMPLES)
         evidence.chmod(0o755)
-        shutil.move(evidence, waiting.new / FOLDER)
-        if (output / HISTORY).is_file():
-            shutil.copyfile(output / HISTORY, waiting.new / HISTORY)
+        shutil.move(evidence, waiting.new / run_folder.EVIDENCE)
+        if (output / run_folder.HISTORY).is_file():
+            shutil.copyfile(output / run_folder.HISTORY, waiting.new / run_folder.HISTORY)
         settings = recipe_sha256(recipe)
-        append_run(waiting.new / HISTORY, report, name=recipe.name, recipe_sha256=settings)
-        write_report(report, waiting.new / REPORT)
+        append_run(
+            waiting.new / run_folder.HISTORY, report, name=recipe.name, recipe_sha256=settings
+        )
+        write_report(report, waiting.new / run_folder.REPORT)

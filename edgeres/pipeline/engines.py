@@ -12,6 +12,7 @@ from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.backends.target import Target
 from edgeres.data.bad_images import BadImages
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_ops
@@ -28,8 +29,6 @@ from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import Advance
 
 ENGINE = "model"
-TABLE = "calibration_table.json"
-QDQ = "model.qdq.onnx"
 LEFT_OUT = "left_out.txt"
 COVERAGE = "coverage.json"
 LAYERS = "layers.json"
@@ -76,7 +75,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         bad = BadImages()
         calibrate(
             network.onnx,
-            folder / TABLE,
+            folder / run_folder.TABLE,
             data=recipe.data.calibration,
             samples=recipe.data.calibration_samples,
             preprocess=networks.preprocess,
@@ -97,7 +96,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         produce=produce,
     )
     run.warn_once(result.file(LEFT_OUT).read_text())
-    return result.file(TABLE)
+    return result.file(run_folder.TABLE)
 
 
 def build_target(
@@ -143,7 +142,7 @@ def build_target(
         produce=lambda folder, *_: _quantize(run, networks, table, folder, target, block, trained),
         label=f"quantize ({target.name})",
     )
-    qdq = quantized.file(QDQ)
+    qdq = quantized.file(run_folder.QDQ)
     engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
     inside = _inside(run, network, qdq, engine, target)
@@ -155,11 +154,13 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
     """The target's engine of the network as it is; its "Q/DQ model" holds no Q/DQ."""
 
     def produce(folder: Path, *_: object) -> None:
-        shutil.copyfile(network.onnx, folder / QDQ)
+        shutil.copyfile(network.onnx, folder / run_folder.QDQ)
         said = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
-        account = QuantizeResult(folder / QDQ, (), said, {}, (), {}, {}).to_dict()
+        account = QuantizeResult(folder / run_folder.QDQ, (), said, {}, (), {}, {}).to_dict()
         content = {"rules": target.rules.to_dict(), **account}
-        write_atomic((folder / QDQ).with_suffix(".json"), json.dumps(content, indent=1).encode())
+        write_atomic(
+            (folder / run_folder.QDQ).with_suffix(".json"), json.dumps(content, indent=1).encode()
+        )
 
     qdq = run.stage(
         "keep_float",
@@ -167,7 +168,7 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
         settings={"rules": target.rules.to_dict()},
         produce=produce,
         label=f"keep FP32 ({target.name})",
-    ).file(QDQ)
+    ).file(run_folder.QDQ)
     engine = build_fp32(run, qdq, target, label=f"build ({target.name})")
     account = json.loads(qdq.with_suffix(".json").read_text())
     inside = _inside(run, network, qdq, engine, target)
@@ -220,7 +221,7 @@ def _quantize(
     quantize(
         networks.quantized.onnx,
         table,
-        folder / QDQ,
+        folder / run_folder.QDQ,
         rules=target.rules,
         settings=block,
         data=data.calibration,

@@ -17,6 +17,7 @@ from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.pipeline.keys import machine_key, path_key, place_key, run_key
@@ -27,7 +28,6 @@ from edgeres.system.progress import Advance
 
 F32 = NDArray[np.float32]
 
-PREDICTIONS = "predictions.npz"
 LEFT_OUT = "left_out.txt"
 EVALUATION_BATCH = 64
 LATENCY_INPUTS = 8
@@ -63,7 +63,7 @@ def predictions(
                 workers=usable_threads(),
                 bad=bad,
                 progress=progress,
-            ).save(folder / PREDICTIONS)
+            ).save(folder / run_folder.PREDICTIONS)
         (folder / LEFT_OUT).write_text(bad.summary())
 
     result = run.stage(
@@ -79,7 +79,7 @@ def predictions(
         label=f"evaluate ({label})",
     )
     run.warn_once(result.file(LEFT_OUT).read_text())
-    return load_predictions(result.file(PREDICTIONS))
+    return load_predictions(result.file(run_folder.PREDICTIONS))
 
 
 def timed_batches(parts: Sequence[F32], size: int) -> list[F32]:

@@ -19,6 +19,7 @@ from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
 from edgeres.data.sampling import take_held_out
 from edgeres.data.source import open_dataset
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
@@ -35,7 +36,6 @@ from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import Advance
 
-FOUND = "mixed_precision.json"
 _BATCH = 32
 
 
@@ -71,7 +71,9 @@ def with_float_layers(
         images = np.concatenate([part for part, _ in parts])
         labels = held_out.labels if (held_out.labels >= 0).all() else None
         workshop = _Workshop(run, networks, table, target, images, labels, progress)
-        write_atomic(folder / FOUND, json.dumps(workshop.search(), indent=1).encode())
+        write_atomic(
+            folder / run_folder.MIXED_PRECISION, json.dumps(workshop.search(), indent=1).encode()
+        )
 
     result = run.stage(
         "mixed_precision",
@@ -94,7 +96,7 @@ def with_float_layers(
         produce=produce,
         label=f"mixed precision ({target.name})",
     )
-    account = result.file(FOUND)
+    account = result.file(run_folder.MIXED_PRECISION)
     kept = frozenset(json.loads(account.read_text())["keep_float"])
     return replace(target, rules=replace(target.rules, keep_float=kept)), account
 
@@ -152,7 +154,7 @@ class _Workshop:
             target = self._target
             place = self._folder / str(len(self._engines))
             rules = replace(target.rules, keep_float=kept)
-            qdq = place / "model.qdq.onnx"
+            qdq = place / run_folder.QDQ
             place.mkdir()
             quantize(
                 self._networks.quantized.onnx,

@@ -19,13 +19,13 @@ from edgeres.data.sampling import some_images
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
+from edgeres.evaluation import run_folder
 from edgeres.graph.summary import ModelSummary, summarize
 from edgeres.layer_latency.device import TimedOn, timed_on
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import (
     CHECKPOINT,
     FACTS,
-    ONNX,
     ModelFacts,
     Source,
     choose_preprocess,
@@ -156,7 +156,7 @@ def prepare_networks(
     preprocess = choose_preprocess(recipe.preprocess, facts)
     check_classes(validation, facts.num_classes)
     if source.kind == "onnx":
-        network = _network("dense", loaded.file(ONNX), None)
+        network = _network("dense", loaded.file(run_folder.MODEL), None)
         _compare_with_source(run, source, network, validation, preprocess)
         return Networks(facts, preprocess, network, None)
     checkpoint = loaded.file(CHECKPOINT)
@@ -201,8 +201,8 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
         "equalize",
         inputs={"model": final.sha256},
         settings={},
-        produce=lambda folder, *_: equalize(final.onnx, folder / ONNX),
-    ).file(ONNX)
+        produce=lambda folder, *_: equalize(final.onnx, folder / run_folder.MODEL),
+    ).file(run_folder.MODEL)
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
@@ -330,11 +330,11 @@ def _export(
             **settings.model_dump(),
         },
         produce=lambda folder, *_: export(
-            checkpoint, folder / ONNX, image_size=size, settings=settings, images=real()
+            checkpoint, folder / run_folder.MODEL, image_size=size, settings=settings, images=real()
         ),
         label=f"export ({label})",
     )
-    return _network(label, result.file(ONNX), checkpoint)
+    return _network(label, result.file(run_folder.MODEL), checkpoint)
 
 
 def _network(label: str, onnx: Path, checkpoint: Path | None) -> Network:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
+from edgeres.evaluation import run_folder
 from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES, ChannelPlan
 from edgeres.models.variant import Variant
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from edgeres.models.checkpoint import Checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
-ONNX = "model.onnx"
 FACTS = "model.json"
 
 
@@ -219,7 +219,7 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
     if source.kind == "onnx":
         from edgeres.exporting.import_onnx import import_onnx
 
-        imported = import_onnx(source.path, folder / ONNX, layout=layout)
+        imported = import_onnx(source.path, folder / run_folder.MODEL, layout=layout)
         ModelFacts(
             name=source.path.stem,
             num_classes=imported.num_classes,

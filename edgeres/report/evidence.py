@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
 
-FOLDER = "evidence"
 LATENCY = "latency.json"
 RECIPE = "recipe.json"
 COMPARED = "-compare.json"  # behind a target's name: what `edgeres compare --json` prints

@@ -24,7 +24,6 @@ from edgeres.system.store import json_sha256
 if TYPE_CHECKING:
     from edgeres.recipe.recipe import Recipe
 
-HISTORY = "history.sqlite"
 _SCHEMA = 3
 _ADDED = {"recipe_sha256": 2, "isa": 3}  # columns and the schema that they came with
 _WAIT_S = 10.0

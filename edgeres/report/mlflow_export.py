@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import BackendMissingError, StageError
-from edgeres.report.page import REPORT, Output
+from edgeres.evaluation import run_folder
+from edgeres.report.page import Output
 from edgeres.report.schema import Report, TargetPart
 
 EXPERIMENT = "edgeres"
@@ -55,7 +56,7 @@ def export_mlflow(
             for key, number in metrics(report, part).items():
                 client.log_metric(run, key, number)
             client.set_tag(run, "verdict", part.verdict)
-            for file in (output.folder / REPORT, *(files or {}).values()):
+            for file in (output.folder / run_folder.REPORT, *(files or {}).values()):
                 client.log_artifact(run, str(file))
             client.set_terminated(run)
             runs[target] = run

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
 from edgeres.report.block_graph import residual_blocks
 from edgeres.report.evidence import (
-    FOLDER,
     LATENCY,
     RECIPE,
     Answers,
@@ -31,7 +31,6 @@ from edgeres.report.page_layers import layer_rows, standing_out
 from edgeres.report.schema import Report, TargetPart, read_report
 from edgeres.system.publish import refuse_half_handover
 
-REPORT = "report.json"
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOVES = 10  # changed answers that are listed
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -65,12 +64,12 @@ def read_output(folder: Path) -> Output:
         ArtefactError: No report there, a damaged file, or files of two runs.
     """
     refuse_half_handover(folder)
-    report = read_report(folder / REPORT)
-    kept = folder / FOLDER
+    report = read_report(folder / run_folder.REPORT)
+    kept = folder / run_folder.EVIDENCE
     return Output(
         folder,
         report,
-        read_record(folder / REPORT),
+        read_record(folder / run_folder.REPORT),
         {name: read_target(kept, name) for name in report.targets},
         read_record(kept / LATENCY),
         read_record(kept / RECIPE),
@@ -133,19 +132,19 @@ def render(template: str, **content: Any) -> str:
 def _target(output: Output, name: str, part: TargetPart) -> dict[str, Any]:
     """What the template shows of one target."""
     evidence = output.evidence[name]
-    qdq = output.folder / name / "model.qdq.onnx"
+    qdq = output.folder / name / run_folder.QDQ
     rows = layer_rows(output.folder, name, part, evidence)
     precisions = {row["node"]: row["precision"] for row in rows}
     answers = evidence.answers
     return {
         "part": part,
-        "flips": [_flip(output.folder / FOLDER, flip) for flip in evidence.flips],
+        "flips": [_flip(output.folder / run_folder.EVIDENCE, flip) for flip in evidence.flips],
         "moves": _moves(answers) if answers is not None else [],
         "confusion": charts.confusion(answers) if answers is not None else None,
         "known": answers is not None,
         "changed": int((answers.dense != answers.engine).sum()) if answers is not None else 0,
         "layers": rows,
-        "standing_out": standing_out(output.folder / FOLDER, name),
+        "standing_out": standing_out(output.folder / run_folder.EVIDENCE, name),
         "weights": charts.weight_noise(rows),
         "noise": charts.layer_noise(rows),
         "sensitivity": charts.layer_sensitivity(rows),
@@ -221,7 +220,7 @@ def _matrix(found: Any) -> dict[str, Any] | None:
         names, rows = [], []
     if {len(rows), *map(len, rows)} != {len(names)} or not names:
         raise ArtefactError(
-            f"{REPORT}: agreement_matrix is no square of shares.",
+            f"{run_folder.REPORT}: agreement_matrix is no square of shares.",
             hint="Run `edgeres convert` again.",
         )
     return {"names": names, "rows": rows}

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.report.evidence import COMPARED, FOLDER, SENSITIVITY, TargetEvidence, read_record
+from edgeres.evaluation import run_folder
+from edgeres.report.evidence import COMPARED, SENSITIVITY, TargetEvidence, read_record
 from edgeres.report.schema import TargetPart
 
 _INT8 = ("int8", "uint8")
@@ -32,9 +33,9 @@ def layer_rows(
         the fields of :class:`Measured`; what is not known is ``None``. A node that several layers
         name is in INT8 only where all of them are.
     """
-    account = read_record(folder / name / "model.qdq.json")
+    account = read_record(folder / name / run_folder.QDQ_ACCOUNT)
     weights = account.get("weight_sqnr_db") or {}
-    measured = measured_layers(folder / FOLDER, name)
+    measured = measured_layers(folder / run_folder.EVIDENCE, name)
     reasons = {layer.name: layer.reason for layer in part.float_layers}
     rows: dict[str, dict[str, Any]] = {}
     for layer in evidence.layers:

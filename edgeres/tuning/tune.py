@@ -15,7 +15,8 @@ from typing import Any
 
 from edgeres.data.hashes import FileHashes
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
-from edgeres.pipeline.convert import HASHES, STAGES_FOLDER, open_inputs, prove, stage_store
+from edgeres.evaluation import run_folder
+from edgeres.pipeline.convert import HASHES, open_inputs, prove, stage_store
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.files import write_atomic
@@ -75,7 +76,7 @@ def tune(
     settings, listener = settings or TuneSettings(), listener or Silent()
     budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
     wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
-    hashes = FileHashes(output / STAGES_FOLDER / HASHES)
+    hashes = FileHashes(output / run_folder.STAGES / HASHES)
     inputs = open_inputs(wanted, hashes)
     here = [target for target in inputs.targets if target.not_executable is None]
     if not here:

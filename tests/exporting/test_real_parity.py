@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgeres
 from edgeres.errors import GateError
+from edgeres.evaluation import run_folder
 from edgeres.exporting.import_onnx import import_onnx
 from edgeres.exporting.real_parity import compare_files
 from edgeres.pipeline import networks
@@ -78,7 +79,7 @@ def test_convert_compares_on_the_validation_images(tmp_path, monkeypatch) -> Non
 
     def faulty(source, folder, **options) -> None:
         real(source, folder, **options)
-        _save(folder / networks.ONNX, limit=None)
+        _save(folder / run_folder.MODEL, limit=None)
 
     monkeypatch.setattr(networks, "load_source", faulty)
     rng = np.random.default_rng(3)

@@ -14,8 +14,9 @@ from edgeres.backends.base import LayerInfo
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
-from edgeres.report.evidence import FOLDER, LATENCY, RECIPE, pair_answers, read_target, write_target
+from edgeres.report.evidence import LATENCY, RECIPE, pair_answers, read_target, write_target
 from edgeres.report.page import read_output, report_page
 from edgeres.report.schema import write_report
 from edgeres.report.write import write_reports
@@ -50,7 +51,7 @@ def output(report, images, residual_onnx, tmp_path: Path) -> Path:
     answers = pair_answers(_predictions([0, 0, 1, 0, 2, 2]), _predictions([0, 2, 1, 1, 2, 2]))
     for name in ("onnxruntime", "openvino", "tensorrt"):
         write_target(
-            folder / FOLDER,
+            folder / run_folder.EVIDENCE,
             name,
             layers=layers,
             macs_by_node={"conv_a": 10},
@@ -71,11 +72,13 @@ def output(report, images, residual_onnx, tmp_path: Path) -> Path:
         ],
     }
     alone = {"nodes": [{"node": "conv_a", "only": {"sqnr_db": 51.2}}, {"node": "odd"}]}
-    (folder / FOLDER / "openvino-compare.json").write_text(json.dumps(compared))
-    (folder / FOLDER / "openvino-sensitivity.json").write_text(json.dumps(alone))
+    (folder / run_folder.EVIDENCE / "openvino-compare.json").write_text(json.dumps(compared))
+    (folder / run_folder.EVIDENCE / "openvino-sensitivity.json").write_text(json.dumps(alone))
     times = {"quantiles_ms": [1.0 + 0.01 * n for n in range(101)], "first_ms": 4.0}
-    (folder / FOLDER / LATENCY).write_text(json.dumps({"openvino": {"fp32": times, "int8": times}}))
-    (folder / FOLDER / RECIPE).write_text(
+    (folder / run_folder.EVIDENCE / LATENCY).write_text(
+        json.dumps({"openvino": {"fp32": times, "int8": times}})
+    )
+    (folder / run_folder.EVIDENCE / RECIPE).write_text(
         json.dumps({"name": "tiny </script>", "targets": ["all"]})
     )
     write_report(report(), folder / "report.json")
@@ -172,14 +175,14 @@ def test_layers_that_were_measured_are_on_the_page(output) -> None:
     asked = "edgeres convert --layers"
     assert asked not in text
     for name in ("compare", "sensitivity"):
-        (output / FOLDER / f"openvino-{name}.json").unlink()
+        (output / run_folder.EVIDENCE / f"openvino-{name}.json").unlink()
     text = report_page(read_output(output))
     assert asked in text
     assert "stands out" not in text
 
 
 def test_output_without_evidence_still_has_a_page(output) -> None:
-    shutil.rmtree(output / FOLDER)
+    shutil.rmtree(output / run_folder.EVIDENCE)
     text = report_page(read_output(output))
     assert "keeps no answers" in text
     assert "keeps no recipe" in text
@@ -242,13 +245,13 @@ def test_theme_button_switches(page) -> None:
 
 
 def test_flips_are_those_that_changed_and_their_pictures_are_kept(output, images) -> None:
-    kept = read_target(output / FOLDER, "onnxruntime")
+    kept = read_target(output / run_folder.EVIDENCE, "onnxruntime")
     assert [(flip.kind, flip.index) for flip in kept.flips] == [("lost", 1), ("gained", 3)]
     assert kept.flips[0].label == "cat"
     assert kept.flips[0].engine == "owl"
     from PIL import Image
 
-    with Image.open(output / FOLDER / "1.png") as picture:
+    with Image.open(output / run_folder.EVIDENCE / "1.png") as picture:
         assert np.array_equal(np.asarray(picture), images.images[1])
     assert kept.answers is not None
     assert kept.answers.lost.tolist() == [False, True, False, False, False, False]
@@ -258,6 +261,6 @@ def test_flips_are_those_that_changed_and_their_pictures_are_kept(output, images
 
 @pytest.mark.parametrize("name", ["onnxruntime.json", "onnxruntime.npz", "latency.json"])
 def test_damaged_evidence_is_named(output, name: str) -> None:
-    (output / FOLDER / name).write_bytes(b"{")
+    (output / run_folder.EVIDENCE / name).write_bytes(b"{")
     with pytest.raises(ArtefactError, match=name.split(".", maxsplit=1)[0]):
         read_output(output)
