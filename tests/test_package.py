@@ -77,6 +77,28 @@ def test_a_program_needs_the_public_names_alone():
     assert "tests/user_program.py" in (PACKAGE.parent / "pyproject.toml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("convert", {"recipe": None}),
+        ("validate", {"dataset": None, "preprocess": None}),
+        ("benchmark", {}),
+        ("bundle", {}),
+        ("inspect", {}),
+    ],
+)
+def test_paths_may_be_text(name, given, tmp_path):
+    missing = str(tmp_path / "missing" / "engine.onnx")
+    if name == "convert":
+        given = {"recipe": edgeres.load_recipe(None, {"model.source": missing}), "output": missing}
+        with pytest.raises(edgeres.EdgeResError):
+            edgeres.convert(**given)
+        return
+    first = [missing] if name == "benchmark" else missing
+    with pytest.raises(edgeres.EdgeResError, match="engine"):
+        getattr(edgeres, name)(first, **given)
+
+
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="nothing"):
         _ = edgeres.nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import edgeres
 
@@ -11,17 +10,17 @@ import edgeres
 def main(photo: str) -> None:
     """Converts, judges on own data, times and runs."""
     recipe: edgeres.Recipe = edgeres.load_recipe("recipe.yaml")
-    report: edgeres.Report = edgeres.convert(recipe, Path("out"))
+    report: edgeres.Report = edgeres.convert(recipe, "out")
     images: edgeres.Dataset = edgeres.open_dataset("imagefolder:photos", split="validation")
     pixels = edgeres.Preprocess(scale=1 / 255, resize=256, crop=224)
-    engine = Path("out/onnxruntime/model.onnx")
+    engine = "out/onnxruntime/model.onnx"
     try:
         found = edgeres.validate(engine, images, pixels, limits=edgeres.Limits(max_drop_pp=1.0))
         times = edgeres.benchmark([engine])
     except edgeres.BackendMissingError as error:
         sys.exit(f"{error} {error.hint}")
     print(found.verdict, times)
-    edgeres.bundle(Path("out"), Path("model.edgeres"))
+    edgeres.bundle("out", "model.edgeres")
     with edgeres.Session("model.edgeres") as session:
         for answers in session.classify([photo]):
             print(answers[0])

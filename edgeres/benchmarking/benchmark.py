@@ -25,6 +25,7 @@ from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.benchmarking.sustained import Sustained, sustain
 from edgeres.errors import UsageError
 from edgeres.system.environment import Environment, describe_environment
+from edgeres.system.files import StrPath
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Benchmark:
 
 
 def benchmark(
-    paths: Sequence[Path],
+    paths: Sequence[StrPath],
     *,
     inputs: Sequence[NDArray[np.float32]] | None = None,
     batch_size: int = 1,
@@ -131,16 +132,17 @@ def benchmark(
         StageError: An engine crashed or hung in its trial.
         UsageError: No engine, one named twice, or a batch below 1.
     """
-    if not paths or len(set(paths)) != len(paths) or batch_size < 1:
+    files = [Path(path) for path in paths]
+    if not files or len(set(files)) != len(files) or batch_size < 1:
         raise UsageError(
             f"expected at least one engine, each once, and a batch size of at least 1, got "
-            f"{', '.join(map(str, paths)) or 'none'} and {batch_size}.",
+            f"{', '.join(map(str, files)) or 'none'} and {batch_size}.",
             hint="Name the engines to compare, the slow one first.",
         )
-    engines = {str(path): read_engine(path) for path in paths}
+    engines = {str(path): read_engine(path) for path in files}
     backends = {name: executable_backend(engine) for name, engine in engines.items()}
     if trial:
-        for path in paths:
+        for path in files:
             try_engine(path, device=device)
     load_ms: dict[str, float] = {}
     with ExitStack() as stack:
@@ -160,7 +162,7 @@ def benchmark(
             for name, runner in runners.items()
             if sustained_s is not None
         }
-    reference = found[str(paths[0])]
+    reference = found[str(files[0])]
     return Benchmark(
         environment=describe_environment(),
         threads=threads,

@@ -26,7 +26,7 @@ from edgeres.data.samples import names_of, scores_to_json
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.system.files import file_sha256
+from edgeres.system.files import StrPath, file_sha256
 from edgeres.system.publish import refuse_half_handover
 from edgeres.version import __version__
 
@@ -70,13 +70,13 @@ class Bundled:
 
 
 def bundle(
-    folder: Path,
-    output: Path | None = None,
+    folder: StrPath,
+    output: StrPath | None = None,
     *,
     targets: Sequence[str] = (),
     class_names: Sequence[str] = (),
     license_name: str = "",
-    key: Path | None = None,
+    key: StrPath | None = None,
 ) -> Bundled:
     """Puts proven engines and all that belongs to them into one file.
 
@@ -97,6 +97,9 @@ def bundle(
         StageError: An engine crashed or hung on the self-test samples.
         StorageError: The file cannot be written.
     """
+    folder = Path(folder)
+    output = None if output is None else Path(output)
+    key = None if key is None else Path(key)
     from edgeres.report.schema import read_report
 
     refuse_half_handover(folder)

@@ -15,7 +15,7 @@ from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_macs, node_ops
-from edgeres.system.files import file_sha256
+from edgeres.system.files import StrPath, file_sha256
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Inspection:
         }
 
 
-def inspect(path: Path, *, source: Path | None = None, trial: bool = False) -> Inspection:
+def inspect(path: StrPath, *, source: StrPath | None = None, trial: bool = False) -> Inspection:
     """Asks an engine for its layers and weighs them by the multiply-adds of its ONNX source.
 
     Args:
@@ -69,6 +69,8 @@ def inspect(path: Path, *, source: Path | None = None, trial: bool = False) -> I
         ModelError: The source does not parse or has no convolutions or matrix products.
         StageError: The engine crashed or hung in its trial.
     """
+    path = Path(path)
+    source = None if source is None else Path(source)
     engine = read_engine(path)
     backend = get_backend(engine.backend)
     if trial and backend.not_executable() is None:

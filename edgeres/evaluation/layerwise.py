@@ -30,6 +30,7 @@ from edgeres.evaluation.suspects import Suspect, suspects
 from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.segments import run_in_segments
+from edgeres.system.files import StrPath
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
@@ -79,12 +80,12 @@ class LayerComparison:
 
 
 def compare(
-    reference: Path,
-    candidate: Path,
+    reference: StrPath,
+    candidate: StrPath,
     dataset: Dataset,
     preprocess: Preprocess,
     *,
-    sources: Sequence[Path] = (),
+    sources: Sequence[StrPath] = (),
     threads: int | None = None,
     trial: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -114,9 +115,10 @@ def compare(
     """
     from edgeres.data.batches import batches
 
+    reference, candidate = Path(reference), Path(candidate)
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
-    near = [*sources, reference, candidate]
+    near = [*map(Path, sources), reference, candidate]
     first, second = (open_model(path, near, trial=trial) for path in (reference, candidate))
     choose_points(first, second)
     images = (part for part, _ in batches(dataset, preprocess, _BATCH))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
+from edgeres.system.files import StrPath
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -116,17 +118,17 @@ class Validation:
 
 
 def validate(
-    path: Path,
+    path: StrPath,
     dataset: Dataset,
     preprocess: Preprocess,
     *,
-    baseline: Path | Predictions | None = None,
+    baseline: StrPath | Predictions | None = None,
     limits: Limits | None = None,
     threads: int | None = None,
-    source: Path | None = None,
+    source: StrPath | None = None,
     explain: bool = False,
     conformance: Conformance | None = None,
-    fp32: Path | None = None,
+    fp32: StrPath | None = None,
     answered: Predictions | None = None,
     bad: BadImages | None = None,
     trial: bool = False,
@@ -168,6 +170,10 @@ def validate(
         StageError: The engine crashed or hung in its trial.
         UsageError: Limits that make no sense.
     """
+    path = Path(path)
+    baseline = Path(baseline) if isinstance(baseline, str | os.PathLike) else baseline
+    source = None if source is None else Path(source)
+    fp32 = None if fp32 is None else Path(fp32)
     from edgeres.evaluation.speed import measure_speed  # it needs this module, too
 
     limits = limits or Limits()

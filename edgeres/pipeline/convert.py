@@ -50,6 +50,7 @@ from edgeres.stages.sample_counts import fit_recipe
 from edgeres.system.assets import asset_folder
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.environment import describe_environment
+from edgeres.system.files import StrPath
 from edgeres.system.progress import Advance, Listener, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
@@ -61,7 +62,7 @@ OVERLAP = "overlap.json"
 
 
 def convert(
-    recipe: Recipe, output: Path, *, use_cache: bool = True, listener: Listener | None = None
+    recipe: Recipe, output: StrPath, *, use_cache: bool = True, listener: Listener | None = None
 ) -> Report:
     """Runs a recipe and writes its engines and their proof into a folder.
 
@@ -82,6 +83,7 @@ def convert(
     Raises:
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
+    output = Path(output)
     inputs = open_inputs(recipe, FileHashes(output / run_folder.STAGES / HASHES))
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)

@@ -21,7 +21,7 @@ from edgeres.data.types import Dataset
 from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import QatBlock, QuantizeBlock
 from edgeres.system.container_limits import usable_threads
-from edgeres.system.files import write_atomic
+from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import Advance
 from edgeres.training.qat_settings import settings_of
 
@@ -35,8 +35,8 @@ CALIBRATION_BATCH = 32
 
 
 def calibrate(
-    onnx: Path,
-    output: Path,
+    onnx: StrPath,
+    output: StrPath,
     *,
     data: str,
     samples: int | None,
@@ -62,6 +62,8 @@ def calibrate(
     Raises:
         EdgeResError: See :func:`edgeres.quantization.calibrate.calibrate`.
     """
+    onnx = Path(onnx)
+    output = Path(output)
     from edgeres.quantization.calibrate import calibrate as run
     from edgeres.stages.table_origin import origin_of
 
@@ -148,16 +150,16 @@ def qat(
 
 
 def quantize(
-    onnx: Path,
-    table: Path,
-    output: Path,
+    onnx: StrPath,
+    table: StrPath,
+    output: StrPath,
     *,
     rules: QdqRules,
     settings: QuantizeBlock,
     data: str | None = None,
     samples: int | None = None,
     preprocess: Preprocess | None = None,
-    trained: Path | None = None,
+    trained: StrPath | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
@@ -179,6 +181,10 @@ def quantize(
         UsageError: ``settings`` measure on images and there are none.
         EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
     """
+    onnx = Path(onnx)
+    table = Path(table)
+    output = Path(output)
+    trained = None if trained is None else Path(trained)
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
     from edgeres.quantization.trained import TrainedParameters
@@ -202,14 +208,14 @@ def quantize(
 
 
 def sensitivity(
-    onnx: Path,
+    onnx: StrPath,
     *,
     rules: QdqRules,
     data: str,
     samples: int,
     preprocess: Preprocess,
     settings: QuantizeBlock,
-    table: Path | None = None,
+    table: StrPath | None = None,
     all_but: bool = False,
     threads: int | None = None,
     progress: Advance | None = None,
@@ -236,6 +242,8 @@ def sensitivity(
         ArtefactError: ``table`` is of another model or preprocessing.
         EdgeResError: See :func:`edgeres.quantization.sensitivity.sensitivity`.
     """
+    onnx = Path(onnx)
+    table = None if table is None else Path(table)
     from edgeres.quantization.calibrate import calibrate as make_table
     from edgeres.quantization.sensitivity import sensitivity as run
     from edgeres.quantization.table import CalibrationTable

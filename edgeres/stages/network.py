@@ -19,7 +19,7 @@ from edgeres.errors import BackendMissingError, UsageError
 from edgeres.pruning.settings import prune_settings
 from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import ExportBlock
-from edgeres.system.files import output_file
+from edgeres.system.files import StrPath, output_file
 from edgeres.system.progress import Advance
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ DENSE, LATENCY_TABLE = "dense.onnx", "latency_table.json"
 
 
 def train(
-    output: Path,
+    output: StrPath,
     *,
     settings: TrainSettings,
     data: str = "fashion-mnist",
     preprocess: Preprocess | None = None,
-    start: Path | None = None,
+    start: StrPath | None = None,
     progress: Advance | None = None,
 ) -> TrainSummary:
     """Trains a network, or trains a checkpoint on, and tests the chosen epoch once.
@@ -57,6 +57,8 @@ def train(
     Raises:
         EdgeResError: See :func:`edgeres.training.run.train_and_test`.
     """
+    output = Path(output)
+    start = None if start is None else Path(start)
     from edgeres.models.checkpoint import load_checkpoint
     from edgeres.training.run import train_and_test
 
@@ -67,13 +69,13 @@ def train(
 
 
 def prune(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: StrPath,
+    output: StrPath,
     *,
     settings: PruneBlock,
     train_data: str,
     preprocess: Preprocess,
-    work: Path,
+    work: StrPath,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
     timed: TimedOn | None = None,
@@ -102,6 +104,9 @@ def prune(
     Raises:
         EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
     """
+    checkpoint = Path(checkpoint)
+    output = Path(output)
+    work = Path(work)
     from dataclasses import replace
 
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
@@ -135,8 +140,8 @@ def prune(
 
 
 def export(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: StrPath,
+    output: StrPath,
     *,
     image_size: tuple[int, int],
     settings: ExportBlock,
@@ -156,6 +161,8 @@ def export(
         GateError: The ONNX model answers differently from the torch module.
         EdgeResError: See :func:`edgeres.exporting.to_onnx.export_onnx`.
     """
+    checkpoint = Path(checkpoint)
+    output = Path(output)
     from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.checkpoint import load_checkpoint, load_module
 
@@ -171,8 +178,8 @@ def export(
 
 
 def build(
-    onnx: Path,
-    output: Path,
+    onnx: StrPath,
+    output: StrPath,
     *,
     target: str,
     device: str = "cpu",
@@ -203,6 +210,8 @@ def build(
             the model itself.
         EdgeResError: See :meth:`edgeres.backends.base.Backend.build`.
     """
+    onnx = Path(onnx)
+    output = Path(output)
     backend = get_backend(target)
     reason = backend.missing()
     if reason is not None:

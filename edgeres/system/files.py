@@ -14,6 +14,9 @@ from typing import IO
 
 from edgeres.errors import StorageError, UsageError
 
+StrPath = str | os.PathLike[str]
+"""A path as a caller may give it."""
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""

@@ -19,7 +19,7 @@ from edgeres.evaluation import run_folder
 from edgeres.pipeline.convert import HASHES, open_inputs, prove, stage_store
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment, describe_environment
-from edgeres.system.files import write_atomic
+from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import Listener, Silent
 from edgeres.system.store import Store, json_sha256, output_lock
 from edgeres.tuning.journal import Study, open_study
@@ -50,7 +50,7 @@ WINNER = "best.yaml"
 
 def tune(
     recipe: Recipe,
-    output: Path,
+    output: StrPath,
     *,
     settings: TuneSettings | None = None,
     listener: Listener | None = None,
@@ -73,6 +73,7 @@ def tune(
         ArtefactError: The folder holds the journal of another search.
         EdgeResError: The recipe names something that is not there.
     """
+    output = Path(output)
     settings, listener = settings or TuneSettings(), listener or Silent()
     budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
     wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
