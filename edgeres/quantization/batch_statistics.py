@@ -64,8 +64,8 @@ def of_values(
     if channels:
         rows = values.reshape(count, channels, -1)
         with np.errstate(over="ignore", invalid="ignore"):  # told below
-            mean = _mean(rows.sum(axis=2), rows.shape[2])
-            square = _mean(np.vecdot(rows, rows), rows.shape[2])
+            mean = _finite(rows.sum(axis=2) / np.float32(rows.shape[2]))
+            square = _finite(np.vecdot(rows, rows) / np.float32(rows.shape[2]))
     if flat.shape[1] > places.SAMPLE:
         where = places.of(flat.shape[1])
         samples = np.take_along_axis(flat, where, axis=1)
@@ -99,18 +99,17 @@ def add_to_graph(
             found[name], places, moments=moments, rectified=rectified
         )
     nodes = _Nodes(graph, value, shape)
-    high, total = nodes.reduced("ReduceMax"), nodes.reduced("ReduceSum")
-    low = "" if rectified else nodes.reduced("ReduceMin")
-    squares = nodes.reduced("ReduceSum", squared=True) if moments else ""
+    high, means = nodes.extreme("ReduceMax"), nodes.mean()
+    low = "" if rectified else nodes.extreme("ReduceMin")
+    squares = nodes.mean(squared=True) if moments else ""
     samples = nodes.sampled(size)
-    pixels = size // shape[0]
 
     def read(found: Arrays, places: Places) -> BatchStatistics:
-        mean = square = np.zeros((len(found[total]), 0), np.float32)
+        mean = square = np.zeros((len(found[means]), 0), np.float32)
         if squares:
-            mean, square = _mean(found[total], pixels), _mean(found[squares], pixels)
-        # What finds extremes may pass NaN over; a sum never does.
-        broken = math.nan if np.isnan(found[total]).any() else 0.0
+            mean, square = (_finite(found[name].reshape(-1, shape[0])) for name in (means, squares))
+        # What finds extremes may pass NaN over; a mean never does.
+        broken = math.nan if np.isnan(found[means]).any() else 0.0
         return BatchStatistics(
             low=broken + (float(found[low].min()) if low else 0.0),
             high=broken + float(found[high].max()),
@@ -127,9 +126,9 @@ def places_input(size: int) -> str:
     return f"places/{size}"
 
 
-def _mean(total: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Sums over their count; what overflowed (squares of values above 1e19) is the largest."""
-    return np.clip(total, -_LARGEST, _LARGEST) / np.float32(count)
+def _finite(means: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What overflowed (squares of values above 1e19) is the largest."""
+    return np.clip(means, -_LARGEST, _LARGEST)
 
 
 class _Nodes:
@@ -140,22 +139,26 @@ class _Nodes:
         self._graph, self._value, self._rank = graph, value, len(shape) + 1
         self._batch, self._channels = value.shape[0], shape[0]
 
-    def reduced(self, op: str, *, squared: bool = False) -> str:
+    def extreme(self, op: str) -> str:
         """``(N, C)``: over all axes behind the channels."""
-        read, name = self._value, f"{self._value.name}/observed/{op}"
-        if squared:
-            product = ir.node("Mul", [read, read])
-            read = product.outputs[0]
-            read.name, name = f"{self._value.name}/observed/square", f"{name}/square"
-            self._graph.append(product)
         axes = list(range(2, self._rank))
-        opset = self._graph.opset_imports[""]
-        if op != "ReduceSum" and opset < _AXES_ARE_AN_INPUT:
-            node = ir.node(op, [read], attributes={"keepdims": 0, "axes": axes})
+        if self._graph.opset_imports[""] < _AXES_ARE_AN_INPUT:
+            node = ir.node(op, [self._value], attributes={"keepdims": 0, "axes": axes})
         else:
             known = self._constant("places/axes" + "-".join(map(str, axes)), axes)
-            node = ir.node(op, [read, known], attributes={"keepdims": 0})
-        return self._output(node, name, self._channels)
+            node = ir.node(op, [self._value, known], attributes={"keepdims": 0})
+        return self._output(node, op, [self._channels])
+
+    def mean(self, *, squared: bool = False) -> str:
+        """``(N, C, 1, ...)``: by a pool; what ReduceSum gives depends on the number of images."""
+        read, name = self._value, "mean"
+        if squared:
+            product = ir.node("Mul", [read, read])
+            read, name = product.outputs[0], "square"
+            read.name = f"{self._value.name}/observed/product"
+            self._graph.append(product)
+        ones = [1] * (self._rank - 2)
+        return self._output(ir.node("GlobalAveragePool", [read]), name, [self._channels, *ones])
 
     def sampled(self, size: int) -> str:
         """``(N, SAMPLE)``: the values at places that are an input."""
@@ -169,7 +172,7 @@ class _Nodes:
             where = ir.Value(name=places_input(size), type=kind, shape=shape)
             self._graph.inputs.append(where)
         node = ir.node("GatherElements", [flat.outputs[0], where], attributes={"axis": 1})
-        return self._output(node, f"{self._value.name}/observed/samples", Places.SAMPLE)
+        return self._output(node, "samples", [Places.SAMPLE])
 
     def _constant(self, name: str, numbers: list[int]) -> ir.Value:
         known = self._graph.initializers.get(name)
@@ -181,10 +184,11 @@ class _Nodes:
         self._graph.register_initializer(value)
         return value
 
-    def _output(self, node: ir.Node, name: str, columns: int) -> str:
-        node.outputs[0].name = name
-        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        node.outputs[0].shape = ir.Shape([self._batch, columns])
+    def _output(self, node: ir.Node, name: str, shape: list[int]) -> str:
+        output = node.outputs[0]
+        output.name = f"{self._value.name}/observed/{name}"
+        output.type = ir.TensorType(ir.DataType.FLOAT)
+        output.shape = ir.Shape([self._batch, *shape])
         self._graph.append(node)
-        self._graph.outputs.append(node.outputs[0])
-        return name
+        self._graph.outputs.append(output)
+        return output.name

@@ -81,6 +81,23 @@ def test_any_batch_size_and_order_gives_the_same_file(resnet, images, table):
         assert again.to_json() == table.to_json(), batch
 
 
+def test_statistics_from_the_engine_depend_on_neither_batch_nor_order(
+    load_program, monkeypatch, tmp_path
+):
+    """Random networks with odd maps, of which the engine adds up all but the smallest tensors."""
+    monkeypatch.setattr(Places, "SAMPLE", 8)
+    quirks = load_program(Path(__file__).parents[2] / "benchmarks" / "engine_quirks.py")
+    for seed in (51, 52, 54, 58):
+        network = quirks.draw(seed)
+        path = tmp_path / f"{seed}.onnx"
+        path.write_bytes(quirks._normalized(network))
+        images, tables = network.images, set()
+        for batch, threads in ((len(images), 2), (1, 1), (3, 2)):
+            parts = [images[i : i + batch] for i in range(0, len(images), batch)]
+            tables.add(calibrate(path, parts[::-1], threads=threads).to_json())
+        assert len(tables) == 1, seed
+
+
 def test_the_image_keeps_its_whole_range(table: CalibrationTable):
     stats = table.tensors["input"]
     assert {(r.low, r.high) for r in stats.ranges.values()} == {(stats.low, stats.high)}
