@@ -17,6 +17,7 @@ from edgeres.quantization.observed import ObservedModel
 from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
 from edgeres.quantization.table import CALIBRATORS, CalibrationTable, Calibrator
 from edgeres.system.files import file_sha256
+from edgeres.system.memory import give_back
 
 
 def calibrate(
@@ -66,7 +67,9 @@ def calibrate(
         for collector in observed.collectors
     }
     if calibrator == "output":
+        give_back()
         tensors = with_output_ranges(onnx, tensors, observed.shown, threads=threads)
+        give_back()
     return CalibrationTable(file_sha256(onnx), observed.images, calibrator, tensors)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
 from edgeres.graph.shapes import BATCH, set_batch
+from edgeres.system.memory import give_back
 
 #: Numbers in the input batches that run at once, at most: 1 image of 3 x 224 x 224.
 _CHUNK_NUMBERS = 3 * 224 * 224
@@ -96,12 +97,14 @@ def open_session(
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise ModelError(
             f"ONNX Runtime rejects the model: {str(error).splitlines()[0]}",
             hint="Check the model with `onnx.checker` and its opset.",
         ) from error
+    give_back()
+    return session
 
 
 def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
