@@ -31,8 +31,8 @@ class BatchStatistics:
     """Of one tensor for some images.
 
     Attributes:
-        low: Smallest value; 0 where the graph says that none is negative. NaN or infinite where
-            a value is.
+        low: Smallest value; 0 where the graph says that none is negative. Infinite where a value
+            is; NaN where one is and moments are asked for.
         high: Largest value, likewise.
         mean: ``(N, C) float32`` mean of each channel of each image; C is 0 where not asked for.
         square: ``(N, C) float32`` mean square, likewise.
@@ -99,17 +99,18 @@ def add_to_graph(
             found[name], places, moments=moments, rectified=rectified
         )
     nodes = _Nodes(graph, value, shape)
-    high, means = nodes.extreme("ReduceMax"), nodes.mean()
+    high = nodes.extreme("ReduceMax")
     low = "" if rectified else nodes.extreme("ReduceMin")
-    squares = nodes.mean(squared=True) if moments else ""
+    means = [nodes.mean(), nodes.mean(squared=True)] if moments else []
     samples = nodes.sampled(size)
 
     def read(found: Arrays, places: Places) -> BatchStatistics:
-        mean = square = np.zeros((len(found[means]), 0), np.float32)
-        if squares:
-            mean, square = (_finite(found[name].reshape(-1, shape[0])) for name in (means, squares))
-        # What finds extremes may pass NaN over; a mean never does.
-        broken = math.nan if np.isnan(found[means]).any() else 0.0
+        mean = square = np.zeros((len(found[high]), 0), np.float32)
+        broken = 0.0
+        if means:
+            mean, square = (_finite(found[name].reshape(-1, shape[0])) for name in means)
+            # What finds extremes may pass NaN over; a mean never does.
+            broken = math.nan if np.isnan(mean).any() else 0.0
         return BatchStatistics(
             low=broken + (float(found[low].min()) if low else 0.0),
             high=broken + float(found[high].max()),

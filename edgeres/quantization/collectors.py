@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeres.errors import ModelError
 from edgeres.quantization.batch_statistics import BatchStatistics
 from edgeres.quantization.histogram import GrowingHistogram
 from edgeres.quantization.ranges import Summary, choose_all
 from edgeres.quantization.table import TensorStats
+
+#: Images whose samples are counted at once: each count goes through all bins.
+_TOGETHER = 4
 
 
 class TensorCollector:
@@ -37,6 +41,7 @@ class TensorCollector:
         self.low = math.inf
         self.high = -math.inf
         self._histogram = GrowingHistogram()
+        self._waiting: list[NDArray[np.float32]] = []
         self._sums = np.zeros((2, 0))
 
     def add(self, seen: BatchStatistics) -> None:
@@ -55,10 +60,19 @@ class TensorCollector:
         self.images += len(seen.samples)
         self.low, self.high = min(self.low, seen.low), max(self.high, seen.high)
         self._sums += np.stack([seen.mean, seen.square]).astype(np.float64).sum(axis=1)
-        self._histogram.add(seen.samples, max(-seen.low, seen.high))
+        self._waiting.append(seen.samples)
+        if sum(map(len, self._waiting)) >= _TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        if self._waiting:
+            samples = np.concatenate([samples.reshape(-1) for samples in self._waiting])
+            self._histogram.add(samples, max(-self.low, self.high))
+            self._waiting.clear()
 
     def summary(self) -> Summary:
         """Everything that the calibrators need."""
+        self._count()
         return Summary(
             low=self.low,
             high=self.high,

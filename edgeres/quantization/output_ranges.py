@@ -22,11 +22,11 @@ from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.ranges import PLAIN
 from edgeres.quantization.table import Calibrator, TensorStats
 
-#: Numbers of all images that are tried at first, about: 8 of 3 x 224 x 224.
-_NUMBERS = 8 * 3 * 224 * 224
+#: Numbers of all images that are tried at first, about: 6 of 3 x 224 x 224.
+_NUMBERS = 6 * 3 * 224 * 224
 _FEWEST_IMAGES, _MOST_IMAGES = 4, 64
 #: Times as many are tried where the first leave it open.
-_MORE = 3
+_MORE = 4
 #: Stands unless another is better by this many dB with this confidence, over paired images.
 _FIRST: Calibrator = "mse"
 _CLEARLY_DB = 0.2
