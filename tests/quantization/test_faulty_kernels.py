@@ -76,8 +76,18 @@ def tiny_weights(net, x):
     return net.conv("behind", net.relu("relu", x), (8, 8, 1, 1)), 8
 
 
+def clipped_integers(net, x):
+    """A Clip whose bounds are no whole number of steps, beside another reader."""
+    x = net.conv("first", x, (8, 3, 3, 3))
+    low, high = net.weight("low", np.float32(-0.09)), net.weight("high", np.float32(0.013))
+    x = net.add("Concat", "both", [net.relu("relu", x), net.add("Clip", "clip", [x, low, high])],
+                axis=1)  # fmt: skip
+    return net.conv("behind", x, (8, 16, 1, 1)), 8
+
+
 NETWORKS = [
     small_pool, group_epilogue, signed_factors, filled_pad, float_between, tiny_weights,
+    clipped_integers,
 ]  # fmt: skip
 
 
