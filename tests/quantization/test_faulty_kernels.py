@@ -79,10 +79,10 @@ def tiny_weights(net, x):
 def clipped_integers(net, x):
     """A Clip whose bounds are no whole number of steps, beside another reader."""
     x = net.conv("first", x, (8, 3, 3, 3))
-    low, high = net.weight("low", np.float32(-0.09)), net.weight("high", np.float32(0.013))
-    x = net.add("Concat", "both", [net.relu("relu", x), net.add("Clip", "clip", [x, low, high])],
-                axis=1)  # fmt: skip
-    return net.conv("behind", x, (8, 16, 1, 1)), 8
+    low, high = net.weight("low", np.float32(-0.001)), net.weight("high", np.float32(0.15))
+    clipped = net.conv("behind", net.add("Clip", "clip", [x, low, high]), (8, 8, 3, 3))
+    x = net.add("Mul", "few", [x, net.weight("factor", np.float32(1e-3))])
+    return net.add("Concat", "both", [clipped, net.add("Sigmoid", "other", [x])], axis=1), 16
 
 
 NETWORKS = [
