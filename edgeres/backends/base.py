@@ -89,6 +89,9 @@ class QdqRules:
             its scale there; a MaxPool of one pixel behind each Concat then stops it.
         factor_barrier: True where an engine takes the first factor for all channels of a Mul in
             front of a QuantizeLinear if some are not positive; such a pool then stands between.
+        clips_integers: True where an engine moves a Clip in front of the DequantizeLinear that it
+            reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
+            Min, or has no bound at the end of the integers.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
     """
@@ -113,6 +116,7 @@ class QdqRules:
     quantizes_floats: bool = False
     concat_barrier: bool = False
     factor_barrier: bool = False
+    clips_integers: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:

@@ -59,5 +59,6 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         quantizes_floats=any(each.quantizes_floats for each in rules),
         concat_barrier=any(each.concat_barrier for each in rules),
         factor_barrier=any(each.factor_barrier for each in rules),
+        clips_integers=any(each.clips_integers for each in rules),
         saturating=True,  # the file may go to a CPU that this machine knows nothing of
     )

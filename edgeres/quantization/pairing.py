@@ -6,11 +6,14 @@ these are the packings of the CPU engines, found by probing single weights:
 
 1. input channels (2i, 2i+1) at the same kernel position (an odd last channel stands alone);
 2. neighbours in the flattened (kernel row, kernel column, channel) order;
-3. with one channel, neighbours within each kernel row (AVX-512 without VNNI).
+3. with one channel, neighbours within each kernel row (AVX-512 without VNNI);
+4. neighbours within each half of a dense layer's K (OpenVINO, which cuts 257 to 511 columns in two
+   and begins to pair anew; where the first half is odd these are other pairs).
 
 With an even channel count both are the same pairs. With an odd one an engine may use either, so
 weights are made safe under both. Dense layers pair along K, which is the same rule with one kernel
-position.
+position. Where kernels for other CPUs cut is not known, so longer layers are made safe for halves,
+too.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pairs = NDArray[np.int64]
+_UNCUT = 256
+"""Columns of a dense layer that no engine cuts."""
 
 
 def pairings(columns: int, kernel: Sequence[int]) -> tuple[Pairs, ...]:
@@ -48,4 +53,8 @@ def pairings(columns: int, kernel: Sequence[int]) -> tuple[Pairs, ...]:
         rows = order.reshape(-1, kernel[-1])
         width = kernel[-1] - kernel[-1] % 2
         packings.append(rows[:, :width].reshape(-1, 2))
+    half = (columns + 1) // 2
+    if not len(kernel) and columns > _UNCUT and half % 2:
+        parts = (order[: half - 1].reshape(-1, 2), order[half : columns - (columns - half) % 2])
+        packings.append(np.concatenate([part.reshape(-1, 2) for part in parts]))
     return tuple(pairs for pairs in packings if len(pairs))

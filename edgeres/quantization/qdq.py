@@ -69,8 +69,8 @@ def insert_activations(
 
 def _insert_pair(graph: ir.Graph, value: ir.Value, chosen: QuantParams, label: str) -> ir.Value:
     """Adds one Q/DQ pair behind a tensor and gives the dequantized tensor."""
-    scale = _initializer(graph, f"{label}_scale", np.float32(chosen.scale))
-    zero = _initializer(
+    scale = add_initializer(graph, f"{label}_scale", np.float32(chosen.scale))
+    zero = add_initializer(
         graph, f"{label}_zero_point", np.dtype(chosen.dtype).type(chosen.zero_point)
     )
     quantize = _node(QUANTIZE, [value, scale, zero], label)
@@ -112,7 +112,7 @@ def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None
         graph.insert_before(layer.node, node)
         bias = node.outputs[0]
     else:
-        bias = _initializer(graph, f"{layer.name}.bias_float", item.bias.astype(np.float32))
+        bias = add_initializer(graph, f"{layer.name}.bias_float", item.bias.astype(np.float32))
     if len(layer.node.inputs) > 2:
         layer.node.replace_input_with(2, bias)
     else:
@@ -239,9 +239,9 @@ def _constant(
     axis: int,
 ) -> ir.Node:
     """An integer initializer behind a DequantizeLinear with zero point 0."""
-    stored = _initializer(graph, f"{name}_quantized", values)
-    scale = _initializer(graph, f"{name}_scale", scales)
-    zero = _initializer(graph, f"{name}_zero_point", np.zeros(scales.shape, values.dtype))
+    stored = add_initializer(graph, f"{name}_quantized", values)
+    scale = add_initializer(graph, f"{name}_scale", scales)
+    zero = add_initializer(graph, f"{name}_zero_point", np.zeros(scales.shape, values.dtype))
     node = _node(DEQUANTIZE, [stored, scale, zero], name, axis=axis if scales.ndim else None)
     node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(values.shape)
     return node
@@ -254,7 +254,10 @@ def _node(op: str, inputs: list[ir.Value], name: str, *, axis: int | None = None
     return ir.node(op, inputs, attributes, outputs=[output], name=f"{name}_{op}")
 
 
-def _initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic) -> ir.Value:
+def add_initializer(
+    graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic
+) -> ir.Value:
+    """A new constant of the graph."""
     tensor = ir.tensor(np.asarray(content), name=name)
     value = ir.Value(
         name=name,

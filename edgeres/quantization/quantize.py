@@ -19,6 +19,7 @@ from edgeres.graph.layers import Layer, load_model, value_name
 from edgeres.quantization.bias import corrected_bias, input_stats, shifted_bias
 from edgeres.quantization.empirical import anchors, measured_shifts, output_means
 from edgeres.quantization.floors import floored
+from edgeres.quantization.integer_clips import guard_clips
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import (
@@ -241,6 +242,8 @@ def _assemble(
     for layer, item in zip(placement.layers, items, strict=True):
         insert_layer(model.graph, replace(item, layer=layer), rules)
     insert_barriers(model.graph, rules)
+    if rules.clips_integers:
+        guard_clips(model.graph)
     if rules.quantizes_floats:
         guard_float_layers(model.graph)
     drop_unused(model.graph)

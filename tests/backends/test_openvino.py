@@ -141,3 +141,43 @@ def test_only_the_last_batch_sizes_stay_compiled(engine, images):
         for batch in (2, 3, 4, 5, 6, 3):
             runner.infer({"input": images[:batch]})
         assert [shapes[0][0] for shapes in runner._requests] == [4, 5, 6, 3]
+
+
+def test_a_layer_that_lost_its_name_is_known_by_its_weights(tmp_path):
+    """One channel, spread over several by a Sub: OpenVINO fuses the names into the Sub."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    nodes, constants = [], {"scale": np.float32(0.03), "zero": np.uint8(0)}
+    for tensor in ("x", "r"):
+        pair = [f"{tensor}_q", f"{tensor}_d"]
+        nodes += [
+            helper.make_node("QuantizeLinear", [tensor, "scale", "zero"], pair[:1], tensor + "_q"),
+            helper.make_node(
+                "DequantizeLinear", [pair[0], "scale", "zero"], pair[1:], tensor + "_d"
+            ),
+        ]
+    for name, source, out, width in (("one", "x_d", "o", 1), ("two", "r_d", "y", 4)):
+        constants[f"{name}.w"] = random.integers(-60, 60, (width, 7, 3, 3)).astype(np.int8)
+        constants[f"{name}.s"] = np.full(width, 0.004, np.float32)
+        constants[f"{name}.z"] = np.zeros(width, np.int8)
+        weights = [f"{name}.w", f"{name}.s", f"{name}.z"]
+        nodes += [
+            helper.make_node("DequantizeLinear", weights, [f"{name}.d"], name + "_w", axis=0),
+            helper.make_node("Conv", [source, f"{name}.d"], [out], name, pads=[1] * 4),
+        ]
+    nodes[2:2] = [nodes.pop(4), nodes.pop(4)]
+    nodes.insert(4, helper.make_node("Sub", ["x", "o"], ["s"], "sub"))
+    nodes.insert(5, helper.make_node("Relu", ["s"], ["r"], "relu"))
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 7, 8, 11])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 8, 11])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    layers = BACKEND.layers(BACKEND.build(tmp_path / "net.onnx", tmp_path / "net.xml", ONE))
+    for name in ("one", "two"):
+        assert [layer.precision for layer in layers if name in layer.nodes] == ["int8"]

@@ -76,8 +76,18 @@ def tiny_weights(net, x):
     return net.conv("behind", net.relu("relu", x), (8, 8, 1, 1)), 8
 
 
+def clipped_integers(net, x):
+    """A Clip whose bounds are no whole number of steps, beside another reader."""
+    x = net.conv("first", x, (8, 3, 3, 3))
+    low, high = net.weight("low", np.float32(-0.001)), net.weight("high", np.float32(0.15))
+    clipped = net.conv("behind", net.add("Clip", "clip", [x, low, high]), (8, 8, 3, 3))
+    x = net.add("Mul", "few", [x, net.weight("factor", np.float32(1e-3))])
+    return net.add("Concat", "both", [clipped, net.add("Sigmoid", "other", [x])], axis=1), 16
+
+
 NETWORKS = [
     small_pool, group_epilogue, signed_factors, filled_pad, float_between, tiny_weights,
+    clipped_integers,
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from edgeres.sqnr import sqnr_db
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images
 
 FAULTS = (
+    "clips_integers",
     "concat_barrier",
     "factor_barrier",
     "quantizes_floats",

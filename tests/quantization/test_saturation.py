@@ -68,6 +68,17 @@ def test_even_channels_need_one_packing_only():
     assert pairings(1, ()) == ()
 
 
+def test_a_long_dense_layer_is_safe_within_each_half_too():
+    """OpenVINO without VNNI pairs anew from column 225 of 450."""
+    whole, halves = pairings(450, ())
+    assert whole.tolist() == [[i, i + 1] for i in range(0, 450, 2)]
+    first = [[i, i + 1] for i in range(0, 224, 2)]
+    assert halves.tolist() == first + [[i, i + 1] for i in range(225, 449, 2)]
+    assert len(pairings(256, ())) == len(pairings(300, ())) == len(pairings(450, (1, 1))) == 1
+    assert [448, 447] not in pairings(449, ())[-1].tolist()
+    assert [447, 448] in pairings(449, ())[-1].tolist()
+
+
 def test_one_channel_is_safe_within_kernel_rows_too():
     by_row = pairings(9, (3, 3))[-1]
     assert by_row.tolist() == [[0, 1], [3, 4], [6, 7]]

@@ -95,6 +95,7 @@ class OpenVino(PackagedBackend):
             refuses_pad_values=True,
             concat_barrier=True,
             factor_barrier=True,
+            clips_integers=True,
             saturating=saturates(self, device),
         )
 

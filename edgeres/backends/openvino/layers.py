@@ -10,6 +10,7 @@ from edgeres.backends.openvino.ir import AUTO_NAME
 WARM_UP, RUNS = 2, 10
 _DATA = frozenset({"Input", "Output"})
 _NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
+_MULTIPLY = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The importer splits an ONNX node into an operation and its bias or scale, named after it.
 _PARTS = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract")
@@ -45,8 +46,9 @@ def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
         and not operation.get_friendly_name().startswith(AUTO_NAME)
     }
     times = _times_ms(runner)
+    weights = _layers_by_constant(model)
     primitives = [
-        (operation.get_friendly_name(), _facts(operation))
+        (operation.get_friendly_name(), _facts(operation) | _weights(operation, weights))
         for operation in runner.compiled.get_runtime_model().get_ordered_ops()
     ]
     primitives.sort(key=lambda item: int(item[1]["execOrder"]))
@@ -61,7 +63,8 @@ def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
                     for plain in map(_plain, facts["originalLayersNames"].split(","))
                     if plain in known
                 )
-            ),
+            )
+            or tuple(filter(None, [facts["layer"]])),
             time_ms=times[name],
         )
         for name, facts in primitives
@@ -91,6 +94,32 @@ def _plain(name: str) -> str:
     """A name without what was put behind it, however often and in whatever order."""
     part = next((part for part in _PARTS if name.endswith(part)), None)
     return name if part is None else _plain(name.removesuffix(part))
+
+
+def _layers_by_constant(model: Any) -> dict[str, str]:
+    """The layer that multiplies with a constant, by the constant's name; none for a shared one."""
+    found: dict[str, set[str]] = {}
+    for operation in model.get_ops():
+        if operation.get_type_name() in _MULTIPLY:
+            waiting = [operation.input_value(1).get_node()]
+            while waiting:
+                node = waiting.pop()
+                waiting.extend(value.get_node() for value in node.input_values())
+                if node.get_type_name() == "Constant":
+                    layers = found.setdefault(node.get_friendly_name(), set())
+                    layers.add(_plain(operation.get_friendly_name()))
+    return {name: layers.pop() for name, layers in found.items() if len(layers) == 1}
+
+
+def _weights(operation: Any, layers: dict[str, str]) -> dict[str, str]:
+    """The layer whose weights a primitive reads.
+
+    Optimizations may leave a convolution with no name of the ONNX file: a scale that moved behind
+    it, into an operation that was then fused, took the name along.
+    """
+    if len(values := operation.input_values()) < 2:
+        return {"layer": ""}
+    return {"layer": layers.get(values[1].get_node().get_friendly_name(), "")}
 
 
 def _facts(operation: Any) -> dict[str, str]:
