@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantization import ENGINES, open_engine
+from numpy.typing import NDArray
+from quantization import ENGINES
 from subjects import Subject, open_subject
 
 from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.settings import QuantizeSettings
@@ -46,14 +48,26 @@ def scaled(table: CalibrationTable, factor: float) -> CalibrationTable:
     return replace(table, tensors=tensors)
 
 
+def answers(engine: str, file: Path, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """``(N, K) float32`` of an ONNX file that an engine is built of."""
+    backend = get_backend(engine)
+    built = backend.build(file, file.with_suffix(backend.engine_suffix), BuildConfig(device="cpu"))
+    with backend.load(built, BuildConfig(device="cpu", threads=2)) as runner:
+        (source,), (target,) = runner.inputs, runner.outputs
+        found = [runner.infer({source.name: part})[target.name] for part in images]
+    return np.concatenate(found).astype(np.float32)
+
+
 def spread(subject: Subject) -> dict[str, Any]:
     """SQNR in dB by engine, for each factor, and what the values vary by."""
     batch = 4 if subject.large else 50
     table = calibrate(subject.fp32, subject.batches("calibration", batch), calibrator="mse")
     count = min(TEST_IMAGES, subject.count("test"))
     images = list(subject.batches("test", batch, count))
-    run = open_engine("onnxruntime", str(subject.fp32))
-    wanted = np.concatenate([run(part) for part in images])
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / "fp32.onnx"
+        copied.write_bytes(subject.fp32.read_bytes())
+        wanted = answers("onnxruntime", copied, images)
     found: dict[str, Any] = {"images": count}
     for engine in ENGINES:
         values = []
@@ -63,8 +77,7 @@ def spread(subject: Subject) -> dict[str, Any]:
                 rules = get_backend(engine).qdq_rules("cpu")
                 settings = QuantizeSettings(calibrator="mse")
                 quantize(subject.fp32, scaled(table, factor), rules, file, settings)
-                run = open_engine(engine, str(file))
-                values.append(sqnr_db(wanted, np.concatenate([run(part) for part in images])))
+                values.append(sqnr_db(wanted, answers(engine, file, images)))
         found[engine] = {
             "sqnr_db": values,
             "deviation_db": statistics.stdev(values),
