@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--subject", action="append", default=[])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    rows = {}
+    out = arguments.out
+    rows = json.loads(out.read_text())["rows"] if out is not None and out.is_file() else {}
     for name in arguments.subject or ("resnet20", "age", "gender"):
         rows[name] = spread(open_subject(name, arguments.work))
         print(name, rows[name], flush=True)
