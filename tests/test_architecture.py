@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 from types import ModuleType
@@ -74,7 +75,8 @@ def test_names_in_the_output_folder_are_written_in_one_file(drawing):
         f"{path.name}: {value}"
         for module, path in drawing.modules().items()
         for value in set(named.values()) - {run_folder.MODEL}  # a usual name in other folders
-        if f'"{value}"' in path.read_text() and module != run_folder.__name__
+        if re.search(rf"[\"'/]{re.escape(value)}[\"']", path.read_text())
+        and module != run_folder.__name__
     ]
     assert not again
 

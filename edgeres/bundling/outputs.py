@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeres.errors import ArtefactError
+from edgeres.evaluation import run_folder
 
 
 def engine_in(folder: Path, name: str) -> Path:
@@ -20,7 +21,7 @@ def engine_in(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ArtefactError(
-            f"{folder / 'report.json'}: names an engine outside of its folder.",
+            f"{folder / run_folder.REPORT}: names an engine outside of its folder.",
             hint="Run `edgeres convert` again.",
         )
     return path

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from edgeres.bundling.make import BUNDLE
+from edgeres.evaluation import run_folder
 from edgeres.report import cells
 from edgeres.report.schema import Report
 
@@ -24,7 +25,7 @@ def closing_lines(report: Report, folder: Path) -> list[str]:
         f"Engine: {folder / part.engine} ({name}, {cells.VERDICT_WORDS[part.verdict]})"
         for name, part in built.items()
     ]
-    lines.append(f"Report: {folder / 'report.json'}")
+    lines.append(f"Report: {folder / run_folder.REPORT}")
     place = shlex.quote(str(folder))
     passed = [name for name, part in built.items() if part.verdict == "pass"]
     if not passed:
