@@ -22,6 +22,7 @@ FLOORS = (
     "system",
     "graph",
     "data",
+    "calibrators",
     "exporting",
     "models",
     "backends",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgeres.calibrators import calibrator_names
 from edgeres.cli import options as o
 from edgeres.cli.convert import Output, RecipeArgument, Targets, Trust
 from edgeres.cli.screen import screen
@@ -18,6 +19,7 @@ Epochs = Annotated[
 ]
 Budgets = Annotated[str, typer.Option(help="Shares to prune to, comma-separated; 1 is unpruned.")]
 Importances = Annotated[str, typer.Option(help="Importances to try, comma-separated.")]
+_CALIBRATORS = ",".join(calibrator_names())
 Calibrators = Annotated[str, typer.Option(help="Calibrators to try, comma-separated.")]
 Precisions = Annotated[
     str | None,
@@ -35,7 +37,7 @@ def tune(
     epochs: Epochs = None,
     budgets: Budgets = "1,0.8,0.65,0.5",
     importances: Importances = "taylor_hessian,l2,bn_scale",
-    calibrators: Calibrators = "minmax,percentile,mse,output",
+    calibrators: Calibrators = _CALIBRATORS,
     precisions: Precisions = None,
     target: Targets = None,
     max_drop: o.MaxDrop = None,

@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeres.calibrators.base import ChosenRange
 from edgeres.errors import ModelError
 from edgeres.graph.layers import activations, load_model, non_negative, value_name
 from edgeres.layer_latency.shapes import ADD, RELU, LayerShape
-from edgeres.quantization.table import CalibrationTable, ChosenRange, TensorStats
+from edgeres.quantization.table import CalibrationTable, TensorStats
 from edgeres.system.files import file_sha256, write_atomic
 
 _OPSET = 20

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
+from edgeres.calibrators.base import ChosenRange
 from edgeres.graph import layers as graphs
 from edgeres.quantization.forward import (
     chunks,
@@ -26,7 +27,6 @@ from edgeres.quantization.forward import (
 )
 from edgeres.quantization.placement import place
 from edgeres.quantization.scales import activation_params
-from edgeres.quantization.table import ChosenRange
 
 #: Every tensor that some engine keeps in INT8, asymmetric as on CPUs.
 _EVERYWHERE = QdqRules(

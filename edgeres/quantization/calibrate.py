@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.calibrators import OUTPUT, calibrator_names
 from edgeres.errors import DataError, UsageError
 from edgeres.quantization.collectors import TensorCollector
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.observed import ObservedModel
 from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
-from edgeres.quantization.table import CALIBRATORS, CalibrationTable, Calibrator
+from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256
 from edgeres.system.memory import give_back
 
@@ -24,8 +25,7 @@ def calibrate(
     onnx: Path,
     batches: Iterable[NDArray[np.float32]],
     *,
-    calibrator: Calibrator = "output",
-    percentile: float = 99.999,
+    calibrator: str = OUTPUT,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
@@ -39,9 +39,7 @@ def calibrate(
     Args:
         onnx: FP32 model in normal form with a dynamic batch.
         batches: Preprocessed images, each ``(N, C, H, W) float32``.
-        calibrator: ``minmax``, ``percentile``, ``mse`` (least squared error of each tensor), or
-            ``output``: those of the three with which the network's output loses least.
-        percentile: Share of values that ``percentile`` keeps, in percent.
+        calibrator: One of :func:`~edgeres.calibrators.calibrator_names`.
         threads: Threads of the forward pass; ``None`` leaves it to ONNX Runtime.
         progress: Called with (images done, ``total``).
         total: Number of images that will come, for ``progress`` only.
@@ -51,22 +49,19 @@ def calibrate(
             another shape, or the model answers all of them alike.
         ModelError: The model cannot be quantized, or an activation is NaN or Inf.
         BackendMissingError: ONNX Runtime is not installed.
-        UsageError: An unknown calibrator, or a percentile outside (50, 100].
+        UsageError: An unknown calibrator.
     """
-    if calibrator not in CALIBRATORS:
+    if calibrator not in calibrator_names():
         raise UsageError(
-            f"there is no calibrator {calibrator!r}.", hint=f"Choose: {', '.join(CALIBRATORS)}."
+            f"there is no calibrator {calibrator!r}.",
+            hint=f"Choose: {', '.join(calibrator_names())}.",
         )
-    if not 50.0 < percentile <= 100.0:
-        raise UsageError(f"percentile must lie in (50, 100], got {percentile}.")
     observed = _observe(onnx, batches, calibrator, threads, progress, total)
     tensors = {
-        collector.name: collector.stats(
-            percentile=percentile, whole=collector.name == observed.image
-        )
+        collector.name: collector.stats(whole=collector.name == observed.image)
         for collector in observed.collectors
     }
-    if calibrator == "output":
+    if calibrator == OUTPUT:
         give_back()
         tensors = with_output_ranges(onnx, tensors, observed.shown, threads=threads)
         give_back()
@@ -86,7 +81,7 @@ class _Observed:
 def _observe(
     onnx: Path,
     batches: Iterable[NDArray[np.float32]],
-    calibrator: Calibrator,
+    calibrator: str,
     threads: int | None,
     progress: Callable[[int, int], None] | None,
     total: int,
@@ -100,7 +95,7 @@ def _observe(
         for collector in collectors:
             collector.add(seen.tensors[collector.name])
         variety.add(seen.images, seen.output)
-        if calibrator == "output":
+        if calibrator == OUTPUT:
             wanted = {model.output: seen.output, model.features: seen.features}
             shown.add(seen.images, seen.places.seeds, wanted)
         if progress is not None:

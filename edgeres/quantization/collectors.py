@@ -10,10 +10,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.calibrators import choose_all
+from edgeres.calibrators.base import Summary
 from edgeres.errors import ModelError
 from edgeres.quantization.batch_statistics import BatchStatistics
 from edgeres.quantization.histogram import GrowingHistogram
-from edgeres.quantization.ranges import Summary, choose_all
 from edgeres.quantization.table import TensorStats
 
 #: Images whose samples are counted at once: each count goes through all bins.
@@ -81,15 +82,14 @@ class TensorCollector:
             zeros=self._histogram.zeros,
         )
 
-    def stats(self, *, percentile: float, whole: bool = False) -> TensorStats:
+    def stats(self, *, whole: bool = False) -> TensorStats:
         """Statistics and the range of every calibrator.
 
         Args:
-            percentile: Share of values that the percentile calibrator keeps, in percent.
             whole: All calibrators keep the whole range. For the image: its 256 pixel values then
                 fall on 256 levels, which no narrower range can better.
         """
-        ranges = choose_all(self.summary(), percentile=percentile)
+        ranges = choose_all(self.summary())
         if whole:
             ranges = dict.fromkeys(ranges, ranges["minmax"])
         mean, square = (self._sums / self.images).astype(np.float32)

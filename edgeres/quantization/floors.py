@@ -8,7 +8,7 @@ from edgeres.backends.base import QdqRules
 from edgeres.quantization.placement import Placement
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.scales import QuantParams
-from edgeres.quantization.table import CalibrationTable, Calibrator
+from edgeres.quantization.table import CalibrationTable
 
 
 def floored(
@@ -16,7 +16,7 @@ def floored(
     params: Mapping[str, QuantParams],
     table: CalibrationTable,
     rules: QdqRules,
-    calibrator: Calibrator,
+    calibrator: str,
 ) -> Iterator[Finding]:
     """Finds tensors that lose their values because the rule set holds no scale that small.
 

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-#: Bins on each side of zero. The largest magnitude lies in the upper half of them.
-BINS = 2048
+from edgeres.calibrators.base import BINS
+
 #: Narrowest bins, so that their inverse stays a float32. Only values below 1e-33, far below any
 #: scale that is written, then lie in the lower half.
 SMALLEST_EXPONENT = -120

@@ -1,8 +1,8 @@
 """The calibrator ``output``: of several ranges, those with which the network's output loses least.
 
 The range of least squared error of a tensor is not always the best for the network: large values
-may carry the answer, and what is clipped errs in one direction where rounding averages out. So the
-plain calibrators are tried on a few images, all activations in INT8 at once, and judged by the
+may carry the answer, and what is clipped errs in one direction where rounding averages out. So
+three calibrators are tried on a few images, all activations in INT8 at once, and judged by the
 output and, since a few outputs alone judge by luck, by the features that the last layer reads.
 Errors of single images differ by more than calibrators do: only a difference that is beyond chance
 counts, and where a few images leave it open, more are tried.
@@ -18,17 +18,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.calibrators import OUTPUT
 from edgeres.quantization.activation_trial import ActivationTrial
-from edgeres.quantization.ranges import PLAIN
-from edgeres.quantization.table import Calibrator, TensorStats
+from edgeres.quantization.table import TensorStats
 
 #: Numbers of all images that are tried at first, about: 6 of 3 x 224 x 224.
 _NUMBERS = 6 * 3 * 224 * 224
 _FEWEST_IMAGES, _MOST_IMAGES = 4, 64
 #: Times as many are tried where the first leave it open.
 _MORE = 4
+#: The calibrators that are tried.
+_TRIED = ("mse", "minmax", "percentile")
 #: Stands unless another is better by this many dB with this confidence, over paired images.
-_FIRST: Calibrator = "mse"
+_FIRST = "mse"
 _CLEARLY_DB = 0.2
 _CONFIDENCE = 0.975
 
@@ -99,20 +101,20 @@ def with_output_ranges(
     """
     trial = ActivationTrial(onnx, shown.images, shown.wanted, threads=threads)
 
-    def errors(plain: Calibrator, images: slice) -> NDArray[np.float64]:
+    def errors(plain: str, images: slice) -> NDArray[np.float64]:
         return trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors}, images)
 
     first, rest = slice(0, shown.first), slice(shown.first, None)
-    found = {plain: errors(plain, first) for plain in PLAIN}
+    found = {plain: errors(plain, first) for plain in _TRIED}
     gains = {plain: _gain(found[_FIRST] - error) for plain, error in found.items()}
-    best = max(PLAIN, key=lambda plain: gains[plain].mean)
+    best = max(_TRIED, key=lambda plain: gains[plain].mean)
     gain = gains[best]
     if gain.sure < _CLEARLY_DB < gain.mean and len(shown.images) > shown.first:
         more = errors(_FIRST, rest) - errors(best, rest)
         gain = _gain(np.concatenate([found[_FIRST] - found[best], more]))
     chosen = best if gain.sure > _CLEARLY_DB else _FIRST
     return {
-        name: replace(stats, ranges={**stats.ranges, "output": stats.ranges[chosen]})
+        name: replace(stats, ranges={**stats.ranges, OUTPUT: stats.ranges[chosen]})
         for name, stats in tensors.items()
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeres.calibrators import OUTPUT
 from edgeres.recipe.compress import QuantizeBlock
 
 
@@ -23,7 +24,7 @@ class QuantizeSettings:
             rule set says that the device saturates, ``on`` always, ``off`` never.
     """
 
-    calibrator: Literal["minmax", "percentile", "mse", "output"] = "output"
+    calibrator: str = OUTPUT
     bias_correction: bool = True
     bias_method: Literal["analytic", "empirical"] = "analytic"
     saturation_safe: Literal["auto", "on", "off"] = "auto"

@@ -12,35 +12,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.calibrators import calibrator_names
+from edgeres.calibrators.base import ChosenRange
 from edgeres.errors import ArtefactError, DataError
 from edgeres.system.files import file_sha256, write_atomic
 
-Calibrator = Literal["minmax", "percentile", "mse", "output"]
-CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
-
 _FORMAT = "edgeres-calibration-table"
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class ChosenRange:
-    """The range that one calibrator chose for one tensor.
-
-    Attributes:
-        low: Lower end for asymmetric INT8, at most 0.
-        high: Upper end for asymmetric INT8, at least 0.
-        magnitude: End ``t`` of ``[-t, t]`` for symmetric INT8, which has half the levels for a
-            tensor without negative values and so may clip earlier.
-    """
-
-    low: float
-    high: float
-    magnitude: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +70,7 @@ class CalibrationTable:
 
     model_sha256: str
     samples: int
-    calibrator: Calibrator
+    calibrator: str
     tensors: Mapping[str, TensorStats]
     made_from: Mapping[str, Any] = field(default_factory=dict)
 
@@ -171,8 +154,9 @@ class CalibrationTable:
             if data.get("format") != _FORMAT or data.get("version") != _VERSION:
                 raise _bad(f"it is not version {_VERSION} of an {_FORMAT}")
             calibrator = data["calibrator"]
-            if calibrator not in CALIBRATORS:
-                raise _bad(f"calibrator {calibrator!r} is not one of {', '.join(CALIBRATORS)}")
+            if calibrator not in calibrator_names():
+                names = ", ".join(calibrator_names())
+                raise _bad(f"calibrator {calibrator!r} is not one of {names}")
             tensors = {name: _tensor(name, entry) for name, entry in data["tensors"].items()}
             return CalibrationTable(
                 str(data["model_sha256"]),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
+from edgeres.calibrators import OUTPUT, calibrator_names
 from edgeres.recipe.block import Block, OpenShare
 
 
@@ -88,6 +90,22 @@ def _named_correction(value: Any) -> Any:
     return ("analytic" if value else "off") if isinstance(value, bool) else value
 
 
+def _known_calibrator(name: str) -> str:
+    names = calibrator_names()
+    if name not in names:
+        raise PydanticCustomError(
+            "calibrator", "Input should be one of {names}", {"names": ", ".join(names)}
+        )
+    return name
+
+
+CalibratorName = Annotated[
+    str,
+    AfterValidator(_known_calibrator),
+    WithJsonSchema({"enum": list(calibrator_names()), "type": "string"}),
+]
+
+
 BiasCorrection = Annotated[
     Literal["off", "analytic", "empirical"],
     BeforeValidator(
@@ -136,7 +154,7 @@ class QuantizeBlock(Block):
     precision: Literal["int8", "fp32"] = Field(
         default="int8", description="fp32: engines of the network as it is, nothing quantized."
     )
-    calibrator: Literal["minmax", "percentile", "mse", "output"] = "output"
+    calibrator: CalibratorName = OUTPUT
     bias_correction: BiasCorrection = Field(
         default="analytic",
         description="Mend the mean error of each layer in its bias: from the calibration table "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_args
 
 from edgeres.backends import target_names
+from edgeres.calibrators import calibrator_names
 from edgeres.errors import UsageError
-from edgeres.recipe.compress import PruneBlock, QuantizeBlock
+from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import Recipe, is_onnx
 
 WHOLE = 1.0
@@ -16,10 +17,6 @@ WHOLE = 1.0
 INT8, MIXED, FP32 = "int8", "int8_mixed", "fp32"
 PRECISIONS = (INT8, MIXED, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
-_CHOICES = {
-    "importances": PruneBlock.model_fields["importance"].annotation,
-    "calibrators": QuantizeBlock.model_fields["calibrator"].annotation,
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class TuneSettings:
     trials: int = 30
     budgets: tuple[float, ...] = (1.0, 0.8, 0.65, 0.5)
     importances: tuple[str, ...] = ("taylor_hessian", "l2", "bn_scale")
-    calibrators: tuple[str, ...] = ("minmax", "percentile", "mse", "output")
+    calibrators: tuple[str, ...] = field(default_factory=calibrator_names)
     precisions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     epochs: int | None = None
@@ -56,7 +53,8 @@ class TuneSettings:
             UsageError: Naming what was expected.
         """
         known = {
-            **{name: tuple(kind.__args__) for name, kind in _CHOICES.items()},  # type: ignore[union-attr]
+            "importances": get_args(PruneBlock.model_fields["importance"].annotation),
+            "calibrators": calibrator_names(),
             "precisions": PRECISIONS,
             "targets": target_names(),
         }
@@ -71,7 +69,7 @@ class TuneSettings:
             *(
                 (field.name, bool(getattr(self, field.name)), "at least one")
                 for field in fields(self)
-                if field.name in ("budgets", *_CHOICES)
+                if field.name in ("budgets", "importances", "calibrators")
             ),
         ]
         for name, good, expected in checks:

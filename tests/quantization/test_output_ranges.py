@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from edgeres.calibrators import percentile
 from edgeres.quantization import output_ranges
 from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.calibrate import calibrate
@@ -63,9 +64,10 @@ def test_ranges_of_which_the_output_loses_least_are_taken(peaks, tmp_path):
     assert sqnr["output"] > sqnr["mse"] + 6
 
 
-def test_a_calibrator_that_ruins_the_output_is_never_taken(peaks):
+def test_a_calibrator_that_ruins_the_output_is_never_taken(peaks, monkeypatch):
     path, images = peaks
-    table = calibrate(path, [images], percentile=60.0)
+    monkeypatch.setattr(percentile, "KEPT", 60.0)
+    table = calibrate(path, [images])
     for stats in table.tensors.values():
         assert stats.ranges["output"] != stats.ranges["percentile"] or (
             stats.ranges["percentile"] == stats.ranges["minmax"]

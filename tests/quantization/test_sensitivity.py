@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeres.calibrators.base import ChosenRange
 from edgeres.errors import DataError, UsageError
 from edgeres.quantization.placement import KEPT_FLOAT
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.sensitivity import effect_of, sensitivity
 from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
-from edgeres.quantization.table import ChosenRange
 
 from .conftest import FUSING, SYMMETRIC
 

@@ -1,86 +1,20 @@
-"""How each calibrator chooses a range from the statistics of one tensor.
+"""The calibrator ``mse``: least squared error of 8-bit quantization.
 
-Every function is pure and works on the counted histogram with prefix sums, so that all thresholds
-are judged at once. A range is (low, high) for asymmetric 8 bits and a magnitude for symmetric int8.
+Prefix sums over the histogram judge all thresholds at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.quantization.histogram import BINS
-from edgeres.quantization.table import Calibrator, ChosenRange
+from edgeres.calibrators.base import BINS, ChosenRange, Summary
 
 _ASYMMETRIC_LEVELS = 255
 _SYMMETRIC_LEVELS = 127
-#: Calibrators that need the statistics of a tensor alone.
-PLAIN: tuple[Calibrator, ...] = ("minmax", "percentile", "mse")
-#: Sampled values other than zero that a choice needs; with fewer the whole range is kept.
-_ENOUGH = 100
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Everything that the calibrators know of one tensor.
-
-    Attributes:
-        low: Smallest value seen.
-        high: Largest value seen.
-        counts: Histogram as in :class:`~edgeres.quantization.histogram.GrowingHistogram`.
-        width: Width of a bin.
-        zeros: Number of exact zeros, which are not in ``counts``.
-    """
-
-    low: float
-    high: float
-    counts: NDArray[np.int64]
-    width: float
-    zeros: int
-
-
-def choose_all(summary: Summary, *, percentile: float) -> dict[str, ChosenRange]:
-    """Ranges of the plain calibrators for one tensor, keyed by calibrator name.
-
-    A sample can miss the rare values that a tensor carries its message in; where it holds next to
-    nothing but zeros, all keep the whole range.
-
-    Args:
-        summary: Statistics of the tensor.
-        percentile: Share of the values to keep, in percent, for ``percentile``.
-    """
-    full = _range(summary.low, summary.high)
-    if summary.width == 0.0 or int(summary.counts.sum()) < _ENOUGH:
-        return dict.fromkeys(PLAIN, full)
-    return {
-        "minmax": full,
-        "percentile": percentile_range(summary, percentile),
-        "mse": mse_range(summary),
-    }
-
-
-def percentile_range(summary: Summary, percentile: float) -> ChosenRange:
-    """Keeps the given share of all values other than zero, half of the rest on each side.
-
-    Zeros are exact in any range: counted, they would let a sparse tensor lose all of its values. A
-    tensor that has no values on one side gives the whole rest to the other.
-    """
-    counts = summary.counts.astype(np.float64)
-    rest = (1.0 - percentile / 100.0) * counts.sum()
-    if summary.low < 0.0 < summary.high:
-        rest /= 2.0
-    below = np.cumsum(counts)
-    above = np.cumsum(counts[::-1])[::-1]
-    low_bin = int(np.searchsorted(below, rest, side="right"))
-    high_bin = int(np.searchsorted(-above, -rest, side="left")) - 1
-    low = (low_bin - BINS) * summary.width
-    high = (high_bin + 1 - BINS) * summary.width
-    return _range(max(low, summary.low), min(high, summary.high))
-
-
-def mse_range(summary: Summary) -> ChosenRange:
+def choose(summary: Summary) -> ChosenRange:
     """Least squared error of 8-bit quantization.
 
     Inside the range a value that is not zero errs by ``scale**2 / 12`` on average (uniform rounding
@@ -93,10 +27,6 @@ def mse_range(summary: Summary) -> ChosenRange:
     return ChosenRange(
         min(max(low, summary.low), 0.0), max(min(high, summary.high), 0.0), magnitude
     )
-
-
-def _range(low: float, high: float) -> ChosenRange:
-    return ChosenRange(min(low, 0.0), max(high, 0.0), max(-low, high, 0.0))
 
 
 class _TailSums:

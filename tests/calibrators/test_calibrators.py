@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgeres.calibrators import choose_all, mse, percentile
+from edgeres.calibrators.base import Summary
 from edgeres.quantization.histogram import GrowingHistogram
-from edgeres.quantization.ranges import Summary, choose_all, mse_range, percentile_range
 from edgeres.quantization.scales import activation_params, dequantize_array, quantize_array
 
 
@@ -36,7 +37,7 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_mse_is_close_to_the_best_of_a_brute_force_search(name):
     values = SHAPES[name].astype(np.float32)
-    found = mse_range(summary(values))
+    found = mse.choose(summary(values))
     low, high = float(min(values.min(), 0)), float(max(values.max(), 0))
     shares = np.linspace(0.04, 1.0, 25)
     best = min(
@@ -54,33 +55,33 @@ def test_mse_is_close_to_the_best_of_a_brute_force_search(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_calibrator_stays_inside_what_was_seen_and_holds_zero(name):
     values = SHAPES[name].astype(np.float32)
-    for found in choose_all(summary(values), percentile=99.9).values():
+    for found in choose_all(summary(values)).values():
         assert min(values.min(), 0) <= found.low <= 0.0 <= found.high <= max(values.max(), 0)
         assert 0.0 < found.magnitude <= np.abs(values).max()
 
 
 def test_a_lone_outlier_is_clipped_by_all_but_minmax():
-    ranges = choose_all(summary(SHAPES["outlier"]), percentile=99.9)
+    ranges = choose_all(summary(SHAPES["outlier"]))
     assert ranges["minmax"].high == 60.0
-    assert ranges["percentile"].high < 15.0
+    assert percentile.choose(summary(SHAPES["outlier"]), kept=99.9).high < 15.0
     # One squared error of 45 costs more than finer steps for all the others gain.
     assert 15.0 < ranges["mse"].high < 60.0
 
 
 def test_percentile_keeps_the_share_that_was_asked_for():
     values = SHAPES["relu"].astype(np.float32)
-    for percentile in (95.0, 99.0, 99.9):
-        found = percentile_range(summary(values), percentile)
+    for kept in (95.0, 99.0, 99.9):
+        found = percentile.choose(summary(values), kept=kept)
         counted = values[values > 0]  # zeros are exact in any range
-        assert found.high == pytest.approx(np.percentile(counted, percentile), rel=0.01)
+        assert found.high == pytest.approx(np.percentile(counted, kept), rel=0.01)
     values = SHAPES["laplace"].astype(np.float32)
-    found = percentile_range(summary(values), 99.0)
+    found = percentile.choose(summary(values), kept=99.0)
     assert found.low == pytest.approx(np.percentile(values, 0.5), rel=0.02)
     assert found.high == pytest.approx(np.percentile(values, 99.5), rel=0.02)
 
 
 def test_all_zero_tensor():
-    ranges = choose_all(summary(np.zeros(9)), percentile=99)
+    ranges = choose_all(summary(np.zeros(9)))
     assert {(r.low, r.high, r.magnitude) for r in ranges.values()} == {(0.0, 0.0, 0.0)}
 
 
@@ -92,7 +93,7 @@ def test_a_sample_that_misses_the_message_gives_the_whole_range(rare):
     histogram = GrowingHistogram()
     histogram.add(values, 8.0)
     seen = Summary(0.0, 8.0, histogram.counts, histogram.width, histogram.zeros)
-    for calibrator, found in choose_all(seen, percentile=99.0).items():
+    for calibrator, found in choose_all(seen).items():
         assert (found.high, found.magnitude) == (8.0, 8.0), calibrator
 
 
@@ -100,5 +101,5 @@ def test_a_sparse_tensor_keeps_its_values():
     """One value in a hundred thousand: less than what percentile leaves out of all values."""
     values = np.zeros(20_000_000, np.float32)
     values[:200] = np.linspace(1.0, 2.0, 200)
-    for calibrator, found in choose_all(summary(values), percentile=99.9).items():
+    for calibrator, found in choose_all(summary(values)).items():
         assert found.high > 1.9, calibrator
