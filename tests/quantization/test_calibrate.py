@@ -224,7 +224,7 @@ def test_a_dead_layer_is_marked_and_a_dead_network_refused(resnet, images, tmp_p
 
 
 def test_an_unknown_calibrator_is_refused(resnet, images):
-    with pytest.raises(UsageError, match="'best'.*minmax"):
+    with pytest.raises(UsageError, match=r"'best'.*minmax"):
         calibrate(resnet, [images], calibrator="best")
 
 
