@@ -72,8 +72,8 @@ def edgeres_tool(
         from edgeres.quantization.settings import QuantizeSettings
 
         images = job.batches()
-        table = calibrate(job.subject.fp32, images, calibrator=calibrator)  # type: ignore[arg-type]
-        settings = QuantizeSettings(calibrator=calibrator, **changes)  # type: ignore[arg-type]
+        table = calibrate(job.subject.fp32, images, calibrator=calibrator)
+        settings = QuantizeSettings(calibrator=calibrator, **changes)
         files = {}
         for name in engines:
             rules = get_backend(name).qdq_rules("cpu")
