@@ -171,7 +171,7 @@ def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     from edgeres.quantization.calibrate import calibrate as calibration
     from edgeres.quantization.forward import chunks, open_session, run_session
     from edgeres.quantization.quantize import quantize as run
-    from edgeres.system.store import peak_rss_bytes
+    from edgeres.system.memory import peak_rss_bytes
 
     onnx = folder / "resnet18.onnx"
     export_onnx(build_model(plan_for("resnet18")).eval(), (3, 224, 224), onnx)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import EdgeResError
 from edgeres.system.child import run_limited
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SECONDS = 600.0
 MEMORY_BYTES = 16 << 30
-_HERE = "edgeres.evaluation.qdq_check"
 _SHOWN = 5
 _LOUD = {"wrong": "WRONG on this device", "risk": "may be wrong"}
 
@@ -48,18 +47,9 @@ def check_qdq(
     """
     from edgeres.quantization.qdq_view import Finding
 
-    told = run_limited(
-        f"{_HERE}:check_file",
-        {
-            "onnx": str(onnx),
-            "backend": backend,
-            "device": device,
-            "options": dict(options or {}),
-        },
-        seconds=SECONDS,
-        memory_bytes=MEMORY_BYTES if device == "cpu" else None,
-    )
-    return tuple(Finding(**each) for each in cast("list[dict[str, Any]]", told))
+    memory_bytes = MEMORY_BYTES if device == "cpu" else None
+    check = run_limited(check_file, seconds=SECONDS, memory_bytes=memory_bytes)
+    return tuple(Finding(**each) for each in check(onnx, backend, device, dict(options or {})))
 
 
 def findings_of(
@@ -78,7 +68,7 @@ def findings_of(
 
 
 def check_file(
-    onnx: str, backend: str, device: str, options: dict[str, str]
+    onnx: Path, backend: str, device: str, options: dict[str, str]
 ) -> list[dict[str, Any]]:
     """What the child of :func:`check_qdq` does."""
     from edgeres.backends import get_backend
@@ -86,7 +76,7 @@ def check_file(
     from edgeres.quantization.engine_check import decided_hazards
     from edgeres.quantization.lint import lint_model, load_quantized
 
-    model = load_quantized(Path(onnx))
+    model = load_quantized(onnx)
     if model is None:
         return []
     engine_maker = get_backend(backend)

@@ -24,17 +24,15 @@ def usable_threads() -> int:
 
 
 def usable_memory() -> int:
-    """Bytes of memory of the machine or of the container, whichever is less; 0 if unknown."""
-    try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        installed = 0
+    """Bytes of memory of the machine or of the container, whichever is less."""
+    import psutil
+
     limits = [
         int(text)
         for text in _cgroup_values("memory", "memory.max", "memory.limit_in_bytes")
         if text.isdigit()
     ]
-    return min([installed, *limits]) if installed else 0
+    return min([int(psutil.virtual_memory().total), *limits])
 
 
 def _cpu_quota() -> float | None:

@@ -103,8 +103,7 @@ class Environment:
         architecture: ``x86_64``, ``aarch64``, ...
         cores: Logical CPUs of the machine.
         threads: CPUs that this process may use, affinity and container limits included.
-        memory_bytes: Memory of the machine, or the container's limit if that is less; 0 where the
-            system does not tell.
+        memory_bytes: Memory of the machine, or the container's limit if that is less.
         os: Operating system and version.
         python: Version of Python.
         versions: Versions of the installed packages that can change a result.
