@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar
 
-from edgeres.backends._vendor import import_runtime
 from edgeres.backends.base import Engine, Remarks
 from edgeres.errors import BackendMissingError
+from edgeres.system.extras import import_extra
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Package:
         Raises:
             BackendMissingError: It is not installed, or its native libraries do not load.
         """
-        return import_runtime(self.name, extra=self.extra)
+        return import_extra(self.name, extra=self.extra)
 
 
 class PackagedBackend:

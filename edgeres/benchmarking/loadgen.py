@@ -8,7 +8,6 @@ single-stream scenario.
 
 from __future__ import annotations
 
-import importlib
 import queue
 import tempfile
 import threading
@@ -27,8 +26,9 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
-from edgeres.errors import BackendMissingError, StageError, UsageError
+from edgeres.errors import StageError, UsageError
 from edgeres.system.child import run_limited
+from edgeres.system.extras import import_extra
 
 _NAMES = {
     "single_stream": "SingleStream",
@@ -236,9 +236,4 @@ def _log_settings(loadgen: Any, folder: Path) -> Any:
 
 
 def _loadgen() -> Any:
-    try:
-        return importlib.import_module("mlperf_loadgen")
-    except ImportError as error:
-        raise BackendMissingError(
-            "MLPerf LoadGen is not installed.", hint="pip install mlcommons-loadgen"
-        ) from error
+    return import_extra("mlperf_loadgen", extra="loadgen")

@@ -8,7 +8,6 @@ before it counts. Workers read the engine and the images by their paths, which m
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from edgeres.evaluation.distinct import Sketches
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import BATCH
+from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 
 SHARD = 5 * BATCH
@@ -140,7 +140,7 @@ def predict_sharded(
     starts = range(0, len(dataset), shard)
     found: list[Shard] = []
     with _client(scheduler, workers) as client:
-        dask = _dask()
+        dask = import_extra("distributed", extra="cluster")
         _check_workers(client)
         futures = [
             client.submit(
@@ -304,19 +304,10 @@ def _runner(job: Job) -> Runner:
     return executable_backend(engine).load(engine, config)
 
 
-def _dask() -> Any:
-    try:
-        return importlib.import_module("distributed")
-    except ImportError as error:
-        raise BackendMissingError(
-            "dask.distributed is not installed.", hint="pip install 'edgeres[cluster]'"
-        ) from error
-
-
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     """A client of a running scheduler, or of workers that are started here and end with it."""
-    dask = _dask()
+    dask = import_extra("distributed", extra="cluster")
     if scheduler is None:
         with (
             dask.LocalCluster(

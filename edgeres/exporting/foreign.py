@@ -18,7 +18,7 @@ import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgeres.errors import EdgeResError, GateError, ModelError, StageError
+from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_line
 from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.foreign_checks import (
     Layout,
@@ -32,7 +32,7 @@ from edgeres.exporting.original import Original, before_activation, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
 from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.graph.external_data import load_self_contained
-from edgeres.graph.shapes import one_line, set_batch
+from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
 
 _LISTED = 5

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.errors import BackendMissingError, GateError, ModelError, StageError
+from edgeres.errors import GateError, ModelError, StageError, one_line
+from edgeres.system.extras import import_extra
 
 F32 = NDArray[np.float32]
 Outputs = Mapping[str, F32]
@@ -175,14 +176,7 @@ def runtime() -> Any:
     Raises:
         BackendMissingError: It is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendMissingError(
-            "The parity gate needs ONNX Runtime, which is not installed.",
-            hint="pip install 'edgeres[onnxruntime]'",
-        ) from error
-    return onnxruntime
+    return import_extra("onnxruntime", extra="onnxruntime", user="the parity gate")
 
 
 def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
@@ -199,7 +193,7 @@ def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding raises classes of its own
-        raise StageError(f"ONNX Runtime cannot load the model: {_one_line(error)}.") from error
+        raise StageError(f"ONNX Runtime cannot load the model: {one_line(error)}.") from error
 
 
 def run_session(session: Any, batch: F32, names: Sequence[str]) -> dict[str, F32]:
@@ -212,10 +206,6 @@ def run_session(session: Any, batch: F32, names: Sequence[str]) -> dict[str, F32
         values = session.run(list(names), {session.get_inputs()[0].name: batch})
     except Exception as error:  # the binding raises classes of its own
         raise StageError(
-            f"ONNX Runtime cannot run the model on a batch of {len(batch)}: {_one_line(error)}."
+            f"ONNX Runtime cannot run the model on a batch of {len(batch)}: {one_line(error)}."
         ) from error
     return dict(zip(names, values, strict=True))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".")

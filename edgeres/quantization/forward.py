@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.errors import BackendMissingError, DataError, ModelError, StageError
+from edgeres.errors import DataError, ModelError, StageError
 from edgeres.graph.shapes import BATCH, set_batch
+from edgeres.system.extras import import_extra
 from edgeres.system.memory import give_back
 
 #: Numbers in the input batches that run at once, at most: 1 image of 3 x 224 x 224.
@@ -77,13 +78,7 @@ def open_session(
         BackendMissingError: ONNX Runtime is not installed.
         ModelError: ONNX Runtime rejects the model.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendMissingError(
-            "calibration runs the FP32 model in ONNX Runtime, which is not installed.",
-            hint="pip install 'edgeres[onnxruntime]'",
-        ) from error
+    ort: Any = import_extra("onnxruntime", extra="onnxruntime", user="calibration")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0

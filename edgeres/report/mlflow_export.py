@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import BackendMissingError, StageError
+from edgeres.errors import StageError, one_line
 from edgeres.evaluation import run_folder
 from edgeres.report.page import Output
 from edgeres.report.schema import Report, TargetPart
+from edgeres.system.extras import import_extra
 
 EXPERIMENT = "edgeres"
 
@@ -37,12 +37,7 @@ def export_mlflow(
         BackendMissingError: MLflow is not installed.
         StageError: The server refused.
     """
-    try:
-        mlflow: Any = importlib.import_module("mlflow")
-    except ImportError as error:
-        raise BackendMissingError(
-            "MLflow is not installed.", hint="pip install 'edgeres[mlflow]'"
-        ) from error
+    mlflow: Any = import_extra("mlflow", extra="mlflow")
     report, name = output.report, str(output.recipe.get("name") or output.report.model.name)
     runs = {}
     try:
@@ -62,7 +57,7 @@ def export_mlflow(
             runs[target] = run
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise StageError(
-            f"{uri}: MLflow did not take the report ({' '.join(str(error).split())[:200]}).",
+            f"{uri}: MLflow did not take the report ({one_line(error)}).",
             hint="Check the address and that the server runs.",
         ) from error
     return runs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
 from edgeres.report.block_graph import residual_blocks
@@ -29,6 +29,7 @@ from edgeres.report.evidence import (
 from edgeres.report.history import Row, as_dicts, runtime_changes
 from edgeres.report.page_layers import layer_rows, standing_out
 from edgeres.report.schema import Report, TargetPart, read_report
+from edgeres.system.extras import import_extra
 from edgeres.system.publish import refuse_half_handover
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -108,14 +109,10 @@ def render(template: str, **content: Any) -> str:
     Raises:
         BackendMissingError: The template engine is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-        from markupsafe import Markup
-    except ImportError as error:
-        raise BackendMissingError(
-            "the report page needs jinja2, which is not installed.",
-            hint="pip install 'edgeres[report]'",
-        ) from error
+    import_extra("jinja2", extra="report", user="the report page")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html.j2"], default_for_string=True, default=True),

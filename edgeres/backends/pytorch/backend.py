@@ -13,10 +13,10 @@ from typing import Any
 
 from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import one_line, read_options, refuse_shapes
+from edgeres.backends._vendor import read_options, refuse_shapes
 from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 
