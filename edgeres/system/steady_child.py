@@ -31,6 +31,7 @@ from edgeres.system.progress import Advance
 
 # What holds for a program that a process executes, not for the process itself: personality(2), and
 # the limit on the stack, which moves what lies below it and is the size of every thread's.
+_WINDOWS = sys.platform == "win32"  # has neither
 _ADDR_NO_RANDOMIZE, _ASK = 0x0040000, 0xFFFFFFFF
 _FIRST = (
     "import os, sys; from ctypes import CDLL; from resource import *; "
@@ -79,7 +80,7 @@ def run_steady(
         }
         with tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
-                [sys.executable, "-c", _FIRST, _BOOTSTRAP, *paths],
+                [sys.executable, "-c", *([] if _WINDOWS else [_FIRST]), _BOOTSTRAP, *paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=printed,
@@ -115,7 +116,7 @@ def _told(
 
 def addresses_are_fixed() -> bool:
     """Whether this process runs without address randomization; containers may forbid that."""
-    ask = getattr(ctypes.CDLL(None), "personality", None)
+    ask = None if _WINDOWS else getattr(ctypes.CDLL(None), "personality", None)
     return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
 
 
