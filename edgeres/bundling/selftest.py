@@ -103,8 +103,6 @@ def answer_in_child(
     device: str,
     samples: Sequence[Path],
     preprocess: Preprocess,
-    *,
-    seconds: float | None = None,
 ) -> NDArray[np.float32]:
     """Loads an engine and lets it answer in a child process, which may crash, hang or run wild.
 
@@ -113,7 +111,6 @@ def answer_in_child(
         device: Where to run it.
         samples: Image files.
         preprocess: How an image becomes numbers.
-        seconds: Time limit, ``TRIAL_SECONDS`` where not given.
 
     Raises:
         StageError: The child crashed or hit a limit.
@@ -121,7 +118,7 @@ def answer_in_child(
     """
     answer_there = run_limited(
         answer_files,
-        seconds=TRIAL_SECONDS if seconds is None else seconds,
+        seconds=TRIAL_SECONDS,
         memory_bytes=MEMORY_BYTES if device == "cpu" else None,
     )
     return np.asarray(answer_there(engine, device, samples, preprocess), dtype=np.float32)

@@ -120,8 +120,11 @@ def preprocess_changes(given: PreprocessOptions) -> dict[str, Any]:
     size = {key: given[key] for key in ("resize", "crop")}
     values = {
         **given,
-        "mean": _numbers("--mean", given["mean"]),
-        "std": _numbers("--std", given["std"]),
+        **{
+            key: parse_numbers(f"--{key}", text)
+            for key in ("mean", "std")
+            if (text := given[key]) is not None
+        },
         **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
     return {f"preprocess.{key}": value for key, value in values.items() if value is not None}
@@ -185,9 +188,12 @@ def parse_shapes(texts: list[str] | None) -> dict[str, ShapeRange]:
     return found
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Reads numbers with commas between.
+
+    Raises:
+        UsageError: The text is something else.
+    """
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:

@@ -73,8 +73,7 @@ class Job:
 class Shard:
     """Answers to the samples from ``start`` to before ``stop``, bad images left out and named.
 
-    ``code_sha256`` is that of the worker's edgeres; one that is too old to know of it leaves it
-    out.
+    ``code_sha256`` is that of the worker's edgeres.
     """
 
     start: int
@@ -179,8 +178,7 @@ def assemble(
     ordered = sorted(parts, key=lambda part: part.start)
     end = 0
     for part in ordered:
-        # An old worker's shard has no such field: it was made by another class of that name.
-        check_code(getattr(part, "code_sha256", ""), f"the worker {part.worker}")
+        check_code(part.code_sha256, f"the worker {part.worker}")
         if part.start != end:
             kind = "missing" if part.start > end else "there twice"
             raise StageError(
@@ -220,8 +218,7 @@ def check_code(theirs: str, who: str) -> None:
     """
     if theirs != CODE_SHA256:
         raise StageError(
-            f"{who} runs another edgeres ({theirs[:12] or 'too old to say which'} against "
-            f"{CODE_SHA256[:12]} here).",
+            f"{who} runs another edgeres ({theirs[:12]} against {CODE_SHA256[:12]} here).",
             hint="Install the same edgeres for every worker and start the workers again.",
         )
 

@@ -15,7 +15,6 @@ from edgeres.exporting.parity import (
     BATCH_SIZES,
     Outputs,
     ParityReport,
-    Tolerance,
     check_parity,
     runtime,
 )
@@ -59,7 +58,6 @@ def export_onnx(
     input_name: str = "input",
     output_name: str = "logits",
     images: F32 | None = None,
-    tolerance: Tolerance | None = None,
 ) -> ExportResult:
     """Exports a network to one FP32 ONNX file in normal form (:mod:`edgeres.exporting.passes`).
 
@@ -75,7 +73,6 @@ def export_onnx(
         output_name: Name of the logits output.
         images: Real preprocessed images ``(M, C, H, W) float32`` for the parity gate; random ones
             are always used.
-        tolerance: Largest error that the parity gate allows.
 
     Raises:
         UsageError: A sample shape or opset that cannot be exported.
@@ -104,7 +101,6 @@ def export_onnx(
         sample_shape=sample_shape,
         batch_sizes=_batch_sizes(dynamic_batch),
         images=images,
-        tolerance=tolerance,
     )
     write_atomic(out, content)
     return ExportResult(

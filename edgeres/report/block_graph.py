@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _GAP = 150, 30, 20
 _COLUMN = 210
+_MOST = 24  # blocks that are drawn
 _LIMIT = 400  # nodes of a way; more is no residual block
 
 
@@ -31,13 +32,12 @@ class Block:
     svg: str
 
 
-def residual_blocks(path: Path, precisions: Mapping[str, str], *, most: int = 24) -> list[Block]:
+def residual_blocks(path: Path, precisions: Mapping[str, str]) -> list[Block]:
     """Draws the residual blocks of a Q/DQ model, in the order of the network.
 
     Args:
         path: The Q/DQ ONNX file.
         precisions: ONNX node name to the precision in which the engine runs it.
-        most: Blocks that are drawn at most.
 
     Raises:
         ModelError: The file is no ONNX model.
@@ -58,7 +58,7 @@ def residual_blocks(path: Path, precisions: Mapping[str, str], *, most: int = 24
         ways = [name for name in node.input if name not in constant]
         if node.op_type == "Add" and len(ways) == 2:
             blocks.append(_draw(node, ways, makers, constant, precisions))
-    return blocks[:most]
+    return blocks[:_MOST]
 
 
 def _draw(

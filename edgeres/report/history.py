@@ -84,9 +84,7 @@ _INTEGERS = {"run", "stable", "size_bytes"}
 _REALS = {"top1", "drop_pp", "sqnr_db", "int8_coverage", "p50_ms", "p99_ms", "speedup"}
 
 
-def append_run(
-    path: Path, report: Report, *, name: str, recipe_sha256: str = "", time: datetime | None = None
-) -> int:
+def append_run(path: Path, report: Report, *, name: str, recipe_sha256: str = "") -> int:
     """Appends a run; several processes may do so at once.
 
     Args:
@@ -94,7 +92,6 @@ def append_run(
         report: What the run found.
         name: Name of the recipe.
         recipe_sha256: Of its settings, see :func:`recipe_sha256`.
-        time: When; now where left out.
 
     Returns:
         The run's number.
@@ -103,7 +100,7 @@ def append_run(
         ArtefactError: The file is no history.
         StorageError: It cannot be written.
     """
-    moment = (time or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
     with disk_errors(path), _open(path, create=True) as database, database:
         database.execute("BEGIN IMMEDIATE")
         (last,) = database.execute("SELECT COALESCE(MAX(run), 0) FROM results").fetchone()

@@ -20,7 +20,6 @@ def export_mlflow(
     uri: str,
     *,
     files: Mapping[str, Path] | None = None,
-    experiment: str = EXPERIMENT,
 ) -> dict[str, str]:
     """Logs the targets of a report to a tracking server or a local store.
 
@@ -28,7 +27,6 @@ def export_mlflow(
         output: Output of ``convert``.
         uri: Tracking address, e.g. ``http://host:5000`` or ``sqlite:///mlflow.db``.
         files: Further files to keep with each run, such as the page.
-        experiment: Name of the experiment; made where it is not there.
 
     Returns:
         Target to the identifier of its run.
@@ -42,8 +40,8 @@ def export_mlflow(
     runs = {}
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        place = found.experiment_id if found is not None else client.create_experiment(experiment)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        place = found.experiment_id if found is not None else client.create_experiment(EXPERIMENT)
         for target, part in report.targets.items():
             run = client.create_run(place, run_name=f"{name} {target}").info.run_id
             for key, value in parameters(report, target, part).items():

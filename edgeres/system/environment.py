@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +126,7 @@ class Environment:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
-        return {
-            "cpu": self.cpu,
-            "isa": list(self.isa),
-            "architecture": self.architecture,
-            "cores": self.cores,
-            "threads": self.threads,
-            "memory_bytes": self.memory_bytes,
-            "os": self.os,
-            "python": self.python,
-            "versions": dict(self.versions),
-        }
+        return asdict(self) | {"isa": list(self.isa)}
 
 
 def describe_environment(packages: Sequence[str] = PACKAGES) -> Environment:
