@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.errors import ModelError
+from edgeres.graph.summary import read_proto
 
 if TYPE_CHECKING:
     import onnx
@@ -42,12 +42,7 @@ def residual_blocks(path: Path, precisions: Mapping[str, str]) -> list[Block]:
     Raises:
         ModelError: The file is no ONNX model.
     """
-    import onnx
-
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's errors have no common base
-        raise ModelError(f"{path}: is not an ONNX model.", hint="Convert again.") from error
+    graph = read_proto(path).graph
     makers = {name: node for node in graph.node for name in node.output}
     constant = {w.name for w in graph.initializer}
     for node in graph.node:  # folded weights come through a DequantizeLinear or a Constant

@@ -9,6 +9,8 @@ import math
 import os
 from pathlib import Path
 
+from edgeres.system.files import read_or_empty
+
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -59,7 +61,7 @@ def _cgroup_values(controller: str, unified: str, legacy: str) -> list[str]:
     mounted hierarchy is the container's own group.
     """
     values = []
-    for line in _read(_OWN_CGROUP).splitlines():
+    for line in read_or_empty(_OWN_CGROUP).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers and unified:
@@ -70,12 +72,7 @@ def _cgroup_values(controller: str, unified: str, legacy: str) -> list[str]:
             continue
         group = root / path.lstrip("/")
         above = [parent for parent in group.parents if parent.is_relative_to(root)]
-        values += [text for folder in (group, *above) if (text := _read(folder / name).strip())]
+        values += [
+            text for folder in (group, *above) if (text := read_or_empty(folder / name).strip())
+        ]
     return values
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.system.container_limits import usable_memory, usable_threads
+from edgeres.system.files import read_or_empty
 from edgeres.version import __version__
 
 PACKAGES = (
@@ -163,7 +164,7 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
-    text = _read(_CPUINFO)
+    text = read_or_empty(_CPUINFO)
     if not text:
         return None
     fields: dict[str, str] = {}
@@ -175,7 +176,11 @@ def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
         flags = set(fields["flags"].split())
         return fields.get("model name", platform.machine()), tuple(f for f in _X86 if f in flags)
     found = [_ARM[flag] for flag in fields.get("features", "").split() if flag in _ARM]
-    name = fields.get("model name") or fields.get("hardware") or _read(_DEVICE_TREE).strip("\0\n ")
+    name = (
+        fields.get("model name")
+        or fields.get("hardware")
+        or read_or_empty(_DEVICE_TREE).strip("\0\n ")
+    )
     return name or platform.machine(), tuple(dict.fromkeys(found))
 
 
@@ -221,10 +226,3 @@ def _os_name() -> str:
         pretty = ""
     kernel = f"{platform.system()} {platform.release()}"
     return f"{pretty} ({kernel})" if pretty else kernel
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

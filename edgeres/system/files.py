@@ -25,6 +25,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_or_empty(path: Path) -> str:
+    """Text of a file that not every system has; empty where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def output_file(output: Path, suffix: str, *, source: Path | None = None) -> Path:
     """Where a command writes: its ``--output``, with the kind's suffix if it is not there already.
 
