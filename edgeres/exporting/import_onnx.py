@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from edgeres.errors import UsageError
 from edgeres.exporting.foreign import normalize_file
 from edgeres.exporting.foreign_checks import Layout
-from edgeres.exporting.parity import ParityReport, Tolerance, runtime
+from edgeres.exporting.parity import ParityReport, Tolerance
 from edgeres.system.child import run_limited
+from edgeres.system.extras import import_extra
 from edgeres.system.files import disk_errors, file_sha256, sync
 
 F32 = NDArray[np.float32]
@@ -113,7 +114,9 @@ def import_onnx(
         raise UsageError(f"Expected opset {OLDEST_OPSET} or later, got {opset}.")
     if layout not in ("nchw", "nhwc"):
         raise UsageError(f"Expected layout nchw or nhwc, got '{layout}'.")
-    runtime()  # said before the work, not after it
+    import_extra(
+        "onnxruntime", extra="onnxruntime", user="the parity gate"
+    )  # said before the work, not after it
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:

@@ -16,10 +16,10 @@ from edgeres.exporting.parity import (
     Outputs,
     ParityReport,
     check_parity,
-    runtime,
 )
 from edgeres.exporting.passes import normal_form, to_bytes
 from edgeres.exporting.trace import check_request, ready, trace
+from edgeres.system.extras import import_extra
 from edgeres.system.files import write_atomic
 
 F32 = NDArray[np.float32]
@@ -83,7 +83,9 @@ def export_onnx(
         StorageError: The file cannot be written.
     """
     check_request(sample_shape, opset)
-    runtime()  # said before the work, not after it
+    import_extra(
+        "onnxruntime", extra="onnxruntime", user="the parity gate"
+    )  # said before the work, not after it
     network = ready(module)
     model = trace(
         network,

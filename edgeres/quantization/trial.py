@@ -55,7 +55,7 @@ def read_file(path: Path) -> list[int | None]:
 def run_file(path: Path) -> None:
     """What the child of :func:`try_model` does; a model with open sizes is loaded and not run."""
     from edgeres.graph.external_data import load_self_contained
-    from edgeres.quantization.forward import open_session, run_session
+    from edgeres.graph.session import open_session, run_session
 
     model = load_self_contained(path).SerializeToString()
     free, *sizes = _first_input(path) or (None, None)
