@@ -24,8 +24,8 @@ from saturation import BACKENDS, CPUS, PREPROCESS, child, pruned_reference
 from without_vnni import CannotHideError, environment
 
 from edgeres.backends import get_backend
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeBlock
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build, export
 from edgeres.system.environment import describe_environment
@@ -45,8 +45,8 @@ def edgeres(*arguments: object, cpu: str = "native") -> dict[str, Any]:
 def measure(folder: Path, samples: int) -> dict[str, Any]:
     """Everything, by backend."""
     fp32, table, block = folder / "fp32.onnx", folder / "table.json", QuantizeBlock()
-    export(pruned_reference(), fp32, image_size=(28, 28), settings=ExportBlock())
-    calibrate(fp32, table, data="fashion-mnist", samples=512, preprocess=PREPROCESS, settings=block)
+    export(pruned_reference(), fp32, image_size=(28, 28), settings=ExportSettings())
+    calibrate(fp32, table, data="fashion-mnist", samples=512, preprocess=PREPROCESS)
     results: dict[str, Any] = {}
     for name in BACKENDS:
         qdq = folder / name / "model.qdq.onnx"

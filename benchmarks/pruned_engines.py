@@ -29,8 +29,8 @@ from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.graph.summary import summarize
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeBlock
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build, export
 from edgeres.system.files import file_sha256
@@ -83,7 +83,7 @@ def engines_of(
         before = file_sha256(network) if network.exists() else None
         save_checkpoint(network, checkpoint)
         if not table.exists() or before != file_sha256(network):
-            export(network, onnx, image_size=SIZE, settings=ExportBlock())
+            export(network, onnx, image_size=SIZE, settings=ExportSettings())
             assert checkpoint.preprocess is not None
             calibrate(
                 onnx,
@@ -91,7 +91,6 @@ def engines_of(
                 data="fashion-mnist",
                 samples=CALIBRATION,
                 preprocess=checkpoint.preprocess,
-                settings=QuantizeBlock(),
             )
         macs[name] = summarize(onnx).macs
         for target in map(open_target, BACKENDS):

@@ -43,8 +43,9 @@ from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
 from edgeres.models.cost import count_macs
 from edgeres.pruning.prune import prune
 from edgeres.pruning.recalibrate import recalibrate
-from edgeres.pruning.settings import PruneSettings, finetune_settings
 from edgeres.pruning.signals import Batch
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.training import FinetuneSettings
 from edgeres.system.assets import asset_path
 from edgeres.system.environment import describe_environment
 from edgeres.training.loop import train
@@ -86,7 +87,7 @@ def pruned_by(method: str, dense: Checkpoint, ratio: float, data: list[Batch]) -
             allocation=allocation,  # type: ignore[arg-type]
             # magnitudes of different groups are not comparable as they are
             normalization="none" if kind.startswith("taylor") else "lamp",
-            steps=int(third),
+            iterative_steps=int(third),
             round_to=ROUND_TO,
         )
         narrow, plan = prune(module, dense.plan, settings, data)
@@ -149,7 +150,7 @@ def finetuned(
     """The default fine-tuning, for this many epochs."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(
-            finetune_settings(epochs=epochs), *sets, Path(folder), start=pruned, teacher=teacher
+            FinetuneSettings(epochs=epochs), *sets, Path(folder), start=pruned, teacher=teacher
         )
         return load_checkpoint(result.checkpoint)
 

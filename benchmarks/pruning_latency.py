@@ -57,7 +57,7 @@ from edgeres.pruning.confirm import Problem, Region, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.environment import describe_environment
 
 SHAPE = (3, 224, 224)
@@ -181,7 +181,7 @@ def times(
             macs = node_macs(source)
             if label.endswith("INT8"):
                 qdq = work / f"{stem}.qdq.onnx"
-                plain = QuantizeSettings(bias_correction=False)
+                plain = QuantizeSettings(bias_correction="off")
                 quantize(source, assumed_ranges(source), target.rules, qdq, plain)
                 source = qdq
             engine = target.backend.build(

@@ -39,19 +39,18 @@ from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
-from edgeres.recipe.compress import QatBlock, QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeSettings
+from edgeres.recipe.recipe import ExportSettings
+from edgeres.recipe.training import QatSettings
 from edgeres.sqnr import sqnr_db
 from edgeres.stages.int8 import calibrate
 from edgeres.stages.network import export
 from edgeres.system.assets import asset_path
 from edgeres.system.environment import describe_environment
 from edgeres.training.qat import train_quantized
-from edgeres.training.qat_settings import settings_of
 from edgeres.training.split import split_held_out
 
 PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
@@ -100,7 +99,7 @@ def rescaled(source: Path, target: Path, seed: int = 0) -> None:
 def make_cases(checkpoint: Path, folder: Path) -> Iterator[Case]:
     """Exports, calibrates and names the cases."""
     fp32, changed = folder / "fp32.onnx", folder / "rescaled.onnx"
-    export(checkpoint, fp32, image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, fp32, image_size=(28, 28), settings=ExportSettings())
     rescaled(fp32, changed)
     tables = {
         path: calibrate(
@@ -109,7 +108,6 @@ def make_cases(checkpoint: Path, folder: Path) -> Iterator[Case]:
             data="fashion-mnist",
             samples=512,
             preprocess=PREPROCESS,
-            settings=QuantizeBlock(),
         )
         for path in (fp32, changed)
     }
@@ -145,7 +143,7 @@ def images_of(data: Dataset) -> NDArray[np.float32]:
     return np.concatenate([images for images, _ in batches(data, PREPROCESS, 500)])
 
 
-def measure(case: Case, qat: QatBlock, images: int, test: int, folder: Path) -> dict[str, Any]:
+def measure(case: Case, qat: QatSettings, images: int, test: int, folder: Path) -> dict[str, Any]:
     """Quantizes, trains and quantizes again; one row."""
     full = open_dataset("fashion-mnist", split="train")
     learn, check = split_held_out(full.labels, qat.held_out, qat.seed)
@@ -172,7 +170,7 @@ def measure(case: Case, qat: QatBlock, images: int, test: int, folder: Path) -> 
         case.table,
         case.rules,
         QuantizeSettings(),
-        settings_of(qat),
+        qat,
         full.subset(chosen.tolist()),
         held_out,
         folder / case.name.replace(" ", "-"),
@@ -196,13 +194,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4000, help="training images")
     parser.add_argument("--test", type=int, default=2000, help="test images for SQNR and agreement")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=QatBlock().learning_rate)
+    parser.add_argument("--learning-rate", type=float, default=QatSettings().learning_rate)
     parser.add_argument("--only", default="", help="cases whose name has this text in it")
     checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
     parser.add_argument("--checkpoint", type=Path, default=checkpoint)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    qat = QatBlock(epochs=arguments.epochs, learning_rate=arguments.learning_rate)
+    qat = QatSettings(epochs=arguments.epochs, learning_rate=arguments.learning_rate)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             measure(case, qat, arguments.images, arguments.test, Path(folder))

@@ -69,7 +69,7 @@ def edgeres_tool(
         from edgeres.backends import get_backend
         from edgeres.quantization.calibrate import calibrate
         from edgeres.quantization.quantize import quantize
-        from edgeres.quantization.settings import QuantizeSettings
+        from edgeres.recipe.quantize import QuantizeSettings
 
         images = job.batches()
         table = calibrate(job.subject.fp32, images, calibrator=calibrator)

@@ -27,8 +27,8 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import sqnr_db
 from edgeres.system.environment import describe_environment
 

@@ -35,9 +35,8 @@ from edgeres.data.source import open_dataset
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.quantization.settings import quantize_settings
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeBlock
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import calibrate, equalize, quantize
 from edgeres.stages.network import build, export
 from edgeres.system.assets import asset_folder
@@ -96,7 +95,6 @@ def calibrated(onnx: Path) -> Path:
         data="fashion-mnist",
         samples=CALIBRATION,
         preprocess=PREPROCESS,
-        settings=QuantizeBlock(),
     )
     return table
 
@@ -104,7 +102,7 @@ def calibrated(onnx: Path) -> Path:
 def measure(checkpoint: Path, images: int, folder: Path) -> list[dict[str, Any]]:
     """Quantizes, builds and runs everything; one row a network, backend, rule and switch."""
     reference = folder / "reference.onnx"
-    export(checkpoint, reference, image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, reference, image_size=(28, 28), settings=ExportSettings())
     rows: list[dict[str, Any]] = []
     for network, onnx in (
         ("reference", reference),
@@ -193,7 +191,7 @@ def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     peak = {}
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
     for label in COSTS:
-        settings = quantize_settings(QuantizeBlock(**SWITCHES[label]))
+        settings = QuantizeBlock(**SWITCHES[label])
         started = time.monotonic()
         run(onnx, table, rules, folder / "q.onnx", settings, images=shown)
         seconds[f"quantize: {label}"] = time.monotonic() - started

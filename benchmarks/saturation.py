@@ -32,8 +32,8 @@ from edgeres.data.source import open_dataset
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import load_predictions
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeBlock
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build, export
 from edgeres.system.assets import asset_folder
@@ -75,7 +75,7 @@ def child(arguments: list[str], cpu: str) -> str:
 def measure(checkpoint: Path, images: int, folder: Path) -> list[dict[str, object]]:
     """Quantizes, builds and runs everything; one row a backend, kind of weights and CPU."""
     fp32 = folder / "fp32.onnx"
-    export(checkpoint, fp32, image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, fp32, image_size=(28, 28), settings=ExportSettings())
     table = folder / "table.json"
     calibrate(
         fp32,
@@ -83,7 +83,6 @@ def measure(checkpoint: Path, images: int, folder: Path) -> list[dict[str, objec
         data="fashion-mnist",
         samples=512,
         preprocess=PREPROCESS,
-        settings=QuantizeBlock(),
     )
     rows: list[dict[str, object]] = []
     for name in BACKENDS:

@@ -119,12 +119,12 @@ def _reference(name: str, folder: Path) -> Subject:
     from edgeres.data.sampling import take
     from edgeres.data.source import open_dataset
     from edgeres.data.types import Split
-    from edgeres.recipe.recipe import ExportBlock
+    from edgeres.recipe.recipe import ExportSettings
     from edgeres.stages.network import export
     from edgeres.system.assets import asset_folder
 
     checkpoint = asset_folder("recipes") / "checkpoints" / "fmnist_resnet20.safetensors"
-    export(checkpoint, folder / "fp32.onnx", image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, folder / "fp32.onnx", image_size=(28, 28), settings=ExportSettings())
     for which in ("calibration", "test"):
         split: Split = "calibration" if which == "calibration" else "validation"
         data = take(

@@ -31,16 +31,26 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
-    from edgeres.evaluation.gates import Limits
     from edgeres.evaluation.inspect import inspect
     from edgeres.evaluation.layerwise import compare
     from edgeres.evaluation.validate import validate
     from edgeres.pipeline.convert import convert
     from edgeres.pipeline.recipe_file import load_recipe
-    from edgeres.recipe.recipe import PreprocessBlock, Recipe
+    from edgeres.recipe.checks import Limits
+    from edgeres.recipe.preprocess import PreprocessBlock
+    from edgeres.recipe.prune import PruneSettings
+    from edgeres.recipe.quantize import MixedPrecisionSettings, QuantizeBlock, QuantizeSettings
+    from edgeres.recipe.recipe import ExportSettings, Recipe
+    from edgeres.recipe.training import (
+        FinetuneSettings,
+        QatSettings,
+        SparseSettings,
+        TrainSettings,
+    )
     from edgeres.report.schema import Report
     from edgeres.stages.int8 import calibrate, quantize, sensitivity
     from edgeres.stages.network import build, export, prune, train
+    from edgeres.tuning.settings import TuneSettings
     from edgeres.tuning.tune import tune
 
 __all__ = [
@@ -49,17 +59,27 @@ __all__ = [
     "DataError",
     "Dataset",
     "EdgeResError",
+    "ExportSettings",
+    "FinetuneSettings",
     "GateError",
     "Limits",
+    "MixedPrecisionSettings",
     "ModelError",
     "Preprocess",
     "PreprocessBlock",
+    "PruneSettings",
+    "QatSettings",
+    "QuantizeBlock",
+    "QuantizeSettings",
     "Recipe",
     "RecipeError",
     "Report",
     "Session",
+    "SparseSettings",
     "StageError",
     "StorageError",
+    "TrainSettings",
+    "TuneSettings",
     "UsageError",
     "__version__",
     "benchmark",
@@ -91,16 +111,21 @@ _HOMES = {
     "edgeres.data.preprocess": "Preprocess",
     "edgeres.data.source": "open_dataset",
     "edgeres.data.types": "Dataset",
-    "edgeres.evaluation.gates": "Limits",
     "edgeres.evaluation.inspect": "inspect",
     "edgeres.evaluation.layerwise": "compare",
     "edgeres.evaluation.validate": "validate",
     "edgeres.pipeline.convert": "convert",
     "edgeres.pipeline.recipe_file": "load_recipe",
-    "edgeres.recipe.recipe": "PreprocessBlock Recipe",
+    "edgeres.recipe.checks": "Limits",
+    "edgeres.recipe.preprocess": "PreprocessBlock",
+    "edgeres.recipe.prune": "PruneSettings",
+    "edgeres.recipe.quantize": "MixedPrecisionSettings QuantizeBlock QuantizeSettings",
+    "edgeres.recipe.recipe": "ExportSettings Recipe",
+    "edgeres.recipe.training": "FinetuneSettings QatSettings SparseSettings TrainSettings",
     "edgeres.report.schema": "Report",
     "edgeres.stages.int8": "calibrate quantize sensitivity",
     "edgeres.stages.network": "build export prune train",
+    "edgeres.tuning.settings": "TuneSettings",
     "edgeres.tuning.tune": "tune",
 }
 

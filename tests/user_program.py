@@ -20,6 +20,20 @@ def main(photo: str) -> None:
     except edgeres.BackendMissingError as error:
         sys.exit(f"{error} {error.hint}")
     print(found.verdict, times)
+    if recipe.preprocess is not None:
+        edgeres.prune(
+            "net.safetensors",
+            "small.safetensors",
+            settings=edgeres.PruneSettings(
+                macs_ratio=0.3, finetune=edgeres.FinetuneSettings(epochs=5, weight_decay=1e-4)
+            ),
+            train_data="imagefolder:photos",
+            preprocess=recipe.preprocess,
+            work="pruning",
+        )
+        pixels = recipe.preprocess.complete()
+    smaller = edgeres.QuantizeBlock(calibrator="mse", qat=edgeres.QatSettings(epochs=1))
+    print(recipe.replace(quantize=smaller, checks=recipe.checks.replace(max_drop_pp=1.0)))
     edgeres.bundle("out", "model.edgeres")
     with edgeres.Session("model.edgeres") as session:
         for answers in session.classify([photo]):

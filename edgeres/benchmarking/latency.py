@@ -73,6 +73,12 @@ class MeasureSettings:
                     f"{name}: expected a time above 0 seconds, got {getattr(self, name):g}.",
                     hint="Measure for some seconds.",
                 )
+        if self.seconds > self.max_seconds:
+            raise UsageError(
+                f"seconds: expected at most {self.max_seconds:g}, after which no round begins, got "
+                f"{self.seconds:g}.",
+                hint="Measure for less time.",
+            )
         if not 0.0 <= self.pause_seconds <= 60.0:
             raise UsageError(
                 f"pause_seconds: expected 0 to 60 seconds, got {self.pause_seconds:g}.",

@@ -78,8 +78,8 @@ def validate(
         from edgeres.data.files import skipped_note
         from edgeres.data.source import open_dataset
         from edgeres.evaluation import conformance as c
-        from edgeres.evaluation.gates import Limits
         from edgeres.evaluation.validate import validate as run
+        from edgeres.recipe.checks import Limits
         from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
 

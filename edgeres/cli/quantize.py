@@ -14,7 +14,7 @@ from edgeres.cli.stages import Onnx, RecipeOption, onnx_preprocess, stage_recipe
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.quantization.table import CalibrationTable
-    from edgeres.recipe.compress import QuantizeBlock
+    from edgeres.recipe.quantize import QuantizeBlock
 
 
 @o.takes_preprocess
@@ -53,7 +53,6 @@ def quantize(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import rules_of
         from edgeres.pipeline.networks import train_data_of
-        from edgeres.quantization.settings import quantize_settings
         from edgeres.quantization.table import CalibrationTable
         from edgeres.quantization.trial import try_model
         from edgeres.stages.int8 import equalize, qat
@@ -66,11 +65,10 @@ def quantize(
         settings = stage_recipe(
             recipe, {**changes, "data.train": train_data, "quantize.qat.epochs": qat_epochs}
         )
-        images = None
-        if settings.quantize.qat is not None:
+        images, training = None, settings.quantize.qat
+        if training is not None:
             images = train_data_of(settings, "quantization-aware training is asked for")
-            training, few = fit_qat(settings.quantize.qat, training_labels(images))
-            settings = settings.override({"quantize.qat.held_out": training.held_out})
+            training, few = fit_qat(training, training_labels(images))
             if few:
                 out.note(f"few images: {few}.")
         target = _rule_set(settings.quantize, target)
@@ -79,7 +77,7 @@ def quantize(
         try_model(onnx)
         given = CalibrationTable.load(table) if table is not None and table.is_file() else None
         table = table or output.with_suffix(".calibration.json")
-        reads_images = images is not None or quantize_settings(settings.quantize).needs_images
+        reads_images = images is not None or settings.quantize.needs_images
         # Without a word of it, images become numbers as those of the table did.
         prepared = preprocess_of(given) if given and settings.preprocess is None else None
         if prepared is None and (given is None or settings.preprocess is not None or reads_images):
@@ -98,7 +96,7 @@ def quantize(
             settings=settings.quantize,
         )
         trained = None
-        if images is not None and prepared is not None:
+        if images is not None and training is not None and prepared is not None:
             trained = output.with_suffix(".trained.safetensors")
             with out.listener() as listener:
                 qat(
@@ -107,6 +105,7 @@ def quantize(
                     trained,
                     rules=rules,
                     settings=settings.quantize,
+                    training=training,
                     train_data=images,
                     preprocess=prepared,
                     work=output.with_name(f"{output.stem}.qat"),
@@ -159,7 +158,7 @@ def _make_ready(
                 data=data,
                 samples=None,
                 preprocess=preprocess,
-                settings=settings,
+                calibrator=calibrator,
                 progress=listener.bar("calibrate"),
             )
 

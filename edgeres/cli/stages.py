@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,19 +35,20 @@ def train(
 ) -> None:
     """Train a network from scratch, or train a checkpoint on; the same command resumes."""
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.pipeline.recipe_file import load_training_recipe
         from edgeres.stages.network import train as run
         from edgeres.stages.sample_counts import fit_held_out, training_labels
-        from edgeres.training.recipe import load_training_recipe
 
         plan = load_training_recipe(recipe)
         labels = training_labels(data or plan.data)
-        count, few = fit_held_out(labels, plan.settings.held_out, given=plan.held_out_given)
+        given = "held_out" in plan.training.model_fields_set
+        count, few = fit_held_out(labels, plan.training.held_out, given=given)
         if few:
             out.note(f"few images: {few}.")
         with out.listener() as listener:
             summary = run(
                 output,
-                settings=replace(plan.settings, held_out=count),
+                settings=plan.training.replace(held_out=count),
                 data=data or plan.data,
                 preprocess=plan.preprocess,
                 start=start,
@@ -160,14 +161,14 @@ def export(
         from edgeres.graph.summary import summarize
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.pipeline.source import relatives_note
-        from edgeres.recipe.recipe import ExportBlock
+        from edgeres.recipe.recipe import ExportSettings
         from edgeres.stages.network import export as run
         from edgeres.system.files import output_file
 
         output = output_file(output, ".onnx", source=checkpoint)
         sizes = o.parse_size("--size", size)
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
-        run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
+        run(checkpoint, output, image_size=(height, width), settings=ExportSettings(opset=opset))
         found = summarize(output)
         loaded = load_checkpoint(checkpoint).plan
         if loaded.assumed:

@@ -60,16 +60,17 @@ def tune(
 
         changes: dict[str, Any] = {} if max_drop is None else {"checks.max_drop_pp": max_drop}
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
-        settings = TuneSettings(
-            trials=trials,
-            budgets=tuple(o.parse_numbers("--budgets", budgets)),
-            importances=_names(importances),
-            calibrators=_names(calibrators),
-            precisions=_names(precisions or ""),
-            targets=tuple(target or ()),
-            epochs=epochs,
-            seed=seed,
-        )
+        told: dict[str, Any] = {
+            "trials": trials,
+            "budgets": tuple(o.parse_numbers("--budgets", budgets)),
+            "importances": _names(importances),
+            "calibrators": _names(calibrators),
+            "precisions": _names(precisions or ""),
+            "targets": target or (),
+            "epochs": epochs,
+            "seed": seed,
+        }
+        settings = TuneSettings(**told)
         folder = output or Path("runs") / f"{loaded.name}-tune"
         with out.listener() as listener:
             result = run(loaded, folder, settings=settings, listener=listener)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,14 @@ MAX_SIDE = 16_384
 """Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
 
 _HINT = "See the 'preprocess' block of the recipe or --scale, --mean, --std, --resize, --crop."
+
+
+class PreprocessLike(Protocol):
+    """:class:`Preprocess`, or what a recipe says of it."""
+
+    def complete(self) -> Preprocess:
+        """All of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,10 @@ class Preprocess:
             raise _wrong("std", "numbers over 0", list(self.std))
         if not np.isfinite(self._table).all():
             raise _wrong("scale, mean and std", "finite float32 results", self.to_dict())
+
+    def complete(self) -> Preprocess:
+        """These very settings, which lack nothing."""
+        return self
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """Converts, resizes and crops.
@@ -173,15 +185,8 @@ class Preprocess:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values (pairs as lists), in the words of the recipe.
-
-        The usual interpolation is left out: results that were stored before there was a choice
-        keep their keys.
-        """
-        told = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if self.interpolation == "bilinear":
-            del told["interpolation"]
-        return told
+        """The settings as JSON values (pairs as lists), in the words of the recipe."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def to_json(self) -> str:
         """The settings as one line of JSON; :meth:`from_json` gives back an equal object."""
@@ -222,7 +227,7 @@ class Preprocess:
 
 
 def _wrong(name: str, expected: str, got: object) -> UsageError:
-    return UsageError(f"Expected {expected} as preprocess {name}, got {got!r}.", hint=_HINT)
+    return UsageError(f"Preprocess: `{name}`: expected {expected}, got {got!r}.", hint=_HINT)
 
 
 def _number(name: str, value: object) -> float:

@@ -16,6 +16,7 @@ from edgeres.evaluation.compare import Comparison
 from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
+from edgeres.recipe.checks import Limits
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.latency import Latency
@@ -27,42 +28,6 @@ Measured = TypeVar("Measured")
 _TOLD = 3
 
 SAME_FOR_ALL = "answers the same for all images, and its baseline does not"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What is allowed. ``None`` leaves a check out.
-
-    Attributes:
-        max_drop_pp: Largest drop of top-1 in percentage points.
-        confidence: One-sided confidence of the accuracy bounds.
-        min_int8_coverage: Smallest share of MACs that run in INT8, in [0, 1].
-        min_fused_adds: Smallest share of residual additions that a convolution computes, in [0, 1].
-        max_p99_ms: Largest 99th percentile of the latency in milliseconds.
-        min_speedup: Smallest FP32 p50 over INT8 p50.
-        max_size_bytes: Largest engine file.
-    """
-
-    max_drop_pp: float = 0.5
-    confidence: float = 0.95
-    min_int8_coverage: float | None = None
-    min_fused_adds: float | None = None
-    max_p99_ms: float | None = None
-    min_speedup: float | None = None
-    max_size_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ``UsageError`` for limits that make no sense."""
-        _expect("max_drop_pp", self.max_drop_pp, -100.0, 100.0)
-        _expect("confidence", self.confidence, 0.5, 0.999999)
-        for name in ("min_int8_coverage", "min_fused_adds"):
-            value = getattr(self, name)
-            if value is not None:
-                _expect(name, value, 0.0, 1.0)
-        for name in ("max_p99_ms", "min_speedup", "max_size_bytes"):
-            value = getattr(self, name)
-            if value is not None:
-                _expect(name, value, 0.0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -319,12 +284,3 @@ def _measured(limit: str, value: Measured | None) -> Measured:
             hint="Measure the latency too, or leave the limit out.",
         )
     return value
-
-
-def _expect(name: str, value: float, low: float, high: float) -> None:
-    # Written so that NaN is refused too.
-    if not low <= value <= high:
-        raise UsageError(
-            f"{name}: expected a number from {low:g} to {high:g}, got {value:g}.",
-            hint="Change the limit.",
-        )

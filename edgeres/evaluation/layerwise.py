@@ -33,7 +33,7 @@ from edgeres.quantization.segments import run_in_segments
 from edgeres.system.files import StrPath
 
 if TYPE_CHECKING:
-    from edgeres.data.preprocess import Preprocess
+    from edgeres.data.preprocess import Preprocess, PreprocessLike
     from edgeres.data.types import Dataset
 
 SAMPLES = 32
@@ -83,7 +83,7 @@ def compare(
     reference: StrPath,
     candidate: StrPath,
     dataset: Dataset,
-    preprocess: Preprocess,
+    preprocess: PreprocessLike,
     *,
     sources: Sequence[StrPath] = (),
     threads: int | None = None,
@@ -116,12 +116,13 @@ def compare(
     from edgeres.data.batches import batches
 
     reference, candidate = Path(reference), Path(candidate)
+    prepared = preprocess.complete()
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
     near = [*map(Path, sources), reference, candidate]
     first, second = (open_model(path, near, trial=trial) for path in (reference, candidate))
     choose_points(first, second)
-    images = (part for part, _ in batches(dataset, preprocess, _BATCH))
+    images = (part for part, _ in batches(dataset, prepared, _BATCH))
     with ExitStack() as stack:
         loop = _Loop(first, second, stack, threads, in_child=trial)
         done = 0
@@ -137,7 +138,7 @@ def compare(
         layers,
         loop.output(),
         suspects(layers, reference, candidate, Evidence(first, second)),
-        (*_images_note((candidate, reference), preprocess), *loop.notes()),
+        (*_images_note((candidate, reference), prepared), *loop.notes()),
     )
 
 

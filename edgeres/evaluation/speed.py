@@ -11,8 +11,8 @@ from edgeres.backends.base import Engine
 from edgeres.backends.limited import build_limited
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
-from edgeres.evaluation.gates import Limits
 from edgeres.evaluation.rebuild_config import built_like
+from edgeres.recipe.checks import Limits
 
 
 def measure_speed(

@@ -23,7 +23,6 @@ from edgeres.evaluation.explanation import Explanation
 from edgeres.evaluation.explanation import explain as find_cause
 from edgeres.evaluation.gates import (
     SAME_FOR_ALL,
-    Limits,
     Verdict,
     accuracy_check,
     coverage_check,
@@ -36,11 +35,12 @@ from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
+from edgeres.recipe.checks import Limits
 from edgeres.system.files import StrPath
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
-    from edgeres.data.preprocess import Preprocess
+    from edgeres.data.preprocess import PreprocessLike
     from edgeres.data.types import Dataset
     from edgeres.quantization.qdq_view import Finding
 
@@ -120,7 +120,7 @@ class Validation:
 def validate(
     path: StrPath,
     dataset: Dataset,
-    preprocess: Preprocess,
+    preprocess: PreprocessLike,
     *,
     baseline: StrPath | Predictions | None = None,
     limits: Limits | None = None,
@@ -176,7 +176,7 @@ def validate(
     fp32 = None if fp32 is None else Path(fp32)
     from edgeres.evaluation.speed import measure_speed  # it needs this module, too
 
-    limits = limits or Limits()
+    limits, prepared = limits or Limits(), preprocess.complete()
     engine = read_engine(path)
     if trial and answered is None:
         executable_backend(engine)
@@ -192,7 +192,7 @@ def validate(
             return predict(
                 runner,
                 dataset,
-                preprocess,
+                prepared,
                 batch_size=BATCH,
                 name=name or str(of.path),
                 model_sha256=of.source_sha256,
@@ -211,7 +211,7 @@ def validate(
             path,
             reference,
             dataset,
-            preprocess,
+            prepared,
             baseline_file=baseline if isinstance(baseline, Path) else None,
             source=source,
             threads=threads,

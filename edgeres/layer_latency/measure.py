@@ -29,7 +29,7 @@ from edgeres.layer_latency.table import (
     ShapeTimes,
 )
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.environment import describe_environment
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def time_models(
             source = model
             if place.precision == "int8":
                 source = folder / f"{name}.qdq.onnx"
-                plain = QuantizeSettings(bias_correction=False)
+                plain = QuantizeSettings(bias_correction="off")
                 ranges = assumed_ranges(model, signed_input=signed_input)
                 quantize(model, ranges, target.rules, source, plain)
             engine = target.backend.build(

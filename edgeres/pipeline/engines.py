@@ -21,8 +21,7 @@ from edgeres.pipeline.networks import Network, Networks
 from edgeres.pipeline.qat import trained_parameters
 from edgeres.pipeline.run import Run
 from edgeres.quantization.quantize import QuantizeResult
-from edgeres.quantization.settings import quantize_settings
-from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
@@ -69,7 +68,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         EdgeResError: As :func:`edgeres.stages.int8.calibrate`.
     """
     recipe, network = run.recipe, networks.quantized
-    block = recipe.quantize.only("calibrator")
+    calibrator = recipe.quantize.calibrator
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         bad = BadImages()
@@ -79,7 +78,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
             data=recipe.data.calibration,
             samples=recipe.data.calibration_samples,
             preprocess=networks.preprocess,
-            settings=block,
+            calibrator=calibrator,
             bad=bad,
             progress=progress,
         )
@@ -91,7 +90,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         settings={
             "samples": recipe.data.calibration_samples,
             "preprocess": networks.preprocess.to_dict(),
-            "quantize": block.model_dump(),
+            "calibrator": calibrator,
         },
         produce=produce,
     )
@@ -122,19 +121,13 @@ def build_target(
     target, search = with_float_layers(run, networks, table, target)
     trained = trained_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
-    # What is left out is in the inputs, or chose the rules or the stages.
-    block = run.recipe.quantize.without(
-        "precision", "equalize", "portable", "qat", "mixed_precision"
-    )
-    settings: dict[str, Any] = {"rules": target.rules.to_dict()}
+    block = run.recipe.quantize.part()
+    settings: dict[str, Any] = {"rules": target.rules.to_dict(), "quantize": block.key()}
     if trained is not None:
         inputs["trained"] = file_sha256(trained)
-    elif quantize_settings(block).needs_images:
+    elif block.needs_images:
         inputs["data"] = fingerprint
         settings["preprocess"] = networks.preprocess.to_dict()
-    if "data" not in inputs:
-        block = block.without("measured_samples")
-    settings["quantize"] = block.model_dump()
     quantized = run.stage(
         "quantize",
         inputs=inputs,
@@ -214,7 +207,7 @@ def _quantize(
     table: Path,
     folder: Path,
     target: Target,
-    block: QuantizeBlock,
+    block: QuantizeSettings,
     trained: Path | None,
 ) -> None:
     data = run.recipe.data

@@ -27,7 +27,6 @@ from edgeres.pipeline.keys import machine_key, place_key, run_key
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.quantization.sensitivity import sensitivity
-from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import Advance
@@ -35,15 +34,6 @@ from edgeres.system.store import StageResult
 
 _BATCH = 32
 _FILE = "layers.json"
-_WITHOUT_EFFECT = (
-    "precision",
-    "portable",
-    "mixed_precision",
-    "qat",
-    "equalize",
-    "measured_samples",
-)
-"""Settings that the sensitivity of a layer does not depend on: they chose rules or the model."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
         },
         settings={
             "preprocess": networks.preprocess.to_dict(),
-            "threads": run.recipe.benchmark.threads,
+            "benchmark": run.recipe.benchmark.model_dump(include={"threads"}),
             **place_key(target),
             **machine_key(run),
             **run_key(item.engine),
@@ -143,7 +133,7 @@ def _sensitivity(
 ) -> StageResult:
     """Noise in the logits of each layer alone, under the target's rules."""
     fp32 = networks.quantized
-    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
+    block = run.recipe.quantize.without_images()
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
@@ -152,7 +142,7 @@ def _sensitivity(
             CalibrationTable.load(table),
             item.target.rules,
             np.concatenate(parts),
-            settings=quantize_settings(block),
+            settings=block,
             threads=run.recipe.benchmark.threads,
             progress=progress,
         )
@@ -167,9 +157,9 @@ def _sensitivity(
         },
         settings={
             "rules": item.target.rules.to_dict(),
-            "quantize": block.model_dump(),
+            "quantize": block.key(),
             "preprocess": networks.preprocess.to_dict(),
-            "threads": run.recipe.benchmark.threads,
+            "benchmark": run.recipe.benchmark.model_dump(include={"threads"}),
             **machine_key(run),
         },
         produce=produce,

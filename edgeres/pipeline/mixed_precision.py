@@ -27,10 +27,9 @@ from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.quantization.mixed_precision import Budget, Measured, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
-from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.recipe.compress import MixedPrecisionBlock
+from edgeres.recipe.quantize import MixedPrecisionSettings
 from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
@@ -85,9 +84,10 @@ def with_float_layers(
         },
         settings={
             "rules": target.rules.to_dict(),
-            "quantize": recipe.quantize.model_dump(),
+            "quantize": recipe.quantize.part().key(),
+            "mixed_precision": block.key(),
             "min_int8_coverage": recipe.checks.min_int8_coverage,
-            "benchmark": recipe.benchmark.model_dump(),
+            "benchmark": recipe.benchmark.model_dump(include={"batch_size", "threads"}),
             "preprocess": networks.preprocess.to_dict(),
             **place_key(target),
             **build_key(target.config),
@@ -196,7 +196,7 @@ class _Workshop:
             self._target.rules,
             self._images,
             self._labels,
-            settings=quantize_settings(self._settings),
+            settings=self._settings,
             progress=self._progress,
         )
 
@@ -219,7 +219,7 @@ class _Workshop:
         return [found[str(engine.path)].latency.p50_ms for engine in engines]
 
 
-def _budget(block: MixedPrecisionBlock, reference_top1: float | None) -> Budget:
+def _budget(block: MixedPrecisionSettings, reference_top1: float | None) -> Budget:
     return Budget(
         max_drop_pp=block.max_drop_pp,
         min_agreement=block.min_agreement,

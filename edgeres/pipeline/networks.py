@@ -267,7 +267,6 @@ def _prune(
         for log in sorted(work.rglob(FINETUNE_LOG)):
             shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
 
-    by_latency = {} if bench is None else {"confirmed": 1}  # widths are measured: a revision
     result = run.stage(
         "prune",
         inputs={
@@ -275,11 +274,7 @@ def _prune(
             "train_data": training_fingerprint(train_data, run.hashes),
             **({"latency_table": file_sha256(table)} if table is not None else {}),
         },
-        settings={
-            "prune": settings.stage_settings(),
-            "preprocess": preprocess.to_dict(),
-            **by_latency,
-        },
+        settings={"prune": settings.key(), "preprocess": preprocess.to_dict()},
         produce=produce,
         label="prune and fine-tune",
     )
@@ -327,7 +322,7 @@ def _export(
         settings={
             "image_size": list(size),
             "versions": package_versions(("torch", "onnxscript")),
-            **settings.model_dump(),
+            **settings.key(),
         },
         produce=lambda folder, *_: export(
             checkpoint, folder / run_folder.MODEL, image_size=size, settings=settings, images=real()

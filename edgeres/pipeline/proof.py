@@ -16,7 +16,6 @@ from edgeres.benchmarking.stability import doubts_of_both
 from edgeres.data.types import Dataset
 from edgeres.evaluation.compare import Comparison, compare, finite_sqnr_db, top_k
 from edgeres.evaluation.gates import (
-    Limits,
     accuracy_check,
     coverage_check,
     decide,
@@ -31,7 +30,7 @@ from edgeres.pipeline.engines import BuiltTarget
 from edgeres.pipeline.layers import LayerFiles
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
-from edgeres.recipe.recipe import ChecksBlock
+from edgeres.recipe.checks import ChecksBlock
 from edgeres.report.evidence import (
     COMPARED,
     LATENCY,
@@ -226,19 +225,13 @@ def _target(
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.coverage
-    limits = Limits(
-        confidence=checks.confidence,
-        max_p99_ms=checks.max_p99_ms,
-        min_speedup=checks.min_speedup,
-        max_size_bytes=checks.max_size_bytes,
-    )
     covered = []
     if precision == "int8":
         covered.append(coverage_check(coverage, checks.min_int8_coverage))
     if checks.min_fused_adds is not None:
         covered.append(fusion_check(item.fusions, checks.min_fused_adds))
-    if limits.max_size_bytes is not None:
-        covered.append(size_check(item.size_bytes, limits.max_size_bytes))
+    if checks.max_size_bytes is not None:
+        covered.append(size_check(item.size_bytes, checks.max_size_bytes))
     part = TargetPart(
         engine=f"{name}/{item.engine.path.name}",
         size_bytes=item.size_bytes,
@@ -267,7 +260,7 @@ def _target(
     accuracy = accuracy_check(overall, checks.max_drop_pp)
     timed = _with_latency(part, *proof.times[name])
     speed = deployment_checks(
-        replace(limits, max_size_bytes=None),
+        checks.replace(max_size_bytes=None),
         latency=proof.times[name][1].latency,
         speedup=timed.speedup,
         speedup_interval=timed.speedup_interval,

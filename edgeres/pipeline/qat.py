@@ -16,15 +16,6 @@ from edgeres.system.progress import Advance
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
-_WITHOUT_EFFECT = (
-    "precision",
-    "portable",
-    "mixed_precision",
-    "equalize",
-    "measured_samples",
-    "rounding",
-)
-"""Settings that a training does not depend on: they are refused beside it, or in its inputs."""
 
 
 def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
@@ -37,9 +28,9 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         EdgeResError: As :func:`edgeres.stages.int8.qat`.
     """
     network = networks.quantized
-    if run.recipe.quantize.qat is None:
+    block, training = run.recipe.quantize.part(), run.recipe.quantize.qat
+    if training is None:
         return None
-    block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
     train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
 
     def produce(folder: Path, work: Path, progress: Advance) -> None:
@@ -49,6 +40,7 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
             folder / TRAINED,
             rules=rules,
             settings=block,
+            training=training,
             train_data=train_data,
             preprocess=networks.preprocess,
             work=work,
@@ -65,7 +57,8 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         },
         settings={
             "rules": {key: value for key, value in rules.to_dict().items() if key != "name"},
-            "quantize": block.model_dump(),
+            "quantize": block.key(),
+            "qat": training.key(),
             "preprocess": networks.preprocess.to_dict(),
         },
         produce=produce,

@@ -6,20 +6,22 @@ leave the recipe's folder unless the caller allows it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from edgeres.backends import get_backend
 from edgeres.errors import RecipeError
+from edgeres.recipe.block import Block, complaint
 from edgeres.recipe.recipe import Recipe
+from edgeres.recipe.training import TrainingRecipe
 from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.yaml_file import plain, read_yaml
 
+B = TypeVar("B", bound=Block)
 DEFAULT_RECIPE = "default.yaml"
 _PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
 _DATA_KEYS = ("calibration", "validation", "train")
@@ -44,16 +46,21 @@ def load_recipe(
     file = _find(path)
     document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
     embedded = file.parent == asset_folder("recipes")
-    recipe = _validated(document, file)
+    recipe = _checked(Recipe, document, file)
     if not (trusted or embedded):
         _refuse_outside(document, recipe, file)
     recipe = _anchored(recipe, file.parent)
-    if overrides:
-        try:
-            recipe = recipe.override(dict(overrides))
-        except ValidationError as error:
-            raise RecipeError(_say(error, None, "command line")) from error
-    return recipe
+    return recipe.override(overrides, where="command line") if overrides else recipe
+
+
+def load_training_recipe(path: Path) -> TrainingRecipe:
+    """Reads and checks what ``edgeres train`` runs.
+
+    Raises:
+        RecipeError: The file does not parse or validate; file, line and key are in the message.
+    """
+    document = read_yaml(path, what="a training recipe", error=RecipeError)
+    return _checked(TrainingRecipe, document, path)
 
 
 def _find(path: Path | str | None) -> Path:
@@ -72,33 +79,16 @@ def _find(path: Path | str | None) -> Path:
     )
 
 
-def _validated(document: CommentedMap, file: Path) -> Recipe:
+def _checked(kind: type[B], document: CommentedMap, file: Path) -> B:
     try:
-        return Recipe.model_validate(plain(document))
+        return kind.model_validate(plain(document))
     except ValidationError as error:
-        raise RecipeError(_say(error, document, str(file))) from error
+        keys, problem = complaint(error, kind)
+        raise RecipeError(f"{file}:{_line(document, keys)}: {problem}") from error
 
 
-def _say(error: ValidationError, document: CommentedMap | None, where: str) -> str:
-    # A misspelt key is also a missing one: name what is there before what is not.
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    keys = [str(key) for key in problem["loc"]]
-    line = _line(document, keys)
-    place = f"{where}:{line}" if line else where
-    dotted = ".".join(keys) or "recipe"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key `{dotted}`.{_suggestion(keys)}{more}"
-    if problem["type"] == "missing":
-        return f"{place}: the key `{dotted}` is missing.{more}"
-    got = problem.get("input")
-    return f"{place}: `{dotted}`: {problem['msg']}, got {got!r}.{more}"
-
-
-def _line(document: CommentedMap | None, keys: list[str]) -> int | None:
+def _line(document: CommentedMap, keys: list[str]) -> int:
     """Line of the deepest key that the document has; 1 for the document itself."""
-    if document is None:
-        return None
     node: Any = document
     line = 1
     for key in keys:
@@ -107,20 +97,6 @@ def _line(document: CommentedMap | None, keys: list[str]) -> int | None:
         line = int(node.lc.key(key)[0]) + 1
         node = node[key]
     return line
-
-
-def _suggestion(keys: list[str]) -> str:
-    """Closest known key in the same block, or the list of its keys."""
-    block: type[BaseModel] = Recipe
-    for key in keys[:-1]:
-        if key not in block.model_fields:
-            continue  # a key of a mapping, whose values are the block
-        annotation = block.model_fields[key].annotation
-        choices = [annotation, *getattr(annotation, "__args__", ())]
-        block = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
-    known = list(block.model_fields)
-    close = difflib.get_close_matches(keys[-1], known, n=1)
-    return f" Did you mean `{close[0]}`?" if close else f" Known keys: {', '.join(known)}."
 
 
 def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:

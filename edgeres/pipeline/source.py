@@ -20,7 +20,8 @@ from edgeres.evaluation import run_folder
 from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES, ChannelPlan
 from edgeres.models.variant import Variant
-from edgeres.recipe.recipe import ModelBlock, PreprocessBlock, is_onnx
+from edgeres.recipe.preprocess import PreprocessBlock
+from edgeres.recipe.recipe import ModelBlock, is_onnx
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.store import json_sha256
 
@@ -260,7 +261,7 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
     Raises:
         UsageError: Neither says one, or its channels do not fit the network.
     """
-    said = block.model_dump(exclude_unset=True) if block is not None else {}
+    said = block.said() if block is not None else {}
     if said or facts.preprocess is not None:
         travelled = facts.preprocess or {"channels": facts.in_channels}
         preprocess = Preprocess.from_dict({**travelled, **said})

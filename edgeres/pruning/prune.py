@@ -24,9 +24,9 @@ from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
 from edgeres.pruning.recalibrate import recalibrate
 from edgeres.pruning.scores import needs_gradients, score_channels
-from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.widths import chosen_widths, latency_problem, width_choices_of
+from edgeres.recipe.prune import PruneSettings
 
 Progress = Callable[[int, int], None]
 
@@ -164,8 +164,9 @@ def prune_module(
     share = settings.target_latency if settings.target_latency is not None else settings.macs_ratio
     budget = share * dense_cost
     confirmed: Confirmed | None = None
-    done = _Counter(progress, settings.steps * len(data), needs_gradients(settings.importance))
-    for step in range(settings.steps):
+    steps = settings.iterative_steps
+    done = _Counter(progress, steps * len(data), needs_gradients(settings.importance))
+    for step in range(steps):
         graph = ChannelGraph(narrow, shape)
         costs = MacsCost(graph.groups, layer_macs(narrow, shape))
         groups = _prunable(graph.groups, costs, settings)
@@ -177,9 +178,9 @@ def prune_module(
             normalization=settings.normalization,
         )
         # Equal factors: each round takes the same share of what is left.
-        step_budget = max(dense_cost * share ** ((step + 1) / settings.steps), budget)
+        step_budget = max(dense_cost * share ** ((step + 1) / steps), budget)
         whole.update({g.name: g.channels for g in groups if g.name not in whole})
-        last = step + 1 == settings.steps
+        last = step + 1 == steps
         cost: Cost = costs
         if by_latency and latency is not None:
             cost = LatencyCost(graph.groups, latency)
@@ -240,7 +241,7 @@ def _prunable(
 ) -> list[ChannelGroup]:
     """Groups that may be narrowed; every name in the settings must be a group's."""
     names = {group.name for group in groups}
-    for name in (*settings.exclude, *settings.widths):
+    for name in (*settings.ignored_groups, *settings.widths):
         if name not in names:
             raise UsageError(
                 f"Expected the name of a channel group, got '{name}'.",
@@ -249,7 +250,7 @@ def _prunable(
     return [
         group
         for group in groups
-        if group.name not in settings.exclude
+        if group.name not in settings.ignored_groups
         and (group.name in settings.widths or costs.share_of(group) >= _NEGLIGIBLE)
     ]
 

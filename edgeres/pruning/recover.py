@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,11 @@ from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, 
 from edgeres.models.cost import count_macs
 from edgeres.pruning.latency_cost import predicted_ms
 from edgeres.pruning.prune import prune_planned
-from edgeres.pruning.settings import PruneSettings
 from edgeres.pruning.signals import Batch
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.training import FinetuneSettings, Training
 from edgeres.training.epoch import steps_an_epoch
 from edgeres.training.loop import train
-from edgeres.training.settings import TrainSettings
 
 Progress = Callable[[int, int], None]
 
@@ -52,9 +52,9 @@ def prune_and_finetune(
 ) -> Checkpoint:
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
 
-    With ``settings.epochs_between`` each of the ``settings.steps`` rounds is followed by training;
-    otherwise the rounds follow one another and one training closes them. ``settings.sparse`` trains
-    the dense network first, so that channels of little use show.
+    With ``settings.epochs_between`` each of the ``settings.iterative_steps`` rounds is followed by
+    training; otherwise the rounds follow one another and one training closes them.
+    ``settings.sparse`` trains the dense network first, so that channels of little use show.
 
     Args:
         checkpoint: The dense network; it must know its preprocessing.
@@ -123,7 +123,7 @@ def prune_and_finetune(
                 held_out,
                 folder,
                 start=current,
-                teacher=dense if training.distill_weight > 0 else None,
+                teacher=dense if training.distill else None,
                 progress=advance,
             )
             current = load_checkpoint(result.checkpoint)
@@ -145,15 +145,15 @@ def prune_and_finetune(
     return replace(described, metadata={**described.metadata, **notes})
 
 
-def _trainings(settings: PruneSettings) -> list[TrainSettings | None]:
+def _trainings(settings: PruneSettings) -> list[FinetuneSettings | None]:
     """The training after each round of pruning; one round where nothing comes between."""
     if settings.epochs_between == 0 or settings.finetune is None:
         return [settings.finetune]
-    between = replace(settings.finetune, epochs=settings.epochs_between)
-    return [*[between] * (settings.steps - 1), settings.finetune]
+    between = settings.finetune.replace(epochs=settings.epochs_between)
+    return [*[between] * (settings.iterative_steps - 1), settings.finetune]
 
 
-def _steps(training: TrainSettings | None, train_set: Dataset) -> int:
+def _steps(training: Training | None, train_set: Dataset) -> int:
     return 0 if training is None else training.epochs * steps_an_epoch(len(train_set), training)
 
 
@@ -185,14 +185,14 @@ def _pruned_start(
     """
     module = load_module(current)
     if settings.allocation == "latency":
-        settings = replace(settings, target_latency=share)  # of the dense network, always
+        settings = settings.replace(target_latency=share)  # of the dense network, always
     elif settings.allocation != "per_layer":
         share = share * whole_macs / count_macs(module, _shape(data))
         if share >= 1:  # the round before reached it already
             return current
-        settings = replace(settings, macs_ratio=share)
+        settings = settings.replace(macs_ratio=share)
     if settings.epochs_between > 0:
-        settings = replace(settings, steps=1, epochs_between=0)
+        settings = settings.replace(iterative_steps=1, epochs_between=0)
     path = folder / PRUNED_NAME
     identity = _identity(current, settings, data, latency)
     if path.exists():
@@ -226,11 +226,9 @@ def _identity(
     latency: LatencyModel | None,
 ) -> str:
     """SHA-256 of everything that decides the pruned network."""
-    elsewhere = ("finetune", "epochs_between", "sparse")
-    told = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
-    if latency is None:
-        del told["target_latency"]
-    else:
+    elsewhere = {"finetune", "epochs_between", "sparse"}
+    told = {key: value for key, value in settings.key().items() if key not in elsewhere}
+    if latency is not None:
         told["latency_table"] = latency.table.to_json()
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(current.plan.to_json().encode())
@@ -251,9 +249,6 @@ def _shape(data: list[Batch]) -> tuple[int, int, int]:
 def _described(
     pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, ratio: float
 ) -> Checkpoint:
-    told = asdict(settings)
-    for name, training in (("finetune", settings.finetune), ("sparse", settings.sparse)):
-        told[name] = None if training is None else training.to_mapping()
     notes = {k: v for k, v in pruned.metadata.items() if k != "pruned_from"}
     return replace(
         pruned,
@@ -261,6 +256,6 @@ def _described(
         metadata={
             **notes,
             "macs_ratio": f"{ratio:.6f}",
-            "pruning": json.dumps(told, sort_keys=True),
+            "pruning": settings.model_dump_json(),
         },
     )

@@ -12,8 +12,8 @@ from torch import nn
 from edgeres.errors import ModelError
 from edgeres.pruning import importance
 from edgeres.pruning.groups import ChannelGroup
-from edgeres.pruning.settings import Importance, Normalization
 from edgeres.pruning.signals import Batch, effective_filters, gate_derivatives, norm_scales
+from edgeres.recipe.prune import Importance, Normalization
 
 _OF_FILTERS = {"l1": importance.l1, "l2": importance.l2, "fpgm": importance.fpgm}
 _OF_GATES = {"taylor": importance.taylor, "taylor_hessian": importance.taylor_hessian}

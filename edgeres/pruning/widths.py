@@ -21,7 +21,7 @@ from edgeres.pruning.budget import Cost, MacsCost, Widths
 from edgeres.pruning.confirm import Problem, Region
 from edgeres.pruning.groups import ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost
-from edgeres.pruning.settings import PruneSettings
+from edgeres.recipe.prune import PruneSettings
 
 
 def chosen_widths(

@@ -34,10 +34,10 @@ from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import write_atomic
 
@@ -159,7 +159,7 @@ def quantize(
                 centred=[_corrects(item.layer, table, settings) for item in items],
                 saturating=prepared.saturating,
             )
-        if settings.bias_correction and settings.bias_method == "empirical":
+        if settings.bias_correction == "empirical":
             items = _measured(onnx, items, params, rules, shown)
     qdq = _assemble(prepared.model, items, params, rules)
     write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
@@ -361,7 +361,7 @@ def _quantized(
 def _corrects(layer: Layer, table: CalibrationTable, settings: QuantizeSettings) -> bool:
     """Whether the layer's bias takes up the mean error of its weights."""
     known = input_stats(layer, table).channel_mean.size > 0
-    return settings.bias_correction and known and layer.takes_bias
+    return settings.bias_correction != "off" and known and layer.takes_bias
 
 
 def _bias(

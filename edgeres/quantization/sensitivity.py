@@ -26,9 +26,9 @@ from edgeres.graph.summary import node_macs, summarize
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.placement import place
 from edgeres.quantization.quantize import prepare
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.variants import Choices, Variants
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
 
 #: Bytes of what goes over the cuts, of both networks, that are kept at once.
@@ -125,7 +125,7 @@ def sensitivity(
             f"{0 if labels is None else len(labels)} labels.",
             hint="Give some hundred images.",
         )
-    settings = replace(settings or QuantizeSettings(), rounding="nearest", bias_method="analytic")
+    settings = (settings or QuantizeSettings()).without_images()
     prepared = prepare(onnx, table, rules, settings)
     graph = prepared.model.graph
     names = prepared.placement.quantized_nodes

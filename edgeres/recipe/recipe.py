@@ -7,19 +7,24 @@ key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from edgeres.backends import target_names
-from edgeres.recipe.block import Block, OpenShare
-from edgeres.recipe.compress import PruneBlock, QuantizeBlock
+from edgeres.errors import RecipeError
+from edgeres.recipe.block import Block, Many, OpenShare, complaint
+from edgeres.recipe.checks import ChecksBlock
+from edgeres.recipe.preprocess import PreprocessBlock
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.quantize import QuantizeBlock
 
 if TYPE_CHECKING:
     from edgeres.backends.base import BuildConfig
 
-Size = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Axes = Many[Annotated[int, Field(ge=1)]]
 
 
 class ModelBlock(Block):
@@ -38,20 +43,6 @@ class ModelBlock(Block):
     )
 
 
-class PreprocessBlock(Block):
-    """Decode, resize, crop, channel order, then ``(x * scale - mean) / std``, x in 0..255."""
-
-    scale: float = Field(default=1 / 255, gt=0.0)
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0.0)], ...] = (1.0,)
-    resize: Size | None = None
-    crop: Size | None = None
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    channels: Literal[1, 3] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-
-
 class DataBlock(Block):
     """Where calibration, validation and training images come from."""
 
@@ -62,31 +53,11 @@ class DataBlock(Block):
     validation_samples: int | None = Field(default=None, ge=1)
 
 
-class ExportBlock(Block):
+class ExportSettings(Block):
     """Torch to ONNX."""
 
     opset: int = Field(default=20, ge=18, le=24)
     dynamic_batch: bool = True
-
-
-class ChecksBlock(Block):
-    """The gates. A run whose verdict is not ``pass`` ends with exit code 1."""
-
-    max_drop_pp: float = Field(default=0.5, ge=0.0, le=100.0)
-    confidence: OpenShare = 0.95
-    min_int8_coverage: float = Field(default=0.9, ge=0.0, le=1.0)
-    min_fused_adds: float | None = Field(
-        default=None,
-        ge=0.0,
-        le=1.0,
-        description="Share of residual additions that must run inside a convolution.",
-    )
-    max_p99_ms: float | None = Field(default=None, gt=0.0)
-    min_speedup: float | None = Field(default=None, gt=0.0, description="FP32 p50 over INT8 p50.")
-    max_size_bytes: int | None = Field(default=None, gt=0)
-    untrained: bool = Field(
-        default=False, description="Let an FP32 network pass that answers at random."
-    )
 
 
 class BenchmarkBlock(Block):
@@ -94,7 +65,7 @@ class BenchmarkBlock(Block):
 
     batch_size: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
-    seconds: float = Field(default=4.0, gt=0.0, le=3600.0)
+    seconds: float = Field(default=4.0, gt=0.0, le=120.0, description="For each engine.")
 
 
 class ReportBlock(Block):
@@ -110,9 +81,18 @@ class ReportBlock(Block):
 class ShapesBlock(Block):
     """Shape range of one input, the batch first, for engines that are made for a range."""
 
-    min: tuple[Annotated[int, Field(ge=1)], ...]
-    opt: tuple[Annotated[int, Field(ge=1)], ...]
-    max: tuple[Annotated[int, Field(ge=1)], ...]
+    min: Axes
+    opt: Axes
+    max: Axes
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> ShapesBlock:
+        if len({len(self.min), len(self.opt), len(self.max)}) > 1 or not all(
+            low <= usual <= high
+            for low, usual, high in zip(self.min, self.opt, self.max, strict=True)
+        ):
+            raise ValueError("`min`, `opt` and `max` expect one length and rising numbers")
+        return self
 
 
 OptionValue = bool | int | float | str
@@ -121,7 +101,7 @@ OptionValue = bool | int | float | str
 class BuildBlock(Block):
     """How one target's engine is built and run; the target knows which options there are."""
 
-    options: dict[str, OptionValue | tuple[OptionValue, ...]] = Field(
+    options: dict[str, OptionValue | Many[OptionValue]] = Field(
         default={}, description="The target's own options; see its page in docs/."
     )
     shapes: dict[str, ShapesBlock] = Field(
@@ -149,10 +129,10 @@ class Recipe(Block):
     model: ModelBlock
     preprocess: PreprocessBlock | None = None
     data: DataBlock = DataBlock()
-    prune: PruneBlock | None = None
+    prune: PruneSettings | None = None
     quantize: QuantizeBlock = QuantizeBlock()
-    export: ExportBlock = ExportBlock()
-    targets: tuple[str, ...] = Field(min_length=1)
+    export: ExportSettings = ExportSettings()
+    targets: Many[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     build: dict[str, BuildBlock] = Field(
         default={}, description="Options and shapes of a target's engines, by target."
     )
@@ -165,19 +145,40 @@ class Recipe(Block):
         known = (*target_names(), "all")
         for target in self.targets:
             if target not in known:
-                raise ValueError(f"no target {target!r}; choose of: {', '.join(known)}")
+                raise ValueError(f"`targets`: no target {target!r}; choose of: {', '.join(known)}")
         if len(set(self.targets)) != len(self.targets):
-            raise ValueError("each target may be named once")
+            raise ValueError("`targets`: each may be named once")
         for target in self.build:
             if target not in known[:-1]:
-                raise ValueError(f"build: no target {target!r}; choose of: {', '.join(known[:-1])}")
+                raise ValueError(
+                    f"`build`: no target {target!r}; choose of: {', '.join(known[:-1])}"
+                )
+        wanted = None if self.prune is None else self.prune.latency_on
+        if wanted is not None and wanted not in known[:-1]:
+            raise ValueError(
+                f"`prune.latency_on`: no target {wanted!r}; choose of: {', '.join(known[:-1])}"
+            )
         return self
 
-    def override(self, changes: dict[str, Any]) -> Recipe:
+    @model_validator(mode="after")
+    def _a_batch_fits_the_network(self) -> Recipe:
+        exported = not is_onnx(self.model.source)
+        if exported and self.benchmark.batch_size > 1 and not self.export.dynamic_batch:
+            raise ValueError(
+                f"`benchmark.batch_size` of {self.benchmark.batch_size} needs "
+                "`export: {dynamic_batch: true}`"
+            )
+        return self
+
+    def override(self, changes: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         """Returns a copy with dotted keys replaced, e.g. ``{"checks.max_drop_pp": 1.0}``.
 
+        Args:
+            changes: New values by dotted key.
+            where: Who says so, for the message.
+
         Raises:
-            pydantic.ValidationError: The result is not a valid recipe.
+            RecipeError: The result is not a valid recipe.
         """
         data = self.model_dump(exclude_unset=True)  # what is left out stays left out
         for dotted, value in changes.items():
@@ -188,7 +189,10 @@ class Recipe(Block):
                     target[key] = {}
                 target = target[key]
             target[last] = value
-        return Recipe.model_validate(data)
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            raise RecipeError(f"{where}: {complaint(error, Recipe)[1]}") from error
 
 
 def _as_text(value: OptionValue | tuple[OptionValue, ...]) -> str:

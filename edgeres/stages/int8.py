@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.bad_images import BadImages
-from edgeres.data.preprocess import Preprocess
+from edgeres.data.preprocess import Preprocess, PreprocessLike
 from edgeres.data.sampling import take, take_held_out
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
-from edgeres.quantization.settings import quantize_settings
-from edgeres.recipe.compress import QatBlock, QuantizeBlock
+from edgeres.recipe.quantize import Calibrator, QuantizeBlock, QuantizeSettings
+from edgeres.recipe.training import QatSettings
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import Advance
-from edgeres.training.qat_settings import settings_of
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
@@ -40,8 +39,8 @@ def calibrate(
     *,
     data: str,
     samples: int | None,
-    preprocess: Preprocess,
-    settings: QuantizeBlock,
+    preprocess: PreprocessLike,
+    calibrator: Calibrator = "output",
     threads: int | None = None,
     bad: BadImages | None = None,
     progress: Advance | None = None,
@@ -54,7 +53,7 @@ def calibrate(
         data: Calibration images, as after ``--data``.
         samples: How many of them; ``None`` takes all.
         preprocess: How an image becomes numbers.
-        settings: The recipe's ``quantize:`` block.
+        calibrator: Whose ranges the table has besides those that are always there.
         threads: CPU threads of the forward pass.
         bad: Collects images that cannot be decoded; without it the first one is an error.
         progress: Called with (images done, images in all).
@@ -62,6 +61,7 @@ def calibrate(
     Raises:
         EdgeResError: See :func:`edgeres.quantization.calibrate.calibrate`.
     """
+    prepared = preprocess.complete()
     onnx = Path(onnx)
     output = Path(output)
     from edgeres.quantization.calibrate import calibrate as run
@@ -70,13 +70,13 @@ def calibrate(
     dataset = take(open_dataset(data, split="calibration"), samples)
     table = run(
         onnx,
-        _images(dataset, preprocess, bad),
-        calibrator=settings.calibrator,
+        _images(dataset, prepared, bad),
+        calibrator=calibrator,
         threads=threads,
         progress=progress,
         total=len(dataset),
     )
-    table = replace(table, made_from=origin_of(dataset, preprocess))
+    table = replace(table, made_from=origin_of(dataset, prepared))
     table.save(output)
     return table
 
@@ -102,9 +102,10 @@ def qat(
     output: Path,
     *,
     rules: QdqRules,
-    settings: QuantizeBlock,
+    settings: QuantizeSettings,
+    training: QatSettings,
     train_data: str,
-    preprocess: Preprocess,
+    preprocess: PreprocessLike,
     work: Path,
     progress: Advance | None = None,
 ) -> QatResult:
@@ -116,7 +117,8 @@ def qat(
         output: Where weights and scales (``.safetensors``) go; the numbers of the training go to
             the same name with ``.json``.
         rules: Of the backend and device that will run it.
-        settings: The recipe's ``quantize:`` block, with a ``qat:`` block in it.
+        settings: How the start is quantized.
+        training: The recipe's ``quantize.qat:`` block.
         train_data: Training images, as after ``--data``.
         preprocess: How an image becomes numbers.
         work: Folder of the resumable training state and the log.
@@ -125,23 +127,23 @@ def qat(
     Raises:
         EdgeResError: See :func:`edgeres.training.qat.train_quantized`.
     """
+    prepared = preprocess.complete()
     from edgeres.quantization.table import CalibrationTable
     from edgeres.training.qat import train_quantized
     from edgeres.training.split import split_held_out
 
-    training = settings_of(settings.qat or QatBlock())
     full = open_dataset(train_data, split="train")
     learn, check = split_held_out(full.labels, training.held_out, training.seed)
     result = train_quantized(
         onnx,
         CalibrationTable.load(table),
         rules,
-        quantize_settings(settings),
+        settings,
         training,
         full.subset(learn.tolist()),
         full.subset(check.tolist()),
         work,
-        preprocess=preprocess,
+        preprocess=prepared,
         progress=progress,
     )
     result.trained.save(output)
@@ -155,10 +157,10 @@ def quantize(
     output: StrPath,
     *,
     rules: QdqRules,
-    settings: QuantizeBlock,
+    settings: QuantizeSettings,
     data: str | None = None,
     samples: int | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: PreprocessLike | None = None,
     trained: StrPath | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
@@ -181,6 +183,7 @@ def quantize(
         UsageError: ``settings`` measure on images and there are none.
         EdgeResError: See :func:`edgeres.quantization.quantize.quantize`.
     """
+    prepared = None if preprocess is None else preprocess.complete()
     onnx = Path(onnx)
     table = Path(table)
     output = Path(output)
@@ -189,16 +192,15 @@ def quantize(
     from edgeres.quantization.table import CalibrationTable
     from edgeres.quantization.trained import TrainedParameters
 
-    wanted = quantize_settings(settings)
     images = None
-    if trained is None and wanted.needs_images and data is not None and preprocess is not None:
+    if trained is None and settings.needs_images and data is not None and prepared is not None:
         full = take(open_dataset(data, split="calibration"), samples)
         few = take(full, min(settings.measured_samples, len(full)))
         # Calibration has read the same images and told of bad ones.
-        images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
+        images = np.concatenate(list(_images(few, prepared, BadImages(1.0))))
     learned = None if trained is None else TrainedParameters.load(trained)
     result = run(
-        onnx, CalibrationTable.load(table), rules, output, wanted, images=images, trained=learned
+        onnx, CalibrationTable.load(table), rules, output, settings, images=images, trained=learned
     )
     account = {"rules": rules.to_dict(), **result.to_dict()}
     if trained is not None:
@@ -213,7 +215,7 @@ def sensitivity(
     rules: QdqRules,
     data: str,
     samples: int,
-    preprocess: Preprocess,
+    preprocess: PreprocessLike,
     settings: QuantizeBlock,
     table: StrPath | None = None,
     all_but: bool = False,
@@ -242,6 +244,7 @@ def sensitivity(
         ArtefactError: ``table`` is of another model or preprocessing.
         EdgeResError: See :func:`edgeres.quantization.sensitivity.sensitivity`.
     """
+    prepared = preprocess.complete()
     onnx = Path(onnx)
     table = None if table is None else Path(table)
     from edgeres.quantization.calibrate import calibrate as make_table
@@ -258,8 +261,8 @@ def sensitivity(
                 rules=rules,
                 data=data,
                 samples=samples,
-                preprocess=preprocess,
-                settings=settings.model_copy(update={"equalize": False}),
+                preprocess=prepared,
+                settings=settings.replace(equalize=False),
                 table=table,
                 all_but=all_but,
                 threads=threads,
@@ -270,20 +273,20 @@ def sensitivity(
     if table is not None:
         known = CalibrationTable.load(table)
         check_table(
-            known, table, onnx, images=None, preprocess=preprocess, calibrator=settings.calibrator
+            known, table, onnx, images=None, preprocess=prepared, calibrator=settings.calibrator
         )
     else:
         others = take(dataset, len(dataset) - samples)
         known = make_table(
-            onnx, _images(others, preprocess, None), calibrator=settings.calibrator, threads=threads
+            onnx, _images(others, prepared, None), calibrator=settings.calibrator, threads=threads
         )
     return run(
         onnx,
         known,
         rules,
-        np.concatenate(list(_images(held_out, preprocess, None))),
+        np.concatenate(list(_images(held_out, prepared, None))),
         held_out.labels if (held_out.labels >= 0).all() else None,
-        settings=quantize_settings(settings),
+        settings=settings,
         all_but=all_but,
         threads=threads,
         progress=progress,

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.fit import installed_backend
 from edgeres.data.bad_images import first_image
-from edgeres.data.preprocess import Preprocess
+from edgeres.data.preprocess import PreprocessLike
 from edgeres.data.source import open_dataset
 from edgeres.errors import UsageError
-from edgeres.pruning.settings import prune_settings
-from edgeres.recipe.compress import PruneBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.system.files import StrPath, output_file
 from edgeres.system.progress import Advance
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from edgeres.layer_latency.bench import NetworkBench
     from edgeres.layer_latency.device import TimedOn
     from edgeres.layer_latency.predict import LatencyModel
+    from edgeres.recipe.training import TrainSettings
     from edgeres.training.run import TrainSummary
-    from edgeres.training.settings import TrainSettings
 
 DENSE, LATENCY_TABLE = "dense.onnx", "latency_table.json"
 
@@ -40,7 +39,7 @@ def train(
     *,
     settings: TrainSettings,
     data: str = "fashion-mnist",
-    preprocess: Preprocess | None = None,
+    preprocess: PreprocessLike | None = None,
     start: StrPath | None = None,
     progress: Advance | None = None,
 ) -> TrainSummary:
@@ -63,8 +62,9 @@ def train(
     from edgeres.training.run import train_and_test
 
     first = load_checkpoint(start) if start else None
+    prepared = None if preprocess is None else preprocess.complete()
     return train_and_test(
-        settings, data, output, start=first, preprocess=preprocess, progress=progress
+        settings, data, output, start=first, preprocess=prepared, progress=progress
     )
 
 
@@ -72,9 +72,9 @@ def prune(
     checkpoint: StrPath,
     output: StrPath,
     *,
-    settings: PruneBlock,
+    settings: PruneSettings,
     train_data: str,
-    preprocess: Preprocess,
+    preprocess: PreprocessLike,
     work: StrPath,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
@@ -113,21 +113,21 @@ def prune(
     from edgeres.pruning.recover import prune_and_finetune
     from edgeres.training.split import split_held_out
 
-    wanted = prune_settings(settings)
     full = open_dataset(train_data, split="train")
     held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, held_out, wanted.seed)
-    dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
-    if timed is not None and wanted.allocation == "latency" and latency is None:
+    learn, check = split_held_out(full.labels, held_out, settings.seed)
+    prepared = preprocess.complete()
+    dense = replace(load_checkpoint(checkpoint), preprocess=prepared)
+    if timed is not None and settings.allocation == "latency" and latency is None:
         sample = first_image(full)
-        size = preprocess.output_size(sample.height, sample.width)
+        size = prepared.output_size(sample.height, sample.width)
         work.mkdir(parents=True, exist_ok=True)
-        export(checkpoint, work / DENSE, image_size=size, settings=ExportBlock())
+        export(checkpoint, work / DENSE, image_size=size, settings=ExportSettings())
         latency = timed.model(work / DENSE, work / LATENCY_TABLE, measuring)
         bench = timed.bench(work / DENSE, latency)
     pruned = prune_and_finetune(
         dense,
-        wanted,
+        settings,
         full.subset(learn.tolist()),
         full.subset(check.tolist()),
         work,
@@ -144,7 +144,7 @@ def export(
     output: StrPath,
     *,
     image_size: tuple[int, int],
-    settings: ExportBlock,
+    settings: ExportSettings,
     images: NDArray[np.float32] | None = None,
 ) -> None:
     """Exports a checkpoint to FP32 ONNX in normal form and checks that both answer alike.

@@ -18,8 +18,10 @@ from edgeres.data.fashion_mnist import TRAINING_LABEL_COUNTS
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
-from edgeres.recipe.compress import MixedPrecisionBlock, PruneBlock, QatBlock
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.quantize import MixedPrecisionSettings
 from edgeres.recipe.recipe import Recipe
+from edgeres.recipe.training import QatSettings
 
 Labels = NDArray[np.int64]
 
@@ -85,7 +87,7 @@ def training_labels(spec: str) -> Labels:
     return open_dataset(spec, split="train").labels
 
 
-def fit_pruning(block: PruneBlock, labels: Labels) -> tuple[PruneBlock, str]:
+def fit_pruning(block: PruneSettings, labels: Labels) -> tuple[PruneSettings, str]:
     """The block with as many held-out images as the training set allows, and what was shrunk.
 
     Raises:
@@ -97,11 +99,10 @@ def fit_pruning(block: PruneBlock, labels: Labels) -> tuple[PruneBlock, str]:
     count, said = fit_held_out(labels, block.finetune.held_out, given=given)
     if not said:
         return block, ""
-    finetune = block.finetune.model_copy(update={"held_out": count})
-    return block.model_copy(update={"finetune": finetune}), said
+    return block.replace(finetune=block.finetune.replace(held_out=count)), said
 
 
-def fit_qat(block: QatBlock, labels: Labels) -> tuple[QatBlock, str]:
+def fit_qat(block: QatSettings, labels: Labels) -> tuple[QatSettings, str]:
     """The same for quantization-aware training.
 
     Raises:
@@ -109,7 +110,7 @@ def fit_qat(block: QatBlock, labels: Labels) -> tuple[QatBlock, str]:
     """
     given = "held_out" in block.model_fields_set
     count, said = fit_held_out(labels, block.held_out, given=given)
-    return (block.model_copy(update={"held_out": count}), said) if said else (block, "")
+    return (block.replace(held_out=count), said) if said else (block, "")
 
 
 def fit_held_out(labels: Labels, wanted: int, *, given: bool) -> tuple[int, str]:
@@ -190,7 +191,7 @@ def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, Any], 
     return changes, told
 
 
-def _check_judging(recipe: Recipe, block: MixedPrecisionBlock | None, judging: int) -> None:
+def _check_judging(recipe: Recipe, block: MixedPrecisionSettings | None, judging: int) -> None:
     size = recipe.benchmark.batch_size
     if block is not None and judging < max(_LEAST, size):
         raise DataError(

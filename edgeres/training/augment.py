@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeres.training.settings import TrainSettings
+from edgeres.recipe.training import Training
 
 ASPECT_LOW, ASPECT_HIGH = 0.3, 1 / 0.3  # of erased rectangles, as in arXiv:1708.04896
 
@@ -32,7 +32,7 @@ class Normalization:
         return (pixels.to(torch.float32) * self.scale - mean) / std
 
 
-def augment(pixels: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+def augment(pixels: Tensor, settings: Training, generator: torch.Generator) -> Tensor:
     """Flips, crops and erases at random.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from edgeres.errors import DataError, UsageError
 from edgeres.models.build import build_model, plan_for
 from edgeres.models.checkpoint import Checkpoint, load_module
 from edgeres.models.plan import ChannelPlan
-from edgeres.training.settings import TrainSettings
+from edgeres.recipe.training import Training, TrainSettings
 
 
 def choose_preprocess(preprocess: Preprocess | None, start: Checkpoint | None) -> Preprocess:
@@ -33,15 +34,21 @@ def choose_preprocess(preprocess: Preprocess | None, start: Checkpoint | None) -
 
 
 def choose_plan(
-    settings: TrainSettings, train_set: Dataset, preprocess: Preprocess, start: Checkpoint | None
+    settings: Training, train_set: Dataset, preprocess: Preprocess, start: Checkpoint | None
 ) -> ChannelPlan:
     """The start checkpoint's plan, else that of the settings' architecture for this data.
 
     Raises:
+        UsageError: Without a start checkpoint, the settings name no architecture.
         DataError: The set is empty, or the network's input channels are not those of the
             preprocessing.
     """
     if start is None:
+        if not isinstance(settings, TrainSettings):
+            raise UsageError(
+                f"{type(settings).__name__} name no architecture to train from scratch.",
+                hint="Give a start checkpoint, or TrainSettings.",
+            )
         if len(train_set) == 0:
             raise DataError(f"'{train_set.name}' holds no images.", hint="Check its path.")
         return plan_for(
@@ -77,9 +84,7 @@ def check_labels(num_classes: int, *datasets: Dataset) -> None:
             )
 
 
-def first_network(
-    settings: TrainSettings, plan: ChannelPlan, start: Checkpoint | None
-) -> nn.Module:
+def first_network(settings: Training, plan: ChannelPlan, start: Checkpoint | None) -> nn.Module:
     """The network before the first step, in training mode.
 
     From scratch, weights are random from ``settings.seed``, and with ``zero_init_residual`` the
@@ -90,7 +95,7 @@ def first_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = build_model(plan)
-    if settings.zero_init_residual:
+    if isinstance(settings, TrainSettings) and settings.zero_init_residual:
         last = f".bn{plan.spec.convolutions}"
         for name, part in module.named_modules():
             if name.startswith("layer") and name.endswith(last):
@@ -99,7 +104,7 @@ def first_network(
 
 
 def fingerprint(
-    settings: TrainSettings,
+    settings: Training,
     data: tuple[Dataset, Dataset],
     preprocess: Preprocess,
     module: nn.Module,
@@ -109,11 +114,11 @@ def fingerprint(
 ) -> str:
     """SHA-256 over everything that decides the result, first weights and teacher included.
 
-    ``also`` is what the caller knows beyond that; without it the hash is that of earlier versions.
+    ``also`` is what the caller knows beyond that.
     """
     digest = hashlib.sha256()
-    parts = (settings.fingerprint(), *(part.fingerprint for part in data), preprocess.to_json())
-    for text in (*parts, *([also] if also else [])):
+    told = json.dumps(settings.key(), sort_keys=True)
+    for text in (told, *(part.fingerprint for part in data), preprocess.to_json(), also):
         digest.update(text.encode() + b"\0")
     for network in (module, teacher):
         for name, tensor in (network.state_dict() if network is not None else {}).items():

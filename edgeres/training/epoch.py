@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgeres.errors import StageError
+from edgeres.recipe.training import SparseSettings, Training
 from edgeres.training.augment import augment
 from edgeres.training.device import Place
 from edgeres.training.ema import MovingAverage
@@ -18,7 +19,6 @@ from edgeres.training.layout import lay_out_images
 from edgeres.training.loss import training_loss
 from edgeres.training.pixels import PixelSet
 from edgeres.training.schedule import learning_rate
-from edgeres.training.settings import TrainSettings
 
 EVALUATION_BATCH = 500
 
@@ -38,7 +38,7 @@ class Learner:
         return self.module if self.average is None else self.average.module
 
 
-def make_learner(module: nn.Module, settings: TrainSettings, place: Place) -> Learner:
+def make_learner(module: nn.Module, settings: Training, place: Place) -> Learner:
     """SGD with Nesterov momentum; biases and batch normalization are not decayed."""
     decayed = [p for p in module.parameters() if p.ndim > 1]
     free = [p for p in module.parameters() if p.ndim <= 1]
@@ -55,7 +55,7 @@ def make_learner(module: nn.Module, settings: TrainSettings, place: Place) -> Le
     return Learner(module, optimizer, place.scaler(), average)
 
 
-def steps_an_epoch(images: int, settings: TrainSettings) -> int:
+def steps_an_epoch(images: int, settings: Training) -> int:
     """Full batches in one pass; a set smaller than a batch makes one small batch."""
     return max(1, images // settings.batch_size)
 
@@ -63,7 +63,7 @@ def steps_an_epoch(images: int, settings: TrainSettings) -> int:
 def train_epoch(
     learner: Learner,
     data: PixelSet,
-    settings: TrainSettings,
+    settings: Training,
     epoch: int,
     *,
     place: Place,
@@ -111,8 +111,8 @@ def train_epoch(
                     taught = teacher(images)
             logits = learner.module(images)
         loss = training_loss(logits, labels, settings, taught)
-        if settings.bn_l1 > 0:
-            loss = loss + settings.bn_l1 * _norm_scales(learner.module)
+        if isinstance(settings, SparseSettings):
+            loss = loss + settings.strength * _norm_scales(learner.module)
         learner.optimizer.zero_grad()
         learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         learner.scaler.step(learner.optimizer)

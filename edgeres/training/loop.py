@@ -15,6 +15,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
+from edgeres.recipe.training import Training
 from edgeres.system.files import disk_errors
 from edgeres.training.begin import (
     check_labels,
@@ -27,9 +28,9 @@ from edgeres.training.device import Place, choose_place, cpu_threads
 from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
+from edgeres.training.loss import distills
 from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
-from edgeres.training.settings import TrainSettings
 from edgeres.training.state import EpochRecord, TrainState, load_state, save_log, save_state
 
 CHECKPOINT_NAME = "model.safetensors"
@@ -61,7 +62,7 @@ class TrainResult:
 
 
 def train(
-    settings: TrainSettings,
+    settings: Training,
     train_set: Dataset,
     held_out: Dataset,
     output: Path,
@@ -86,11 +87,12 @@ def train(
         start: Network to fine-tune; ``None`` trains ``settings.architecture`` from scratch.
         preprocess: Of the network; the start checkpoint's own where it is ``None``.
         teacher: Network to distil from, on the same preprocessed images; it is put into
-            evaluation mode. Used where ``settings.distill_weight`` is above 0.
+            evaluation mode. Used where ``settings`` distil.
         progress: Called with (steps done, steps of the run).
 
     Raises:
-        UsageError: No preprocessing given, or distillation without a teacher.
+        UsageError: No preprocessing given, distillation without a teacher, or settings of another
+            kind of training from scratch.
         DataError: Data that does not fit the network, or too few images.
         BackendMissingError: The device is not here.
         ArtefactError: ``output`` holds the state of another training.
@@ -98,10 +100,12 @@ def train(
             memory layout.
         StorageError: ``output`` cannot be written.
     """
-    if settings.distill_weight > 0 and teacher is None:
+    if not distills(settings):
+        teacher = None
+    elif teacher is None:
         raise UsageError(
-            f"distill_weight is {settings.distill_weight}, but there is no teacher.",
-            hint="Give a teacher or set distill_weight to 0.",
+            "the settings say distill: true, but there is no teacher.",
+            hint="Give a teacher or set distill to false.",
         )
     preprocess = choose_preprocess(preprocess, start)
     plan = choose_plan(settings, train_set, preprocess, start)
@@ -126,7 +130,7 @@ def train(
         metadata={
             "held_out_top1": f"{chosen.held_out_top1:.4f}",
             "epoch": str(state.best_epoch),
-            "training": json.dumps(settings.to_mapping(), sort_keys=True),
+            "training": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
         },
     )
     save_checkpoint(output / CHECKPOINT_NAME, final)
@@ -143,7 +147,7 @@ def train(
 
 def fit(
     module: nn.Module,
-    settings: TrainSettings,
+    settings: Training,
     train_set: Dataset,
     held_out: Dataset,
     output: Path,
@@ -206,7 +210,7 @@ def fit(
 class _Run:
     """All that stays the same while the epochs pass."""
 
-    settings: TrainSettings
+    settings: Training
     learner: Learner
     data: PixelSet
     check: PixelSet

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeres.training.settings import TrainSettings
+from edgeres.recipe.training import TaughtTraining, Training
+
+
+def distills(settings: Training) -> bool:
+    """Whether a teacher's outputs are followed."""
+    return isinstance(settings, TaughtTraining) and settings.distill
 
 
 def training_loss(
-    logits: Tensor, labels: Tensor, settings: TrainSettings, teacher_logits: Tensor | None
+    logits: Tensor, labels: Tensor, settings: Training, teacher_logits: Tensor | None
 ) -> Tensor:
     """Mean loss of a batch.
 
@@ -21,12 +26,12 @@ def training_loss(
     Args:
         logits: ``(N, K)``; computed in float32 whatever came in.
         labels: ``(N,) int64``.
-        settings: Gives smoothing, weight and temperature.
+        settings: Gives smoothing, and weight and temperature where it distils.
         teacher_logits: ``(N, K)`` of the same images, or ``None``.
     """
     logits = logits.float()
     hard = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    if teacher_logits is None or settings.distill_weight == 0:
+    if teacher_logits is None or not isinstance(settings, TaughtTraining):
         return hard
     temperature = settings.distill_temperature
     soft = functional.kl_div(

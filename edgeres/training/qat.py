@@ -22,9 +22,10 @@ from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 from edgeres.graph.layers import load_model, node_name
 from edgeres.quantization.quantize import prepare
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
+from edgeres.recipe.quantize import QuantizeSettings
+from edgeres.recipe.training import QatSettings
 from edgeres.system.files import file_sha256
 from edgeres.training.begin import check_labels
 from edgeres.training.device import choose_place, cpu_threads
@@ -37,7 +38,6 @@ from edgeres.training.fake_quant import (
 from edgeres.training.loop import LOG_NAME, fit
 from edgeres.training.onnx_network import OnnxNetwork, QdqNetwork
 from edgeres.training.pixels import load_pixels
-from edgeres.training.settings import TrainSettings
 from edgeres.training.state import EpochRecord
 
 
@@ -80,7 +80,7 @@ def train_quantized(
     table: CalibrationTable,
     rules: QdqRules,
     settings: QuantizeSettings,
-    training: TrainSettings,
+    training: QatSettings,
     train_set: Dataset,
     held_out: Dataset,
     output: Path,
@@ -95,7 +95,7 @@ def train_quantized(
         table: Its calibration table.
         rules: Of the backend and device that will run it.
         settings: How the start is quantized.
-        training: Of the run; distils where its ``distill_weight`` is above 0.
+        training: Of the run; the FP32 network teaches where it says ``distill``.
         train_set: Images to learn from.
         held_out: Images for choosing the epoch, or the start; never the test set.
         output: Folder of state and log.
@@ -119,7 +119,7 @@ def train_quantized(
         held_out,
         output,
         preprocess=preprocess,
-        teacher=teacher if training.distill_weight > 0 else None,
+        teacher=teacher if training.distill else None,
         identity=json.dumps({**rules.to_dict(), "name": ""}),
         progress=progress,
     )
@@ -235,7 +235,7 @@ def _classes(
 
 
 def _top1(
-    network: QdqNetwork, held_out: Dataset, training: TrainSettings, preprocess: Preprocess
+    network: QdqNetwork, held_out: Dataset, training: QatSettings, preprocess: Preprocess
 ) -> float:
     device = choose_place(training).device
     data = load_pixels(held_out, preprocess, device=device)

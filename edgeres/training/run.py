@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
-
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
@@ -21,12 +19,12 @@ from edgeres.models.checkpoint import (
     load_module,
     save_checkpoint,
 )
+from edgeres.recipe.training import TrainSettings
 from edgeres.system.files import write_atomic
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
 from edgeres.training.pixels import load_pixels
-from edgeres.training.settings import TrainSettings
 from edgeres.training.split import split_held_out
 
 RESULT_NAME = "train_result.json"
@@ -68,7 +66,6 @@ def train_and_test(
     *,
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
-    teacher: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainSummary:
     """Trains on the training images of ``data`` and tests the chosen epoch once.
@@ -82,7 +79,6 @@ def train_and_test(
         output: Folder of checkpoint, log, result and the state for resuming.
         start: Network to fine-tune; ``None`` trains from scratch.
         preprocess: Of the network; the start checkpoint's own where it is ``None``.
-        teacher: Network to distil from.
         progress: Called with (steps done, steps of the run).
 
     Raises:
@@ -98,7 +94,6 @@ def train_and_test(
         output,
         start=start,
         preprocess=preprocess,
-        teacher=teacher,
         progress=progress,
     )
     checkpoint = load_checkpoint(result.checkpoint)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from edgeres.training.settings import TrainSettings
+from edgeres.recipe.training import Training
 
 START_FRACTION = 0.04  # a one-cycle warm-up begins at the peak over 25 (arXiv:1708.07120)
 
 
-def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+def learning_rate(settings: Training, step: int, steps: int) -> float:
     """Learning rate of one step.
 
     One-cycle: linear from ``START_FRACTION`` to the peak over ``warmup_fraction`` of the steps,

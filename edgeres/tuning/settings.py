@@ -3,86 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from edgeres.backends import target_names
 from edgeres.calibrators import calibrator_names
 from edgeres.errors import UsageError
-from edgeres.recipe.compress import PruneBlock
+from edgeres.recipe.block import Block, Many
+from edgeres.recipe.prune import Importance
+from edgeres.recipe.quantize import Calibrator
 from edgeres.recipe.recipe import Recipe, is_onnx
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
 INT8, MIXED, FP32 = "int8", "int8_mixed", "fp32"
-PRECISIONS = (INT8, MIXED, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
 
 
-@dataclass(frozen=True)
-class TuneSettings:
-    """The space of a search and its length.
+class TuneSettings(Block):
+    """The space of a search and its length."""
 
-    Attributes:
-        trials: Tries in all, those of an earlier run in the same folder among them.
-        budgets: Shares to prune to, of multiply-adds or (where the recipe prunes by latency) of
-            the dense INT8 latency; 1 is no pruning.
-        importances: What a channel is worth.
-        calibrators: Where activation ranges come from.
-        precisions: ``int8``, ``fp32``, and ``int8_mixed`` with the recipe's `mixed_precision:`
-            block; empty takes the first two, and the third where the recipe has that block.
-        targets: Backends; empty takes those of the recipe that run here.
-        epochs: Of fine-tuning in a try, 0 for none; ``None`` takes the recipe's. The winning recipe
-            has the recipe's own.
-        seed: Of the search.
-    """
+    trials: int = Field(
+        default=30, ge=1, description="Tries in all, an earlier run's in the same folder included."
+    )
+    budgets: Many[Annotated[float, Field(gt=0.0, le=WHOLE)]] = Field(
+        default=(1.0, 0.8, 0.65, 0.5),
+        min_length=1,
+        description="Shares to prune to, of multiply-adds or (where the recipe prunes by latency) "
+        "of the dense INT8 latency; 1 is no pruning.",
+    )
+    importances: Many[Importance] = Field(
+        default=("taylor_hessian", "l2", "bn_scale"), min_length=1
+    )
+    calibrators: Many[Calibrator] = Field(default_factory=calibrator_names, min_length=1)
+    precisions: Many[Literal["int8", "int8_mixed", "fp32"]] = Field(
+        default=(),
+        description="int8_mixed goes with the recipe's `mixed_precision:`; empty takes int8 and "
+        "fp32, and it where the recipe has that block.",
+    )
+    targets: Many[str] = Field(
+        default=(), description="Backends; empty takes those of the recipe that run here."
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=0,
+        description="Of fine-tuning in a try, 0 for none; the recipe's if none is said. The "
+        "winning recipe has its own.",
+    )
+    seed: int = Field(default=0, description="Of the search.")
 
-    trials: int = 30
-    budgets: tuple[float, ...] = (1.0, 0.8, 0.65, 0.5)
-    importances: tuple[str, ...] = ("taylor_hessian", "l2", "bn_scale")
-    calibrators: tuple[str, ...] = field(default_factory=calibrator_names)
-    precisions: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    epochs: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks every field.
-
-        Raises:
-            UsageError: Naming what was expected.
-        """
-        known = {
-            "importances": get_args(PruneBlock.model_fields["importance"].annotation),
-            "calibrators": calibrator_names(),
-            "precisions": PRECISIONS,
-            "targets": target_names(),
-        }
-        checks = [
-            ("trials", self.trials >= 1, "at least 1"),
-            ("epochs", self.epochs is None or self.epochs >= 0, "at least 0"),
-            ("budgets", all(0 < b <= WHOLE for b in self.budgets), "shares above 0 and at most 1"),
-            *(
-                (name, set(getattr(self, name)) <= set(names), f"some of {', '.join(names)}")
-                for name, names in known.items()
-            ),
-            *(
-                (field.name, bool(getattr(self, field.name)), "at least one")
-                for field in fields(self)
-                if field.name in ("budgets", "importances", "calibrators")
-            ),
-        ]
-        for name, good, expected in checks:
-            if not good:
-                raise UsageError(
-                    f"Expected {name} of the search to be {expected}, got {getattr(self, name)!r}.",
-                    hint="Correct the option.",
-                )
+    @model_validator(mode="after")
+    def _targets_exist(self) -> TuneSettings:
+        if not set(self.targets) <= set(target_names()):
+            raise ValueError(f"`targets` expects some of {', '.join(target_names())}")
+        return self
 
     @property
     def space(self) -> dict[str, Any]:
         """What two runs of one search must have in common."""
-        return {name: value for name, value in asdict(self).items() if name != "trials"}
+        return self.model_dump(exclude={"trials"})
 
 
 @dataclass(frozen=True)
@@ -171,7 +152,7 @@ def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None
     if by_latency:
         changes["prune.latency_on"] = candidate.target
     if epochs == 0:
-        changes["prune.finetune"] = None
+        changes |= {"prune.finetune": None, "prune.epochs_between": 0}
     elif epochs is not None:
         changes["prune.finetune.epochs"] = epochs
     return recipe.override({**changes, **pruning})

@@ -24,8 +24,9 @@ from edgeres.pipeline import convert as pipeline
 from edgeres.pipeline.keys import build_key
 from edgeres.pipeline.source import CHECKPOINT
 from edgeres.recipe.block import Block
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import PreprocessBlock, Recipe
+from edgeres.recipe.preprocess import PreprocessBlock
+from edgeres.recipe.quantize import QuantizeBlock, QuantizeSettings
+from edgeres.recipe.recipe import Recipe
 from edgeres.system.assets import asset_path
 
 from .conftest import write_images
@@ -68,19 +69,18 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "prune.normalization": ("trained", "mean", {"prune"}),
     "prune.allocation": ("trained", "uniform", {"prune"}),
     "prune.macs_ratio": ("trained", 0.7, {"prune"}),
-    "prune.widths": ("trained", {"stage1": 8}, {"prune"}),
+    "prune.widths": (
+        "trained",
+        {"prune.widths": {"stage1": 8}, "prune.allocation": "per_layer"},
+        {"prune"},
+    ),
     "prune.round_to": ("trained", 4, {"prune"}),
-    "prune.steps": ("trained", 2, {"prune"}),
+    "prune.iterative_steps": ("trained", 2, {"prune"}),
     "prune.samples": ("trained", 32, {"prune"}),
-    "prune.finetune.epochs": ("trained", 2, {"prune"}),
-    "prune.finetune.learning_rate": ("trained", 0.1, {"prune"}),
-    "prune.finetune.batch_size": ("trained", 8, {"prune"}),
     "prune.finetune.distill": ("trained", False, {"prune"}),
+    "prune.finetune.distill_weight": ("trained", 0.5, {"prune"}),
+    "prune.finetune.distill_temperature": ("trained", 2.0, {"prune"}),
     "prune.finetune.held_out": ("trained", 20, {"prune"}),
-    "prune.finetune.flip": ("trained", False, {"prune"}),
-    "prune.finetune.crop_padding": ("trained", 1, {"prune"}),
-    "prune.finetune.erase_probability": ("trained", 0.5, {"prune"}),
-    "prune.finetune.seed": ("trained", 1, {"prune"}),
     # The layers are measured first, a stage that the other run does not have; pruning is last.
     "prune.target_latency": (
         "trained",
@@ -89,19 +89,14 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     ),
     "prune.latency_on": ("timed", "openvino", {"latency"}),
     "prune.min_share": ("trained", 0.2, {"prune"}),
-    "prune.exclude": ("trained", ["stage1"], {"prune"}),
+    "prune.ignored_groups": ("trained", ["stage1"], {"prune"}),
     "prune.seed": ("trained", 1, {"prune"}),
-    "prune.epochs_between": ("trained", 1, {"prune"}),
-    "prune.sparse.epochs": (
+    "prune.epochs_between": (
         "trained",
-        {"prune.sparse.epochs": 2, "prune.importance": "bn_scale"},
+        {"prune.epochs_between": 1, "prune.iterative_steps": 2},
         {"prune"},
     ),
-    "prune.sparse.strength": (
-        "trained",
-        {"prune.sparse.strength": 0.01, "prune.importance": "bn_scale"},
-        {"prune"},
-    ),
+    "prune.sparse.strength": ("trained", 0.01, {"prune"}),
     "quantize.precision": (
         "plain",
         "fp32",
@@ -111,17 +106,13 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "quantize.bias_correction": ("onnx", "off", {"quantize", "sensitivity"}),
     "quantize.saturation_safe": ("onnx", "on", {"quantize", "sensitivity"}),
     "quantize.portable": ("plain", True, {"quantize", "sensitivity"}),
-    "quantize.rounding": ("onnx", "nearest", {"quantize", "sensitivity"}),
+    "quantize.rounding": ("onnx", "nearest", {"quantize"}),
     "quantize.equalize": ("onnx", False, {"equalize"}),
     "quantize.measured_samples": ("onnx", 5, {"quantize"}),
-    "quantize.qat.epochs": ("trained", 2, {"qat"}),
-    "quantize.qat.learning_rate": ("trained", 0.1, {"qat"}),
-    "quantize.qat.batch_size": ("trained", 8, {"qat"}),
     "quantize.qat.distill": ("trained", False, {"qat"}),
+    "quantize.qat.distill_weight": ("trained", 0.5, {"qat"}),
+    "quantize.qat.distill_temperature": ("trained", 2.0, {"qat"}),
     "quantize.qat.held_out": ("trained", 20, {"qat"}),
-    "quantize.qat.flip": ("trained", False, {"qat"}),
-    "quantize.qat.crop_padding": ("trained", 1, {"qat"}),
-    "quantize.qat.seed": ("trained", 1, {"qat"}),
     "quantize.mixed_precision.max_drop_pp": ("mixed", 1.0, {"mixed_precision"}),
     "quantize.mixed_precision.min_agreement": ("mixed", 0.5, {"mixed_precision"}),
     "quantize.mixed_precision.min_sqnr_db": ("mixed", 20.0, {"mixed_precision"}),
@@ -144,10 +135,41 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "checks.untrained": ("mixed", False, NO_STAGE),
     "benchmark.batch_size": ("mixed", 2, {"mixed_precision"}),
     "benchmark.threads": ("mixed", 1, {"mixed_precision"}),
-    "benchmark.seconds": ("mixed", 0.1, {"mixed_precision"}),
+    "benchmark.seconds": ("mixed", 0.1, NO_STAGE),
     "report.layers": ("onnx", False, LAYERS),
     "report.layer_samples": ("onnx", 20, LAYERS),
 }
+
+# What every training knows, in each block that trains.
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 0.1,
+    "schedule": "cosine",
+    "warmup_fraction": 0.3,
+    "final_fraction": 0.1,
+    "momentum": 0.8,
+    "weight_decay": 0.1,
+    "label_smoothing": 0.1,
+    "flip": False,
+    "crop_padding": 1,
+    "erase_probability": 0.5,
+    "erase_area": [0.1, 0.2],
+    "ema_decay": 0.9,
+    "precision": "float32",
+    "device": "cpu",
+    "threads": 1,
+    "seed": 1,
+}
+for _block, _stage in (
+    ("prune.finetune", "prune"),
+    ("prune.sparse", "prune"),
+    ("quantize.qat", "qat"),
+):
+    for _key, _value in TRAINING.items():
+        _effect = NO_STAGE if _key in ("device", "threads") else {_stage}
+        EFFECT[f"{_block}.{_key}"] = ("trained", _value, _effect)
+EFFECT["quantize.qat.precision"] = ("trained", None, {"qat"})  # float32 alone
 
 
 def keys_in(block: type[Block], above: str = "") -> Iterator[str]:
@@ -224,7 +246,7 @@ def recipe_of(place: Path, name: str) -> Recipe:
         "model": {"source": "resnet20", "weights": f"{place}/n.safetensors"},
         "preprocess": None,
         "data": images,
-        "prune": {"finetune": train},
+        "prune": {"finetune": train, "sparse": {"epochs": 1}},
         "quantize": {"qat": train},
     }
     timed = {"allocation": "latency", "target_latency": 0.5, "latency_on": "onnxruntime"}
@@ -308,10 +330,9 @@ def test_a_changed_key_changes_the_stages_that_depend_on_it(place, recorded, bef
 
 
 def test_every_setting_of_the_preprocessing_is_in_the_keys():
-    told = Preprocess(interpolation="nearest").to_dict()
+    told = Preprocess().to_dict()
     assert set(told) == {field.name for field in fields(Preprocess)}
     assert set(told) == set(PreprocessBlock.model_fields)
-    assert set(told) - set(Preprocess().to_dict()) == {"interpolation"}, "keys of before stay"
 
 
 def test_everything_that_is_asked_of_a_build_is_in_its_key():
@@ -321,9 +342,16 @@ def test_everything_that_is_asked_of_a_build_is_in_its_key():
         assert build_key(one) != build_key(BuildConfig()), field.name
 
 
-def test_what_a_reduced_block_lacks_is_at_its_default():
-    block = QuantizeBlock(calibrator="minmax", rounding="learned", measured_samples=7)
-    assert block.only("calibrator") == QuantizeBlock(calibrator="minmax")
-    assert block.without("rounding") == QuantizeBlock(calibrator="minmax", measured_samples=7)
-    with pytest.raises(AssertionError, match="no such keys"):
-        block.without("roundin")
+def test_a_part_of_a_block_holds_its_own_keys_alone():
+    block = QuantizeBlock(
+        calibrator="minmax", rounding="learned", measured_samples=7, equalize=True
+    )
+    assert block.part() == QuantizeSettings(
+        calibrator="minmax", rounding="learned", measured_samples=7
+    )
+    assert set(block.part().key()) == set(QuantizeSettings.model_fields)
+    assert block.without_images() == QuantizeSettings(calibrator="minmax")
+    measured = QuantizeSettings(bias_correction="empirical")
+    assert measured.without_images().bias_correction == "analytic"
+    off = QuantizeSettings(bias_correction="off", rounding="learned")
+    assert off.without_images().bias_correction == "off"

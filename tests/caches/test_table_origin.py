@@ -131,7 +131,6 @@ def test_a_table_given_by_name_that_does_not_match_is_refused(place, options, da
 def test_a_table_given_by_name_says_its_preprocessing_and_serves_a_larger_set(place):
     """A run calibrates with the first images of a set; the whole set goes with its table."""
     from edgeres.data.preprocess import Preprocess
-    from edgeres.recipe.compress import QuantizeBlock
     from edgeres.stages.int8 import calibrate
 
     calibrate(
@@ -140,7 +139,6 @@ def test_a_table_given_by_name_says_its_preprocessing_and_serves_a_larger_set(pl
         data=f"npz:{place / 'a.npz'}",
         samples=16,
         preprocess=Preprocess(mean=(0.286,), std=(0.353,), channels=1),
-        settings=QuantizeBlock(),
     )
     result = quantize(place, "--table", str(place / "t.json"))
     assert result.exit_code == 0, result.output

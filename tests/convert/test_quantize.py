@@ -8,7 +8,7 @@ import pytest
 import edgeres
 from edgeres.backends import get_backend
 from edgeres.errors import UsageError
-from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.quantize import QuantizeBlock
 
 from .conftest import invoke
 
@@ -45,7 +45,8 @@ def test_recovery_switches_reach_the_engine_and_its_key(workplace, tmp_path):
     assert all(stage.cached for stage in _quantize_stages(run()))
     anew = [stage.cached for stage in _quantize_stages(run(measured_samples=24))]
     assert anew == [True, True, False]
-    plain = run(equalize=False, rounding="nearest", bias_correction="analytic")
+    off = {"equalize": False, "rounding": "nearest", "measured_samples": 64}
+    plain = run(**off, bias_correction="analytic")
     assert [stage.name.split()[0] for stage in _quantize_stages(plain)] == ["calibrate", "quantize"]
     assert not any(stage.cached for stage in _quantize_stages(plain))
 

@@ -140,7 +140,7 @@ def test_keeps_pixels_only_where_nothing_changes():
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(values, field):
-    with pytest.raises(UsageError, match=f"preprocess {field}") as caught:
+    with pytest.raises(UsageError, match=f"`{field}") as caught:
         Preprocess.from_dict(values)
     assert "\n" not in str(caught.value)
 

@@ -19,8 +19,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.compress import QuantizeBlock
-from edgeres.recipe.recipe import ExportBlock
+from edgeres.recipe.quantize import QuantizeBlock
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build, export
 from edgeres.system.assets import asset_path
@@ -173,11 +173,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fp32, table = folder / "baseline" / "model.onnx", folder / "baseline" / "table.json"
     fp32.parent.mkdir()
     checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
-    export(checkpoint, fp32, image_size=(28, 28), settings=ExportBlock())
+    export(checkpoint, fp32, image_size=(28, 28), settings=ExportSettings())
     block = QuantizeBlock()
-    calibrate(
-        fp32, table, data="fashion-mnist", samples=32, preprocess=GREY, settings=block, threads=1
-    )
+    calibrate(fp32, table, data="fashion-mnist", samples=32, preprocess=GREY, threads=1)
     (fp32.parent / "preprocess.json").write_text(GREY.to_json())
     for name in ENGINES:
         backend = get_backend(name)

@@ -13,8 +13,8 @@ from edgeres.backends.base import BatchLimits, BuildConfig
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError
 from edgeres.evaluation.batching import SIZES, BatchWatch
-from edgeres.evaluation.gates import Limits
 from edgeres.evaluation.validate import validate
+from edgeres.recipe.checks import Limits
 
 from .conftest import template_model
 

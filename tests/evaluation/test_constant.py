@@ -14,8 +14,9 @@ from edgeres.backends.base import BuildConfig
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.compare import compare
-from edgeres.evaluation.gates import Limits, accuracy_check
+from edgeres.evaluation.gates import accuracy_check
 from edgeres.evaluation.validate import validate
+from edgeres.recipe.checks import Limits
 
 from .conftest import template_model
 

@@ -13,10 +13,11 @@ from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.distinct import Sketcher, effective_samples, same_images
-from edgeres.evaluation.gates import Limits, accuracy_check
+from edgeres.evaluation.gates import accuracy_check
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.evaluation.statistics import drop_upper
 from edgeres.evaluation.validate import validate
+from edgeres.recipe.checks import Limits
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 

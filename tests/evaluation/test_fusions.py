@@ -6,7 +6,8 @@ import pytest
 
 from edgeres.backends.base import LayerInfo
 from edgeres.evaluation.fusions import Fusions, count_fusions
-from edgeres.evaluation.gates import Limits, fusion_check
+from edgeres.evaluation.gates import fusion_check
+from edgeres.recipe.checks import Limits
 
 OPS = {
     **dict.fromkeys(("conv1", "conv2", "fc"), "Conv"),

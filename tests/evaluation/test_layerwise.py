@@ -17,7 +17,7 @@ from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.layerwise import compare
 from edgeres.evaluation.points import find_points
 from edgeres.graph.layers import load_model
-from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.quantize import QuantizeBlock
 from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 

@@ -19,7 +19,7 @@ from edgeres.evaluation.compared import open_model
 from edgeres.evaluation.distances import LayerDistance
 from edgeres.evaluation.layerwise import compare
 from edgeres.quantization.stored_weight import stored_weight
-from edgeres.recipe.compress import QuantizeBlock
+from edgeres.recipe.quantize import QuantizeBlock
 from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 

@@ -13,9 +13,9 @@ import pytest
 from edgeres.backends import get_backend
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, BackendMissingError, DataError
-from edgeres.evaluation.gates import Limits
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.evaluation.validate import validate
+from edgeres.recipe.checks import Limits
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 LOOSE = Limits(max_drop_pp=2.0)

@@ -16,7 +16,7 @@ from edgeres.layer_latency.predict import even_widths
 from edgeres.layer_latency.shapes import LayerShape, layer_widths, network_layers
 from edgeres.layer_latency.synthetic import assumed_ranges, write_copies, write_narrowed
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
+from edgeres.recipe.quantize import QuantizeSettings
 
 from .conftest import small_network
 
@@ -44,7 +44,7 @@ def test_copies_run_in_int8_and_more_copies_do_more(
         macs = node_macs(model)
         work[copies] = sum(macs.values())
         qdq = tmp_path / f"{copies}.qdq.onnx"
-        plain = QuantizeSettings(bias_correction=False)
+        plain = QuantizeSettings(bias_correction="off")
         ranges = assumed_ranges(model, signed_input=shape.image)
         quantize(model, ranges, target.rules, qdq, plain)
         out = tmp_path / f"{copies}{target.backend.engine_suffix}"

@@ -15,7 +15,7 @@ from edgeres.pruning.confirm import Problem, confirm
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import module_widths
 from edgeres.pruning.prune import prune_module
-from edgeres.pruning.settings import PruneSettings
+from edgeres.recipe.prune import PruneSettings
 
 from .test_latency_cost import SHAPE, latency
 
@@ -146,7 +146,7 @@ def test_only_the_last_round_of_pruning_is_built(
 ) -> None:
     module, _ = network("resnet20", in_channels=1)
     device = Device(latency)
-    settings = replace(SETTINGS, steps=2)
+    settings = SETTINGS.replace(iterative_steps=2)
     result = prune_module(module, settings, data(SHAPE), latency=latency, bench=device)
     assert len(device.calls) == 1
     assert result.confirmed is not None

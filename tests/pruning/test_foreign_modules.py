@@ -17,7 +17,7 @@ from edgeres.exporting.to_onnx import export_onnx
 from edgeres.layer_latency.shapes import network_layers
 from edgeres.models.cost import count_macs
 from edgeres.pruning.prune import prune_module
-from edgeres.pruning.settings import PruneSettings
+from edgeres.recipe.prune import PruneSettings
 
 from .test_latency_cost import model_of
 

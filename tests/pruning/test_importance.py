@@ -17,8 +17,8 @@ from edgeres.pruning import importance
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.masking import silenced
 from edgeres.pruning.scores import score_channels
-from edgeres.pruning.settings import Importance
 from edgeres.pruning.signals import effective_filters, gate_derivatives, norm_scales
+from edgeres.recipe.prune import Importance
 
 FILTERS = torch.tensor([[3.0, -4.0], [0.0, 0.0], [1.0, 1.0], [-6.0, 8.0]])
 

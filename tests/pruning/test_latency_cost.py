@@ -19,7 +19,7 @@ from edgeres.models.cost import layer_macs
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost, module_widths, predicted_ms
 from edgeres.pruning.prune import prune, prune_module
-from edgeres.pruning.settings import PruneSettings
+from edgeres.recipe.prune import PruneSettings
 
 SHAPE = (1, 12, 12)
 PLACE = Place("b", "cpu", "int8", 1, 1, "CPU", 1, (), {})
@@ -90,7 +90,7 @@ def test_the_budget_is_met_and_the_dear_layers_go_first(
     module, plan = network("resnet20", in_channels=1)
     settings = PruneSettings(
         allocation="latency", target_latency=0.5, importance="l1", normalization="mean",
-        steps=steps, round_to=2,
+        iterative_steps=steps, round_to=2,
     )  # fmt: skip
     result = prune_module(module, settings, data(SHAPE), latency=latency)
     assert result.latency_ms is not None

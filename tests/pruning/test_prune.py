@@ -19,7 +19,7 @@ from edgeres.models.cost import count_macs, count_parameters
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.prune import prune, prune_module
 from edgeres.pruning.recalibrate import recalibrate
-from edgeres.pruning.settings import PruneSettings
+from edgeres.recipe.prune import PruneSettings
 
 GREY = (1, 12, 12)
 COLOUR = (3, 16, 16)
@@ -87,7 +87,7 @@ def test_given_widths(network: Callable, data: Callable) -> None:
         ({"layer1.0.conv2": 8}, "name of a channel group, got 'layer1.0.conv2'"),
     ):
         with pytest.raises(UsageError, match=message):
-            prune(module, plan, replace(settings, widths=wrong), data(GREY))
+            prune(module, plan, settings.replace(widths=wrong), data(GREY))
 
 
 def test_given_widths_of_grouped_convolutions(network: Callable, data: Callable) -> None:
@@ -99,23 +99,23 @@ def test_given_widths_of_grouped_convolutions(network: Callable, data: Callable)
     assert narrowed.widths["layer2.0.conv2"] == 40
     assert narrowed.groups["layer2.0.conv2"] == 10
     with pytest.raises(UsageError, match=r"a multiple of 4 in 'layer2\.0\.conv1', got 42"):
-        prune(module, plan, replace(settings, widths={"layer2.0.conv1": 42}), data(COLOUR, (2,)))
+        prune(module, plan, settings.replace(widths={"layer2.0.conv1": 42}), data(COLOUR, (2,)))
 
 
 def test_excluded_groups_and_squeeze_gates_stay(network: Callable, data: Callable) -> None:
     module, plan = network("seresnet18", width_multiplier=0.5)
-    settings = PruneSettings(importance="l1", exclude=("conv1",), allocation="uniform")
+    settings = PruneSettings(importance="l1", ignored_groups=("conv1",), allocation="uniform")
     _, narrowed = prune(module, plan, settings, data(COLOUR, (2,)))
     assert narrowed.widths["conv1"] == plan.widths["conv1"]
     gates = [n for n in plan.widths if n.endswith("se.fc1")]
     assert all(narrowed.widths[n] == plan.widths[n] for n in gates)
     with pytest.raises(UsageError, match="got 'conv9'"):
-        prune(module, plan, replace(settings, exclude=("conv9",)), data(COLOUR, (2,)))
+        prune(module, plan, settings.replace(ignored_groups=("conv9",)), data(COLOUR, (2,)))
 
 
 def test_rounds_reach_the_same_budget_and_keep_the_floor(network: Callable, data: Callable) -> None:
     module, plan = network("resnet20", in_channels=1)
-    settings = PruneSettings(macs_ratio=0.4, steps=3, round_to=4, min_share=0.5)
+    settings = PruneSettings(macs_ratio=0.4, iterative_steps=3, round_to=4, min_share=0.5)
     seen: list[tuple[int, int]] = []
     pruned, narrowed = prune(
         module, plan, settings, data(GREY), progress=lambda *step: seen.append(step)

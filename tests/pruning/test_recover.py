@@ -16,12 +16,13 @@ from edgeres.errors import ArtefactError, UsageError
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
 from edgeres.models.cost import count_macs
 from edgeres.pruning.recover import PRUNED_NAME, SPARSE_FOLDER, prune_and_finetune
-from edgeres.pruning.settings import PruneSettings, finetune_settings, sparse_settings
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.training import FinetuneSettings, SparseSettings, TrainSettings
 from edgeres.training.loop import train
 
 CLASSES = ("dark", "left", "right")
 PREPROCESS = Preprocess(mean=(0.3,), std=(0.4,), channels=1)
-TUNING = finetune_settings(
+TUNING = FinetuneSettings(
     epochs=2, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
 )
 SETTINGS = PruneSettings(macs_ratio=0.4, round_to=4, samples=64, finetune=TUNING)
@@ -42,8 +43,17 @@ TRAIN, HELD_OUT = halves(192, 0), halves(48, 1)
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    settings = replace(
-        TUNING, architecture="resnet20", width_multiplier=0.5, epochs=3, distill_weight=0.0
+    settings = TrainSettings(
+        width_multiplier=0.5,
+        epochs=3,
+        batch_size=32,
+        learning_rate=0.05,
+        warmup_fraction=0.1,
+        label_smoothing=0.0,
+        flip=False,
+        crop_padding=1,
+        ema_decay=0.5,
+        device="cpu",
     )
     output = tmp_path_factory.mktemp("dense")
     torch.set_num_threads(1)
@@ -107,7 +117,7 @@ def test_an_interrupted_run_goes_on(
 
 
 def test_rounds_with_training_between(dense: Checkpoint, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, steps=2, epochs_between=1)
+    settings = SETTINGS.replace(iterative_steps=2, epochs_between=1)
     seen: list[tuple[int, int]] = []
     pruned = prune_and_finetune(
         dense, settings, TRAIN, HELD_OUT, tmp_path, progress=lambda *s: seen.append(s)
@@ -129,27 +139,32 @@ def test_sparse_learning_comes_first_and_shrinks_the_scales(
         weights = [checkpoint.state[name.replace("running_mean", "weight")] for name in names]
         return float(sum(weight.abs().sum() for weight in weights))
 
-    slim = sparse_settings(
-        2, 0.1, batch_size=32, flip=False, crop_padding=1, ema_decay=0.5, device="cpu"
+    slim = SparseSettings(
+        epochs=2,
+        strength=0.1,
+        batch_size=32,
+        flip=False,
+        crop_padding=1,
+        ema_decay=0.5,
+        device="cpu",
     )
-    settings = replace(SETTINGS, sparse=slim, importance="bn_scale", finetune=None)
+    settings = SETTINGS.replace(sparse=slim, importance="bn_scale", finetune=None)
     seen: list[tuple[int, int]] = []
     pruned = prune_and_finetune(
         dense, settings, TRAIN, HELD_OUT, tmp_path, progress=lambda *step: seen.append(step)
     )
     assert seen[-1] == (12, 12)
     slimmed = load_checkpoint(next((tmp_path / SPARSE_FOLDER).glob("*.safetensors")))
-    plain = train(replace(slim, bn_l1=0.0), TRAIN, HELD_OUT, tmp_path / "plain", start=dense)
+    alone = TUNING.replace(distill=False)
+    plain = train(alone, TRAIN, HELD_OUT, tmp_path / "plain", start=dense)
     assert scales(slimmed) < 0.97 * scales(load_checkpoint(plain.checkpoint))
     told = json.loads(pruned.metadata["pruning"])
-    assert told["sparse"]["bn_l1"] == 0.1
+    assert told["sparse"]["strength"] == 0.1
     assert told["finetune"] is None
-    with pytest.raises(UsageError, match="'sparse'"):
-        replace(settings, sparse=TUNING)
 
 
 def test_without_fine_tuning_only_statistics_change(dense: Checkpoint, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, finetune=None)
+    settings = SETTINGS.replace(finetune=None)
     pruned = prune_and_finetune(dense, settings, TRAIN, HELD_OUT, tmp_path)
     assert "held_out_top1" not in pruned.metadata
     assert json.loads(pruned.metadata["pruning"])["finetune"] is None
@@ -159,13 +174,13 @@ def test_without_fine_tuning_only_statistics_change(dense: Checkpoint, tmp_path:
 
 def test_other_settings_in_the_same_folder_are_refused(dense: Checkpoint, tmp_path: Path) -> None:
     prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path)
-    other = replace(SETTINGS, macs_ratio=0.6)
+    other = SETTINGS.replace(macs_ratio=0.6)
     before = (tmp_path / PRUNED_NAME).read_bytes()
     with pytest.raises(ArtefactError, match="with other settings or images"):
         prune_and_finetune(dense, other, TRAIN, HELD_OUT, tmp_path)
     assert (tmp_path / PRUNED_NAME).read_bytes() == before
     # other fine-tuning of the same pruned network is told by the training's state
-    tuned = replace(SETTINGS, finetune=replace(TUNING, learning_rate=0.01))
+    tuned = SETTINGS.replace(finetune=TUNING.replace(learning_rate=0.01))
     with pytest.raises(ArtefactError, match="other settings"):
         prune_and_finetune(dense, tuned, TRAIN, HELD_OUT, tmp_path)
 

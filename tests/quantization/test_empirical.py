@@ -14,7 +14,7 @@ from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.empirical import Anchor, anchors, measured_shifts, output_means
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.segments import run_in_segments
-from edgeres.quantization.settings import QuantizeSettings
+from edgeres.recipe.quantize import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, smooth_images, sqnr_db
 
@@ -112,7 +112,7 @@ def test_means_behind_every_relu_come_closer(resnet, table, images, tmp_path, se
     wanted = values(resnet, images, tensors)
     errors = []
     for method in ("analytic", "empirical"):
-        settings = QuantizeSettings(calibrator=seed_setting, bias_method=method)
+        settings = QuantizeSettings(calibrator=seed_setting, bias_correction=method)
         quantize(resnet, table, FUSING, tmp_path / "q.onnx", settings, images=images)
         got = values(tmp_path / "q.onnx", images, tensors)
         errors.append([np.abs((got[t] - wanted[t]).mean(axis=(0, 2, 3))).mean() for t in tensors])
@@ -156,7 +156,7 @@ def test_where_a_mean_is_taken_is_the_same_in_both_graphs(resnet, images, tmp_pa
     wanted = values(fp32, shown, ["logits"])["logits"]
     found = {}
     for method in ("analytic", "empirical"):
-        settings = QuantizeSettings(bias_method=method)
+        settings = QuantizeSettings(bias_correction=method)
         quantize(fp32, table, rules, tmp_path / "q.onnx", settings, images=images)
         found[method] = sqnr_db(wanted, values(tmp_path / "q.onnx", shown, ["logits"])["logits"])
     assert found["empirical"] > found["analytic"] - 2, found
@@ -177,7 +177,7 @@ def test_a_branch_that_is_nearly_dead_cannot_hold_the_shift_of_the_sum(
     fp32, shown = tmp_path / "net.onnx", smooth_images(48, seed=1)
     onnx.save(model, fp32)
     table = calibrate(fp32, [images])
-    settings = QuantizeSettings(bias_method="empirical")
+    settings = QuantizeSettings(bias_correction="empirical")
     quantize(fp32, table, rules, tmp_path / "q.onnx", settings, images=images)
     wanted = values(fp32, shown, ["logits"])["logits"]
     assert sqnr_db(wanted, values(tmp_path / "q.onnx", shown, ["logits"])["logits"]) > 30

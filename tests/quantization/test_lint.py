@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from edgeres.errors import ModelError
 from edgeres.quantization.lint import lint
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
+from edgeres.recipe.quantize import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC
 

@@ -15,8 +15,8 @@ from edgeres.quantization.activation_trial import ActivationTrial
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.output_ranges import ShownImages
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import sqnr_db
 
 from .conftest import FUSING, NetBuilder, smooth_images

@@ -14,8 +14,8 @@ from edgeres.errors import ArtefactError, DataError, ModelError, UsageError
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.scales import MIN_SCALE
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import sqnr_db
 
 from .conftest import FUSING, SYMMETRIC, NetBuilder, resnet_onnx, smooth_images
@@ -146,9 +146,9 @@ def test_bias_correction_helps_and_measuring_helps_more(
 ):
     quality = []
     for settings in (
-        QuantizeSettings(bias_correction=False),
+        QuantizeSettings(bias_correction="off"),
         QuantizeSettings(),
-        QuantizeSettings(bias_method="empirical"),
+        QuantizeSettings(bias_correction="empirical"),
     ):
         quantize(resnet, table, FUSING, tmp_path / "q.onnx", settings, images=images)
         simulated = simulated_logits(tmp_path / "q.onnx", [test_images])
@@ -160,7 +160,7 @@ def test_bias_correction_helps_and_measuring_helps_more(
 def test_empirical_correction_makes_the_measured_means_equal(resnet, table, images, tmp_path):
     quantize(
         resnet, table, SYMMETRIC, tmp_path / "q.onnx",
-        QuantizeSettings(bias_method="empirical"), images=images,
+        QuantizeSettings(bias_correction="empirical"), images=images,
     )  # fmt: skip
     wanted = ort.InferenceSession(str(resnet)).run(None, {"input": images})[0].mean(axis=0)
     got = simulated_logits(tmp_path / "q.onnx", [images]).mean(axis=0)
@@ -183,7 +183,7 @@ def test_learned_rounding_keeps_the_saturation_rule_and_equal_bytes(
 
 
 def test_rounding_gain_is_told_layer_by_layer(resnet, table, images, tmp_path):
-    settings = QuantizeSettings(bias_method="empirical", rounding="learned")
+    settings = QuantizeSettings(bias_correction="empirical", rounding="learned")
     result = quantize(resnet, table, SYMMETRIC, tmp_path / "q.onnx", settings, images=images)
     gains = result.to_dict()["rounding_gain_db"]
     assert set(gains) == set(result.saturation)
@@ -322,7 +322,7 @@ def test_wrong_inputs_are_refused_and_nothing_is_written(resnet, table, images, 
     with pytest.raises(ModelError, match="nothing in it can run in INT8"):
         quantize(resnet, table, replace(FUSING, ops=frozenset()), out)
     with pytest.raises(UsageError, match="measures on images"):
-        quantize(resnet, table, FUSING, out, QuantizeSettings(bias_method="empirical"))
+        quantize(resnet, table, FUSING, out, QuantizeSettings(bias_correction="empirical"))
     with pytest.raises(UsageError, match="measures on images"):
         quantize(resnet, table, FUSING, out, QuantizeSettings(rounding="learned"))
     assert not out.exists()

@@ -13,8 +13,8 @@ from edgeres.errors import DataError, UsageError
 from edgeres.quantization.placement import KEPT_FLOAT
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.sensitivity import effect_of, sensitivity
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
+from edgeres.recipe.quantize import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC
 
@@ -73,7 +73,7 @@ def test_noises_of_single_layers_add_up(resnet, table, test_images) -> None:
 def test_nothing_is_fitted_to_the_images_that_are_measured_on(resnet, table, test_images) -> None:
     plain, fitted = (
         sensitivity(resnet, table, FUSING, test_images, settings=settings, threads=1)
-        for settings in (None, QuantizeSettings(rounding="learned", bias_method="empirical"))
+        for settings in (None, QuantizeSettings(rounding="learned", bias_correction="empirical"))
     )
     assert fitted == plain
 

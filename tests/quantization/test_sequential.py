@@ -9,8 +9,8 @@ from onnx import numpy_helper
 from edgeres.graph.layers import layer_of, load_model
 from edgeres.quantization.moments import patch_moments
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.weights import quantize_weight
+from edgeres.recipe.quantize import QuantizeSettings
 
 from .conftest import FUSING, SYMMETRIC, smooth_images
 

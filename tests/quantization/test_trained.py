@@ -11,8 +11,8 @@ import pytest
 
 from edgeres.errors import ArtefactError
 from edgeres.quantization.quantize import prepare, quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
+from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.files import file_sha256
 
 from .conftest import FUSING, SYMMETRIC

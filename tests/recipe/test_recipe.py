@@ -7,13 +7,9 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from edgeres.errors import RecipeError
 from edgeres.pipeline.recipe_file import load_recipe
-from edgeres.pruning.settings import prune_settings
-from edgeres.quantization.settings import quantize_settings
-from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import Recipe, json_schema
 from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.yaml_file import MAX_BYTES
@@ -58,7 +54,7 @@ def test_the_smallest_recipe(write, tmp_path):
         ("targets: [onnxruntime]\n", 1, ["`model` is missing"]),
         ("model: {source: a.onnx}\ntargets: []\n", 2, ["targets"]),
         (GOOD + "checks: {max_drop_pp: .nan}\n", 3, ["checks.max_drop_pp", "nan"]),
-        (GOOD + "checks: {confidence: 1.0}\n", 3, ["checks.confidence", "less than 1"]),
+        (GOOD + "checks: {confidence: 1.0}\n", 3, ["checks.confidence", "equal to 0.999999"]),
         (GOOD + "prune: {macs_ratio: 1.0}\n", 3, ["prune.macs_ratio"]),
         (GOOD + "prune: {macs_ratio: -1}\n", 3, ["prune.macs_ratio"]),
         (GOOD + "data: {calibration_samples: 1}\n", 3, ["data.calibration_samples"]),
@@ -130,9 +126,7 @@ def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant)
     text = GOOD + f"quantize: {{bias_correction: {said}}}\n"
     recipe = load_recipe(write(text))
     assert recipe.quantize.bias_correction == meant
-    settings = quantize_settings(recipe.quantize)
-    assert settings.bias_correction == (meant != "off")
-    assert settings.needs_images == (meant == "empirical")
+    assert recipe.quantize.needs_images == (meant == "empirical")
     value = {"true": True, "false": False}.get(said, said)
     document = {"model": {"source": "net.onnx"}, "targets": ["onnxruntime"]}
     jsonschema.validate({**document, "quantize": {"bias_correction": value}}, json_schema())
@@ -142,18 +136,21 @@ def test_bias_correction_has_names_and_keeps_its_older_words(write, said, meant)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("precision: fp32, equalize: true", "equalize has no effect together with precision: fp32"),
-        ("precision: fp32, qat: {}", "qat has no effect together with precision: fp32"),
-        ("qat: {}, rounding: learned", "rounding: learned has no effect together with qat"),
-        ("qat: {}, bias_correction: empirical", "bias_correction: empirical has no effect"),
-        ("qat: {}, mixed_precision: {min_sqnr_db: 9}", "mixed_precision and qat do not go"),
+        (
+            "precision: fp32, equalize: true",
+            "`equalize` has no effect together with `precision: fp32`",
+        ),
+        ("precision: fp32, qat: {}", "`qat` has no effect together with `precision: fp32`"),
+        ("qat: {}, rounding: learned", "`rounding: learned` has no effect together with `qat`"),
+        ("qat: {}, bias_correction: empirical", "`bias_correction: empirical` has no effect"),
+        ("qat: {}, mixed_precision: {min_sqnr_db: 9}", "`mixed_precision` and `qat` do not go"),
         (
             "rounding: learned, mixed_precision: {min_sqnr_db: 9}",
-            "mixed_precision and rounding: learned do not go together",
+            "`mixed_precision` and `rounding: learned` do not go together",
         ),
         (
             "bias_correction: empirical, mixed_precision: {min_sqnr_db: 9}",
-            "mixed_precision and bias_correction: empirical do not go together",
+            "`mixed_precision` and `bias_correction: empirical` do not go together",
         ),
     ],
 )
@@ -175,7 +172,7 @@ def test_overrides_win_and_are_checked(write):
     assert recipe.prune is not None
     assert recipe.prune.macs_ratio == 0.7
     with pytest.raises(RecipeError, match=r"command line.*max_drop_pp"):
-        load_recipe(write(GOOD), {"checks.max_drop_pp": -1})
+        load_recipe(write(GOOD), {"checks.max_drop_pp": -101})
 
 
 def _embedded():
@@ -206,45 +203,3 @@ def test_any_text_gives_a_recipe_or_a_recipe_error(tmp_path_factory, text):
     except RecipeError as error:
         message = str(error)
     assert "\n" not in message
-
-
-def test_new_pruning_keys_leave_stored_results_alone():
-    """Only what a recipe changes enters the key, so results of earlier versions are found."""
-    plain = {"importance", "normalization", "allocation", "macs_ratio", "widths"}
-    plain |= {"round_to", "steps", "samples", "finetune"}
-    assert set(PruneBlock().stage_settings()) == plain
-    changed = PruneBlock(min_share=0.2, exclude=("conv1",), seed=1, epochs_between=2)
-    assert set(changed.stage_settings()) == plain | {
-        "min_share", "exclude", "seed", "epochs_between"
-    }  # fmt: skip
-    slim = PruneBlock(sparse={"epochs": 2, "strength": 0.001}, finetune={"batch_size": 64})
-    assert set(slim.stage_settings()) == plain | {"sparse"}
-    training = prune_settings(slim).sparse
-    assert training is not None
-    assert (training.epochs, training.bn_l1, training.batch_size) == (2, 0.001, 64)
-    latency = PruneBlock(allocation="latency", target_latency=0.5, latency_on="openvino")
-    assert set(latency.stage_settings()) == plain | {"target_latency"}
-    assert prune_settings(latency).target_latency == 0.5
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"allocation": "latency"},
-        {"target_latency": 0.5},
-        {"latency_on": "openvino"},
-        {"allocation": "latency", "target_latency": 0.0},
-        {"allocation": "latency", "target_latency": 1.0},
-        {"allocation": "latency", "target_latency": -1.0},
-        {"allocation": "latency", "target_latency": float("nan")},
-        {"macs_ratio": 0.0},
-        {"macs_ratio": float("nan")},
-        {"min_share": 0.0},
-        {"epochs_between": -1},
-        {"sparse": {"strength": 0.0}},
-        {"sparse": {"epochs": 0}},
-    ],
-)
-def test_pruning_budgets_that_make_no_sense(block):
-    with pytest.raises(ValidationError):
-        PruneBlock(**block)

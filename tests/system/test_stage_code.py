@@ -76,7 +76,7 @@ def test_training_code_is_among_what_is_kept(program):
     for name in (
         "edgeres.pruning.recover:prune_and_finetune", "edgeres.training.loop:fit",
         "edgeres.training.epoch:train_epoch", "edgeres.pruning.importance:taylor_hessian",
-        "edgeres.recipe.compress:PruneBlock", "edgeres.data.preprocess:Preprocess",
+        "edgeres.recipe.prune:PruneSettings", "edgeres.data.preprocess:Preprocess",
         "edgeres.models.resnet:ResNet",
     ):  # fmt: skip
         assert name in pruning, name
@@ -182,7 +182,7 @@ def test_the_shipped_pruning_is_found_whatever_the_code_around_it(monkeypatch, t
             "train_data": training_fingerprint(recipe.data.train),
         },
         {
-            "prune": recipe.prune.stage_settings(),
+            "prune": recipe.prune.key(),
             "preprocess": choose_preprocess(recipe.preprocess, facts).to_dict(),
         },
     )

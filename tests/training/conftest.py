@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
-from edgeres.training.settings import TrainSettings
+from edgeres.recipe.training import TrainSettings
 
 CLASSES = ("dark", "left", "right")
 
@@ -75,7 +74,7 @@ def trained_net(
     from edgeres.training.loop import train
 
     folder = tmp_path_factory.mktemp("trained")
-    few = dataclasses.replace(settings, width_multiplier=0.25, threads=1)
+    few = settings.replace(width_multiplier=0.25, threads=1)
     result = train(few, halves(192), halves(48, 1), folder, preprocess=preprocess)
     module = load_module(load_checkpoint(result.checkpoint))
     export_onnx(module, (1, 8, 8), folder / "fp32.onnx")

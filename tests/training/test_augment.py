@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from edgeres.recipe.training import TrainSettings
 from edgeres.training.augment import Normalization, augment, erase, flip_and_crop
-from edgeres.training.settings import TrainSettings
 
 
 def seeded(seed: int = 0) -> torch.Generator:

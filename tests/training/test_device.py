@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgeres.errors import BackendMissingError, UsageError
+from edgeres.recipe.training import TrainSettings
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.memory import freed_memory_kept
-from edgeres.training.settings import TrainSettings
 
 
 def test_cpu_computes_in_float32() -> None:
@@ -25,7 +25,7 @@ def test_precision_can_be_asked_for() -> None:
 
 def test_unknown_and_absent_devices() -> None:
     with pytest.raises(UsageError, match="toaster"):
-        choose_place(TrainSettings(device="toaster"))
+        TrainSettings(device="toaster")
     with pytest.raises(BackendMissingError, match="cuda:99"):
         choose_place(TrainSettings(device="cuda:99"))
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError, StageError, UsageError
 from edgeres.models.build import build_model, plan_for
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module
+from edgeres.recipe.training import FinetuneSettings, TrainSettings
 from edgeres.training.loop import STATE_NAME, TrainResult, train
-from edgeres.training.settings import TrainSettings
 
 MakeSet = Callable[..., ArrayDataset]
 
@@ -34,7 +35,7 @@ def assert_same_weights(first: TrainResult, second: TrainResult) -> None:
 def test_learns_logs_and_reports(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    settings = dataclasses.replace(settings, epochs=5)
+    settings = settings.replace(epochs=5)
     seen: list[tuple[int, int]] = []
     result = train(
         settings,
@@ -89,7 +90,7 @@ def test_killed_run_resumes_to_the_same_weights(
 def test_finished_run_trains_no_more(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    settings = dataclasses.replace(settings, epochs=1)
+    settings = settings.replace(epochs=1)
     first = train(settings, make_set(64), make_set(12, 1), tmp_path, preprocess=preprocess)
     content = first.checkpoint.read_bytes()
     again = train(
@@ -108,7 +109,7 @@ def test_finished_run_trains_no_more(
 def test_state_of_another_training_is_refused(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    settings = dataclasses.replace(settings, epochs=1)
+    settings = settings.replace(epochs=1)
     train(settings, make_set(64), make_set(12, 1), tmp_path, preprocess=preprocess)
     with pytest.raises(ArtefactError, match="other settings"):
         train(settings, make_set(64, 7), make_set(12, 1), tmp_path, preprocess=preprocess)
@@ -120,13 +121,27 @@ def test_state_of_another_training_is_refused(
 def test_mixed_precision_keeps_float32_weights(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    mixed = dataclasses.replace(settings, epochs=1, precision="bfloat16")
+    mixed = settings.replace(epochs=1, precision="bfloat16")
     result = train(mixed, make_set(64), make_set(12, 1), tmp_path, preprocess=preprocess)
-    exact = dataclasses.replace(settings, epochs=1)
+    exact = settings.replace(epochs=1)
     other = train(exact, make_set(64), make_set(12, 1), tmp_path / "f", preprocess=preprocess)
     assert result.history[0].loss == pytest.approx(other.history[0].loss, rel=0.05)
     assert result.history[0].loss != other.history[0].loss
     assert state_of(result)["conv1.weight"].dtype == torch.float32
+
+
+PLAN = plan_for("resnet20", num_classes=3, in_channels=1, width_multiplier=0.5)
+
+
+def taught_by(settings: TrainSettings, **changes: Any) -> FinetuneSettings:
+    """The same training, with a teacher."""
+    same = settings.model_fields_set & set(FinetuneSettings.model_fields)
+    return FinetuneSettings(**{name: getattr(settings, name) for name in same} | changes)
+
+
+def untrained(preprocess: Preprocess) -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(PLAN, build_model(PLAN).state_dict(), preprocess)
 
 
 class Backwards(nn.Module):
@@ -141,12 +156,10 @@ class Backwards(nn.Module):
 def test_student_follows_its_teacher_against_the_labels(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    settings = dataclasses.replace(
-        settings, epochs=6, distill_weight=1.0, ema_decay=0.0, erase_probability=0.0
-    )
+    taught = taught_by(settings, epochs=6, distill_weight=1.0, ema_decay=0.0, erase_probability=0.0)
     check = make_set(48, 1)
     result = train(
-        settings, make_set(192), check, tmp_path, preprocess=preprocess, teacher=Backwards()
+        taught, make_set(192), check, tmp_path, start=untrained(preprocess), teacher=Backwards()
     )
     assert result.held_out_top1 < 0.5  # by the labels
     module = load_module(load_checkpoint(tmp_path / "model.safetensors"))
@@ -159,18 +172,17 @@ def test_student_follows_its_teacher_against_the_labels(
 def test_state_taught_by_another_teacher_is_refused(
     tmp_path: Path, settings: TrainSettings, preprocess: Preprocess, make_set: MakeSet
 ) -> None:
-    taught = dataclasses.replace(settings, epochs=1, distill_weight=0.5)
-    plan = plan_for("resnet20", num_classes=3, in_channels=1, width_multiplier=0.5)
+    taught, start = taught_by(settings, epochs=1, distill_weight=0.5), untrained(preprocess)
 
     def run(teacher: nn.Module) -> TrainResult:
         data, check = make_set(64), make_set(12, 1)
-        return train(taught, data, check, tmp_path, preprocess=preprocess, teacher=teacher)
+        return train(taught, data, check, tmp_path, start=start, teacher=teacher)
 
-    teacher = build_model(plan)
+    teacher = build_model(PLAN)
     run(teacher)
     assert run(teacher).resumed_from == 1
     with pytest.raises(ArtefactError, match="belongs to a training"):
-        run(build_model(plan))
+        run(build_model(PLAN))
 
 
 def test_fine_tuning_starts_from_the_checkpoint(
@@ -180,7 +192,7 @@ def test_fine_tuning_starts_from_the_checkpoint(
     widths = dict(plan.widths) | {"layer2.0.conv1": 11}
     plan = dataclasses.replace(plan, widths=widths)
     start = Checkpoint(plan, build_model(plan).state_dict(), preprocess)
-    still = dataclasses.replace(settings, epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    still = settings.replace(epochs=1, learning_rate=1e-9, weight_decay=0.0)
     result = train(still, make_set(64), make_set(12, 1), tmp_path, start=start)
     checkpoint = load_checkpoint(result.checkpoint)
     assert checkpoint.plan == plan
@@ -196,9 +208,11 @@ def test_what_does_not_fit_is_said_before_training(
     data, check = make_set(64), make_set(12, 1)
     with pytest.raises(UsageError, match="preprocessing"):
         train(settings, data, check, tmp_path / "a")
-    taught = dataclasses.replace(settings, distill_weight=0.5)
+    taught = taught_by(settings)
     with pytest.raises(UsageError, match="teacher"):
-        train(taught, data, check, tmp_path / "a", preprocess=preprocess)
+        train(taught, data, check, tmp_path / "a", start=untrained(preprocess))
+    with pytest.raises(UsageError, match="FinetuneSettings name no architecture"):
+        train(taught.replace(distill=False), data, check, tmp_path / "a", preprocess=preprocess)
     empty = data.subset([])
     with pytest.raises(DataError, match="no images"):
         train(settings, empty, check, tmp_path / "a", preprocess=preprocess)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgeres.recipe.training import FinetuneSettings, TrainSettings
 from edgeres.training.loss import training_loss
-from edgeres.training.settings import TrainSettings
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
 LABELS = torch.tensor([0, 1])
@@ -23,7 +23,7 @@ def test_label_smoothing() -> None:
 
 def test_distillation_formula() -> None:
     teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0]])
-    settings = TrainSettings(label_smoothing=0.0, distill_weight=0.25, distill_temperature=3.0)
+    settings = FinetuneSettings(distill_weight=0.25, distill_temperature=3.0)
     p = torch.softmax(teacher / 3, 1)
     soft = (p * (torch.log(p) - torch.log_softmax(LOGITS / 3, 1))).sum(1).mean()
     hard = torch.nn.functional.cross_entropy(LOGITS, LABELS)
@@ -34,5 +34,5 @@ def test_distillation_formula() -> None:
 
 
 def test_a_student_that_equals_its_teacher_has_no_soft_loss() -> None:
-    settings = TrainSettings(distill_weight=1.0)
+    settings = FinetuneSettings(distill_weight=1.0)
     assert float(training_loss(LOGITS, LABELS, settings, LOGITS)) == pytest.approx(0, abs=1e-6)

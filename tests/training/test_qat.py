@@ -19,16 +19,15 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
 from edgeres.graph.session import open_session
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedParameters
+from edgeres.recipe.quantize import QuantizeSettings
+from edgeres.recipe.training import QatSettings
 from edgeres.sqnr import sqnr_db
 from edgeres.system.files import file_sha256
 from edgeres.training.onnx_network import QdqNetwork
 from edgeres.training.qat import QatResult, learned, qdq_network, train_quantized
-from edgeres.training.qat_settings import qat_settings
-from edgeres.training.settings import TrainSettings
 
 SETTINGS = QuantizeSettings()
 SATURATING = QdqRules(
@@ -99,9 +98,9 @@ class Case:
         ).eval()
 
 
-def quick(**changes: object) -> TrainSettings:
+def quick(**changes: object) -> QatSettings:
     values = {"epochs": 2, "batch_size": 32, "flip": False, "crop_padding": 1, "threads": 1}
-    return qat_settings(**{**values, **changes})
+    return QatSettings(**{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +280,7 @@ def test_what_makes_it_worse_is_not_kept(case: Case, tmp_path: Path) -> None:
         case.train_set, name="wrong", labels=(case.train_set.labels + 1) % 3
     )
     misled = dataclasses.replace(case, train_set=wrong)
-    result = misled.train(SYMMETRIC, tmp_path, distill_weight=0.0, learning_rate=0.1, ema_decay=0.0)
+    result = misled.train(SYMMETRIC, tmp_path, distill=False, learning_rate=0.1, ema_decay=0.0)
     assert result.kept == "start"
     assert result.held_out_top1 == result.start_top1 > result.history[-1].held_out_top1
     start = learned(case.network(SYMMETRIC), file_sha256(case.onnx))

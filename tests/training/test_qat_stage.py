@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 import edgeres
 from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.errors import UsageError
-from edgeres.quantization.settings import quantize_settings
-from edgeres.recipe.compress import QatBlock, QuantizeBlock
-from edgeres.training.qat_settings import qat_settings, settings_of
 
 RECIPE = """\
 name: tiny
@@ -55,16 +51,6 @@ def test_without_training_images_nothing_begins(folder: Path) -> None:
     with pytest.raises(UsageError, match="names no training images"):
         edgeres.convert(recipe, folder / "out")
     assert not (folder / "out").exists()
-
-
-def test_the_block_is_the_settings_of_the_training() -> None:
-    assert settings_of(QatBlock()) == qat_settings()
-    plain = settings_of(QatBlock(distill=False, epochs=7, crop_padding=0))
-    assert (plain.distill_weight, plain.epochs, plain.crop_padding) == (0.0, 7, 0)
-    for wrong in ({"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"teacher": "x"}):
-        with pytest.raises(ValidationError):
-            QatBlock.model_validate(wrong)
-    assert quantize_settings(QuantizeBlock(qat=QatBlock())) == quantize_settings(QuantizeBlock())
 
 
 def test_convert_trains_once_and_says_what_came_of_it(

@@ -14,15 +14,15 @@ from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, RecipeError
 from edgeres.models.checkpoint import load_checkpoint
+from edgeres.pipeline.recipe_file import load_training_recipe
+from edgeres.recipe.training import TrainSettings
 from edgeres.training import run
-from edgeres.training.recipe import load_training_recipe
 from edgeres.training.run import RESULT_NAME, train_and_test
-from edgeres.training.settings import TrainSettings
 
 
 @pytest.fixture
 def quick(settings: TrainSettings) -> TrainSettings:
-    return dataclasses.replace(settings, epochs=1)
+    return settings.replace(epochs=1)
 
 
 def test_tests_once(
@@ -91,6 +91,8 @@ def test_shipped_training_recipes_load() -> None:
         ("data: x\ndata: y", "duplicate"),
         ("data: x\npreprocess: {std: [0]}", "std"),
         ("data: [", "not valid YAML"),
+        ("data: x\ntraining: {distill: true}", r":2: unknown key `training.distill`"),
+        ("data: x\ntraining: {flip: 1}", r":2: `training.flip`"),
         ("", "is a mapping"),
     ],
 )

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from edgeres.recipe.training import TrainSettings
 from edgeres.training.schedule import START_FRACTION, learning_rate
-from edgeres.training.settings import TrainSettings
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_the_end() -> None:
@@ -29,5 +29,5 @@ def test_cosine_starts_at_the_peak_and_is_half_way_in_the_middle() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
 def test_a_run_of_one_step(schedule: str) -> None:
-    settings = TrainSettings.from_mapping({"schedule": schedule})
+    settings = TrainSettings.model_validate({"schedule": schedule})
     assert 0 < learning_rate(settings, 0, 1) <= settings.learning_rate

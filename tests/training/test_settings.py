@@ -1,26 +1,23 @@
-"""Settings come from plain recipe values and say what is wrong with them."""
+"""Each kind of training knows its keys, and says what is wrong with a value."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import pytest
 
 from edgeres.errors import UsageError
-from edgeres.training.settings import TrainSettings
-
-
-def test_mapping_round_trip() -> None:
-    settings = TrainSettings(epochs=7, erase_area=(0.1, 0.2), threads=2, precision="bfloat16")
-    assert TrainSettings.from_mapping(settings.to_mapping()) == settings
+from edgeres.recipe.training import FinetuneSettings, QatSettings, SparseSettings, TrainSettings
 
 
 def test_lists_and_whole_numbers_fit() -> None:
-    settings = TrainSettings.from_mapping({"erase_area": [0.1, 0.2], "learning_rate": 1})
+    values: dict[str, Any] = {"erase_area": [0.1, 0.2], "learning_rate": 1}
+    settings = TrainSettings(**values)
     assert settings.erase_area == (0.1, 0.2)
     assert settings.learning_rate == 1.0
 
 
+@pytest.mark.parametrize("kind", [TrainSettings, FinetuneSettings, SparseSettings, QatSettings])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -29,6 +26,7 @@ def test_lists_and_whole_numbers_fit() -> None:
         ("epochs", True),
         ("learning_rate", "fast"),
         ("learning_rate", float("nan")),
+        ("learning_rate", 100.0),
         ("schedule", "linear"),
         ("flip", 1),
         ("erase_area", [0.5, 0.1]),
@@ -37,25 +35,48 @@ def test_lists_and_whole_numbers_fit() -> None:
         ("threads", "two"),
         ("ema_decay", 1.0),
         ("batch_size", 1),
-        ("architecture", None),
+        ("precision", "int8"),
     ],
 )
-def test_bad_values_name_the_key(key: str, value: object) -> None:
-    with pytest.raises(UsageError, match=key):
-        TrainSettings.from_mapping({key: value})
+def test_bad_values_name_the_key_in_one_line(kind: Any, key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=key) as caught:
+        kind(**{key: value})
+    assert str(caught.value).startswith(f"{kind.__name__}: ")
+    assert "\n" not in str(caught.value)
+    assert "got" in str(caught.value) or "missing" in str(caught.value)
 
 
-def test_unknown_key_lists_known_ones() -> None:
-    with pytest.raises(UsageError, match="epoch") as caught:
-        TrainSettings.from_mapping({"epoch": 3})
-    assert "epochs" in caught.value.hint
+def test_unknown_key_names_the_known_one() -> None:
+    with pytest.raises(UsageError, match=r"unknown key `epoch`. Did you mean `epochs`\?"):
+        TrainSettings(**{"epoch": 3})
 
 
-def test_fingerprint_ignores_the_place_only() -> None:
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        (TrainSettings, "distill"),
+        (TrainSettings, "strength"),
+        (FinetuneSettings, "architecture"),
+        (SparseSettings, "held_out"),
+        (SparseSettings, "distill_weight"),
+        (QatSettings, "zero_init_residual"),
+    ],
+)
+def test_a_key_without_meaning_for_a_kind_is_unknown_to_it(kind: Any, key: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown key `{key}`"):
+        kind(**{key: 1})
+
+
+def test_without_a_teacher_its_weight_is_refused() -> None:
+    assert FinetuneSettings(epochs=3).distill
+    with pytest.raises(UsageError, match="`distill_weight` has no effect"):
+        QatSettings(distill=False, distill_weight=0.5)
+
+
+def test_the_key_leaves_the_place_out_only() -> None:
     settings = TrainSettings()
-    for field in dataclasses.fields(TrainSettings):
-        other = {"device": "cpu", "threads": 3, "seed": 1, "epochs": 9, "flip": False}
-        if field.name in other:
-            changed = dataclasses.replace(settings, **{field.name: other[field.name]})
-            same = changed.fingerprint() == settings.fingerprint()
-            assert same == (field.name in {"device", "threads"})
+    other = {"device": "cpu", "threads": 3, "seed": 1, "epochs": 9, "flip": False}
+    for name, value in other.items():
+        same = settings.replace(**{name: value}).key() == settings.key()
+        assert same == (name in {"device", "threads"})
+    assert set(settings.key()) == set(TrainSettings.model_fields) - {"device", "threads"}

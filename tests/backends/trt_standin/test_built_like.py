@@ -13,10 +13,10 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
-from edgeres.evaluation.gates import Limits
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.evaluation.speed import measure_speed
 from edgeres.evaluation.validate import validate
+from edgeres.recipe.checks import Limits
 
 BACKEND = get_backend("tensorrt")
 OPTIONS = {"rest": "float16", "max_batch": "8", "timing_cache": "timing.bin"}

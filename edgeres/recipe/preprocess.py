@@ -1,0 +1,49 @@
+"""The recipe's `preprocess:`: how an image becomes numbers, as far as somebody says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgeres.data.geometry import Interpolation
+from edgeres.data.preprocess import ChannelOrder, Layout, Preprocess
+from edgeres.errors import UsageError
+from edgeres.recipe.block import Block, Many
+
+Side = Annotated[int, Field(gt=0)]
+Size = Side | Annotated[tuple[Side, Side], Field(strict=False)]
+
+
+class PreprocessBlock(Block):
+    """Decode, resize, crop, channel order, then ``(x * scale - mean) / std``, x in 0..255.
+
+    What is left out is as it travelled with the model.
+    """
+
+    scale: float = Field(default=1 / 255, gt=0.0)
+    mean: Many[float] = (0.0,)
+    std: Many[Annotated[float, Field(gt=0.0)]] = (1.0,)
+    resize: Size | None = None
+    crop: Size | None = None
+    channel_order: ChannelOrder = "rgb"
+    layout: Layout = "nchw"
+    channels: Literal[1, 3] | None = None
+    interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> PreprocessBlock:
+        try:
+            self.complete()
+        except UsageError as error:
+            raise ValueError(error.message.removeprefix("Preprocess: ").rstrip(".")) from error
+        return self
+
+    def complete(self) -> Preprocess:
+        """The same as settings that are complete: what was left out is at its default."""
+        return Preprocess.from_dict(self.said())
+
+    def said(self) -> dict[str, object]:
+        """What somebody said, by key."""
+        said = self.model_dump(exclude_unset=True)
+        return {key: value for key, value in said.items() if (key, value) != ("channels", None)}
