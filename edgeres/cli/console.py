@@ -12,7 +12,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgeres.system.progress import Advance, StagePart, advance
+from edgeres.system.progress import Advance, StagePart, bar
 
 
 class ConsoleListener:
@@ -64,8 +64,7 @@ class ConsoleListener:
 
     def bar(self, stage: str) -> Advance:
         """A ``progress(done, total)`` callback that draws one bar."""
-        self.started(stage)
-        return advance(self, stage)
+        return bar(self, stage)
 
     def note(self, message: str) -> None:
         """Writes one line."""

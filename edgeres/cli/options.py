@@ -33,6 +33,13 @@ CalibrationData = Annotated[
     str | None, typer.Option(help="Calibration images, where they differ from --data.")
 ]
 TrainData = Annotated[str | None, typer.Option(help="Training images, for fine-tuning.")]
+Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
+Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
+Engine = Annotated[Path, typer.Argument(help="Engine file, with its sidecar beside it.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 MaxDrop = Annotated[
@@ -111,20 +118,29 @@ def takes_preprocess(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def preprocess_changes(given: PreprocessOptions) -> dict[str, Any]:
+def preprocess_changes(options: PreprocessOptions) -> dict[str, Any]:
     """Recipe changes (dotted keys) that the preprocessing options stand for.
 
     Raises:
         UsageError: A list that does not consist of numbers.
     """
-    size = {key: given[key] for key in ("resize", "crop")}
+    return {f"preprocess.{key}": value for key, value in preprocess_fields(options).items()}
+
+
+def preprocess_fields(options: PreprocessOptions) -> dict[str, Any]:
+    """What was given of the preprocessing, by the name of its field.
+
+    Raises:
+        UsageError: A list that does not consist of numbers.
+    """
+    size = {key: options[key] for key in ("resize", "crop")}
     values = {
-        **given,
-        "mean": _numbers("--mean", given["mean"]),
-        "std": _numbers("--std", given["std"]),
+        **options,
+        "mean": _numbers("--mean", options["mean"]),
+        "std": _numbers("--std", options["std"]),
         **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
-    return {f"preprocess.{key}": value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def parse_options(texts: list[str] | None) -> dict[str, str]:

@@ -62,7 +62,7 @@ class BuiltTarget:
         return bool(self.account["saturation_safe"])
 
 
-def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
+def calibration_table(run: Run, networks: Networks) -> Path:
     """One calibration for all targets.
 
     Raises:
@@ -76,8 +76,8 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
         calibrate(
             network.onnx,
             folder / run_folder.TABLE,
-            data=recipe.data.calibration,
-            samples=recipe.data.calibration_samples,
+            data=run.calibration.used,
+            samples=None,
             preprocess=networks.preprocess,
             settings=block,
             bad=bad,
@@ -87,7 +87,7 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
 
     result = run.stage(
         "calibrate",
-        inputs={"model": network.sha256, "data": fingerprint},
+        inputs={"model": network.sha256, "data": run.calibration.used.fingerprint},
         settings={
             "samples": recipe.data.calibration_samples,
             "preprocess": networks.preprocess.to_dict(),
@@ -99,16 +99,13 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     return result.file(run_folder.TABLE)
 
 
-def build_target(
-    run: Run, networks: Networks, table: Path, fingerprint: str, target: Target
-) -> BuiltTarget:
+def build_target(run: Run, networks: Networks, table: Path, target: Target) -> BuiltTarget:
     """Quantizes for a target, builds its engine and asks it in which precision it runs.
 
     Args:
         run: The run.
         networks: Its networks.
         table: Calibration table of the network that is quantized.
-        fingerprint: Of the calibration images.
         target: What to build for.
 
     Raises:
@@ -130,7 +127,7 @@ def build_target(
     if trained is not None:
         inputs["trained"] = file_sha256(trained)
     elif quantize_settings(block).needs_images:
-        inputs["data"] = fingerprint
+        inputs["data"] = run.calibration.used.fingerprint
         settings["preprocess"] = networks.preprocess.to_dict()
     if "data" not in inputs:
         block = block.without("measured_samples")
@@ -217,15 +214,13 @@ def _quantize(
     block: QuantizeBlock,
     trained: Path | None,
 ) -> None:
-    data = run.recipe.data
     quantize(
         networks.quantized.onnx,
         table,
         folder / run_folder.QDQ,
         rules=target.rules,
         settings=block,
-        data=data.calibration,
-        samples=data.calibration_samples,
+        data=run.calibration.used,
         preprocess=networks.preprocess,
         trained=trained,
     )

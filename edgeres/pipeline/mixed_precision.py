@@ -17,8 +17,6 @@ from edgeres.backends.target import Target
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
-from edgeres.data.sampling import take_held_out
-from edgeres.data.source import open_dataset
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
@@ -63,8 +61,7 @@ def with_float_layers(
             f"{target.not_executable}"
         )
         return target, None
-    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=run.hashes)
-    held_out = take_held_out(calibration, recipe.data.calibration_samples, block.samples)
+    held_out = run.calibration.held_out(block.samples)
 
     def produce(folder: Path, _: Path, progress: Advance) -> None:
         parts = list(batches(held_out, networks.preprocess, _BATCH))

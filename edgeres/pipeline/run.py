@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment
@@ -24,6 +25,7 @@ class Run:
     store: Store
     listener: Listener
     environment: Environment
+    calibration: CalibrationImages
     hashes: FileHashes = field(default_factory=FileHashes)
     stages: list[StagePart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

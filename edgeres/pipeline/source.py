@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.evaluation import run_folder
+from edgeres.graph.summary import summarize
 from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES, ChannelPlan
 from edgeres.models.variant import Variant
-from edgeres.recipe.recipe import ModelBlock, PreprocessBlock, is_onnx
+from edgeres.recipe.recipe import ModelBlock, PreprocessBlock, Recipe, is_onnx
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.store import json_sha256
 
@@ -277,3 +278,14 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
             hint=f"Set `channels: {facts.in_channels}` in the `preprocess:` block.",
         )
     return preprocess
+
+
+def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+    """The preprocessing that a recipe says, with the channels that an ONNX file takes.
+
+    Raises:
+        UsageError: The recipe says none, or its channels do not fit the network.
+    """
+    nhwc = recipe.preprocess is not None and recipe.preprocess.layout == "nhwc"
+    channels = summarize(onnx).inputs[0].shape[-1 if nhwc else 1] or 3
+    return choose_preprocess(recipe.preprocess, ModelFacts(str(onnx), 0, channels, None, ()))

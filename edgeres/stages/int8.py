@@ -38,7 +38,7 @@ def calibrate(
     onnx: StrPath,
     output: StrPath,
     *,
-    data: str,
+    data: str | Dataset,
     samples: int | None,
     preprocess: Preprocess,
     settings: QuantizeBlock,
@@ -51,7 +51,7 @@ def calibrate(
     Args:
         onnx: FP32 model in normal form.
         output: Where the table (JSON) goes.
-        data: Calibration images, as after ``--data``.
+        data: Calibration images: a data set, or what stands after ``--data``.
         samples: How many of them; ``None`` takes all.
         preprocess: How an image becomes numbers.
         settings: The recipe's ``quantize:`` block.
@@ -67,7 +67,7 @@ def calibrate(
     from edgeres.quantization.calibrate import calibrate as run
     from edgeres.stages.table_origin import origin_of
 
-    dataset = take(open_dataset(data, split="calibration"), samples)
+    dataset = take(_opened(data), samples)
     table = run(
         onnx,
         _images(dataset, preprocess, bad),
@@ -156,7 +156,7 @@ def quantize(
     *,
     rules: QdqRules,
     settings: QuantizeBlock,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     samples: int | None = None,
     preprocess: Preprocess | None = None,
     trained: StrPath | None = None,
@@ -169,7 +169,7 @@ def quantize(
         output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
         rules: Of the backend and device that will run it.
         settings: The recipe's ``quantize:`` block.
-        data: Calibration images, as after ``--data``; read only where ``settings`` measure on
+        data: Calibration images, as for :func:`calibrate`; read only where ``settings`` measure on
             images.
         samples: How many of them were calibrated; ``None`` is all. Of these
             ``settings.measured_samples`` are used.
@@ -192,7 +192,7 @@ def quantize(
     wanted = quantize_settings(settings)
     images = None
     if trained is None and wanted.needs_images and data is not None and preprocess is not None:
-        full = take(open_dataset(data, split="calibration"), samples)
+        full = take(_opened(data), samples)
         few = take(full, min(settings.measured_samples, len(full)))
         # Calibration has read the same images and told of bad ones.
         images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
@@ -211,7 +211,7 @@ def sensitivity(
     onnx: StrPath,
     *,
     rules: QdqRules,
-    data: str,
+    data: str | Dataset,
     samples: int,
     preprocess: Preprocess,
     settings: QuantizeBlock,
@@ -225,7 +225,7 @@ def sensitivity(
     Args:
         onnx: FP32 model in normal form; equalized first, where ``settings`` say so.
         rules: Of the backend and device that will run it.
-        data: Calibration images, as after ``--data``. The last ``samples`` of them (with the
+        data: Calibration images, as for :func:`calibrate`. The last ``samples`` of them (with the
             classes in turn) are measured on, and the others calibrate.
         samples: How many images to measure on.
         preprocess: How an image becomes numbers.
@@ -265,7 +265,7 @@ def sensitivity(
                 threads=threads,
                 progress=progress,
             )
-    dataset = open_dataset(data, split="calibration")
+    dataset = _opened(data)
     held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
     if table is not None:
         known = CalibrationTable.load(table)
@@ -288,6 +288,11 @@ def sensitivity(
         threads=threads,
         progress=progress,
     )
+
+
+def _opened(data: str | Dataset) -> Dataset:
+    """Calibration images: those of a run are opened once, those of a command are named."""
+    return open_dataset(data, split="calibration") if isinstance(data, str) else data
 
 
 def _images(

@@ -63,3 +63,9 @@ def advance(listener: Listener, stage: str) -> Advance:
         listener.advanced(stage, done, total)
 
     return call
+
+
+def bar(listener: Listener, stage: str) -> Advance:
+    """Tells that a stage begins; a ``progress(done, total)`` callback for it."""
+    listener.started(stage)
+    return advance(listener, stage)
