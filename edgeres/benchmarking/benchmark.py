@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from edgeres.benchmarking.sustained import Sustained, sustain
 from edgeres.errors import UsageError
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def benchmark(
     sustained_s: float | None = None,
     trial: bool = False,
     options: Mapping[Path, Mapping[str, str]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
 

@@ -25,6 +25,7 @@ from edgeres.benchmarking.outputs import OutputWatch
 from edgeres.benchmarking.quantile import QuantileInterval, quantile_interval
 from edgeres.benchmarking.stability import engine_doubts, machine_doubts
 from edgeres.errors import UsageError
+from edgeres.system.progress import ProgressCallback
 
 Clock = Callable[[], int]
 
@@ -168,7 +169,7 @@ def measure(
     *,
     settings: MeasureSettings | None = None,
     nothing: Runner | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Measures engines that take turns.

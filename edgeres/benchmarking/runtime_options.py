@@ -9,7 +9,7 @@ its instruction sets and is ignored on others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.system.container_limits import usable_threads
+from edgeres.system.progress import ProgressCallback
 
 _TOLERANCE = 0.01  # of the largest answer
 _SEARCH = MeasureSettings(seconds=1.0, rounds=10, warmup_seconds=1.0)
@@ -78,7 +79,7 @@ def tune_runtime(
     search: MeasureSettings = _SEARCH,
     final: MeasureSettings = _FINAL,
     trial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Tuning:
     """Tries the options of an engine's backend and writes the fastest into its sidecar.
 

@@ -19,6 +19,7 @@ from edgeres.backends.base import Array, Runner
 from edgeres.backends.classifier import check_images, single_input
 from edgeres.benchmarking.load import fixed_work_ns
 from edgeres.errors import UsageError
+from edgeres.system.progress import ProgressCallback
 
 _WINDOWS = 60
 _LEAST_WINDOW_S = 0.05
@@ -77,7 +78,7 @@ def sustain(
     *,
     clock: Callable[[], int] = time.perf_counter_ns,
     work: Callable[[], int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Sustained:
     """Runs an engine back to back.
 

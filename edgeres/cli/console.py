@@ -12,7 +12,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgeres.system.progress import Advance, StagePart, bar
+from edgeres.system.progress import ProgressCallback, StagePart, bar
 
 
 class ConsoleListener:
@@ -62,7 +62,7 @@ class ConsoleListener:
         memory = f"  peak {stage.peak_rss_bytes / 1e6:.0f} MB" if self._verbose else ""
         self._console.print(f"  {stage.name:<24} {took}{memory}", highlight=False)
 
-    def bar(self, stage: str) -> Advance:
+    def bar(self, stage: str) -> ProgressCallback:
         """A ``progress(done, total)`` callback that draws one bar."""
         return bar(self, stage)
 

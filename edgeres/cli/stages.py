@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -132,10 +131,7 @@ def prune(
                 measuring=measuring,
                 progress=listener.bar("prune and fine-tune"),
             )
-        told: dict[str, Any] = {"checkpoint": str(output), **summary}
-        if "confirmed_widths" in told:
-            told["confirmed_widths"] = json.loads(told["confirmed_widths"])
-        out.result(told, f"{output}")
+        out.result({"checkpoint": str(output), **summary.to_dict()}, f"{output}")
 
 
 def export(

@@ -12,6 +12,7 @@ from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
 from edgeres.evaluation.gates import Limits
 from edgeres.evaluation.predictions import Predictions
+from edgeres.system.progress import ProgressCallback
 
 _WORKERS = 2
 
@@ -53,7 +54,7 @@ class Elsewhere:
         *,
         skipped: BadImages,
         say: Callable[[str], None],
-        progress: Callable[[int, int], None],
+        progress: ProgressCallback,
     ) -> Predictions | None:
         """The answers; ``None`` where nothing but this process is asked for.
 

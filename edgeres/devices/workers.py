@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +41,7 @@ from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import BATCH
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 SHARD = 5 * BATCH
 _CONNECT_S = 20
@@ -98,7 +99,7 @@ def predict_sharded(
     threads: int | None = 1,
     shard: int = SHARD,
     bad: BadImages | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
     """Answers of an engine on a whole data set, by many workers.
 

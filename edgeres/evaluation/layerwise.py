@@ -9,7 +9,7 @@ nothing but rounding may be left: more is an engine that saturates, or computes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.segments import run_in_segments
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
@@ -88,7 +89,7 @@ def compare(
     sources: Sequence[StrPath] = (),
     threads: int | None = None,
     trial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LayerComparison:
     """Compares two models, each an FP32 ONNX file, a Q/DQ ONNX file, or a built engine.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from edgeres.backends.classifier import (
 from edgeres.errors import DataError
 from edgeres.evaluation.distinct import Sketcher, Sketches
 from edgeres.evaluation.predictions import Predictions
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -37,7 +37,7 @@ def predict(
     workers: int = 0,
     bad: BadImages | None = None,
     batches_alike: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
     """Answers of one engine on a whole data set.
 

@@ -37,6 +37,7 @@ from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -133,7 +134,7 @@ def validate(
     bad: BadImages | None = None,
     trial: bool = False,
     check_source: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Validation:
     """Runs a built engine over a data set and judges it against a baseline.
 

@@ -14,7 +14,7 @@ from edgeres.layer_latency.measure import place_of
 from edgeres.layer_latency.predict import latency_model
 from edgeres.layer_latency.table import Place, Precision
 from edgeres.recipe.recipe import Recipe
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
@@ -45,7 +45,9 @@ class TimedOn:
             self.target, precision=self.precision, threads=self.threads, batch=self.batch
         )
 
-    def model(self, onnx: Path, table: Path, progress: Advance | None = None) -> LatencyModel:
+    def model(
+        self, onnx: Path, table: Path, progress: ProgressCallback | None = None
+    ) -> LatencyModel:
         """The latency model of a dense network; what the table lacks is measured and kept in it.
 
         Raises:

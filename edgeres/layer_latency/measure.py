@@ -7,7 +7,7 @@ take turns, so that the call, the quantization of the input and the ends cancel 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import product
@@ -31,11 +31,10 @@ from edgeres.layer_latency.table import (
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.settings import QuantizeSettings
 from edgeres.system.environment import describe_environment
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
-
-Progress = Callable[[int, int], None]
 
 SHARES = (0.125, 0.5, 1.0)
 """Widths that are measured, as shares of the widest layer of a shape."""
@@ -80,7 +79,7 @@ def measure_layers(
     *,
     path: Path | None = None,
     settings: MeasureSettings = LAYER_TIMES,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LatencyTable:
     """Measures the layers of a network that a table does not have yet.
 

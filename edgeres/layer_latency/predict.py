@@ -10,7 +10,7 @@ Networks of other widths that are measured later correct the layers one by one; 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import lcm
 from pathlib import Path
@@ -31,6 +31,7 @@ from edgeres.layer_latency.shapes import NetworkLayer, network_layers
 from edgeres.layer_latency.synthetic import Widths, write_narrowed
 from edgeres.layer_latency.table import LatencyTable, NetworkTime, Precision
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -136,7 +137,7 @@ def latency_model(
     path: Path | None = None,
     layer_times: MeasureSettings = LAYER_TIMES,
     network_times: MeasureSettings = NETWORK_TIMES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LatencyModel:
     """Measures what is missing and returns the latency model of a network.
 

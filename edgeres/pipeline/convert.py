@@ -52,7 +52,7 @@ from edgeres.system.assets import asset_folder
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.environment import describe_environment
 from edgeres.system.files import StrPath
-from edgeres.system.progress import Advance, Listener, Silent
+from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
 
@@ -257,7 +257,7 @@ def _reference(targets: list[Target]) -> Target:
 def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
     """Says so where calibration images are among the validation images."""
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         pairs = find_overlap(calibration, validation, workers=usable_threads(), progress=progress)
         (folder / OVERLAP).write_text(json.dumps(pairs))
 

@@ -26,7 +26,7 @@ from edgeres.recipe.compress import QuantizeBlock
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 ENGINE = "model"
 LEFT_OUT = "left_out.txt"
@@ -71,7 +71,7 @@ def calibration_table(run: Run, networks: Networks) -> Path:
     recipe, network = run.recipe, networks.quantized
     block = recipe.quantize.only("calibrator")
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         bad = BadImages()
         calibrate(
             network.onnx,
@@ -227,7 +227,7 @@ def _quantize(
 
 
 def _build(
-    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: Advance
+    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: ProgressCallback
 ) -> None:
     build(
         onnx,

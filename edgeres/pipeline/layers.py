@@ -30,7 +30,7 @@ from edgeres.quantization.sensitivity import sensitivity
 from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 from edgeres.system.store import StageResult
 
 _BATCH = 32
@@ -102,7 +102,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
     """The engine against the FP32 network that was quantized, layer by layer."""
     fp32, target = networks.quantized, item.target
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         found = compare(
             fp32.onnx,
             item.engine.path,
@@ -145,7 +145,7 @@ def _sensitivity(
     fp32 = networks.quantized
     block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
         found = sensitivity(
             fp32.onnx,

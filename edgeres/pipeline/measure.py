@@ -24,7 +24,7 @@ from edgeres.pipeline.keys import machine_key, path_key, place_key, run_key
 from edgeres.pipeline.run import Run
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 F32 = NDArray[np.float32]
 
@@ -48,7 +48,7 @@ def predictions(
         EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
     """
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         bad = BadImages()
         with target.backend.load(
             engine, BuildConfig(target.device, options=path_key(target))

@@ -32,7 +32,7 @@ from edgeres.recipe.compress import MixedPrecisionBlock
 from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 _BATCH = 32
 
@@ -63,7 +63,7 @@ def with_float_layers(
         return target, None
     held_out = run.calibration.held_out(block.samples)
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = list(batches(held_out, networks.preprocess, _BATCH))
         images = np.concatenate([part for part, _ in parts])
         labels = held_out.labels if (held_out.labels >= 0).all() else None
@@ -109,7 +109,7 @@ class _Workshop:
         target: Target,
         images: NDArray[np.float32],
         labels: NDArray[np.int64] | None,
-        progress: Advance,
+        progress: ProgressCallback,
     ) -> None:
         self._settings = run.recipe.quantize
         self._benchmark = run.recipe.benchmark

@@ -32,12 +32,15 @@ from edgeres.pipeline.source import (
     load_source,
     relatives_note,
 )
+from edgeres.pruning.confirmed import ConfirmedWidths
+from edgeres.pruning.summary import PruneSummary
 from edgeres.recipe.recipe import Recipe
 from edgeres.stages.int8 import equalize
 from edgeres.stages.network import LATENCY_TABLE, export, prune
 from edgeres.system.environment import package_versions
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -174,11 +177,11 @@ def prepare_networks(
         timed = timed_on(recipe, targets, run.listener.note)
         table, latency = _latency(run, dense, timed)
         bench = timed.bench(dense.onnx, latency)
-    small, account = _prune(run, checkpoint, preprocess, table, latency, bench)
+    small, confirmed = _prune(run, checkpoint, preprocess, table, latency, bench)
     pruned = _export(run, "pruned", small, size, real)
     prediction = None
-    if timed is not None and latency is not None:
-        prediction = _prediction(timed, latency, account)
+    if timed is not None and latency is not None and confirmed is not None:
+        prediction = _prediction(timed, latency, confirmed)
         if not prediction.within_budget:
             run.warn_once(
                 f"the pruned network takes {prediction.built_ms:.3g} ms on {timed.target.name}, "
@@ -209,7 +212,7 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
 def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyModel]:
     """The latency table of the dense network's layers on a target, and the model made of it."""
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
         timed.model(dense.onnx, work / LATENCY_TABLE, progress)
         shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
 
@@ -225,16 +228,17 @@ def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyMod
     return path, timed.model(dense.onnx, path)
 
 
-def _prediction(timed: TimedOn, latency: LatencyModel, account: Path) -> LatencyPrediction:
-    told = json.loads(json.loads(account.read_text())["confirmed_widths"])
+def _prediction(
+    timed: TimedOn, latency: LatencyModel, confirmed: ConfirmedWidths
+) -> LatencyPrediction:
     return LatencyPrediction(
         target=timed.target.name,
         dense_ms=latency.dense_ms,
-        predicted_ms=told["predicted_ms"],
-        built_ms=told["measured_ms"],
-        uniform_ms=told["uniform_ms"],
-        kept=told["kept"],
-        within_budget=told["within_budget"],
+        predicted_ms=confirmed.predicted_ms,
+        built_ms=confirmed.measured_ms,
+        uniform_ms=confirmed.uniform_ms,
+        kept=confirmed.kept,
+        within_budget=confirmed.within_budget,
     )
 
 
@@ -245,13 +249,13 @@ def _prune(
     table: Path | None,
     latency: LatencyModel | None,
     bench: NetworkBench | None,
-) -> tuple[Path, Path]:
-    """The pruned checkpoint, and with widths by latency the account of how they were measured."""
+) -> tuple[Path, ConfirmedWidths | None]:
+    """The pruned checkpoint, and with widths by latency how they were measured."""
     settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
     assert settings is not None
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
-        found = prune(
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
+        summary = prune(
             checkpoint,
             folder / CHECKPOINT,
             settings=settings,
@@ -263,7 +267,7 @@ def _prune(
             progress=progress,
         )
         if bench is not None:
-            (folder / ACCOUNT).write_text(json.dumps(found, indent=1))
+            (folder / ACCOUNT).write_text(summary.to_json())
         for log in sorted(work.rglob(FINETUNE_LOG)):
             shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
 
@@ -283,7 +287,11 @@ def _prune(
         produce=produce,
         label="prune and fine-tune",
     )
-    return result.file(CHECKPOINT), result.file(ACCOUNT)
+    if bench is None:
+        return result.file(CHECKPOINT), None
+    account = result.file(ACCOUNT)
+    summary = PruneSummary.of(read_stored(account, dict[str, str]), str(account))
+    return result.file(CHECKPOINT), summary.confirmed
 
 
 def _compare_with_source(

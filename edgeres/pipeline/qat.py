@@ -12,7 +12,7 @@ from edgeres.pipeline.networks import Networks, train_data_of
 from edgeres.pipeline.run import Run
 from edgeres.stages.int8 import qat
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 TRAINED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
@@ -42,7 +42,7 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
     block = run.recipe.quantize.without(*_WITHOUT_EFFECT)
     train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
         qat(
             network.onnx,
             table,

@@ -13,7 +13,7 @@ from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment
-from edgeres.system.progress import Advance, Listener, StagePart, advance
+from edgeres.system.progress import Listener, ProgressCallback, StagePart, advance
 from edgeres.system.store import StageResult, Store, peak_rss_bytes
 
 
@@ -36,7 +36,7 @@ class Run:
         *,
         inputs: Mapping[str, str],
         settings: Mapping[str, Any],
-        produce: Callable[[Path, Path, Advance], None],
+        produce: Callable[[Path, Path, ProgressCallback], None],
         label: str = "",
     ) -> StageResult:
         """Finds or makes a stage's result and tells the listener; see :meth:`Store.stage`.
@@ -71,7 +71,7 @@ class Run:
             self.listener.note(f"warning: {message}")
 
     @contextmanager
-    def measured(self, label: str) -> Iterator[Advance]:
+    def measured(self, label: str) -> Iterator[ProgressCallback]:
         """A stage that is done anew in every run and stores nothing."""
         self.listener.started(label)
         started = monotonic()

@@ -22,7 +22,7 @@ from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import QatBlock, QuantizeBlock
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import StrPath, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.qat_settings import settings_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def calibrate(
     settings: QuantizeBlock,
     threads: int | None = None,
     bad: BadImages | None = None,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CalibrationTable:
     """Runs calibration images through an FP32 ONNX model and writes its calibration table.
 
@@ -106,7 +106,7 @@ def qat(
     train_data: str,
     preprocess: Preprocess,
     work: Path,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
 
@@ -218,7 +218,7 @@ def sensitivity(
     table: StrPath | None = None,
     all_but: bool = False,
     threads: int | None = None,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Sensitivity:
     """Measures what quantizing each layer alone does to the logits, in simulation.
 

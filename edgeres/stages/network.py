@@ -17,10 +17,11 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.errors import BackendMissingError, UsageError
 from edgeres.pruning.settings import prune_settings
+from edgeres.pruning.summary import PruneSummary
 from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import ExportBlock
 from edgeres.system.files import StrPath, output_file
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ def train(
     data: str = "fashion-mnist",
     preprocess: Preprocess | None = None,
     start: StrPath | None = None,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainSummary:
     """Trains a network, or trains a checkpoint on, and tests the chosen epoch once.
 
@@ -79,9 +80,9 @@ def prune(
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
     timed: TimedOn | None = None,
-    measuring: Advance | None = None,
-    progress: Advance | None = None,
-) -> dict[str, str]:
+    measuring: ProgressCallback | None = None,
+    progress: ProgressCallback | None = None,
+) -> PruneSummary:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
 
     Args:
@@ -99,7 +100,7 @@ def prune(
         progress: Called with (steps done, steps in all).
 
     Returns:
-        What is known of the pruned network, e.g. ``macs_ratio`` and ``held_out_top1``.
+        What is known of the pruned network.
 
     Raises:
         EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
@@ -113,12 +114,12 @@ def prune(
     from edgeres.pruning.recover import prune_and_finetune
     from edgeres.training.split import split_held_out
 
-    wanted = prune_settings(settings)
+    pruning = prune_settings(settings)
     full = open_dataset(train_data, split="train")
     held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, held_out, wanted.seed)
+    learn, check = split_held_out(full.labels, held_out, pruning.seed)
     dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
-    if timed is not None and wanted.allocation == "latency" and latency is None:
+    if timed is not None and pruning.allocation == "latency" and latency is None:
         sample = first_image(full)
         size = preprocess.output_size(sample.height, sample.width)
         work.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def prune(
         bench = timed.bench(work / DENSE, latency)
     pruned = prune_and_finetune(
         dense,
-        wanted,
+        pruning,
         full.subset(learn.tolist()),
         full.subset(check.tolist()),
         work,
@@ -136,7 +137,7 @@ def prune(
         progress=progress,
     )
     save_checkpoint(output, pruned)
-    return {key: value for key, value in pruned.metadata.items() if key != "pruning"}
+    return PruneSummary.of(pruned.metadata, str(output))
 
 
 def export(
@@ -187,7 +188,7 @@ def build(
     options: Mapping[str, str] | None = None,
     shapes: Mapping[str, ShapeRange] | None = None,
     limited: bool = False,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 

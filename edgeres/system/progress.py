@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-Advance = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Called with (steps done, steps in all, as far as they are known)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Silent:
         """Does nothing."""
 
 
-def advance(listener: Listener, stage: str) -> Advance:
+def advance(listener: Listener, stage: str) -> ProgressCallback:
     """A ``progress(done, total)`` callback for one stage."""
 
     def call(done: int, total: int) -> None:
@@ -65,7 +66,7 @@ def advance(listener: Listener, stage: str) -> Advance:
     return call
 
 
-def bar(listener: Listener, stage: str) -> Advance:
+def bar(listener: Listener, stage: str) -> ProgressCallback:
     """Tells that a stage begins; a ``progress(done, total)`` callback for it."""
     listener.started(stage)
     return advance(listener, stage)

@@ -19,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from edgeres.system.child import JsonValue, call, find, kill_group, limit, read_answer
+from edgeres.system.progress import ProgressCallback
 
 # What holds for a program that a process executes, not for the process itself: personality(2), and
 # the limit on the stack, which moves what lies below it and is the size of every thread's.
@@ -51,7 +52,7 @@ def run_steady(
     *,
     folder: Path,
     what: str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> JsonValue:
     """Calls a function in a steady child process and returns what it returns.
 

@@ -16,6 +16,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
 from edgeres.system.files import disk_errors
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import (
     check_labels,
     choose_plan,
@@ -35,8 +36,6 @@ from edgeres.training.state import EpochRecord, TrainState, load_state, save_log
 CHECKPOINT_NAME = "model.safetensors"
 STATE_NAME = "train_state.pt"
 LOG_NAME = "train_log.jsonl"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def train(
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
     teacher: nn.Module | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainResult:
     """Trains from scratch, or on from ``start``, and keeps the epoch best on ``held_out``.
 
@@ -151,7 +150,7 @@ def fit(
     preprocess: Preprocess,
     teacher: nn.Module | None = None,
     identity: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[TrainState, int]:
     """Trains any module, resumably; what :func:`train` does once it has a network.
 
@@ -216,7 +215,7 @@ class _Run:
     identity: str
     output: Path
 
-    def finish(self, state: TrainState | None, progress: Progress | None) -> TrainState:
+    def finish(self, state: TrainState | None, progress: ProgressCallback | None) -> TrainState:
         """Trains the epochs that are left, saving state and log after each."""
         if state is not None:
             _restore(self.learner, state)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from edgeres.quantization.settings import QuantizeSettings
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import check_labels
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.epoch import evaluate
@@ -86,7 +86,7 @@ def train_quantized(
     output: Path,
     *,
     preprocess: Preprocess,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of a network; resumes what an earlier call left in ``output``.
 

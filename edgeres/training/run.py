@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from edgeres.models.checkpoint import (
     save_checkpoint,
 )
 from edgeres.system.files import write_atomic
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.device import choose_place, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
@@ -69,7 +69,7 @@ def train_and_test(
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
     teacher: nn.Module | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainSummary:
     """Trains on the training images of ``data`` and tests the chosen epoch once.
 

@@ -22,7 +22,7 @@ from edgeres.backends._vendor import (
     read_options,
     refuse_shapes,
 )
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.onnxruntime.providers import (
     GPU_PROVIDERS,
     OPTIONS,
@@ -35,6 +35,7 @@ from edgeres.backends.sidecar import check_engine, run_config, staged, write_sid
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 _NAME = "onnxruntime"
 _RUNTIME = Package("onnxruntime", extra="onnxruntime")
@@ -142,7 +143,12 @@ class OnnxRuntime(PackagedBackend):
         _place(config)
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Opens a session on the model to prove that it loads, and stores the model as engine.
 

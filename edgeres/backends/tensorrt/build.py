@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.backends.tensorrt.profile import batch_profile
 from edgeres.errors import BackendMissingError, EdgeResError, ModelError, StageError, UsageError
 from edgeres.system.files import write_atomic
+from edgeres.system.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def build_plan(
     *,
     half: bool = False,
     shown: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> BuiltPlan:
     """Parses and builds.
 
