@@ -55,6 +55,7 @@ from edgeres.system.files import StrPath
 from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
+from edgeres.system.stored_json import read_stored
 
 HASHES = "file_hashes.json"
 TELL_UNUSED_BYTES = 2**30
@@ -268,7 +269,7 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
         produce=produce,
         label="check data",
     )
-    shared = len(json.loads(result.file(OVERLAP).read_text()))
+    shared = len(read_stored(result.file(OVERLAP), list[tuple[int, int]]))
     if shared:
         run.warn_once(
             f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "

@@ -23,7 +23,7 @@ from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
-from edgeres.quantization.mixed_precision import Budget, Measured, search
+from edgeres.quantization.mixed_precision import Budget, Measured, MixedPrecision, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
 from edgeres.quantization.settings import quantize_settings
 from edgeres.quantization.simulate import simulated_logits
@@ -33,6 +33,7 @@ from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 _BATCH = 32
 
@@ -68,9 +69,8 @@ def with_float_layers(
         images = np.concatenate([part for part, _ in parts])
         labels = held_out.labels if (held_out.labels >= 0).all() else None
         workshop = _Workshop(run, networks, table, target, images, labels, progress)
-        write_atomic(
-            folder / run_folder.MIXED_PRECISION, json.dumps(workshop.search(), indent=1).encode()
-        )
+        choice = json.dumps(workshop.search().to_dict(), indent=1)
+        write_atomic(folder / run_folder.MIXED_PRECISION, choice.encode())
 
     result = run.stage(
         "mixed_precision",
@@ -94,8 +94,8 @@ def with_float_layers(
         label=f"mixed precision ({target.name})",
     )
     account = result.file(run_folder.MIXED_PRECISION)
-    kept = frozenset(json.loads(account.read_text())["keep_float"])
-    return replace(target, rules=replace(target.rules, keep_float=kept)), account
+    keep_float = frozenset(read_stored(account, MixedPrecision).keep_float)
+    return replace(target, rules=replace(target.rules, keep_float=keep_float)), account
 
 
 class _Workshop:
@@ -123,8 +123,8 @@ class _Workshop:
         self._folder = Path()
         self._engines: dict[frozenset[str], Engine] = {}
 
-    def search(self) -> dict[str, object]:
-        """Runs the search; what it found, as JSON."""
+    def search(self) -> MixedPrecision:
+        """Runs the search."""
         block = self._settings.mixed_precision
         assert block is not None
         fp32, dense = self._networks.quantized, self._networks.dense
@@ -144,7 +144,7 @@ class _Workshop:
                 self._latencies,
                 min_int8_coverage=self._least,
                 candidates=block.candidates,
-            ).to_dict()
+            )
 
     def _engine(self, kept: frozenset[str]) -> Engine:
         if kept not in self._engines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,11 +9,13 @@ from edgeres.backends.base import QdqRules
 from edgeres.data.source import training_fingerprint
 from edgeres.pipeline.networks import Networks, train_data_of
 from edgeres.pipeline.run import Run
-from edgeres.stages.int8 import qat
+from edgeres.stages.int8 import qat, summary_path
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
+from edgeres.training.summary import QatSummary
 
-TRAINED = "trained.safetensors"
+LEARNED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
 _WITHOUT_EFFECT = (
     "precision",
@@ -27,7 +28,7 @@ _WITHOUT_EFFECT = (
 """Settings that a training does not depend on: they are refused beside it, or in its inputs."""
 
 
-def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
+def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
     """What quantization-aware training learned under a rule set, if the recipe asks for it.
 
     The stage's key leaves the rule set's name out: targets with the same rules share one training.
@@ -46,7 +47,7 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         qat(
             network.onnx,
             table,
-            folder / TRAINED,
+            folder / LEARNED,
             rules=rules,
             settings=block,
             train_data=train_data,
@@ -71,10 +72,10 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         produce=produce,
         label=f"quantization-aware training ({rules.name})",
     )
-    numbers = json.loads(result.file(TRAINED).with_suffix(".json").read_text())
-    if numbers["kept"] == "start":
+    summary = read_stored(summary_path(result.file(LEARNED)), QatSummary)
+    if summary.kept == "start":
         run.warn_once(
             f"quantization-aware training for {rules.name} gained nothing on "
-            f"{numbers['held_out']} held-out images; the calibrated network is kept."
+            f"{summary.held_out} held-out images; the calibrated network is kept."
         )
-    return result.file(TRAINED)
+    return result.file(LEARNED)

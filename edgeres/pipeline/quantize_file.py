@@ -99,13 +99,13 @@ def quantize_file(
         check_table(named, table, onnx, images=images, preprocess=preprocess, calibrator=calibrator)
     elif preprocess is not None:
         _calibrated(table, onnx, images, preprocess, recipe.quantize, listener)
-    trained = None
+    learned = None
     if recipe.quantize.qat is not None and preprocess is not None:
-        trained = output.with_suffix(".trained.safetensors")
+        learned = output.with_suffix(".trained.safetensors")
         int8.qat(
             onnx,
             table,
-            trained,
+            learned,
             rules=rules,
             settings=recipe.quantize,
             train_data=_train_data(recipe),
@@ -121,7 +121,7 @@ def quantize_file(
         settings=recipe.quantize,
         data=images,
         preprocess=preprocess,
-        trained=trained,
+        qat=learned,
     )
     return QuantizedFile(output, table, rule_set, result)
 

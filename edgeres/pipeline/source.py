@@ -24,6 +24,7 @@ from edgeres.models.variant import Variant
 from edgeres.recipe.recipe import ModelBlock, PreprocessBlock, Recipe, is_onnx
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.store import json_sha256
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.models.checkpoint import Checkpoint
@@ -92,9 +93,7 @@ class ModelFacts:
     @staticmethod
     def load(path: Path) -> ModelFacts:
         """Reads what :meth:`save` wrote (a verified stage result)."""
-        facts = json.loads(path.read_text())
-        lists = {key: tuple(facts[key]) for key in ("class_names", "notes")}
-        return ModelFacts(**{**facts, **lists})
+        return read_stored(path, ModelFacts)
 
 
 def find_source(block: ModelBlock) -> Source:

@@ -23,6 +23,7 @@ from edgeres.recipe.compress import QatBlock, QuantizeBlock
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 from edgeres.training.qat_settings import settings_of
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ def qat(
         preprocess=preprocess,
         progress=progress,
     )
-    result.trained.save(output)
-    write_atomic(output.with_suffix(".json"), json.dumps(result.to_dict(), indent=1).encode())
+    result.parameters.save(output)
+    write_atomic(summary_path(output), json.dumps(result.to_dict(), indent=1).encode())
     return result
 
 
@@ -159,7 +160,7 @@ def quantize(
     data: str | Dataset | None = None,
     samples: int | None = None,
     preprocess: Preprocess | None = None,
-    trained: StrPath | None = None,
+    qat: StrPath | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
@@ -174,8 +175,7 @@ def quantize(
         samples: How many of them were calibrated; ``None`` is all. Of these
             ``settings.measured_samples`` are used.
         preprocess: How an image becomes numbers; goes with ``data``.
-        trained: What :func:`qat` learned under these rules; the numbers beside it go into the
-            account.
+        qat: What training learned under these rules; the numbers beside it go into the account.
 
     Raises:
         UsageError: ``settings`` measure on images and there are none.
@@ -184,27 +184,30 @@ def quantize(
     onnx = Path(onnx)
     table = Path(table)
     output = Path(output)
-    trained = None if trained is None else Path(trained)
+    qat = None if qat is None else Path(qat)
+    from edgeres.quantization.account import write_account
+    from edgeres.quantization.qat_parameters import QatParameters
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
-    from edgeres.quantization.trained import TrainedParameters
+    from edgeres.training.summary import QatSummary
 
-    wanted = quantize_settings(settings)
+    how = quantize_settings(settings)
     images = None
-    if trained is None and wanted.needs_images and data is not None and preprocess is not None:
+    if qat is None and how.needs_images and data is not None and preprocess is not None:
         full = take(_opened(data), samples)
         few = take(full, min(settings.measured_samples, len(full)))
         # Calibration has read the same images and told of bad ones.
         images = np.concatenate(list(_images(few, preprocess, BadImages(1.0))))
-    learned = None if trained is None else TrainedParameters.load(trained)
-    result = run(
-        onnx, CalibrationTable.load(table), rules, output, wanted, images=images, trained=learned
-    )
-    account = {"rules": rules.to_dict(), **result.to_dict()}
-    if trained is not None:
-        account["qat"] = json.loads(trained.with_suffix(".json").read_text())
-    write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
+    learned = None if qat is None else QatParameters.load(qat)
+    result = run(onnx, CalibrationTable.load(table), rules, output, how, images=images, qat=learned)
+    numbers = None if qat is None else read_stored(summary_path(qat), QatSummary).to_dict()
+    write_account(output, rules, result, numbers)
     return result
+
+
+def summary_path(learned: Path) -> Path:
+    """Where the numbers of a training lie, beside what it learned."""
+    return learned.with_suffix(".json")
 
 
 def sensitivity(

@@ -31,7 +31,8 @@ from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
 from edgeres.training.settings import TrainSettings
-from edgeres.training.state import EpochRecord, TrainState, load_state, save_log, save_state
+from edgeres.training.state import TrainState, load_state, save_log, save_state
+from edgeres.training.summary import EpochRecord
 
 CHECKPOINT_NAME = "model.safetensors"
 STATE_NAME = "train_state.pt"

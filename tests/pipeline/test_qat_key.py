@@ -8,7 +8,7 @@ import pytest
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
-from edgeres.pipeline import qat as trained
+from edgeres.pipeline import qat
 from edgeres.recipe.compress import QatBlock, QuantizeBlock
 
 RULES = QdqRules("r", "uint8", False, frozenset({"Conv"}), "int32", "both", True)
@@ -25,7 +25,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
         asked.update(settings)
         raise _AskedError
 
-    monkeypatch.setattr(trained, "training_fingerprint", lambda *_: "images")
+    monkeypatch.setattr(qat, "training_fingerprint", lambda *_: "images")
     table = tmp_path / "table.json"
     table.write_text("{}")
     block = QuantizeBlock(qat=QatBlock(), **settings)
@@ -33,7 +33,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
     network = SimpleNamespace(sha256="0", onnx=None)
     networks = SimpleNamespace(quantized=network, preprocess=Preprocess())
     with pytest.raises(_AskedError):
-        trained.trained_parameters(
+        qat.qat_parameters(
             SimpleNamespace(recipe=recipe, stage=stage, hashes=None), networks, table, RULES
         )
     return asked
