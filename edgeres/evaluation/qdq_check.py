@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from edgeres.errors import EdgeResError
-from edgeres.system.child import run_limited
+from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.stored_json import check_stored
 
 if TYPE_CHECKING:
     from edgeres.quantization.qdq_view import Finding
@@ -59,7 +60,7 @@ def check_qdq(
         seconds=SECONDS,
         memory_bytes=MEMORY_BYTES if device == "cpu" else None,
     )
-    return tuple(Finding(**each) for each in cast("list[dict[str, Any]]", told))
+    return check_stored(told, tuple[Finding, ...], where=f"what was found in {onnx}")
 
 
 def findings_of(
@@ -77,9 +78,7 @@ def findings_of(
         return (Finding("check", str(onnx), f"it could not be checked: {error.message}", "risk"),)
 
 
-def check_file(
-    onnx: str, backend: str, device: str, options: dict[str, str]
-) -> list[dict[str, Any]]:
+def check_file(onnx: str, backend: str, device: str, options: dict[str, str]) -> JsonValue:
     """What the child of :func:`check_qdq` does."""
     from edgeres.backends import get_backend
     from edgeres.backends.base import BuildConfig
@@ -121,6 +120,6 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
     """The findings as plain JSON values."""
     return [asdict(each) for each in findings]

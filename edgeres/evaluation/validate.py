@@ -235,7 +235,7 @@ def validate(
         if limits.min_fused_adds is not None:
             checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
     speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads, in_child=trial)
-    checks += deployment_checks(limits, size_bytes=size, **speed)
+    checks += deployment_checks(limits, size_bytes=size, **vars(speed))
     checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
     cause = cause_of_it() if explain and verdict.outcome == "fail" else None

@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
 from edgeres.backends.sidecar import engine_size, read_engine
@@ -139,7 +138,7 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     block = run.recipe.quantize.without(
         "precision", "equalize", "portable", "qat", "mixed_precision"
     )
-    settings: dict[str, Any] = {"rules": target.rules.to_dict()}
+    settings: dict[str, object] = {"rules": target.rules.to_dict()}
     if learned is not None:
         inputs["trained"] = file_sha256(learned)
     elif quantize_settings(block).needs_images:

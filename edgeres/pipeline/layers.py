@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -177,7 +176,7 @@ def _sensitivity(
     )
 
 
-def _as_json(content: Mapping[str, Any], names: Mapping[Path, str]) -> bytes:
+def _as_json(content: Mapping[str, object], names: Mapping[Path, str]) -> bytes:
     """JSON in which files of the store have the names that a reader knows."""
     text = json.dumps(content, indent=1) + "\n"
     for path, name in names.items():

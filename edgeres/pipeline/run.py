@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
@@ -35,7 +34,7 @@ class Run:
         name: str,
         *,
         inputs: Mapping[str, str],
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         produce: Callable[[Path, Path, ProgressCallback], None],
         label: str = "",
     ) -> StageResult:

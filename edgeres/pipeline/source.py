@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
@@ -56,7 +56,7 @@ class Source:
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """All that decides what is loaded, where the files lie and its own hash aside."""
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer"):
@@ -81,18 +81,24 @@ class ModelFacts:
     name: str
     num_classes: int
     in_channels: int
-    preprocess: dict[str, Any] | None
+    preprocess: Preprocess | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     assumed: bool = False
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
-        write_atomic(path, json.dumps(asdict(self), indent=1).encode())
+        travelled = None if self.preprocess is None else self.preprocess.to_dict()
+        content = {**asdict(self), "preprocess": travelled}
+        write_atomic(path, json.dumps(content, indent=1).encode())
 
     @staticmethod
     def load(path: Path) -> ModelFacts:
-        """Reads what :meth:`save` wrote (a verified stage result)."""
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ArtefactError: It is damaged.
+        """
         return read_stored(path, ModelFacts)
 
 
@@ -247,7 +253,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         name=checkpoint.plan.architecture,
         num_classes=checkpoint.plan.num_classes,
         in_channels=checkpoint.plan.in_channels,
-        preprocess=checkpoint.preprocess.to_dict() if checkpoint.preprocess else None,
+        preprocess=checkpoint.preprocess,
         class_names=checkpoint.class_names,
         notes=_variant_note(checkpoint.plan),
         assumed=checkpoint.plan.assumed,
@@ -262,8 +268,8 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
     """
     said = block.model_dump(exclude_unset=True) if block is not None else {}
     if said or facts.preprocess is not None:
-        travelled = facts.preprocess or {"channels": facts.in_channels}
-        preprocess = Preprocess.from_dict({**travelled, **said})
+        travelled = facts.preprocess or Preprocess(channels=facts.in_channels)
+        preprocess = Preprocess.from_dict({**travelled.to_dict(), **said})
     else:
         raise UsageError(
             f"{facts.name} does not say how its images are preprocessed.",

@@ -66,7 +66,7 @@ def calibrate(
     onnx = Path(onnx)
     output = Path(output)
     from edgeres.quantization.calibrate import calibrate as run
-    from edgeres.stages.table_origin import origin_of
+    from edgeres.stages.table_origin import TableOrigin
 
     dataset = take(_opened(data), samples)
     table = run(
@@ -77,7 +77,7 @@ def calibrate(
         progress=progress,
         total=len(dataset),
     )
-    table = replace(table, made_from=origin_of(dataset, preprocess))
+    table = replace(table, made_from=TableOrigin.now(dataset, preprocess).to_dict())
     table.save(output)
     return table
 

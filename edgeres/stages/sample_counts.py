@@ -9,7 +9,6 @@ error before any work.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +155,7 @@ def fit_sensitivity(samples: int | None, default: int, images: int, *, calibrate
     return min(default, images if calibrated else max(1, images // 2))
 
 
-def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, Any], list[str]]:
+def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, int], list[str]]:
     """Shrunk numbers by dotted key, and what is said of them."""
     block = recipe.quantize.mixed_precision
     used, images = recipe.data.calibration_samples, len(calibration)
@@ -176,7 +175,7 @@ def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, Any], 
             + f", the set has {images}.",
             hint="Ask for fewer, or give a larger set.",
         )
-    changes: dict[str, Any] = {}
+    changes: dict[str, int] = {}
     told: list[str] = []
     if used < recipe.data.calibration_samples:
         changes["data.calibration_samples"] = used

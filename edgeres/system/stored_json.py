@@ -47,12 +47,27 @@ def parse_stored(text: str, kind: type[T], *, where: str, hint: str = AGAIN) -> 
     Raises:
         ArtefactError: It is not JSON, or a field is missing or of another type.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{where}: is not JSON ({error}).", hint=hint) from error
+    return check_stored(content, kind, where=where, hint=hint)
+
+
+def check_stored(content: object, kind: type[T], *, where: str, hint: str = AGAIN) -> T:
+    """The same for JSON values, for instance what a child process answered.
+
+    Args:
+        content: The values.
+        kind: As for :func:`read_stored`.
+        where: What they are, for the error.
+        hint: What to do about it.
+
+    Raises:
+        ArtefactError: A field is missing or of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
