@@ -20,7 +20,7 @@ import numpy as np
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.backends.classifier import single_input
 from edgeres.backends.fit import executable_backend
-from edgeres.backends.limited import try_engine
+from edgeres.backends.isolate import try_engine
 from edgeres.backends.sidecar import read_engine, write_tuning
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
@@ -78,7 +78,7 @@ def tune_runtime(
     batch_size: int = 1,
     search: MeasureSettings = _SEARCH,
     final: MeasureSettings = _FINAL,
-    trial: bool = False,
+    isolate: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Tuning:
     """Tries the options of an engine's backend and writes the fastest into its sidecar.
@@ -88,7 +88,7 @@ def tune_runtime(
         batch_size: Images in a run.
         search: How long each value is measured.
         final: How long the found options are measured against the engine as built.
-        trial: Whether the engine first runs once in a child process, where it may crash or hang.
+        isolate: Whether the engine first runs once in a child process, where it may crash or hang.
         progress: Called with options done and options in all.
 
     Raises:
@@ -99,7 +99,7 @@ def tune_runtime(
     """
     engine = read_engine(path)
     backend = executable_backend(engine)
-    if trial:
+    if isolate:
         try_engine(path)
     dimensions: list[tuple[str, tuple[str, ...]]] = []
     as_built: dict[str, str] = {}

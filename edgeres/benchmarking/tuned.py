@@ -62,7 +62,7 @@ def benchmark_engines(
     """
     tunings = {
         str(path): tune_runtime(
-            path, batch_size=batch_size, trial=True, progress=bar(listener, f"tune {path.name}")
+            path, batch_size=batch_size, isolate=True, progress=bar(listener, f"tune {path.name}")
         )
         for path in (paths if tune else ())
     }
@@ -74,7 +74,7 @@ def benchmark_engines(
         settings=settings,
         memory=True,
         sustained_s=sustained_s,
-        trial=True,
+        isolate=True,
         progress=bar(listener, "benchmark"),
     )
     return TunedBenchmark(measured, tunings)

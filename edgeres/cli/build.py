@@ -52,7 +52,7 @@ def build(
             threads=threads,
             options=o.parse_options(option),
             shapes=o.parse_shapes(shapes),
-            limited=True,
+            isolate=True,
         )
         found = findings_of(onnx, target, device, engine.options)
         out.result(

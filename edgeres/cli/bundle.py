@@ -161,7 +161,7 @@ def run(
             threads=threads,
             key=key,
             rebuild=rebuild,
-            trial=key is None and not trust,
+            isolate=key is None and not trust,
         ) as session:
             answers = session.classify(images, top=top)
             not_proven = session.manifest.not_proven

@@ -46,7 +46,7 @@ def compare(
                 run_preprocess([b, a], o.preprocess_fields(preprocess)),
                 sources=source or (),
                 threads=threads,
-                trial=True,
+                isolate=True,
                 progress=listener.bar("compare"),
             )
         out.result(found.to_dict(), layers_table(found))

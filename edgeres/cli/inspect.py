@@ -24,7 +24,7 @@ def inspect(
         from edgeres.evaluation.inspect import inspect as run
         from edgeres.report.command_tables import inspection_table
 
-        found = run(engine, source=source, trial=True)
+        found = run(engine, source=source, isolate=True)
         out.result(found.to_dict(), inspection_table(found))
 
 

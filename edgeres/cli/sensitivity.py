@@ -45,7 +45,7 @@ def sensitivity(
         from edgeres.data.source import open_dataset
         from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import onnx_preprocess
-        from edgeres.quantization.trial import try_model
+        from edgeres.quantization.isolate import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.stages.int8 import sensitivity as run
         from edgeres.stages.sample_counts import fit_sensitivity

@@ -84,7 +84,7 @@ def prune(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import target_list
         from edgeres.errors import UsageError
-        from edgeres.layer_latency.device import timed_here
+        from edgeres.layer_latency.device import latency_target_here
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import choose_preprocess, facts_of, relatives_note
@@ -116,10 +116,10 @@ def prune(
         if few:
             out.note(f"few images: {few}.")
         with out.listener() as listener:
-            timed, measuring = None, None
+            place, measuring = None, None
             if settings.prune.allocation == "latency":
-                timed = timed_here(settings, target_list(settings.targets), listener.note)
-                measuring = listener.bar(f"measure layers ({timed.target.name})")
+                place = latency_target_here(settings, target_list(settings.targets), listener.note)
+                measuring = listener.bar(f"measure layers ({place.target.name})")
             summary = run(
                 checkpoint,
                 output,
@@ -127,7 +127,7 @@ def prune(
                 train_data=data,
                 preprocess=prepared,
                 work=output.with_name(f"{output.stem}.finetune"),
-                timed=timed,
+                latency_on=place,
                 measuring=measuring,
                 progress=listener.bar("prune and fine-tune"),
             )

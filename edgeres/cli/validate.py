@@ -96,11 +96,11 @@ def validate(
             )
         elsewhere = Elsewhere(host, workers, scheduler, threads)
         elsewhere.check(limits)
-        bad = BadImages()
+        skipped = BadImages()
         with out.listener() as listener:
             bar = listener.bar("validate")
             answered = elsewhere.predict(
-                engine, images, data, prepared, skipped=bad, say=listener.note, progress=bar
+                engine, images, data, prepared, skipped=skipped, say=listener.note, progress=bar
             )
             validation = run(
                 engine,
@@ -113,8 +113,8 @@ def validate(
                 conformance=c.load_conformance(conformance) if conformance else None,
                 fp32=fp32,
                 answered=answered,
-                bad=bad,
-                trial=True,
+                skipped=skipped,
+                isolate=True,
                 check_source=answered is None,
                 progress=bar,
             )

@@ -75,7 +75,13 @@ class Elsewhere:
             from edgeres.devices.remote import predict_on
 
             return predict_on(
-                self.host, engine, images, preprocess, threads=self.threads, bad=skipped, say=say
+                self.host,
+                engine,
+                images,
+                preprocess,
+                threads=self.threads,
+                skipped=skipped,
+                say=say,
             )
         if self.workers is None and self.scheduler is None:
             return None
@@ -88,6 +94,6 @@ class Elsewhere:
             scheduler=self.scheduler,
             workers=self.workers or _WORKERS,
             threads=self.threads or 1,
-            bad=skipped,
+            skipped=skipped,
             progress=progress,
         )

@@ -122,7 +122,7 @@ def _here(
 
     settings = MeasureSettings(seconds=seconds)
     found = benchmark(
-        paths, batch_size=batch_size, threads=threads, settings=settings, memory=True, trial=True
+        paths, batch_size=batch_size, threads=threads, settings=settings, memory=True, isolate=True
     )
     return {"device": LOCAL, **found.to_dict()}
 

@@ -88,7 +88,7 @@ def compare(
     *,
     sources: Sequence[StrPath] = (),
     threads: int | None = None,
-    trial: bool = False,
+    isolate: bool = False,
     progress: ProgressCallback | None = None,
 ) -> LayerComparison:
     """Compares two models, each an FP32 ONNX file, a Q/DQ ONNX file, or a built engine.
@@ -103,7 +103,7 @@ def compare(
         preprocess: How an image becomes numbers.
         sources: ONNX files that the engines were built from, where they do not lie beside them.
         threads: CPU threads; ``None`` leaves the choice to the runtimes.
-        trial: Whether both first run once in a child process, where they may crash or hang; then
+        isolate: Whether both first run once in a child process, where they may crash or hang; then
             the further engines are built in one, too.
         progress: Called with images done and images in all.
 
@@ -120,11 +120,11 @@ def compare(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
     near = [*map(Path, sources), reference, candidate]
-    first, second = (open_model(path, near, trial=trial) for path in (reference, candidate))
+    first, second = (open_model(path, near, isolate=isolate) for path in (reference, candidate))
     choose_points(first, second)
     images = (part for part, _ in batches(dataset, preprocess, _BATCH))
     with ExitStack() as stack:
-        loop = _Loop(first, second, stack, threads, in_child=trial)
+        loop = _Loop(first, second, stack, threads, isolate=isolate)
         done = 0
         for part in chunks(images):
             loop.add(part)
@@ -152,12 +152,12 @@ class _Loop:
         stack: ExitStack,
         threads: int | None,
         *,
-        in_child: bool,
+        isolate: bool,
     ) -> None:
         self._models = (first, second)
         self._stack = stack
         self._threads = threads
-        self._in_child = in_child
+        self._isolate = isolate
         self._inside: list[Inside] = []
         self._simulated: list[Inside | None] = []
         self._whole: Distances = {}
@@ -226,7 +226,7 @@ class _Loop:
                     model.points,
                     images,
                     threads=self._threads,
-                    in_child=self._in_child,
+                    isolate=self._isolate,
                 )
             )
             self._inside.append(model.inside)

@@ -49,7 +49,7 @@ def run_preprocess(
 
 def _channels(models: Sequence[Path], layout: str) -> dict[str, int]:
     """Channels of the images that the models take, where one of them is an ONNX file and tells."""
-    from edgeres.quantization.trial import input_shape
+    from edgeres.quantization.isolate import input_shape
 
     for model in models:
         if model.suffix == ".onnx" and model.is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine
-from edgeres.backends.limited import build_limited
+from edgeres.backends.isolate import build_isolated
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.gates import Limits
@@ -42,7 +42,7 @@ def measure_speed(
     fp32: Path | None,
     threads: int | None,
     *,
-    in_child: bool = False,
+    isolate: bool = False,
 ) -> MeasuredSpeed:
     """Times and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
 
@@ -51,7 +51,7 @@ def measure_speed(
         limits: What is asked for.
         fp32: FP32 engine, or ONNX file to build one from with the engine's own backend.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
-        in_child: Whether to build it in a child process.
+        isolate: Whether to build it in a child process.
 
     Returns:
         What was measured; empty where no limit asks.
@@ -81,8 +81,8 @@ def measure_speed(
             backend = get_backend(engine.backend)
             out = Path(folder) / f"fp32{backend.engine_suffix}"
             config = built_like(engine, backend, fp32, threads=threads, reference=True)
-            if in_child:
-                yardstick = build_limited(fp32, out, backend.name, config).path
+            if isolate:
+                yardstick = build_isolated(fp32, out, backend.name, config).path
             else:
                 yardstick = backend.build(fp32, out, config).path
         times = benchmark([yardstick, engine.path], threads=threads, settings=settings).engines

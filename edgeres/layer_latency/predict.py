@@ -23,8 +23,8 @@ from edgeres.errors import StageError, UsageError
 from edgeres.layer_latency.measure import (
     LAYER_TIMES,
     measure_layers,
+    measurement_context,
     open_table,
-    place_of,
     time_models,
 )
 from edgeres.layer_latency.shapes import NetworkLayer, network_layers
@@ -158,7 +158,7 @@ def latency_model(
         ModelError: The network cannot be read or made narrower.
         StageError: The times were disturbed; see :func:`make_model`.
     """
-    place = place_of(target, precision=precision, threads=threads, batch=batch)
+    place = measurement_context(target, precision=precision, threads=threads, batch=batch)
     layers = network_layers(onnx)
     table = measure_layers(
         layers, target, place, path=path, settings=layer_times, progress=progress

@@ -27,7 +27,7 @@ _LEAST_MS = 1e-4
 
 
 @dataclass(frozen=True)
-class Place:
+class MeasurementContext:
     """Where the times of a table hold.
 
     Attributes:
@@ -132,7 +132,7 @@ class LatencyTable:
         networks: Whole networks by the SHA-256 of their FP32 ONNX file.
     """
 
-    place: Place
+    place: MeasurementContext
     multiples: Multiples | None = None
     probes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shapes: Mapping[str, ShapeTimes] = field(default_factory=dict)
@@ -239,7 +239,7 @@ def _from_content(content: dict[str, Any]) -> LatencyTable:
         if not good:
             raise ValueError(f"the times of '{key}' are no grid of positive numbers")
     return LatencyTable(
-        place=Place(**{**place, "isa": tuple(place["isa"])}),
+        place=MeasurementContext(**{**place, "isa": tuple(place["isa"])}),
         multiples=Multiples(**content["multiples"]) if content["multiples"] else None,
         probes=content["probes"],
         shapes=shapes,

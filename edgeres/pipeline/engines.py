@@ -87,7 +87,7 @@ def calibration_table(run: Run, networks: Networks) -> Path:
     block = recipe.quantize.only("calibrator")
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
-        bad = BadImages()
+        skipped = BadImages()
         calibrate(
             network.onnx,
             folder / run_folder.TABLE,
@@ -95,10 +95,10 @@ def calibration_table(run: Run, networks: Networks) -> Path:
             samples=None,
             preprocess=networks.preprocess,
             settings=block,
-            bad=bad,
+            skipped=skipped,
             progress=progress,
         )
-        (folder / LEFT_OUT).write_text(bad.summary())
+        (folder / LEFT_OUT).write_text(skipped.summary())
 
     result = run.stage(
         "calibrate",

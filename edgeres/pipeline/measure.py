@@ -49,7 +49,7 @@ def predictions(
     """
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
-        bad = BadImages()
+        skipped = BadImages()
         with target.backend.load(
             engine, BuildConfig(target.device, options=path_key(target))
         ) as runner:
@@ -61,10 +61,10 @@ def predictions(
                 name=label,
                 model_sha256=engine.source_sha256,
                 workers=usable_threads(),
-                bad=bad,
+                skipped=skipped,
                 progress=progress,
             ).save(folder / run_folder.PREDICTIONS)
-        (folder / LEFT_OUT).write_text(bad.summary())
+        (folder / LEFT_OUT).write_text(skipped.summary())
 
     result = run.stage(
         "evaluate",
@@ -126,7 +126,7 @@ def latencies(
     least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
     size = settings.batch_size
     images = validation.subset(range(min(len(validation), LATENCY_INPUTS * size)))
-    parts = [part for part, _ in batches(images, preprocess, size, bad=BadImages(1.0))]
+    parts = [part for part, _ in batches(images, preprocess, size, skipped=BadImages(1.0))]
     feeds = timed_batches(parts, size)
     if not feeds:
         raise DataError(

@@ -21,7 +21,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
 from edgeres.graph.summary import ModelSummary, summarize
-from edgeres.layer_latency.device import TimedOn, timed_on
+from edgeres.layer_latency.device import LatencyTarget, latency_target
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import (
     CHECKPOINT,
@@ -172,20 +172,21 @@ def prepare_networks(
     dense = _export(run, "dense", checkpoint, size, real)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
-    timed, table, latency, bench = None, None, None, None
+    latency_on, table, latency, bench = None, None, None, None
     if recipe.prune.allocation == "latency":
-        timed = timed_on(recipe, targets, run.listener.note)
-        table, latency = _latency(run, dense, timed)
-        bench = timed.bench(dense.onnx, latency)
+        latency_on = latency_target(recipe, targets, run.listener.note)
+        table, latency = _latency(run, dense, latency_on)
+        bench = latency_on.bench(dense.onnx, latency)
     small, confirmed = _prune(run, checkpoint, preprocess, table, latency, bench)
     pruned = _export(run, "pruned", small, size, real)
     prediction = None
-    if timed is not None and latency is not None and confirmed is not None:
-        prediction = _prediction(timed, latency, confirmed)
+    if latency_on is not None and latency is not None and confirmed is not None:
+        prediction = _prediction(latency_on, latency, confirmed)
         if not prediction.within_budget:
             run.warn_once(
-                f"the pruned network takes {prediction.built_ms:.3g} ms on {timed.target.name}, "
-                f"more than `target_latency: {recipe.prune.target_latency:g}` of "
+                f"the pruned network takes {prediction.built_ms:.3g} ms on "
+                f"{prediction.target}, more than "
+                f"`target_latency: {recipe.prune.target_latency:g}` of "
                 f"{prediction.dense_ms:.3g} ms; no widths that were built are within it."
             )
     return Networks(facts, preprocess, dense, pruned, prediction=prediction)
@@ -209,30 +210,30 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
-def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyModel]:
+def _latency(run: Run, dense: Network, latency_on: LatencyTarget) -> tuple[Path, LatencyModel]:
     """The latency table of the dense network's layers on a target, and the model made of it."""
 
     def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
-        timed.model(dense.onnx, work / LATENCY_TABLE, progress)
+        latency_on.model(dense.onnx, work / LATENCY_TABLE, progress)
         shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
 
-    place = timed.place
+    place = latency_on.place
     path = run.stage(
         "latency",
         inputs={"model": dense.sha256},
         settings={"place": {**asdict(place), "isa": list(place.isa)}},
         produce=produce,
-        label=f"measure layers ({timed.target.name})",
+        label=f"measure layers ({latency_on.target.name})",
     ).file(LATENCY_TABLE)
     # All is in the table: nothing is measured again.
-    return path, timed.model(dense.onnx, path)
+    return path, latency_on.model(dense.onnx, path)
 
 
 def _prediction(
-    timed: TimedOn, latency: LatencyModel, confirmed: ConfirmedWidths
+    latency_on: LatencyTarget, latency: LatencyModel, confirmed: ConfirmedWidths
 ) -> LatencyPrediction:
     return LatencyPrediction(
-        target=timed.target.name,
+        target=latency_on.target.name,
         dense_ms=latency.dense_ms,
         predicted_ms=confirmed.predicted_ms,
         built_ms=confirmed.measured_ms,

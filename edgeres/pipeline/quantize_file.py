@@ -76,7 +76,7 @@ def quantize_file(
         ArtefactError: ``table`` is of something else.
         EdgeResError: As the stages do.
     """
-    from edgeres.quantization.trial import try_model
+    from edgeres.quantization.isolate import try_model
 
     onnx, output = Path(onnx), Path(output)
     listener = listener or Silent()

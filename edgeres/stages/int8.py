@@ -44,7 +44,7 @@ def calibrate(
     preprocess: Preprocess,
     settings: QuantizeBlock,
     threads: int | None = None,
-    bad: BadImages | None = None,
+    skipped: BadImages | None = None,
     progress: ProgressCallback | None = None,
 ) -> CalibrationTable:
     """Runs calibration images through an FP32 ONNX model and writes its calibration table.
@@ -57,7 +57,7 @@ def calibrate(
         preprocess: How an image becomes numbers.
         settings: The recipe's ``quantize:`` block.
         threads: CPU threads of the forward pass.
-        bad: Collects images that cannot be decoded; without it the first one is an error.
+        skipped: Collects images that cannot be decoded; without it the first one is an error.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -71,7 +71,7 @@ def calibrate(
     dataset = take(_opened(data), samples)
     table = run(
         onnx,
-        _images(dataset, preprocess, bad),
+        _images(dataset, preprocess, skipped),
         calibrator=settings.calibrator,
         threads=threads,
         progress=progress,
@@ -299,10 +299,12 @@ def _opened(data: str | Dataset) -> Dataset:
 
 
 def _images(
-    dataset: Dataset, preprocess: Preprocess, bad: BadImages | None
+    dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None
 ) -> Iterator[NDArray[np.float32]]:
     from edgeres.data.batches import batches
 
     workers = usable_threads()
-    for images, _ in batches(dataset, preprocess, CALIBRATION_BATCH, workers=workers, bad=bad):
+    for images, _ in batches(
+        dataset, preprocess, CALIBRATION_BATCH, workers=workers, skipped=skipped
+    ):
         yield images

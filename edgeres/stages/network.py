@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeres.layer_latency.bench import NetworkBench
-    from edgeres.layer_latency.device import TimedOn
+    from edgeres.layer_latency.device import LatencyTarget
     from edgeres.layer_latency.predict import LatencyModel
     from edgeres.training.run import TrainSummary
     from edgeres.training.settings import TrainSettings
@@ -79,7 +79,7 @@ def prune(
     work: StrPath,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
-    timed: TimedOn | None = None,
+    latency_on: LatencyTarget | None = None,
     measuring: ProgressCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> PruneSummary:
@@ -94,9 +94,9 @@ def prune(
         work: Folder of the resumable training state and the log.
         latency: Of the dense network, for ``allocation: latency``.
         bench: Where widths by latency are measured before they are kept.
-        timed: Where to make both, instead: the dense network is exported and its layers are
+        latency_on: Where to make both, instead: the dense network is exported and its layers are
             measured in ``work``.
-        measuring: Called with (layer shapes measured, shapes in all), for ``timed``.
+        measuring: Called with (layer shapes measured, shapes in all), for ``latency_on``.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -119,13 +119,13 @@ def prune(
     held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
     learn, check = split_held_out(full.labels, held_out, pruning.seed)
     dense = replace(load_checkpoint(checkpoint), preprocess=preprocess)
-    if timed is not None and pruning.allocation == "latency" and latency is None:
+    if latency_on is not None and pruning.allocation == "latency" and latency is None:
         sample = first_image(full)
         size = preprocess.output_size(sample.height, sample.width)
         work.mkdir(parents=True, exist_ok=True)
         export(checkpoint, work / DENSE, image_size=size, settings=ExportBlock())
-        latency = timed.model(work / DENSE, work / LATENCY_TABLE, measuring)
-        bench = timed.bench(work / DENSE, latency)
+        latency = latency_on.model(work / DENSE, work / LATENCY_TABLE, measuring)
+        bench = latency_on.bench(work / DENSE, latency)
     pruned = prune_and_finetune(
         dense,
         pruning,
@@ -187,7 +187,7 @@ def build(
     threads: int | None = None,
     options: Mapping[str, str] | None = None,
     shapes: Mapping[str, ShapeRange] | None = None,
-    limited: bool = False,
+    isolate: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
@@ -201,9 +201,9 @@ def build(
         options: The backend's own options by name, as text.
         shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
             only input.
-        limited: Whether to build in a child process, for a model from elsewhere.
+        isolate: Whether to build in a child process, for a model from elsewhere.
         progress: Called with (steps done, steps known so far) by backends whose builders tell them;
-            not with ``limited``.
+            not with ``isolate``.
 
     Raises:
         BackendMissingError: The backend is not installed.
@@ -219,10 +219,10 @@ def build(
         raise BackendMissingError(reason)
     path = output_file(output, backend.engine_suffix, source=onnx)
     config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
-    if limited:
-        from edgeres.backends.limited import build_limited
+    if isolate:
+        from edgeres.backends.isolate import build_isolated
 
-        return build_limited(onnx, path, target, config)
+        return build_isolated(onnx, path, target, config)
     return backend.build(onnx, path, config, progress=progress)
 
 

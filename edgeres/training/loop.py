@@ -24,7 +24,7 @@ from edgeres.training.begin import (
     fingerprint,
     first_network,
 )
-from edgeres.training.device import Place, choose_place, cpu_threads
+from edgeres.training.device import TorchDevice, choose_device, cpu_threads
 from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
@@ -174,7 +174,7 @@ def fit(
     """
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    place = choose_place(settings)
+    place = choose_device(settings)
     sets = (train_set, held_out)
     identity = fingerprint(settings, sets, preprocess, module, teacher, also=identity)
     state = load_state(output / STATE_NAME, identity)
@@ -210,7 +210,7 @@ class _Run:
     learner: Learner
     data: PixelSet
     check: PixelSet
-    place: Place
+    place: TorchDevice
     layout: LayoutName
     teacher: nn.Module | None
     identity: str

@@ -26,7 +26,7 @@ from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import check_labels
-from edgeres.training.device import choose_place, cpu_threads
+from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.fake_quant import (
     ActivationQuantizer,
@@ -215,7 +215,7 @@ def _classes(
 def _top1(
     network: QdqNetwork, held_out: Dataset, training: TrainSettings, preprocess: Preprocess
 ) -> float:
-    device = choose_place(training).device
+    device = choose_device(training).device
     data = load_pixels(held_out, preprocess, device=device)
     with cpu_threads(training.threads):
         return evaluate(network.to(device), data)[1]

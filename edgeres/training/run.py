@@ -22,7 +22,7 @@ from edgeres.models.checkpoint import (
 )
 from edgeres.system.files import write_atomic
 from edgeres.system.progress import ProgressCallback
-from edgeres.training.device import choose_place, cpu_threads
+from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
 from edgeres.training.pixels import load_pixels
@@ -153,7 +153,7 @@ def _earlier_test(path: Path, weights: str) -> tuple[int, float | None]:
 def _top1(checkpoint: Checkpoint, test: Dataset, settings: TrainSettings) -> float:
     if checkpoint.preprocess is None:  # train() always writes one
         raise AssertionError
-    device = choose_place(settings).device
+    device = choose_device(settings).device
     data = load_pixels(test, checkpoint.preprocess, device=device)
     with cpu_threads(settings.threads):
         return evaluate(load_module(checkpoint).to(device), data)[1]

@@ -26,9 +26,9 @@ from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRule
 from edgeres.backends.onnxruntime.providers import (
     GPU_PROVIDERS,
     OPTIONS,
-    Place,
+    ExecutionProvider,
     add_provider,
-    find_place,
+    find_provider,
     refuse_fallback,
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
@@ -241,9 +241,9 @@ def _runtime() -> Any:
     return _RUNTIME.load()
 
 
-def _place(config: BuildConfig) -> Place:
+def _place(config: BuildConfig) -> ExecutionProvider:
     chosen = read_options(config.options, _OPTIONS, backend=_NAME)
-    return find_place(_runtime(), config.device, chosen["provider"])
+    return find_provider(_runtime(), config.device, chosen["provider"])
 
 
 def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> Any:
@@ -281,7 +281,7 @@ def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> An
     return session
 
 
-def _is_quantized(path: Path, place: Place) -> bool:
+def _is_quantized(path: Path, place: ExecutionProvider) -> bool:
     if place.on_cpu:
         return False  # nobody asks; the file need not be read
     from edgeres.backends._onnx_origin import read_nodes

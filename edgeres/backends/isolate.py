@@ -19,10 +19,10 @@ TRIAL_SECONDS = 300.0
 MEMORY_BYTES = 16 << 30
 """Address space of a child that works for a CPU; drivers of GPUs reserve more than any limit."""
 
-_HERE = "edgeres.backends.limited"
+_HERE = "edgeres.backends.isolate"
 
 
-def build_limited(onnx: Path, out: Path, backend: str, config: BuildConfig) -> Engine:
+def build_isolated(onnx: Path, out: Path, backend: str, config: BuildConfig) -> Engine:
     """As :meth:`edgeres.backends.base.Backend.build`, in a child process.
 
     Args:
@@ -83,7 +83,7 @@ def build_file(
     shapes: dict[str, list[list[int]]],
     options: dict[str, str],
 ) -> None:
-    """What the child of :func:`build_limited` does; the backend says what is wrong with a range."""
+    """What the child of :func:`build_isolated` does; the backend tells a wrong range."""
     ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
     config = BuildConfig(device, threads, ranges, options)
     get_backend(backend).build(Path(onnx), Path(out), config)

@@ -12,11 +12,11 @@ from typing import cast
 
 import numpy as np
 
-from edgeres.backends import limited
+from edgeres.backends import isolate
 from edgeres.errors import ModelError
 from edgeres.system.child import JsonValue, run_limited
 
-_HERE = "edgeres.quantization.trial"
+_HERE = "edgeres.quantization.isolate"
 
 
 def try_model(path: Path) -> None:
@@ -46,8 +46,8 @@ def _limited(function: str, path: Path) -> JsonValue:
     return run_limited(
         f"{_HERE}:{function}",
         {"path": str(path)},
-        seconds=limited.TRIAL_SECONDS,
-        memory_bytes=limited.MEMORY_BYTES,
+        seconds=isolate.TRIAL_SECONDS,
+        memory_bytes=isolate.MEMORY_BYTES,
     )
 
 
