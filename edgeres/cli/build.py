@@ -54,7 +54,7 @@ def build(
             shapes=o.parse_shapes(shapes),
             isolate=True,
         )
-        found = findings_of(onnx, target, device, engine.options)
+        findings = findings_of(onnx, target, device, engine.options)
         out.result(
             {
                 "engine": str(engine.path),
@@ -63,7 +63,7 @@ def build(
                 "source_sha256": engine.source_sha256,
                 "versions": dict(engine.versions),
                 "options": dict(engine.options),
-                "findings": findings_json(found),
+                "findings": findings_json(findings),
             },
-            "\n".join([f"{engine.path}", *finding_lines(found)]),
+            "\n".join([f"{engine.path}", *finding_lines(findings)]),
         )

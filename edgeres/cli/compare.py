@@ -39,7 +39,7 @@ def compare(
 
         images = open_dataset(data, split="validation")
         with out.listener() as listener:
-            found = run(
+            comparison = run(
                 a,
                 b,
                 take(images, min(samples, len(images))),
@@ -49,4 +49,4 @@ def compare(
                 isolate=True,
                 progress=listener.bar("compare"),
             )
-        out.result(found.to_dict(), layers_table(found))
+        out.result(comparison.to_dict(), layers_table(comparison))

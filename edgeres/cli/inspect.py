@@ -24,8 +24,8 @@ def inspect(
         from edgeres.evaluation.inspect import inspect as run
         from edgeres.report.command_tables import inspection_table
 
-        found = run(engine, source=source, isolate=True)
-        out.result(found.to_dict(), inspection_table(found))
+        inspection = run(engine, source=source, isolate=True)
+        out.result(inspection.to_dict(), inspection_table(inspection))
 
 
 def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
@@ -35,5 +35,5 @@ def doctor(as_json: o.Json = False, debug: o.Debug = False) -> None:
         from edgeres.report.command_tables import health_table
 
         with out.listener() as listener:
-            found = run(progress=listener.bar("doctor"))
-        out.result(found.to_dict(), health_table(found))
+            health = run(progress=listener.bar("doctor"))
+        out.result(health.to_dict(), health_table(health))

@@ -111,8 +111,8 @@ def takes_preprocess(command: Callable[..., None]) -> Callable[..., None]:
             )
 
     @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        command(preprocess={name: given.pop(name) for name in _PREPROCESS}, **given)
+    def wrapper(**options: Any) -> None:
+        command(preprocess={name: options.pop(name) for name in _PREPROCESS}, **options)
 
     wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapper
@@ -149,14 +149,14 @@ def parse_options(texts: list[str] | None) -> dict[str, str]:
     Raises:
         UsageError: A text without a key or ``=``, or a key given twice.
     """
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
-        if not key or not equals or key in found:
-            twice = "given twice" if key in found else f"expected KEY=VALUE, got {text!r}"
+        if not key or not equals or key in options:
+            twice = "given twice" if key in options else f"expected KEY=VALUE, got {text!r}"
             raise UsageError(f"--option: {twice}.", hint="For example --option max_batch=8.")
-        found[key] = value
-    return found
+        options[key] = value
+    return options
 
 
 def target_options(texts: list[str] | None) -> dict[str, str]:
@@ -185,20 +185,20 @@ def parse_shapes(texts: list[str] | None) -> dict[str, ShapeRange]:
     """
     from edgeres.backends.base import ShapeRange
 
-    found: dict[str, ShapeRange] = {}
+    shapes: dict[str, ShapeRange] = {}
     for text in texts or ():
-        name, _, shapes = text.rpartition("=")
+        name, _, three = text.rpartition("=")
         try:
-            low, usual, high = (tuple(map(int, s.split("x"))) for s in shapes.split(","))
+            low, usual, high = (tuple(map(int, s.split("x"))) for s in three.split(","))
         except ValueError as error:
             raise UsageError(
                 f"--shapes: expected MIN,OPT,MAX, got {text!r}.",
                 hint="For example --shapes 1x3x224x224,8x3x224x224,32x3x224x224.",
             ) from error
-        if name in found:
+        if name in shapes:
             raise UsageError("--shapes: one input is given twice.", hint="Keep one of them.")
-        found[name] = ShapeRange(low, usual, high)
-    return found
+        shapes[name] = ShapeRange(low, usual, high)
+    return shapes
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -60,7 +60,7 @@ def sensitivity(
             )
         try_model(onnx)
         with out.listener() as listener:
-            found = run(
+            layers = run(
                 onnx,
                 rules=rules_of(target, device),
                 data=images,
@@ -72,4 +72,4 @@ def sensitivity(
                 threads=threads,
                 progress=listener.bar("sensitivity"),
             )
-        out.result(found.to_dict(), sensitivity_table(found))
+        out.result(layers.to_dict(), sensitivity_table(layers))

@@ -155,11 +155,12 @@ def export(
         sizes = o.parse_size("--size", size)
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
         run(checkpoint, output, image_size=(height, width), settings=ExportBlock(opset=opset))
-        found = summarize(output)
+        summary = summarize(output)
         loaded = load_checkpoint(checkpoint).plan
         if loaded.assumed:
             out.note(f"warning: {relatives_note(loaded.architecture)}")
         out.result(
-            {"onnx": str(output), "parameters": found.parameters, "macs": found.macs},
-            f"{output}: {found.parameters:,} parameters, {found.macs:,} MACs, opset {found.opset}",
+            {"onnx": str(output), "parameters": summary.parameters, "macs": summary.macs},
+            f"{output}: {summary.parameters:,} parameters, {summary.macs:,} MACs, "
+            f"opset {summary.opset}",
         )

@@ -198,12 +198,12 @@ def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
     Raises:
         EdgeResError: As the backend's ``build``.
     """
-    kept = {
+    options = {
         name: value
         for name, value in target.config.options.items()
         if name not in target.backend.precision_options
     }
-    return build_engine(run, onnx, target, replace(target.config, options=kept), label=label)
+    return build_engine(run, onnx, target, replace(target.config, options=options), label=label)
 
 
 def build_engine(

@@ -71,19 +71,19 @@ def measure_layers(
     Returns:
         Target to its files; empty where the recipe does not ask. FP32 engines have no sensitivity.
     """
-    wanted = run.recipe.report
-    if not wanted.layers:
+    block = run.recipe.report
+    if not block.layers:
         return {}
-    images = take(validation, min(wanted.layer_samples, len(validation)))
-    found = {}
+    images = take(validation, min(block.layer_samples, len(validation)))
+    files = {}
     for item in built:
         alone = compared = None
         if run.recipe.quantize.precision == "int8":
             alone = _tried(run, item, partial(_sensitivity, run, networks, table, item, images))
         if item.target.not_executable is None:
             compared = _tried(run, item, partial(_compared, run, networks, item, images))
-        found[item.target.name] = LayerFiles(compared, alone)
-    return found
+        files[item.target.name] = LayerFiles(compared, alone)
+    return files
 
 
 def _tried(run: Run, item: BuiltTarget, stage: Callable[[], StageResult]) -> Path | None:
@@ -102,7 +102,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
     fp32, target = networks.quantized, item.target
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
-        found = compare(
+        comparison = compare(
             fp32.onnx,
             item.engine.path,
             images,
@@ -115,7 +115,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
             item.engine.path: f"{target.name}/{item.engine.path.name}",
             fp32.onnx: "FP32",
         }
-        write_atomic(folder / _FILE, _as_json(found.to_dict(), names))
+        write_atomic(folder / _FILE, _as_json(comparison.to_dict(), names))
 
     return run.stage(
         "compare_layers",
@@ -146,7 +146,7 @@ def _sensitivity(
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
-        found = sensitivity(
+        noise = sensitivity(
             fp32.onnx,
             CalibrationTable.load(table),
             item.target.rules,
@@ -155,7 +155,7 @@ def _sensitivity(
             threads=run.recipe.benchmark.threads,
             progress=progress,
         )
-        write_atomic(folder / _FILE, _as_json(found.to_dict(), {}))
+        write_atomic(folder / _FILE, _as_json(noise.to_dict(), {}))
 
     return run.stage(
         "sensitivity",

@@ -134,7 +134,7 @@ def latencies(
             hint="Lower `benchmark: {batch_size: ...}`, or mend the images.",
         )
     with run.measured("benchmark") as progress:
-        found = benchmark(
+        times = benchmark(
             # A network that is kept in FP32 unpruned is its own baseline, measured once.
             list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
             inputs=feeds,
@@ -146,5 +146,5 @@ def latencies(
             progress=progress,
         ).engines
     return {
-        target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
+        target.name: (times[str(fp32.path)], times[str(int8.path)]) for target, fp32, int8 in pairs
     }

@@ -146,11 +146,11 @@ class _Workshop:
                 candidates=block.candidates,
             )
 
-    def _engine(self, kept: frozenset[str]) -> Engine:
-        if kept not in self._engines:
+    def _engine(self, keep_float: frozenset[str]) -> Engine:
+        if keep_float not in self._engines:
             target = self._target
             place = self._folder / str(len(self._engines))
-            rules = replace(target.rules, keep_float=kept)
+            rules = replace(target.rules, keep_float=keep_float)
             qdq = place / run_folder.QDQ
             place.mkdir()
             quantize(
@@ -160,7 +160,7 @@ class _Workshop:
                 rules=rules,
                 settings=self._settings,
             )
-            self._engines[kept] = build(
+            self._engines[keep_float] = build(
                 qdq,
                 place / "model",
                 target=target.name,
@@ -168,10 +168,10 @@ class _Workshop:
                 options=target.config.options,
                 shapes=target.config.shapes,
             )
-        return self._engines[kept]
+        return self._engines[keep_float]
 
-    def _answers(self, kept: frozenset[str]) -> Measured:
-        engine, backend = self._engine(kept), self._target.backend
+    def _answers(self, keep_float: frozenset[str]) -> Measured:
+        engine, backend = self._engine(keep_float), self._target.backend
         config = BuildConfig(self._target.device, options=path_key(self._target))
         with backend.load(engine, config) as runner:
             source, out = single_input(runner), single_output(runner)
@@ -205,15 +205,15 @@ class _Workshop:
         inputs = timed_batches(
             [images[start : start + size] for start in range(0, len(images), size)], size
         )
-        engines = [self._engine(kept) for kept in sets]
-        found = benchmark(
+        engines = [self._engine(keep_float) for keep_float in sets]
+        times = benchmark(
             [engine.path for engine in engines],
             inputs=inputs,
             threads=self._benchmark.threads,
             settings=MeasureSettings(seconds=block.seconds),
             progress=self._progress,
         ).engines
-        return [found[str(engine.path)].latency.p50_ms for engine in engines]
+        return [times[str(engine.path)].latency.p50_ms for engine in engines]
 
 
 def _budget(block: MixedPrecisionBlock, reference_top1: float | None) -> Budget:

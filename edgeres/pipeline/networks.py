@@ -304,8 +304,8 @@ def _compare_with_source(
         from edgeres.exporting.real_parity import check_real_images
 
         images = some_images(validation, preprocess, PARITY_IMAGES)
-        found = {} if images is None else check_real_images(source.path, network.onnx, images)
-        (folder / PARITY).write_text(json.dumps(found, indent=1))
+        distances = {} if images is None else check_real_images(source.path, network.onnx, images)
+        (folder / PARITY).write_text(json.dumps(distances, indent=1))
 
     run.stage(
         "parity",

@@ -156,7 +156,7 @@ def _plain(node: Any) -> Any:
 
 def _say(error: ValidationError, document: CommentedMap | None, where: str) -> str:
     # A misspelt key is also a missing one: name what is there before what is not.
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    problem = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     keys = [str(key) for key in problem["loc"]]
     line = _line(document, keys)
     place = f"{where}:{line}" if line else where

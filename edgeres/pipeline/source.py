@@ -174,7 +174,7 @@ def _weight_files(content: bytes) -> set[str]:
     Its entries are found without parsing it: a file from elsewhere is parsed only where that may
     fail. A path that leads out of the folder is left out here and refused when it is loaded.
     """
-    found = set()
+    files = set()
     for match in re.finditer(rb"\x0a\x08location\x12", content):
         start, length, shift = match.end(), 0, 0
         while start < len(content) and shift < 21:  # the length is a varint
@@ -184,8 +184,8 @@ def _weight_files(content: bytes) -> set[str]:
                 break
         name = content[start : start + length].decode(errors="replace")
         if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-            found.add(name)
-    return found
+            files.add(name)
+    return files
 
 
 def _is_file(path: Path) -> bool:

@@ -111,17 +111,17 @@ def _measured(problem: Problem, model: LatencyModel, bench: NetworkBench, widths
     layers = {_DENSE: {}, _CHOSEN: problem.layers(widths), _EVEN: problem.layers(even)}
     if even == widths:  # as they are: timed once
         del layers[_EVEN]
-    found = bench.measure(layers)
+    times_ms = bench.measure(layers)
     # The machine's clock is not always the same; shares of the dense network's time are.
-    clock = model.dense_ms / found[_DENSE]
+    clock = model.dense_ms / times_ms[_DENSE]
     return Round(
         widths=dict(widths),
         predicted_ms=model.predict_ms(layers[_CHOSEN]),
-        measured_ms=clock * found[_CHOSEN],
+        measured_ms=clock * times_ms[_CHOSEN],
         uniform_widths=dict(even),
         uniform_predicted_ms=model.predict_ms(layers.get(_EVEN, layers[_CHOSEN])),
-        uniform_ms=clock * found.get(_EVEN, found[_CHOSEN]),
-        dense_ms=found[_DENSE],
+        uniform_ms=clock * times_ms.get(_EVEN, times_ms[_CHOSEN]),
+        dense_ms=times_ms[_DENSE],
     )
 
 

@@ -220,13 +220,13 @@ def _remove(
             expected = module(sample)
         graph.remove(removed)
         try:
-            found = module(sample)
+            answers = module(sample)
         except RuntimeError as error:
             raise ModelError(
                 f"The pruned network does not run: {' '.join(str(error).split())[:200]}.",
                 hint="Channels are coupled in a way that the dependency graph does not see.",
             ) from error
-    check_equal(expected, found)
+    check_equal(expected, answers)
 
 
 def _prunable(

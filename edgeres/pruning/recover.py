@@ -194,9 +194,9 @@ def _pruned_start(
     path = folder / PRUNED_NAME
     identity = _identity(current, settings, data, latency)
     if path.exists():
-        found = load_checkpoint(path)
-        if found.metadata.get("pruned_from") == identity:
-            return found
+        stored = load_checkpoint(path)
+        if stored.metadata.get("pruned_from") == identity:
+            return stored
         raise ArtefactError(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",

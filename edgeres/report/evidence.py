@@ -247,7 +247,7 @@ def _flips(
     folder: Path, answers: Answers, images: Dataset, preprocess: Preprocess
 ) -> tuple[Flip, ...]:
     """The flips of which the network that was right had been surest, with their pictures."""
-    found = []
+    flips = []
     names = answers.class_names
     # Where images were left out, positions no longer are the data set's.
     known = len(images) == len(answers.labels)
@@ -258,7 +258,7 @@ def _flips(
         candidates = np.flatnonzero(mask)
         chosen = candidates[np.argsort(-sure[candidates], kind="stable")][:count]
         for index in map(int, chosen):
-            found.append(
+            flips.append(
                 Flip(
                     index=index,
                     name=images.image_name(index) if known else str(index),
@@ -271,7 +271,7 @@ def _flips(
                     image=_picture(folder, index, images, preprocess) if known else None,
                 )
             )
-    return tuple(found)
+    return tuple(flips)
 
 
 def _name(names: Sequence[str], label: int) -> str:

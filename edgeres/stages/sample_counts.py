@@ -92,8 +92,8 @@ def fit_pruning(block: PruneBlock, labels: Labels) -> tuple[PruneBlock, str]:
     """
     if block.finetune is None:
         return block, ""
-    given = "held_out" in block.finetune.model_fields_set
-    count, said = fit_held_out(labels, block.finetune.held_out, given=given)
+    asked_for = "held_out" in block.finetune.model_fields_set
+    count, said = fit_held_out(labels, block.finetune.held_out, given=asked_for)
     if not said:
         return block, ""
     finetune = block.finetune.model_copy(update={"held_out": count})
@@ -111,14 +111,14 @@ def fit_qat(block: QatBlock, labels: Labels) -> tuple[QatBlock, str]:
     return (block.model_copy(update={"held_out": count}), said) if said else (block, "")
 
 
-def fit_held_out(labels: Labels, wanted: int, *, given: bool) -> tuple[int, str]:
+def fit_held_out(labels: Labels, number: int, *, given: bool) -> tuple[int, str]:
     """How many training images choose the epoch, and what was shrunk.
 
     A default is at most a fifth of the images and leaves each class at least half of its own.
 
     Args:
         labels: Of the training set, ``(N,)``.
-        wanted: The number that was asked for, or the default.
+        number: The number that was asked for, or the default.
         given: Whether it was asked for.
 
     Raises:
@@ -127,17 +127,17 @@ def fit_held_out(labels: Labels, wanted: int, *, given: bool) -> tuple[int, str]
     from edgeres.training.split import split_held_out
 
     if given:
-        split_held_out(labels, wanted, 0)
-        return wanted, ""
+        split_held_out(labels, number, 0)
+        return number, ""
     _, counts = np.unique(labels, return_counts=True)
     most = min(len(labels) // _HELD_OUT_PART, int(counts.min()) // 2 * len(counts))
-    count = max(1, min(wanted, most))
+    count = max(1, min(number, most))
     split_held_out(labels, count, 0)
-    if count == wanted:
-        return wanted, ""
+    if count == number:
+        return number, ""
     return (
         count,
-        f"{count} of {len(labels)} training images choose the epoch ({wanted:,} by default)",
+        f"{count} of {len(labels)} training images choose the epoch ({number:,} by default)",
     )
 
 
