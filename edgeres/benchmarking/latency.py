@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +137,7 @@ class Latency:
         """Where the true 99th percentile lies; see :mod:`edgeres.benchmarking.quantile`."""
         return quantile_interval(self.turns_ms, 0.99, confidence)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         p99 = self.p99_interval()
         return {

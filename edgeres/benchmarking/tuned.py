@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.benchmarking.benchmark import Benchmark, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
@@ -25,7 +24,7 @@ class TunedBenchmark:
     benchmark: Benchmark
     tunings: Mapping[str, Tuning]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values: each engine's tuning beside its times."""
         content = self.benchmark.to_dict()
         for name, tuning in self.tunings.items():

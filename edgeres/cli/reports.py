@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,7 +43,7 @@ def report(
             folder, output or folder, license_name=license_name, history=history_path
         )
         names = {kind: str(path) for kind, path in files.items()}
-        content: dict[str, Any] = {"files": names}
+        content: dict[str, object] = {"files": names}
         lines = list(names.values())
         if mlflow is not None:
             from edgeres.report.mlflow_export import export_mlflow

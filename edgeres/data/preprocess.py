@@ -172,7 +172,7 @@ class Preprocess:
             table: NDArray[np.float32] = (scaled[None] - mean) / std
         return table
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The settings as JSON values (pairs as lists), in the words of the recipe.
 
         The usual interpolation is left out: results that were stored before there was a choice

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine, LayerInfo, Remarks
@@ -38,7 +37,7 @@ class Inspection:
     fusions: Fusions
     remarks: Remarks
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         return {
             "engine": str(self.engine.path),

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeres.backends.base import Backend, BuildConfig, Engine
 from edgeres.backends.fit import executable_backend
@@ -90,7 +90,7 @@ class Validation:
         """What a conformance file can expect, by metric."""
         return figures_of(self.comparison, self.coverage, self.size_bytes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         covered = self.coverage.to_dict() if self.coverage is not None else {}
         return {

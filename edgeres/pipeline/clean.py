@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
@@ -41,7 +40,7 @@ class Cleaned:
     kept_bytes: int
     finished: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {**vars(self), "folder": str(self.folder), "removed": list(self.removed)}
 

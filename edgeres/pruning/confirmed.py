@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from edgeres.pruning.budget import Widths
 from edgeres.system.child import JsonValue
 from edgeres.system.stored_json import parse_stored
 
@@ -27,10 +27,10 @@ class Round:
         dense_ms: The dense network in this measurement, by the machine's own clock.
     """
 
-    widths: Widths
+    widths: Mapping[str, int]
     predicted_ms: float
     measured_ms: float
-    uniform_widths: Widths
+    uniform_widths: Mapping[str, int]
     uniform_predicted_ms: float
     uniform_ms: float
     dense_ms: float
@@ -55,7 +55,7 @@ class ConfirmedWidths:
         rounds: All that was tried.
     """
 
-    widths: Widths
+    widths: Mapping[str, int]
     kept: Kept
     predicted_ms: float
     measured_ms: float

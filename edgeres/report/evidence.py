@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.predictions import Predictions
-from edgeres.system.child import JsonValue
 from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
 
@@ -204,7 +203,7 @@ def write_target(
     write_atomic(folder / f"{target}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
-def latency_record(fp32: Latency, int8: Latency) -> dict[str, JsonValue]:
+def latency_record(fp32: Latency, int8: Latency) -> dict[str, dict[str, object]]:
     """Both measurements of a target with their whole distribution, as plain JSON values."""
     return {
         name: {
