@@ -166,12 +166,13 @@ def one(
 def cost(folder: Path, images: int = 64) -> dict[str, Any]:
     """Seconds and peak memory on a ResNet-18; random weights cost what trained ones do."""
     from edgeres.exporting.to_onnx import export_onnx
+    from edgeres.graph.session import open_session, run_session
     from edgeres.models.build import build_model
     from edgeres.models.plan import plan_for
     from edgeres.quantization.calibrate import calibrate as calibration
-    from edgeres.quantization.forward import chunks, open_session, run_session
+    from edgeres.quantization.forward import chunks
     from edgeres.quantization.quantize import quantize as run
-    from edgeres.system.store import peak_rss_bytes
+    from edgeres.system.memory import peak_rss_bytes
 
     onnx = folder / "resnet18.onnx"
     export_onnx(build_model(plan_for("resnet18")).eval(), (3, 224, 224), onnx)

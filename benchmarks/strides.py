@@ -32,6 +32,7 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.exporting.foreign import normalize_file
+from edgeres.exporting.parity import Tolerance
 from edgeres.exporting.propagate_strides import PropagateStrides
 from edgeres.graph.summary import node_macs
 from edgeres.system.environment import describe_environment
@@ -55,7 +56,15 @@ def networks(work: Path) -> dict[str, Subject]:
         whole = folder / "whole.onnx"
         with mock.patch.object(PropagateStrides, "call", nothing):
             normalize_file(
-                str(nsfw_file()), str(whole), 20, "nhwc", None, None, None, [1e-6, 2e-4], 2 << 30
+                nsfw_file(),
+                whole,
+                opset=20,
+                layout="nhwc",
+                sample_shape=None,
+                output=None,
+                images=None,
+                tolerance=Tolerance(1e-6, 2e-4),
+                max_bytes=2 << 30,
             )
         save_logits(whole, folder / "fp32.onnx")
         replace(moved, folder=str(folder)).save()

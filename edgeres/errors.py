@@ -97,3 +97,9 @@ class StorageError(EdgeResError):
 
     exit_code = 6
     error_id = "storage"
+
+
+def one_line(told: object, limit: int = 300) -> str:
+    """A vendor's exception or words in one line of bounded length, without their full stop."""
+    text = " ".join(str(told).split()).rstrip(".") or type(told).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,4 +1,4 @@
-"""Functions that the child-process tests call by name."""
+"""Functions that the child-process tests call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
 from ctypes import c_size_t, c_void_p
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgeres.errors import ModelError
 from edgeres.system.child import JsonValue
+from edgeres.system.progress import Advance
 from edgeres.system.steady_child import addresses_are_fixed
 
 
@@ -35,8 +35,14 @@ def allocate(size: int) -> int:
     return np.zeros(size, np.uint8).size  # zeros that are not touched take address space only
 
 
-def sleep(seconds: float) -> None:
-    time.sleep(seconds)
+def hoard(size: int) -> None:
+    kept = np.ones(size, np.uint8)
+    time.sleep(60)
+    assert kept.any()
+
+
+def rest(for_s: float) -> None:
+    time.sleep(for_s)
 
 
 def crash() -> None:
@@ -49,27 +55,27 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def read_file(path: str) -> None:
+def read_file(path: Path) -> None:
     """Stands for a parser that a file makes crash."""
     crash()
 
 
-def steps(progress: Callable[[int, int], None]) -> str:
+def steps(progress: Advance) -> str:
     print("a native library talks on standard output")
     for done in (1, 2):
         progress(done, 2)
     return str(Path.cwd())
 
 
-def steady_refuse(progress: Callable[[int, int], None]) -> None:
+def steady_refuse(progress: Advance) -> None:
     refuse()
 
 
-def steady_crash(progress: Callable[[int, int], None]) -> None:
+def steady_crash(progress: Advance) -> None:
     crash()
 
 
-def addresses(progress: Callable[[int, int], None]) -> list[JsonValue]:
+def addresses(progress: Advance) -> list[JsonValue]:
     """Where native code's memory lies, after whether that is fixed, and the limit on the stack."""
     malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
     malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
@@ -79,6 +85,6 @@ def addresses(progress: Callable[[int, int], None]) -> list[JsonValue]:
     return [addresses_are_fixed(), *found, resource.getrlimit(resource.RLIMIT_STACK)[0]]
 
 
-def hang(progress: Callable[[int, int], None]) -> None:
+def hang(progress: Advance) -> None:
     progress(os.getpid(), 0)
     time.sleep(600)

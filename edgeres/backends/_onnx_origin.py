@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeres.errors import ModelError
+from edgeres.graph.summary import read_proto
 
 _DECORATION = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
 _FUSED = "fused "  # in front of a product that took its activation in
@@ -36,24 +36,9 @@ def read_nodes(path: Path) -> tuple[SourceNode, ...]:
     Raises:
         ModelError: The file is no ONNX model.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
-    except (OSError, DecodeError) as error:
-        raise ModelError(
-            f"{path}: expected an ONNX model, got a file that does not parse as one.",
-            hint="Check the path and the file.",
-        ) from error
-    if not graph.node:
-        raise ModelError(
-            f"{path}: expected an ONNX model, got one without a graph.",
-            hint="Check the path and the file.",
-        )
     return tuple(
         SourceNode(node.name or node.output[0], node.op_type, tuple(node.input), tuple(node.output))
-        for node in graph.node
+        for node in read_proto(path).graph.node
     )
 
 

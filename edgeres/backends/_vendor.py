@@ -1,52 +1,12 @@
-"""Runtimes as guests: importing one that may not be here, reading its words, checking its options.
-
-Vendor packages fail in many ways: absent, present but with a library that does not load, or with
-exceptions whose messages fill a page. Here each becomes one of edgeres's own errors, in one line.
-"""
+"""Options of a backend: checked, refused, kept with the engine."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Set
 from pathlib import PurePath
-from types import ModuleType
 
 from edgeres.backends.base import BuildConfig
-from edgeres.errors import BackendMissingError, UsageError
-
-_LIMIT = 300
-
-
-def import_runtime(module: str, *, extra: str) -> ModuleType:
-    """Imports a runtime's package.
-
-    Args:
-        module: Name of the package, e.g. ``openvino``.
-        extra: The extra of edgeres that installs it.
-
-    Raises:
-        BackendMissingError: It is not installed, or its native libraries do not load.
-    """
-    hint = f"Install it with: pip install 'edgeres[{extra}]'."
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == module:
-            raise BackendMissingError(f"{module} is not installed.", hint=hint) from error
-        raise BackendMissingError(
-            f"{module} is installed but needs {error.name}, which is not.", hint=hint
-        ) from error
-    except (ImportError, OSError) as error:
-        raise BackendMissingError(
-            f"{module} is installed but does not load: {one_line(error)}.",
-            hint=f"Reinstall it for this machine. {hint}",
-        ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """A vendor exception's message in one line of bounded length."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= _LIMIT else f"{text[: _LIMIT - 3]}..."
+from edgeres.errors import UsageError
 
 
 def read_options(

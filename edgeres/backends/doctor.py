@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeres.backends import backend_names, get_backend
 from edgeres.errors import EdgeResError, StageError
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.progress import ProgressCallback
 
@@ -107,23 +107,14 @@ def backend_health(name: str) -> BackendHealth:
     )
 
 
-def describe_backend(name: str) -> dict[str, JsonValue]:
+def describe_backend(name: str) -> dict[str, Any]:
     """:func:`backend_health` as plain JSON values: what the child process calls."""
-    described = asdict(backend_health(name))
-    return described | {"devices": list(described["devices"])}
+    return asdict(backend_health(name))
 
 
 def _ask(name: str, seconds: float) -> BackendHealth:
     try:
-        told = run_limited(
-            "edgeres.backends.doctor:describe_backend",
-            {"name": name},
-            seconds=seconds,
-            memory_bytes=None,
-        )
+        told = run_limited(describe_backend, seconds=seconds, memory_bytes=None)(name)
     except StageError as error:
         return BackendHealth(name, None, None, trouble=str(error))
-    if not isinstance(told, dict):
-        return BackendHealth(name, None, None, trouble=f"expected an object, got {told!r}.")
-    answer: dict[str, Any] = {**told, "devices": tuple(told["devices"] or ())}  # type: ignore[arg-type]
-    return BackendHealth(**answer)
+    return BackendHealth(**{**told, "devices": tuple(told["devices"])})

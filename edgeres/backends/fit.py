@@ -11,33 +11,39 @@ from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.system.environment import describe_environment
 
 
-def backend_here(name: str, what: str) -> Backend:
-    """The backend of an engine, if this machine can run it.
+def installed_backend(name: str) -> Backend:
+    """The backend of that name, if it can build engines here.
 
     Raises:
-        BackendMissingError: It is not installed, or has no device here; with the cure.
+        UsageError: No backend has that name.
+        BackendMissingError: It cannot; the message says why, and the cure.
     """
     backend = get_backend(name)
-    reason = backend.missing() or backend.not_executable()
+    reason = backend.missing()
     if reason is not None:
-        raise BackendMissingError(f"{what}: cannot run on this machine: {reason}")
+        raise BackendMissingError(reason)
     return backend
 
 
-def executable_backend(engine: Engine) -> Backend:
-    """The backend of an engine, if it can run it here.
+def backend_here(name: str, what: str) -> Backend:
+    """The backend of an engine, which ``what`` names, if this machine can run it.
 
     Raises:
         BackendMissingError: It cannot; the message says why.
     """
-    backend = get_backend(engine.backend)
+    backend = get_backend(name)
     reason = backend.not_executable()
     if reason is not None:
         raise BackendMissingError(
-            f"{engine.path}: cannot run on this machine: {reason}",
+            f"{what}: cannot run on this machine: {reason}",
             hint="Run this command on a machine that can.",
         )
     return backend
+
+
+def executable_backend(engine: Engine) -> Backend:
+    """As :func:`backend_here`, of an engine that lies here."""
+    return backend_here(engine.backend, str(engine.path))
 
 
 def check_versions(built: Mapping[str, str], backend: Backend, what: str) -> None:

@@ -10,16 +10,14 @@ from pathlib import Path
 
 from edgeres.backends import get_backend
 from edgeres.backends._runner import zero_feeds
-from edgeres.backends.base import BuildConfig, Engine, ShapeRange
-from edgeres.backends.sidecar import read_engine, shapes_to_json
+from edgeres.backends.base import BuildConfig, Engine
+from edgeres.backends.sidecar import read_engine
 from edgeres.system.child import run_limited
 
 BUILD_SECONDS = 3600.0
 TRIAL_SECONDS = 300.0
 MEMORY_BYTES = 16 << 30
 """Address space of a child that works for a CPU; drivers of GPUs reserve more than any limit."""
-
-_HERE = "edgeres.backends.isolate"
 
 
 def build_isolated(onnx: Path, out: Path, backend: str, config: BuildConfig) -> Engine:
@@ -35,20 +33,9 @@ def build_isolated(onnx: Path, out: Path, backend: str, config: BuildConfig) -> 
         EdgeResError: What the build raised.
         StageError: It crashed, or hit a limit.
     """
-    run_limited(
-        f"{_HERE}:build_file",
-        {
-            "backend": backend,
-            "onnx": str(onnx),
-            "out": str(out),
-            "device": config.device,
-            "threads": config.threads,
-            "shapes": shapes_to_json(config.shapes),
-            "options": dict(config.options),
-        },
-        seconds=BUILD_SECONDS,
-        memory_bytes=_memory(config.device),
-    )
+    memory_bytes = _memory(config.device)
+    build = run_limited(build_file, seconds=BUILD_SECONDS, memory_bytes=memory_bytes)
+    build(backend, onnx, out, config)
     return read_engine(out)
 
 
@@ -64,34 +51,19 @@ def try_engine(path: Path, *, device: str | None = None, seconds: float | None =
         EdgeResError: What loading or running raised.
         StageError: The engine crashed, hung or hit a limit.
     """
-    engine = read_engine(path)
-    place = device or engine.device
-    run_limited(
-        f"{_HERE}:run_file",
-        {"path": str(path), "device": place},
-        seconds=TRIAL_SECONDS if seconds is None else seconds,
-        memory_bytes=_memory(place),
-    )
+    place = device or read_engine(path).device
+    limit = TRIAL_SECONDS if seconds is None else seconds
+    run_limited(run_file, seconds=limit, memory_bytes=_memory(place))(path, place)
 
 
-def build_file(
-    backend: str,
-    onnx: str,
-    out: str,
-    device: str,
-    threads: int | None,
-    shapes: dict[str, list[list[int]]],
-    options: dict[str, str],
-) -> None:
-    """What the child of :func:`build_isolated` does; the backend tells a wrong range."""
-    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
-    config = BuildConfig(device, threads, ranges, options)
-    get_backend(backend).build(Path(onnx), Path(out), config)
+def build_file(backend: str, onnx: Path, out: Path, config: BuildConfig) -> None:
+    """What the child of :func:`build_isolated` does."""
+    get_backend(backend).build(onnx, out, config)
 
 
-def run_file(path: str, device: str) -> None:
+def run_file(path: Path, device: str) -> None:
     """What the child of :func:`try_engine` does."""
-    engine = read_engine(Path(path))
+    engine = read_engine(path)
     backend = get_backend(engine.backend)
     with backend.load(engine, BuildConfig(device=device)) as runner:
         runner.infer(zero_feeds(runner.inputs, batch=runner.batch_limits.fit(1)))

@@ -104,8 +104,7 @@ def _tuning_of(engine: Engine, config: BuildConfig) -> tuple[dict[str, str], int
     if kept is None:
         return {}, None
     try:
-        # Kept before the instruction sets were: it may be of another CPU of that name.
-        kept_on = {"cpu": kept["cpu"], "isa": kept.get("isa")}
+        kept_on = {"cpu": kept["cpu"], "isa": kept["isa"]}
         if kept_on != _this_cpu() or config.device != engine.device:
             return {}, None
         options = {str(name): str(value) for name, value in kept["options"].items()}

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from edgeres.backends import get_backend, target_names
+from edgeres.backends import target_names
 from edgeres.backends.base import Backend, BuildConfig, QdqRules
+from edgeres.backends.fit import installed_backend
 from edgeres.backends.portable import PORTABLE, portable_rules
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import UsageError
 
 
 class BuildSettings(Protocol):
@@ -60,10 +61,7 @@ def open_target(
         UsageError: No such backend, or settings that it does not take.
         BackendMissingError: It is not installed.
     """
-    backend = get_backend(name)
-    reason = backend.missing()
-    if reason is not None:
-        raise BackendMissingError(reason)
+    backend = installed_backend(name)
     device = device or (*backend.devices(), backend.default_device)[0]
     config = BuildConfig(device=device) if settings is None else settings.to_config(device)
     backend.check(config)

@@ -12,7 +12,7 @@ _INPUTS = 8
 
 
 def made_up_inputs(
-    source: TensorSpec, batch_size: int, *, count: int = _INPUTS, seed: int = 0
+    source: TensorSpec, batch_size: int, *, count: int = _INPUTS
 ) -> list[NDArray[np.float32]]:
     """Batches of noise around zero in the shape that an engine takes, for timing only.
 
@@ -20,7 +20,6 @@ def made_up_inputs(
         source: The engine's image input.
         batch_size: Images in a batch where the engine leaves the choice.
         count: Number of batches.
-        seed: Seed of the noise.
 
     Raises:
         ModelError: A size apart from the batch is not fixed.
@@ -38,5 +37,5 @@ def made_up_inputs(
             hint=f"Use --batch-size {fixed}.",
         )
     shape = (fixed or batch_size, *(size for size in sizes if size is not None))
-    noise = np.random.default_rng(seed)
+    noise = np.random.default_rng(0)
     return [noise.standard_normal(shape).astype(np.float32) for _ in range(count)]

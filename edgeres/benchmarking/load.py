@@ -11,11 +11,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-_STAT = Path("/proc/stat")
-_IDLE_FIELDS = (3, 4)  # idle and iowait of a line of /proc/stat; see man proc_stat
-_GUEST_FIELDS = 8  # guest times come after and are part of user time already
+# As psutil names them, where a system has them; guest times are part of user time already.
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 _WORK = bytes(64 * 1024)
 _TRIES = 5
 
@@ -71,19 +69,14 @@ def fixed_work_ns(clock: Callable[[], int] = time.perf_counter_ns) -> int:
 
 
 def _busy_seconds() -> float | None:
+    import psutil
+
     try:
-        lines = _STAT.read_text(encoding="ascii").splitlines()
-        ticks = os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError):  # no /proc, or a system without sysconf
+        cpus = psutil.cpu_times(percpu=True)
+    except OSError:  # no /proc
         return None
-    wanted = {f"cpu{number}" for number in _affinity()}
-    busy = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name in wanted:
-            counts = [int(field) for field in fields[:_GUEST_FIELDS]]
-            busy += sum(counts) - sum(counts[index] for index in _IDLE_FIELDS)
-    return busy / ticks
+    usable = _affinity() or range(len(cpus))
+    return sum(getattr(cpus[cpu], kind, 0.0) for cpu in usable if cpu < len(cpus) for kind in _BUSY)
 
 
 def _affinity() -> frozenset[int]:

@@ -8,7 +8,6 @@ single-stream scenario.
 
 from __future__ import annotations
 
-import importlib
 import queue
 import tempfile
 import threading
@@ -27,8 +26,9 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
-from edgeres.errors import BackendMissingError, StageError, UsageError
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.errors import StageError, UsageError
+from edgeres.system.child import run_limited
+from edgeres.system.extras import import_extra
 
 _NAMES = {
     "single_stream": "SingleStream",
@@ -119,23 +119,19 @@ def run_loadgen(path: Path, settings: LoadGenSettings | None = None) -> LoadGenR
     _loadgen()
     with tempfile.TemporaryDirectory(prefix="edgeres-loadgen-") as folder:
         summary = run_limited(
-            "edgeres.benchmarking.loadgen:run_here",
-            {"path": str(path.resolve()), "folder": folder, **vars(settings)},
-            seconds=10 * settings.seconds + _SPARE_SECONDS,
-            memory_bytes=None,
-        )
-    return parse_summary(settings.scenario, str(summary))
+            run_here, seconds=10 * settings.seconds + _SPARE_SECONDS, memory_bytes=None
+        )(path, settings, Path(folder))
+    return parse_summary(settings.scenario, summary)
 
 
-def run_here(path: str, folder: str, **settings: Any) -> JsonValue:
+def run_here(path: Path, settings: LoadGenSettings, folder: Path) -> str:
     """Runs a scenario in this process and returns LoadGen's summary: what the child calls."""
-    chosen = LoadGenSettings(**settings)
-    engine = read_engine(Path(path))
-    config = BuildConfig(device=engine.device, threads=chosen.threads)
+    engine = read_engine(path)
+    config = BuildConfig(device=engine.device, threads=settings.threads)
     with executable_backend(engine).load(engine, config) as runner:
-        _start(_loadgen(), _System(runner, chosen.scenario), chosen, Path(folder))
+        _start(_loadgen(), _System(runner, settings.scenario), settings, folder)
     try:
-        return (Path(folder) / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+        return (folder / "mlperf_log_summary.txt").read_text(encoding="utf-8")
     except OSError as error:
         raise StageError(
             f"LoadGen left no summary for {path}.", hint="Run again with a longer time."
@@ -250,9 +246,4 @@ def _log_settings(loadgen: Any, folder: Path) -> Any:
 
 
 def _loadgen() -> Any:
-    try:
-        return importlib.import_module("mlperf_loadgen")
-    except ImportError as error:
-        raise BackendMissingError(
-            "MLPerf LoadGen is not installed.", hint="pip install mlcommons-loadgen"
-        ) from error
+    return import_extra("mlperf_loadgen", extra="loadgen")

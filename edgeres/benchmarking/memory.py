@@ -11,12 +11,11 @@ from edgeres.backends.base import Array, BuildConfig
 from edgeres.backends.classifier import single_input
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
-from edgeres.errors import StageError
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.child import run_limited
+from edgeres.system.memory import peak_rss_bytes
 
 _RUNS = 10
 _SECONDS = 300.0
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,8 @@ class PeakMemory:
     process_bytes: int
 
 
-def peak_memory(
-    path: Path, *, device: str, threads: int | None, batch_size: int = 1
-) -> PeakMemory | None:
-    """Loads and runs an engine in a child process; ``None`` where the system does not tell (Linux).
+def peak_memory(path: Path, *, device: str, threads: int | None, batch_size: int = 1) -> PeakMemory:
+    """Loads and runs an engine in a child process.
 
     Args:
         path: The engine file.
@@ -47,46 +44,25 @@ def peak_memory(
         EdgeResError: As the backend's ``load``.
         StageError: The child crashed.
     """
-    if not _STATUS.is_file():
-        return None
-    found = run_limited(
-        "edgeres.benchmarking.memory:measure_here",
-        {
-            "path": str(path.resolve()),
-            "device": device,
-            "threads": threads,
-            "batch_size": batch_size,
-        },
-        seconds=_SECONDS,
-        memory_bytes=None,
-    )
-    if not isinstance(found, list) or len(found) != 2:
-        raise StageError("the memory measurement gave no result.", hint="Run again.")
-    before, peak = (int(str(number)) for number in found)
+    measure = run_limited(measure_here, seconds=_SECONDS, memory_bytes=None)
+    before, peak = measure(path, device, threads, batch_size)
     return PeakMemory(max(0, peak - before), peak)
 
 
-def measure_here(path: str, device: str, threads: int | None, batch_size: int) -> JsonValue:
+def measure_here(path: Path, device: str, threads: int | None, batch_size: int) -> list[int]:
     """Resident bytes before loading and at the peak after some runs: what the child calls."""
+    import psutil
+
     from edgeres.benchmarking.inputs import made_up_inputs
 
-    engine = read_engine(Path(path))
+    engine = read_engine(path)
     backend = executable_backend(engine)
     backend.versions()  # loads the runtime's libraries, which are not the engine's memory
-    before = resident_bytes("VmRSS")
+    before = int(psutil.Process().memory_info().rss)
     with backend.load(engine, BuildConfig(device=device, threads=threads)) as runner:
         source = single_input(runner)
         for images in made_up_inputs(source, batch_size):
             feed: dict[str, Array] = {source.name: np.ascontiguousarray(images, source.dtype)}
             for _ in range(_RUNS):
                 runner.infer(feed)
-    return [before, resident_bytes("VmHWM")]
-
-
-def resident_bytes(field: str) -> int:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process; see man proc_pid_status."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise StageError(f"{_STATUS} has no {field}.", hint="Measure on Linux.")
+    return [before, peak_rss_bytes()]

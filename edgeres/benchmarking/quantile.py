@@ -140,18 +140,22 @@ def _burst(places: NDArray[np.intp]) -> float:
 
 
 def _at_most(count: int, trials: int, share: float) -> float:
-    """Probability of at most ``count`` hits in ``trials``; exact sum, the devices have no SciPy."""
-    if count < 0:
-        return 0.0
+    return 0.0 if count < 0 else math.exp(log_at_most(count, trials, share))
+
+
+def log_at_most(count: int, trials: int, share: float) -> float:
+    """Logarithm of the probability of at most ``count`` hits in ``trials``.
+
+    An exact sum, also where the probability is too small for a float; devices have no SciPy.
+    """
     logs = math.log(share), math.log1p(-share)
-    terms = (
-        math.exp(
-            math.lgamma(trials + 1)
-            - math.lgamma(hits + 1)
-            - math.lgamma(trials - hits + 1)
-            + hits * logs[0]
-            + (trials - hits) * logs[1]
-        )
+    terms = [
+        hits * logs[0]
+        + (trials - hits) * logs[1]
+        - math.lgamma(hits + 1)
+        - math.lgamma(trials - hits + 1)
         for hits in range(min(count, trials) + 1)
-    )
-    return min(1.0, math.fsum(terms))
+    ]
+    largest = max(terms)
+    total = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    return min(0.0, math.lgamma(trials + 1) + total)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +60,7 @@ class Sustained:
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
-        return {
-            "seconds": self.seconds,
-            "runs": self.runs,
-            "drift": self.drift,
-            "work_drift": self.work_drift,
-            "verdict": self.verdict,
-            "windows": [vars(window).copy() for window in self.windows],
-        }
+        return asdict(self) | {"windows": [asdict(window) for window in self.windows]}
 
 
 def sustain(

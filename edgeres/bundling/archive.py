@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from edgeres.errors import ArtefactError, StorageError
+from edgeres.errors import ArtefactError, StorageError, one_line
 from edgeres.system.closing import Closing
 from edgeres.system.files import atomic_writer
 
@@ -204,7 +204,7 @@ def _entries(
         with zipfile.ZipFile(stream) as archive:
             infos = archive.infolist()
     except _ZIP_ERRORS as error:
-        raise refused(path, f"{' '.join(str(error).split())[:200]}") from error
+        raise refused(path, one_line(error)) from error
     sizes: dict[str, int] = {}
     starts: dict[str, int] = {}
     offset = 0

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from edgeres.backends.base import ShapeRange
 from edgeres.backends.sidecar import shapes_from_json
 from edgeres.bundling.archive import MANIFEST, is_name
-from edgeres.errors import ArtefactError
+from edgeres.errors import ArtefactError, one_line
 
 FORMAT = "edgeres-bundle"
 SCHEMA = 1
@@ -135,7 +135,7 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
         manifest = _manifest(raw)
         _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise ArtefactError(f"{where}: {MANIFEST}: {reason}.", hint=_HINT) from error
     return manifest
 

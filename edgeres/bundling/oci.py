@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.system.extras import import_extra
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _MAX_MANIFEST = 4 << 20
@@ -25,14 +26,10 @@ def open_registry(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]
         ArtefactError: An answer that makes no sense.
         BackendMissingError: The registry cannot be reached, or the package for it is missing.
     """
-    try:
-        import requests
-        from oras.client import OrasClient
-    except ImportError as error:
-        raise BackendMissingError(
-            "registries need the package oras, which is not installed.",
-            hint="Install it with: pip install 'edgeres[registry]'.",
-        ) from error
+    import_extra("oras", extra="registry", user="a registry")
+    import requests
+    from oras.client import OrasClient
+
     host = reference.partition("/")[0]
     client = OrasClient(hostname=host, insecure=plain_http)
     try:

@@ -178,7 +178,7 @@ def _first_that_runs(bundle: OpenBundle) -> str:
     reasons = []
     for target, entry in bundle.manifest.engines.items():
         backend = get_backend(entry.backend)
-        reason = backend.missing() or backend.not_executable()
+        reason = backend.not_executable()
         if reason is None:
             return target
         reasons.append(f"{target}: {reason}")

@@ -7,7 +7,6 @@ clipped INT8 sums, swapped channels or a wrong preprocessing fall below 20 dB.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +28,9 @@ from edgeres.backends.classifier import (
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.decode import decode_file
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import GateError, StageError
+from edgeres.errors import GateError
 from edgeres.sqnr import sqnr_db
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.child import run_limited
 
 MIN_SQNR_DB = 25.0
 TRIAL_SECONDS = 300.0
@@ -104,8 +103,6 @@ def answer_isolated(
     device: str,
     samples: Sequence[Path],
     preprocess: Preprocess,
-    *,
-    seconds: float | None = None,
 ) -> NDArray[np.float32]:
     """Loads an engine and lets it answer in a child process, which may crash, hang or run wild.
 
@@ -114,33 +111,25 @@ def answer_isolated(
         device: Where to run it.
         samples: Image files.
         preprocess: How an image becomes numbers.
-        seconds: Time limit, ``TRIAL_SECONDS`` where not given.
 
     Raises:
         StageError: The child crashed or hit a limit.
         EdgeResError: What loading or running raised.
     """
-    told = run_limited(
-        "edgeres.bundling.selftest:answer_files",
-        {
-            "engine": str(engine),
-            "device": device,
-            "samples": [str(path) for path in samples],
-            "preprocess": preprocess.to_json(),
-        },
-        seconds=TRIAL_SECONDS if seconds is None else seconds,
+    answer_there = run_limited(
+        answer_files,
+        seconds=TRIAL_SECONDS,
         memory_bytes=MEMORY_BYTES if device == "cpu" else None,
     )
-    try:
-        return np.asarray(json.loads(str(told)), dtype=np.float32)
-    except ValueError as error:
-        raise StageError(f"{engine}: its child process gave no scores.") from error
+    return np.asarray(answer_there(engine, device, samples, preprocess), dtype=np.float32)
 
 
-def answer_files(engine: str, device: str, samples: list[str], preprocess: str) -> JsonValue:
-    """What the child does: scores as JSON text, NaN and infinity included."""
-    found = read_engine(Path(engine))
-    images = [decode_file(Path(path)) for path in samples]
+def answer_files(
+    engine: Path, device: str, samples: Sequence[Path], preprocess: Preprocess
+) -> list[list[float]]:
+    """What the child does: the scores, NaN and infinity included."""
+    found = read_engine(engine)
+    images = [decode_file(path) for path in samples]
     with get_backend(found.backend).load(found, BuildConfig(device=device)) as runner:
-        scores = answer(runner, images, Preprocess.from_json(preprocess))
-    return json.dumps(scores.astype(float).tolist())
+        scores: list[list[float]] = answer(runner, images, preprocess).astype(float).tolist()
+    return scores

@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.errors import ArtefactError, BackendMissingError, UsageError
+from edgeres.errors import ArtefactError, UsageError, one_line
+from edgeres.system.extras import import_extra
 from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def verify(manifest: bytes, bundle: Path, key: Path) -> None:
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
-    _require()
+    import_extra("cryptography", extra="sign", user="a signature")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -96,7 +97,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
-    _require()
+    import_extra("cryptography", extra="sign", user="a signature")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -110,16 +111,6 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-def _require() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise BackendMissingError(
-            "signatures need the package cryptography, which is not installed.",
-            hint="Install it with: pip install 'edgeres[sign]'.",
-        ) from error
-
-
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
@@ -131,7 +122,7 @@ def _read(path: Path) -> bytes:
 
 
 def _wrong(path: Path, kind: str, error: Exception | None) -> UsageError:
-    reason = f": {' '.join(str(error).split())[:120]}" if error else ""
+    reason = f": {one_line(error, 120)}" if error else ""
     return UsageError(
         f"{path}: expected a PEM file with an Ed25519 {kind} key{reason}.",
         hint="Make one with: openssl genpkey -algorithm ed25519 -out key.pem; "

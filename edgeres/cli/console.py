@@ -6,16 +6,16 @@ Everything goes to stderr, so ``--json`` on stdout stays clean.
 from __future__ import annotations
 
 import warnings
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from edgeres.system.closing import Closing
 from edgeres.system.progress import ProgressCallback, StagePart, bar
 
 
-class ConsoleListener:
+class ConsoleListener(Closing):
     """Draws the stages of a run with rich; a context manager that also prints warnings."""
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
@@ -38,14 +38,10 @@ class ConsoleListener:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stops drawing."""
         self._progress.stop()
-        self._catcher.__exit__(kind, error, trace)
+        self._catcher.__exit__(None, None, None)
 
     def started(self, stage: str) -> None:
         """Shows the stage as the one at work."""

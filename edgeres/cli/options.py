@@ -136,8 +136,11 @@ def preprocess_fields(options: PreprocessOptions) -> dict[str, Any]:
     size = {key: options[key] for key in ("resize", "crop")}
     values = {
         **options,
-        "mean": _numbers("--mean", options["mean"]),
-        "std": _numbers("--std", options["std"]),
+        **{
+            key: parse_numbers(f"--{key}", text)
+            for key in ("mean", "std")
+            if (text := options[key]) is not None
+        },
         **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
     return {key: value for key, value in values.items() if value is not None}
@@ -201,9 +204,12 @@ def parse_shapes(texts: list[str] | None) -> dict[str, ShapeRange]:
     return shapes
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Reads numbers with commas between.
+
+    Raises:
+        UsageError: The text is something else.
+    """
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:

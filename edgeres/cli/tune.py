@@ -62,7 +62,7 @@ def tune(
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
         settings = TuneSettings(
             trials=trials,
-            budgets=_numbers(budgets),
+            budgets=tuple(o.parse_numbers("--budgets", budgets)),
             importances=_names(importances),
             calibrators=_names(calibrators),
             precisions=_names(precisions or ""),
@@ -86,15 +86,3 @@ def tune(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    from edgeres.errors import UsageError
-
-    try:
-        return tuple(float(part) for part in _names(text))
-    except ValueError as error:
-        raise UsageError(
-            f"--budgets: expected numbers with commas between, got {text!r}.",
-            hint="For example --budgets 1,0.8,0.5.",
-        ) from error

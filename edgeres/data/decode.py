@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeres.data.file_kind import FORMATS, file_kind
-from edgeres.errors import DataError
+from edgeres.errors import DataError, one_line
 
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels (256 MB at Pillow's four bytes a pixel)."""
@@ -126,7 +126,7 @@ def decode_image(image: Image.Image, name: str) -> Image.Image:
 
 
 def _undecodable(name: str, error: BaseException) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return DataError(
         f"Expected a whole image in {name!r}, got a damaged one: {reason}.", hint=_HINT
     )

@@ -62,13 +62,13 @@ def read_idx(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
         ) from error
 
 
-def read_idx_images(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
+def read_idx_images(path: Path) -> NDArray[np.uint8]:
     """Reads images ``(N, H, W)`` or ``(N, H, W, 3)`` uint8.
 
     Raises:
         DataError: As :func:`read_idx`, or the dimensions are not those of images.
     """
-    images = read_idx(path, max_bytes=max_bytes)
+    images = read_idx(path)
     if images.ndim != 3 and not (images.ndim == 4 and images.shape[3] == 3):
         raise DataError(
             f"Expected images (N, H, W) or (N, H, W, 3) in '{path}', got shape {images.shape}.",
@@ -77,13 +77,13 @@ def read_idx_images(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uin
     return images
 
 
-def read_idx_labels(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[np.int64]:
+def read_idx_labels(path: Path) -> NDArray[np.int64]:
     """Reads labels ``(N,)`` as int64.
 
     Raises:
         DataError: As :func:`read_idx`, or the file has more than one dimension.
     """
-    labels = read_idx(path, max_bytes=max_bytes)
+    labels = read_idx(path)
     if labels.ndim != 1:
         raise DataError(
             f"Expected labels (N,) in '{path}', got shape {labels.shape}.",

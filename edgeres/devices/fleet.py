@@ -16,10 +16,10 @@ from typing import Any
 from edgeres.devices.address import SshDevice, is_remote, parse_ssh
 from edgeres.devices.remote import benchmark_on
 from edgeres.errors import EdgeResError, UsageError
+from edgeres.system.yaml_file import plain, read_yaml
 
 LOCAL = "local"
 _KEYS = {"address", "python", "threads", "known_hosts", "identity"}
-_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,10 @@ def load_fleet(path: Path) -> list[FleetDevice]:
     Raises:
         UsageError: No such file, not YAML, or a device that makes no sense.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     hint = "See docs/devices.md."
-    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{path}: no fleet file is there.", hint=hint)
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        entries = dict(content["devices"])
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
-        first = (str(error).splitlines() or ["?"])[0]
-        raise UsageError(f"{path}: is not YAML ({first}).", hint=hint) from error
-    except (TypeError, KeyError, ValueError) as error:
-        raise UsageError(f"{path}: expected `devices:` with at least one.", hint=hint) from error
-    if not entries:
+    content = plain(read_yaml(path, what="a fleet file", error=UsageError, hint=hint))
+    entries = content.get("devices")
+    if not isinstance(entries, dict) or not entries:
         raise UsageError(f"{path}: expected `devices:` with at least one.", hint=hint)
     return [_device(path, str(name), entry) for name, entry in entries.items()]
 

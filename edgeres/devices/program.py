@@ -1,7 +1,8 @@
 """What a device runs: ``python3 edgeres.pyz benchmark REQUEST`` or ``... answer REQUEST``.
 
 A request is JSON, and so is what is printed: a result, or an error as the command line prints it
-with ``--json``. Nothing but NumPy, Pillow and the engine's runtime is imported.
+with ``--json``. Nothing but NumPy, Pillow, psutil and the engine's runtime
+is imported.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def benchmark_on(
     """Runs ``edgeres benchmark`` on a host.
 
     Args:
-        device: The host; its Python must have NumPy, Pillow and the engines' runtimes.
+        device: The host; its Python must have NumPy, Pillow, psutil and the engines' runtimes.
         paths: Engine files, each with its sidecar beside it; the first is the yardstick.
         batch_size: Images in a run.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
@@ -182,8 +182,8 @@ def _answer(device: SshDevice, done: Finished) -> dict[str, Any]:
         if "No module named" in last or done.code in (126, 127):
             raise BackendMissingError(
                 f"{device.name}: {device.python} cannot run edgeres there ({last}).",
-                hint="It needs Python 3.11 with numpy, pillow and the engine's runtime: install "
-                "them there, or name another Python with --remote-python.",
+                hint="It needs Python 3.11 with numpy, pillow, psutil and the engine's runtime: "
+                "install them there, or name another Python with --remote-python.",
             )
         raise StageError(
             f"{device.name}: the command ended with {done.code}: {last}.", hint="See the host."

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from edgeres.devices.address import SshDevice
 from edgeres.errors import ArtefactError, BackendMissingError, StageError, StorageError
+from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 
 _CHUNK = 1 << 22
@@ -132,12 +133,7 @@ async def _connect(device: SshDevice) -> Any:
         BackendMissingError: It cannot be done; trying again would not help.
         ConnectionError: The host does not answer just now.
     """
-    try:
-        import asyncssh
-    except ImportError as error:
-        raise BackendMissingError(
-            "asyncssh is not installed.", hint="pip install 'edgeres[ssh]'"
-        ) from error
+    asyncssh: Any = import_extra("asyncssh", extra="ssh")
     options: dict[str, Any] = {
         "host": device.host,
         "known_hosts": str(device.known_hosts or Path("~/.ssh/known_hosts").expanduser()),

@@ -8,7 +8,6 @@ before it counts. Workers read the engine and the images by their paths, which m
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from edgeres.evaluation.distinct import Sketches
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import BATCH
+from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
@@ -74,8 +74,7 @@ class Job:
 class Shard:
     """Answers to the samples from ``start`` to before ``stop``, bad images left out and named.
 
-    ``code_sha256`` is that of the worker's edgeres; one that is too old to know of it leaves it
-    out.
+    ``code_sha256`` is that of the worker's edgeres.
     """
 
     start: int
@@ -141,7 +140,7 @@ def predict_sharded(
     starts = range(0, len(dataset), shard)
     found: list[Shard] = []
     with _client(scheduler, workers) as client:
-        dask = _dask()
+        dask = import_extra("distributed", extra="cluster")
         _check_workers(client)
         futures = [
             client.submit(
@@ -180,8 +179,7 @@ def assemble(
     ordered = sorted(parts, key=lambda part: part.start)
     end = 0
     for part in ordered:
-        # An old worker's shard has no such field: it was made by another class of that name.
-        check_code(getattr(part, "code_sha256", ""), f"the worker {part.worker}")
+        check_code(part.code_sha256, f"the worker {part.worker}")
         if part.start != end:
             kind = "missing" if part.start > end else "there twice"
             raise StageError(
@@ -221,8 +219,7 @@ def check_code(theirs: str, who: str) -> None:
     """
     if theirs != CODE_SHA256:
         raise StageError(
-            f"{who} runs another edgeres ({theirs[:12] or 'too old to say which'} against "
-            f"{CODE_SHA256[:12]} here).",
+            f"{who} runs another edgeres ({theirs[:12]} against {CODE_SHA256[:12]} here).",
             hint="Install the same edgeres for every worker and start the workers again.",
         )
 
@@ -305,19 +302,10 @@ def _runner(job: Job) -> Runner:
     return executable_backend(engine).load(engine, config)
 
 
-def _dask() -> Any:
-    try:
-        return importlib.import_module("distributed")
-    except ImportError as error:
-        raise BackendMissingError(
-            "dask.distributed is not installed.", hint="pip install 'edgeres[cluster]'"
-        ) from error
-
-
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     """A client of a running scheduler, or of workers that are started here and end with it."""
-    dask = _dask()
+    dask = import_extra("distributed", extra="cluster")
     if scheduler is None:
         with (
             dask.LocalCluster(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeres.evaluation.compared import Model
 from edgeres.evaluation.distances import LayerDistance
 from edgeres.evaluation.qdq_check import findings_of
-from edgeres.graph.layers import WEIGHTED, constant, int_attribute, node_name
+from edgeres.graph.layers import WEIGHTED, constant, node_name
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of, zero_point_of
 from edgeres.quantization.stored_weight import stored_weight
 
@@ -164,7 +164,7 @@ def _weight(model: ir.Model, name: str) -> NDArray[np.float64] | None:
         return None
     if node.op_type == "Conv":
         return content.reshape(len(content), -1)
-    rows_first = node.op_type == "Gemm" and int_attribute(node, "transB", 0) == 1
+    rows_first = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
     return content if rows_first else content.T
 
 
@@ -174,7 +174,7 @@ def _dequantized(node: ir.Node) -> NDArray[np.float64] | None:
         return None
     shape = [1] * stored.ndim
     if scale.size > 1:
-        shape[int_attribute(node, "axis", 1)] = scale.size
+        shape[node.attributes.get_int("axis", 1)] = scale.size
     centred = stored.astype(np.float64) - np.ravel(zero).astype(np.float64).reshape(
         shape if zero.size > 1 else [1] * stored.ndim
     )

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation.gates import Check, Outcome
 from edgeres.system.files import write_atomic
+from edgeres.system.yaml_file import plain, read_yaml
 
 if TYPE_CHECKING:
     from edgeres.evaluation.compare import Comparison
     from edgeres.evaluation.coverage import Coverage
 
 METRICS = ("top1", "top5", "drop_pp", "agreement", "sqnr_db", "int8_coverage", "size_bytes")
-_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,8 @@ def load_conformance(path: Path) -> Conformance:
     Raises:
         ArtefactError: No such file, not YAML, an unknown metric, or numbers that make no sense.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     hint = "See docs/accuracy.md."
-    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        raise ArtefactError(f"{path}: no conformance file is there.", hint=hint)
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        first = (str(error).splitlines() or ["?"])[0]
-        raise ArtefactError(f"{path}: is not YAML ({first}).", hint=hint) from error
+    content = plain(read_yaml(path, what="a conformance file", error=ArtefactError, hint=hint))
     try:
         return _parsed(content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

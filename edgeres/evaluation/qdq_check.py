@@ -12,18 +12,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import EdgeResError
-from edgeres.system.child import JsonValue, run_limited
-from edgeres.system.stored_json import check_stored
+from edgeres.system.child import run_limited
 
 if TYPE_CHECKING:
     from edgeres.quantization.qdq_view import Finding
 
 SECONDS = 600.0
 MEMORY_BYTES = 16 << 30
-_HERE = "edgeres.evaluation.qdq_check"
 _SHOWN = 5
 _LOUD = {"wrong": "WRONG on this device", "risk": "may be wrong"}
 
@@ -47,20 +45,9 @@ def check_qdq(
         ModelError: The file is no readable ONNX model.
         StageError: The file crashed or hung what looked at it.
     """
-    from edgeres.quantization.qdq_view import Finding
-
-    told = run_limited(
-        f"{_HERE}:check_file",
-        {
-            "onnx": str(onnx),
-            "backend": backend,
-            "device": device,
-            "options": dict(options or {}),
-        },
-        seconds=SECONDS,
-        memory_bytes=MEMORY_BYTES if device == "cpu" else None,
-    )
-    return check_stored(told, tuple[Finding, ...], where=f"what was found in {onnx}")
+    memory_bytes = MEMORY_BYTES if device == "cpu" else None
+    check = run_limited(check_file, seconds=SECONDS, memory_bytes=memory_bytes)
+    return tuple(Finding(**each) for each in check(onnx, backend, device, dict(options or {})))
 
 
 def findings_of(
@@ -78,14 +65,16 @@ def findings_of(
         return (Finding("check", str(onnx), f"it could not be checked: {error.message}", "risk"),)
 
 
-def check_file(onnx: str, backend: str, device: str, options: dict[str, str]) -> JsonValue:
+def check_file(
+    onnx: Path, backend: str, device: str, options: dict[str, str]
+) -> list[dict[str, Any]]:
     """What the child of :func:`check_qdq` does."""
     from edgeres.backends import get_backend
     from edgeres.backends.base import BuildConfig
     from edgeres.quantization.engine_check import decided_hazards
     from edgeres.quantization.lint import lint_model, load_quantized
 
-    model = load_quantized(Path(onnx))
+    model = load_quantized(onnx)
     if model is None:
         return []
     engine_maker = get_backend(backend)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal
 
+from edgeres.benchmarking.quantile import log_at_most
 from edgeres.errors import UsageError
 
 _BISECTIONS = 60  # halves the interval [-1, 1] down to double precision
@@ -178,14 +179,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def log_heads_at_least(heads: int, tosses: int) -> float:
-    """Logarithm of the probability that a fair coin falls on heads at least so often.
-
-    Exact up to rounding, also where the probability itself is too small for a float.
-    """
-    terms = [-math.lgamma(k + 1) - math.lgamma(tosses - k + 1) for k in range(heads, tosses + 1)]
-    largest = max(terms)
-    total = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
-    return min(0.0, math.lgamma(tosses + 1) - tosses * math.log(2) + total)
+    """Logarithm of the probability that a fair coin falls on heads at least so often."""
+    return log_at_most(tosses - heads, tosses, 0.5)
 
 
 def _score(b: float, c: float, drop: float) -> float:

@@ -27,7 +27,8 @@ from edgeres.errors import EdgeResError, ModelError
 from edgeres.evaluation.points import Point
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.graph.layers import activations, load_model, value_name
-from edgeres.quantization.forward import infer_shapes, open_session, run_session
+from edgeres.graph.session import open_session, run_session
+from edgeres.quantization.forward import infer_shapes
 from edgeres.system.closing import Closing
 from edgeres.system.files import write_atomic
 

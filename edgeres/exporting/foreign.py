@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgeres.errors import EdgeResError, GateError, ModelError, StageError
+from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_line
 from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.foreign_checks import (
     Layout,
@@ -31,34 +32,35 @@ from edgeres.exporting.original import Original, before_activation, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
 from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.graph.external_data import load_self_contained
-from edgeres.graph.shapes import one_line, set_batch
+from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
 
 _LISTED = 5
 
 
 def normalize_file(
-    source: str,
-    out: str,
+    source: Path,
+    out: Path,
+    *,
     opset: int,
     layout: Layout,
-    sample_shape: list[int] | None,
+    sample_shape: Sequence[int] | None,
     output: str | None,
-    images: str | None,
-    tolerance: list[float],
+    images: F32 | None,
+    tolerance: Tolerance,
     max_bytes: int,
-) -> dict[str, JsonValue]:
+) -> dict[str, Any]:
     """Reads ``source``, writes the normal form to ``out`` and tells about it in JSON values.
 
-    See :func:`edgeres.exporting.import_onnx.import_onnx` for the arguments; ``images`` is a
-    ``.npy`` file, ``max_bytes`` bounds the weights and each tensor for one image.
+    See :func:`edgeres.exporting.import_onnx.import_onnx` for the arguments;
+    ``max_bytes`` bounds the weights and each tensor for one image.
 
     Raises:
         ModelError: The model is not safe, or not a float32 image classifier.
         StageError: It asks for too much memory, or a pass failed.
         GateError: The normal form computes something else than the original.
     """
-    original = load_self_contained(Path(source), max_bytes=max_bytes)
+    original = load_self_contained(source, max_bytes=max_bytes)
     _check_well_formed(original)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
@@ -81,9 +83,8 @@ def normalize_file(
         _flatten_scores(model)
         notes.append("scores (N, K, 1, 1) flattened to (N, K)")
     reference = Original(original, scores, sample, batch)
-    real = np.load(images, allow_pickle=False) if images is not None else None
-    content, parity = _normalize(model, reference, sample, real, Tolerance(*tolerance), notes)
-    Path(out).write_bytes(content)
+    content, parity = _normalize(model, reference, sample, images, tolerance, notes)
+    out.write_bytes(content)
     return _described(content) | {
         "source_opset": source_opset,
         "sample_shape": list(sample),

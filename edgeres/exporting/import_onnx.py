@@ -6,15 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
+from edgeres.exporting.foreign import normalize_file
 from edgeres.exporting.foreign_checks import Layout
-from edgeres.exporting.parity import ParityReport, Tolerance, runtime
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.exporting.parity import ParityReport, Tolerance
+from edgeres.system.child import run_limited
+from edgeres.system.extras import import_extra
 from edgeres.system.files import disk_errors, file_sha256, sync
 
 F32 = NDArray[np.float32]
@@ -22,7 +24,6 @@ F32 = NDArray[np.float32]
 OLDEST_OPSET = 20
 MEMORY_BYTES = 8 << 30
 SECONDS = 600.0
-_STAGE = "edgeres.exporting.foreign:normalize_file"
 
 
 @dataclass(frozen=True)
@@ -113,43 +114,32 @@ def import_onnx(
         raise UsageError(f"Expected opset {OLDEST_OPSET} or later, got {opset}.")
     if layout not in ("nchw", "nhwc"):
         raise UsageError(f"Expected layout nchw or nhwc, got '{layout}'.")
-    runtime()  # said before the work, not after it
-    limits = tolerance or Tolerance()
+    import_extra(
+        "onnxruntime", extra="onnxruntime", user="the parity gate"
+    )  # said before the work, not after it
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
             written = Path(folder) / "model.onnx"
-            told = run_limited(
-                _STAGE,
-                {
-                    "source": str(path),
-                    "out": str(written),
-                    "opset": opset,
-                    "layout": layout,
-                    "sample_shape": None if sample_shape is None else [*map(int, sample_shape)],
-                    "output": output,
-                    "images": _saved(images, Path(folder)),
-                    "tolerance": [limits.absolute, limits.relative],
-                    "max_bytes": memory_bytes // 4,
-                },
-                seconds=seconds,
-                memory_bytes=memory_bytes,
+            told = run_limited(normalize_file, seconds=seconds, memory_bytes=memory_bytes)(
+                path,
+                written,
+                opset=opset,
+                layout=layout,
+                sample_shape=sample_shape,
+                output=output,
+                images=None if images is None else images.astype(np.float32, copy=False),
+                tolerance=tolerance or Tolerance(),
+                max_bytes=memory_bytes // 4,
             )
             sync(written)
             written.replace(out)
     return _imported(told, out, file_sha256(path), layout)
 
 
-def _saved(images: F32 | None, folder: Path) -> str | None:
-    if images is None:
-        return None
-    path = folder / "images.npy"
-    np.save(path, images.astype(np.float32, copy=False), allow_pickle=False)
-    return str(path)
-
-
-def _imported(told: JsonValue, out: Path, source_sha256: str, layout: Layout) -> ImportedModel:
-    facts = cast("dict[str, Any]", told)
+def _imported(
+    facts: dict[str, Any], out: Path, source_sha256: str, layout: Layout
+) -> ImportedModel:
     parity = facts.pop("parity")
     return ImportedModel(
         path=out,

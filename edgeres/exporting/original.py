@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from edgeres.exporting.parity import F32, open_session, run_session
+from edgeres.exporting.parity import F32
+from edgeres.graph.session import open_session, run_feeds
 
 ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
 
@@ -35,6 +36,7 @@ class Original:
     ) -> None:
         watched, self._names = expose(model, scores)
         self._session = open_session(watched)
+        self._input = self._session.get_inputs()[0].name
         self._sample_shape, self._batch = tuple(sample_shape), batch
 
     def run(self, images: F32) -> list[F32]:
@@ -47,7 +49,7 @@ class Original:
         padding = np.zeros((-len(images) % step, *self._sample_shape), np.float32)
         padded = np.concatenate([images, padding])
         parts = [
-            run_session(self._session, padded[start : start + step], self._names)
+            run_feeds(self._session, {self._input: padded[start : start + step]}, self._names)
             for start in range(0, len(padded), step)
         ]
         joined = [np.concatenate([part[name] for part in parts]) for name in self._names]

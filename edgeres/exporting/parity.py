@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.errors import BackendMissingError, GateError, ModelError, StageError
+from edgeres.errors import GateError, ModelError
+from edgeres.graph.session import open_session, run_feeds
 
 F32 = NDArray[np.float32]
 Outputs = Mapping[str, F32]
 Reference = Callable[[F32], Outputs]
 
 BATCH_SIZES = (1, 2, 7)
-_VARIANTS = {"optimized": "ORT_ENABLE_ALL", "unoptimized": "ORT_DISABLE_ALL"}
+_VARIANTS = {"optimized": True, "unoptimized": False}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ def check_parity(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     images: F32 | None = None,
     tolerance: Tolerance | None = None,
-    seed: int = 0,
 ) -> ParityReport:
     """Compares an ONNX model with its source on random inputs, and on real ones where given.
 
@@ -83,7 +82,6 @@ def check_parity(
         batch_sizes: Batch sizes to run.
         images: Real inputs ``(M, *sample_shape) float32``; the first few are used.
         tolerance: Largest error allowed.
-        seed: Seed of the random inputs, standard normal.
 
     Raises:
         GateError: An output differs too much, or the predicted class does; the worst one is named.
@@ -92,10 +90,10 @@ def check_parity(
         StageError: ONNX Runtime cannot run the model.
     """
     allowed = tolerance or Tolerance()
-    sessions = {name: open_session(model, level) for name, level in _VARIANTS.items()}
+    sessions = {name: open_session(model, optimize=way) for name, way in _VARIANTS.items()}
     differences: list[_Difference] = []
     samples = 0
-    for kind, batch in _batches(tuple(sample_shape), batch_sizes, images, seed):
+    for kind, batch in _batches(tuple(sample_shape), batch_sizes, images):
         samples += len(batch)
         expected = reference(batch)
         for name, values in expected.items():
@@ -105,7 +103,7 @@ def check_parity(
                     hint="Check the weights; nothing was exported.",
                 )
         for variant, session in sessions.items():
-            found = run_session(session, batch, list(expected))
+            found = run_feeds(session, {session.get_inputs()[0].name: batch}, list(expected))
             where = f"batch size {len(batch)}, {kind} input, {variant} graph"
             differences += [
                 _compare(name, values, found[name], allowed, where)
@@ -126,9 +124,9 @@ def check_parity(
 
 
 def _batches(
-    sample_shape: tuple[int, ...], sizes: Sequence[int], images: F32 | None, seed: int
+    sample_shape: tuple[int, ...], sizes: Sequence[int], images: F32 | None
 ) -> Iterator[tuple[str, F32]]:
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     for size in sizes:
         yield "random", generator.standard_normal((size, *sample_shape), dtype=np.float32)
     start = 0
@@ -167,55 +165,3 @@ def _flips(expected: F32, found: F32, limit: float) -> int:
     every = np.arange(len(rows))
     margin = rows[every, best].astype(np.float64) - rows[every, chosen]
     return int(((best != chosen) & (margin > 2 * limit)).sum())
-
-
-def runtime() -> Any:
-    """ONNX Runtime's module.
-
-    Raises:
-        BackendMissingError: It is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendMissingError(
-            "The parity gate needs ONNX Runtime, which is not installed.",
-            hint="pip install 'edgeres[onnxruntime]'",
-        ) from error
-    return onnxruntime
-
-
-def open_session(model: bytes, level: str = "ORT_ENABLE_ALL") -> Any:
-    """Opens an ONNX model on the CPU with ONNX Runtime.
-
-    Raises:
-        BackendMissingError: ONNX Runtime is not installed.
-        StageError: ONNX Runtime rejects the model.
-    """
-    ort = runtime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 4  # what fails is raised, and said once
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the binding raises classes of its own
-        raise StageError(f"ONNX Runtime cannot load the model: {_one_line(error)}.") from error
-
-
-def run_session(session: Any, batch: F32, names: Sequence[str]) -> dict[str, F32]:
-    """Runs a session of one input on a batch and returns the outputs asked for.
-
-    Raises:
-        StageError: ONNX Runtime fails on this batch.
-    """
-    try:
-        values = session.run(list(names), {session.get_inputs()[0].name: batch})
-    except Exception as error:  # the binding raises classes of its own
-        raise StageError(
-            f"ONNX Runtime cannot run the model on a batch of {len(batch)}: {_one_line(error)}."
-        ) from error
-    return dict(zip(names, values, strict=True))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".")

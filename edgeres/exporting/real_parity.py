@@ -7,7 +7,6 @@ the import, with the preprocessing, so the two files are compared once more.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,29 +43,19 @@ def check_real_images(source: Path, normalized: Path, images: F32) -> dict[str, 
         ModelError: The foreign file gives NaN or infinity for an image.
         StageError: A limit was hit, or the child crashed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder) / "images.npy"
-        np.save(saved, images[:IMAGES].astype(np.float32, copy=False), allow_pickle=False)
-        told = run_limited(
-            f"{__name__}:compare_files",
-            {"source": str(source), "normalized": str(normalized), "images": str(saved)},
-            seconds=SECONDS,
-            memory_bytes=MEMORY_BYTES,
-        )
-    assert isinstance(told, dict)
-    return told
+    compare = run_limited(compare_files, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
+    return compare(source, normalized, images[:IMAGES].astype(np.float32, copy=False))
 
 
-def compare_files(source: str, normalized: str, images: str) -> dict[str, JsonValue]:
+def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, JsonValue]:
     """What the child of :func:`check_real_images` does."""
-    original = load_self_contained(Path(source), max_bytes=MEMORY_BYTES // 4)
+    original = load_self_contained(source, max_bytes=MEMORY_BYTES // 4)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
     check_operators(original)  # which also gives the operators the one name of their domain
     made = onnx.load(normalized)
     sample = tuple(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim[1:])
-    real: F32 = np.load(images, allow_pickle=False)
-    if real.shape[1:] != sample:
+    if images.shape[1:] != sample:
         return {}
     initializers = {each.name for each in original.graph.initializer}
     (fed,) = (value for value in original.graph.input if value.name not in initializers)
@@ -74,14 +63,14 @@ def compare_files(source: str, normalized: str, images: str) -> dict[str, JsonVa
     watched, names = expose(made)
     reference = Original(original, made.graph.output[0].name, sample, batch)
     free = not made.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
-    sizes = [size for size in BATCH_SIZES if size <= len(real)] if free else [1]
+    sizes = [size for size in BATCH_SIZES if size <= len(images)] if free else [1]
     try:
         report = check_parity(
             lambda batch: dict(zip(names, reference.run(batch), strict=False)),
             watched,
             sample_shape=sample,
             batch_sizes=sizes,
-            images=real,
+            images=images,
         )
     except GateError as error:
         raise GateError(

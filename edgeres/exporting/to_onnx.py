@@ -15,12 +15,11 @@ from edgeres.exporting.parity import (
     BATCH_SIZES,
     Outputs,
     ParityReport,
-    Tolerance,
     check_parity,
-    runtime,
 )
 from edgeres.exporting.passes import normal_form, to_bytes
 from edgeres.exporting.trace import check_request, ready, trace
+from edgeres.system.extras import import_extra
 from edgeres.system.files import write_atomic
 
 F32 = NDArray[np.float32]
@@ -59,7 +58,6 @@ def export_onnx(
     input_name: str = "input",
     output_name: str = "logits",
     images: F32 | None = None,
-    tolerance: Tolerance | None = None,
 ) -> ExportResult:
     """Exports a network to one FP32 ONNX file in normal form (:mod:`edgeres.exporting.passes`).
 
@@ -75,7 +73,6 @@ def export_onnx(
         output_name: Name of the logits output.
         images: Real preprocessed images ``(M, C, H, W) float32`` for the parity gate; random ones
             are always used.
-        tolerance: Largest error that the parity gate allows.
 
     Raises:
         UsageError: A sample shape or opset that cannot be exported.
@@ -86,7 +83,9 @@ def export_onnx(
         StorageError: The file cannot be written.
     """
     check_request(sample_shape, opset)
-    runtime()  # said before the work, not after it
+    import_extra(
+        "onnxruntime", extra="onnxruntime", user="the parity gate"
+    )  # said before the work, not after it
     network = ready(module)
     model = trace(
         network,
@@ -104,7 +103,6 @@ def export_onnx(
         sample_shape=sample_shape,
         batch_sizes=_batch_sizes(dynamic_batch),
         images=images,
-        tolerance=tolerance,
     )
     write_atomic(out, content)
     return ExportResult(

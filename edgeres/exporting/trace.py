@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 import torch
 
-from edgeres.errors import ModelError, StageError, UsageError
+from edgeres.errors import ModelError, StageError, UsageError, one_line
 
 OLDEST_OPSET = 20
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -159,4 +159,4 @@ def _reason(error: BaseException) -> str:
     """The innermost cause, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return one_line(error)

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,6 +215,11 @@ def _checked_parts(location: str, name: str) -> list[str]:
 
 def _open_inside(folder: Path, parts: list[str], name: str) -> int:
     """Opens a file below a folder without following a link anywhere; a file descriptor."""
+    if sys.platform == "win32":
+        raise ModelError(
+            f"External data of tensor '{name}' cannot be read safely on Windows.",
+            hint="Save the model with its weights inside.",
+        )
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for position, part in enumerate(parts):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 from edgeres.graph.edit import QUANTIZED
 
 #: Ops that only move or select values: the scale of the output is the scale of the input.
@@ -83,7 +83,7 @@ def load_model(path: Path, *, may_be_quantized: bool = False) -> ir.Model:
         ir.external_data.load_to_model(model)
     except Exception as error:  # protobuf and onnx-ir raise many types for a bad file
         raise ModelError(
-            f"{path} is not a readable ONNX model: {_first_line(error)}", hint="Export it again."
+            f"{path} is not a readable ONNX model: {one_line(error)}", hint="Export it again."
         ) from error
     _check(model, path, may_be_quantized=may_be_quantized)
     return model
@@ -140,7 +140,7 @@ def layer_of(node: ir.Node) -> Layer | None:
             weight=np.ascontiguousarray(weight.reshape(weight.shape[0], -1), np.float32),
             bias=None if bias is None else bias.astype(np.float32).reshape(-1),
             kernel=tuple(weight.shape[2:]),
-            groups=int_attribute(node, "group", 1),
+            groups=node.attributes.get_int("group", 1),
             channel_axis=0,
             stored_shape=tuple(weight.shape),
         )
@@ -153,13 +153,13 @@ def _dense(
     gemm = node.op_type == "Gemm"
     plain = (
         weight.ndim == 2
-        and int_attribute(node, "transA", 0) == 0
-        and float_attribute(node, "alpha", 1.0) == 1.0
-        and (bias is None or float_attribute(node, "beta", 1.0) == 1.0)
+        and node.attributes.get_int("transA", 0) == 0
+        and node.attributes.get_float("alpha", 1.0) == 1.0
+        and (bias is None or node.attributes.get_float("beta", 1.0) == 1.0)
     )
     if not plain:
         return None
-    rows_are_outputs = gemm and int_attribute(node, "transB", 0) == 1
+    rows_are_outputs = gemm and node.attributes.get_int("transB", 0) == 1
     matrix = weight if rows_are_outputs else weight.T
     if bias is not None:
         bias = bias.reshape(-1)
@@ -221,24 +221,6 @@ def activations(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from (value for value in node.outputs if value.name and is_activation(value))
 
 
-def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A float attribute or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
-
-
-def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """An attribute that is a list of integers, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else tuple(attribute.as_ints())
-
-
 def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
     graph = model.graph
     images = inputs(graph)
@@ -269,7 +251,3 @@ def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
                 f"{path}: weight {name} holds {bad} NaN or Inf of {content.size} values.",
                 hint="The training diverged or the file is damaged; use another checkpoint.",
             )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

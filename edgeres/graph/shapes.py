@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 
 BATCH = "N"
 _BATCHES = (2, 3)
@@ -144,8 +144,3 @@ def _shape(info: onnx.ValueInfoProto) -> ir.Shape | None:
         else:
             return None
     return ir.Shape(dims)
-
-
-def one_line(error: Exception) -> str:
-    """A foreign exception's text on one line of bearable length, without its full stop."""
-    return " ".join(str(error).split())[:400].rstrip(".")

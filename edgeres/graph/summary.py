@@ -61,7 +61,7 @@ def summarize(path: Path) -> ModelSummary:
     """
     from onnx import TensorProto
 
-    model = _read(path)
+    model = read_proto(path)
     floating = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     initializers = model.graph.initializer
     parameters = sum(math.prod(w.dims) for w in initializers if w.data_type in floating)
@@ -83,7 +83,7 @@ def node_macs(path: Path) -> dict[str, int]:
     Raises:
         ModelError: The file is missing or no ONNX model, or shapes cannot be inferred.
     """
-    return _count(_read(path), path)
+    return _count(read_proto(path), path)
 
 
 def sample_shapes(path: Path) -> dict[str, Shape]:
@@ -92,7 +92,7 @@ def sample_shapes(path: Path) -> dict[str, Shape]:
     Raises:
         ModelError: The file is missing or no ONNX model, or shapes cannot be inferred.
     """
-    return _shapes_of_one_sample(_read(path), path)
+    return _shapes_of_one_sample(read_proto(path), path)
 
 
 def node_ops(path: Path) -> dict[str, str]:
@@ -101,11 +101,16 @@ def node_ops(path: Path) -> dict[str, str]:
     Raises:
         ModelError: The file is missing or no ONNX model.
     """
-    nodes = _read(path).graph.node
+    nodes = read_proto(path).graph.node
     return {node.name or node.output[0]: node.op_type for node in nodes}
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX file, but no data that lies beside it.
+
+    Raises:
+        ModelError: The file is missing, no ONNX model, or one without nodes.
+    """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 

@@ -16,8 +16,6 @@ from edgeres.errors import ModelError
 from edgeres.graph.layers import (
     consumers,
     inputs,
-    int_attribute,
-    ints_attribute,
     layer_of,
     load_model,
     node_name,
@@ -153,13 +151,13 @@ def _conv_shape(
     columns: int,
     tail: tuple[str, ...],
 ) -> LayerShape:
-    if len(kernel) != 2 or any(d != 1 for d in ints_attribute(node, "dilations", (1, 1))):
+    if len(kernel) != 2 or any(d != 1 for d in node.attributes.get_ints("dilations", (1, 1))):
         raise ModelError(
             f"Expected convolutions over images without dilation, got '{node_name(node)}'.",
             hint="Its time cannot be put into a latency table.",
         )
-    top, left, bottom, right = ints_attribute(node, "pads", (0, 0, 0, 0))
-    stride = ints_attribute(node, "strides", (1, 1))
+    top, left, bottom, right = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    stride = node.attributes.get_ints("strides", (1, 1))
     height, width = size[2], size[3]
     assert height is not None
     assert width is not None
@@ -191,10 +189,10 @@ def _tail(node: ir.Node, depth: dict[str, int]) -> tuple[tuple[str, ...], ir.Val
         elif reader.op_type == "Relu":
             steps.append(RELU)
         elif reader.op_type == "MaxPool":
-            kernel = ints_attribute(reader, "kernel_shape", (1, 1))
-            strides = ints_attribute(reader, "strides", (1, 1))
-            pads = ints_attribute(reader, "pads", (0, 0, 0, 0))
-            if int_attribute(reader, "ceil_mode", 0):
+            kernel = reader.attributes.get_ints("kernel_shape", (1, 1))
+            strides = reader.attributes.get_ints("strides", (1, 1))
+            pads = reader.attributes.get_ints("pads", (0, 0, 0, 0))
+            if reader.attributes.get_int("ceil_mode", 0):
                 return tuple(steps), value
             steps.append(f"maxpool {kernel[0]}/{strides[0]}/{pads[0]}")
         else:

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.calibrators.base import ChosenRange
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 from edgeres.graph.layers import activations, load_model, non_negative, value_name
 from edgeres.layer_latency.shapes import ADD, RELU, LayerShape
 from edgeres.quantization.table import CalibrationTable, TensorStats
@@ -115,8 +115,7 @@ def write_narrowed(onnx_path: Path, widths: Widths, out: Path) -> None:
         onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True, data_prop=True)
     except Exception as error:  # the C++ side raises several types
         raise ModelError(
-            f"{onnx_path}: the network cannot be made narrower: "
-            f"{' '.join(str(error).split())[:200]}.",
+            f"{onnx_path}: the network cannot be made narrower: {one_line(error)}.",
             hint="Its latency cannot be predicted; use allocation: global.",
         ) from error
     write_atomic(out, model.SerializeToString(deterministic=True))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeres.errors import ArtefactError
+from edgeres.errors import ArtefactError, one_line
 from edgeres.layer_latency.shapes import LayerShape
 from edgeres.system.files import write_atomic
 from edgeres.system.store import json_sha256
@@ -78,6 +78,16 @@ class ShapeTimes:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     ms: tuple[tuple[float, ...], ...]
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether there is a positive time for each pair of widths, which rise."""
+        return (
+            len(self.ms) == len(self.inputs)
+            and {len(row) for row in self.ms} == {len(self.outputs)}
+            and all(list(axis) == sorted(set(axis)) for axis in (self.inputs, self.outputs))
+            and all(0 < t < float("inf") for row in self.ms for t in row)
+        )
 
     def at(self, inputs: float, outputs: float) -> float:
         """Milliseconds at any width: bilinear, and linear beyond the grid."""
@@ -204,50 +214,26 @@ class LatencyTable:
         Raises:
             ArtefactError: The file is missing or no latency table.
         """
+        from pydantic import TypeAdapter
+
         hint = "Measure it again, or name another file."
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT or content["version"] != VERSION:
+            if content.pop("format") != FORMAT or content.pop("version") != VERSION:
                 raise ArtefactError(f"{path}: is no latency table of this version.", hint=hint)
-            return _from_content(content)
+            table = TypeAdapter(LatencyTable).validate_python(content)
+            for key, times in table.shapes.items():
+                if not times.is_grid:
+                    raise ValueError(f"the times of '{key}' are no grid of positive numbers")  # noqa: TRY301
         except OSError as error:
             raise ArtefactError(
                 f"{path}: no latency table can be read there ({error.strerror}).", hint=hint
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtefactError(f"{path}: is no latency table: {error!r}.", hint=hint) from error
-
-
-def _from_content(content: dict[str, Any]) -> LatencyTable:
-    place = content["place"]
-    shapes = {
-        key: ShapeTimes(
-            tuple(times["inputs"]),
-            tuple(times["outputs"]),
-            tuple(tuple(map(float, row)) for row in times["ms"]),
-        )
-        for key, times in content["shapes"].items()
-    }
-    for key, times in shapes.items():
-        rows = {len(row) for row in times.ms}
-        good = (
-            len(times.ms) == len(times.inputs)
-            and rows == {len(times.outputs)}
-            and all(list(axis) == sorted(set(axis)) for axis in (times.inputs, times.outputs))
-            and all(0 < t < float("inf") for row in times.ms for t in row)
-        )
-        if not good:
-            raise ValueError(f"the times of '{key}' are no grid of positive numbers")
-    return LatencyTable(
-        place=MeasurementContext(**{**place, "isa": tuple(place["isa"])}),
-        multiples=Multiples(**content["multiples"]) if content["multiples"] else None,
-        probes=content["probes"],
-        shapes=shapes,
-        networks={
-            sha: tuple(NetworkTime(**time) for time in times)
-            for sha, times in content["networks"].items()
-        },
-    )
+            raise ArtefactError(
+                f"{path}: is no latency table: {one_line(error)}.", hint=hint
+            ) from error
+        return table
 
 
 def _between(grid: Sequence[int], value: float) -> tuple[int, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MAX_BYTES = 8 << 20
@@ -90,14 +90,10 @@ def _read(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"{file} beside the weights cannot be read: {_one_line(error)}.", hint=hint
+            f"{file} beside the weights cannot be read: {one_line(error)}.", hint=hint
         ) from error
     if not isinstance(content, dict):
         raise ModelError(
             f"{file} beside the weights is no JSON object, but {type(content).__name__}.", hint=hint
         )
     return content
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

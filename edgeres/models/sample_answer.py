@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 from edgeres.models.build import build_model
 from edgeres.models.plan import ChannelPlan
 from edgeres.models.variant import Variant
@@ -106,7 +106,7 @@ def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             inputs, outputs = (np.asarray(file[name]) for name in ("inputs", "outputs"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = one_line(error)
         if "pickle" in reason:  # numpy goes on to say how to load it unsafely
             reason = "it holds no plain arrays"
         raise ModelError(

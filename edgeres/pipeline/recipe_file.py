@@ -1,7 +1,7 @@
 """Reads a recipe from YAML 1.2 and says what is wrong with file, line, key and a suggestion.
 
-Recipes come from strangers: size is bounded, tags and aliases are refused, duplicate keys are
-errors, and paths may not leave the recipe's folder unless the caller allows it.
+Recipes come from strangers: besides what :mod:`edgeres.system.yaml_file` refuses, paths may not
+leave the recipe's folder unless the caller allows it.
 """
 
 from __future__ import annotations
@@ -12,26 +12,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    CollectionStartEvent,
-    Event,
-    NodeEvent,
-)
 
 from edgeres.backends import get_backend
 from edgeres.errors import RecipeError
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.assets import asset_folder, asset_path
+from edgeres.system.yaml_file import plain, read_yaml
 
-MAX_BYTES = 1 << 20
 DEFAULT_RECIPE = "default.yaml"
-_DEEPEST = 20
 _PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
 _DATA_KEYS = ("calibration", "validation", "train")
 
@@ -53,7 +42,7 @@ def load_recipe(
         RecipeError: The file does not parse or validate; file, line and key are in the message.
     """
     file = _find(path)
-    document = _parse(file)
+    document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
     embedded = file.parent == asset_folder("recipes")
     recipe = _validated(document, file)
     if not (trusted or embedded):
@@ -97,61 +86,11 @@ def _find(path: Path | str | None) -> Path:
     )
 
 
-def _parse(file: Path) -> CommentedMap:
-    size = file.stat().st_size
-    if size > MAX_BYTES:
-        raise RecipeError(f"{file}: {size} bytes; a recipe has at most {MAX_BYTES}.")
-    try:
-        text = file.read_text(encoding="utf-8")
-        depth = 0
-        for event in YAML(typ="rt", pure=True).parse(text):
-            _refuse_tricks(event, file)
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > _DEEPEST:  # the parser takes minutes for thousands
-                line = event.start_mark.line + 1
-                raise RecipeError(f"{file}:{line}: more than {_DEEPEST} values within each other.")
-        document = YAML(typ="rt", pure=True).load(text)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: not UTF-8 text.") from error
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        problem = str(error.problem or "").split(" with value")[0]
-        raise RecipeError(f"{file}:{line}: {problem}.", hint="Keep one of them.") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise RecipeError(f"{file}:{line}: not valid YAML: {error.problem}.") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"{file}: not valid YAML: {first}.") from error
-    if not isinstance(document, CommentedMap):
-        raise RecipeError(
-            f"{file}: a recipe is a mapping with keys such as `model:` and `targets:`.",
-            hint="See docs/recipes.md.",
-        )
-    return document
-
-
-def _refuse_tricks(event: Event, file: Path) -> None:
-    line = event.start_mark.line + 1 if event.start_mark else 0
-    if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
-        raise RecipeError(f"{file}:{line}: anchors and aliases are not allowed in a recipe.")
-    if getattr(event, "tag", None) is not None:
-        raise RecipeError(f"{file}:{line}: YAML tags are not allowed in a recipe.")
-
-
 def _validated(document: CommentedMap, file: Path) -> Recipe:
     try:
-        return Recipe.model_validate(_plain(document))
+        return Recipe.model_validate(plain(document))
     except ValidationError as error:
         raise RecipeError(_say(error, document, str(file))) from error
-
-
-def _plain(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    return node
 
 
 def _say(error: ValidationError, document: CommentedMap | None, where: str) -> str:

@@ -12,8 +12,9 @@ from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment
+from edgeres.system.memory import peak_rss_bytes
 from edgeres.system.progress import Listener, ProgressCallback, StagePart, advance
-from edgeres.system.store import StageResult, Store, peak_rss_bytes
+from edgeres.system.store import StageResult, Store
 
 
 @dataclass

@@ -59,16 +59,13 @@ class Problem:
     budget_ms: float | None = None
 
 
-def confirm(
-    problem: Problem, model: LatencyModel, bench: NetworkBench, *, rounds: int = ROUNDS
-) -> ConfirmedWidths:
+def confirm(problem: Problem, model: LatencyModel, bench: NetworkBench) -> ConfirmedWidths:
     """Chooses, builds, measures and corrects, until prediction and measurement agree.
 
     Args:
         problem: What is searched for.
         model: Of the dense network.
         bench: Where networks are built and timed: three engines a round.
-        rounds: At most so many.
 
     Raises:
         UsageError: The budget cannot be met by the predictions over all widths, and no network was
@@ -78,7 +75,7 @@ def confirm(
     done: list[Round] = []
     seen: list[SeenNetwork] = []
     region: Region | None = None
-    for number in range(1, rounds + 1):
+    for number in range(1, ROUNDS + 1):
         try:
             widths = problem.solve(model, region)
         except UsageError:
@@ -97,7 +94,7 @@ def confirm(
         model = corrected(model, seen)
         off = found.predicted_ms / found.measured_ms - 1
         bench.note(
-            f"widths by latency, round {number} of at most {rounds}: predicted "
+            f"widths by latency, round {number} of at most {ROUNDS}: predicted "
             f"{found.predicted_ms:.3g} ms, built {found.measured_ms:.3g} ms ({100 * off:+.1f} %), "
             f"even widths {found.uniform_ms:.3g} ms"
         )

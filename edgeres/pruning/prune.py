@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.errors import DataError, ModelError, UsageError, one_line
 from edgeres.layer_latency.bench import NetworkBench
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.build import build_model, read_plan
@@ -223,7 +223,7 @@ def _remove(
             answers = module(sample)
         except RuntimeError as error:
             raise ModelError(
-                f"The pruned network does not run: {' '.join(str(error).split())[:200]}.",
+                f"The pruned network does not run: {one_line(error)}.",
                 hint="Channels are coupled in a way that the dependency graph does not see.",
             ) from error
     check_equal(expected, answers)

@@ -18,13 +18,8 @@ from numpy.typing import NDArray
 from edgeres.backends.base import QdqRules
 from edgeres.calibrators.base import ChosenRange
 from edgeres.graph import layers as graphs
-from edgeres.quantization.forward import (
-    chunks,
-    detach_weights,
-    infer_shapes,
-    open_session,
-    run_feeds,
-)
+from edgeres.graph.session import open_session, run_feeds
+from edgeres.quantization.forward import chunks, detach_weights, infer_shapes
 from edgeres.quantization.placement import place
 from edgeres.quantization.scales import activation_params
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
-from edgeres.graph import layers as graphs
 from edgeres.graph.layers import Layer, value_name
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.quantization.scales import BIAS_LIMIT
@@ -62,11 +61,11 @@ def tap_coverage(layer: Layer, input_shape: tuple[int, ...]) -> NDArray[np.float
     """
     size = input_shape[1:]
     rank = len(layer.kernel)
-    pads = graphs.ints_attribute(layer.node, "pads", (0,) * (2 * rank))
+    pads = layer.node.attributes.get_ints("pads", (0,) * (2 * rank))
     if rank == 0 or len(size) != rank or "auto_pad" in layer.node.attributes:
         return np.ones(int(np.prod(layer.kernel, dtype=np.int64)) if rank else 1)
-    strides = graphs.ints_attribute(layer.node, "strides", (1,) * rank)
-    dilations = graphs.ints_attribute(layer.node, "dilations", (1,) * rank)
+    strides = layer.node.attributes.get_ints("strides", (1,) * rank)
+    dilations = layer.node.attributes.get_ints("dilations", (1,) * rank)
     coverage = np.ones(())
     for axis in range(rank):
         reach = dilations[axis] * (layer.kernel[axis] - 1) + 1

@@ -25,13 +25,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.graph import layers as graphs
-from edgeres.quantization.forward import (
-    chunks,
-    detach_weights,
-    infer_shapes,
-    open_session,
-    run_session,
-)
+from edgeres.graph.session import open_session, run_session
+from edgeres.quantization.forward import chunks, detach_weights, infer_shapes
 from edgeres.quantization.observed import inner_shape
 from edgeres.quantization.placement import depths, skip_input
 from edgeres.quantization.segments import run_in_segments

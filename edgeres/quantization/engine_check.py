@@ -19,8 +19,8 @@ import onnx_ir as ir
 from edgeres.backends.base import Array, Backend, BuildConfig
 from edgeres.errors import EdgeResError
 from edgeres.graph.layers import constant
+from edgeres.graph.session import open_session
 from edgeres.graph.shapes import set_batch
-from edgeres.quantization.forward import open_session
 from edgeres.quantization.hazards import hazards
 from edgeres.quantization.neighbourhood import Cut, cut_out
 from edgeres.quantization.qdq_view import Finding, Q

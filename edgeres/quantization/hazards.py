@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from edgeres.graph.layers import consumers, int_attribute, ints_attribute
+from edgeres.graph.layers import consumers
 from edgeres.quantization.qdq_view import DQ, Finding, Q, scale_of, zero_point_of
 from edgeres.quantization.stored_weight import called, stored_weight
 
@@ -86,13 +86,13 @@ def _dequantizers(node: ir.Node) -> list[ir.Node]:
 
 def _borders(node: ir.Node) -> str:
     """What an average pool does at its borders, in words; empty where it has none."""
-    padded = any(ints_attribute(node, "pads", ()))
+    padded = any(node.attributes.get_ints("pads", ()))
     automatic = node.attributes.get("auto_pad")
     padded = padded or (automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"))
     told = {
         "padding": padded,
-        "count_include_pad": int_attribute(node, "count_include_pad", 0) == 1,
-        "ceil_mode": int_attribute(node, "ceil_mode", 0) == 1,
+        "count_include_pad": node.attributes.get_int("count_include_pad", 0) == 1,
+        "ceil_mode": node.attributes.get_int("ceil_mode", 0) == 1,
     }
     if not (told["padding"] or told["ceil_mode"]):
         return ""

@@ -7,16 +7,14 @@ read as :mod:`edgeres.graph.external_data` says: weights only from plain files b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from edgeres.backends import isolate
 from edgeres.errors import ModelError
-from edgeres.system.child import JsonValue, run_limited
-
-_HERE = "edgeres.quantization.isolate"
+from edgeres.system.child import P, T, run_limited
 
 
 def try_model(path: Path) -> None:
@@ -29,7 +27,7 @@ def try_model(path: Path) -> None:
         ModelError: It is not safe, or no model that ONNX Runtime takes.
         StageError: It crashed, hung or hit a limit.
     """
-    _limited("run_file", path)
+    _limited(run_file)(path)
 
 
 def input_shape(path: Path) -> tuple[int | None, ...]:
@@ -39,32 +37,27 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
         ModelError: It is not safe, or no model.
         StageError: It crashed, hung or hit a limit.
     """
-    return tuple(cast("list[int | None]", _limited("read_file", path)))
+    return tuple(_limited(read_file)(path))
 
 
-def _limited(function: str, path: Path) -> JsonValue:
-    return run_limited(
-        f"{_HERE}:{function}",
-        {"path": str(path)},
-        seconds=isolate.TRIAL_SECONDS,
-        memory_bytes=isolate.MEMORY_BYTES,
-    )
+def _limited(function: Callable[P, T]) -> Callable[P, T]:
+    return run_limited(function, seconds=isolate.TRIAL_SECONDS, memory_bytes=isolate.MEMORY_BYTES)
 
 
-def read_file(path: str) -> list[int | None]:
+def read_file(path: Path) -> list[int | None]:
     """What the child of :func:`input_shape` does."""
     from edgeres.graph.external_data import load_self_contained
 
-    load_self_contained(Path(path))
+    load_self_contained(path)
     return list(_first_input(path))
 
 
-def run_file(path: str) -> None:
+def run_file(path: Path) -> None:
     """What the child of :func:`try_model` does; a model with open sizes is loaded and not run."""
     from edgeres.graph.external_data import load_self_contained
-    from edgeres.quantization.forward import open_session, run_session
+    from edgeres.graph.session import open_session, run_session
 
-    model = load_self_contained(Path(path)).SerializeToString()
+    model = load_self_contained(path).SerializeToString()
     free, *sizes = _first_input(path) or (None, None)
     for optimize in (False, True):
         session = open_session(model, optimize=optimize)
@@ -72,10 +65,10 @@ def run_file(path: str) -> None:
             run_session(session, np.zeros((free or 1, *(n or 1 for n in sizes)), np.float32))
 
 
-def _first_input(path: str) -> tuple[int | None, ...]:
+def _first_input(path: Path) -> tuple[int | None, ...]:
     from edgeres.graph.summary import summarize
 
-    inputs = summarize(Path(path)).inputs
+    inputs = summarize(path).inputs
     if not inputs:
         raise ModelError(
             f"{path}: the model has no input.", hint="Export a network that takes images."

@@ -46,6 +46,7 @@ from edgeres.graph.layers import (
     only_moves,
 )
 from edgeres.quantization.lint_layers import integer_layer_findings, layer_findings
+from edgeres.quantization.placement import only_moved_to_output
 from edgeres.quantization.qdq_view import (
     DQ,
     Finding,
@@ -226,7 +227,7 @@ def _output(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     value = node.outputs[0]
     while len(uses := consumers(value)) == 1 and uses[0][0].op_type in RECTIFIERS:
         value = uses[0][0].outputs[0]
-    if not uses or value.is_graph_output() or _reaches_output_unchanged(value):
+    if not uses or value.is_graph_output() or only_moved_to_output(value):
         return
     if any(reader.op_type != Q for reader, _ in uses):
         yield Finding(
@@ -235,15 +236,6 @@ def _output(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
             f"the output of this {node.op_type} is read in float, and {rules.name} fuses only "
             "DQ -> op -> Q. Put Q/DQ behind it.",
         )
-
-
-def _reaches_output_unchanged(value: ir.Value) -> bool:
-    uses = consumers(value)
-    return bool(uses) and all(
-        node.op_type in PASS_THROUGH | {"Softmax"}
-        and (node.outputs[0].is_graph_output() or _reaches_output_unchanged(node.outputs[0]))
-        for node, _ in uses
-    )
 
 
 def _rectifier(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:

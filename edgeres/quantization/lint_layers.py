@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
-from edgeres.graph.layers import constant, int_attribute, node_name
+from edgeres.graph.layers import constant, node_name
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of
 from edgeres.quantization.stored_weight import called, integer_scales, stored_weight
 
@@ -40,9 +40,9 @@ def _weight_scale(
     node: ir.Node, producer: ir.Node, stored: NDArray[np.generic], rules: QdqRules
 ) -> Iterator[Finding]:
     name, scale = node_name(node), scale_of(producer)
-    rows_first = node.op_type == "Conv" or int_attribute(node, "transB", 0) == 1
+    rows_first = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
     axis = 0 if rows_first else 1
-    found = int_attribute(producer, "axis", 1) % max(stored.ndim, 1)
+    found = producer.attributes.get_int("axis", 1) % max(stored.ndim, 1)
     if scale.ndim and scale.size > 1 and found != axis:
         yield Finding(
             "weight-axis",

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
-from edgeres.graph import layers as graphs
 from edgeres.graph.layers import Layer
 
 Matrix = NDArray[np.float32]
@@ -133,9 +132,9 @@ def _positions(
     whole -= np.int16(zero)
     if not layer.kernel:
         return whole[:, None, None, :], [(0, 0)], (1, 1)
-    pads = graphs.ints_attribute(layer.node, "pads", (0, 0, 0, 0))
-    strides = graphs.ints_attribute(layer.node, "strides", (1, 1))
-    dilations = graphs.ints_attribute(layer.node, "dilations", (1, 1))
+    pads = layer.node.attributes.get_ints("pads", (0, 0, 0, 0))
+    strides = layer.node.attributes.get_ints("strides", (1, 1))
+    dilations = layer.node.attributes.get_ints("dilations", (1, 1))
     count, channels, height, width = images.shape
     tall, wide = height + pads[0] + pads[2], width + pads[1] + pads[3]
     padded = np.zeros((count, tall, wide, channels), np.int16)
@@ -157,7 +156,7 @@ def _gathered(
     layer: Layer,
 ) -> Matrix:
     """``(P, C, kernel positions) float32`` patches; whole rows of channels are read at once."""
-    strides = graphs.ints_attribute(layer.node, "strides", (1, 1)) if layer.kernel else (1, 1)
+    strides = layer.node.attributes.get_ints("strides", (1, 1)) if layer.kernel else (1, 1)
     image, row, column = at
     patches = np.empty((len(image), padded.shape[-1], len(taps)), np.float32)
     for index, (down, right) in enumerate(taps):

@@ -19,19 +19,14 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ModelError
 from edgeres.graph import layers as graphs
+from edgeres.graph.session import check_images, open_session, run_feeds
 from edgeres.quantization.batch_statistics import (
     BatchStatistics,
     Reader,
     add_to_graph,
     places_input,
 )
-from edgeres.quantization.forward import (
-    check_images,
-    detach_weights,
-    infer_shapes,
-    open_session,
-    run_feeds,
-)
+from edgeres.quantization.forward import detach_weights, infer_shapes
 from edgeres.quantization.places import Places
 from edgeres.system.container_limits import usable_threads
 

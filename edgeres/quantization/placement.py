@@ -183,15 +183,15 @@ def _stored_output(node: ir.Node, rules: QdqRules) -> ir.Value | None:
         while only_rectified(value):
             value = consumers(value)[0][0].outputs[0]
     reaches_logits = value.is_graph_output() or not consumers(value)
-    return None if reaches_logits or _only_moved_to_output(value) else value
+    return None if reaches_logits or only_moved_to_output(value) else value
 
 
-def _only_moved_to_output(value: ir.Value) -> bool:
+def only_moved_to_output(value: ir.Value) -> bool:
     """True where only moving ops or a Softmax stand between a tensor and the graph output."""
     uses = consumers(value)
     return bool(uses) and all(
         node.op_type in PASS_THROUGH | {"Softmax"}
-        and (node.outputs[0].is_graph_output() or _only_moved_to_output(node.outputs[0]))
+        and (node.outputs[0].is_graph_output() or only_moved_to_output(node.outputs[0]))
         for node, _ in uses
     )
 

@@ -19,7 +19,6 @@ from edgeres.graph.layers import (
     Layer,
     constant,
     consumers,
-    int_attribute,
     only_rectified,
     value_name,
 )
@@ -218,8 +217,8 @@ def _stands_between(node: ir.Node) -> bool:
 
 def _output_channels(node: ir.Node, shape: tuple[int, ...]) -> int:
     if node.op_type == "ConvTranspose":
-        return shape[1] * int_attribute(node, "group", 1)
-    turned = node.op_type == "Gemm" and int_attribute(node, "transB", 0) == 0
+        return shape[1] * node.attributes.get_int("group", 1)
+    turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 0
     return shape[1] if turned else shape[0]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import StageError
 from edgeres.graph.layers import constant, inputs, node_name, value_name
-from edgeres.quantization.forward import open_session
+from edgeres.graph.session import open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from edgeres.backends.base import BatchLimits
 from edgeres.backends.classifier import fitted
 from edgeres.errors import DataError, ModelError
-from edgeres.quantization.forward import chunks, open_session, run_session
+from edgeres.graph.session import open_session, run_session
+from edgeres.quantization.forward import chunks
 
 
 def simulated_logits(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.graph.layers import WEIGHTED, constant, int_attribute, value_name
+from edgeres.graph.layers import WEIGHTED, constant, value_name
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq_view import DQ, scale_of
 from edgeres.quantization.saturation import SaturationProof, prove
@@ -71,7 +71,7 @@ def stored_weight(node: ir.Node) -> StoredWeight | None:
     if content is None or content.dtype.kind not in "iu" or content.ndim < 2:
         return None
     conv = "Conv" in node.op_type
-    rows_first = conv or int_attribute(node, "transB", 0) == 1
+    rows_first = conv or node.attributes.get_int("transB", 0) == 1
     if not conv and content.ndim != 2:
         return None
     matrix = content.reshape(len(content), -1) if rows_first else content.T

@@ -31,7 +31,7 @@ from edgeres.graph.layers import (
     only_rectified,
     value_name,
 )
-from edgeres.quantization.forward import open_session, run_feeds
+from edgeres.graph.session import open_session, run_feeds
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import DEQUANTIZE, QUANTIZE, QuantizedLayer
 from edgeres.quantization.scales import QuantParams, quantize_bias

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.errors import ModelError
+from edgeres.graph.summary import read_proto
 
 if TYPE_CHECKING:
     import onnx
 
 _WIDTH, _HEIGHT, _GAP = 150, 30, 20
 _COLUMN = 210
+_MOST = 24  # blocks that are drawn
 _LIMIT = 400  # nodes of a way; more is no residual block
 
 
@@ -31,23 +32,17 @@ class Block:
     svg: str
 
 
-def residual_blocks(path: Path, precisions: Mapping[str, str], *, most: int = 24) -> list[Block]:
+def residual_blocks(path: Path, precisions: Mapping[str, str]) -> list[Block]:
     """Draws the residual blocks of a Q/DQ model, in the order of the network.
 
     Args:
         path: The Q/DQ ONNX file.
         precisions: ONNX node name to the precision in which the engine runs it.
-        most: Blocks that are drawn at most.
 
     Raises:
         ModelError: The file is no ONNX model.
     """
-    import onnx
-
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's errors have no common base
-        raise ModelError(f"{path}: is not an ONNX model.", hint="Convert again.") from error
+    graph = read_proto(path).graph
     makers = {name: node for node in graph.node for name in node.output}
     constant = {w.name for w in graph.initializer}
     for node in graph.node:  # folded weights come through a DequantizeLinear or a Constant
@@ -58,7 +53,7 @@ def residual_blocks(path: Path, precisions: Mapping[str, str], *, most: int = 24
         ways = [name for name in node.input if name not in constant]
         if node.op_type == "Add" and len(ways) == 2:
             blocks.append(_draw(node, ways, makers, constant, precisions))
-    return blocks[:most]
+    return blocks[:_MOST]
 
 
 def _draw(

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeres.errors import BackendMissingError
 from edgeres.report.cells import engine_kind
 from edgeres.report.evidence import Answers, TargetTimes
 from edgeres.report.history import Row
 from edgeres.report.page_layers import LayerRow
 from edgeres.report.schema import Report
+from edgeres.system.extras import import_extra
 
 WIDTH = 400
 _MOST_CLASSES = 20  # in a confusion matrix that a person can read
@@ -270,15 +270,7 @@ def drift(rows: Sequence[Row], field: str, title: str) -> str | None:
 
 
 def _altair() -> Any:
-    try:
-        import altair
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise BackendMissingError(
-            "the report page needs altair and vl-convert, which are not installed.",
-            hint="pip install 'edgeres[report]'",
-        ) from error
-    return altair
+    return import_extra("altair", extra="report", user="a chart")
 
 
 def _two(field: str, kinds: Sequence[str], alt: Any) -> Any:
@@ -292,9 +284,7 @@ def _data(rows: Sequence[Mapping[str, object]]) -> Any:
 
 
 def _svg(chart: Any) -> str:
-    """Draws a chart in the page's colours, for a screen reader one picture, with tooltips."""
-    import vl_convert
-
+    """Draws a chart in the page's colours."""
     styled = (
         chart.configure(background="transparent", font="sans-serif", padding=10)
         .configure_view(stroke="var(--line)")
@@ -317,7 +307,17 @@ def _svg(chart: Any) -> str:
             columnPadding=26,
         )
     )
-    svg = str(vl_convert.vegalite_to_svg(styled.to_json()))
+    return draw(styled)
+
+
+def draw(chart: Any) -> str:
+    """A chart as SVG: for a screen reader one picture, with the marks' descriptions as tooltips.
+
+    Raises:
+        BackendMissingError: The package that draws is not installed.
+    """
+    vl_convert: Any = import_extra("vl_convert", extra="report", user="a chart")
+    svg = str(vl_convert.vegalite_to_svg(chart.to_json()))
     svg = _MARK.sub(_with_tooltip, svg)
     svg = _ATTRIBUTES.sub("", svg)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

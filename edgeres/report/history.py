@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edgeres.recipe.recipe import Recipe
 
 _SCHEMA = 3
-_ADDED = {"recipe_sha256": 2, "isa": 3}  # columns and the schema that they came with
 _WAIT_S = 10.0
 _SLOWER = 1.10  # p50 after an upgrade over p50 before it
 _LESS_ACCURATE_PP = 0.1
@@ -38,8 +37,8 @@ class Row:
     """One engine in one run; what was not measured is ``None``.
 
     ``run`` numbers the runs of a file from 1 on; ``time`` is UTC in ISO 8601; ``recipe_sha256`` is
-    of the settings that can change an engine (empty in rows of schema 1, which did not keep it);
-    ``isa`` holds the CPU's instruction sets with spaces between (empty in rows of schema 2).
+    of the settings that can change an engine; ``isa`` holds the CPU's instruction sets with spaces
+    between.
     """
 
     run: int
@@ -85,9 +84,7 @@ _INTEGERS = {"run", "stable", "size_bytes"}
 _REALS = {"top1", "drop_pp", "sqnr_db", "int8_coverage", "p50_ms", "p99_ms", "speedup"}
 
 
-def append_run(
-    path: Path, report: Report, *, name: str, recipe_sha256: str = "", time: datetime | None = None
-) -> int:
+def append_run(path: Path, report: Report, *, name: str, recipe_sha256: str = "") -> int:
     """Appends a run; several processes may do so at once.
 
     Args:
@@ -95,7 +92,6 @@ def append_run(
         report: What the run found.
         name: Name of the recipe.
         recipe_sha256: Of its settings, see :func:`recipe_sha256`.
-        time: When; now where left out.
 
     Returns:
         The run's number.
@@ -104,7 +100,7 @@ def append_run(
         ArtefactError: The file is no history.
         StorageError: It cannot be written.
     """
-    moment = (time or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
     with disk_errors(path), _open(path, create=True) as database, database:
         database.execute("BEGIN IMMEDIATE")
         (last,) = database.execute("SELECT COALESCE(MAX(run), 0) FROM results").fetchone()
@@ -130,9 +126,8 @@ def read_history(path: Path) -> list[Row]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:  # whoever made it was stopped before the table was there
             return []
-        columns = [column for column in _COLUMNS if _ADDED.get(column, 1) <= version]
-        found = database.execute(f"SELECT {', '.join(columns)} FROM results ORDER BY run, rowid")
-        return [Row(**dict(zip(columns, values, strict=True))) for values in found]
+        found = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM results ORDER BY run, rowid")
+        return [Row(*values) for values in found]
 
 
 def runtime_changes(rows: Sequence[Row]) -> list[Change]:
@@ -140,8 +135,7 @@ def runtime_changes(rows: Sequence[Row]) -> list[Change]:
 
     Compared are runs one after the other of the same engine, recipe settings, model, images, device
     and CPU whose versions differ; a CPU that a virtual machine or a launcher shows with fewer
-    instruction sets is another one. Times count only where both are stable. Rows that do not say
-    their settings or instruction sets are compared with each other alone.
+    instruction sets is another one. Times count only where both are stable.
     """
     last: dict[tuple[str, ...], Row] = {}
     changes: list[Change] = []
@@ -198,7 +192,7 @@ def recipe_sha256(recipe: Recipe) -> str:
     content = recipe.model_dump(
         mode="json",
         include={"preprocess", "data", "prune", "quantize", "export", "build", "benchmark"},
-        exclude_defaults=True,  # so that a new setting changes no older hash
+        exclude_defaults=True,
     )
     return json_sha256(content)
 
@@ -248,11 +242,11 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
             (version, tables) = database.execute(
                 "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
             ).fetchone()
-            if create and (0 < version < _SCHEMA or (version == 0 and not tables)):
-                _bring_up(database)
-            elif not 0 < version <= _SCHEMA and (version or tables):
+            if create and not version and not tables:
+                _make_table(database)
+            elif version != _SCHEMA and (version or tables):
                 raise ArtefactError(
-                    f"{path}: is no history of schema 1 to {_SCHEMA} (it has {version}).",
+                    f"{path}: is no history of schema {_SCHEMA} (it has {version}).",
                     hint="Give another file.",
                 )
             yield database
@@ -262,19 +256,12 @@ def _open(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _bring_up(database: sqlite3.Connection) -> None:
-    """From an empty file or an older schema, whole or not at all; of several that try, one does."""
+def _make_table(database: sqlite3.Connection) -> None:
+    """Fills an empty file, whole or not at all; of several that try, one does."""
     database.execute("BEGIN IMMEDIATE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version == 0:
         database.execute(f"CREATE TABLE results ({_columns()})")
-    else:
-        for column, schema in _ADDED.items():
-            if version < schema:
-                database.execute(
-                    f"ALTER TABLE results ADD COLUMN {column} TEXT NOT NULL DEFAULT ''"
-                )
-    if version != _SCHEMA:
         database.execute(f"PRAGMA user_version = {_SCHEMA}")
     database.commit()
 

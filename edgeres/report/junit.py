@@ -10,6 +10,7 @@ from edgeres.evaluation.gates import Verdict
 from edgeres.report.schema import Report
 from edgeres.system.files import write_atomic
 
+_SUITE = "edgeres"
 Explained = Mapping[str, Sequence[str]]
 """Engine to what explains its verdict, in sentences."""
 
@@ -17,9 +18,7 @@ ENDED = "did not end: it was stopped, or crashed"
 """What a JUnit file says from the start of a command until its end."""
 
 
-def junit_xml(
-    verdicts: Mapping[str, Verdict], *, suite: str = "edgeres", explained: Explained | None = None
-) -> str:
+def junit_xml(verdicts: Mapping[str, Verdict], *, explained: Explained | None = None) -> str:
     """One test case for each check of each engine, in the format that CI systems read.
 
     ``fail`` becomes a failure, ``inconclusive`` a failure of that type, ``not_executed`` a skipped
@@ -27,17 +26,16 @@ def junit_xml(
 
     Args:
         verdicts: Verdict by engine.
-        suite: Name of the test suite.
         explained: What explains the verdict of an engine; a failure's text holds it.
     """
-    root = ET.Element("testsuite", name=suite)
+    root = ET.Element("testsuite", name=_SUITE)
     failures = skipped = 0
     for engine, verdict in verdicts.items():
         rows = [(check.name, check.outcome, check.reason) for check in verdict.checks]
         if not rows or verdict.outcome == "not_executed":
             rows.append(("executed", verdict.outcome, verdict.reason))
         for name, outcome, reason in rows:
-            case = ET.SubElement(root, "testcase", classname=f"{suite}.{engine}", name=name)
+            case = ET.SubElement(root, "testcase", classname=f"{_SUITE}.{engine}", name=name)
             told = _printable(reason)
             why = "\n".join([told, *map(_printable, (explained or {}).get(engine, ()))])
             if outcome == "not_executed":
@@ -51,17 +49,16 @@ def junit_xml(
     return _counted(root, failures=failures, skipped=skipped)
 
 
-def error_xml(command: str, kind: str, message: str, *, suite: str = "edgeres") -> str:
+def error_xml(command: str, kind: str, message: str) -> str:
     """One test case for a command that has no verdict: an error, which is no failed check.
 
     Args:
         command: Name of the command.
         kind: The error's id.
         message: What and where, and what to do next.
-        suite: Name of the test suite.
     """
-    root = ET.Element("testsuite", name=suite)
-    case = ET.SubElement(root, "testcase", classname=f"{suite}.{command}", name="completed")
+    root = ET.Element("testsuite", name=_SUITE)
+    case = ET.SubElement(root, "testcase", classname=f"{_SUITE}.{command}", name="completed")
     told = _printable(message)
     ET.SubElement(case, "error", type=kind, message=told).text = told
     return _counted(root, errors=1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import BackendMissingError, StageError
+from edgeres.errors import StageError, one_line
 from edgeres.evaluation import run_folder
 from edgeres.report.page import Output
 from edgeres.report.schema import Report, TargetPart
+from edgeres.system.extras import import_extra
 
 EXPERIMENT = "edgeres"
 
@@ -20,7 +20,6 @@ def export_mlflow(
     uri: str,
     *,
     files: Mapping[str, Path] | None = None,
-    experiment: str = EXPERIMENT,
 ) -> dict[str, str]:
     """Logs the targets of a report to a tracking server or a local store.
 
@@ -28,7 +27,6 @@ def export_mlflow(
         output: Output of ``convert``.
         uri: Tracking address, e.g. ``http://host:5000`` or ``sqlite:///mlflow.db``.
         files: Further files to keep with each run, such as the page.
-        experiment: Name of the experiment; made where it is not there.
 
     Returns:
         Target to the identifier of its run.
@@ -37,18 +35,13 @@ def export_mlflow(
         BackendMissingError: MLflow is not installed.
         StageError: The server refused.
     """
-    try:
-        mlflow: Any = importlib.import_module("mlflow")
-    except ImportError as error:
-        raise BackendMissingError(
-            "MLflow is not installed.", hint="pip install 'edgeres[mlflow]'"
-        ) from error
+    mlflow: Any = import_extra("mlflow", extra="mlflow")
     report, name = output.report, str(output.recipe.get("name") or output.report.model.name)
     runs = {}
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        place = found.experiment_id if found is not None else client.create_experiment(experiment)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        place = found.experiment_id if found is not None else client.create_experiment(EXPERIMENT)
         for target, part in report.targets.items():
             run = client.create_run(place, run_name=f"{name} {target}").info.run_id
             for key, value in parameters(report, target, part).items():
@@ -62,7 +55,7 @@ def export_mlflow(
             runs[target] = run
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise StageError(
-            f"{uri}: MLflow did not take the report ({' '.join(str(error).split())[:200]}).",
+            f"{uri}: MLflow did not take the report ({one_line(error)}).",
             hint="Check the address and that the server runs.",
         ) from error
     return runs

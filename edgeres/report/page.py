@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
 from edgeres.report.evidence import LATENCY, RECIPE, TargetEvidence, TargetTimes, read_target
 from edgeres.report.history import Change, Row, runtime_changes
 from edgeres.report.page_target import shown_target
 from edgeres.report.schema import AgreementMatrix, Report, read_report
+from edgeres.system.extras import import_extra
 from edgeres.system.publish import refuse_half_handover
 from edgeres.system.stored_json import read_json_object, read_stored
 
@@ -100,14 +101,10 @@ def render(template: str, **content: Any) -> str:
     Raises:
         BackendMissingError: The template engine is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-        from markupsafe import Markup
-    except ImportError as error:
-        raise BackendMissingError(
-            "the report page needs jinja2, which is not installed.",
-            hint="pip install 'edgeres[report]'",
-        ) from error
+    import_extra("jinja2", extra="report", user="the report page")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html.j2"], default_for_string=True, default=True),

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
+from edgeres.backends.fit import installed_backend
 from edgeres.data.bad_images import first_image
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import UsageError
 from edgeres.pruning.settings import prune_settings
 from edgeres.pruning.summary import PruneSummary
 from edgeres.recipe.compress import PruneBlock
@@ -213,10 +213,7 @@ def build(
     """
     onnx = Path(onnx)
     output = Path(output)
-    backend = get_backend(target)
-    reason = backend.missing()
-    if reason is not None:
-        raise BackendMissingError(reason)
+    backend = installed_backend(target)
     path = output_file(output, backend.engine_suffix, source=onnx)
     config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
     if isolate:

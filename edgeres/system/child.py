@@ -4,85 +4,133 @@ Native parsers and compilers crash, hang or swallow all memory on a model that n
 Such work is done in a child, and the parent always reports: with the function's result, with the
 EdgeRes error that the function raised, or with a ``StageError`` that says how the child ended.
 
-Arguments and results travel as JSON, never as pickle, so nothing that comes out of a hostile file
-can run code in the parent. The child's own standard output is kept apart: what native libraries
-print goes to its standard error, and the last line of that goes into the message of a crash.
+The parent sends the call as pickle, by the names of the function's module and its own. The answer
+is JSON, never pickle, so nothing that comes out of a hostile file can run code in the parent. The
+child's own standard output is kept apart: what native libraries print goes to its standard error,
+and the last line of that goes into the message of a crash.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, TypeAlias
+from functools import partial
+from typing import IO, Any, ParamSpec, TypeAlias, TypeVar
 
 from edgeres import errors
 from edgeres.errors import EdgeResError, StageError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from edgeres.system.child import main; main()"
 _MESSAGE_LIMIT = 600
+_LOOK_S = 0.05  # between two looks at the memory of a child
+_BOUNDS_MEMORY = sys.platform == "linux"
 # Each of these reserves address space per thread, which a limit on address space counts.
 _SMALL_ADDRESS_SPACE = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_limited(
-    function: str,
-    arguments: Mapping[str, JsonValue],
-    *,
-    seconds: float,
-    memory_bytes: int | None,
-) -> JsonValue:
-    """Calls a function in a child process and returns what it returns.
+    function: Callable[P, T], *, seconds: float, memory_bytes: int | None
+) -> Callable[P, T]:
+    """A function of a module as one that does its work in a child process.
 
     Args:
-        function: ``package.module:function``; it is imported in the child only.
-        arguments: Keyword arguments, JSON values only (paths as strings).
+        function: What to call there. Its arguments must be picklable, its result JSON: what comes
+            back of a tuple is a list.
         seconds: Wall-clock limit; the child and all it started are killed after that.
-        memory_bytes: Limit on the child's address space (``RLIMIT_AS``); ``None`` for no limit,
-            which GPU drivers need. Without effect on systems that have no such limit.
+        memory_bytes: Limit on the child's address space (``RLIMIT_AS``), or on its resident memory
+            where the system bounds no address space (macOS, Windows); ``None`` for no limit, which
+            GPU drivers need.
 
-    Raises:
-        EdgeResError: The error that the function raised, of the same class.
-        StageError: The child crashed, ran out of time or memory, or raised any other exception.
+    Returns:
+        The function to call. It raises an ``EdgeResError`` that the function raised as one of the
+        same class, and a ``StageError`` where the child crashed, ran out of time or memory, or
+        raised any other exception.
     """
-    request = json.dumps(
-        {"function": function, "arguments": dict(arguments), "memory_bytes": memory_bytes}
-    )
-    with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            env={**os.environ, **_SMALL_ADDRESS_SPACE},
-            start_new_session=True,
-        )
-        with process:
-            try:
-                answer, _ = process.communicate(request.encode(), timeout=seconds)
-            except subprocess.TimeoutExpired:
-                raise StageError(
-                    f"{function} did not end within its limit of {seconds:g} s and was stopped.",
-                    hint="Give it more time, or suspect the model.",
-                ) from None
-            finally:
-                kill_group(process)
-        return read_answer(function, answer, process.returncode, memory_bytes, printed)
+
+    def call_there(*args: P.args, **kwargs: P.kwargs) -> T:
+        request = pickle.dumps(memory_bytes) + pickle.dumps(partial(function, *args, **kwargs))
+        with tempfile.TemporaryFile() as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOTSTRAP, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=printed,
+                env={**os.environ, **_SMALL_ADDRESS_SPACE},
+                start_new_session=True,
+            )
+            with process:
+                watch = _Watch(process, None if _BOUNDS_MEMORY else memory_bytes)
+                try:
+                    answer, _ = process.communicate(request, timeout=seconds)
+                except subprocess.TimeoutExpired:
+                    raise StageError(
+                        f"{name_of(function)} did not end within its limit of {seconds:g} s and "
+                        "was stopped.",
+                        hint="Give it more time, or suspect the model.",
+                    ) from None
+                finally:
+                    watch.over.set()
+                    kill_group(process)
+            if watch.exceeded:
+                raise _out_of_memory(name_of(function), memory_bytes, "it was stopped")
+            result: T = read_answer(
+                name_of(function), answer, process.returncode, memory_bytes, printed
+            )
+            return result
+
+    return call_there
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """``package.module:function``, as messages name what a child did."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+class _Watch:
+    """Ends a child that takes more memory than it may, on a system that does not do that."""
+
+    def __init__(self, process: subprocess.Popen[bytes], memory_bytes: int | None) -> None:
+        self.over = threading.Event()
+        self.exceeded = False
+        if memory_bytes is not None:
+            threading.Thread(target=self._look, args=(process, memory_bytes), daemon=True).start()
+
+    def _look(self, process: subprocess.Popen[bytes], memory_bytes: int) -> None:
+        import psutil
+
+        with suppress(psutil.Error):  # it has ended
+            child = psutil.Process(process.pid)
+            while not self.over.wait(_LOOK_S):
+                if child.memory_info().rss > memory_bytes:
+                    self.exceeded = True
+                    child.kill()
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Ends the child's session: the child if it still runs, and whatever it left running."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return
+    import psutil
+
+    with suppress(psutil.Error):  # Windows knows no sessions; what runs below a live child is known
+        child = psutil.Process(process.pid)
+        for each in (*child.children(recursive=True), child):
+            each.kill()
 
 
 def read_answer(
@@ -91,7 +139,7 @@ def read_answer(
     exit_code: int,
     memory_bytes: int | None,
     printed: IO[bytes],
-) -> JsonValue:
+) -> Any:
     """Turns what a child wrote and how it ended into a result or an exception.
 
     Args:
@@ -115,18 +163,20 @@ def read_answer(
             hint=f"Memory limit was {_size(memory_bytes)}; the model may be damaged or hostile.",
         )
     if "result" in reply:
-        result: JsonValue = reply["result"]
-        return result
+        return reply["result"]
     if reply["class"] == "MemoryError":
-        raise StageError(
-            f"{function} needs more memory than its limit of {_size(memory_bytes)}: "
-            f"{reply['message']}.",
-            hint="Raise the limit if the model is trusted.",
-        )
+        raise _out_of_memory(function, memory_bytes, reply["message"])
     kind = getattr(errors, reply["class"], None)
     if isinstance(kind, type) and issubclass(kind, EdgeResError):
         raise kind(reply["message"], hint=reply["hint"])
     raise StageError(f"{function} failed: {reply['class']}: {reply['message']}")
+
+
+def _out_of_memory(function: str, memory_bytes: int | None, how: str) -> StageError:
+    return StageError(
+        f"{function} needs more memory than its limit of {_size(memory_bytes)}: {how}.",
+        hint="Raise the limit if the model is trusted.",
+    )
 
 
 def _how_it_ended(exit_code: int) -> str:
@@ -153,9 +203,8 @@ def main() -> None:
     """The child's side: one request on standard input, one answer on standard output."""
     answer_to = os.dup(1)
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    limit(request["memory_bytes"])
-    reply = call(request["function"], request["arguments"])
+    limit(pickle.load(sys.stdin.buffer))
+    reply = call(received(sys.stdin.buffer))
     with os.fdopen(answer_to, "w") as stream:
         json.dump(reply, stream)
     sys.stdout.flush()
@@ -167,27 +216,33 @@ def limit(memory_bytes: int | None) -> None:
     """Bounds this process: its address space, and no core file when it crashes."""
     try:
         import resource
-    except ImportError:  # Windows has no such limits; the time limit still holds
+    except ImportError:  # Windows has no such limits; the parent watches
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory_bytes is not None:
+    if memory_bytes is not None and _BOUNDS_MEMORY:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         allowed = math.inf if hard == resource.RLIM_INFINITY else hard
         limit = int(min(memory_bytes, allowed))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def find(function: str) -> Callable[..., JsonValue]:
-    """Imports ``package.module:function``."""
-    module, _, name = function.partition(":")
-    found: Callable[..., JsonValue] = getattr(importlib.import_module(module), name)
+def received(stream: IO[bytes]) -> Callable[..., JsonValue]:
+    """The call that the parent sent; one that cannot be imported fails when it is made."""
+    try:
+        found: Callable[..., JsonValue] = pickle.load(stream)
+    except Exception as error:
+        failure = error
+
+        def found(**_: object) -> JsonValue:
+            raise failure
+
     return found
 
 
-def call(function: str, arguments: Mapping[str, object]) -> dict[str, JsonValue]:
+def call(function: Callable[..., JsonValue], **more: object) -> dict[str, JsonValue]:
     """Calls a function in the child; the reply tells :func:`read_answer` how that went."""
     try:
-        return {"result": find(function)(**arguments)}
+        return {"result": function(**more)}
     except EdgeResError as error:
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
     except Exception as error:  # the parent must hear of any failure, whatever it is

@@ -9,6 +9,8 @@ import math
 import os
 from pathlib import Path
 
+from edgeres.system.files import read_or_empty
+
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -24,17 +26,15 @@ def usable_threads() -> int:
 
 
 def usable_memory() -> int:
-    """Bytes of memory of the machine or of the container, whichever is less; 0 if unknown."""
-    try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        installed = 0
+    """Bytes of memory of the machine or of the container, whichever is less."""
+    import psutil
+
     limits = [
         int(text)
         for text in _cgroup_values("memory", "memory.max", "memory.limit_in_bytes")
         if text.isdigit()
     ]
-    return min([installed, *limits]) if installed else 0
+    return min([int(psutil.virtual_memory().total), *limits])
 
 
 def _cpu_quota() -> float | None:
@@ -61,7 +61,7 @@ def _cgroup_values(controller: str, unified: str, legacy: str) -> list[str]:
     mounted hierarchy is the container's own group.
     """
     values = []
-    for line in _read(_OWN_CGROUP).splitlines():
+    for line in read_or_empty(_OWN_CGROUP).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers and unified:
@@ -72,12 +72,7 @@ def _cgroup_values(controller: str, unified: str, legacy: str) -> list[str]:
             continue
         group = root / path.lstrip("/")
         above = [parent for parent in group.parents if parent.is_relative_to(root)]
-        values += [text for folder in (group, *above) if (text := _read(folder / name).strip())]
+        values += [
+            text for folder in (group, *above) if (text := read_or_empty(folder / name).strip())
+        ]
     return values
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

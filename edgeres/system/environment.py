@@ -12,11 +12,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeres.system.container_limits import usable_memory, usable_threads
+from edgeres.system.files import read_or_empty
 from edgeres.version import __version__
 
 PACKAGES = (
@@ -103,8 +104,7 @@ class Environment:
         architecture: ``x86_64``, ``aarch64``, ...
         cores: Logical CPUs of the machine.
         threads: CPUs that this process may use, affinity and container limits included.
-        memory_bytes: Memory of the machine, or the container's limit if that is less; 0 where the
-            system does not tell.
+        memory_bytes: Memory of the machine, or the container's limit if that is less.
         os: Operating system and version.
         python: Version of Python.
         versions: Versions of the installed packages that can change a result.
@@ -127,17 +127,7 @@ class Environment:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
-        return {
-            "cpu": self.cpu,
-            "isa": list(self.isa),
-            "architecture": self.architecture,
-            "cores": self.cores,
-            "threads": self.threads,
-            "memory_bytes": self.memory_bytes,
-            "os": self.os,
-            "python": self.python,
-            "versions": dict(self.versions),
-        }
+        return asdict(self) | {"isa": list(self.isa)}
 
 
 def describe_environment(packages: Sequence[str] = PACKAGES) -> Environment:
@@ -174,7 +164,7 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
-    text = _read(_CPUINFO)
+    text = read_or_empty(_CPUINFO)
     if not text:
         return None
     fields: dict[str, str] = {}
@@ -186,7 +176,11 @@ def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
         flags = set(fields["flags"].split())
         return fields.get("model name", platform.machine()), tuple(f for f in _X86 if f in flags)
     found = [_ARM[flag] for flag in fields.get("features", "").split() if flag in _ARM]
-    name = fields.get("model name") or fields.get("hardware") or _read(_DEVICE_TREE).strip("\0\n ")
+    name = (
+        fields.get("model name")
+        or fields.get("hardware")
+        or read_or_empty(_DEVICE_TREE).strip("\0\n ")
+    )
     return name or platform.machine(), tuple(dict.fromkeys(found))
 
 
@@ -232,10 +226,3 @@ def _os_name() -> str:
         pretty = ""
     kernel = f"{platform.system()} {platform.release()}"
     return f"{pretty} ({kernel})" if pretty else kernel
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

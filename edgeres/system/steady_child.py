@@ -15,19 +15,23 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, Concatenate
 
-from edgeres.system.child import JsonValue, call, find, kill_group, limit, read_answer
+from edgeres.system.child import P, T, call, kill_group, limit, read_answer, received
 from edgeres.system.progress import ProgressCallback
 
 # What holds for a program that a process executes, not for the process itself: personality(2), and
 # the limit on the stack, which moves what lies below it and is the size of every thread's.
+_WINDOWS = sys.platform == "win32"  # has neither
 _ADDR_NO_RANDOMIZE, _ASK = 0x0040000, 0xFFFFFFFF
 _FIRST = (
     "import os, sys; from ctypes import CDLL; from resource import *; "
@@ -47,64 +51,75 @@ _NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def run_steady(
-    function: str,
-    arguments: Mapping[str, JsonValue],
+    function: Callable[Concatenate[ProgressCallback, P], T],
     *,
     folder: Path,
     what: str,
     progress: ProgressCallback | None = None,
-) -> JsonValue:
-    """Calls a function in a steady child process and returns what it returns.
+) -> Callable[P, T]:
+    """A function of a module as one that does its work in a steady child process.
 
     Args:
-        function: ``package.module:function``; imported in the child only. It gets the argument
-            ``progress`` besides, to be called with (done, known) steps.
-        arguments: Keyword arguments, JSON values only.
+        function: What to call there; see :func:`edgeres.system.child.run_limited`. Its first
+            argument is to be called with (done, known) steps.
         folder: The child's current folder.
         what: What the child does, for the message of a crash.
         progress: Called here with what the child tells.
 
-    Raises:
-        EdgeResError: The error that the function raised, of the same class.
-        StageError: The child crashed, or raised any other exception.
+    Returns:
+        The function to call, without that argument. It raises what ``run_limited`` says.
     """
-    request = json.dumps({"function": function, "arguments": dict(arguments)})
-    paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
-    kept = {
-        name: text
-        for name, text in os.environ.items()
-        if name in _PYTHON or not name.startswith(("MALLOC_", "PYTHON"))
-    }
-    with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _FIRST, _BOOTSTRAP, *paths],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            cwd=folder,
-            env={**kept, **_NO_CACHE},
-            start_new_session=True,
-        )
-        with process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            answer = b""
-            try:
-                with suppress(BrokenPipeError):  # how the child ended says more
-                    process.stdin.write(request.encode() + b"\n")
-                    process.stdin.flush()
-                for answer in process.stdout:
-                    if answer.endswith(b"]\n") and progress is not None:
-                        progress(*json.loads(answer))
-                process.wait()
-            finally:
-                kill_group(process)
-        return read_answer(what, answer, process.returncode, None, printed)
+
+    def call_there(*args: P.args, **kwargs: P.kwargs) -> T:
+        request = pickle.dumps(partial(_told, function, args, kwargs))
+        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
+        kept = {
+            name: text
+            for name, text in os.environ.items()
+            if name in _PYTHON or not name.startswith(("MALLOC_", "PYTHON"))
+        }
+        with tempfile.TemporaryFile() as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-c", *([] if _WINDOWS else [_FIRST]), _BOOTSTRAP, *paths],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=printed,
+                cwd=folder,
+                env={**kept, **_NO_CACHE},
+                start_new_session=True,
+            )
+            with process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                answer = b""
+                try:
+                    with suppress(BrokenPipeError):  # how the child ended says more
+                        process.stdin.write(request)
+                        process.stdin.flush()
+                    for answer in process.stdout:
+                        if answer.endswith(b"]\n") and progress is not None:
+                            progress(*json.loads(answer))
+                    process.wait()
+                finally:
+                    kill_group(process)
+            result: T = read_answer(what, answer, process.returncode, None, printed)
+            return result
+
+    return call_there
+
+
+def _told(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tell: ProgressCallback,
+) -> T:
+    return function(tell, *args, **kwargs)
 
 
 def addresses_are_fixed() -> bool:
     """Whether this process runs without address randomization; containers may forbid that."""
-    ask = getattr(ctypes.CDLL(None), "personality", None)
+    ask = None if _WINDOWS else getattr(ctypes.CDLL(None), "personality", None)
     return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
 
 
@@ -113,10 +128,7 @@ def main() -> None:
     stream = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     limit(None)
-    request = json.loads(sys.stdin.readline())
-    function = request["function"]
-    with suppress(Exception):  # the call fails for the same reason, and says it
-        find(function)  # what the import leaves behind belongs to this thread
+    asked = received(sys.stdin.buffer)  # what the import leaves behind belongs to this thread
 
     def tell(done: int, known: int) -> None:
         with suppress(BrokenPipeError):  # the parent has ended, and so will this process
@@ -124,12 +136,12 @@ def main() -> None:
 
     def work() -> None:
         try:
-            stream.write(json.dumps(call(function, {**request["arguments"], "progress": tell})))
+            stream.write(json.dumps(call(asked, tell=tell)))
             stream.flush()
         finally:
             # Native libraries may hang or crash while they are torn down; the answer is out.
             os._exit(0)
 
     threading.Thread(target=work).start()
-    sys.stdin.read()  # comes back when the parent has closed its end, by will or by death
+    sys.stdin.buffer.read()  # comes back when the parent has closed its end, by will or by death
     os._exit(1)

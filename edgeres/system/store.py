@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -26,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from edgeres.errors import StorageError
 from edgeres.system.files import disk_errors, file_sha256, sync, write_atomic
+from edgeres.system.memory import peak_rss_bytes
 from edgeres.system.stage_code import made_by
 
 MANIFEST = "manifest.json"
@@ -51,7 +51,7 @@ class StageResult:
     """A finished stage: its folder, its key, and how it came about.
 
     ``seconds`` is the time of this call; ``peak_rss_bytes`` the highest resident memory of the
-    process so far, 0 where the platform does not tell.
+    process so far.
     """
 
     name: str
@@ -267,13 +267,3 @@ def _write_manifest(
         "files": files,
     }
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-
-
-def peak_rss_bytes() -> int:
-    """Highest resident memory of this process in bytes; 0 where the platform does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

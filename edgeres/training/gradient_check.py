@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from edgeres.errors import StageError
-from edgeres.system.child import JsonValue, run_limited
+from edgeres.system.child import run_limited
 
 Pair = int | str | Sequence[int]
 LayoutName = Literal["channels_last", "channels_first"]
@@ -166,37 +166,18 @@ def _error(shape: ConvShape, layout: LayoutName, dtype: str, threads: int) -> fl
 @cache
 def _isolated(shapes: tuple[ConvShape, ...], layout: LayoutName, dtype: str, threads: int) -> str:
     """What is wrong with shapes that might take the process down; empty where nothing is."""
-    asked: dict[str, JsonValue] = {
-        "shapes": [{k: _plain(v) for k, v in asdict(shape).items()} for shape in shapes],
-        "layout": layout,
-        "dtype": dtype,
-        "threads": threads,
-    }
+    measure = run_limited(errors_of, seconds=CHILD_LIMIT_S, memory_bytes=None)
     try:
-        worst = run_limited(
-            f"{__name__}:errors_of", asked, seconds=CHILD_LIMIT_S, memory_bytes=None
-        )
+        worst = measure(shapes, layout, dtype, threads)
     except StageError as error:
         return error.message
-    assert isinstance(worst, float | int)
     return f"relative error {worst:.2g}" if not worst <= LIMITS[dtype] else ""
 
 
-def _plain(value: object) -> JsonValue:
-    assert isinstance(value, int | tuple)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def errors_of(
-    shapes: list[dict[str, object]], layout: LayoutName, dtype: str, threads: int
-) -> float:
+def errors_of(shapes: Sequence[ConvShape], layout: LayoutName, dtype: str, threads: int) -> float:
     """The child's side: the largest error of all shapes (a NaN is told as a large number)."""
     torch.set_num_threads(threads)
-    made = [
-        ConvShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})  # type: ignore[arg-type]
-        for told in shapes
-    ]
-    errors = [gradient_error(shape, layout, dtype) for shape in made]
+    errors = [gradient_error(shape, layout, dtype) for shape in shapes]
     return max(error if error <= 1e9 else 1e9 for error in errors)
 
 

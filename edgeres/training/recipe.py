@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import RecipeError, UsageError
+from edgeres.system.yaml_file import plain, read_yaml
 from edgeres.training.settings import TrainSettings
 
 _KEYS = ("data", "preprocess", "training")
-_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,19 +39,9 @@ def load_training_recipe(path: Path) -> TrainingRecipe:
     Raises:
         RecipeError: No such file, not YAML, duplicate or unknown key, wrong type or value.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{path}: a training recipe has at most {_MAX_BYTES} bytes.")
-        content: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}.", hint="Check the path."
-        ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not a YAML recipe: {reason}.") from error
-    if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "data" not in content:
-        got = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    content = plain(read_yaml(path, what="a training recipe", error=RecipeError))
+    if not set(content) <= set(_KEYS) or "data" not in content:
+        got = sorted(map(str, content))
         raise RecipeError(f"{path}: expected the keys {', '.join(_KEYS)}, got {got}.")
     data, preprocess, training = (content.get(key) for key in _KEYS)
     if not isinstance(data, str):

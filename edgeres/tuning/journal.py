@@ -9,23 +9,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.errors import ArtefactError
+from edgeres.system.extras import import_extra
 from edgeres.tuning.record import Measured, Try
-from edgeres.tuning.settings import FP32, INT8, WHOLE, Candidate
+from edgeres.tuning.settings import FP32, WHOLE, Candidate
 
 IDENTITY = "identity"
 _NAME = "edgeres"
 _MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget_pp"
 
 
-def open_study(path: Path, identity: str, *, seed: int, precision: str = INT8) -> Study:
+def open_study(path: Path, identity: str, *, seed: int) -> Study:
     """Opens the journal, or begins one; tries that were cut off are put in line again.
 
     Args:
         path: The journal.
         identity: Of recipe, images, space and machine; kept in a new journal.
         seed: Of the sampler.
-        precision: Of tries that do not say: those of a journal from before it was searched.
 
     Raises:
         BackendMissingError: optuna is not installed.
@@ -56,15 +56,14 @@ def open_study(path: Path, identity: str, *, seed: int, precision: str = INT8) -
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if trial.params:
                 study.enqueue_trial(trial.params)
-    return Study(study, precision)
+    return Study(study)
 
 
 class Study:
     """The tries of one search; lives as long as a call of :func:`edgeres.tune`."""
 
-    def __init__(self, study: Any, precision: str = INT8) -> None:
+    def __init__(self, study: Any) -> None:
         self._study = study
-        self._precision = precision
         self._states = _optuna().trial.TrialState
 
     @property
@@ -88,7 +87,7 @@ class Study:
             found.append(
                 Try(
                     number=trial.number,
-                    candidate=_candidate(trial.params, self._precision),
+                    candidate=_candidate(trial.params),
                     measured=Measured(**measured) if measured else None,
                     error=error,
                 )
@@ -120,7 +119,7 @@ class Study:
         budget = trial.suggest_categorical("budget", list(budgets))
         if budget < WHOLE:
             trial.suggest_categorical("importance", list(importances))
-        asked = Asked(self._study, trial, self._states, self._precision)
+        asked = Asked(self._study, trial, self._states)
         try:
             yield asked
         finally:
@@ -132,12 +131,12 @@ class Study:
 class Asked:
     """A try that waits for its answer."""
 
-    def __init__(self, study: Any, trial: Any, states: Any, precision: str) -> None:
+    def __init__(self, study: Any, trial: Any, states: Any) -> None:
         self._study = study
         self._trial = trial
         self._states = states
         self.number = int(trial.number)
-        self.candidate = _candidate(trial.params, precision)
+        self.candidate = _candidate(trial.params)
         self.answered = False
 
     def tell(self, measured: Measured, *, max_drop_pp: float) -> None:
@@ -157,24 +156,18 @@ class Asked:
         self.answered = True
 
 
-def _candidate(params: dict[str, Any], precision: str) -> Candidate:
+def _candidate(params: dict[str, Any]) -> Candidate:
     return Candidate(
         target=params["target"],
         budget=params["budget"],
         importance=params.get("importance", ""),
         calibrator=params.get("calibrator", ""),
-        precision=params.get("precision", precision),
+        precision=params["precision"],
     )
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise BackendMissingError(
-            "a search needs optuna, which is not installed.",
-            hint="Install it with: pip install 'edgeres[tune]'.",
-        ) from error
+    optuna: Any = import_extra("optuna", extra="tune", user="a search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

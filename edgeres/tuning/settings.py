@@ -82,8 +82,7 @@ class TuneSettings:
     @property
     def space(self) -> dict[str, Any]:
         """What two runs of one search must have in common."""
-        left_out = {"trials"} if self.precisions else {"trials", "precisions"}
-        return {k: v for k, v in asdict(self).items() if k not in left_out}
+        return {name: value for name, value in asdict(self).items() if name != "trials"}
 
 
 @dataclass(frozen=True)
@@ -141,14 +140,6 @@ def precisions_of(recipe: Recipe, settings: TuneSettings) -> tuple[str, ...]:
             hint="Give it one under `quantize:`, which says what the float layers must hold.",
         )
     return settings.precisions
-
-
-def precision_of(recipe: Recipe) -> str:
-    """The precision that a recipe itself asks for."""
-    block = recipe.quantize
-    if block.precision == "fp32":
-        return FP32
-    return INT8 if block.mixed_precision is None else MIXED
 
 
 def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None) -> Recipe:

@@ -37,7 +37,6 @@ from edgeres.tuning.settings import (
     Candidate,
     TuneSettings,
     budgets_of,
-    precision_of,
     precisions_of,
     recipe_of,
 )
@@ -84,7 +83,7 @@ def tune(
         raise _no_target(inputs.targets[0].not_executable)
     identity = json_sha256(
         {
-            "recipe": _recipe_identity(recipe),
+            "recipe": recipe.model_dump(mode="json", exclude={"report"}),
             "model": inputs.source.sha256,
             "space": settings.space,
             "targets": [target.name for target in here],
@@ -94,9 +93,7 @@ def tune(
     )
     with output_lock(output):
         store = stage_store(output)
-        study = open_study(
-            output / JOURNAL, identity, seed=settings.seed, precision=precision_of(recipe)
-        )
+        study = open_study(output / JOURNAL, identity, seed=settings.seed)
         if study.identity != identity:
             raise ArtefactError(
                 f"'{output / JOURNAL}' is of a search with another recipe, space, machine, "
@@ -117,17 +114,6 @@ def tune(
             )
             _write(output, study.tries(), recipe.checks.max_drop_pp)
         return _result(output, study.tries(), recipe)
-
-
-def _recipe_identity(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON, without what no try depends on.
-
-    What came later is left out at its default, so journals stay valid.
-    """
-    told = recipe.model_dump(mode="json", exclude={"report"})
-    if told["quantize"]["precision"] == "int8":
-        del told["quantize"]["precision"]
-    return told
 
 
 def _machine(environment: Environment) -> dict[str, Any]:

@@ -52,13 +52,14 @@ def test_trouble_while_asking_is_told_and_ends_nothing(monkeypatch) -> None:
 
 
 def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:
-    def crash(function, arguments, **limits):
-        if arguments["name"] == backend_names()[0]:
+    def crash(name):
+        if name == backend_names()[0]:
             raise StageError("edgeres.backends.doctor:describe_backend crashed: killed by SIGSEGV.")
-        health = BackendHealth(arguments["name"], None, None, ("cpu",), {"x": "1"}, {"cpu": True})
+        health = BackendHealth(name, None, None, ("cpu",), {"x": "1"}, {"cpu": True})
         return {**vars(health), "devices": ["cpu"]}
 
-    monkeypatch.setattr(importlib.import_module("edgeres.backends.doctor"), "run_limited", crash)
+    home = importlib.import_module("edgeres.backends.doctor")
+    monkeypatch.setattr(home, "run_limited", lambda function, **limits: crash)
     steps: list[tuple[int, int]] = []
     found = doctor(progress=lambda done, total: steps.append((done, total)))
     assert [b.name for b in found.backends] == list(backend_names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 
@@ -148,8 +149,9 @@ def test_commands_try_onnx_files_before_they_read_them(tmp_path, monkeypatch, co
 
 def test_a_crash_while_an_onnx_file_is_read_is_an_error(tmp_path, monkeypatch):
     # What a fault of the native parser would do; the child does it to itself.
-    monkeypatch.setattr("edgeres.quantization.isolate._HERE", "child_functions")
     monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    crash = importlib.import_module("child_functions").read_file
+    monkeypatch.setattr("edgeres.quantization.isolate.read_file", crash)
     with pytest.raises(StageError, match="SIGSEGV"):
         input_shape(plain(tmp_path / "net.onnx"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -26,24 +27,29 @@ def test_unknown_or_too_short_is_told_as_such() -> None:
     assert other_load(start, Moment(12.0, 3.0, None)) is None
 
 
-def test_counters_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(load, "_STAT", tmp_path / "none")
+def test_counters_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(percpu: bool) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("psutil.cpu_times", refuse)
     assert now().busy_s is None
 
 
-def test_counters_of_usable_cpus_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text(
-        "cpu  0 0 0 0 0 0 0 0 0 0\n"
-        "cpu0 100 10 50 999 7 1 2 30 5 0\n"
-        "cpu1 9999 0 0 0 0 0 0 0 0 0\n"
-        "intr 5\n"
-    )
-    monkeypatch.setattr(load, "_STAT", stat)
+def test_counters_of_usable_cpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = namedtuple("linux", "user nice system idle iowait irq softirq steal guest guest_nice")
+    counts = [linux(1, 0.1, 0.5, 9.99, 0.07, 0.01, 0.02, 0.3, 0.05, 0), linux(*[99] * 10)]
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: counts)
     monkeypatch.setattr(load, "_affinity", lambda: frozenset({0}))
-    monkeypatch.setattr("os.sysconf", lambda name: 100)
-    # Idle (999), iowait (7) and guest (5, 0) do not count; stolen time (30) does.
+    # Idle, iowait and guest do not count; stolen time does.
     assert now().busy_s == pytest.approx(1.93)
+
+
+def test_counters_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = namedtuple("windows", "user system idle interrupt dpc")
+    counts = [windows(1, 0.5, 9, 0.2, 0.1)] * 2  # what interrupts took is part of system
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: counts)
+    monkeypatch.setattr(load, "_affinity", frozenset)
+    assert now().busy_s == pytest.approx(3.0)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc/stat")

@@ -84,7 +84,7 @@ def test_loadgen_runs_each_engine_and_its_verdict_is_the_exit_code(note):
         (["--scenario", "server", "--batch-size", 2], "--batch-size: not for --scenario server"),
         (["--scenario", "fast"], "no scenario 'fast'"),
         (["--device", "ssh://pi", "--tune-runtime"], "run on this machine only"),
-        (["--fleet", "none.yaml"], "no fleet file is there"),
+        (["--fleet", "none.yaml"], "a fleet file cannot be read there"),
         (["--device", "ssh://pi:secret@host"], "--device: expected ssh://"),
     ],
 )

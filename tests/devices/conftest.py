@@ -57,7 +57,7 @@ def free_port() -> int:
 def bare_packages(folder: Path) -> Path:
     """A folder with links to NumPy, Pillow and ONNX Runtime alone."""
     folder.mkdir()
-    for name in ("numpy", "PIL", "onnxruntime"):
+    for name in ("numpy", "PIL", "psutil", "onnxruntime"):
         found = find_spec(name)
         if found is None or found.origin is None:
             continue

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from edgeres.errors import GateError, ModelError, StageError, UsageError
 from edgeres.exporting import foreign
 from edgeres.exporting.import_onnx import import_onnx
+from edgeres.exporting.parity import Tolerance
 
 RANDOM = np.random.default_rng(5)
 WEIGHTS = {
@@ -34,14 +35,14 @@ def bring(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], onnx.ModelProto
         source, out = tmp_path / "foreign.onnx", tmp_path / "normal.onnx"
         source.write_bytes(model.SerializeToString())
         settings = {
-            "source": str(source),
-            "out": str(out),
+            "source": source,
+            "out": out,
             "opset": 20,
             "layout": "nchw",
             "sample_shape": None,
             "output": None,
             "images": None,
-            "tolerance": [1e-6, 2e-4],
+            "tolerance": Tolerance(1e-6, 2e-4),
             "max_bytes": 1 << 30,
         }
         told = foreign.normalize_file(**(settings | changes))

@@ -77,12 +77,12 @@ def test_nan_on_the_onnx_side_fails(build_graph) -> None:
 
 
 def test_model_that_does_not_load_is_a_stage_error() -> None:
-    with pytest.raises(StageError, match="ONNX Runtime cannot load the model"):
+    with pytest.raises(ModelError, match="ONNX Runtime rejects the model"):
         check_parity(lambda b: {"y": b}, b"nonsense", sample_shape=SAMPLE)
 
 
 def test_fixed_batch_is_found(build_graph) -> None:
     body = "f = Flatten(x) y = Gemm<transB=1>(f, w)"
     fixed = build_graph(body, {"w": WEIGHTS}, image="float[1,3,6,6] x").SerializeToString()
-    with pytest.raises(StageError, match="cannot run the model on a batch of 2"):
+    with pytest.raises(StageError, match="ONNX Runtime failed"):
         check_parity(lambda b: {"y": logits(b)}, fixed, sample_shape=SAMPLE)

@@ -13,6 +13,7 @@ import edgeres
 from edgeres.errors import GateError
 from edgeres.evaluation import run_folder
 from edgeres.exporting.import_onnx import import_onnx
+from edgeres.exporting.parity import F32
 from edgeres.exporting.real_parity import compare_files
 from edgeres.pipeline import networks
 
@@ -46,31 +47,27 @@ def _save(path: Path, *, limit: float | None) -> Path:
 
 
 @pytest.fixture
-def pixels(tmp_path: Path) -> Path:
+def pixels() -> F32:
     """Pixels from 0 to 255, ``(12, 1, 28, 28) float32``."""
-    images = np.random.default_rng(2).uniform(0, 255, (12, 1, 28, 28)).astype(np.float32)
-    np.save(tmp_path / "images.npy", images)
-    return tmp_path / "images.npy"
+    return np.random.default_rng(2).uniform(0, 255, (12, 1, 28, 28)).astype(np.float32)
 
 
 def test_a_limit_that_noise_never_reaches_is_missed_only_by_noise(tmp_path, pixels) -> None:
     source = _save(tmp_path / "source.onnx", limit=20.0)
     imported = import_onnx(source, tmp_path / "whole.onnx")
-    told = compare_files(str(source), str(imported.path), str(pixels))
+    told = compare_files(source, imported.path, pixels)
     assert told["samples"] == 20
     faulty = _save(tmp_path / "faulty.onnx", limit=None)
     noise = np.random.default_rng(0).standard_normal((12, 1, 28, 28)).astype(np.float32)
-    np.save(tmp_path / "noise.npy", noise)
-    assert compare_files(str(source), str(faulty), str(tmp_path / "noise.npy"))["samples"] == 20
+    assert compare_files(source, faulty, noise)["samples"] == 20
     with pytest.raises(GateError, match="real input") as caught:
-        compare_files(str(source), str(faulty), str(pixels))
+        compare_files(source, faulty, pixels)
     assert "on these images" in caught.value.hint
 
 
 def test_images_of_another_size_are_left_to_who_reads_them_all(tmp_path) -> None:
     source = _save(tmp_path / "source.onnx", limit=20.0)
-    np.save(tmp_path / "wide.npy", np.zeros((3, 1, 28, 32), np.float32))
-    assert compare_files(str(source), str(source), str(tmp_path / "wide.npy")) == {}
+    assert compare_files(source, source, np.zeros((3, 1, 28, 32), np.float32)) == {}
 
 
 def test_convert_compares_on_the_validation_images(tmp_path, monkeypatch) -> None:

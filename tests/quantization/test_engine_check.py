@@ -86,7 +86,7 @@ def test_a_pool_is_blamed_where_the_whole_engine_is_off(tmp_path, name, case):
     """Which pools an engine computes otherwise is the engine's matter: both must only agree."""
     backend = backend_of(name)
     path = pooled(tmp_path / "net.onnx", **POOLS[case])
-    blamed = [f for f in check_file(str(path), name, "cpu", {}) if f["rule"] == "pool"]
+    blamed = [f for f in check_file(path, name, "cpu", {}) if f["rule"] == "pool"]
     off = really_off(path, backend)
     assert bool(blamed) == (off > 0.1), off
     assert all((f["node"], f["severity"]) == ("pool", "wrong") for f in blamed)
@@ -130,9 +130,7 @@ def test_a_bias_beyond_int32_is_found(tmp_path):
     values = np.ones((CHANNELS, CHANNELS, 1, 1), int)
     x = net.conv(net.pair("x", "x1", scale=1e-6), "conv", values, np.full(CHANNELS, 20.0))
     path = net.save(tmp_path / "net.onnx", net.pair(x, "x2", scale=0.1))
-    found = [
-        f for f in check_file(str(path), "onnxruntime", "cpu", {}) if f["rule"] == "bias-range"
-    ]
+    found = [f for f in check_file(path, "onnxruntime", "cpu", {}) if f["rule"] == "bias-range"]
     assert bool(found) == (really_off(path, backend) > 0.1)
     model = load_quantized(path)
     assert [f.rule for _, f in hazards(model.graph)] == ["bias-range"]
@@ -207,7 +205,7 @@ def test_a_file_of_integer_operators_by_another_tool_has_no_false_note(resnet, i
 
 
 def test_a_float_model_has_no_findings(resnet):
-    assert check_file(str(resnet), "onnxruntime", "cpu", {}) == []
+    assert check_file(resnet, "onnxruntime", "cpu", {}) == []
 
 
 def test_a_check_that_fails_is_a_finding(tmp_path):
@@ -288,7 +286,7 @@ def test_a_concat_of_unlike_scales_is_blamed_where_the_whole_engine_is_off(
     if stored:
         x = net.pair(x, "both1", 0.05, zero, dtype)
     path = net.save(tmp_path / "net.onnx", net.conv(x, "behind", few))
-    blamed = [f for f in check_file(str(path), name, "cpu", {}) if f["severity"] != "note"]
+    blamed = [f for f in check_file(path, name, "cpu", {}) if f["severity"] != "note"]
     off = really_off(path, backend)
     assert bool(blamed) == (off > 0.1), off
     assert all((f["rule"], f["node"]) == ("shared-scale", "both") for f in blamed)

@@ -61,7 +61,7 @@ def test_an_engine_that_leaves_16_bits_out_is_found_out(tmp_path, domain, activa
     for name in ("onnxruntime", "openvino"):
         if (reason := get_backend(name).missing()) is not None:
             pytest.skip(reason)
-        told = [each for each in check_file(str(path), name, "cpu", {}) if each["rule"] != "note"]
+        told = [each for each in check_file(path, name, "cpu", {}) if each["rule"] != "note"]
         found[name] = [each for each in told if each["rule"] == "sixteen-bit"]
     assert found["onnxruntime"] == []
     ((worst),) = found["openvino"]
@@ -73,7 +73,7 @@ def test_an_engine_that_leaves_16_bits_out_is_found_out(tmp_path, domain, activa
 @pytest.mark.parametrize("domain", [CONTRIB, ""])
 def test_8_bits_in_either_domain_say_nothing_loud(tmp_path, domain) -> None:
     path = written(tmp_path / "net.onnx", domain, "uint8")
-    told = check_file(str(path), "onnxruntime", "cpu", {})
+    told = check_file(path, "onnxruntime", "cpu", {})
     assert all(each["severity"] == "note" for each in told)
     assert summarize(path).macs == summarize(written(tmp_path / "o.onnx", "", "uint8")).macs > 0
 
@@ -81,7 +81,7 @@ def test_8_bits_in_either_domain_say_nothing_loud(tmp_path, domain) -> None:
 def test_4_bits_are_called_by_their_name(tmp_path) -> None:
     path = written(tmp_path / "net.onnx", "", "uint8", weight="int4")
     with pytest.raises(ModelError, match="'w_q', got INT4") as caught:
-        check_file(str(path), "onnxruntime", "cpu", {})
+        check_file(path, "onnxruntime", "cpu", {})
     assert "float32 model" in caught.value.hint
 
 

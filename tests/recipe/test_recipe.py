@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgeres.errors import RecipeError
-from edgeres.pipeline.recipe_file import MAX_BYTES, load_recipe
+from edgeres.pipeline.recipe_file import load_recipe
 from edgeres.pruning.settings import prune_settings
 from edgeres.quantization.settings import quantize_settings
 from edgeres.recipe.compress import PruneBlock
 from edgeres.recipe.recipe import Recipe, json_schema
 from edgeres.system.assets import asset_folder, asset_path
+from edgeres.system.yaml_file import MAX_BYTES
 
 GOOD = """\
 model: {source: net.onnx}

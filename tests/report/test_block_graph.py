@@ -38,5 +38,5 @@ def test_boxes_are_the_nodes_and_none_lies_on_another(residual_onnx) -> None:
 
 def test_other_files_are_refused(tmp_path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(ModelError, match="not an ONNX model"):
+    with pytest.raises(ModelError, match="Expected an ONNX model"):
         residual_blocks(tmp_path / "model.onnx", {})

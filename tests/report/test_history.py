@@ -95,34 +95,6 @@ def test_another_setting_is_no_upgrade(report, tmp_path: Path) -> None:
     assert len(runtime_changes(read_history(path))) == 1
 
 
-@pytest.mark.parametrize(("schema", "lacking"), [(1, ("recipe_sha256", "isa")), (2, ("isa",))])
-def test_a_file_of_an_older_schema_is_read_and_gone_on_with(
-    report, tmp_path: Path, schema: int, lacking: tuple[str, ...]
-) -> None:
-    path = tmp_path / "h.sqlite"
-    append_run(path, report(), name="net", recipe_sha256="ab")
-    (new, *_) = read_history(path)
-    with sqlite3.connect(path) as database:
-        for column in lacking:
-            database.execute(f"ALTER TABLE results DROP COLUMN {column}")
-        database.execute(f"PRAGMA user_version = {schema}")
-    database.close()
-    before = path.read_bytes()
-    old = dataclasses.replace(new, **dict.fromkeys(lacking, ""))
-    assert read_history(path)[0] == old
-    assert path.read_bytes() == before
-    append_run(path, _later(report(), top1=0.5), name="net", recipe_sha256="ab")
-    rows = read_history(path)
-    assert rows[0] == old
-    assert (rows[3].recipe_sha256, rows[3].isa) == (new.recipe_sha256, new.isa)
-    with sqlite3.connect(path) as database:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    database.close()
-    assert version == 3
-    # What does not say its instruction sets may be of another machine.
-    assert runtime_changes(rows) == []
-
-
 def test_rows_say_the_instruction_sets(report, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
     machine = dataclasses.replace(report().environment, isa=("avx2", "avx_vnni"))
@@ -142,10 +114,12 @@ def test_other_files_are_refused_and_kept(report, tmp_path: Path) -> None:
     text = tmp_path / "text.sqlite"
     text.write_text("no database " * 100)
     other = tmp_path / "other.sqlite"
-    with sqlite3.connect(other) as database:
-        database.execute("PRAGMA user_version = 7")
-    database.close()
-    for path in (text, other):
+    old = tmp_path / "old.sqlite"
+    for path, schema in ((other, 7), (old, 2)):
+        with sqlite3.connect(path) as database:
+            database.execute(f"PRAGMA user_version = {schema}")
+        database.close()
+    for path in (text, other, old):
         before = path.read_bytes()
         for use in (read_history, lambda p: append_run(p, report(), name="net")):
             with pytest.raises(ArtefactError, match="history"):

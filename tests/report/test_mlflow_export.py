@@ -21,7 +21,7 @@ def test_figures_that_were_not_measured_are_left_out(report) -> None:
 def test_without_mlflow_the_extra_is_named(report, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
     write_report(report(), tmp_path / "report.json")
-    with pytest.raises(BackendMissingError, match="MLflow is not installed"):
+    with pytest.raises(BackendMissingError, match="mlflow is not installed"):
         export_mlflow(read_output(tmp_path), "file:nowhere")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -26,8 +27,8 @@ def _functions_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> JsonValue:
-    function = f"child_functions:{name}"
-    return run_steady(function, {}, folder=folder, what="the build", progress=progress)
+    function = getattr(importlib.import_module("child_functions"), name)
+    return run_steady(function, folder=folder, what="the build", progress=progress)()
 
 
 def alive(pid: int) -> bool:
@@ -105,8 +106,8 @@ def test_an_interrupt_ends_the_child(tmp_path: Path, interrupt: type[BaseExcepti
 def test_the_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from edgeres.system.steady_child import run_steady; "
-        "run_steady('child_functions:hang', {}, folder=Path(), what='it', "
-        "progress=lambda pid, _: print(pid, flush=True))"
+        "from child_functions import hang; run_steady(hang, folder=Path(), what='it', "
+        "progress=lambda pid, _: print(pid, flush=True))()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(

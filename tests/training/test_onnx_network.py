@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.errors import ModelError
 from edgeres.graph.layers import load_model
-from edgeres.quantization.forward import open_session
+from edgeres.graph.session import open_session
 from edgeres.training.onnx_network import OnnxNetwork
 from edgeres.training.onnx_ops import OPERATORS
 

@@ -17,7 +17,7 @@ from edgeres.data.arrays import ArrayDataset
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
-from edgeres.quantization.forward import open_session
+from edgeres.graph.session import open_session
 from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.settings import QuantizeSettings

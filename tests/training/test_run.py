@@ -90,8 +90,8 @@ def test_shipped_training_recipes_load() -> None:
         ("data: x\ntraining: 3", "training"),
         ("data: x\ndata: y", "duplicate"),
         ("data: x\npreprocess: {std: [0]}", "std"),
-        ("data: [", "not a YAML"),
-        ("", "NoneType"),
+        ("data: [", "not valid YAML"),
+        ("", "is a mapping"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, said: str) -> None:

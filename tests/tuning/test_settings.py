@@ -10,7 +10,6 @@ from edgeres.tuning.settings import (
     Candidate,
     TuneSettings,
     budgets_of,
-    precision_of,
     precisions_of,
     recipe_of,
 )
@@ -88,7 +87,6 @@ def test_what_cannot_be_pruned_stays_whole() -> None:
 def test_precision_becomes_a_recipe() -> None:
     mixed = {"mixed_precision": {"min_sqnr_db": 20}, "equalize": True}
     recipe = Recipe.model_validate({**PLAIN, "quantize": mixed})
-    assert precision_of(recipe) == "int8_mixed"
     assert precisions_of(recipe, TuneSettings()) == ("int8", "int8_mixed", "fp32")
     plain = recipe_of(recipe, Candidate("openvino", 1.0, "", "minmax", "int8")).quantize
     assert (plain.precision, plain.mixed_precision, plain.equalize) == ("int8", None, True)
@@ -104,8 +102,3 @@ def test_precision_becomes_a_recipe() -> None:
         precisions_of(bare, TuneSettings(precisions=("int8_mixed",)))
     back = recipe_of(chosen, Candidate("openvino", 1.0, "", "mse", "int8"))
     assert back.quantize.precision == "int8"
-
-
-def test_a_space_that_names_no_precision_is_the_one_of_earlier_journals() -> None:
-    assert "precisions" not in TuneSettings().space
-    assert TuneSettings(precisions=("int8",)).space["precisions"] == ("int8",)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeres.backends._packaged import PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import read_options, refuse_shapes
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Remarks
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError
+from edgeres.errors import ArtefactError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
@@ -40,57 +40,23 @@ class NullRunner(CheckedRunner):
         """Holds nothing."""
 
 
-class Null:
-    """The null backend; see :class:`edgeres.backends.base.Backend`."""
+class Null(PackagedBackend):
+    """The null backend; see :class:`edgeres.backends.base.Backend`. It needs no package."""
 
     name = _NAME
     engine_suffix = ".null.json"
-    default_device = "cpu"
-    precision_options: frozenset[str] = frozenset()
-    path_options: frozenset[str] = frozenset()
-    place_options: frozenset[str] = frozenset()
-
-    def missing(self) -> str | None:
-        """Needs nothing."""
-        return None
-
-    def not_executable(self) -> str | None:
-        """Runs everywhere."""
-        return None
-
-    def place(self, device: str) -> dict[str, str]:
-        """Nothing: zeros are the same everywhere."""
-        return {}
-
-    def versions(self) -> dict[str, str]:
-        """No runtime, no version."""
-        return {}
+    package = None
 
     def devices(self) -> tuple[str, ...]:
         """``cpu``."""
         return ("cpu",)
 
-    def runtime_options(self) -> dict[str, tuple[str, ...]]:
-        """None."""
-        return {}
-
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """Nothing is quantized."""
-        _check_device(device)
+        self.check_device(device)
         return QdqRules(
             name="null", activation_dtype="uint8", activation_symmetric=False, ops=frozenset()
         )
-
-    def check(self, config: BuildConfig) -> None:
-        """Takes no options and no shape ranges, and runs on the CPU.
-
-        Raises:
-            BackendMissingError: Another device than ``cpu``.
-            UsageError: Any option or shape range at all.
-        """
-        _check_device(config.device)
-        refuse_shapes(config, backend=_NAME)
-        read_options(config.options, {}, backend=_NAME)
 
     def build(
         self,
@@ -160,17 +126,6 @@ class Null:
         """
         check_engine(engine, _NAME)
         return []
-
-    def remarks(self, engine: Engine) -> Remarks:
-        """None: nothing is built."""
-        return Remarks()
-
-
-def _check_device(device: str) -> None:
-    if device != "cpu":
-        raise BackendMissingError(
-            f"the null backend runs on cpu, not on {device!r}.", hint="Use --device cpu."
-        )
 
 
 BACKEND = Null()

@@ -18,7 +18,6 @@ from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
 from edgeres.backends._vendor import (
     kept_options,
-    one_line,
     read_options,
     refuse_shapes,
 )
@@ -32,7 +31,7 @@ from edgeres.backends.onnxruntime.providers import (
     refuse_fallback,
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback

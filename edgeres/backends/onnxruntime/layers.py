@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from edgeres.backends._onnx_origin import origins, read_nodes
 from edgeres.backends._runner import zero_feeds
-from edgeres.backends.base import Array, LayerInfo
-from edgeres.graph.summary import TensorSpec
+from edgeres.backends.base import LayerInfo
+
+if TYPE_CHECKING:
+    from edgeres.backends.onnxruntime.backend import OnnxRuntimeRunner
 
 RUNS = 5
 _KERNEL = "_kernel_time"
@@ -29,24 +30,7 @@ _TELLING = ("CPUExecutionProvider", "CUDAExecutionProvider")
 _PRECISIONS = {"float": "float32", "double": "float64", "uint8": "int8"}
 
 
-class ProfiledRunner(Protocol):
-    """A runner whose session records every kernel."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the engine."""
-        ...
-
-    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the engine once."""
-        ...
-
-    def end_profile(self) -> Path:
-        """Stops recording and tells where the record is."""
-        ...
-
-
-def profiled_layers(path: Path, runner: ProfiledRunner, provider: str) -> list[LayerInfo]:
+def profiled_layers(path: Path, runner: OnnxRuntimeRunner, provider: str) -> list[LayerInfo]:
     """Runs an engine a few times under the profiler and lists its kernels as they ran.
 
     Args:

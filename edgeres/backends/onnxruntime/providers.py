@@ -16,8 +16,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from edgeres.backends._vendor import one_line
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import BackendMissingError, UsageError, one_line
 
 CPU = "CPUExecutionProvider"
 GPU_PROVIDERS = {

@@ -15,14 +15,13 @@ from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._vendor import (
     kept_options,
     read_options,
-    refuse_shapes,
 )
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
 from edgeres.backends.openvino.run import OpenVinoRunner, core
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError
+from edgeres.errors import ArtefactError, ModelError
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
@@ -42,6 +41,7 @@ class OpenVino(PackagedBackend):
     name = _NAME
     engine_suffix = ".xml"
     package = _OPENVINO
+    options = _OPTIONS
 
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
@@ -67,7 +67,7 @@ class OpenVino(PackagedBackend):
         Raises:
             BackendMissingError: The runtime or the device is not here.
         """
-        _check_device(device)
+        self.check_device(device)
         _OPENVINO.load()
         from edgeres.backends.probe import saturates
 
@@ -99,17 +99,6 @@ class OpenVino(PackagedBackend):
             clips_integers=True,
             saturating=saturates(self, device),
         )
-
-    def check(self, config: BuildConfig) -> None:
-        """Checks device and options; there are no shape ranges.
-
-        Raises:
-            BackendMissingError: Another device than ``cpu``.
-            UsageError: An option that it does not have, or a shape range.
-        """
-        _check_device(config.device)
-        refuse_shapes(config, backend=_NAME)
-        read_options(config.options, _OPTIONS, backend=_NAME)
 
     def build(
         self,
@@ -193,13 +182,6 @@ class OpenVino(PackagedBackend):
                 f"{one_line_of(error)}.",
                 hint="Build it again with this version.",
             ) from error
-
-
-def _check_device(device: str) -> None:
-    if device != "cpu":
-        raise BackendMissingError(
-            f"the openvino backend runs on cpu, not on {device!r}.", hint="Use --device cpu."
-        )
 
 
 @cache

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends._onnx_origin import SourceNode, read_nodes
-from edgeres.backends._vendor import import_runtime, one_line
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
+from edgeres.system.extras import import_extra
 
 AUTO_NAME = "auto:"
 """Begins the name of every IR operation that does not carry the name of an ONNX node."""
@@ -26,7 +26,7 @@ def read_onnx(path: Path, source_sha256: str) -> Any:
         BackendMissingError: OpenVINO is not here.
         ModelError: The file is no ONNX model, or has ops that OpenVINO does not convert.
     """
-    frontends = import_runtime("openvino.frontend", extra="openvino")
+    frontends = import_extra("openvino.frontend", extra="openvino")
     nodes = read_nodes(path)
     try:
         reader = frontends.FrontEndManager().load_by_framework("onnx")

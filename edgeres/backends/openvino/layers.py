@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from edgeres.backends.base import LayerInfo
 from edgeres.backends.openvino.ir import AUTO_NAME
+
+if TYPE_CHECKING:
+    from edgeres.backends.openvino.run import OpenVinoRunner
 
 WARM_UP, RUNS = 2, 10
 _DATA = frozenset({"Input", "Output"})
@@ -16,20 +19,7 @@ _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "in
 _PARTS = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract")
 
 
-class ProfiledRunner(Protocol):
-    """A runner whose compiled model counts the time of every primitive."""
-
-    @property
-    def compiled(self) -> Any:
-        """The compiled model (``openvino.CompiledModel``) for a batch of one."""
-        ...
-
-    def profile(self) -> list[Any]:
-        """Runs once on zeros; gives OpenVINO's ``ProfilingInfo`` of each primitive."""
-        ...
-
-
-def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
+def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
     """Runs an engine a few times and lists its primitives in the order in which they run.
 
     Args:
@@ -73,7 +63,7 @@ def profiled_layers(model: Any, runner: ProfiledRunner) -> list[LayerInfo]:
     ]
 
 
-def _times_ms(runner: ProfiledRunner) -> dict[str, float]:
+def _times_ms(runner: OpenVinoRunner) -> dict[str, float]:
     """Mean time of each primitive, the first runs left out.
 
     OpenVINO reports the mean of all runs so far; the first ones make kernels and pack weights.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgeres.backends._runner import CheckedRunner, zero_feeds
-from edgeres.backends._vendor import import_runtime
 from edgeres.backends.base import Array
 from edgeres.backends.openvino.ir import one_line_of
 from edgeres.errors import StageError
 from edgeres.graph.summary import TensorSpec
+from edgeres.system.extras import import_extra
 
 _KEPT_BATCHES = 4
 _DTYPES = {
@@ -39,7 +39,7 @@ class OpenVinoRunner(CheckedRunner):
         super().__init__(_specs(model.inputs), _specs(model.outputs))
         self.model = model
         self._settings = dict(settings)
-        self._tensor = import_runtime("openvino", extra="openvino").Tensor
+        self._tensor = import_extra("openvino", extra="openvino").Tensor
         self._by_shapes = specialized and all(
             spec.shape and spec.shape[0] is None and None not in spec.shape[1:]
             for spec in self.inputs
@@ -107,7 +107,7 @@ class OpenVinoRunner(CheckedRunner):
 @cache
 def core() -> Any:
     """OpenVINO's entry, made once: it looks for plugins and devices."""
-    return import_runtime("openvino", extra="openvino").Core()
+    return import_extra("openvino", extra="openvino").Core()
 
 
 def _specs(ports: list[Any]) -> tuple[TensorSpec, ...]:

@@ -13,10 +13,9 @@ from typing import Any
 
 from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends._vendor import one_line, read_options, refuse_shapes
 from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
-from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
@@ -64,27 +63,26 @@ class PyTorch(PackagedBackend):
         """GPUs as ``cuda:N``, then ``cpu``."""
         return (*(f"cuda:{n}" for n in range(_TORCH.load().cuda.device_count())), "cpu")
 
-    def runtime_options(self) -> dict[str, tuple[str, ...]]:
-        """None."""
-        return {}
-
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """Nothing is quantized: this is the FP32 reference."""
-        _check_device(device)
+        self.check_device(device)
         return QdqRules(
             name="pytorch", activation_dtype="uint8", activation_symmetric=False, ops=frozenset()
         )
 
-    def check(self, config: BuildConfig) -> None:
-        """Takes no options and no shape ranges.
+    def check_device(self, device: str) -> None:
+        """Refuses a device that torch does not see here.
 
         Raises:
             BackendMissingError: Torch or the device is not here.
-            UsageError: Any option or shape range at all.
         """
-        _check_device(config.device)
-        refuse_shapes(config, backend=_NAME)
-        read_options(config.options, {}, backend=_NAME)
+        kind, _, index = device.partition(":")
+        present = _TORCH.load().cuda.device_count()
+        if device != "cpu" and not (kind == "cuda" and index.isdigit() and int(index) < present):
+            raise BackendMissingError(
+                f"torch cannot use the device {device!r} here; it sees {present} GPU.",
+                hint="Use --device cpu.",
+            )
 
     def build(
         self,
@@ -156,16 +154,6 @@ class PyTorch(PackagedBackend):
             for name, part in module.named_modules()
             if not any(part.children())
         ]
-
-
-def _check_device(device: str) -> None:
-    kind, _, index = device.partition(":")
-    present = _TORCH.load().cuda.device_count()
-    if device != "cpu" and not (kind == "cuda" and index.isdigit() and int(index) < present):
-        raise BackendMissingError(
-            f"torch cannot use the device {device!r} here; it sees {present} GPU.",
-            hint="Use --device cpu.",
-        )
 
 
 def _open(engine: Engine) -> tuple[Any, Any]:

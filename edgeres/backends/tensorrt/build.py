@@ -17,7 +17,14 @@ from edgeres.backends.tensorrt.api import (
 from edgeres.backends.tensorrt.log import TrtLog, make_log, make_monitor
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.backends.tensorrt.profile import batch_profile
-from edgeres.errors import BackendMissingError, EdgeResError, ModelError, StageError, UsageError
+from edgeres.errors import (
+    BackendMissingError,
+    EdgeResError,
+    ModelError,
+    StageError,
+    UsageError,
+    one_line,
+)
 from edgeres.system.files import write_atomic
 from edgeres.system.progress import ProgressCallback
 
@@ -104,7 +111,7 @@ def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path, shown: str) -> Any:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     text = str(errors[0]) if errors else log.first_error() or "no reason given"
     raise ModelError(
-        f"{shown}: {trt.title} does not take the model: {_one_line(text)}.",
+        f"{shown}: {trt.title} does not take the model: {one_line(text)}.",
         hint="Quantize it with `edgeres quantize --target tensorrt`, or see docs/tensorrt.md.",
     )
 
@@ -114,11 +121,7 @@ def _build_error(trt: Trt, shown: str, log: TrtLog) -> EdgeResError:
     hint = "Run again with -v to see all that the builder said."
     if "workspace" in text:
         hint = "Raise the option workspace_mib or leave it out."
-    return StageError(f"{shown}: {trt.title} could not build it: {_one_line(text)}.", hint=hint)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")[:400]
+    return StageError(f"{shown}: {trt.title} could not build it: {one_line(text)}.", hint=hint)
 
 
 def _set_options(trt: Trt, builder: Any, builder_config: Any, options: TensorRTOptions) -> None:

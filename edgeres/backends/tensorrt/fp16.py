@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends.tensorrt.graph import DQ, Graph, Q
-from edgeres.errors import ModelError
+from edgeres.errors import ModelError, one_line
 
 _LEAST_OPSET = 19
 _LARGEST = float(np.finfo(np.float16).max)
@@ -100,7 +100,7 @@ def to_half(graph: Graph, out: Path, *, io: str = "float32") -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker passes on whatever the C++ underneath raises
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ModelError(
             f"an operator of this model does not exist in float16: {reason}.", hint=_OPTION
         ) from error

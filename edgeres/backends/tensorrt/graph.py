@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeres.errors import ModelError
+from edgeres.graph.summary import read_proto
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
@@ -62,17 +63,7 @@ def read_graph(path: Path) -> Graph:
     Raises:
         ModelError: No such file, not ONNX, or external data that lies elsewhere.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such ONNX file.", hint="Check the path.") from error
-    except Exception as error:  # protobuf raises its own kinds of error for damaged files
-        raise ModelError(
-            f"{path}: cannot be read as ONNX ({error}).", hint="Export the model again."
-        ) from error
-    if not model.graph.node:
-        raise ModelError(f"{path}: the ONNX graph is empty.", hint="Export the model again.")
-    return index_graph(model, path)
+    return index_graph(read_proto(path), path)
 
 
 def index_graph(model: onnx.ModelProto, path: Path) -> Graph:

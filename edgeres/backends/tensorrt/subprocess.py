@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from edgeres.backends.sidecar import shapes_from_json, shapes_to_json
 from edgeres.backends.tensorrt.api import Flavor, Trt, load_trt
 from edgeres.backends.tensorrt.build import BuiltPlan, build_plan
 from edgeres.backends.tensorrt.options import TensorRTOptions
-from edgeres.system.child import JsonValue
 from edgeres.system.files import disk_errors
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.steady_child import addresses_are_fixed, run_steady
@@ -58,67 +57,60 @@ def build_alone(
         StageError: The child crashed.
         StorageError: The disk is full or the folder cannot be written.
     """
-    values = asdict(options)
     if options.timing_cache is not None:
-        values["timing_cache"] = str(options.timing_cache.absolute())
-    del values["runtime_cache"]  # for running
+        options = replace(options, timing_cache=options.timing_cache.absolute())
     with tempfile.TemporaryDirectory() as name:  # its path's length counts, so not beside the plan
         work = Path(name)
         (work / _MODEL).symlink_to(onnx.absolute())
         for data in beside:
             (work / data).symlink_to((onnx.parent / data).absolute())
-        told: Any = run_steady(
-            f"{__name__}:build_here",
-            {
-                "flavor": trt.flavor,
-                "plan": str(plan.absolute()),
-                "shown": str(onnx),
-                "options": values,
-                "shapes": shapes_to_json(shapes),
-                "half": half,
-            },
+        build = run_steady(
+            build_here,
             folder=work,
             what=f"the build of {onnx} by {trt.title}",
             progress=progress,
+        )
+        told = build(
+            trt.flavor,
+            plan.absolute(),
+            str(onnx),
+            replace(options, runtime_cache=None),  # which is for running
+            shapes,
+            half=half,
         )
     layer_log, warnings = tuple(told["layer_log"]), tuple(told["warnings"])
     return BuiltPlan(plan.read_bytes(), layer_log, warnings, shapes_from_json(told["shapes"]))
 
 
 def build_here(
-    flavor: Flavor,
-    plan: str,
-    shown: str,
-    options: dict[str, Any],
-    shapes: dict[str, list[list[int]]],
-    half: bool,
     progress: ProgressCallback,
-) -> dict[str, JsonValue]:
+    flavor: Flavor,
+    plan: Path,
+    shown: str,
+    options: TensorRTOptions,
+    shapes: Mapping[str, ShapeRange],
+    *,
+    half: bool,
+) -> dict[str, Any]:
     """What the child does: ``model.onnx`` in the current folder becomes ``plan``."""
-    asked = TensorRTOptions(**options)
-    asked = replace(asked, compute_capabilities=tuple(asked.compute_capabilities))
-    if asked.timing_cache is not None:
-        asked = replace(asked, timing_cache=Path(asked.timing_cache))
-    # The profile says what is wrong with a range.
-    ranges = {name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()}
     trt = load_trt(flavor)
     built = build_plan(
         trt,
         Path(_MODEL),
-        asked,
-        ranges,
+        options,
+        shapes,
         half=half,
         shown=shown,
         progress=progress,
     )
-    with disk_errors(Path(plan)):
-        Path(plan).write_bytes(built.plan)
+    with disk_errors(plan):
+        plan.write_bytes(built.plan)
     warnings = list(built.warnings)
     ranged = any(sizes.min != sizes.max for sizes in built.shapes.values())
     if trt.is_rtx and ranged and not addresses_are_fixed():
         warnings.append(ADDRESSES_VARY)
     return {
         "layer_log": list(built.layer_log),
-        "warnings": list(warnings),
+        "warnings": warnings,
         "shapes": shapes_to_json(built.shapes),
     }

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.tensorrt import subprocess as _tensorrt_alone
-from edgeres.system.child import JsonValue, find
 
 from .cuda_driver import Driver
 from .tensorrt_module import StandIn
@@ -64,16 +64,20 @@ def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Iterator[Callabl
 
 
 def run_here(
-    function: str,
-    arguments: Mapping[str, JsonValue],
+    function: Callable[..., Any],
     *,
     folder: Path,
     what: str,
     progress: Callable[[int, int], None] | None,
-) -> JsonValue:
+) -> Callable[..., Any]:
     """As :func:`edgeres.system.steady_child.run_steady`, without a child."""
-    with contextlib.chdir(folder):
-        return find(function)(**json.loads(json.dumps(arguments)), progress=progress)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        sent, named = pickle.loads(pickle.dumps((args, kwargs)))
+        with contextlib.chdir(folder):
+            return json.loads(json.dumps(function(progress, *sent, **named)))
+
+    return call
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_validate_goes_through(engine: Engine) -> None:
 
 
 def test_trial_and_self_test_go_through(engine: Engine) -> None:
-    run_file(str(engine.path), "cuda:0")
+    run_file(engine.path, "cuda:0")
     with BACKEND.load(engine, CUDA) as runner:
         scores = answer(runner, [Image.fromarray(p) for p in PICTURES[:2]], PLAIN)
     np.testing.assert_allclose(scores, SCORES[:2], rtol=1e-6)
