@@ -90,7 +90,8 @@ def pruned_by(method: str, dense: Checkpoint, ratio: float, data: list[Batch]) -
             iterative_steps=int(third),
             round_to=ROUND_TO,
         )
-        narrow, plan = prune(module, dense.plan, settings, data)
+        pruned = prune(module, dense.plan, settings, data)
+        narrow, plan = pruned.module, pruned.plan
     return replace(dense, plan=plan, state=dict(narrow.state_dict()), metadata={})
 
 

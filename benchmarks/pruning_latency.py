@@ -38,7 +38,7 @@ from edgeres.evaluation.coverage import int8_coverage
 from edgeres.exporting.to_onnx import export_onnx
 from edgeres.graph.summary import node_macs
 from edgeres.layer_latency.bench import EngineBench
-from edgeres.layer_latency.measure import place_of
+from edgeres.layer_latency.measure import measurement_context
 from edgeres.layer_latency.predict import LatencyModel, latency_model
 from edgeres.layer_latency.synthetic import Widths, assumed_ranges, write_narrowed
 from edgeres.layer_latency.table import Multiples
@@ -82,7 +82,7 @@ def exported(name: str, work: Path) -> Path:
 
 def latency(name: str, target: Target, work: Path, threads: int | None) -> LatencyModel:
     """The latency model of the dense network; its table is measured where it is not there yet."""
-    place = place_of(target, precision="int8", threads=threads)
+    place = measurement_context(target, precision="int8", threads=threads)
 
     def show(done: int, total: int) -> None:
         print(f"{name} {target.name}: {done} of {total} layer shapes", flush=True)

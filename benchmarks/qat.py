@@ -38,10 +38,10 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
+from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.trained import TrainedParameters
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.recipe.recipe import ExportSettings
 from edgeres.recipe.training import QatSettings
@@ -153,9 +153,9 @@ def measure(case: Case, qat: QatSettings, images: int, test: int, folder: Path) 
     kept = images_of(held_out)
     reference, fp32_kept = (simulated_logits(case.onnx, [part]) for part in (seen, kept))
 
-    def answers(trained: TrainedParameters | None) -> dict[str, float]:
+    def answers(qat: QatParameters | None) -> dict[str, float]:
         qdq = folder / "q.onnx"
-        quantize(case.onnx, case.table, case.rules, qdq, QuantizeSettings(), trained=trained)
+        quantize(case.onnx, case.table, case.rules, qdq, QuantizeSettings(), qat=qat)
         found = simulated_logits(qdq, [seen])
         right = simulated_logits(qdq, [kept]).argmax(1) == held_out.labels
         return {
@@ -180,7 +180,7 @@ def measure(case: Case, qat: QatSettings, images: int, test: int, folder: Path) 
         "case": case.name,
         "fp32_top1": float((fp32_kept.argmax(1) == held_out.labels).mean()),
         "ptq": before,
-        "qat": answers(result.trained),
+        "qat": answers(result.parameters),
         "kept": result.kept,
         "epochs": [vars(record) for record in result.history],
     }

@@ -7,7 +7,7 @@ it really runs. Precision lives in the graph (explicit Q/DQ), so there is no pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.graph.summary import TensorSpec
+from edgeres.system.progress import ProgressCallback
 
 Array = NDArray[np.generic]
-Steps = Callable[[int, int], None]
-"""Called with (steps done, steps known so far)."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,12 @@ class Backend(Protocol):
         ...
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Builds ``out`` from an ONNX file.
 

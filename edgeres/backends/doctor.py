@@ -6,7 +6,7 @@ one line of the answer and not the end of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgeres.backends import backend_names, get_backend
 from edgeres.errors import EdgeResError, StageError
 from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
+from edgeres.system.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Health:
         }
 
 
-def doctor(*, seconds: float = 60.0, progress: Callable[[int, int], None] | None = None) -> Health:
+def doctor(*, seconds: float = 60.0, progress: ProgressCallback | None = None) -> Health:
     """Looks at the machine and asks every backend.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeres.backends.base import BuildConfig, Engine, Runner
 from edgeres.backends.classifier import single_input
 from edgeres.backends.fit import executable_backend
-from edgeres.backends.limited import try_engine
+from edgeres.backends.isolate import try_engine
 from edgeres.backends.null.backend import NullRunner
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.benchmarking.inputs import made_up_inputs
@@ -26,6 +26,7 @@ from edgeres.benchmarking.sustained import Sustained, sustain
 from edgeres.errors import UsageError
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ def benchmark(
     settings: MeasureSettings | None = None,
     memory: bool = False,
     sustained_s: float | None = None,
-    trial: bool = False,
+    isolate: bool = False,
     options: Mapping[Path, Mapping[str, str]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
 
@@ -121,7 +122,7 @@ def benchmark(
         settings: How long and how often.
         memory: Whether to measure peak memory too, each engine in a process of its own.
         sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
-        trial: Whether each engine first runs once in a child process, where it may crash or hang.
+        isolate: Whether each engine first runs once in a child process, where it may crash or hang.
         options: Options to run an engine with, by its path, beside those that it was built with.
         progress: Called with rounds done and rounds in all.
 
@@ -141,7 +142,7 @@ def benchmark(
         )
     engines = {str(path): read_engine(path) for path in files}
     backends = {name: executable_backend(engine) for name, engine in engines.items()}
-    if trial:
+    if isolate:
         for path in files:
             try_engine(path, device=device)
     load_ms: dict[str, float] = {}

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from edgeres.benchmarking.outputs import OutputWatch
 from edgeres.benchmarking.quantile import QuantileInterval, quantile_interval
 from edgeres.benchmarking.stability import engine_doubts, machine_doubts
 from edgeres.errors import UsageError
+from edgeres.system.progress import ProgressCallback
 
 Clock = Callable[[], int]
 
@@ -143,7 +143,7 @@ class Latency:
         """Where the true 99th percentile lies; see :mod:`edgeres.benchmarking.quantile`."""
         return quantile_interval(self.turns_ms, 0.99, confidence)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         p99 = self.p99_interval()
         return {
@@ -174,7 +174,7 @@ def measure(
     *,
     settings: MeasureSettings | None = None,
     nothing: Runner | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Measures engines that take turns.

@@ -40,6 +40,7 @@ _SAMPLES = 64  # different images that queries are made of
 # LoadGen stops being unsure of a 90th percentile at 64 queries and of a 99th at 662.
 _LEAST_QUERIES = {"single_stream": 100, "multi_stream": 662, "server": 662, "offline": 1}
 _STREAMS = 8  # samples in a multi-stream query, as MLPerf fixes it
+LATENCY_BOUND_MS = 15.0
 _OFFLINE_BATCH = 32
 _WARM_RUNS = 10
 _SPARE_SECONDS = 120.0  # for loading, warm-up and queries under way when time is up
@@ -68,7 +69,7 @@ class LoadGenSettings:
     seconds: float = 10.0
     min_queries: int | None = None
     target_qps: float | None = None
-    latency_bound_ms: float = 15.0
+    latency_bound_ms: float = LATENCY_BOUND_MS
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +91,15 @@ class LoadGenSettings:
                 "the server scenario needs the rate at which samples come.",
                 hint="Give the target in samples a second.",
             )
+
+
+def run_engines(paths: Sequence[Path], settings: LoadGenSettings) -> dict[str, LoadGenResult]:
+    """Runs one scenario on several engines, one after the other; results by the path as given.
+
+    Raises:
+        EdgeResError: As :func:`run_loadgen`.
+    """
+    return {str(path): run_loadgen(path, settings) for path in paths}
 
 
 def run_loadgen(path: Path, settings: LoadGenSettings | None = None) -> LoadGenResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from edgeres.errors import StageError
 
@@ -33,7 +33,7 @@ class LoadGenResult:
     percentiles_ms: dict[str, float]
     summary: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "scenario": self.scenario,

@@ -9,23 +9,23 @@ its instruction sets and is ignored on others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.backends.classifier import single_input
 from edgeres.backends.fit import executable_backend
-from edgeres.backends.limited import try_engine
+from edgeres.backends.isolate import try_engine
 from edgeres.backends.sidecar import read_engine, write_tuning
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.system.container_limits import usable_threads
+from edgeres.system.progress import ProgressCallback
 
 _TOLERANCE = 0.01  # of the largest answer
 _SEARCH = MeasureSettings(seconds=1.0, rounds=10, warmup_seconds=1.0)
@@ -56,7 +56,7 @@ class Tuning:
     kept: bool
     ruled_out: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "options": dict(self.options),
@@ -77,8 +77,8 @@ def tune_runtime(
     batch_size: int = 1,
     search: MeasureSettings = _SEARCH,
     final: MeasureSettings = _FINAL,
-    trial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    isolate: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Tuning:
     """Tries the options of an engine's backend and writes the fastest into its sidecar.
 
@@ -87,7 +87,7 @@ def tune_runtime(
         batch_size: Images in a run.
         search: How long each value is measured.
         final: How long the found options are measured against the engine as built.
-        trial: Whether the engine first runs once in a child process, where it may crash or hang.
+        isolate: Whether the engine first runs once in a child process, where it may crash or hang.
         progress: Called with options done and options in all.
 
     Raises:
@@ -98,7 +98,7 @@ def tune_runtime(
     """
     engine = read_engine(path)
     backend = executable_backend(engine)
-    if trial:
+    if isolate:
         try_engine(path)
     dimensions: list[tuple[str, tuple[str, ...]]] = []
     as_built: dict[str, str] = {}

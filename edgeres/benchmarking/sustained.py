@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from edgeres.backends.base import Array, Runner
 from edgeres.backends.classifier import check_images, single_input
 from edgeres.benchmarking.load import fixed_work_ns
 from edgeres.errors import UsageError
+from edgeres.system.progress import ProgressCallback
 
 _WINDOWS = 60
 _LEAST_WINDOW_S = 0.05
@@ -58,7 +58,7 @@ class Sustained:
     work_drift: float
     verdict: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return asdict(self) | {"windows": [asdict(window) for window in self.windows]}
 
@@ -70,7 +70,7 @@ def sustain(
     *,
     clock: Callable[[], int] = time.perf_counter_ns,
     work: Callable[[], int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Sustained:
     """Runs an engine back to back.
 

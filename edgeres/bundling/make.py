@@ -20,7 +20,7 @@ from edgeres.bundling.archive import write_archive
 from edgeres.bundling.card import bundle_card, licence_notes
 from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, OutputKind
 from edgeres.bundling.outputs import engine_in
-from edgeres.bundling.selftest import answer_in_child
+from edgeres.bundling.selftest import answer_isolated
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.samples import names_of, scores_to_json
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
@@ -216,7 +216,7 @@ def _expected(
 ) -> tuple[NDArray[np.float32], str]:
     """Answers to the samples, and the backend that gave them."""
     if get_backend(engine.backend).not_executable() is None:
-        return answer_in_child(engine.path, engine.device, samples, preprocess), engine.backend
+        return answer_isolated(engine.path, engine.device, samples, preprocess), engine.backend
     problem: EdgeResError | None = None
     for name in target_names():
         backend = get_backend(name)
@@ -227,7 +227,7 @@ def _expected(
             out = Path(place) / f"model{backend.engine_suffix}"
             try:
                 built = backend.build(qdq, out, BuildConfig(device=device))
-                return answer_in_child(built.path, device, samples, preprocess), name
+                return answer_isolated(built.path, device, samples, preprocess), name
             except EdgeResError as error:
                 problem = error
     raise problem or BackendMissingError(

@@ -19,7 +19,7 @@ from edgeres.bundling.archive import refused
 from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.rebuild import rebuild_engine
-from edgeres.bundling.selftest import SelfTest, answer, answer_in_child, compare
+from edgeres.bundling.selftest import SelfTest, answer, answer_isolated, compare
 from edgeres.data.decode import decode_file
 from edgeres.data.samples import scores_from_json
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
@@ -35,7 +35,7 @@ class Wanted:
         threads: CPU threads of each runner; ``None`` leaves the choice to the runtime.
         runners: How many times the engine is loaded, for as many calls at once.
         rebuild: Whether an engine that does not fit this device is built anew from its Q/DQ file.
-        trial: Whether the engine first runs in a child process, where it may crash or hang.
+        isolate: Whether the engine first runs in a child process, where it may crash or hang.
         self_test: Whether the answers to the samples are compared with the recorded ones.
     """
 
@@ -44,7 +44,7 @@ class Wanted:
     threads: int | None = None
     runners: int = 1
     rebuild: bool = False
-    trial: bool = False
+    isolate: bool = False
     self_test: bool = True
 
 
@@ -143,8 +143,8 @@ class _Work:
 
     def load(self, engine: Engine) -> tuple[Runner, ...]:
         """Runs the engine in a child first where that was asked for, then loads it here."""
-        if self.wanted.trial:
-            got = answer_in_child(
+        if self.wanted.isolate:
+            got = answer_isolated(
                 engine.path, self.config.device, self.samples, self.bundle.preprocess
             )
             if self.wanted.self_test:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeres.backends.base import Backend, BuildConfig, Engine
-from edgeres.backends.limited import build_limited
+from edgeres.backends.isolate import build_isolated
 from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
 from edgeres.system.files import disk_errors
@@ -36,4 +36,4 @@ def rebuild_engine(
     with disk_errors(folder):
         place.mkdir()
         source = bundle.extract(entry.qdq, place).rename(place / "source.onnx")
-    return build_limited(source, place / f"model{backend.engine_suffix}", entry.backend, config)
+    return build_isolated(source, place / f"model{backend.engine_suffix}", entry.backend, config)

@@ -98,7 +98,7 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -
     return SelfTest(len(expected), found_db)
 
 
-def answer_in_child(
+def answer_isolated(
     engine: Path,
     device: str,
     samples: Sequence[Path],

@@ -55,7 +55,7 @@ class Session(Closing):
         batch_size: Images that :meth:`classify` runs at once, as far as the engine takes so many.
         key: PEM file with the public key that must have signed the bundle.
         rebuild: Build the engine anew from its Q/DQ file where it does not fit this device.
-        trial: First run the engine in a child process, which may crash, hang or take all memory.
+        isolate: First run the engine in a child process, which may crash, hang or take all memory.
         self_test: Compare the answers to the bundle's samples with the recorded ones.
 
     Raises:
@@ -77,12 +77,12 @@ class Session(Closing):
         batch_size: int = 8,
         key: str | os.PathLike[str] | None = None,
         rebuild: bool = False,
-        trial: bool = False,
+        isolate: bool = False,
         self_test: bool = True,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"expected a batch size of at least 1, got {batch_size}.")
-        wanted = Wanted(target, device, threads, pool, rebuild, trial, self_test)
+        wanted = Wanted(target, device, threads, pool, rebuild, isolate, self_test)
         with OpenBundle(Path(bundle), key=None if key is None else Path(key)) as opened:
             prepared = prepare(opened, wanted)
             self._manifest = opened.manifest

@@ -15,14 +15,18 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import bundle, engines, reports, stages
+from edgeres.cli import bundle, reports, stages
+from edgeres.cli.benchmark import benchmark
+from edgeres.cli.build import build
 from edgeres.cli.clean import clean
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
+from edgeres.cli.inspect import doctor, inspect
 from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
 from edgeres.cli.tune import tune
 from edgeres.cli.usage import CiCommand, CiGroup
+from edgeres.cli.validate import validate
 
 app = typer.Typer(
     name="edgeres",
@@ -46,14 +50,14 @@ _STAGES(stages.prune)
 _STAGES(stages.export)
 _STAGES(quantize)
 _STAGES(sensitivity)
-_STAGES(stages.build)
+_STAGES(build)
 _ENGINES = app.command(rich_help_panel="Built engines and this machine")
-app.command(cls=CiCommand, rich_help_panel="Built engines and this machine")(engines.validate)
-_ENGINES(engines.benchmark)
-_ENGINES(engines.inspect)
+app.command(cls=CiCommand, rich_help_panel="Built engines and this machine")(validate)
+_ENGINES(benchmark)
+_ENGINES(inspect)
 _ENGINES(compare)
 _ENGINES(reports.report)
-_ENGINES(engines.doctor)
+_ENGINES(doctor)
 _ENGINES(clean)
 
 

@@ -121,8 +121,8 @@ def pull(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.bundling.registry import pull as run_pull
 
-        found = run_pull(reference, output, plain_http=plain_http)
-        out.lines({"bundle": str(output), **found.to_dict()}, [f"{output}: {found.pinned}"])
+        pulled = run_pull(reference, output, plain_http=plain_http)
+        out.lines({"bundle": str(output), **pulled.to_dict()}, [f"{output}: {pulled.pinned}"])
 
 
 def run(
@@ -161,7 +161,7 @@ def run(
             threads=threads,
             key=key,
             rebuild=rebuild,
-            trial=key is None and not trust,
+            isolate=key is None and not trust,
         ) as session:
             answers = session.classify(images, top=top)
             not_proven = session.manifest.not_proven
@@ -172,12 +172,12 @@ def run(
                 "rebuilt": session.rebuilt,
                 "self_test": session.self_test.to_dict() if session.self_test else None,
                 "images": [
-                    {"image": str(path), "answers": [vars(answer) for answer in found]}
-                    for path, found in zip(images, answers, strict=True)
+                    {"image": str(path), "answers": [vars(answer) for answer in best]}
+                    for path, best in zip(images, answers, strict=True)
                 ],
             }
         lines = []
-        for path, found in zip(images, answers, strict=True):
+        for path, best in zip(images, answers, strict=True):
             lines.append(f"{path}")
-            lines += [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in found]
+            lines += [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in best]
         out.lines(content, lines)

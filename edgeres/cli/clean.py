@@ -33,14 +33,14 @@ def clean(
         from edgeres.pipeline.clean import clean as run
         from edgeres.report.cells import size
 
-        found = run(folder, everything=everything, dry_run=dry_run)
+        folders = run(folder, everything=everything, dry_run=dry_run)
         word = "would be removed" if dry_run else "removed"
         lines = []
-        for one in found:
+        for one in folders:
             if one.finished:
                 lines.append(f"{one.folder}: a run had been stopped at its end; finished.")
             lines.append(
                 f"{one.folder}: {len(one.removed)} results {word} ({size(one.removed_bytes)}), "
                 f"{one.kept} kept ({size(one.kept_bytes)})"
             )
-        out.lines({"folders": [one.to_dict() for one in found]}, lines)
+        out.lines({"folders": [one.to_dict() for one in folders]}, lines)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from edgeres.cli import options as o
-from edgeres.cli.engines import engine_preprocess
 from edgeres.cli.screen import screen
 
 Model = Annotated[Path, typer.Argument(help="FP32 or Q/DQ ONNX file, or a built engine.")]
@@ -35,19 +34,19 @@ def compare(
         from edgeres.data.sampling import take
         from edgeres.data.source import open_dataset
         from edgeres.evaluation.layerwise import compare as run
+        from edgeres.evaluation.run_preprocess import run_preprocess
         from edgeres.report.compare_table import layers_table
 
-        changes = o.preprocess_changes(preprocess)
         images = open_dataset(data, split="validation")
         with out.listener() as listener:
-            found = run(
+            comparison = run(
                 a,
                 b,
                 take(images, min(samples, len(images))),
-                engine_preprocess([b, a], changes),
+                run_preprocess([b, a], o.preprocess_fields(preprocess)),
                 sources=source or (),
                 threads=threads,
-                trial=True,
+                isolate=True,
                 progress=listener.bar("compare"),
             )
-        out.result(found.to_dict(), layers_table(found))
+        out.result(comparison.to_dict(), layers_table(comparison))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgeres.system.closing import Closing
-from edgeres.system.progress import Advance, StagePart, advance
+from edgeres.system.progress import ProgressCallback, StagePart, bar
 
 
 class ConsoleListener(Closing):
@@ -58,10 +58,9 @@ class ConsoleListener(Closing):
         memory = f"  peak {stage.peak_rss_bytes / 1e6:.0f} MB" if self._verbose else ""
         self._console.print(f"  {stage.name:<24} {took}{memory}", highlight=False)
 
-    def bar(self, stage: str) -> Advance:
+    def bar(self, stage: str) -> ProgressCallback:
         """A ``progress(done, total)`` callback that draws one bar."""
-        self.started(stage)
-        return advance(self, stage)
+        return bar(self, stage)
 
     def note(self, message: str) -> None:
         """Writes one line."""

@@ -33,6 +33,13 @@ CalibrationData = Annotated[
     str | None, typer.Option(help="Calibration images, where they differ from --data.")
 ]
 TrainData = Annotated[str | None, typer.Option(help="Training images, for fine-tuning.")]
+Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
+Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
+Engine = Annotated[Path, typer.Argument(help="Engine file, with its sidecar beside it.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 MaxDrop = Annotated[
@@ -104,30 +111,39 @@ def takes_preprocess(command: Callable[..., None]) -> Callable[..., None]:
             )
 
     @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        command(preprocess={name: given.pop(name) for name in _PREPROCESS}, **given)
+    def wrapper(**options: Any) -> None:
+        command(preprocess={name: options.pop(name) for name in _PREPROCESS}, **options)
 
     wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapper
 
 
-def preprocess_changes(given: PreprocessOptions) -> dict[str, Any]:
+def preprocess_changes(options: PreprocessOptions) -> dict[str, Any]:
     """Recipe changes (dotted keys) that the preprocessing options stand for.
 
     Raises:
         UsageError: A list that does not consist of numbers.
     """
-    size = {key: given[key] for key in ("resize", "crop")}
+    return {f"preprocess.{key}": value for key, value in preprocess_fields(options).items()}
+
+
+def preprocess_fields(options: PreprocessOptions) -> dict[str, Any]:
+    """What was given of the preprocessing, by the name of its field.
+
+    Raises:
+        UsageError: A list that does not consist of numbers.
+    """
+    size = {key: options[key] for key in ("resize", "crop")}
     values = {
-        **given,
+        **options,
         **{
             key: parse_numbers(f"--{key}", text)
             for key in ("mean", "std")
-            if (text := given[key]) is not None
+            if (text := options[key]) is not None
         },
         **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
-    return {f"preprocess.{key}": value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def parse_options(texts: list[str] | None) -> dict[str, str]:
@@ -136,14 +152,14 @@ def parse_options(texts: list[str] | None) -> dict[str, str]:
     Raises:
         UsageError: A text without a key or ``=``, or a key given twice.
     """
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
-        if not key or not equals or key in found:
-            twice = "given twice" if key in found else f"expected KEY=VALUE, got {text!r}"
+        if not key or not equals or key in options:
+            twice = "given twice" if key in options else f"expected KEY=VALUE, got {text!r}"
             raise UsageError(f"--option: {twice}.", hint="For example --option max_batch=8.")
-        found[key] = value
-    return found
+        options[key] = value
+    return options
 
 
 def target_options(texts: list[str] | None) -> dict[str, str]:
@@ -172,20 +188,20 @@ def parse_shapes(texts: list[str] | None) -> dict[str, ShapeRange]:
     """
     from edgeres.backends.base import ShapeRange
 
-    found: dict[str, ShapeRange] = {}
+    shapes: dict[str, ShapeRange] = {}
     for text in texts or ():
-        name, _, shapes = text.rpartition("=")
+        name, _, three = text.rpartition("=")
         try:
-            low, usual, high = (tuple(map(int, s.split("x"))) for s in shapes.split(","))
+            low, usual, high = (tuple(map(int, s.split("x"))) for s in three.split(","))
         except ValueError as error:
             raise UsageError(
                 f"--shapes: expected MIN,OPT,MAX, got {text!r}.",
                 hint="For example --shapes 1x3x224x224,8x3x224x224,32x3x224x224.",
             ) from error
-        if name in found:
+        if name in shapes:
             raise UsageError("--shapes: one input is given twice.", hint="Keep one of them.")
-        found[name] = ShapeRange(low, usual, high)
-    return found
+        shapes[name] = ShapeRange(low, usual, high)
+    return shapes
 
 
 def parse_numbers(option: str, text: str) -> list[float]:

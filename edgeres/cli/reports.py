@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,10 +37,13 @@ def report(
         from edgeres.report.history import as_dicts, read_history, runtime_changes
         from edgeres.report.write import write_reports
 
-        kept = (history_file or folder / run_folder.HISTORY) if history or history_file else None
-        files = write_reports(folder, output or folder, license_name=license_name, history=kept)
+        shown = history or history_file is not None
+        history_path = (history_file or folder / run_folder.HISTORY) if shown else None
+        files = write_reports(
+            folder, output or folder, license_name=license_name, history=history_path
+        )
         names = {kind: str(path) for kind, path in files.items()}
-        content: dict[str, Any] = {"files": names}
+        content: dict[str, object] = {"files": names}
         lines = list(names.values())
         if mlflow is not None:
             from edgeres.report.mlflow_export import export_mlflow
@@ -49,8 +52,8 @@ def report(
             runs = export_mlflow(read_output(folder), mlflow, files=files)
             content["mlflow"] = runs
             lines += [f"{target}: MLflow run {run}" for target, run in runs.items()]
-        if kept is not None:
-            rows = read_history(kept)
+        if history_path is not None:
+            rows = read_history(history_path)
             changes = runtime_changes(rows)
             content["history"] = as_dicts(rows)
             content["changes"] = [vars(change).copy() for change in changes]

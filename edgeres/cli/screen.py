@@ -6,11 +6,11 @@ import json
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -129,7 +129,7 @@ class Screen:
 
         return ConsoleListener(self._console(stderr=True), verbose=self._verbose)
 
-    def result(self, content: dict[str, Any], person: object | None = None) -> None:
+    def result(self, content: Mapping[str, object], person: object | None = None) -> None:
         """Prints the result: JSON where asked, else what a person reads."""
         if self.as_json:
             print_json(content)
@@ -140,7 +140,7 @@ class Screen:
         """Writes a line to stderr."""
         typer.echo(visible(line), err=True)
 
-    def lines(self, content: dict[str, Any], lines: Sequence[str]) -> None:
+    def lines(self, content: Mapping[str, object], lines: Sequence[str]) -> None:
         """Prints the result: JSON where asked, else plain lines, without loading what draws."""
         if self.as_json:
             print_json(content)
@@ -168,6 +168,6 @@ def visible(line: str) -> str:
     )
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: Mapping[str, object]) -> None:
     """Prints one JSON object on stdout."""
     typer.echo(json.dumps(content, indent=1))

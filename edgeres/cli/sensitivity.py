@@ -9,15 +9,14 @@ import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
-from edgeres.cli.stages import Onnx, RecipeOption, Target, onnx_preprocess, stage_recipe
 
 SAMPLES = 256
 
 
 @o.takes_preprocess
 def sensitivity(
-    onnx: Onnx,
-    target: Target,
+    onnx: o.Onnx,
+    target: o.Target,
     data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     samples: Annotated[
@@ -30,7 +29,7 @@ def sensitivity(
     all_but: Annotated[
         bool, typer.Option("--all-but", help="Also quantize everything but each layer.")
     ] = False,
-    recipe: RecipeOption = None,
+    recipe: o.RecipeOption = None,
     threads: o.Threads = None,
     *,
     preprocess: o.PreprocessOptions,
@@ -44,23 +43,27 @@ def sensitivity(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import rules_of
         from edgeres.data.source import open_dataset
-        from edgeres.quantization.trial import try_model
+        from edgeres.pipeline.recipe_file import stage_recipe
+        from edgeres.pipeline.source import onnx_preprocess
+        from edgeres.quantization.isolate import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.stages.int8 import sensitivity as run
         from edgeres.stages.sample_counts import fit_sensitivity
 
         changes = o.preprocess_changes(preprocess)
         settings = stage_recipe(recipe, changes)
-        images = len(open_dataset(data, split="calibration"))
-        measured = fit_sensitivity(samples, SAMPLES, images, calibrated=table is not None)
+        images = open_dataset(data, split="calibration")
+        measured = fit_sensitivity(samples, SAMPLES, len(images), calibrated=table is not None)
         if samples is None and measured < SAMPLES:
-            out.note(f"few images: {measured} of {images} are measured on ({SAMPLES} by default).")
+            out.note(
+                f"few images: {measured} of {len(images)} are measured on ({SAMPLES} by default)."
+            )
         try_model(onnx)
         with out.listener() as listener:
-            found = run(
+            layers = run(
                 onnx,
                 rules=rules_of(target, device),
-                data=data,
+                data=images,
                 samples=measured,
                 preprocess=onnx_preprocess(settings, onnx),
                 settings=settings.quantize,
@@ -69,4 +72,4 @@ def sensitivity(
                 threads=threads,
                 progress=listener.bar("sensitivity"),
             )
-        out.result(found.to_dict(), sensitivity_table(found))
+        out.result(layers.to_dict(), sensitivity_table(layers))

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
 
-if TYPE_CHECKING:
-    from edgeres.data.preprocess import Preprocess
-    from edgeres.recipe.recipe import Recipe
-
-Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
-Onnx = Annotated[Path, typer.Argument(help="ONNX file.")]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
-]
 
 
 def train(
@@ -68,7 +57,7 @@ def prune(
     output: Annotated[
         Path, typer.Option(help="Pruned checkpoint; .safetensors is added if it lacks.")
     ],
-    recipe: RecipeOption = None,
+    recipe: o.RecipeOption = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs to keep, in (0, 1).")] = None,
     train_data: o.TrainData = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
@@ -96,8 +85,9 @@ def prune(
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import target_list
         from edgeres.errors import UsageError
-        from edgeres.layer_latency.device import timed_here
+        from edgeres.layer_latency.device import latency_target_here
         from edgeres.models.checkpoint import load_checkpoint
+        from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import choose_preprocess, facts_of, relatives_note
         from edgeres.stages.network import prune as run
         from edgeres.stages.sample_counts import fit_pruning, training_labels
@@ -127,10 +117,10 @@ def prune(
         if few:
             out.note(f"few images: {few}.")
         with out.listener() as listener:
-            timed, measuring = None, None
+            place, measuring = None, None
             if settings.prune.allocation == "latency":
-                timed = timed_here(settings, target_list(settings.targets), listener.note)
-                measuring = listener.bar(f"measure layers ({timed.target.name})")
+                place = latency_target_here(settings, target_list(settings.targets), listener.note)
+                measuring = listener.bar(f"measure layers ({place.target.name})")
             summary = run(
                 checkpoint,
                 output,
@@ -138,14 +128,11 @@ def prune(
                 train_data=data,
                 preprocess=prepared,
                 work=output.with_name(f"{output.stem}.finetune"),
-                timed=timed,
+                latency_on=place,
                 measuring=measuring,
                 progress=listener.bar("prune and fine-tune"),
             )
-        told: dict[str, Any] = {"checkpoint": str(output), **summary}
-        if "confirmed_widths" in told:
-            told["confirmed_widths"] = json.loads(told["confirmed_widths"])
-        out.result(told, f"{output}")
+        out.result({"checkpoint": str(output), **summary.to_dict()}, f"{output}")
 
 
 def export(
@@ -169,88 +156,12 @@ def export(
         sizes = o.parse_size("--size", size)
         height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
         run(checkpoint, output, image_size=(height, width), settings=ExportSettings(opset=opset))
-        found = summarize(output)
+        summary = summarize(output)
         loaded = load_checkpoint(checkpoint).plan
         if loaded.assumed:
             out.note(f"warning: {relatives_note(loaded.architecture)}")
         out.result(
-            {"onnx": str(output), "parameters": found.parameters, "macs": found.macs},
-            f"{output}: {found.parameters:,} parameters, {found.macs:,} MACs, opset {found.opset}",
+            {"onnx": str(output), "parameters": summary.parameters, "macs": summary.macs},
+            f"{output}: {summary.parameters:,} parameters, {summary.macs:,} MACs, "
+            f"opset {summary.opset}",
         )
-
-
-def build(
-    onnx: Onnx,
-    output: Annotated[
-        Path, typer.Option(help="Engine file; the target's suffix is added if it lacks.")
-    ],
-    target: Target,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
-    threads: o.Threads = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="The target's own option; repeat for several."),
-    ] = None,
-    shapes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[INPUT=]MIN,OPT,MAX",
-            help="Shape range of an input, each like 1x3x224x224 (tensorrt).",
-        ),
-    ] = None,
-    as_json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
-    """Build an engine from an FP32 or quantized ONNX file.
-
-    A quantized file is held against the rules of the target, and what its engine refuses, computes
-    otherwise than the file says or runs in float is told.
-    """
-    with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.backends import get_backend
-        from edgeres.evaluation.qdq_check import finding_lines, findings_json, findings_of
-        from edgeres.stages.network import build as run
-
-        device = device or get_backend(target).default_device
-        engine = run(
-            onnx,
-            output,
-            target=target,
-            device=device,
-            threads=threads,
-            options=o.parse_options(option),
-            shapes=o.parse_shapes(shapes),
-            limited=True,
-        )
-        found = findings_of(onnx, target, device, engine.options)
-        out.result(
-            {
-                "engine": str(engine.path),
-                "backend": engine.backend,
-                "device": engine.device,
-                "source_sha256": engine.source_sha256,
-                "versions": dict(engine.versions),
-                "options": dict(engine.options),
-                "findings": findings_json(found),
-            },
-            "\n".join([f"{engine.path}", *finding_lines(found)]),
-        )
-
-
-def stage_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
-    """The recipe whose settings hold for a command of one stage."""
-    from edgeres.pipeline.recipe_file import load_recipe
-
-    given = {key: value for key, value in changes.items() if value is not None}
-    return load_recipe(name, given, trusted=True)
-
-
-def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
-    """The preprocessing that a recipe says, with the channels that an ONNX file takes."""
-    from edgeres.graph.summary import summarize
-    from edgeres.pipeline.source import ModelFacts, choose_preprocess
-
-    nhwc = recipe.preprocess is not None and recipe.preprocess.layout == "nhwc"
-    channels = summarize(onnx).inputs[0].shape[-1 if nhwc else 1] or 3
-    facts = ModelFacts(str(onnx), 0, channels, None, ())
-    return choose_preprocess(recipe.preprocess, facts)

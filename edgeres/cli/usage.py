@@ -46,10 +46,10 @@ def _told(command: str, args: Sequence[str]) -> Iterator[None]:
 
 def _junit_of(args: Sequence[str]) -> Path | None:
     """The last ``--junit FILE`` or ``--junit=FILE``; ``None`` where there is none."""
-    found = None
+    path = None
     for place, word in enumerate(args):
         if word == "--junit" and place + 1 < len(args):
-            found = Path(args[place + 1])
+            path = Path(args[place + 1])
         elif word.startswith("--junit="):
-            found = Path(word.removeprefix("--junit="))
-    return found
+            path = Path(word.removeprefix("--junit="))
+    return path

@@ -65,10 +65,10 @@ def first_image(images: Dataset) -> Image.Image:
     Raises:
         DataError: None can be, or too many were tried.
     """
-    bad = BadImages()
+    skipped = BadImages()
     for index in range(len(images)):
         try:
             return images.image(index)
         except DataError as error:
-            bad.add(images.image_name(index), error, len(images))
+            skipped.add(images.image_name(index), error, len(images))
     raise DataError(f"{images.name}: no image can be decoded.", hint="Repair the data set.")

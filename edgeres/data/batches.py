@@ -28,7 +28,7 @@ def batches(
     *,
     indices: Sequence[int] | NDArray[np.int64] | None = None,
     workers: int = 0,
-    bad: BadImages | None = None,
+    skipped: BadImages | None = None,
 ) -> Iterator[Batch]:
     """Yields preprocessed images and their labels.
 
@@ -40,7 +40,7 @@ def batches(
         indices: Which images, in this order; by default all.
         workers: Threads that decode ahead; 0 decodes in the caller's thread. The batches are the
             same for any number.
-        bad: Collects the images that cannot be decoded, which are then left out. Without it the
+        skipped: Collects the images that cannot be decoded, which are then left out. Without it the
             first of them raises.
 
     Yields:
@@ -49,8 +49,8 @@ def batches(
 
     Raises:
         UsageError: ``batch_size`` under 1, ``workers`` under 0, or an index out of range.
-        DataError: No images, a bad image (see ``bad``), or images of different sizes where neither
-            resize nor crop makes them equal.
+        DataError: No images, a bad image (see ``skipped``), or images of different sizes where
+            neither resize nor crop makes them equal.
     """
     if batch_size < 1 or workers < 0:
         raise UsageError(
@@ -67,7 +67,7 @@ def batches(
         )
     if isinstance(dataset, ArrayDataset) and _is_direct(dataset, preprocess):
         return _from_array(dataset, preprocess, batch_size, chosen)
-    return _from_images(dataset, preprocess, batch_size, chosen, workers=workers, bad=bad)
+    return _from_images(dataset, preprocess, batch_size, chosen, workers=workers, skipped=skipped)
 
 
 def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
@@ -92,16 +92,16 @@ def _from_images(
     chosen: NDArray[np.int64],
     *,
     workers: int,
-    bad: BadImages | None,
+    skipped: BadImages | None,
 ) -> Iterator[Batch]:
     pixels: list[NDArray[np.uint8]] = []
     used: list[int] = []
     found: tuple[int, ...] | None = None
     for index, fitted in _fitted(dataset, preprocess, chosen, workers):
         if isinstance(fitted, DataError):
-            if bad is None:
+            if skipped is None:
                 raise fitted
-            bad.add(dataset.image_name(index), fitted, len(chosen))
+            skipped.add(dataset.image_name(index), fitted, len(chosen))
             continue
         found = found or fitted.shape
         if fitted.shape != found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
+from edgeres.system.progress import ProgressCallback
 
 DIGEST_BYTES = 16
 CHUNK = 256
@@ -22,7 +23,7 @@ def find_overlap(
     validation: Dataset,
     *,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[tuple[int, int]]:
     """Finds the calibration images that are also in the validation set.
 

@@ -184,7 +184,7 @@ class Preprocess:
             table: NDArray[np.float32] = (scaled[None] - mean) / std
         return table
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The settings as JSON values (pairs as lists), in the words of the recipe."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 

@@ -48,9 +48,11 @@ def some_images(dataset: Dataset, preprocess: Preprocess, count: int) -> NDArray
         cannot be read or differ in size, which is told where all of them are needed.
     """
     places = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(np.int64))
-    bad = BadImages(max_share=1.0)
+    skipped = BadImages(max_share=1.0)
     try:
-        parts = [part for part, _ in batches(dataset, preprocess, count, indices=places, bad=bad)]
+        parts = [
+            part for part, _ in batches(dataset, preprocess, count, indices=places, skipped=skipped)
+        ]
     except DataError:
         return None
     return np.concatenate(parts) if parts else None

@@ -39,7 +39,7 @@ class FleetResult:
     found: Mapping[str, Any] | None
     error: EdgeResError | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         if self.error is not None:
             told = {"id": self.error.error_id, "message": self.error.message}
@@ -111,7 +111,7 @@ def _here(
 
     settings = MeasureSettings(seconds=seconds)
     found = benchmark(
-        paths, batch_size=batch_size, threads=threads, settings=settings, memory=True, trial=True
+        paths, batch_size=batch_size, threads=threads, settings=settings, memory=True, isolate=True
     )
     return {"device": LOCAL, **found.to_dict()}
 

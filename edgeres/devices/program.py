@@ -35,7 +35,7 @@ def benchmark(request: Mapping[str, Any]) -> int:
         settings=MeasureSettings(seconds=request["seconds"]),
         memory=True,
         sustained_s=request["sustained_s"],
-        trial=True,
+        isolate=True,
     )
     print(json.dumps(found.to_dict()))
     return found.exit_code

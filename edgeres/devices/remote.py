@@ -91,7 +91,7 @@ def predict_on(
     preprocess: Preprocess,
     *,
     threads: int | None = None,
-    bad: BadImages | None = None,
+    skipped: BadImages | None = None,
     say: Say | None = None,
 ) -> Predictions:
     """Answers of an engine on a host to images that are here.
@@ -102,7 +102,7 @@ def predict_on(
         dataset: Labelled images.
         preprocess: How an image becomes numbers.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
-        bad: Collects images that cannot be decoded.
+        skipped: Collects images that cannot be decoded.
         say: Called when a connection was lost.
 
     Raises:
@@ -119,7 +119,7 @@ def predict_on(
     command = ["PYTHON", NAME, "answer", json.dumps(request)]
     with tempfile.TemporaryDirectory() as name:
         packed = Path(name) / "images.npz"
-        packed.write_bytes(pack(dataset, preprocess, bad))
+        packed.write_bytes(pack(dataset, preprocess, skipped))
         files = {f"engine/{key}": file for key, file in engine_files(engine).items()}
         files |= {"images.npz": packed, NAME: write_runtime(Path(name))}
         done = asyncio.run(
@@ -138,18 +138,18 @@ def predict_on(
     )
 
 
-def pack(dataset: Dataset, preprocess: Preprocess, bad: BadImages | None) -> bytes:
+def pack(dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None) -> bytes:
     """Images in the network's size as bytes, with labels and normalization, as one ``.npz``.
 
     Raises:
-        DataError: An image is bad (see ``bad``).
+        DataError: An image is bad (see ``skipped``).
     """
     # As they are before normalization: with the identity, batches gives the fitted pixels.
     plain = replace(
         preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout="nchw"
     )
     images, labels = [], []
-    for batch, batch_labels in batches(dataset, plain, 256, bad=bad):
+    for batch, batch_labels in batches(dataset, plain, 256, skipped=skipped):
         pixels = np.moveaxis(batch.astype(np.uint8), 1, -1)
         images.append(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         labels.append(batch_labels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +41,7 @@ from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.validate import BATCH
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 SHARD = 5 * BATCH
 _CONNECT_S = 20
@@ -96,8 +97,8 @@ def predict_sharded(
     workers: int = 2,
     threads: int | None = 1,
     shard: int = SHARD,
-    bad: BadImages | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    skipped: BadImages | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
     """Answers of an engine on a whole data set, by many workers.
 
@@ -109,7 +110,7 @@ def predict_sharded(
         workers: How many of those.
         threads: CPU threads of each worker's engine.
         shard: Samples in a shard, a multiple of the batch.
-        bad: Collects images that cannot be decoded; without it the first of them raises.
+        skipped: Collects images that cannot be decoded; without it the first of them raises.
         progress: Called with samples done and samples in all.
 
     Raises:
@@ -143,7 +144,7 @@ def predict_sharded(
         _check_workers(client)
         futures = [
             client.submit(
-                answer_shard, job, start, min(start + shard, len(dataset)), bad is not None,
+                answer_shard, job, start, min(start + shard, len(dataset)), skipped is not None,
                 pure=False,
             )
             for start in starts
@@ -163,11 +164,11 @@ def predict_sharded(
             ) from error
         finally:
             client.cancel(futures)
-    return assemble(found, dataset, engine, bad)
+    return assemble(found, dataset, engine, skipped)
 
 
 def assemble(
-    parts: Sequence[Shard], dataset: Dataset, engine: Engine, bad: BadImages | None
+    parts: Sequence[Shard], dataset: Dataset, engine: Engine, skipped: BadImages | None
 ) -> Predictions:
     """Puts shards together in the data set's order.
 
@@ -195,8 +196,8 @@ def assemble(
         raise StageError(f"samples from {end} on are missing.", hint="Run again.")
     for part in ordered:
         for name, reason in part.left_out.items():
-            if bad is not None:
-                bad.add(name, DataError(reason), len(dataset))
+            if skipped is not None:
+                skipped.add(name, DataError(reason), len(dataset))
     return Predictions(
         logits=np.concatenate([part.logits for part in ordered]),
         labels=np.concatenate([part.labels for part in ordered]),
@@ -255,13 +256,13 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
     """
     check_code(job.code_sha256, "a client of this worker")
     dataset = _dataset(job)
-    bad = BadImages(max_share=1.0) if leave_out else None
+    skipped = BadImages(max_share=1.0) if leave_out else None
     found = predict(
         _runner(job),
         dataset.subset(range(start, stop)),
         job.preprocess,
         batch_size=BATCH,
-        bad=bad,
+        skipped=skipped,
         batches_alike=start == 0 or stop == len(dataset),
     )
     return Shard(
@@ -270,7 +271,7 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
         logits=found.logits,
         labels=found.labels,
         class_names=found.class_names,
-        left_out=dict(bad.reasons) if bad is not None else {},
+        left_out=dict(skipped.reasons) if skipped is not None else {},
         worker=os.getpid(),
         sketches=found.sketches,
         code_sha256=CODE_SHA256,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +134,7 @@ class Comparison:
         """Classes that lose more than chance explains, all classes taken together."""
         return tuple(c for c in self.class_drops if c.p_value <= 1 - self.confidence)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         return {
             "samples": self.samples,

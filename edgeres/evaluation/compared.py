@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeres.backends.base import Backend, Engine
 from edgeres.backends.fit import executable_backend
-from edgeres.backends.limited import try_engine
+from edgeres.backends.isolate import try_engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation.distances import Distance
@@ -18,7 +18,7 @@ from edgeres.evaluation.inspect import source_of
 from edgeres.evaluation.points import Point, find_points, is_quantized
 from edgeres.evaluation.tensors import EngineInside
 from edgeres.graph.layers import load_model
-from edgeres.quantization.trial import try_model
+from edgeres.quantization.isolate import try_model
 
 Distances = dict[str, Distance]
 
@@ -39,13 +39,13 @@ class Model:
     )
 
 
-def open_model(path: Path, near: Sequence[Path], *, trial: bool) -> Model:
+def open_model(path: Path, near: Sequence[Path], *, isolate: bool) -> Model:
     """Reads an ONNX file, or an engine with its sidecar and its source.
 
     Args:
         path: Of the model.
         near: Where the source of an engine may lie.
-        trial: Whether it first runs once in a child process.
+        isolate: Whether it first runs once in a child process.
 
     Raises:
         ArtefactError: It is neither, or the engine's source is not found.
@@ -59,13 +59,13 @@ def open_model(path: Path, near: Sequence[Path], *, trial: bool) -> Model:
                 f"{path}: expected an ONNX file, or an engine with its sidecar beside it.",
                 hint="`edgeres convert` and `edgeres build` write both.",
             )
-        if trial and path.is_file():
+        if isolate and path.is_file():
             try_model(path)
         return Model(path, path, load_model(path, may_be_quantized=True), None, None)
     engine = read_engine(path)
     backend = executable_backend(engine)
     onnx = _source(engine, near)
-    if trial:
+    if isolate:
         try_engine(path)
         try_model(onnx)
     graph = load_model(onnx, may_be_quantized=True)

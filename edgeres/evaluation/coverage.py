@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgeres.backends.base import LayerInfo
 from edgeres.errors import ModelError
@@ -34,7 +33,7 @@ class Coverage:
     macs: int
     float_layers: tuple[FloatLayer, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         return {
             "int8_coverage": self.int8_coverage,

@@ -55,7 +55,7 @@ def explain(
     baseline_file: Path | None = None,
     source: Path | None = None,
     threads: int | None = None,
-    trial: bool = False,
+    isolate: bool = False,
 ) -> Explanation:
     """Looks for the cause of a failed verdict.
 
@@ -67,7 +67,8 @@ def explain(
         baseline_file: Where those answers came from; what lies beside it is looked at, too.
         source: ONNX file that the engine was built from, where it does not lie beside it.
         threads: CPU threads; ``None`` leaves the choice to the runtimes.
-        trial: Whether what is read first runs once in a child process, where it may crash or hang.
+        isolate: Whether what is read first runs once in a child process, where it may crash or
+            hang.
     """
     from edgeres.evaluation.layerwise import SAMPLES
     from edgeres.evaluation.layerwise import compare as layer_by_layer
@@ -80,7 +81,13 @@ def explain(
     for folder in dict.fromkeys(folders):
         try:
             images = images or images_differ(
-                folder, baseline, dataset, preprocess, samples=SAMPLES, threads=threads, trial=trial
+                folder,
+                baseline,
+                dataset,
+                preprocess,
+                samples=SAMPLES,
+                threads=threads,
+                isolate=isolate,
             )
         except EdgeResError:  # it explains and does not judge: what it cannot run tells nothing
             continue
@@ -91,7 +98,7 @@ def explain(
     given = [] if source is None else [source]
     try:
         layers = layer_by_layer(
-            fp32, engine, few, preprocess, sources=given, threads=threads, trial=trial
+            fp32, engine, few, preprocess, sources=given, threads=threads, isolate=isolate
         )
     except EdgeResError:  # the Q/DQ file was not kept, or what it builds to look inside failed
         return Explanation("", None)

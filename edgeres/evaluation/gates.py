@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
@@ -55,7 +55,7 @@ class Verdict:
         """0 for ``pass`` and for ``not_executed``, which is told but breaks no limit; else 1."""
         return 0 if self.outcome in ("pass", "not_executed") else 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "verdict": self.outcome,

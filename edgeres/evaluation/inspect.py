@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine, LayerInfo, Remarks
-from edgeres.backends.limited import try_engine
+from edgeres.backends.isolate import try_engine
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.coverage import Coverage, int8_coverage
@@ -38,7 +37,7 @@ class Inspection:
     fusions: Fusions
     remarks: Remarks
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         return {
             "engine": str(self.engine.path),
@@ -54,13 +53,13 @@ class Inspection:
         }
 
 
-def inspect(path: StrPath, *, source: StrPath | None = None, trial: bool = False) -> Inspection:
+def inspect(path: StrPath, *, source: StrPath | None = None, isolate: bool = False) -> Inspection:
     """Asks an engine for its layers and weighs them by the multiply-adds of its ONNX source.
 
     Args:
         path: The engine file, with its sidecar beside it.
         source: The ONNX file that it was built from; looked for beside the engine if left out.
-        trial: Whether an engine that can run here first does so in a child process, where it may
+        isolate: Whether an engine that can run here first does so in a child process, where it may
             crash or hang.
 
     Raises:
@@ -73,7 +72,7 @@ def inspect(path: StrPath, *, source: StrPath | None = None, trial: bool = False
     source = None if source is None else Path(source)
     engine = read_engine(path)
     backend = get_backend(engine.backend)
-    if trial and backend.not_executable() is None:
+    if isolate and backend.not_executable() is None:
         try_engine(path)
     onnx = source_of(engine, source)
     layers = tuple(backend.layers(engine))

@@ -9,11 +9,11 @@ nothing but rounding may be left: more is an engine that saturates, or computes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from edgeres.evaluation.tensors import EngineInside, Inside, OnnxInside, Tensors
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.segments import run_in_segments
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess, PreprocessLike
@@ -67,7 +68,7 @@ class LayerComparison:
             sorted(self.layers, key=lambda x: x.sqnr_db if x.own_sqnr_db is None else x.own_sqnr_db)
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "reference": str(self.reference),
@@ -87,8 +88,8 @@ def compare(
     *,
     sources: Sequence[StrPath] = (),
     threads: int | None = None,
-    trial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    isolate: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> LayerComparison:
     """Compares two models, each an FP32 ONNX file, a Q/DQ ONNX file, or a built engine.
 
@@ -102,7 +103,7 @@ def compare(
         preprocess: How an image becomes numbers.
         sources: ONNX files that the engines were built from, where they do not lie beside them.
         threads: CPU threads; ``None`` leaves the choice to the runtimes.
-        trial: Whether both first run once in a child process, where they may crash or hang; then
+        isolate: Whether both first run once in a child process, where they may crash or hang; then
             the further engines are built in one, too.
         progress: Called with images done and images in all.
 
@@ -120,11 +121,11 @@ def compare(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: the data set is empty.", hint="Give some images.")
     near = [*map(Path, sources), reference, candidate]
-    first, second = (open_model(path, near, trial=trial) for path in (reference, candidate))
+    first, second = (open_model(path, near, isolate=isolate) for path in (reference, candidate))
     choose_points(first, second)
     images = (part for part, _ in batches(dataset, prepared, _BATCH))
     with ExitStack() as stack:
-        loop = _Loop(first, second, stack, threads, in_child=trial)
+        loop = _Loop(first, second, stack, threads, isolate=isolate)
         done = 0
         for part in chunks(images):
             loop.add(part)
@@ -152,12 +153,12 @@ class _Loop:
         stack: ExitStack,
         threads: int | None,
         *,
-        in_child: bool,
+        isolate: bool,
     ) -> None:
         self._models = (first, second)
         self._stack = stack
         self._threads = threads
-        self._in_child = in_child
+        self._isolate = isolate
         self._inside: list[Inside] = []
         self._simulated: list[Inside | None] = []
         self._whole: Distances = {}
@@ -226,7 +227,7 @@ class _Loop:
                     model.points,
                     images,
                     threads=self._threads,
-                    in_child=self._in_child,
+                    isolate=self._isolate,
                 )
             )
             self._inside.append(model.inside)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from edgeres.backends.classifier import (
 from edgeres.errors import DataError
 from edgeres.evaluation.distinct import Sketcher, Sketches
 from edgeres.evaluation.predictions import Predictions
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -35,9 +35,9 @@ def predict(
     name: str = "",
     model_sha256: str = "",
     workers: int = 0,
-    bad: BadImages | None = None,
+    skipped: BadImages | None = None,
     batches_alike: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
     """Answers of one engine on a whole data set.
 
@@ -52,8 +52,9 @@ def predict(
         name: What answers, for messages and reports.
         model_sha256: Hash of the engine or model file, kept with the answers.
         workers: Threads that decode images ahead.
-        bad: Collects images that cannot be decoded, which are then left out; give the same one to
-            every pass over a data set, so that the passes stay paired. Without it the first raises.
+        skipped: Collects images that cannot be decoded, which are then left out; give the same one
+            to every pass over a data set, so that the passes stay paired. Without it the first
+            raises.
         batches_alike: Whether to answer some of the images again in other batches.
         progress: Called with images done and images in all.
 
@@ -83,7 +84,7 @@ def predict(
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     for images, batch_labels in batches(
-        dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, bad=bad
+        dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, skipped=skipped
     ):
         check_images(source, images)
         rows.append(answer(images))
@@ -102,7 +103,7 @@ def predict(
         done += len(images)
         if progress is not None:
             progress(done, len(dataset))
-    left_out = len(bad.reasons) if bad is not None else 0
+    left_out = len(skipped.reasons) if skipped is not None else 0
     if not len(dataset) - left_out <= done <= len(dataset):
         raise DataError(
             f"{dataset.name}: expected {len(dataset)} images, {done} were read.",

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from edgeres.errors import ArtefactError, DataError, ModelError
 from edgeres.evaluation.distinct import SKETCH, Sketches
 from edgeres.system.files import write_atomic
+from edgeres.system.stored_json import parse_stored
 
 SCHEMA = 1
 _ARRAYS = {"logits", "labels", "about"}
 _SKETCHES = "sketches"
+_HINT = "`edgeres convert` writes one to baseline/predictions.npz in its output."
 _MAX_BYTES = 8 << 30  # 8 GiB: a file that claims more is refused before it is unpacked
 
 
@@ -181,23 +183,22 @@ def load_predictions(path: Path) -> Predictions:
         predictions = Predictions(
             logits=arrays["logits"].astype(np.float32, copy=False),
             labels=arrays["labels"].astype(np.int64, copy=False),
-            name=str(about["name"]),
-            model_sha256=str(about["model_sha256"]),
-            data_fingerprint=str(about["data_fingerprint"]),
-            class_names=tuple(str(name) for name in about["class_names"]),
+            name=about.name,
+            model_sha256=about.model_sha256,
+            data_fingerprint=about.data_fingerprint,
+            class_names=about.class_names,
             sketches=arrays[_SKETCHES].astype(np.int16, copy=False)
             if _SKETCHES in arrays
             else None,
         )
-        expected = about["digest"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtefactError(
             f"{path}: is not a file of predictions ({error or type(error).__name__}).",
-            hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
+            hint=_HINT,
         ) from error
     except (DataError, ModelError) as error:
         raise ArtefactError(f"{path}: {error.message}", hint=error.hint) from error
-    if predictions.digest != expected:
+    if predictions.digest != about.digest:
         raise ArtefactError(
             f"{path}: its content is not what was saved (digest differs).",
             hint="Copy it again from where it was made.",
@@ -205,8 +206,19 @@ def load_predictions(path: Path) -> Predictions:
     return predictions
 
 
-# ``about`` is JSON from disk, hence ``Any``: what is not as expected raises and is reported.
-def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+@dataclass(frozen=True)
+class _About:
+    """What a file says of itself beside its arrays."""
+
+    schema: int
+    name: str
+    model_sha256: str
+    data_fingerprint: str
+    class_names: tuple[str, ...]
+    digest: str
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], _About]:
     with zipfile.ZipFile(path) as archive:
         names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
         size = sum(info.file_size for info in archive.infolist())
@@ -216,7 +228,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
         raise ValueError(f"it unpacks to {size} bytes, more than {_MAX_BYTES}")
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in names}
-    about = json.loads(arrays["about"].tobytes())
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+    about = parse_stored(arrays["about"].tobytes().decode(), _About, where=str(path), hint=_HINT)
+    if about.schema != SCHEMA:
         raise ValueError(f"expected schema {SCHEMA}")
     return arrays, about

@@ -58,7 +58,7 @@ def images_differ(
     *,
     samples: int,
     threads: int | None = None,
-    trial: bool = False,
+    isolate: bool = False,
 ) -> str:
     """Whether the FP32 network gives the baseline's answers again; if not, why, in one sentence.
 
@@ -70,7 +70,7 @@ def images_differ(
         preprocess: How they become numbers now.
         samples: How many of them to run.
         threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
-        trial: Whether the network first runs once in a child process, where it may crash or hang.
+        isolate: Whether the network first runs once in a child process, where it may crash or hang.
 
     Returns:
         Empty where the images are the same as far as can be told.
@@ -81,8 +81,8 @@ def images_differ(
         StageError: The network crashed or hung in its trial.
     """
     from edgeres.data.batches import batches
+    from edgeres.quantization.isolate import try_model
     from edgeres.quantization.simulate import simulated_logits
-    from edgeres.quantization.trial import try_model
 
     settings = preprocess_differs(folder, preprocess)
     found, fp32 = "", folder / run_folder.MODEL
@@ -92,7 +92,7 @@ def images_differ(
         and baseline.model_sha256 == file_sha256(fp32)
     )
     if comparable:
-        if trial:
+        if isolate:
             try_model(fp32)
         few = dataset.subset(range(min(samples, len(dataset))))
         parts = (part for part, _ in batches(few, preprocess, _BATCH))

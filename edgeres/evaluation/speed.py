@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import Engine
-from edgeres.backends.limited import build_limited
+from edgeres.backends.isolate import build_isolated
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.recipe.checks import Limits
+
+if TYPE_CHECKING:
+    from edgeres.benchmarking.latency import Latency
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """What the gate goes by; ``None`` where it was not asked for.
+
+    Attributes:
+        latency: Times of the engine.
+        speedup: FP32 p50 over the engine's.
+        speedup_interval: Two-sided confidence interval of it.
+        doubts: What speaks against the times.
+    """
+
+    latency: Latency | None = None
+    speedup: float | None = None
+    speedup_interval: tuple[float, float] | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def measure_speed(
@@ -21,8 +42,8 @@ def measure_speed(
     fp32: Path | None,
     threads: int | None,
     *,
-    in_child: bool = False,
-) -> dict[str, Any]:
+    isolate: bool = False,
+) -> MeasuredSpeed:
     """Times and, where a speed-up is asked for, p50 beside the FP32 engine's in the same turns.
 
     Args:
@@ -30,10 +51,10 @@ def measure_speed(
         limits: What is asked for.
         fp32: FP32 engine, or ONNX file to build one from with the engine's own backend.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
-        in_child: Whether to build it in a child process.
+        isolate: Whether to build it in a child process.
 
     Returns:
-        Arguments for :func:`edgeres.evaluation.gates.deployment_checks`; empty where no limit asks.
+        What was measured; empty where no limit asks.
 
     Raises:
         UsageError: A speed-up is asked for and there is no FP32 engine.
@@ -44,11 +65,11 @@ def measure_speed(
     from edgeres.benchmarking.stability import doubts_of_both
 
     if limits.max_p99_ms is None and limits.min_speedup is None:
-        return {}
+        return MeasuredSpeed()
     settings = MeasureSettings(min_runs=GATE_RUNS) if limits.max_p99_ms is not None else None
     if limits.min_speedup is None:
-        found = benchmark([engine.path], threads=threads, settings=settings).engines
-        return {"latency": found[str(engine.path)].latency}
+        times = benchmark([engine.path], threads=threads, settings=settings).engines
+        return MeasuredSpeed(times[str(engine.path)].latency)
     if fp32 is None or not fp32.is_file():
         raise UsageError(
             "a speed-up was asked for, and no FP32 engine or ONNX file is named to compare with.",
@@ -60,16 +81,16 @@ def measure_speed(
             backend = get_backend(engine.backend)
             out = Path(folder) / f"fp32{backend.engine_suffix}"
             config = built_like(engine, backend, fp32, threads=threads, reference=True)
-            if in_child:
-                yardstick = build_limited(fp32, out, backend.name, config).path
+            if isolate:
+                yardstick = build_isolated(fp32, out, backend.name, config).path
             else:
                 yardstick = backend.build(fp32, out, config).path
-        found = benchmark([yardstick, engine.path], threads=threads, settings=settings).engines
-    before, after = found[str(yardstick)], found[str(engine.path)]
+        times = benchmark([yardstick, engine.path], threads=threads, settings=settings).engines
+    before, after = times[str(yardstick)], times[str(engine.path)]
     assert after.speedup is not None
-    return {
-        "latency": after.latency,
-        "speedup": after.speedup.value,
-        "speedup_interval": (after.speedup.low, after.speedup.high),
-        "doubts": doubts_of_both(after.latency.doubts, before.latency.doubts),
-    }
+    return MeasuredSpeed(
+        latency=after.latency,
+        speedup=after.speedup.value,
+        speedup_interval=(after.speedup.low, after.speedup.high),
+        doubts=doubts_of_both(after.latency.doubts, before.latency.doubts),
+    )

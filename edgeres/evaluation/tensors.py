@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeres.backends import limited
+from edgeres.backends import isolate
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.backends.classifier import fed_batches, single_input
 from edgeres.errors import EdgeResError, ModelError
@@ -86,7 +86,7 @@ class EngineInside(Closing):
         first: NDArray[np.float32],
         *,
         threads: int | None = None,
-        in_child: bool = False,
+        isolate: bool = False,
     ) -> None:
         """Builds and checks the probing engines.
 
@@ -97,7 +97,7 @@ class EngineInside(Closing):
             points: Points of that file, the output last.
             first: Some images, to check each probing engine with.
             threads: CPU threads; ``None`` leaves the choice to the runtime.
-            in_child: Whether to build in a child process, for a model from elsewhere.
+            isolate: Whether to build in a child process, for a model from elsewhere.
 
         Raises:
             EdgeResError: As the backend's ``build`` and ``load``.
@@ -107,7 +107,7 @@ class EngineInside(Closing):
         self._probes: list[_Probe] = []
         self._source = source
         self._backend = backend
-        self._in_child = in_child
+        self._isolate = isolate
         self._config = built_like(engine, backend, source, threads=threads)
         as_given = BuildConfig(device=engine.device, threads=threads)
         self._output = points[-1]
@@ -174,8 +174,8 @@ class EngineInside(Closing):
         model = exposed(self._source, points)
         write_atomic(onnx, ir.to_proto(model).SerializeToString())
         out = folder / f"engine{self._backend.engine_suffix}"
-        if self._in_child:
-            built = limited.build_limited(onnx, out, self._backend.name, self._config)
+        if self._isolate:
+            built = isolate.build_isolated(onnx, out, self._backend.name, self._config)
         else:
             built = self._backend.build(onnx, out, self._config)
         return self._backend.load(built, self._config)

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeres.backends.base import Backend, BuildConfig, Engine
 from edgeres.backends.fit import executable_backend
-from edgeres.backends.limited import build_limited, try_engine
+from edgeres.backends.isolate import build_isolated, try_engine
 from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation import run_folder
@@ -37,6 +37,7 @@ from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.recipe.checks import Limits
 from edgeres.system.files import StrPath
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -89,7 +90,7 @@ class Validation:
         """What a conformance file can expect, by metric."""
         return figures_of(self.comparison, self.coverage, self.size_bytes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
         covered = self.coverage.to_dict() if self.coverage is not None else {}
         return {
@@ -130,10 +131,10 @@ def validate(
     conformance: Conformance | None = None,
     fp32: StrPath | None = None,
     answered: Predictions | None = None,
-    bad: BadImages | None = None,
-    trial: bool = False,
+    skipped: BadImages | None = None,
+    isolate: bool = False,
     check_source: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Validation:
     """Runs a built engine over a data set and judges it against a baseline.
 
@@ -154,8 +155,8 @@ def validate(
         conformance: Figures that the engine must reach and not exceed.
         fp32: FP32 engine or ONNX file to measure a speed-up against; the baseline where it is one.
         answered: The engine's answers, where another machine gave them; then the engine is not run.
-        bad: Collects images that cannot be decoded; without it the first of them raises.
-        trial: Whether the engine and all that it is compared with first run once in a child
+        skipped: Collects images that cannot be decoded; without it the first of them raises.
+        isolate: Whether the engine and all that it is compared with first run once in a child
             process, where they may crash or hang; what is built is then built in one, too.
         check_source: Whether the quantized file that the engine was built from is held against the
             rules of this device; the verdict is that of the answers alone.
@@ -178,10 +179,10 @@ def validate(
 
     limits, prepared = limits or Limits(), preprocess.complete()
     engine = read_engine(path)
-    if trial and answered is None:
+    if isolate and answered is None:
         executable_backend(engine)
         try_engine(path)
-    for other in (baseline, fp32) if trial else ():
+    for other in (baseline, fp32) if isolate else ():
         if isinstance(other, Path):
             _try_other(other)
     size = engine_size(engine)
@@ -196,12 +197,12 @@ def validate(
                 batch_size=BATCH,
                 name=name or str(of.path),
                 model_sha256=of.source_sha256,
-                bad=bad,
+                skipped=skipped,
                 progress=progress,
             )
 
     given = baseline or _default_baseline(path)
-    reference = _baseline(engine, given, threads, answers, in_child=trial)
+    reference = _baseline(engine, given, threads, answers, isolate=isolate)
     check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
@@ -215,7 +216,7 @@ def validate(
             baseline_file=baseline if isinstance(baseline, Path) else None,
             source=source,
             threads=threads,
-            trial=trial,
+            isolate=isolate,
         )
 
     if comparison.constant:
@@ -233,8 +234,8 @@ def validate(
             checks.append(coverage_check(coverage, limits.min_int8_coverage))
         if limits.min_fused_adds is not None:
             checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
-    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads, in_child=trial)
-    checks += deployment_checks(limits, size_bytes=size, **speed)
+    speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads, isolate=isolate)
+    checks += deployment_checks(limits, size_bytes=size, **vars(speed))
     checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
     verdict = decide(checks)
     cause = cause_of_it() if explain and verdict.outcome == "fail" else None
@@ -247,7 +248,7 @@ def validate(
         coverage,
         verdict,
         cause,
-        bad.summary() if bad is not None else "",
+        skipped.summary() if skipped is not None else "",
         contradicting_labels(reference, dataset),
         _source_findings(engine, source) if check_source else (),
     )
@@ -263,7 +264,7 @@ def _source_findings(engine: Engine, source: Path | None) -> tuple[Finding, ...]
 
 def _try_other(path: Path) -> None:
     """Runs another engine or ONNX file in a child; what cannot be run is judged by its reader."""
-    from edgeres.quantization.trial import try_model
+    from edgeres.quantization.isolate import try_model
 
     if sidecar_path(path).is_file():
         executable_backend(read_engine(path))
@@ -294,7 +295,7 @@ def _baseline(
     threads: int | None,
     answers: Callable[..., Predictions],
     *,
-    in_child: bool,
+    isolate: bool,
 ) -> Predictions:
     """Turns whatever stands for the baseline into its answers."""
     if isinstance(given, Predictions):
@@ -315,8 +316,8 @@ def _baseline(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"baseline{backend.engine_suffix}"
         config = built_like(engine, backend, given, threads=threads, reference=True)
-        if in_child:
-            built = build_limited(given, out, backend.name, config)
+        if isolate:
+            built = build_isolated(given, out, backend.name, config)
         else:
             built = backend.build(given, out, config)
         return answers(built, backend, str(given))  # the engine's own file is gone soon

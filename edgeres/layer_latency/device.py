@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from edgeres.backends.target import Target, open_target
 from edgeres.errors import BackendMissingError, EdgeResError, StageError, UsageError
 from edgeres.layer_latency.bench import EngineBench
-from edgeres.layer_latency.measure import place_of
+from edgeres.layer_latency.measure import measurement_context
 from edgeres.layer_latency.predict import latency_model
-from edgeres.layer_latency.table import Place, Precision
+from edgeres.layer_latency.table import MeasurementContext, Precision
 from edgeres.recipe.recipe import Recipe
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
 
 
 @dataclass(frozen=True)
-class TimedOn:
+class LatencyTarget:
     """A target that widths are measured on.
 
     Attributes:
@@ -39,13 +39,15 @@ class TimedOn:
     batch: int = 1
 
     @property
-    def place(self) -> Place:
+    def place(self) -> MeasurementContext:
         """What a latency table that is measured so belongs to."""
-        return place_of(
+        return measurement_context(
             self.target, precision=self.precision, threads=self.threads, batch=self.batch
         )
 
-    def model(self, onnx: Path, table: Path, progress: Advance | None = None) -> LatencyModel:
+    def model(
+        self, onnx: Path, table: Path, progress: ProgressCallback | None = None
+    ) -> LatencyModel:
         """The latency model of a dense network; what the table lacks is measured and kept in it.
 
         Raises:
@@ -72,7 +74,9 @@ class TimedOn:
         return EngineBench(onnx, self.target, model.table, say=self.say)
 
 
-def timed_on(recipe: Recipe, targets: Sequence[Target], say: Callable[[str], None]) -> TimedOn:
+def latency_target(
+    recipe: Recipe, targets: Sequence[Target], say: Callable[[str], None]
+) -> LatencyTarget:
     """Where a recipe prunes by latency: the target that `latency_on` names, or the first here.
 
     Args:
@@ -94,7 +98,7 @@ def timed_on(recipe: Recipe, targets: Sequence[Target], say: Callable[[str], Non
         )
     for target in named:
         if target.not_executable is None:
-            return TimedOn(
+            return LatencyTarget(
                 target,
                 say,
                 precision="float32" if recipe.quantize.precision == "fp32" else "int8",
@@ -107,8 +111,10 @@ def timed_on(recipe: Recipe, targets: Sequence[Target], say: Callable[[str], Non
     )
 
 
-def timed_here(recipe: Recipe, names: Sequence[str], say: Callable[[str], None]) -> TimedOn:
-    """As :func:`timed_on`, for a command that opens no targets of its own.
+def latency_target_here(
+    recipe: Recipe, names: Sequence[str], say: Callable[[str], None]
+) -> LatencyTarget:
+    """As :func:`latency_target`, for a command that opens no targets of its own.
 
     Args:
         recipe: With a ``prune:`` block; the target that it names in `latency_on` need not be among
@@ -132,4 +138,4 @@ def timed_here(recipe: Recipe, names: Sequence[str], say: Callable[[str], None])
     if not opened:
         assert problem is not None
         raise problem
-    return timed_on(recipe, opened, say)
+    return latency_target(recipe, opened, say)

@@ -7,7 +7,7 @@ take turns, so that the call, the quantization of the input and the ends cancel 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import product
@@ -23,19 +23,18 @@ from edgeres.layer_latency.shapes import LayerShape, NetworkLayer
 from edgeres.layer_latency.synthetic import assumed_ranges, write_copies
 from edgeres.layer_latency.table import (
     LatencyTable,
+    MeasurementContext,
     Multiples,
-    Place,
     Precision,
     ShapeTimes,
 )
 from edgeres.quantization.quantize import quantize
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.environment import describe_environment
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
-
-Progress = Callable[[int, int], None]
 
 SHARES = (0.125, 0.5, 1.0)
 """Widths that are measured, as shares of the widest layer of a shape."""
@@ -48,13 +47,13 @@ _STEPS = (8, 16, 32)
 _SAME = 0.05  # times that differ by less are of one step of the device
 
 
-def place_of(
+def measurement_context(
     target: Target, *, precision: Precision, threads: int | None = None, batch: int = 1
-) -> Place:
+) -> MeasurementContext:
     """The place that a table for this target on this machine belongs to."""
     paths = target.backend.path_options
     machine = describe_environment(())
-    return Place(
+    return MeasurementContext(
         backend=target.name,
         device=target.device,
         precision=precision,
@@ -76,18 +75,18 @@ def place_of(
 def measure_layers(
     layers: Sequence[NetworkLayer],
     target: Target,
-    place: Place,
+    place: MeasurementContext,
     *,
     path: Path | None = None,
     settings: MeasureSettings = LAYER_TIMES,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LatencyTable:
     """Measures the layers of a network that a table does not have yet.
 
     Args:
         layers: Of the network.
         target: Backend and device.
-        place: Of the table; see :func:`place_of`.
+        place: Of the table; see :func:`measurement_context`.
         path: File of the table: read where it exists, written after each shape, so that a killed
             run goes on. ``None`` measures everything and keeps nothing.
         settings: How long each engine is timed.
@@ -122,7 +121,7 @@ def measure_layers(
     return table
 
 
-def open_table(path: Path | None, place: Place) -> LatencyTable:
+def open_table(path: Path | None, place: MeasurementContext) -> LatencyTable:
     """The table in a file, or an empty one where there is none.
 
     Raises:
@@ -164,7 +163,7 @@ def width_grid(layers: Sequence[NetworkLayer]) -> tuple[tuple[int, ...], tuple[i
 def time_models(
     models: Mapping[str, Path],
     target: Target,
-    place: Place,
+    place: MeasurementContext,
     folder: Path,
     settings: MeasureSettings,
     *,
@@ -230,7 +229,7 @@ def _times(
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
     target: Target,
-    place: Place,
+    place: MeasurementContext,
     settings: MeasureSettings,
 ) -> ShapeTimes:
     rows = []
@@ -247,7 +246,7 @@ def _layer_ms(
     shape: LayerShape,
     points: Sequence[tuple[int, int]],
     target: Target,
-    place: Place,
+    place: MeasurementContext,
     settings: MeasureSettings,
 ) -> list[float]:
     """Milliseconds of one layer at points that share their input channels.

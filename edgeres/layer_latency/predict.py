@@ -10,7 +10,7 @@ Networks of other widths that are measured later correct the layers one by one; 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import lcm
 from pathlib import Path
@@ -23,14 +23,15 @@ from edgeres.errors import StageError, UsageError
 from edgeres.layer_latency.measure import (
     LAYER_TIMES,
     measure_layers,
+    measurement_context,
     open_table,
-    place_of,
     time_models,
 )
 from edgeres.layer_latency.shapes import NetworkLayer, network_layers
 from edgeres.layer_latency.synthetic import Widths, write_narrowed
 from edgeres.layer_latency.table import LatencyTable, NetworkTime, Precision
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -136,7 +137,7 @@ def latency_model(
     path: Path | None = None,
     layer_times: MeasureSettings = LAYER_TIMES,
     network_times: MeasureSettings = NETWORK_TIMES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LatencyModel:
     """Measures what is missing and returns the latency model of a network.
 
@@ -157,7 +158,7 @@ def latency_model(
         ModelError: The network cannot be read or made narrower.
         StageError: The times were disturbed; see :func:`make_model`.
     """
-    place = place_of(target, precision=precision, threads=threads, batch=batch)
+    place = measurement_context(target, precision=precision, threads=threads, batch=batch)
     layers = network_layers(onnx)
     table = measure_layers(
         layers, target, place, path=path, settings=layer_times, progress=progress

@@ -27,7 +27,7 @@ _LEAST_MS = 1e-4
 
 
 @dataclass(frozen=True)
-class Place:
+class MeasurementContext:
     """Where the times of a table hold.
 
     Attributes:
@@ -142,7 +142,7 @@ class LatencyTable:
         networks: Whole networks by the SHA-256 of their FP32 ONNX file.
     """
 
-    place: Place
+    place: MeasurementContext
     multiples: Multiples | None = None
     probes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shapes: Mapping[str, ShapeTimes] = field(default_factory=dict)

@@ -91,7 +91,7 @@ class Variant:
             found.append((stride, before, dilation))
         return tuple(found)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What differs from the defaults: empty for a plain network."""
         plain = asdict(Variant())
         return {name: value for name, value in asdict(self).items() if value != plain[name]}

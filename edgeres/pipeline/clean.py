@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
@@ -41,7 +40,7 @@ class Cleaned:
     kept_bytes: int
     finished: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return {**vars(self), "folder": str(self.folder), "removed": list(self.removed)}
 
@@ -63,11 +62,11 @@ def clean(folder: Path, *, everything: bool = False, dry_run: bool = False) -> l
         raise ArtefactError(
             f"{folder}: no output folder of `edgeres convert` is there.", hint="Check the path."
         )
-    found = []
+    folders = []
     for output in outputs:
         with output_lock(output), disk_errors(output):
-            found.append(_clean(output, everything=everything, dry_run=dry_run))
-    return found
+            folders.append(_clean(output, everything=everything, dry_run=dry_run))
+    return folders
 
 
 def unused_bytes(output: Path) -> int:
@@ -80,21 +79,21 @@ def _clean(output: Path, *, everything: bool, dry_run: bool) -> Cleaned:
     finished = (output / PLACE).exists() if dry_run else finish_handover(output)
     if not dry_run:
         restore_replaced(store)
-    wanted = frozenset() if everything else _wanted(output)
+    used = frozenset() if everything else _wanted(output)
     gone = temporaries(store)
-    kept = kept_bytes = 0
+    count = kept_bytes = 0
     for path in sorted(_folders(store)):
         if _RESULT.fullmatch(path.name) is None:
             continue  # whatever it is, no stage made it
-        if path.name.removeprefix(WORK) in wanted:
-            kept, kept_bytes = kept + 1, kept_bytes + _size(path)
+        if path.name.removeprefix(WORK) in used:
+            count, kept_bytes = count + 1, kept_bytes + _size(path)
         else:
             gone.append(path)
     removed_bytes = sum(_size(path) for path in gone)
     for path in () if dry_run else gone:
         remove(path)
     names = tuple(sorted(path.name for path in gone))
-    return Cleaned(output, names, removed_bytes, kept, kept_bytes, finished)
+    return Cleaned(output, names, removed_bytes, count, kept_bytes, finished)
 
 
 def _wanted(output: Path) -> frozenset[str]:

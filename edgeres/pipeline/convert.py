@@ -16,6 +16,7 @@ from pathlib import Path
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.backends.target import Target, open_target, open_targets, target_list
+from edgeres.data.calibration import CalibrationImages
 from edgeres.data.checks import check_calibration
 from edgeres.data.files import skipped_note
 from edgeres.data.hashes import FileHashes
@@ -51,9 +52,10 @@ from edgeres.system.assets import asset_folder
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.environment import describe_environment
 from edgeres.system.files import StrPath
-from edgeres.system.progress import Advance, Listener, Silent
+from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
+from edgeres.system.stored_json import read_stored
 
 HASHES = "file_hashes.json"
 TELL_UNUSED_BYTES = 2**30
@@ -119,7 +121,7 @@ class Inputs:
         source: The trained network.
         everything: The whole validation set.
         validation: The part of it that is used.
-        calibration: Likewise.
+        calibration: The calibration images, opened once for all stages.
         hashes: What is known of the content of image files.
         note: What was shrunk of the recipe's default numbers of images; empty where nothing was.
     """
@@ -129,7 +131,7 @@ class Inputs:
     source: Source
     everything: Dataset
     validation: Dataset
-    calibration: Dataset
+    calibration: CalibrationImages
     hashes: FileHashes
     note: str = ""
 
@@ -151,15 +153,15 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     hashes = hashes or FileHashes()
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
     validation = take(everything, recipe.data.validation_samples)
-    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
+    images = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
     if recipe.prune is not None and source.kind == "checkpoint":
         train_data_of(recipe, "pruning fine-tunes")
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
-    fitted = fit_recipe(recipe, calibration, validation)
+    fitted = fit_recipe(recipe, images, validation)
     recipe = fitted.recipe
-    calibration = take(calibration, recipe.data.calibration_samples)
-    check_calibration(calibration)
+    calibration = CalibrationImages(images, recipe.data.calibration_samples)
+    check_calibration(calibration.used)
     return Inputs(recipe, targets, source, everything, validation, calibration, hashes, fitted.note)
 
 
@@ -177,17 +179,18 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     Raises:
         EdgeResError: A stage could not be done.
     """
-    run = Run(inputs.recipe, store, listener, describe_environment(), inputs.hashes)
+    run = Run(
+        inputs.recipe, store, listener, describe_environment(), inputs.calibration, inputs.hashes
+    )
     run.warn_once(inputs.note)
-    for data in (inputs.calibration, inputs.everything):
+    for data in (inputs.calibration.used, inputs.everything):
         run.warn_once(skipped_note(data))
     try:
-        _note_overlap(run, inputs.calibration, inputs.validation)
+        _note_overlap(run, inputs.calibration.used, inputs.validation)
         networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
         networks = equalize_network(run, networks)
-        fingerprint = inputs.calibration.fingerprint
-        table = calibration_table(run, networks, fingerprint)
-        proof = _prove(run, networks, inputs.targets, table, inputs.validation, fingerprint)
+        table = calibration_table(run, networks)
+        proof = _prove(run, networks, inputs.targets, table, inputs.validation)
     finally:
         inputs.hashes.save()
     return run, make_report(run, proof, model_sha256=inputs.source.sha256), proof, table
@@ -199,7 +202,6 @@ def _prove(
     targets: list[Target],
     table: Path,
     validation: Dataset,
-    fingerprint: str,
 ) -> Proof:
     reference = _reference(targets)
 
@@ -223,7 +225,7 @@ def _prove(
     run.warn_once(contradicting_labels(dense, validation))
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
-    built = [build_target(run, networks, table, fingerprint, target) for target in targets]
+    built = [build_target(run, networks, table, target) for target in targets]
     here = [item for item in built if item.target.not_executable is None]
     int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
     pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]
@@ -256,7 +258,7 @@ def _reference(targets: list[Target]) -> Target:
 def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
     """Says so where calibration images are among the validation images."""
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         pairs = find_overlap(calibration, validation, workers=usable_threads(), progress=progress)
         (folder / OVERLAP).write_text(json.dumps(pairs))
 
@@ -267,7 +269,7 @@ def _note_overlap(run: Run, calibration: Dataset, validation: Dataset) -> None:
         produce=produce,
         label="check data",
     )
-    shared = len(json.loads(result.file(OVERLAP).read_text()))
+    shared = len(read_stored(result.file(OVERLAP), list[tuple[int, int]]))
     if shared:
         run.warn_once(
             f"{shared} of {len(calibration)} calibration images are also in {validation.name}: "

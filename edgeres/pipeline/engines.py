@@ -6,26 +6,27 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.backends.target import Target
 from edgeres.data.bad_images import BadImages
 from edgeres.evaluation import run_folder
-from edgeres.evaluation.coverage import Coverage, FloatLayer, int8_coverage
+from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_ops
 from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
 from edgeres.pipeline.networks import Network, Networks
-from edgeres.pipeline.qat import trained_parameters
+from edgeres.pipeline.qat import qat_parameters
 from edgeres.pipeline.run import Run
+from edgeres.quantization.account import QuantizeAccount, write_account
 from edgeres.quantization.quantize import QuantizeResult
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.stages.int8 import calibrate, quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 ENGINE = "model"
 LEFT_OUT = "left_out.txt"
@@ -34,19 +35,33 @@ LAYERS = "layers.json"
 
 
 @dataclass(frozen=True)
-class BuiltTarget:
-    """A target's INT8 engine, with the folder it lies in and the Q/DQ model it was built from.
+class EngineCoverage(Coverage):
+    """What a built engine runs in INT8, and where it computes additions and activations."""
 
-    ``search`` is the account of the search for layers to keep in float, where there was one.
+    fusions: Fusions
+
+
+@dataclass(frozen=True)
+class BuiltTarget:
+    """A target's INT8 engine, with the Q/DQ model it was built from.
+
+    Attributes:
+        target: What it was built for.
+        engine: The engine.
+        qdq: The Q/DQ model.
+        account: What was done to make that.
+        inside: What the engine runs in INT8.
+        layers: Its layers, by its own word.
+        remarks: What its builder says.
+        search: Account of the search for layers to keep in float, where there was one.
     """
 
     target: Target
     engine: Engine
     qdq: Path
-    account: dict[str, Any]
-    coverage: Coverage
+    account: QuantizeAccount
+    inside: EngineCoverage
     layers: tuple[LayerInfo, ...]
-    fusions: Fusions
     remarks: Remarks
     search: Path | None = None
 
@@ -58,10 +73,10 @@ class BuiltTarget:
     @property
     def saturation_safe(self) -> bool:
         """Whether a proof shows that no INT8 sum of this model can leave int16."""
-        return bool(self.account["saturation_safe"])
+        return self.account.saturation_safe
 
 
-def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
+def calibration_table(run: Run, networks: Networks) -> Path:
     """One calibration for all targets.
 
     Raises:
@@ -70,23 +85,23 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     recipe, network = run.recipe, networks.quantized
     calibrator = recipe.quantize.calibrator
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
-        bad = BadImages()
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
+        skipped = BadImages()
         calibrate(
             network.onnx,
             folder / run_folder.TABLE,
-            data=recipe.data.calibration,
-            samples=recipe.data.calibration_samples,
+            data=run.calibration.used,
+            samples=None,
             preprocess=networks.preprocess,
             calibrator=calibrator,
-            bad=bad,
+            skipped=skipped,
             progress=progress,
         )
-        (folder / LEFT_OUT).write_text(bad.summary())
+        (folder / LEFT_OUT).write_text(skipped.summary())
 
     result = run.stage(
         "calibrate",
-        inputs={"model": network.sha256, "data": fingerprint},
+        inputs={"model": network.sha256, "data": run.calibration.used.fingerprint},
         settings={
             "samples": recipe.data.calibration_samples,
             "preprocess": networks.preprocess.to_dict(),
@@ -98,16 +113,13 @@ def calibration_table(run: Run, networks: Networks, fingerprint: str) -> Path:
     return result.file(run_folder.TABLE)
 
 
-def build_target(
-    run: Run, networks: Networks, table: Path, fingerprint: str, target: Target
-) -> BuiltTarget:
+def build_target(run: Run, networks: Networks, table: Path, target: Target) -> BuiltTarget:
     """Quantizes for a target, builds its engine and asks it in which precision it runs.
 
     Args:
         run: The run.
         networks: Its networks.
         table: Calibration table of the network that is quantized.
-        fingerprint: Of the calibration images.
         target: What to build for.
 
     Raises:
@@ -119,28 +131,25 @@ def build_target(
     if run.recipe.quantize.precision == "fp32":
         return _build_float(run, network, target)
     target, search = with_float_layers(run, networks, table, target)
-    trained = trained_parameters(run, networks, table, target.rules)
+    learned = qat_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
     block = run.recipe.quantize.part()
-    settings: dict[str, Any] = {"rules": target.rules.to_dict(), "quantize": block.key()}
-    if trained is not None:
-        inputs["trained"] = file_sha256(trained)
+    settings: dict[str, object] = {"rules": target.rules.to_dict(), "quantize": block.key()}
+    if learned is not None:
+        inputs["trained"] = file_sha256(learned)
     elif block.needs_images:
-        inputs["data"] = fingerprint
+        inputs["data"] = run.calibration.used.fingerprint
         settings["preprocess"] = networks.preprocess.to_dict()
     quantized = run.stage(
         "quantize",
         inputs=inputs,
         settings=settings,
-        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, block, trained),
+        produce=lambda folder, *_: _quantize(run, networks, table, folder, target, block, learned),
         label=f"quantize ({target.name})",
     )
     qdq = quantized.file(run_folder.QDQ)
     engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
-    account = json.loads(qdq.with_suffix(".json").read_text())
-    inside = _inside(run, network, qdq, engine, target)
-    remarks = target.backend.remarks(engine)
-    return BuiltTarget(target, engine, qdq, account, *inside, remarks, search)
+    return _built(run, network, qdq, engine, target, search)
 
 
 def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
@@ -149,11 +158,8 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
     def produce(folder: Path, *_: object) -> None:
         shutil.copyfile(network.onnx, folder / run_folder.QDQ)
         said = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
-        account = QuantizeResult(folder / run_folder.QDQ, (), said, {}, (), {}, {}).to_dict()
-        content = {"rules": target.rules.to_dict(), **account}
-        write_atomic(
-            (folder / run_folder.QDQ).with_suffix(".json"), json.dumps(content, indent=1).encode()
-        )
+        qdq = folder / run_folder.QDQ
+        write_account(qdq, target.rules, QuantizeResult(qdq, (), said, {}, (), {}, {}))
 
     qdq = run.stage(
         "keep_float",
@@ -163,9 +169,20 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
         label=f"keep FP32 ({target.name})",
     ).file(run_folder.QDQ)
     engine = build_fp32(run, qdq, target, label=f"build ({target.name})")
-    account = json.loads(qdq.with_suffix(".json").read_text())
-    inside = _inside(run, network, qdq, engine, target)
-    return BuiltTarget(target, engine, qdq, account, *inside, target.backend.remarks(engine))
+    return _built(run, network, qdq, engine, target)
+
+
+def _built(
+    run: Run,
+    network: Network,
+    qdq: Path,
+    engine: Engine,
+    target: Target,
+    search: Path | None = None,
+) -> BuiltTarget:
+    account, remarks = QuantizeAccount.beside(qdq), target.backend.remarks(engine)
+    inside, layers = _inside(run, network, qdq, engine, target)
+    return BuiltTarget(target, engine, qdq, account, inside, layers, remarks, search)
 
 
 def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
@@ -174,12 +191,12 @@ def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
     Raises:
         EdgeResError: As the backend's ``build``.
     """
-    kept = {
+    options = {
         name: value
         for name, value in target.config.options.items()
         if name not in target.backend.precision_options
     }
-    return build_engine(run, onnx, target, replace(target.config, options=kept), label=label)
+    return build_engine(run, onnx, target, replace(target.config, options=options), label=label)
 
 
 def build_engine(
@@ -208,24 +225,22 @@ def _quantize(
     folder: Path,
     target: Target,
     block: QuantizeSettings,
-    trained: Path | None,
+    learned: Path | None,
 ) -> None:
-    data = run.recipe.data
     quantize(
         networks.quantized.onnx,
         table,
         folder / run_folder.QDQ,
         rules=target.rules,
         settings=block,
-        data=data.calibration,
-        samples=data.calibration_samples,
+        data=run.calibration.used,
         preprocess=networks.preprocess,
-        trained=trained,
+        qat=learned,
     )
 
 
 def _build(
-    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: Advance
+    onnx: Path, folder: Path, target: Target, config: BuildConfig, progress: ProgressCallback
 ) -> None:
     build(
         onnx,
@@ -240,14 +255,14 @@ def _build(
 
 def _inside(
     run: Run, network: Network, qdq: Path, engine: Engine, target: Target
-) -> tuple[Coverage, tuple[LayerInfo, ...], Fusions]:
+) -> tuple[EngineCoverage, tuple[LayerInfo, ...]]:
     """What the engine's layers tell; asking them may mean to run it, hence a stage."""
 
     def produce(folder: Path, *_: object) -> None:
         layers = target.backend.layers(engine)
-        found = int8_coverage(network.summary.macs_by_node, layers).to_dict()
-        found["fusions"] = asdict(count_fusions(layers, node_ops(qdq)))
-        write_atomic(folder / COVERAGE, json.dumps(found, indent=1).encode())
+        coverage = int8_coverage(network.summary.macs_by_node, layers)
+        inside = EngineCoverage(**vars(coverage), fusions=count_fusions(layers, node_ops(qdq)))
+        write_atomic(folder / COVERAGE, json.dumps(asdict(inside), indent=1).encode())
         listed = [asdict(layer) for layer in layers]
         write_atomic(folder / LAYERS, json.dumps(listed, indent=1).encode())
 
@@ -258,11 +273,7 @@ def _inside(
         produce=produce,
         label=f"inspect ({target.name})",
     )
-    content = json.loads(result.file(COVERAGE).read_text())
-    in_float = tuple(FloatLayer(**layer) for layer in content.pop("float_layers"))
-    layers = tuple(
-        LayerInfo(**{**layer, "nodes": tuple(layer["nodes"])})
-        for layer in json.loads(result.file(LAYERS).read_text())
+    return (
+        read_stored(result.file(COVERAGE), EngineCoverage),
+        read_stored(result.file(LAYERS), tuple[LayerInfo, ...]),
     )
-    fusions = Fusions(**content.pop("fusions"))
-    return Coverage(float_layers=in_float, **content), layers, fusions

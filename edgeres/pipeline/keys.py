@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.target import Target
 from edgeres.pipeline.run import Run
 
 
-def place_key(target: Target) -> dict[str, Any]:
+def place_key(target: Target) -> dict[str, object]:
     """What an engine depends on besides the model: part of the keys."""
     return {
         "backend": target.name,
@@ -21,12 +20,12 @@ def place_key(target: Target) -> dict[str, Any]:
     }
 
 
-def build_key(config: BuildConfig) -> dict[str, Any]:
+def build_key(config: BuildConfig) -> dict[str, object]:
     """Everything that was asked of a build, for its key."""
     return {"build": asdict(config)}
 
 
-def run_key(engine: Engine) -> dict[str, Any]:
+def run_key(engine: Engine) -> dict[str, object]:
     """How an engine is run, for the keys of what comes of it; nothing where that is as ever."""
     return {"options": dict(engine.options)} if engine.options else {}
 
@@ -37,7 +36,7 @@ def path_key(target: Target) -> dict[str, str]:
     return {name: value for name, value in options.items() if name in paths}
 
 
-def machine_key(run: Run) -> dict[str, Any]:
+def machine_key(run: Run) -> dict[str, object]:
     """What the answers and the layers of an engine depend on besides the engine.
 
     The number of threads decides in which order sums of floats are taken.

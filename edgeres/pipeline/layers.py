@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from edgeres.pipeline.run import Run
 from edgeres.quantization.sensitivity import sensitivity
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 from edgeres.system.store import StageResult
 
 _BATCH = 32
@@ -62,19 +61,19 @@ def measure_layers(
     Returns:
         Target to its files; empty where the recipe does not ask. FP32 engines have no sensitivity.
     """
-    wanted = run.recipe.report
-    if not wanted.layers:
+    block = run.recipe.report
+    if not block.layers:
         return {}
-    images = take(validation, min(wanted.layer_samples, len(validation)))
-    found = {}
+    images = take(validation, min(block.layer_samples, len(validation)))
+    files = {}
     for item in built:
         alone = compared = None
         if run.recipe.quantize.precision == "int8":
             alone = _tried(run, item, partial(_sensitivity, run, networks, table, item, images))
         if item.target.not_executable is None:
             compared = _tried(run, item, partial(_compared, run, networks, item, images))
-        found[item.target.name] = LayerFiles(compared, alone)
-    return found
+        files[item.target.name] = LayerFiles(compared, alone)
+    return files
 
 
 def _tried(run: Run, item: BuiltTarget, stage: Callable[[], StageResult]) -> Path | None:
@@ -92,8 +91,8 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
     """The engine against the FP32 network that was quantized, layer by layer."""
     fp32, target = networks.quantized, item.target
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
-        found = compare(
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
+        comparison = compare(
             fp32.onnx,
             item.engine.path,
             images,
@@ -106,7 +105,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
             item.engine.path: f"{target.name}/{item.engine.path.name}",
             fp32.onnx: "FP32",
         }
-        write_atomic(folder / _FILE, _as_json(found.to_dict(), names))
+        write_atomic(folder / _FILE, _as_json(comparison.to_dict(), names))
 
     return run.stage(
         "compare_layers",
@@ -135,9 +134,9 @@ def _sensitivity(
     fp32 = networks.quantized
     block = run.recipe.quantize.without_images()
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = [part for part, _ in batches(images, networks.preprocess, _BATCH)]
-        found = sensitivity(
+        noise = sensitivity(
             fp32.onnx,
             CalibrationTable.load(table),
             item.target.rules,
@@ -146,7 +145,7 @@ def _sensitivity(
             threads=run.recipe.benchmark.threads,
             progress=progress,
         )
-        write_atomic(folder / _FILE, _as_json(found.to_dict(), {}))
+        write_atomic(folder / _FILE, _as_json(noise.to_dict(), {}))
 
     return run.stage(
         "sensitivity",
@@ -167,7 +166,7 @@ def _sensitivity(
     )
 
 
-def _as_json(content: Mapping[str, Any], names: Mapping[Path, str]) -> bytes:
+def _as_json(content: Mapping[str, object], names: Mapping[Path, str]) -> bytes:
     """JSON in which files of the store have the names that a reader knows."""
     text = json.dumps(content, indent=1) + "\n"
     for path, name in names.items():

@@ -24,7 +24,7 @@ from edgeres.pipeline.keys import machine_key, path_key, place_key, run_key
 from edgeres.pipeline.run import Run
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 F32 = NDArray[np.float32]
 
@@ -48,8 +48,8 @@ def predictions(
         EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
     """
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
-        bad = BadImages()
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
+        skipped = BadImages()
         with target.backend.load(
             engine, BuildConfig(target.device, options=path_key(target))
         ) as runner:
@@ -61,10 +61,10 @@ def predictions(
                 name=label,
                 model_sha256=engine.source_sha256,
                 workers=usable_threads(),
-                bad=bad,
+                skipped=skipped,
                 progress=progress,
             ).save(folder / run_folder.PREDICTIONS)
-        (folder / LEFT_OUT).write_text(bad.summary())
+        (folder / LEFT_OUT).write_text(skipped.summary())
 
     result = run.stage(
         "evaluate",
@@ -126,7 +126,7 @@ def latencies(
     least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
     size = settings.batch_size
     images = validation.subset(range(min(len(validation), LATENCY_INPUTS * size)))
-    parts = [part for part, _ in batches(images, preprocess, size, bad=BadImages(1.0))]
+    parts = [part for part, _ in batches(images, preprocess, size, skipped=BadImages(1.0))]
     feeds = timed_batches(parts, size)
     if not feeds:
         raise DataError(
@@ -134,7 +134,7 @@ def latencies(
             hint="Lower `benchmark: {batch_size: ...}`, or mend the images.",
         )
     with run.measured("benchmark") as progress:
-        found = benchmark(
+        times = benchmark(
             # A network that is kept in FP32 unpruned is its own baseline, measured once.
             list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
             inputs=feeds,
@@ -146,5 +146,5 @@ def latencies(
             progress=progress,
         ).engines
     return {
-        target.name: (found[str(fp32.path)], found[str(int8.path)]) for target, fp32, int8 in pairs
+        target.name: (times[str(fp32.path)], times[str(int8.path)]) for target, fp32, int8 in pairs
     }

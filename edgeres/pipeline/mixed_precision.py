@@ -17,15 +17,13 @@ from edgeres.backends.target import Target
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
-from edgeres.data.sampling import take_held_out
-from edgeres.data.source import open_dataset
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
-from edgeres.quantization.mixed_precision import Budget, Measured, search
+from edgeres.quantization.mixed_precision import Budget, Measured, MixedPrecision, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
@@ -33,7 +31,8 @@ from edgeres.recipe.quantize import MixedPrecisionSettings
 from edgeres.stages.int8 import quantize
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 _BATCH = 32
 
@@ -62,17 +61,15 @@ def with_float_layers(
             f"{target.not_executable}"
         )
         return target, None
-    calibration = open_dataset(recipe.data.calibration, split="calibration", hashes=run.hashes)
-    held_out = take_held_out(calibration, recipe.data.calibration_samples, block.samples)
+    held_out = run.calibration.held_out(block.samples)
 
-    def produce(folder: Path, _: Path, progress: Advance) -> None:
+    def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = list(batches(held_out, networks.preprocess, _BATCH))
         images = np.concatenate([part for part, _ in parts])
         labels = held_out.labels if (held_out.labels >= 0).all() else None
         workshop = _Workshop(run, networks, table, target, images, labels, progress)
-        write_atomic(
-            folder / run_folder.MIXED_PRECISION, json.dumps(workshop.search(), indent=1).encode()
-        )
+        choice = json.dumps(workshop.search().to_dict(), indent=1)
+        write_atomic(folder / run_folder.MIXED_PRECISION, choice.encode())
 
     result = run.stage(
         "mixed_precision",
@@ -97,8 +94,8 @@ def with_float_layers(
         label=f"mixed precision ({target.name})",
     )
     account = result.file(run_folder.MIXED_PRECISION)
-    kept = frozenset(json.loads(account.read_text())["keep_float"])
-    return replace(target, rules=replace(target.rules, keep_float=kept)), account
+    keep_float = frozenset(read_stored(account, MixedPrecision).keep_float)
+    return replace(target, rules=replace(target.rules, keep_float=keep_float)), account
 
 
 class _Workshop:
@@ -112,7 +109,7 @@ class _Workshop:
         target: Target,
         images: NDArray[np.float32],
         labels: NDArray[np.int64] | None,
-        progress: Advance,
+        progress: ProgressCallback,
     ) -> None:
         self._settings = run.recipe.quantize
         self._benchmark = run.recipe.benchmark
@@ -126,8 +123,8 @@ class _Workshop:
         self._folder = Path()
         self._engines: dict[frozenset[str], Engine] = {}
 
-    def search(self) -> dict[str, object]:
-        """Runs the search; what it found, as JSON."""
+    def search(self) -> MixedPrecision:
+        """Runs the search."""
         block = self._settings.mixed_precision
         assert block is not None
         fp32, dense = self._networks.quantized, self._networks.dense
@@ -147,13 +144,13 @@ class _Workshop:
                 self._latencies,
                 min_int8_coverage=self._least,
                 candidates=block.candidates,
-            ).to_dict()
+            )
 
-    def _engine(self, kept: frozenset[str]) -> Engine:
-        if kept not in self._engines:
+    def _engine(self, keep_float: frozenset[str]) -> Engine:
+        if keep_float not in self._engines:
             target = self._target
             place = self._folder / str(len(self._engines))
-            rules = replace(target.rules, keep_float=kept)
+            rules = replace(target.rules, keep_float=keep_float)
             qdq = place / run_folder.QDQ
             place.mkdir()
             quantize(
@@ -163,7 +160,7 @@ class _Workshop:
                 rules=rules,
                 settings=self._settings,
             )
-            self._engines[kept] = build(
+            self._engines[keep_float] = build(
                 qdq,
                 place / "model",
                 target=target.name,
@@ -171,10 +168,10 @@ class _Workshop:
                 options=target.config.options,
                 shapes=target.config.shapes,
             )
-        return self._engines[kept]
+        return self._engines[keep_float]
 
-    def _answers(self, kept: frozenset[str]) -> Measured:
-        engine, backend = self._engine(kept), self._target.backend
+    def _answers(self, keep_float: frozenset[str]) -> Measured:
+        engine, backend = self._engine(keep_float), self._target.backend
         config = BuildConfig(self._target.device, options=path_key(self._target))
         with backend.load(engine, config) as runner:
             source, out = single_input(runner), single_output(runner)
@@ -208,15 +205,15 @@ class _Workshop:
         inputs = timed_batches(
             [images[start : start + size] for start in range(0, len(images), size)], size
         )
-        engines = [self._engine(kept) for kept in sets]
-        found = benchmark(
+        engines = [self._engine(keep_float) for keep_float in sets]
+        times = benchmark(
             [engine.path for engine in engines],
             inputs=inputs,
             threads=self._benchmark.threads,
             settings=MeasureSettings(seconds=block.seconds),
             progress=self._progress,
         ).engines
-        return [found[str(engine.path)].latency.p50_ms for engine in engines]
+        return [times[str(engine.path)].latency.p50_ms for engine in engines]
 
 
 def _budget(block: MixedPrecisionSettings, reference_top1: float | None) -> Budget:

@@ -21,7 +21,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
 from edgeres.graph.summary import ModelSummary, summarize
-from edgeres.layer_latency.device import TimedOn, timed_on
+from edgeres.layer_latency.device import LatencyTarget, latency_target
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import (
     CHECKPOINT,
@@ -32,12 +32,15 @@ from edgeres.pipeline.source import (
     load_source,
     relatives_note,
 )
+from edgeres.pruning.confirmed import ConfirmedWidths
+from edgeres.pruning.summary import PruneSummary
 from edgeres.recipe.recipe import Recipe
 from edgeres.stages.int8 import equalize
 from edgeres.stages.network import LATENCY_TABLE, export, prune
 from edgeres.system.environment import package_versions
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -169,20 +172,21 @@ def prepare_networks(
     dense = _export(run, "dense", checkpoint, size, real)
     if recipe.prune is None:
         return Networks(facts, preprocess, dense, None)
-    timed, table, latency, bench = None, None, None, None
+    latency_on, table, latency, bench = None, None, None, None
     if recipe.prune.allocation == "latency":
-        timed = timed_on(recipe, targets, run.listener.note)
-        table, latency = _latency(run, dense, timed)
-        bench = timed.bench(dense.onnx, latency)
-    small, account = _prune(run, checkpoint, preprocess, table, latency, bench)
+        latency_on = latency_target(recipe, targets, run.listener.note)
+        table, latency = _latency(run, dense, latency_on)
+        bench = latency_on.bench(dense.onnx, latency)
+    small, confirmed = _prune(run, checkpoint, preprocess, table, latency, bench)
     pruned = _export(run, "pruned", small, size, real)
     prediction = None
-    if timed is not None and latency is not None:
-        prediction = _prediction(timed, latency, account)
+    if latency_on is not None and latency is not None and confirmed is not None:
+        prediction = _prediction(latency_on, latency, confirmed)
         if not prediction.within_budget:
             run.warn_once(
-                f"the pruned network takes {prediction.built_ms:.3g} ms on {timed.target.name}, "
-                f"more than `target_latency: {recipe.prune.target_latency:g}` of "
+                f"the pruned network takes {prediction.built_ms:.3g} ms on "
+                f"{prediction.target}, more than "
+                f"`target_latency: {recipe.prune.target_latency:g}` of "
                 f"{prediction.dense_ms:.3g} ms; no widths that were built are within it."
             )
     return Networks(facts, preprocess, dense, pruned, prediction=prediction)
@@ -206,35 +210,36 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
 
 
-def _latency(run: Run, dense: Network, timed: TimedOn) -> tuple[Path, LatencyModel]:
+def _latency(run: Run, dense: Network, latency_on: LatencyTarget) -> tuple[Path, LatencyModel]:
     """The latency table of the dense network's layers on a target, and the model made of it."""
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
-        timed.model(dense.onnx, work / LATENCY_TABLE, progress)
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
+        latency_on.model(dense.onnx, work / LATENCY_TABLE, progress)
         shutil.copyfile(work / LATENCY_TABLE, folder / LATENCY_TABLE)
 
-    place = timed.place
+    place = latency_on.place
     path = run.stage(
         "latency",
         inputs={"model": dense.sha256},
         settings={"place": {**asdict(place), "isa": list(place.isa)}},
         produce=produce,
-        label=f"measure layers ({timed.target.name})",
+        label=f"measure layers ({latency_on.target.name})",
     ).file(LATENCY_TABLE)
     # All is in the table: nothing is measured again.
-    return path, timed.model(dense.onnx, path)
+    return path, latency_on.model(dense.onnx, path)
 
 
-def _prediction(timed: TimedOn, latency: LatencyModel, account: Path) -> LatencyPrediction:
-    told = json.loads(json.loads(account.read_text())["confirmed_widths"])
+def _prediction(
+    latency_on: LatencyTarget, latency: LatencyModel, confirmed: ConfirmedWidths
+) -> LatencyPrediction:
     return LatencyPrediction(
-        target=timed.target.name,
+        target=latency_on.target.name,
         dense_ms=latency.dense_ms,
-        predicted_ms=told["predicted_ms"],
-        built_ms=told["measured_ms"],
-        uniform_ms=told["uniform_ms"],
-        kept=told["kept"],
-        within_budget=told["within_budget"],
+        predicted_ms=confirmed.predicted_ms,
+        built_ms=confirmed.measured_ms,
+        uniform_ms=confirmed.uniform_ms,
+        kept=confirmed.kept,
+        within_budget=confirmed.within_budget,
     )
 
 
@@ -245,13 +250,13 @@ def _prune(
     table: Path | None,
     latency: LatencyModel | None,
     bench: NetworkBench | None,
-) -> tuple[Path, Path]:
-    """The pruned checkpoint, and with widths by latency the account of how they were measured."""
+) -> tuple[Path, ConfirmedWidths | None]:
+    """The pruned checkpoint, and with widths by latency how they were measured."""
     settings, train_data = run.recipe.prune, train_data_of(run.recipe, "pruning fine-tunes")
     assert settings is not None
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
-        found = prune(
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
+        summary = prune(
             checkpoint,
             folder / CHECKPOINT,
             settings=settings,
@@ -263,7 +268,7 @@ def _prune(
             progress=progress,
         )
         if bench is not None:
-            (folder / ACCOUNT).write_text(json.dumps(found, indent=1))
+            (folder / ACCOUNT).write_text(summary.to_json())
         for log in sorted(work.rglob(FINETUNE_LOG)):
             shutil.copyfile(log, folder / "-".join(log.relative_to(work).parts))
 
@@ -278,7 +283,11 @@ def _prune(
         produce=produce,
         label="prune and fine-tune",
     )
-    return result.file(CHECKPOINT), result.file(ACCOUNT)
+    if bench is None:
+        return result.file(CHECKPOINT), None
+    account = result.file(ACCOUNT)
+    summary = PruneSummary.of(read_stored(account, dict[str, str]), str(account))
+    return result.file(CHECKPOINT), summary.confirmed
 
 
 def _compare_with_source(
@@ -290,8 +299,8 @@ def _compare_with_source(
         from edgeres.exporting.real_parity import check_real_images
 
         images = some_images(validation, preprocess, PARITY_IMAGES)
-        found = {} if images is None else check_real_images(source.path, network.onnx, images)
-        (folder / PARITY).write_text(json.dumps(found, indent=1))
+        distances = {} if images is None else check_real_images(source.path, network.onnx, images)
+        (folder / PARITY).write_text(json.dumps(distances, indent=1))
 
     run.stage(
         "parity",

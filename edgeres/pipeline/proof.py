@@ -224,12 +224,12 @@ def _target(
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
-    coverage = item.coverage
+    coverage = item.inside
     covered = []
     if precision == "int8":
         covered.append(coverage_check(coverage, checks.min_int8_coverage))
     if checks.min_fused_adds is not None:
-        covered.append(fusion_check(item.fusions, checks.min_fused_adds))
+        covered.append(fusion_check(item.inside.fusions, checks.min_fused_adds))
     if checks.max_size_bytes is not None:
         covered.append(size_check(item.size_bytes, checks.max_size_bytes))
     part = TargetPart(
@@ -243,7 +243,7 @@ def _target(
         device=item.target.device,
         int8_coverage=coverage.int8_coverage,
         float_layers=coverage.float_layers,
-        fusions=item.fusions,
+        fusions=item.inside.fusions,
         builder_warnings=item.remarks.warnings,
         notes=item.remarks.notes,
         saturating=item.target.saturates,

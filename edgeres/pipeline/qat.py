@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,15 +9,17 @@ from edgeres.backends.base import QdqRules
 from edgeres.data.source import training_fingerprint
 from edgeres.pipeline.networks import Networks, train_data_of
 from edgeres.pipeline.run import Run
-from edgeres.stages.int8 import qat
+from edgeres.stages.int8 import qat, summary_path
 from edgeres.system.files import file_sha256
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
+from edgeres.training.summary import QatSummary
 
-TRAINED = "trained.safetensors"
+LEARNED = "trained.safetensors"
 TRAIN_LOG = "train_log.jsonl"
 
 
-def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
+def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -> Path | None:
     """What quantization-aware training learned under a rule set, if the recipe asks for it.
 
     The stage's key leaves the rule set's name out: targets with the same rules share one training.
@@ -33,11 +34,11 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         return None
     train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
 
-    def produce(folder: Path, work: Path, progress: Advance) -> None:
+    def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
         qat(
             network.onnx,
             table,
-            folder / TRAINED,
+            folder / LEARNED,
             rules=rules,
             settings=block,
             training=training,
@@ -64,10 +65,10 @@ def trained_parameters(run: Run, networks: Networks, table: Path, rules: QdqRule
         produce=produce,
         label=f"quantization-aware training ({rules.name})",
     )
-    numbers = json.loads(result.file(TRAINED).with_suffix(".json").read_text())
-    if numbers["kept"] == "start":
+    summary = read_stored(summary_path(result.file(LEARNED)), QatSummary)
+    if summary.kept == "start":
         run.warn_once(
             f"quantization-aware training for {rules.name} gained nothing on "
-            f"{numbers['held_out']} held-out images; the calibrated network is kept."
+            f"{summary.held_out} held-out images; the calibrated network is kept."
         )
-    return result.file(TRAINED)
+    return result.file(LEARNED)

@@ -63,6 +63,20 @@ def load_training_recipe(path: Path) -> TrainingRecipe:
     return _checked(TrainingRecipe, document, path)
 
 
+def stage_recipe(path: Path | str | None, options: Mapping[str, Any]) -> Recipe:
+    """The recipe whose settings hold for a command of one stage.
+
+    Args:
+        path: As for :func:`load_recipe`.
+        options: Dotted keys; ``None`` leaves what the file says.
+
+    Raises:
+        RecipeError: As :func:`load_recipe`.
+    """
+    overrides = {key: value for key, value in options.items() if value is not None}
+    return load_recipe(path, overrides, trusted=True)
+
+
 def _find(path: Path | str | None) -> Path:
     if path is None:
         return asset_path("recipes", DEFAULT_RECIPE)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
+from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment
 from edgeres.system.memory import peak_rss_bytes
-from edgeres.system.progress import Advance, Listener, StagePart, advance
+from edgeres.system.progress import Listener, ProgressCallback, StagePart, advance
 from edgeres.system.store import StageResult, Store
 
 
@@ -25,6 +25,7 @@ class Run:
     store: Store
     listener: Listener
     environment: Environment
+    calibration: CalibrationImages
     hashes: FileHashes = field(default_factory=FileHashes)
     stages: list[StagePart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -34,8 +35,8 @@ class Run:
         name: str,
         *,
         inputs: Mapping[str, str],
-        settings: Mapping[str, Any],
-        produce: Callable[[Path, Path, Advance], None],
+        settings: Mapping[str, object],
+        produce: Callable[[Path, Path, ProgressCallback], None],
         label: str = "",
     ) -> StageResult:
         """Finds or makes a stage's result and tells the listener; see :meth:`Store.stage`.
@@ -70,7 +71,7 @@ class Run:
             self.listener.note(f"warning: {message}")
 
     @contextmanager
-    def measured(self, label: str) -> Iterator[Advance]:
+    def measured(self, label: str) -> Iterator[ProgressCallback]:
         """A stage that is done anew in every run and stores nothing."""
         self.listener.started(label)
         started = monotonic()

@@ -12,18 +12,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError, UsageError
 from edgeres.evaluation import run_folder
+from edgeres.graph.summary import summarize
 from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES, ChannelPlan
 from edgeres.models.variant import Variant
 from edgeres.recipe.preprocess import PreprocessBlock
-from edgeres.recipe.recipe import ModelBlock, is_onnx
+from edgeres.recipe.recipe import ModelBlock, Recipe, is_onnx
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.store import json_sha256
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.models.checkpoint import Checkpoint
@@ -55,7 +57,7 @@ class Source:
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """All that decides what is loaded, where the files lie and its own hash aside."""
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer"):
@@ -80,21 +82,25 @@ class ModelFacts:
     name: str
     num_classes: int
     in_channels: int
-    preprocess: dict[str, Any] | None
+    preprocess: Preprocess | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     assumed: bool = False
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
-        write_atomic(path, json.dumps(asdict(self), indent=1).encode())
+        travelled = None if self.preprocess is None else self.preprocess.to_dict()
+        content = {**asdict(self), "preprocess": travelled}
+        write_atomic(path, json.dumps(content, indent=1).encode())
 
     @staticmethod
     def load(path: Path) -> ModelFacts:
-        """Reads what :meth:`save` wrote (a verified stage result)."""
-        facts = json.loads(path.read_text())
-        lists = {key: tuple(facts[key]) for key in ("class_names", "notes")}
-        return ModelFacts(**{**facts, **lists})
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ArtefactError: It is damaged.
+        """
+        return read_stored(path, ModelFacts)
 
 
 def find_source(block: ModelBlock) -> Source:
@@ -169,7 +175,7 @@ def _weight_files(content: bytes) -> set[str]:
     Its entries are found without parsing it: a file from elsewhere is parsed only where that may
     fail. A path that leads out of the folder is left out here and refused when it is loaded.
     """
-    found = set()
+    files = set()
     for match in re.finditer(rb"\x0a\x08location\x12", content):
         start, length, shift = match.end(), 0, 0
         while start < len(content) and shift < 21:  # the length is a varint
@@ -179,8 +185,8 @@ def _weight_files(content: bytes) -> set[str]:
                 break
         name = content[start : start + length].decode(errors="replace")
         if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-            found.add(name)
-    return found
+            files.add(name)
+    return files
 
 
 def _is_file(path: Path) -> bool:
@@ -248,7 +254,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         name=checkpoint.plan.architecture,
         num_classes=checkpoint.plan.num_classes,
         in_channels=checkpoint.plan.in_channels,
-        preprocess=checkpoint.preprocess.to_dict() if checkpoint.preprocess else None,
+        preprocess=checkpoint.preprocess,
         class_names=checkpoint.class_names,
         notes=_variant_note(checkpoint.plan),
         assumed=checkpoint.plan.assumed,
@@ -263,8 +269,8 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
     """
     said = block.said() if block is not None else {}
     if said or facts.preprocess is not None:
-        travelled = facts.preprocess or {"channels": facts.in_channels}
-        preprocess = Preprocess.from_dict({**travelled, **said})
+        travelled = facts.preprocess or Preprocess(channels=facts.in_channels)
+        preprocess = Preprocess.from_dict({**travelled.to_dict(), **said})
     else:
         raise UsageError(
             f"{facts.name} does not say how its images are preprocessed.",
@@ -278,3 +284,14 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
             hint=f"Set `channels: {facts.in_channels}` in the `preprocess:` block.",
         )
     return preprocess
+
+
+def onnx_preprocess(recipe: Recipe, onnx: Path) -> Preprocess:
+    """The preprocessing that a recipe says, with the channels that an ONNX file takes.
+
+    Raises:
+        UsageError: The recipe says none, or its channels do not fit the network.
+    """
+    nhwc = recipe.preprocess is not None and recipe.preprocess.layout == "nhwc"
+    channels = summarize(onnx).inputs[0].shape[-1 if nhwc else 1] or 3
+    return choose_preprocess(recipe.preprocess, ModelFacts(str(onnx), 0, channels, None, ()))

@@ -9,8 +9,7 @@ predictions are wrong, so the next round searches in a smaller region around the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 from edgeres.errors import UsageError
 from edgeres.layer_latency.bench import NetworkBench
@@ -18,14 +17,13 @@ from edgeres.layer_latency.correct import SeenNetwork, corrected
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.layer_latency.synthetic import Widths as LayerWidths
 from edgeres.pruning.budget import Widths
+from edgeres.pruning.confirmed import ConfirmedWidths, Round
 
 ROUNDS = 4
 _CLOSE = 0.03  # relative error of a prediction that needs no further round
 _NOISE = 0.02  # relative, by which a measurement may miss the budget
 _REGION = 0.25  # share of a group's channels around even ones, where a search found nothing faster
 _DENSE, _CHOSEN, _EVEN = "dense", "chosen", "uniform"
-
-Kept = Literal["latency", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -61,69 +59,7 @@ class Problem:
     budget_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class Round:
-    """One choice, built and measured; milliseconds are p50 by the clock of the dense time.
-
-    Attributes:
-        widths: Of the groups, as the search chose them.
-        predicted_ms: What the search took them for, before they were built.
-        measured_ms: What they took.
-        uniform_widths: Even widths of as many multiply-adds.
-        uniform_predicted_ms: Likewise.
-        uniform_ms: Likewise, in the same measurement.
-        dense_ms: The dense network in this measurement, by the machine's own clock.
-    """
-
-    widths: Widths
-    predicted_ms: float
-    measured_ms: float
-    uniform_widths: Widths
-    uniform_predicted_ms: float
-    uniform_ms: float
-    dense_ms: float
-
-    @property
-    def kept(self) -> Kept:
-        """The faster of the two; the choice of the search where they are equal."""
-        return "latency" if self.measured_ms <= self.uniform_ms else "uniform"
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """The widths that are kept, and how they were found.
-
-    Attributes:
-        widths: Of the groups.
-        kept: ``uniform`` where even widths of as many multiply-adds were measured to be faster.
-        predicted_ms: What these widths were taken for before they were built.
-        measured_ms: What they took.
-        uniform_ms: What even widths of as many multiply-adds took in the same measurement.
-        within_budget: Whether they were measured to be within the budget.
-        rounds: All that was tried.
-        model: The latency model, set right by all of it.
-    """
-
-    widths: Widths
-    kept: Kept
-    predicted_ms: float
-    measured_ms: float
-    uniform_ms: float
-    within_budget: bool
-    rounds: tuple[Round, ...]
-    model: LatencyModel
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, the model aside."""
-        told = {k: v for k, v in vars(self).items() if k not in ("rounds", "model", "widths")}
-        return {
-            **told,
-            "widths": dict(self.widths),
-            "rounds": [{**asdict(found), "kept": found.kept} for found in self.rounds],
-        }
-
-
-def confirm(problem: Problem, model: LatencyModel, bench: NetworkBench) -> Confirmed:
+def confirm(problem: Problem, model: LatencyModel, bench: NetworkBench) -> ConfirmedWidths:
     """Chooses, builds, measures and corrects, until prediction and measurement agree.
 
     Args:
@@ -164,7 +100,7 @@ def confirm(problem: Problem, model: LatencyModel, bench: NetworkBench) -> Confi
         )
         if abs(off) <= _CLOSE and found.kept == "latency" and _fits(problem, found.measured_ms):
             break
-    return _best(problem, done, model)
+    return _best(problem, done)
 
 
 def _measured(problem: Problem, model: LatencyModel, bench: NetworkBench, widths: Widths) -> Round:
@@ -172,21 +108,21 @@ def _measured(problem: Problem, model: LatencyModel, bench: NetworkBench, widths
     layers = {_DENSE: {}, _CHOSEN: problem.layers(widths), _EVEN: problem.layers(even)}
     if even == widths:  # as they are: timed once
         del layers[_EVEN]
-    found = bench.measure(layers)
+    times_ms = bench.measure(layers)
     # The machine's clock is not always the same; shares of the dense network's time are.
-    clock = model.dense_ms / found[_DENSE]
+    clock = model.dense_ms / times_ms[_DENSE]
     return Round(
         widths=dict(widths),
         predicted_ms=model.predict_ms(layers[_CHOSEN]),
-        measured_ms=clock * found[_CHOSEN],
+        measured_ms=clock * times_ms[_CHOSEN],
         uniform_widths=dict(even),
         uniform_predicted_ms=model.predict_ms(layers.get(_EVEN, layers[_CHOSEN])),
-        uniform_ms=clock * found.get(_EVEN, found[_CHOSEN]),
-        dense_ms=found[_DENSE],
+        uniform_ms=clock * times_ms.get(_EVEN, times_ms[_CHOSEN]),
+        dense_ms=times_ms[_DENSE],
     )
 
 
-def _best(problem: Problem, done: list[Round], model: LatencyModel) -> Confirmed:
+def _best(problem: Problem, done: list[Round]) -> ConfirmedWidths:
     """The least importance lost of what was measured within the budget, else the fastest."""
     fitting = [found for found in done if _fits(problem, _best_ms(found))]
     if fitting and problem.budget_ms is not None:
@@ -194,7 +130,7 @@ def _best(problem: Problem, done: list[Round], model: LatencyModel) -> Confirmed
     else:
         best = min(done, key=_best_ms)
     by_latency = best.kept == "latency"
-    return Confirmed(
+    return ConfirmedWidths(
         widths=_kept_widths(best),
         kept=best.kept,
         predicted_ms=best.predicted_ms if by_latency else best.uniform_predicted_ms,
@@ -202,7 +138,6 @@ def _best(problem: Problem, done: list[Round], model: LatencyModel) -> Confirmed
         uniform_ms=best.uniform_ms,
         within_budget=bool(fitting),
         rounds=tuple(done),
-        model=model,
     )
 
 

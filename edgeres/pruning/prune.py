@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ from edgeres.models.build import build_model, read_plan
 from edgeres.models.cost import count_parameters, layer_macs
 from edgeres.models.plan import ChannelPlan
 from edgeres.pruning.budget import Cost, MacsCost
-from edgeres.pruning.confirm import Confirmed, confirm
+from edgeres.pruning.confirm import confirm
+from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.groups import ChannelGraph, ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
@@ -27,8 +28,7 @@ from edgeres.pruning.scores import needs_gradients, score_channels
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.widths import chosen_widths, latency_problem, width_choices_of
 from edgeres.recipe.prune import PruneSettings
-
-Progress = Callable[[int, int], None]
+from edgeres.system.progress import ProgressCallback
 
 # Groups in layers with less than this share of the multiply-adds stay whole: narrowing the middle
 # of a squeeze-and-excitation gate costs accuracy and saves nothing.
@@ -54,12 +54,27 @@ class PruneResult:
     macs: tuple[int, int]
     parameters: tuple[int, int]
     latency_ms: tuple[float, float] | None = None
-    confirmed: Confirmed | None = None
+    confirmed: ConfirmedWidths | None = None
 
     @property
     def macs_ratio(self) -> float:
         """Multiply-adds after over before."""
         return self.macs[1] / self.macs[0]
+
+
+@dataclass(frozen=True)
+class PrunedNetwork:
+    """A pruned network of a known plan.
+
+    Attributes:
+        module: In evaluation mode, built from ``plan``.
+        plan: From which :func:`~edgeres.models.build.build_model` builds one of the same shape.
+        result: What was taken out.
+    """
+
+    module: nn.Module
+    plan: ChannelPlan
+    result: PruneResult
 
 
 def prune(
@@ -70,8 +85,8 @@ def prune(
     *,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
-    progress: Progress | None = None,
-) -> tuple[nn.Module, ChannelPlan]:
+    progress: ProgressCallback | None = None,
+) -> PrunedNetwork:
     """Prunes a network of a known plan and proves that the new plan rebuilds it.
 
     Args:
@@ -87,34 +102,13 @@ def prune(
         progress: Called with (batches done, batches in all).
 
     Returns:
-        The pruned module in evaluation mode, and the plan from which
-        :func:`~edgeres.models.build.build_model` builds one of the same shape.
+        The pruned module, its plan, and the account of what was taken out.
 
     Raises:
         UsageError: A budget below the floor, nothing that can be pruned, or allocation
             ``latency`` without a latency model.
         ModelError: An operation or shared weights that cannot be pruned; nothing was changed.
         DataError: No batches.
-    """
-    rebuilt, narrowed, _ = prune_planned(
-        module, plan, settings, batches, latency=latency, bench=bench, progress=progress
-    )
-    return rebuilt, narrowed
-
-
-def prune_planned(
-    module: nn.Module,
-    plan: ChannelPlan,
-    settings: PruneSettings,
-    batches: Iterable[Batch],
-    *,
-    latency: LatencyModel | None = None,
-    bench: NetworkBench | None = None,
-    progress: Progress | None = None,
-) -> tuple[nn.Module, ChannelPlan, PruneResult]:
-    """As :func:`prune`, with the account of what was taken out.
-
-    Args and Raises: as :func:`prune`.
     """
     data = _take(batches, settings.samples)
     result = prune_module(module, settings, data, latency=latency, bench=bench, progress=progress)
@@ -130,7 +124,7 @@ def prune_planned(
             f"The network rebuilt from the pruned plan differs by {distance:.2g} in its outputs.",
             hint="The module was not built from the plan that was given.",
         )
-    return rebuilt, narrowed, result
+    return PrunedNetwork(rebuilt, narrowed, result)
 
 
 def prune_module(
@@ -140,7 +134,7 @@ def prune_module(
     *,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> PruneResult:
     """Prunes any residual classifier, of whatever library, without needing a plan.
 
@@ -163,7 +157,7 @@ def prune_module(
     dense_cost = latency.dense_ms if by_latency and latency is not None else whole_macs
     share = settings.target_latency if settings.target_latency is not None else settings.macs_ratio
     budget = share * dense_cost
-    confirmed: Confirmed | None = None
+    confirmed: ConfirmedWidths | None = None
     steps = settings.iterative_steps
     done = _Counter(progress, steps * len(data), needs_gradients(settings.importance))
     for step in range(steps):
@@ -227,13 +221,13 @@ def _remove(
             expected = module(sample)
         graph.remove(removed)
         try:
-            found = module(sample)
+            answers = module(sample)
         except RuntimeError as error:
             raise ModelError(
                 f"The pruned network does not run: {one_line(error)}.",
                 hint="Channels are coupled in a way that the dependency graph does not see.",
             ) from error
-    check_equal(expected, found)
+    check_equal(expected, answers)
 
 
 def _prunable(
@@ -282,7 +276,7 @@ def _device(module: nn.Module) -> torch.device:
 class _Counter:
     """Counts batches for the progress callback; the weights-only kinds look at none."""
 
-    def __init__(self, progress: Progress | None, total: int, counting: bool) -> None:
+    def __init__(self, progress: ProgressCallback | None, total: int, counting: bool) -> None:
         self._progress = progress
         self._total = total if counting else 1
         self._done = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,20 +21,19 @@ from edgeres.layer_latency.bench import NetworkBench
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
 from edgeres.models.cost import count_macs
+from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.latency_cost import predicted_ms
-from edgeres.pruning.prune import prune_planned
+from edgeres.pruning.prune import prune
 from edgeres.pruning.signals import Batch
+from edgeres.pruning.summary import CONFIRMED
 from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.training import FinetuneSettings, Training
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.epoch import steps_an_epoch
 from edgeres.training.loop import train
 
-Progress = Callable[[int, int], None]
-
 PRUNED_NAME = "pruned.safetensors"
 SPARSE_FOLDER = "sparse"
-CONFIRMED = "confirmed_widths"
-"""Metadata: how widths by latency were measured before they were kept (JSON)."""
 _BATCH = 64
 
 
@@ -48,7 +46,7 @@ def prune_and_finetune(
     *,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Checkpoint:
     """Prunes a trained network and fine-tunes what is left, taught by the dense network.
 
@@ -139,7 +137,7 @@ def prune_and_finetune(
         "dense_latency_ms": f"{latency.dense_ms:.6f}",
     }
     if account is not None:
-        predicted = json.loads(account)["predicted_ms"]
+        predicted = ConfirmedWidths.from_json(account, CONFIRMED).predicted_ms
         notes[CONFIRMED] = account
     notes["predicted_latency_ms"] = f"{predicted:.6f}"
     return replace(described, metadata={**described.metadata, **notes})
@@ -196,23 +194,20 @@ def _pruned_start(
     path = folder / PRUNED_NAME
     identity = _identity(current, settings, data, latency)
     if path.exists():
-        found = load_checkpoint(path)
-        if found.metadata.get("pruned_from") == identity:
-            return found
+        stored = load_checkpoint(path)
+        if stored.metadata.get("pruned_from") == identity:
+            return stored
         raise ArtefactError(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
         )
-    module, plan, result = prune_planned(
-        module, current.plan, settings, data, latency=latency, bench=bench
-    )
-    account = {}
-    if result.confirmed is not None:
-        account = {CONFIRMED: json.dumps(result.confirmed.to_dict(), sort_keys=True)}
+    narrow = prune(module, current.plan, settings, data, latency=latency, bench=bench)
+    confirmed = narrow.result.confirmed
+    account = {} if confirmed is None else {CONFIRMED: confirmed.to_json()}
     pruned = replace(
         current,
-        plan=plan,
-        state=dict(module.state_dict()),
+        plan=narrow.plan,
+        state=dict(narrow.module.state_dict()),
         metadata={"pruned_from": identity, **account},
     )
     save_checkpoint(path, pruned)

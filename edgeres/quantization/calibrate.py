@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgeres.quantization.output_ranges import ShownImages, with_output_ranges
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256
 from edgeres.system.memory import give_back
+from edgeres.system.progress import ProgressCallback
 
 
 def calibrate(
@@ -27,7 +28,7 @@ def calibrate(
     *,
     calibrator: str = OUTPUT,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     total: int = 0,
 ) -> CalibrationTable:
     """Runs calibration images through an FP32 model and records its activations.
@@ -83,7 +84,7 @@ def _observe(
     batches: Iterable[NDArray[np.float32]],
     calibrator: str,
     threads: int | None,
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
     total: int,
 ) -> _Observed:
     """The pass; its engine and memory are gone when it ends."""

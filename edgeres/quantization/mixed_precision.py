@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from edgeres.errors import DataError, GateError
 from edgeres.quantization.sensitivity import Effect, Sensitivity
@@ -106,7 +105,7 @@ class MixedPrecision:
     int8_ms: float | None
     mixed_ms: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return asdict(self)
 

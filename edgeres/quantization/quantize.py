@@ -22,6 +22,7 @@ from edgeres.quantization.floors import floored
 from edgeres.quantization.integer_clips import guard_clips
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.placement import Placement, place
+from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.qdq import (
     QuantizedLayer,
     drop_unused,
@@ -35,7 +36,6 @@ from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.trained import TrainedParameters
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.container_limits import usable_threads
@@ -122,7 +122,7 @@ def quantize(
     settings: QuantizeSettings | None = None,
     *,
     images: NDArray[np.float32] | None = None,
-    trained: TrainedParameters | None = None,
+    qat: QatParameters | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for.
 
@@ -134,7 +134,7 @@ def quantize(
         settings: How; the defaults are those of a recipe.
         images: ``(N, C, H, W) float32`` calibration images for what is measured (the empirical
             bias correction, learned rounding); 32 to 128 are enough, and all are in memory at once.
-        trained: Weights, biases and scales that training under these rules learned; they are
+        qat: Weights, biases and scales that training under these rules learned; they are
             written as they are, with no search and no correction.
 
     Raises:
@@ -144,10 +144,10 @@ def quantize(
         StorageError: ``out`` cannot be written.
     """
     settings = settings or QuantizeSettings()
-    prepared = prepare(onnx, table, rules, settings, trained=trained)
+    prepared = prepare(onnx, table, rules, settings, qat=qat)
     placement, params, items = prepared.placement, prepared.params, list(prepared.items)
     gains: dict[str, float] = {}
-    if trained is None and settings.needs_images:
+    if qat is None and settings.needs_images:
         shown = _required(images)
         if settings.rounding == "learned":
             items, gains = learn_network(
@@ -205,7 +205,7 @@ def prepare(
     rules: QdqRules,
     settings: QuantizeSettings,
     *,
-    trained: TrainedParameters | None = None,
+    qat: QatParameters | None = None,
 ) -> Prepared:
     """Decides placement, scales and integers; arguments and errors as :func:`quantize`."""
     table.check_model(onnx)
@@ -217,13 +217,13 @@ def prepare(
             hint="It needs convolutions or matrix products with constant weights.",
         )
     saturating = _safe_weights_wanted(settings, rules)
-    if trained is not None:
+    if qat is not None:
         names = [layer.name for layer in placement.layers]
-        trained.check(onnx, names, placement.source.values())
-    params = _activation_params(placement, table, rules, settings, trained)
+        qat.check(onnx, names, placement.source.values())
+    params = _activation_params(placement, table, rules, settings, qat)
 
     def quantized(layer: Layer) -> QuantizedLayer:
-        return _quantized(layer, params, table, rules, settings, trained, saturating=saturating)
+        return _quantized(layer, params, table, rules, settings, qat, saturating=saturating)
 
     with ThreadPoolExecutor(usable_threads()) as pool:  # numpy works outside Python's lock
         items = tuple(pool.map(quantized, placement.layers))
@@ -294,11 +294,11 @@ def _activation_params(
     table: CalibrationTable,
     rules: QdqRules,
     settings: QuantizeSettings,
-    trained: TrainedParameters | None,
+    qat: QatParameters | None,
 ) -> dict[str, QuantParams]:
     """Scale and zero point of each tensor; ops that only move values keep those of their input."""
-    if trained is not None:
-        return {name: trained.activations[placement.source[name]] for name in placement.tensors}
+    if qat is not None:
+        return {name: qat.activations[placement.source[name]] for name in placement.tensors}
     params: dict[str, QuantParams] = {}
     added = {
         placement.source[name]
@@ -328,7 +328,7 @@ def _quantized(
     table: CalibrationTable,
     rules: QdqRules,
     settings: QuantizeSettings,
-    trained: TrainedParameters | None,
+    qat: QatParameters | None,
     *,
     saturating: bool,
 ) -> QuantizedLayer:
@@ -341,7 +341,7 @@ def _quantized(
     if _corrects(layer, table, settings):
         # The mean error goes into the bias, so only what varies around it counts.
         energy = np.maximum(energy - np.square(mean), 0.0)
-    learned = None if trained is None else trained.layers[layer.name]
+    learned = None if qat is None else qat.layers[layer.name]
     weight = quantize_weight(
         layer if learned is None else replace(layer, weight=learned.weight),
         per_channel=rules.weight_granularity == "per_channel",

@@ -10,10 +10,9 @@ round, all layers but one, is exact where noises are not independent, and costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.variants import Choices, Variants
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
+from edgeres.system.progress import ProgressCallback
 
 #: Bytes of what goes over the cuts, of both networks, that are kept at once.
 _KEPT_BYTES = 256 << 20
@@ -84,7 +84,7 @@ class Sensitivity:
     quantized: Effect
     nodes: tuple[NodeSensitivity, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         return asdict(self) | {"nodes": [asdict(node) for node in self.nodes]}
 
@@ -99,7 +99,7 @@ def sensitivity(
     settings: QuantizeSettings | None = None,
     all_but: bool = False,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Sensitivity:
     """Measures each layer's share of the quantization noise.
 
@@ -166,7 +166,7 @@ def _effects(
     onnx: Path,
     images: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
 ) -> list[Effect]:
     """The effect of nothing quantized, and of each of the variants.
 

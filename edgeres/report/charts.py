@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeres.report.cells import engine_kind
-from edgeres.report.evidence import Answers
+from edgeres.report.evidence import Answers, TargetTimes
+from edgeres.report.history import Row
+from edgeres.report.page_layers import LayerRow
 from edgeres.report.schema import Report
 from edgeres.system.extras import import_extra
-
-Rows = Sequence[Mapping[str, Any]]
 
 WIDTH = 400
 _MOST_CLASSES = 20  # in a confusion matrix that a person can read
 _MOST_LAYERS = 15
+_NAME = 34  # characters of a layer's name that fit
 _ATTRIBUTES = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 _MARK = re.compile(r'<(path|rect|line|text)( [^>]*?)?aria-label="([^"]*)"([^>]*?)(/>|>)')
 
@@ -61,18 +62,18 @@ def drops(report: Report) -> str | None:
     return _svg(alt.layer(*layers).properties(width=WIDTH - 90, height=46 * len(rows) + 20))
 
 
-def latency(record: Mapping[str, Any], engine: str = "INT8") -> str | None:
+def latency(times: TargetTimes, engine: str = "INT8") -> str | None:
     """Share of the runs that took at most so long, FP32 beside the engine, for one target; SVG.
 
     Args:
-        record: Of the target; see :func:`edgeres.report.evidence.latency_record`.
+        times: Of the target.
         engine: What the engine is called.
     """
     alt = _altair()
     rows = [
         {"precision": name, "ms": value, "share": percent}
-        for kind, name in (("fp32", "FP32"), ("int8", engine))
-        for percent, value in enumerate(record.get(kind, {}).get("quantiles_ms", ()))
+        for record, name in ((times.fp32, "FP32"), (times.int8, engine))
+        for percent, value in enumerate(record.quantiles_ms)
         if percent < 100  # the slowest run of all would flatten the picture
     ]
     if not rows:
@@ -121,18 +122,17 @@ def pareto(report: Report) -> str | None:
     return _svg(drawn.properties(width=WIDTH - 70, height=200))
 
 
-def weight_noise(layers: Rows) -> str | None:
-    """SQNR of each layer's weights, worst first; SVG.
-
-    Args:
-        layers: Rows with ``node``, ``precision`` and ``weight_sqnr_db``.
-    """
+def weight_noise(layers: Sequence[LayerRow]) -> str | None:
+    """SQNR of each layer's weights, worst first; SVG."""
     alt = _altair()
-    rows = [row for row in layers if row.get("weight_sqnr_db") is not None]
+    rows = [
+        {"layer": layer.node[-_NAME:], "weight_sqnr_db": layer.weight_sqnr_db}
+        for layer in sorted(layers, key=lambda layer: layer.weight_sqnr_db or 0.0)
+        if layer.weight_sqnr_db is not None
+    ]
     if not rows:
         return None
-    worst = sorted(rows, key=lambda row: row["weight_sqnr_db"])[:_MOST_LAYERS]
-    chart = alt.Chart(_data([{**row, "layer": str(row["node"])[-34:]} for row in worst]))
+    chart = alt.Chart(_data(rows[:_MOST_LAYERS]))
     return _svg(
         chart.mark_bar(height=9, color="var(--c1)")
         .encode(
@@ -143,20 +143,18 @@ def weight_noise(layers: Rows) -> str | None:
     )
 
 
-def layer_sensitivity(layers: Rows) -> str | None:
-    """Share of the logits' noise that each layer brings by itself, most sensitive first; SVG.
-
-    Args:
-        layers: Rows with ``node`` and ``noise_share`` in [0, 1].
-    """
+def layer_sensitivity(layers: Sequence[LayerRow]) -> str | None:
+    """Share of the logits' noise that each layer brings by itself, most sensitive first; SVG."""
     alt = _altair()
-    rows = [row for row in layers if row.get("noise_share") is not None]
+    rows = [
+        {"layer": layer.node[-_NAME:], "noise": 100 * layer.noise_share}
+        for layer in sorted(layers, key=lambda layer: -(layer.noise_share or 0.0))
+        if layer.noise_share is not None
+    ]
     if not rows:
         return None
-    most = sorted(rows, key=lambda row: -row["noise_share"])[:_MOST_LAYERS]
-    named = [{"layer": str(row["node"])[-34:], "noise": 100 * row["noise_share"]} for row in most]
     return _svg(
-        alt.Chart(_data(named))
+        alt.Chart(_data(rows[:_MOST_LAYERS]))
         .mark_bar(height=9, color="var(--c2)")
         .encode(
             alt.X("noise:Q", title="% of the noise (left is better)"),
@@ -166,20 +164,16 @@ def layer_sensitivity(layers: Rows) -> str | None:
     )
 
 
-def layer_noise(layers: Rows) -> str | None:
-    """SQNR of each layer's output in the engine, in the order of the network; SVG.
-
-    Args:
-        layers: Rows with ``node``, ``sqnr_db`` (from the image on) and ``own_sqnr_db``.
-    """
+def layer_noise(layers: Sequence[LayerRow]) -> str | None:
+    """SQNR of each layer's output in the engine, in the order of the network; SVG."""
     alt = _altair()
-    measured = [row for row in layers if row.get("sqnr_db") is not None]
-    kinds = {"sqnr_db": "all layers up to here", "own_sqnr_db": "this layer alone"}
+    measured = [layer for layer in layers if layer.sqnr_db is not None]
+    kinds = ("all layers up to here", "this layer alone")
     rows = [
-        {"place": place, "layer": str(row["node"]), "kind": kind, "db": row[field]}
-        for field, kind in kinds.items()
-        for place, row in enumerate(measured, start=1)
-        if row.get(field) is not None
+        {"place": place, "layer": layer.node, "kind": kind, "db": sqnr_db}
+        for number, kind in enumerate(kinds)
+        for place, layer in enumerate(measured, start=1)
+        if (sqnr_db := (layer.sqnr_db, layer.own_sqnr_db)[number]) is not None
     ]
     if not rows:
         return None
@@ -189,7 +183,7 @@ def layer_noise(layers: Rows) -> str | None:
             alt.X("place:Q", title="layer, from the image to the logits").axis(tickMinStep=1),
             alt.Y("db:Q", title="SQNR, dB (up is better)").scale(zero=False),
             alt.Color("kind:N", title=None)
-            .scale(domain=list(kinds.values()), range=["var(--c0)", "var(--c1)"])
+            .scale(domain=list(kinds), range=["var(--c0)", "var(--c1)"])
             .legend(orient="top", labelLimit=300),
             detail="kind:N",
             tooltip=[alt.Tooltip("layer:N"), alt.Tooltip("db:Q", format=".1f")],
@@ -245,19 +239,23 @@ def confusion_changes(answers: Answers) -> dict[tuple[int, int], int]:
     return {cell: count for cell, count in sorted(changes.items()) if count}
 
 
-def drift(rows: Rows, field: str, title: str) -> str | None:
+def drift(rows: Sequence[Row], field: str, title: str) -> str | None:
     """One figure over the runs of a history, a line for each engine; SVG.
 
     Args:
-        rows: Rows with ``run`` (1, 2, ...), ``engine`` and the field.
+        rows: Of the history.
         field: Name of the figure.
         title: What it is, with its unit.
     """
     alt = _altair()
-    known = [row for row in rows if row.get(field) is not None]
+    known = [
+        {"run": row.run, "engine": row.engine, field: value}
+        for row in rows
+        if (value := getattr(row, field)) is not None
+    ]
     if not known:
         return None
-    engines = sorted({str(row["engine"]) for row in known})
+    engines = sorted({row.engine for row in rows if getattr(row, field) is not None})
     colours = [f"var(--c{number % 4})" for number in range(len(engines))]
     chart = alt.Chart(_data(known)).mark_line(point={"filled": True, "size": 60}, strokeWidth=2)
     return _svg(
@@ -281,8 +279,8 @@ def _two(field: str, kinds: Sequence[str], alt: Any) -> Any:
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
 
 
-def _data(rows: Rows) -> Any:
-    return _altair().Data(values=[dict(row) for row in rows])
+def _data(rows: Sequence[Mapping[str, object]]) -> Any:
+    return _altair().Data(values=list(rows))
 
 
 def _svg(chart: Any) -> str:

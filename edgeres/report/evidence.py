@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.predictions import Predictions
 from edgeres.system.files import write_atomic
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.backends.base import LayerInfo
@@ -83,12 +84,53 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class EngineLayer:
+    """A layer of the built engine, with the multiply-adds of the ONNX nodes that it computes."""
+
+    name: str
+    op: str
+    precision: str
+    macs: int
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TargetEvidence:
     """What is kept of one target; parts that an output does not have are empty."""
 
     answers: Answers | None
     flips: tuple[Flip, ...]
-    layers: tuple[Mapping[str, Any], ...]
+    layers: tuple[EngineLayer, ...]
+
+
+@dataclass(frozen=True)
+class _TargetRecord:
+    """``TARGET.json``."""
+
+    layers: tuple[EngineLayer, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineTimesRecord:
+    """One engine in ``latency.json``, as far as the page shows it.
+
+    Attributes:
+        quantiles_ms: Milliseconds that 0 to 100 % of the runs took at most.
+        first_ms: The first run.
+    """
+
+    quantiles_ms: tuple[float, ...] = ()
+    first_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TargetTimes:
+    """Both engines of a target in ``latency.json``."""
+
+    fp32: EngineTimesRecord
+    int8: EngineTimesRecord
 
 
 def pair_answers(dense: Predictions, engine: Predictions) -> Answers:
@@ -137,7 +179,14 @@ def write_target(
     if answers is not None:
         flips = _flips(folder, answers, images, preprocess)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **_arrays(answers))
+        np.savez_compressed(
+            buffer,
+            labels=answers.labels,
+            dense=answers.dense,
+            engine=answers.engine,
+            dense_probability=answers.dense_probability,
+            engine_probability=answers.engine_probability,
+        )
         write_atomic(folder / f"{target}.npz", buffer.getvalue())
     record = {
         "layers": [
@@ -154,7 +203,7 @@ def write_target(
     write_atomic(folder / f"{target}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
-def latency_record(fp32: Latency, int8: Latency) -> dict[str, Any]:
+def latency_record(fp32: Latency, int8: Latency) -> dict[str, dict[str, object]]:
     """Both measurements of a target with their whole distribution, as plain JSON values."""
     return {
         name: {
@@ -172,42 +221,21 @@ def read_target(folder: Path, target: str) -> TargetEvidence:
     Raises:
         ArtefactError: A file is damaged.
     """
-    record = read_record(folder / f"{target}.json")
-    try:
-        names = tuple(str(name) for name in record.get("class_names", []))
-        flips = tuple(Flip(**flip) for flip in record.get("flips", []))
-        layers = tuple(dict(layer) for layer in record.get("layers", []))
-        answers = None
-        if (folder / f"{target}.npz").is_file():
-            with np.load(folder / f"{target}.npz", allow_pickle=False) as file:
-                answers = Answers(**{name: file[name] for name in file.files}, class_names=names)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(
-            f"{folder / target}: the evidence is damaged ({error}).",
-            hint="Run `edgeres convert` again.",
-        ) from error
-    return TargetEvidence(answers, flips, layers)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; an empty one where there is no file.
-
-    Raises:
-        ArtefactError: The file is no JSON object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path}: is not JSON ({error}).", hint="Make it again.") from error
-    if not isinstance(content, dict):
-        raise ArtefactError(f"{path}: expected a JSON object.", hint="Make it again.")
-    return content
-
-
-def _arrays(answers: Answers) -> dict[str, Any]:
-    return {name: value for name, value in vars(answers).items() if name != "class_names"}
+    path = folder / f"{target}.json"
+    record = read_stored(path, _TargetRecord) if path.is_file() else _TargetRecord()
+    answers, arrays = None, folder / f"{target}.npz"
+    if arrays.is_file():
+        try:
+            with np.load(arrays, allow_pickle=False) as file:
+                answers = Answers(
+                    **{name: file[name] for name in file.files}, class_names=record.class_names
+                )
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ArtefactError(
+                f"{arrays}: the evidence is damaged ({error}).",
+                hint="Run `edgeres convert` again.",
+            ) from error
+    return TargetEvidence(answers, record.flips, record.layers)
 
 
 def _of(layer: LayerInfo) -> tuple[str, ...]:
@@ -218,7 +246,7 @@ def _flips(
     folder: Path, answers: Answers, images: Dataset, preprocess: Preprocess
 ) -> tuple[Flip, ...]:
     """The flips of which the network that was right had been surest, with their pictures."""
-    found = []
+    flips = []
     names = answers.class_names
     # Where images were left out, positions no longer are the data set's.
     known = len(images) == len(answers.labels)
@@ -229,7 +257,7 @@ def _flips(
         candidates = np.flatnonzero(mask)
         chosen = candidates[np.argsort(-sure[candidates], kind="stable")][:count]
         for index in map(int, chosen):
-            found.append(
+            flips.append(
                 Flip(
                     index=index,
                     name=images.image_name(index) if known else str(index),
@@ -242,7 +270,7 @@ def _flips(
                     image=_picture(folder, index, images, preprocess) if known else None,
                 )
             )
-    return tuple(found)
+    return tuple(flips)
 
 
 def _name(names: Sequence[str], label: int) -> str:

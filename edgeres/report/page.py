@@ -6,35 +6,24 @@ the theme and the shown block. The content security policy of the page forbids a
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
-from edgeres.report.block_graph import residual_blocks
-from edgeres.report.evidence import (
-    LATENCY,
-    RECIPE,
-    Answers,
-    Flip,
-    TargetEvidence,
-    read_record,
-    read_target,
-)
-from edgeres.report.history import Row, as_dicts, runtime_changes
-from edgeres.report.page_layers import layer_rows, standing_out
-from edgeres.report.schema import Report, TargetPart, read_report
+from edgeres.report.evidence import LATENCY, RECIPE, TargetEvidence, TargetTimes, read_target
+from edgeres.report.history import Change, Row, runtime_changes
+from edgeres.report.page_target import shown_target
+from edgeres.report.schema import AgreementMatrix, Report, read_report
 from edgeres.system.extras import import_extra
 from edgeres.system.publish import refuse_half_handover
+from edgeres.system.stored_json import read_json_object, read_stored
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOVES = 10  # changed answers that are listed
-_MEDIA = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,6 @@ class Output:
     Attributes:
         folder: The folder.
         report: Its ``report.json``.
-        raw: The same as plain JSON: fields that this version does not know are only there.
         evidence: Target to what is kept of it.
         times: Target to its latency record; empty for outputs without.
         recipe: What was asked for.
@@ -52,9 +40,8 @@ class Output:
 
     folder: Path
     report: Report
-    raw: Mapping[str, Any]
     evidence: Mapping[str, TargetEvidence]
-    times: Mapping[str, Any]
+    times: Mapping[str, TargetTimes]
     recipe: Mapping[str, Any]
 
 
@@ -67,13 +54,13 @@ def read_output(folder: Path) -> Output:
     refuse_half_handover(folder)
     report = read_report(folder / run_folder.REPORT)
     kept = folder / run_folder.EVIDENCE
+    times, recipe = kept / LATENCY, kept / RECIPE
     return Output(
         folder,
         report,
-        read_record(folder / run_folder.REPORT),
         {name: read_target(kept, name) for name in report.targets},
-        read_record(kept / LATENCY),
-        read_record(kept / RECIPE),
+        read_stored(times, dict[str, TargetTimes]) if times.is_file() else {},
+        read_json_object(recipe) if recipe.is_file() else {},
     )
 
 
@@ -93,10 +80,15 @@ def report_page(output: Output, history: Sequence[Row] = ()) -> str:
         "page.html.j2",
         report=report,
         name=str(output.recipe.get("name") or report.model.name),
-        targets={name: _target(output, name, part) for name, part in report.targets.items()},
+        targets={
+            name: shown_target(
+                output.folder, name, part, output.evidence[name], output.times.get(name)
+            )
+            for name, part in report.targets.items()
+        },
         drops=charts.drops(report),
         pareto=charts.pareto(report),
-        matrix=_matrix(output.raw.get("agreement_matrix")),
+        matrix=_square(report.agreement_matrix),
         recipe=_yaml(output.recipe),
         history=_history(history),
         total_seconds=sum(stage.seconds for stage in report.stages),
@@ -126,101 +118,44 @@ def render(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**content)
 
 
-def _target(output: Output, name: str, part: TargetPart) -> dict[str, Any]:
-    """What the template shows of one target."""
-    evidence = output.evidence[name]
-    qdq = output.folder / name / run_folder.QDQ
-    rows = layer_rows(output.folder, name, part, evidence)
-    precisions = {row["node"]: row["precision"] for row in rows}
-    answers = evidence.answers
-    return {
-        "part": part,
-        "flips": [_flip(output.folder / run_folder.EVIDENCE, flip) for flip in evidence.flips],
-        "moves": _moves(answers) if answers is not None else [],
-        "confusion": charts.confusion(answers) if answers is not None else None,
-        "known": answers is not None,
-        "changed": int((answers.dense != answers.engine).sum()) if answers is not None else 0,
-        "layers": rows,
-        "standing_out": standing_out(output.folder / run_folder.EVIDENCE, name),
-        "weights": charts.weight_noise(rows),
-        "noise": charts.layer_noise(rows),
-        "sensitivity": charts.layer_sensitivity(rows),
-        "blocks": residual_blocks(qdq, precisions) if qdq.is_file() else [],
-        "times": output.times.get(name),
-        "latency": charts.latency(output.times.get(name) or {}, cells.engine_kind(part)),
-    }
+@dataclass(frozen=True)
+class ShownHistory:
+    """Runs over time: rows, what changed with a runtime, and charts."""
+
+    rows: list[Row]
+    changes: list[Change]
+    latency: str | None
+    top1: str | None
 
 
-def _moves(answers: Answers) -> list[dict[str, Any]]:
-    """The most frequent changes of an answer: true class, answers before and after, images."""
-    counts: dict[tuple[int, int, int], int] = {}
-    moved = answers.dense != answers.engine
-    for move in zip(
-        answers.labels[moved].tolist(),
-        answers.dense[moved].tolist(),
-        answers.engine[moved].tolist(),
-        strict=True,
-    ):
-        counts[move] = counts.get(move, 0) + 1
-    names = (*answers.class_names, "not a number")  # the answer -1 is the last one
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        {
-            "label": names[label],
-            "before": names[before],
-            "after": names[after],
-            "count": count,
-            "kind": "lost" if before == label else "gained" if after == label else "still wrong",
-        }
-        for (label, before, after), count in ordered[:_MOVES]
-    ]
-
-
-def _history(rows: Sequence[Row]) -> dict[str, Any] | None:
+def _history(rows: Sequence[Row]) -> ShownHistory | None:
     """Runs over time, drawn and as rows, and what changed with a runtime."""
     if not rows:
         return None
-    plain = as_dicts(rows)
-    for row in plain:
-        row["top1"] = None if row["top1"] is None else 100 * row["top1"]
-    return {
-        "rows": plain,
-        "changes": runtime_changes(rows),
-        "latency": charts.drift(plain, "p50_ms", "latency p50, ms"),
-        "top1": charts.drift(plain, "top1", "top-1, %"),
-    }
+    in_percent = [replace(row, top1=None if row.top1 is None else 100 * row.top1) for row in rows]
+    return ShownHistory(
+        rows=in_percent,
+        changes=runtime_changes(rows),
+        latency=charts.drift(in_percent, "p50_ms", "latency p50, ms"),
+        top1=charts.drift(in_percent, "top1", "top-1, %"),
+    )
 
 
-def _flip(folder: Path, flip: Flip) -> dict[str, Any]:
-    shown = None
-    if flip.image is not None:
-        file = folder / Path(flip.image).name
-        media = _MEDIA.get(file.suffix)
-        if media is not None and file.is_file():
-            data = base64.b64encode(file.read_bytes()).decode("ascii")
-            shown = f"data:{media};base64,{data}"
-    return {**vars(flip), "source": shown}
-
-
-def _matrix(found: Any) -> dict[str, Any] | None:
+def _square(matrix: AgreementMatrix | None) -> AgreementMatrix | None:
     """The agreement between every two networks, where the report has it.
 
     Raises:
         ArtefactError: It is no square of shares.
     """
-    if not found:
+    if matrix is None:
         return None
-    try:
-        names = [str(name) for name in found["names"]]
-        rows = [[float(share) for share in row] for row in found["agreement"]]
-    except (TypeError, KeyError, ValueError):
-        names, rows = [], []
-    if {len(rows), *map(len, rows)} != {len(names)} or not names:
+    sides = {len(matrix.agreement), *map(len, matrix.agreement)}
+    if sides != {len(matrix.names)} or not matrix.names:
         raise ArtefactError(
             f"{run_folder.REPORT}: agreement_matrix is no square of shares.",
             hint="Run `edgeres convert` again.",
         )
-    return {"names": names, "rows": rows}
+    return matrix
 
 
 def _yaml(recipe: Mapping[str, Any]) -> str:

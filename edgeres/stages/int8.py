@@ -22,7 +22,8 @@ from edgeres.recipe.quantize import Calibrator, QuantizeBlock, QuantizeSettings
 from edgeres.recipe.training import QatSettings
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import StrPath, write_atomic
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
+from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
@@ -37,25 +38,25 @@ def calibrate(
     onnx: StrPath,
     output: StrPath,
     *,
-    data: str,
+    data: str | Dataset,
     samples: int | None,
     preprocess: PreprocessLike,
     calibrator: Calibrator = "output",
     threads: int | None = None,
-    bad: BadImages | None = None,
-    progress: Advance | None = None,
+    skipped: BadImages | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CalibrationTable:
     """Runs calibration images through an FP32 ONNX model and writes its calibration table.
 
     Args:
         onnx: FP32 model in normal form.
         output: Where the table (JSON) goes.
-        data: Calibration images, as after ``--data``.
+        data: Calibration images: a data set, or what stands after ``--data``.
         samples: How many of them; ``None`` takes all.
         preprocess: How an image becomes numbers.
         calibrator: Whose ranges the table has besides those that are always there.
         threads: CPU threads of the forward pass.
-        bad: Collects images that cannot be decoded; without it the first one is an error.
+        skipped: Collects images that cannot be decoded; without it the first one is an error.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -65,18 +66,18 @@ def calibrate(
     onnx = Path(onnx)
     output = Path(output)
     from edgeres.quantization.calibrate import calibrate as run
-    from edgeres.stages.table_origin import origin_of
+    from edgeres.stages.table_origin import TableOrigin
 
-    dataset = take(open_dataset(data, split="calibration"), samples)
+    dataset = take(_opened(data), samples)
     table = run(
         onnx,
-        _images(dataset, prepared, bad),
+        _images(dataset, prepared, skipped),
         calibrator=calibrator,
         threads=threads,
         progress=progress,
         total=len(dataset),
     )
-    table = replace(table, made_from=origin_of(dataset, prepared))
+    table = replace(table, made_from=TableOrigin.now(dataset, prepared).to_dict())
     table.save(output)
     return table
 
@@ -107,7 +108,7 @@ def qat(
     train_data: str,
     preprocess: PreprocessLike,
     work: Path,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
 
@@ -146,8 +147,8 @@ def qat(
         preprocess=prepared,
         progress=progress,
     )
-    result.trained.save(output)
-    write_atomic(output.with_suffix(".json"), json.dumps(result.to_dict(), indent=1).encode())
+    result.parameters.save(output)
+    write_atomic(summary_path(output), json.dumps(result.to_dict(), indent=1).encode())
     return result
 
 
@@ -158,10 +159,10 @@ def quantize(
     *,
     rules: QdqRules,
     settings: QuantizeSettings,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     samples: int | None = None,
     preprocess: PreprocessLike | None = None,
-    trained: StrPath | None = None,
+    qat: StrPath | None = None,
 ) -> QuantizeResult:
     """Writes the Q/DQ model that one rule set asks for, and beside it what was done (JSON).
 
@@ -171,13 +172,12 @@ def quantize(
         output: Where the Q/DQ ``.onnx`` goes; the account goes to the same name with ``.json``.
         rules: Of the backend and device that will run it.
         settings: The recipe's ``quantize:`` block.
-        data: Calibration images, as after ``--data``; read only where ``settings`` measure on
+        data: Calibration images, as for :func:`calibrate`; read only where ``settings`` measure on
             images.
         samples: How many of them were calibrated; ``None`` is all. Of these
             ``settings.measured_samples`` are used.
         preprocess: How an image becomes numbers; goes with ``data``.
-        trained: What :func:`qat` learned under these rules; the numbers beside it go into the
-            account.
+        qat: What training learned under these rules; the numbers beside it go into the account.
 
     Raises:
         UsageError: ``settings`` measure on images and there are none.
@@ -187,47 +187,52 @@ def quantize(
     onnx = Path(onnx)
     table = Path(table)
     output = Path(output)
-    trained = None if trained is None else Path(trained)
+    qat = None if qat is None else Path(qat)
+    from edgeres.quantization.account import write_account
+    from edgeres.quantization.qat_parameters import QatParameters
     from edgeres.quantization.quantize import quantize as run
     from edgeres.quantization.table import CalibrationTable
-    from edgeres.quantization.trained import TrainedParameters
+    from edgeres.training.summary import QatSummary
 
     images = None
-    if trained is None and settings.needs_images and data is not None and prepared is not None:
-        full = take(open_dataset(data, split="calibration"), samples)
+    if qat is None and settings.needs_images and data is not None and prepared is not None:
+        full = take(_opened(data), samples)
         few = take(full, min(settings.measured_samples, len(full)))
         # Calibration has read the same images and told of bad ones.
         images = np.concatenate(list(_images(few, prepared, BadImages(1.0))))
-    learned = None if trained is None else TrainedParameters.load(trained)
+    learned = None if qat is None else QatParameters.load(qat)
     result = run(
-        onnx, CalibrationTable.load(table), rules, output, settings, images=images, trained=learned
+        onnx, CalibrationTable.load(table), rules, output, settings, images=images, qat=learned
     )
-    account = {"rules": rules.to_dict(), **result.to_dict()}
-    if trained is not None:
-        account["qat"] = json.loads(trained.with_suffix(".json").read_text())
-    write_atomic(output.with_suffix(".json"), json.dumps(account, indent=1).encode())
+    numbers = None if qat is None else read_stored(summary_path(qat), QatSummary).to_dict()
+    write_account(output, rules, result, numbers)
     return result
+
+
+def summary_path(learned: Path) -> Path:
+    """Where the numbers of a training lie, beside what it learned."""
+    return learned.with_suffix(".json")
 
 
 def sensitivity(
     onnx: StrPath,
     *,
     rules: QdqRules,
-    data: str,
+    data: str | Dataset,
     samples: int,
     preprocess: PreprocessLike,
     settings: QuantizeBlock,
     table: StrPath | None = None,
     all_but: bool = False,
     threads: int | None = None,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Sensitivity:
     """Measures what quantizing each layer alone does to the logits, in simulation.
 
     Args:
         onnx: FP32 model in normal form; equalized first, where ``settings`` say so.
         rules: Of the backend and device that will run it.
-        data: Calibration images, as after ``--data``. The last ``samples`` of them (with the
+        data: Calibration images, as for :func:`calibrate`. The last ``samples`` of them (with the
             classes in turn) are measured on, and the others calibrate.
         samples: How many images to measure on.
         preprocess: How an image becomes numbers.
@@ -268,7 +273,7 @@ def sensitivity(
                 threads=threads,
                 progress=progress,
             )
-    dataset = open_dataset(data, split="calibration")
+    dataset = _opened(data)
     held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
     if table is not None:
         known = CalibrationTable.load(table)
@@ -293,11 +298,18 @@ def sensitivity(
     )
 
 
+def _opened(data: str | Dataset) -> Dataset:
+    """Calibration images: those of a run are opened once, those of a command are named."""
+    return open_dataset(data, split="calibration") if isinstance(data, str) else data
+
+
 def _images(
-    dataset: Dataset, preprocess: Preprocess, bad: BadImages | None
+    dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None
 ) -> Iterator[NDArray[np.float32]]:
     from edgeres.data.batches import batches
 
     workers = usable_threads()
-    for images, _ in batches(dataset, preprocess, CALIBRATION_BATCH, workers=workers, bad=bad):
+    for images, _ in batches(
+        dataset, preprocess, CALIBRATION_BATCH, workers=workers, skipped=skipped
+    ):
         yield images

@@ -16,17 +16,18 @@ from edgeres.data.bad_images import first_image
 from edgeres.data.preprocess import PreprocessLike
 from edgeres.data.source import open_dataset
 from edgeres.errors import UsageError
+from edgeres.pruning.summary import PruneSummary
 from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.recipe import ExportSettings
 from edgeres.system.files import StrPath, output_file
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from edgeres.layer_latency.bench import NetworkBench
-    from edgeres.layer_latency.device import TimedOn
+    from edgeres.layer_latency.device import LatencyTarget
     from edgeres.layer_latency.predict import LatencyModel
     from edgeres.recipe.training import TrainSettings
     from edgeres.training.run import TrainSummary
@@ -41,7 +42,7 @@ def train(
     data: str = "fashion-mnist",
     preprocess: PreprocessLike | None = None,
     start: StrPath | None = None,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainSummary:
     """Trains a network, or trains a checkpoint on, and tests the chosen epoch once.
 
@@ -78,10 +79,10 @@ def prune(
     work: StrPath,
     latency: LatencyModel | None = None,
     bench: NetworkBench | None = None,
-    timed: TimedOn | None = None,
-    measuring: Advance | None = None,
-    progress: Advance | None = None,
-) -> dict[str, str]:
+    latency_on: LatencyTarget | None = None,
+    measuring: ProgressCallback | None = None,
+    progress: ProgressCallback | None = None,
+) -> PruneSummary:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
 
     Args:
@@ -93,13 +94,13 @@ def prune(
         work: Folder of the resumable training state and the log.
         latency: Of the dense network, for ``allocation: latency``.
         bench: Where widths by latency are measured before they are kept.
-        timed: Where to make both, instead: the dense network is exported and its layers are
+        latency_on: Where to make both, instead: the dense network is exported and its layers are
             measured in ``work``.
-        measuring: Called with (layer shapes measured, shapes in all), for ``timed``.
+        measuring: Called with (layer shapes measured, shapes in all), for ``latency_on``.
         progress: Called with (steps done, steps in all).
 
     Returns:
-        What is known of the pruned network, e.g. ``macs_ratio`` and ``held_out_top1``.
+        What is known of the pruned network.
 
     Raises:
         EdgeResError: See :func:`edgeres.pruning.recover.prune_and_finetune`.
@@ -118,13 +119,13 @@ def prune(
     learn, check = split_held_out(full.labels, held_out, settings.seed)
     prepared = preprocess.complete()
     dense = replace(load_checkpoint(checkpoint), preprocess=prepared)
-    if timed is not None and settings.allocation == "latency" and latency is None:
+    if latency_on is not None and settings.allocation == "latency" and latency is None:
         sample = first_image(full)
         size = prepared.output_size(sample.height, sample.width)
         work.mkdir(parents=True, exist_ok=True)
         export(checkpoint, work / DENSE, image_size=size, settings=ExportSettings())
-        latency = timed.model(work / DENSE, work / LATENCY_TABLE, measuring)
-        bench = timed.bench(work / DENSE, latency)
+        latency = latency_on.model(work / DENSE, work / LATENCY_TABLE, measuring)
+        bench = latency_on.bench(work / DENSE, latency)
     pruned = prune_and_finetune(
         dense,
         settings,
@@ -136,7 +137,7 @@ def prune(
         progress=progress,
     )
     save_checkpoint(output, pruned)
-    return {key: value for key, value in pruned.metadata.items() if key != "pruning"}
+    return PruneSummary.of(pruned.metadata, str(output))
 
 
 def export(
@@ -186,8 +187,8 @@ def build(
     threads: int | None = None,
     options: Mapping[str, str] | None = None,
     shapes: Mapping[str, ShapeRange] | None = None,
-    limited: bool = False,
-    progress: Advance | None = None,
+    isolate: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Engine:
     """Builds an engine from an FP32 or Q/DQ ONNX file.
 
@@ -200,9 +201,9 @@ def build(
         options: The backend's own options by name, as text.
         shapes: Shape range by input name, for backends that specialize; under ``""`` that of the
             only input.
-        limited: Whether to build in a child process, for a model from elsewhere.
+        isolate: Whether to build in a child process, for a model from elsewhere.
         progress: Called with (steps done, steps known so far) by backends whose builders tell them;
-            not with ``limited``.
+            not with ``isolate``.
 
     Raises:
         BackendMissingError: The backend is not installed.
@@ -215,10 +216,10 @@ def build(
     backend = installed_backend(target)
     path = output_file(output, backend.engine_suffix, source=onnx)
     config = BuildConfig(device, threads, _named(shapes or {}, onnx), options or {})
-    if limited:
-        from edgeres.backends.limited import build_limited
+    if isolate:
+        from edgeres.backends.isolate import build_isolated
 
-        return build_limited(onnx, path, target, config)
+        return build_isolated(onnx, path, target, config)
     return backend.build(onnx, path, config, progress=progress)
 
 

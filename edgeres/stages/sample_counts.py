@@ -9,7 +9,6 @@ error before any work.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,8 +94,8 @@ def fit_pruning(block: PruneSettings, labels: Labels) -> tuple[PruneSettings, st
     """
     if block.finetune is None:
         return block, ""
-    given = "held_out" in block.finetune.model_fields_set
-    count, said = fit_held_out(labels, block.finetune.held_out, given=given)
+    asked_for = "held_out" in block.finetune.model_fields_set
+    count, said = fit_held_out(labels, block.finetune.held_out, given=asked_for)
     if not said:
         return block, ""
     return block.replace(finetune=block.finetune.replace(held_out=count)), said
@@ -113,14 +112,14 @@ def fit_qat(block: QatSettings, labels: Labels) -> tuple[QatSettings, str]:
     return (block.replace(held_out=count), said) if said else (block, "")
 
 
-def fit_held_out(labels: Labels, wanted: int, *, given: bool) -> tuple[int, str]:
+def fit_held_out(labels: Labels, number: int, *, given: bool) -> tuple[int, str]:
     """How many training images choose the epoch, and what was shrunk.
 
     A default is at most a fifth of the images and leaves each class at least half of its own.
 
     Args:
         labels: Of the training set, ``(N,)``.
-        wanted: The number that was asked for, or the default.
+        number: The number that was asked for, or the default.
         given: Whether it was asked for.
 
     Raises:
@@ -129,17 +128,17 @@ def fit_held_out(labels: Labels, wanted: int, *, given: bool) -> tuple[int, str]
     from edgeres.training.split import split_held_out
 
     if given:
-        split_held_out(labels, wanted, 0)
-        return wanted, ""
+        split_held_out(labels, number, 0)
+        return number, ""
     _, counts = np.unique(labels, return_counts=True)
     most = min(len(labels) // _HELD_OUT_PART, int(counts.min()) // 2 * len(counts))
-    count = max(1, min(wanted, most))
+    count = max(1, min(number, most))
     split_held_out(labels, count, 0)
-    if count == wanted:
-        return wanted, ""
+    if count == number:
+        return number, ""
     return (
         count,
-        f"{count} of {len(labels)} training images choose the epoch ({wanted:,} by default)",
+        f"{count} of {len(labels)} training images choose the epoch ({number:,} by default)",
     )
 
 
@@ -157,7 +156,7 @@ def fit_sensitivity(samples: int | None, default: int, images: int, *, calibrate
     return min(default, images if calibrated else max(1, images // 2))
 
 
-def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, Any], list[str]]:
+def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, int], list[str]]:
     """Shrunk numbers by dotted key, and what is said of them."""
     block = recipe.quantize.mixed_precision
     used, images = recipe.data.calibration_samples, len(calibration)
@@ -177,7 +176,7 @@ def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, Any], 
             + f", the set has {images}.",
             hint="Ask for fewer, or give a larger set.",
         )
-    changes: dict[str, Any] = {}
+    changes: dict[str, int] = {}
     told: list[str] = []
     if used < recipe.data.calibration_samples:
         changes["data.calibration_samples"] = used

@@ -7,8 +7,8 @@ images it is of and how they became numbers; which model it is of it says anyway
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import take
@@ -17,28 +17,58 @@ from edgeres.errors import ArtefactError
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.files import file_sha256
 from edgeres.system.stage_code import made_by
+from edgeres.system.stored_json import check_stored
 
-IMAGES, ASKED, PREPROCESS, CODE = "images", "samples", "preprocess", "made_by"
+_HINT = "Leave --table out to calibrate anew, or give what the table was made from."
 
 
-def origin_of(images: Dataset, preprocess: Preprocess) -> dict[str, Any]:
-    """What a table that is made now is made from, as plain JSON values.
+@dataclass(frozen=True)
+class TableOrigin:
+    """What a table says that it was made from; ``None`` where it does not say.
 
-    Args:
-        images: All that calibrate.
-        preprocess: How an image becomes numbers.
+    Attributes:
+        images: Fingerprint of all that calibrated.
+        samples: How many those were.
+        preprocess: How an image became numbers, as :meth:`Preprocess.to_dict` gives it.
+        made_by: Code and libraries, as :func:`edgeres.system.stage_code.made_by` gives them.
     """
-    return {
-        IMAGES: images.fingerprint,
-        ASKED: len(images),
-        PREPROCESS: preprocess.to_dict(),
-        CODE: made_by("calibrate"),
-    }
+
+    images: str | None = None
+    samples: int | None = None
+    preprocess: Mapping[str, object] | None = None
+    made_by: Mapping[str, object] | None = None
+
+    @staticmethod
+    def of(table: CalibrationTable) -> TableOrigin:
+        """What a table says of itself.
+
+        Raises:
+            ArtefactError: A field is of another type.
+        """
+        return check_stored(
+            table.made_from, TableOrigin, where="made_from of the calibration table", hint=_HINT
+        )
+
+    @staticmethod
+    def now(images: Dataset, preprocess: Preprocess) -> TableOrigin:
+        """What a table that is made now is made from.
+
+        Args:
+            images: All that calibrate.
+            preprocess: How an image becomes numbers.
+        """
+        return TableOrigin(
+            images.fingerprint, len(images), preprocess.to_dict(), made_by("calibrate")
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def preprocess_of(table: CalibrationTable) -> Preprocess | None:
     """How the images of a table became numbers; ``None`` where it does not say."""
-    told = table.made_from.get(PREPROCESS)
+    told = TableOrigin.of(table).preprocess
     return None if told is None else Preprocess.from_dict(told)
 
 
@@ -61,13 +91,14 @@ def kept_table(
         return None, ""
     try:
         table = CalibrationTable.load(path)
+        told = TableOrigin.of(table)
     except ArtefactError as error:
         return None, error.message.rstrip(".")
     why = _mismatch(table, onnx, calibrator)
     if not why and not table.made_from:
         why = "it does not say what it was made from"
     if not why:
-        why = _differs(table.made_from, origin_of(images, preprocess))
+        why = _differs(told, TableOrigin.now(images, preprocess))
     return (None, why) if why else (table, "")
 
 
@@ -94,18 +125,15 @@ def check_table(
         ArtefactError: It is of another model, other images or another preprocessing.
     """
     why = _mismatch(table, onnx, calibrator)
-    told = table.made_from
-    if not why and preprocess is not None and PREPROCESS in told:
-        why = _differs({PREPROCESS: told[PREPROCESS]}, {PREPROCESS: preprocess.to_dict()})
-    if not why and images is not None and IMAGES in told:
-        count = int(told.get(ASKED, table.samples))
+    told = TableOrigin.of(table)
+    if not why and preprocess is not None and told.preprocess is not None:
+        why = _differs(told, TableOrigin(preprocess=preprocess.to_dict()))
+    if not why and images is not None and told.images is not None:
+        count = table.samples if told.samples is None else told.samples
         few = take(images, count) if count <= len(images) else images
-        why = _differs({IMAGES: told[IMAGES]}, {IMAGES: few.fingerprint})
+        why = _differs(told, TableOrigin(images=few.fingerprint))
     if why:
-        raise ArtefactError(
-            f"{path}: {why}.",
-            hint="Leave --table out to calibrate anew, or give what the table was made from.",
-        )
+        raise ArtefactError(f"{path}: {why}.", hint=_HINT)
 
 
 def _mismatch(table: CalibrationTable, onnx: Path, calibrator: str) -> str:
@@ -116,17 +144,17 @@ def _mismatch(table: CalibrationTable, onnx: Path, calibrator: str) -> str:
     return ""
 
 
-def _differs(made_from: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In words, what is different first; empty where nothing is."""
-    if PREPROCESS in wanted:
-        before, now = made_from.get(PREPROCESS, {}), wanted[PREPROCESS]
-        for key in now:
-            if before.get(key) != now[key]:
-                return f"it was made with {key} {before.get(key)}, now it is {now[key]}"
-    if ASKED in wanted and made_from.get(ASKED) != wanted[ASKED]:
-        return f"it is of {made_from.get(ASKED)} images, now there are {wanted[ASKED]}"
-    if IMAGES in wanted and made_from.get(IMAGES) != wanted[IMAGES]:
+def _differs(told: TableOrigin, now: TableOrigin) -> str:
+    """In words, what of ``now`` is different first; empty where nothing is."""
+    if now.preprocess is not None:
+        before = told.preprocess or {}
+        for key, value in now.preprocess.items():
+            if before.get(key) != value:
+                return f"it was made with {key} {before.get(key)}, now it is {value}"
+    if now.samples is not None and told.samples != now.samples:
+        return f"it is of {told.samples} images, now there are {now.samples}"
+    if now.images is not None and told.images != now.images:
         return "it was made with other images"
-    if CODE in wanted and made_from.get(CODE) != wanted[CODE]:
+    if now.made_by is not None and told.made_by != now.made_by:
         return "another version of edgeres or of a library made it"
     return ""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-Advance = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Called with (steps done, steps in all, as far as they are known)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,16 @@ class Silent:
         """Does nothing."""
 
 
-def advance(listener: Listener, stage: str) -> Advance:
+def advance(listener: Listener, stage: str) -> ProgressCallback:
     """A ``progress(done, total)`` callback for one stage."""
 
     def call(done: int, total: int) -> None:
         listener.advanced(stage, done, total)
 
     return call
+
+
+def bar(listener: Listener, stage: str) -> ProgressCallback:
+    """Tells that a stage begins; a ``progress(done, total)`` callback for it."""
+    listener.started(stage)
+    return advance(listener, stage)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Concatenate
 
 from edgeres.system.child import P, T, call, kill_group, limit, read_answer, received
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 
 # What holds for a program that a process executes, not for the process itself: personality(2), and
 # the limit on the stack, which moves what lies below it and is the size of every thread's.
@@ -51,11 +51,11 @@ _NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def run_steady(
-    function: Callable[Concatenate[Advance, P], T],
+    function: Callable[Concatenate[ProgressCallback, P], T],
     *,
     folder: Path,
     what: str,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Callable[P, T]:
     """A function of a module as one that does its work in a steady child process.
 
@@ -109,7 +109,10 @@ def run_steady(
 
 
 def _told(
-    function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], tell: Advance
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tell: ProgressCallback,
 ) -> T:
     return function(tell, *args, **kwargs)
 

@@ -13,7 +13,7 @@ from edgeres.recipe.training import Training
 
 
 @dataclass(frozen=True)
-class Place:
+class TorchDevice:
     """A device and the type that convolutions compute in there."""
 
     device: torch.device
@@ -33,7 +33,7 @@ class Place:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
-def choose_place(settings: Training) -> Place:
+def choose_device(settings: Training) -> TorchDevice:
     """Resolves ``auto``.
 
     Float32 on a CPU: bfloat16 autocast was slower for a ResNet-20 step even on a CPU with
@@ -53,11 +53,11 @@ def choose_place(settings: Training) -> Place:
             hint="Use --device cpu, or install a driver and a CUDA build of torch.",
         )
     if settings.precision != "auto":
-        return Place(device, getattr(torch, settings.precision))
+        return TorchDevice(device, getattr(torch, settings.precision))
     if device.type != "cuda":
-        return Place(device, torch.float32)
+        return TorchDevice(device, torch.float32)
     modern = torch.cuda.get_device_capability(device) >= (8, 0)
-    return Place(device, torch.bfloat16 if modern else torch.float16)
+    return TorchDevice(device, torch.bfloat16 if modern else torch.float16)
 
 
 @contextmanager

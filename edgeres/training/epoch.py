@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgeres.errors import StageError
 from edgeres.recipe.training import SparseSettings, Training
 from edgeres.training.augment import augment
-from edgeres.training.device import Place
+from edgeres.training.device import TorchDevice
 from edgeres.training.ema import MovingAverage
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import lay_out_images
@@ -38,7 +38,7 @@ class Learner:
         return self.module if self.average is None else self.average.module
 
 
-def make_learner(module: nn.Module, settings: Training, place: Place) -> Learner:
+def make_learner(module: nn.Module, settings: Training, place: TorchDevice) -> Learner:
     """SGD with Nesterov momentum; biases and batch normalization are not decayed."""
     decayed = [p for p in module.parameters() if p.ndim > 1]
     free = [p for p in module.parameters() if p.ndim <= 1]
@@ -66,7 +66,7 @@ def train_epoch(
     settings: Training,
     epoch: int,
     *,
-    place: Place,
+    place: TorchDevice,
     layout: LayoutName = "channels_last",
     teacher: nn.Module | None = None,
     on_step: Callable[[], None] | None = None,

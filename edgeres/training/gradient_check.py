@@ -149,7 +149,7 @@ def wrong_shapes(
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
     risky = tuple(shape for shape in shapes if may_crash(shape))
     wrong = []
-    if risky and (trouble := _in_child(risky, layout, name, threads)):
+    if risky and (trouble := _isolated(risky, layout, name, threads)):
         return [(risky[0], trouble)]
     for shape in shapes:
         if not may_crash(shape) and (error := _error(shape, layout, name, threads)) > LIMITS[name]:
@@ -164,7 +164,7 @@ def _error(shape: ConvShape, layout: LayoutName, dtype: str, threads: int) -> fl
 
 
 @cache
-def _in_child(shapes: tuple[ConvShape, ...], layout: LayoutName, dtype: str, threads: int) -> str:
+def _isolated(shapes: tuple[ConvShape, ...], layout: LayoutName, dtype: str, threads: int) -> str:
     """What is wrong with shapes that might take the process down; empty where nothing is."""
     measure = run_limited(errors_of, seconds=CHILD_LIMIT_S, memory_bytes=None)
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.errors import StageError
-from edgeres.training.device import Place
+from edgeres.training.device import TorchDevice
 from edgeres.training.gradient_check import (
     FORMATS,
     ConvShape,
@@ -33,7 +33,7 @@ def has_wrong_gradients(shape: ConvShape) -> bool:
     return shape.kernel == (1, 1) and max(shape.stride) > 1 and narrow and shape.groups == 1
 
 
-def choose_layout(module: nn.Module, images: Tensor, place: Place) -> LayoutName:
+def choose_layout(module: nn.Module, images: Tensor, place: TorchDevice) -> LayoutName:
     """The fastest layout in which a network's gradients are right.
 
     Args:

@@ -17,6 +17,7 @@ from edgeres.errors import UsageError
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
 from edgeres.recipe.training import Training
 from edgeres.system.files import disk_errors
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import (
     check_labels,
     choose_plan,
@@ -24,20 +25,19 @@ from edgeres.training.begin import (
     fingerprint,
     first_network,
 )
-from edgeres.training.device import Place, choose_place, cpu_threads
+from edgeres.training.device import TorchDevice, choose_device, cpu_threads
 from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.loss import distills
 from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
-from edgeres.training.state import EpochRecord, TrainState, load_state, save_log, save_state
+from edgeres.training.state import TrainState, load_state, save_log, save_state
+from edgeres.training.summary import EpochRecord
 
 CHECKPOINT_NAME = "model.safetensors"
 STATE_NAME = "train_state.pt"
 LOG_NAME = "train_log.jsonl"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def train(
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
     teacher: nn.Module | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainResult:
     """Trains from scratch, or on from ``start``, and keeps the epoch best on ``held_out``.
 
@@ -155,7 +155,7 @@ def fit(
     preprocess: Preprocess,
     teacher: nn.Module | None = None,
     identity: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[TrainState, int]:
     """Trains any module, resumably; what :func:`train` does once it has a network.
 
@@ -178,7 +178,7 @@ def fit(
     """
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    place = choose_place(settings)
+    place = choose_device(settings)
     sets = (train_set, held_out)
     identity = fingerprint(settings, sets, preprocess, module, teacher, also=identity)
     state = load_state(output / STATE_NAME, identity)
@@ -214,13 +214,13 @@ class _Run:
     learner: Learner
     data: PixelSet
     check: PixelSet
-    place: Place
+    place: TorchDevice
     layout: LayoutName
     teacher: nn.Module | None
     identity: str
     output: Path
 
-    def finish(self, state: TrainState | None, progress: Progress | None) -> TrainState:
+    def finish(self, state: TrainState | None, progress: ProgressCallback | None) -> TrainState:
         """Trains the epochs that are left, saving state and log after each."""
         if state is not None:
             _restore(self.learner, state)

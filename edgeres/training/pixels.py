@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.augment import Normalization
 
 MAX_BYTES = 8 << 30
@@ -35,7 +35,7 @@ def load_pixels(
     preprocess: Preprocess,
     *,
     device: torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> PixelSet:
     """Decodes, resizes and crops every image once; normalization waits until after augmentation.
 

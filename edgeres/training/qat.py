@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
@@ -21,14 +19,15 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 from edgeres.graph.layers import load_model, node_name
+from edgeres.quantization.qat_parameters import QatLayer, QatParameters
 from edgeres.quantization.quantize import prepare
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.recipe.training import QatSettings
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import check_labels
-from edgeres.training.device import choose_place, cpu_threads
+from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.fake_quant import (
     ActivationQuantizer,
@@ -38,41 +37,20 @@ from edgeres.training.fake_quant import (
 from edgeres.training.loop import LOG_NAME, fit
 from edgeres.training.onnx_network import OnnxNetwork, QdqNetwork
 from edgeres.training.pixels import load_pixels
-from edgeres.training.state import EpochRecord
+from edgeres.training.summary import QatSummary
 
 
 @dataclass(frozen=True)
-class QatResult:
-    """What training gave.
+class QatResult(QatSummary):
+    """What training gave: its numbers, and what was learned.
 
     Attributes:
-        trained: For the writer of Q/DQ files.
-        kept: ``start`` where no epoch was as good as the calibrated start on the held-out images;
-            ``trained`` is then that start.
-        start_top1: Of the calibrated start on the held-out images, in [0, 1].
-        held_out_top1: Of what was kept.
-        best_epoch: The chosen epoch, from 1.
-        held_out: Number of held-out images.
-        history: All epochs.
+        parameters: For the writer of Q/DQ files.
         log: One JSON line an epoch.
     """
 
-    trained: TrainedParameters
-    kept: Literal["trained", "start"]
-    start_top1: float
-    held_out_top1: float
-    best_epoch: int
-    held_out: int
-    history: tuple[EpochRecord, ...]
+    parameters: QatParameters
     log: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain JSON values."""
-        values = {name: getattr(self, name) for name in _TOLD}
-        return values | {"history": [asdict(record) for record in self.history]}
-
-
-_TOLD = ("kept", "start_top1", "held_out_top1", "best_epoch", "held_out")
 
 
 def train_quantized(
@@ -86,7 +64,7 @@ def train_quantized(
     output: Path,
     *,
     preprocess: Preprocess,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of a network; resumes what an earlier call left in ``output``.
 
@@ -130,7 +108,7 @@ def train_quantized(
     if better:
         best.load_state_dict(state.best)
     return QatResult(
-        trained=learned(best.cpu(), file_sha256(onnx)),
+        parameters=learned(best.cpu(), file_sha256(onnx)),
         kept="trained" if better else "start",
         start_top1=start_top1,
         held_out_top1=chosen.held_out_top1 if better else start_top1,
@@ -148,7 +126,7 @@ def qdq_network(
     settings: QuantizeSettings,
     *,
     preprocess: Preprocess,
-    trained: TrainedParameters | None = None,
+    qat: QatParameters | None = None,
 ) -> QdqNetwork:
     """The torch module of a Q/DQ file: the calibrated start, or what was learned since.
 
@@ -156,7 +134,7 @@ def qdq_network(
         EdgeResError: As :func:`edgeres.quantization.quantize.prepare`.
         ModelError: The model has an op that cannot be trained here.
     """
-    prepared = prepare(onnx, table, rules, settings, trained=trained)
+    prepared = prepare(onnx, table, rules, settings, qat=qat)
     placement = prepared.placement
     layers = {
         item.layer.name: (
@@ -194,7 +172,7 @@ def qdq_network(
 
 
 @torch.no_grad()
-def learned(network: QdqNetwork, model_sha256: str) -> TrainedParameters:
+def learned(network: QdqNetwork, model_sha256: str) -> QatParameters:
     """Takes weights, biases and scales out of a module, for the writer of Q/DQ files.
 
     Args:
@@ -202,18 +180,18 @@ def learned(network: QdqNetwork, model_sha256: str) -> TrainedParameters:
         model_sha256: Hash of the FP32 file that it was made from.
     """
     keep_scales_valid(network)
-    layers: dict[str, TrainedLayer] = {}
+    layers: dict[str, QatLayer] = {}
     for name, part in zip(network.layer_names, network.layers, strict=True):
         assert isinstance(part, QuantizedParameters)
         bias = None if part.bias is None else part.bias.detach().numpy().copy()
-        layers[name] = TrainedLayer(
+        layers[name] = QatLayer(
             part.weight.detach().numpy().copy(), part.scale.detach().numpy().copy(), bias
         )
     activations = {}
     for name, part in zip(network.sources, network.quantizers, strict=True):
         assert isinstance(part, ActivationQuantizer)
         activations[name] = part.learned()
-    return TrainedParameters(model_sha256, layers, activations)
+    return QatParameters(model_sha256, layers, activations)
 
 
 def _classes(
@@ -237,7 +215,7 @@ def _classes(
 def _top1(
     network: QdqNetwork, held_out: Dataset, training: QatSettings, preprocess: Preprocess
 ) -> float:
-    device = choose_place(training).device
+    device = choose_device(training).device
     data = load_pixels(held_out, preprocess, device=device)
     with cpu_threads(training.threads):
         return evaluate(network.to(device), data)[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from edgeres.models.checkpoint import (
 )
 from edgeres.recipe.training import TrainSettings
 from edgeres.system.files import write_atomic
-from edgeres.training.device import choose_place, cpu_threads
+from edgeres.system.progress import ProgressCallback
+from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
 from edgeres.training.pixels import load_pixels
@@ -66,7 +66,7 @@ def train_and_test(
     *,
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainSummary:
     """Trains on the training images of ``data`` and tests the chosen epoch once.
 
@@ -148,7 +148,7 @@ def _earlier_test(path: Path, weights: str) -> tuple[int, float | None]:
 def _top1(checkpoint: Checkpoint, test: Dataset, settings: TrainSettings) -> float:
     if checkpoint.preprocess is None:  # train() always writes one
         raise AssertionError
-    device = choose_place(settings).device
+    device = choose_device(settings).device
     data = load_pixels(test, checkpoint.preprocess, device=device)
     with cpu_threads(settings.threads):
         return evaluate(load_module(checkpoint).to(device), data)[1]

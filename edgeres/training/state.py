@@ -13,31 +13,9 @@ import torch
 
 from edgeres.errors import ArtefactError
 from edgeres.system.files import write_atomic
+from edgeres.training.summary import EpochRecord
 
 STATE_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the training log.
-
-    Attributes:
-        epoch: From 1.
-        loss: Mean training loss.
-        top1: Share of augmented training images that were classified rightly, in [0, 1].
-        held_out_loss: Cross-entropy on the held-out images.
-        held_out_top1: On the held-out images, with the averaged weights where there are any.
-        learning_rate: Of the epoch's last step.
-        seconds: Wall time of the epoch with its evaluation.
-    """
-
-    epoch: int
-    loss: float
-    top1: float
-    held_out_loss: float
-    held_out_top1: float
-    learning_rate: float
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def tune(
             "model": inputs.source.sha256,
             "space": settings.space,
             "targets": [target.name for target in here],
-            "images": [inputs.validation.fingerprint, inputs.calibration.fingerprint],
+            "images": [inputs.validation.fingerprint, inputs.calibration.used.fingerprint],
             "machine": _machine(describe_environment()),
         }
     )

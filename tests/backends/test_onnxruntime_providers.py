@@ -55,7 +55,7 @@ def session(**nodes):
 
 
 def test_some_nodes_on_the_cpu_are_refused_unless_allowed():
-    place = providers.Place(AZURE)
+    place = providers.ExecutionProvider(AZURE)
     half = session(**{AZURE: ["stem", "fc"], providers.CPU: ["pool"]})
     with pytest.raises(BackendMissingError, match=r"1 of 3 nodes .* CPU.*pool") as it:
         providers.refuse_fallback(half, place, allowed=False)
@@ -68,7 +68,7 @@ def test_a_runtime_that_does_not_tell_is_not_believed():
     mute = session()
     del mute.get_provider_graph_assignment_info
     with pytest.raises(BackendMissingError, match="does not tell which nodes"):
-        providers.refuse_fallback(mute, providers.Place(AZURE), allowed=True)
+        providers.refuse_fallback(mute, providers.ExecutionProvider(AZURE), allowed=True)
 
 
 def test_kernels_elsewhere_are_marked(network):

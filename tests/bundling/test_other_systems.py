@@ -49,7 +49,7 @@ for path in sorted(root.rglob("*.py")):
         importlib.import_module(".".join(["edgeres", *parts]).removesuffix(".py"))
 assert not {"torch", *lacking} & {name for name, module in sys.modules.items() if module}
 
-with edgeres.Session(bundle, trial=True) as session:
+with edgeres.Session(bundle, isolate=True) as session:
     print(session.classify([PIL.Image.open(image)])[0][0].label)
 """
 

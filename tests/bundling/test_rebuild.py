@@ -13,7 +13,7 @@ from edgeres.bundling.rebuild import rebuild_engine
 
 def test_options_and_shapes_are_those_of_the_build(tmp_path: Path, monkeypatch) -> None:
     seen: list[BuildConfig] = []
-    monkeypatch.setattr(rebuild, "build_limited", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(rebuild, "build_isolated", lambda *given: seen.append(given[-1]))
 
     def extract(name: str, place: Path) -> Path:
         (place / name).write_bytes(b"")

@@ -40,7 +40,7 @@ def test_clipped_sums_fail_the_self_test(changed, bundle_file):
     with pytest.raises(GateError, match=r"SQNR 1[56]\."):
         edgeres.Session(path)
     with pytest.raises(GateError, match=r"SQNR 1[56]\."):
-        edgeres.Session(path, trial=True)
+        edgeres.Session(path, isolate=True)
     with edgeres.Session(path, self_test=False) as session:
         assert session.self_test is None
 
@@ -175,5 +175,5 @@ def test_an_engine_that_hangs_is_stopped(changed, monkeypatch):
     monkeypatch.setattr("edgeres.bundling.selftest.TRIAL_SECONDS", 4.0)
     started = time.monotonic()
     with pytest.raises(StageError, match="did not end within its limit of 4 s"):
-        edgeres.Session(changed(hang), target="onnxruntime", trial=True)
+        edgeres.Session(changed(hang), target="onnxruntime", isolate=True)
     assert time.monotonic() - started < 30

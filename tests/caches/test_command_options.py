@@ -100,7 +100,7 @@ def _other(settings: Any, name: str) -> Any:
 def place(kills: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kills.write_network(tmp_path / "net.onnx")
     write_images(tmp_path / "a.npz")
-    monkeypatch.setattr("edgeres.quantization.trial.try_model", lambda path: None)
+    monkeypatch.setattr("edgeres.quantization.isolate.try_model", lambda path: None)
     return tmp_path
 
 

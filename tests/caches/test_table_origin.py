@@ -20,7 +20,7 @@ MEAN = ("--mean", "0.286", "--std", "0.353")
 @pytest.fixture(autouse=True)
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial of a model from elsewhere in a child process has its own tests."""
-    monkeypatch.setattr("edgeres.quantization.trial.try_model", lambda path: None)
+    monkeypatch.setattr("edgeres.quantization.isolate.try_model", lambda path: None)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_a_device_with_engine_and_baseline_only_can_validate(workplace, report, 
         "sys.meta_path.insert(0, NoTorch())\n"
         "from edgeres.data.source import open_dataset\n"
         "from edgeres.data.sampling import take\n"
-        "import edgeres.cli.engines as e, edgeres.data.source as s\n"
+        "import edgeres.data.source as s\n"
         "whole = s.open_dataset\n"
         f"s.open_dataset = lambda *a, **k: take(whole(*a, **k), {SAMPLES})\n"
         "from edgeres.cli import app\n"

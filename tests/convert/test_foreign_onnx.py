@@ -3,6 +3,7 @@
 import json
 
 import edgeres
+from edgeres.data.preprocess import Preprocess
 from edgeres.pipeline.source import ModelFacts, choose_preprocess
 
 from .conftest import FEW, invoke
@@ -28,7 +29,7 @@ def test_an_onnx_file_from_elsewhere(workplace, report, few_images, tmp_path):
 
 def test_one_option_keeps_the_rest_of_the_preprocessing(workplace):
     changed = edgeres.load_recipe(workplace / "recipe.yaml", {"preprocess.crop": 28})
-    facts = ModelFacts("net", 10, 1, {"mean": [0.286], "std": [0.353], "channels": 1}, ())
+    facts = ModelFacts("net", 10, 1, Preprocess(mean=(0.286,), std=(0.353,), channels=1), ())
     preprocess = choose_preprocess(changed.preprocess, facts)
     assert preprocess.mean == (0.286,)
     assert preprocess.crop == 28

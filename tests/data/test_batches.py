@@ -115,37 +115,37 @@ def test_without_a_collector_a_bad_image_raises(files):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_left_out_counted_and_named(files, workers):
-    bad = BadImages(max_share=0.2)
+    skipped = BadImages(max_share=0.2)
     dataset = files(10, broken=[1, 4])
-    images, labels = gathered(batches(dataset, GREY, 3, workers=workers, bad=bad))
+    images, labels = gathered(batches(dataset, GREY, 3, workers=workers, skipped=skipped))
     assert labels.tolist() == [0, 2, 3, 5, 6, 7, 8, 9]
     assert len(images) == 8
-    assert list(bad.reasons) == ["'001.png'", "'004.png'"]
-    assert bad.summary().startswith("2 images could not be decoded")
-    assert "'004.png'" in bad.summary()
-    gathered(batches(dataset, GREY, 3, workers=workers, bad=bad))
-    assert len(bad.reasons) == 2, "the same image counts once, however often it is read"
+    assert list(skipped.reasons) == ["'001.png'", "'004.png'"]
+    assert skipped.summary().startswith("2 images could not be decoded")
+    assert "'004.png'" in skipped.summary()
+    gathered(batches(dataset, GREY, 3, workers=workers, skipped=skipped))
+    assert len(skipped.reasons) == 2, "the same image counts once, however often it is read"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_bad_images_fail(files, workers):
-    bad = BadImages(max_share=0.2)
+    skipped = BadImages(max_share=0.2)
     with pytest.raises(
         DataError, match=r"at most 20\.00% bad images, got 3 .* reading 10"
     ) as caught:
-        list(batches(files(10, broken=[1, 4, 7, 8]), GREY, 3, workers=workers, bad=bad))
+        list(batches(files(10, broken=[1, 4, 7, 8]), GREY, 3, workers=workers, skipped=skipped))
     assert "007.png" in str(caught.value)
 
 
 def test_only_bad_images_fail_whatever_the_share(files):
     with pytest.raises(DataError, match="none that can be decoded"):
-        list(batches(files(3, broken=[0, 1, 2]), GREY, 2, bad=BadImages(max_share=1.0)))
+        list(batches(files(3, broken=[0, 1, 2]), GREY, 2, skipped=BadImages(max_share=1.0)))
 
 
 def test_no_bad_images_no_summary(files):
-    bad = BadImages()
-    list(batches(files(3), GREY, 2, bad=bad))
-    assert bad.summary() == ""
+    skipped = BadImages()
+    list(batches(files(3), GREY, 2, skipped=skipped))
+    assert skipped.summary() == ""
 
 
 def test_other_sizes_are_named_unless_cropped(files):

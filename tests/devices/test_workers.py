@@ -150,13 +150,13 @@ def test_images_left_out_are_counted_over_all_shards(place) -> None:
     dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
     engine = read_engine(place / "model.onnx")
     part = _shard(0, SAMPLES)
-    bad = BadImages()
+    skipped = BadImages()
     found = assemble(
         [replace(part, logits=part.logits[1:], labels=part.labels[1:], left_out={"a": "cut."})],
-        dataset, engine, bad,
+        dataset, engine, skipped,
     )  # fmt: skip
     assert found.samples == SAMPLES - 1
-    assert bad.reasons == {"a": "cut."}
+    assert skipped.reasons == {"a": "cut."}
     many = {str(n): "cut." for n in range(30)}
     with pytest.raises(DataError, match=r"at most 1\.00%"):
         assemble(

@@ -62,7 +62,7 @@ def test_with_a_trial_further_engines_are_built_in_children(run, images, monkeyp
         raise AssertionError("built in this process")
 
     monkeypatch.setattr(type(get_backend("onnxruntime")), "build", refuse)
-    tried = compare(fp32, engine, images, GREY, threads=1, trial=True)
+    tried = compare(fp32, engine, images, GREY, threads=1, isolate=True)
     assert tried.to_dict() == plain.to_dict()
     with pytest.raises(AssertionError, match="in this process"):
         compare(fp32, engine, images, GREY, threads=1)

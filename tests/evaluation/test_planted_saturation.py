@@ -120,7 +120,7 @@ def test_a_pool_is_named_as_such_and_no_layer_before_it(run, tmp_path, name) -> 
 def test_without_a_cause_that_was_checked_none_is_named(run) -> None:
     """Whatever this CPU does: the weights are safe where its sums clip, and else no sum clips."""
     engine = engine_of(run, "onnxruntime")
-    model = open_model(engine, [engine], trial=False)
+    model = open_model(engine, [engine], isolate=False)
     layer = LayerDistance(LAYER, "Conv", "", (LAYER,), True, 20.0, 20.0, None, None)
     cause, text = Evidence(model, model).of_engine(layer, candidate=True)
     assert cause == "unknown"

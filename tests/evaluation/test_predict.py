@@ -135,10 +135,10 @@ def test_a_bad_image_is_left_out_only_when_allowed() -> None:
     resized = Preprocess(scale=1.0, channels=1, resize=(3, 3), crop=(2, 2))
     with pytest.raises(DataError, match="cut short"):
         predict(Brightness(), damaged, resized)
-    bad = BadImages(max_share=0.5)
-    answers = predict(Brightness(), damaged, resized, bad=bad)
+    skipped = BadImages(max_share=0.5)
+    answers = predict(Brightness(), damaged, resized, skipped=skipped)
     assert answers.labels.tolist() == [0, 1, 0, 1, 2, 0]
-    assert list(bad.reasons) == ["grey[2]"]
+    assert list(skipped.reasons) == ["grey[2]"]
 
 
 def test_wrong_size_names_both_shapes() -> None:

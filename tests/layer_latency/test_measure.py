@@ -14,7 +14,7 @@ from edgeres.layer_latency import predict
 from edgeres.layer_latency.measure import (
     liked_multiple,
     measure_layers,
-    place_of,
+    measurement_context,
     width_grid,
 )
 from edgeres.layer_latency.predict import latency_model
@@ -66,7 +66,7 @@ def test_a_table_is_filled_and_found_again(
 
 
 def test_a_table_of_another_place_is_refused(network: Path, target: Target, tmp_path: Path) -> None:
-    place = place_of(target, precision="int8", threads=1)
+    place = measurement_context(target, precision="int8", threads=1)
     LatencyTable(replace(place, cpu="another", threads=2)).save(tmp_path / "t.json")
     with pytest.raises(ArtefactError, match="threads, cpu differ"):
         measure_layers(network_layers(network), target, place, path=tmp_path / "t.json")
@@ -75,11 +75,11 @@ def test_a_table_of_another_place_is_refused(network: Path, target: Target, tmp_
 def test_a_table_of_the_same_cpu_with_fewer_instruction_sets_is_refused(
     network: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = place_of(target, precision="int8", threads=1)
+    place = measurement_context(target, precision="int8", threads=1)
     machine = module.describe_environment(())
     less = replace(machine, isa=(*machine.isa[:-1], "another"))
     monkeypatch.setattr(module, "describe_environment", lambda _: less)
-    other = place_of(target, precision="int8", threads=1)
+    other = measurement_context(target, precision="int8", threads=1)
     assert other.file_name != place.file_name
     LatencyTable(place).save(tmp_path / "t.json")
     with pytest.raises(ArtefactError, match="isa differ"):
@@ -89,7 +89,7 @@ def test_a_table_of_the_same_cpu_with_fewer_instruction_sets_is_refused(
 def test_rules_and_options_belong_to_the_place_and_reach_the_engines(
     network: Path, target: Target, tmp_path: Path
 ) -> None:
-    plain = place_of(target, precision="int8", threads=1)
+    plain = measurement_context(target, precision="int8", threads=1)
     LatencyTable(plain).save(tmp_path / "t.json")
     assert LatencyTable.load(tmp_path / "t.json").place == plain
     other = replace(
@@ -97,7 +97,7 @@ def test_rules_and_options_belong_to_the_place_and_reach_the_engines(
         rules=replace(target.rules, name="other"),
         config=replace(target.config, options={"answer": "42"}),
     )
-    place = place_of(other, precision="int8", threads=1)
+    place = measurement_context(other, precision="int8", threads=1)
     with pytest.raises(ArtefactError, match="rules, options differ"):
         measure_layers(network_layers(network), other, place, path=tmp_path / "t.json")
     with pytest.raises(UsageError, match="no option 'answer'"):
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on(
     tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = network_layers(small_network(tmp_path / "net.onnx", unit=4))
-    place = place_of(target, precision="float32", threads=1)
+    place = measurement_context(target, precision="float32", threads=1)
     measured: list[str] = []
     times = module._times
 

@@ -14,13 +14,13 @@ from edgeres.errors import ArtefactError
 from edgeres.layer_latency.shapes import LayerShape
 from edgeres.layer_latency.table import (
     LatencyTable,
+    MeasurementContext,
     Multiples,
     NetworkTime,
-    Place,
     ShapeTimes,
 )
 
-PLACE = Place("b", "cpu", "int8", 2, 1, "CPU", 2, ("avx2",), {"b": "1.0"})
+PLACE = MeasurementContext("b", "cpu", "int8", 2, 1, "CPU", 2, ("avx2",), {"b": "1.0"})
 SHAPE = LayerShape("Conv", (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), 0, ("relu",))
 TIMES = ShapeTimes((8, 32, 64), (16, 64), ((1.0, 2.0), (2.0, 4.0), (4.0, 8.0)))
 

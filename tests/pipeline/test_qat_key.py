@@ -8,7 +8,7 @@ import pytest
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
-from edgeres.pipeline import qat as trained
+from edgeres.pipeline import qat
 from edgeres.recipe.quantize import QuantizeBlock
 from edgeres.recipe.training import QatSettings
 
@@ -26,7 +26,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
         asked.update(settings)
         raise _AskedError
 
-    monkeypatch.setattr(trained, "training_fingerprint", lambda *_: "images")
+    monkeypatch.setattr(qat, "training_fingerprint", lambda *_: "images")
     table = tmp_path / "table.json"
     table.write_text("{}")
     block = QuantizeBlock(qat=QatSettings(), **settings)
@@ -34,7 +34,7 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
     network = SimpleNamespace(sha256="0", onnx=None)
     networks = SimpleNamespace(quantized=network, preprocess=Preprocess())
     with pytest.raises(_AskedError):
-        trained.trained_parameters(
+        qat.qat_parameters(
             SimpleNamespace(recipe=recipe, stage=stage, hashes=None), networks, table, RULES
         )
     return asked

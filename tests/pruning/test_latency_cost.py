@@ -14,7 +14,13 @@ from edgeres.errors import ModelError, UsageError
 from edgeres.exporting.to_onnx import export_onnx
 from edgeres.layer_latency.predict import LatencyModel, make_model
 from edgeres.layer_latency.shapes import LayerShape, NetworkLayer, network_layers
-from edgeres.layer_latency.table import LatencyTable, Multiples, NetworkTime, Place, ShapeTimes
+from edgeres.layer_latency.table import (
+    LatencyTable,
+    MeasurementContext,
+    Multiples,
+    NetworkTime,
+    ShapeTimes,
+)
 from edgeres.models.cost import layer_macs
 from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.latency_cost import LatencyCost, module_widths, predicted_ms
@@ -22,7 +28,7 @@ from edgeres.pruning.prune import prune, prune_module
 from edgeres.recipe.prune import PruneSettings
 
 SHAPE = (1, 12, 12)
-PLACE = Place("b", "cpu", "int8", 1, 1, "CPU", 1, (), {})
+PLACE = MeasurementContext("b", "cpu", "int8", 1, 1, "CPU", 1, (), {})
 
 
 def time_of(shape: LayerShape, inputs: int, outputs: int) -> float:
@@ -96,7 +102,7 @@ def test_the_budget_is_met_and_the_dear_layers_go_first(
     assert result.latency_ms is not None
     before, after = result.latency_ms
     assert 0.46 < after / before <= 0.5
-    pruned, _ = prune(module, plan, settings, data(SHAPE), latency=latency)
+    pruned = prune(module, plan, settings, data(SHAPE), latency=latency).module
     assert predicted_ms(pruned, latency) == pytest.approx(after)
     # the same importance by multiply-adds: more milliseconds for the same sum of widths
     uniform = prune_module(

@@ -56,7 +56,8 @@ def test_half_the_work(
         importance="taylor",
         round_to=round_to,
     )
-    pruned, narrowed = prune(module, plan, settings, data(shape))
+    made = prune(module, plan, settings, data(shape))
+    pruned, narrowed = made.module, made.plan
     ratio = count_macs(pruned, shape) / count_macs(module, shape)
     coarse = 0.06 if name in ("resnet20", "pooled_resnet") else 0.015
     assert 0.5 - coarse <= ratio <= 0.5
@@ -76,7 +77,7 @@ def test_given_widths(network: Callable, data: Callable) -> None:
     module, plan = network("resnet20", in_channels=1)
     widths = {"layer1.0.conv1": 5, "layer3.0.conv2": 40}
     settings = PruneSettings(allocation="per_layer", widths=widths, importance="l2")
-    _, narrowed = prune(module, plan, settings, data(GREY))
+    narrowed = prune(module, plan, settings, data(GREY)).plan
     expected = dict(plan.widths) | {"layer1.0.conv1": 5}
     expected |= dict.fromkeys(
         ("layer3.0.conv2", "layer3.0.downsample.0", "layer3.1.conv2", "layer3.2.conv2"), 40
@@ -95,7 +96,7 @@ def test_given_widths_of_grouped_convolutions(network: Callable, data: Callable)
     settings = PruneSettings(
         allocation="per_layer", widths={"layer2.0.conv1": 40}, importance="bn_scale"
     )
-    _, narrowed = prune(module, plan, settings, data(COLOUR, (2,)))
+    narrowed = prune(module, plan, settings, data(COLOUR, (2,))).plan
     assert narrowed.widths["layer2.0.conv2"] == 40
     assert narrowed.groups["layer2.0.conv2"] == 10
     with pytest.raises(UsageError, match=r"a multiple of 4 in 'layer2\.0\.conv1', got 42"):
@@ -105,7 +106,7 @@ def test_given_widths_of_grouped_convolutions(network: Callable, data: Callable)
 def test_excluded_groups_and_squeeze_gates_stay(network: Callable, data: Callable) -> None:
     module, plan = network("seresnet18", width_multiplier=0.5)
     settings = PruneSettings(importance="l1", ignored_groups=("conv1",), allocation="uniform")
-    _, narrowed = prune(module, plan, settings, data(COLOUR, (2,)))
+    narrowed = prune(module, plan, settings, data(COLOUR, (2,))).plan
     assert narrowed.widths["conv1"] == plan.widths["conv1"]
     gates = [n for n in plan.widths if n.endswith("se.fc1")]
     assert all(narrowed.widths[n] == plan.widths[n] for n in gates)
@@ -117,10 +118,9 @@ def test_rounds_reach_the_same_budget_and_keep_the_floor(network: Callable, data
     module, plan = network("resnet20", in_channels=1)
     settings = PruneSettings(macs_ratio=0.4, iterative_steps=3, round_to=4, min_share=0.5)
     seen: list[tuple[int, int]] = []
-    pruned, narrowed = prune(
-        module, plan, settings, data(GREY), progress=lambda *step: seen.append(step)
-    )
-    assert 0.35 < count_macs(pruned, GREY) / count_macs(module, GREY) <= 0.4
+    made = prune(module, plan, settings, data(GREY), progress=lambda *step: seen.append(step))
+    narrowed = made.plan
+    assert 0.35 < count_macs(made.module, GREY) / count_macs(module, GREY) <= 0.4
     assert all(narrowed.widths[n] >= plan.widths[n] / 2 for n in plan.widths)
     assert seen == [(i, 6) for i in range(1, 7)]
 
@@ -233,8 +233,8 @@ def test_recalibration_gives_the_statistics_of_the_batches(
 
 def test_the_same_call_gives_the_same_network(network: Callable, data: Callable) -> None:
     module, plan = network("resnet20", in_channels=1)
-    first, _ = prune(module, plan, PruneSettings(), data(GREY))
-    second, _ = prune(module, plan, PruneSettings(), iter(data(GREY)))
+    first = prune(module, plan, PruneSettings(), data(GREY)).module
+    second = prune(module, plan, PruneSettings(), iter(data(GREY))).module
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
 
@@ -243,6 +243,6 @@ def test_samples_limit_the_images(network: Callable, data: Callable) -> None:
     module, plan = network("resnet20", in_channels=1)
     many, few = data(GREY, (6, 6)), data(GREY, (6, 2))
     np.testing.assert_array_equal(many[1][0][:2], few[1][0])
-    limited, _ = prune(module, plan, PruneSettings(samples=8), many)
-    short, _ = prune(module, plan, PruneSettings(), few)
+    limited = prune(module, plan, PruneSettings(samples=8), many).module
+    short = prune(module, plan, PruneSettings(), few).module
     assert torch.equal(limited.bn1.running_mean, short.bn1.running_mean)

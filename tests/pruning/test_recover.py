@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         prune_and_finetune(dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=stop)
     started = (tmp_path / "cut" / PRUNED_NAME).read_bytes()
-    monkeypatch.delattr("edgeres.pruning.recover.prune_planned")  # not done a second time
+    monkeypatch.delattr("edgeres.pruning.recover.prune")  # not done a second time
     seen: list[int] = []
     resumed = prune_and_finetune(
         dense, SETTINGS, TRAIN, HELD_OUT, tmp_path / "cut", progress=lambda s, _: seen.append(s)

@@ -62,7 +62,9 @@ def output(report, images, residual_onnx, tmp_path: Path) -> Path:
         (folder / name).mkdir()
         shutil.copyfile(residual_onnx, folder / name / "model.qdq.onnx")
         (folder / name / "model.qdq.json").write_text(
-            json.dumps({"weight_sqnr_db": {"conv_a": 41.5, "conv_b": 33.0}})
+            json.dumps(
+                {"saturation_safe": True, "weight_sqnr_db": {"conv_a": 41.5, "conv_b": 33.0}}
+            )
         )
     compared = {
         "suspects": [{"node": "conv_a", "text": "conv_a alone leaves <5 dB."}],

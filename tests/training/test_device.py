@@ -10,24 +10,24 @@ import torch
 
 from edgeres.errors import BackendMissingError, UsageError
 from edgeres.recipe.training import TrainSettings
-from edgeres.training.device import choose_place, cpu_threads
+from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.memory import freed_memory_kept
 
 
 def test_cpu_computes_in_float32() -> None:
-    place = choose_place(TrainSettings(device="cpu"))
+    place = choose_device(TrainSettings(device="cpu"))
     assert (place.device.type, place.dtype, place.mixed) == ("cpu", torch.float32, False)
 
 
 def test_precision_can_be_asked_for() -> None:
-    assert choose_place(TrainSettings(device="cpu", precision="bfloat16")).mixed
+    assert choose_device(TrainSettings(device="cpu", precision="bfloat16")).mixed
 
 
 def test_unknown_and_absent_devices() -> None:
     with pytest.raises(UsageError, match="toaster"):
         TrainSettings(device="toaster")
     with pytest.raises(BackendMissingError, match="cuda:99"):
-        choose_place(TrainSettings(device="cuda:99"))
+        choose_device(TrainSettings(device="cuda:99"))
 
 
 def test_threads_are_restored() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from edgeres.errors import StageError
 from edgeres.models.build import build_model, plan_for
 from edgeres.training import gradient_check
-from edgeres.training.device import Place
+from edgeres.training.device import TorchDevice
 from edgeres.training.gradient_check import (
     LIMITS,
     ConvShape,
@@ -27,7 +27,7 @@ from edgeres.training.gradient_check import (
 )
 from edgeres.training.layout import choose_layout, has_wrong_gradients, lay_out, lay_out_images
 
-CPU = Place(torch.device("cpu"), torch.float32)
+CPU = TorchDevice(torch.device("cpu"), torch.float32)
 TOLD = "Training runs in channels-first layout"
 
 
@@ -94,7 +94,7 @@ def planted(monkeypatch, layouts):
 def forget():
     yield
     gradient_check._error.cache_clear()
-    gradient_check._in_child.cache_clear()
+    gradient_check._isolated.cache_clear()
 
 
 def test_a_faulty_layout_is_refused_and_it_is_told(monkeypatch):
@@ -118,7 +118,7 @@ def test_what_may_crash_is_tried_in_a_child(monkeypatch):
     odd = shape(12, 8, 1, 2)
     assert may_crash(odd)
     assert wrong_shapes([odd], "channels_last", torch.float32) == []
-    gradient_check._in_child.cache_clear()
+    gradient_check._isolated.cache_clear()
     monkeypatch.setattr(gradient_check, "CHILD_LIMIT_S", 0.05)  # nothing is that fast
     ((found, trouble),) = wrong_shapes([odd], "channels_last", torch.float32)
     assert found == odd

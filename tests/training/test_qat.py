@@ -18,10 +18,10 @@ from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
 from edgeres.graph.session import open_session
+from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.trained import TrainedParameters
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.recipe.training import QatSettings
 from edgeres.sqnr import sqnr_db
@@ -92,9 +92,9 @@ class Case:
             progress=progress,  # type: ignore[arg-type]
         )
 
-    def network(self, rules: QdqRules, trained: TrainedParameters | None = None) -> QdqNetwork:
+    def network(self, rules: QdqRules, qat: QatParameters | None = None) -> QdqNetwork:
         return qdq_network(
-            self.onnx, self.table, rules, SETTINGS, preprocess=self.preprocess, trained=trained
+            self.onnx, self.table, rules, SETTINGS, preprocess=self.preprocess, qat=qat
         ).eval()
 
 
@@ -123,7 +123,7 @@ def trained(request, case: Case, tmp_path_factory) -> tuple[QdqRules, QatResult,
     result = case.train(request.param, folder, learning_rate=0.01)
     assert result.kept == "trained"
     qdq = folder / "q.onnx"
-    quantize(case.onnx, case.table, request.param, qdq, trained=result.trained)
+    quantize(case.onnx, case.table, request.param, qdq, qat=result.parameters)
     return request.param, result, qdq
 
 
@@ -133,7 +133,7 @@ def constants(qdq: Path) -> dict[str, NDArray[np.generic]]:
 
 def test_integers_and_scales_in_the_file_are_those_of_the_module(case: Case, trained) -> None:
     rules, result, qdq = trained
-    network, stored = case.network(rules, result.trained), constants(qdq)
+    network, stored = case.network(rules, result.parameters), constants(qdq)
     changed = 0
     before = case.network(rules)
     for name, part, old in zip(network.layer_names, network.layers, before.layers, strict=True):
@@ -141,8 +141,8 @@ def test_integers_and_scales_in_the_file_are_those_of_the_module(case: Case, tra
         assert np.array_equal(stored[f"{name}.weight_quantized"].reshape(whole.shape), whole)
         scales = part.scale.detach().numpy()
         assert np.array_equal(stored[f"{name}.weight_scale"].reshape(scales.shape), scales)
-        assert np.array_equal(scales, result.trained.layers[name].scales)
-        assert np.array_equal(part.weight.detach().numpy(), result.trained.layers[name].weight)
+        assert np.array_equal(scales, result.parameters.layers[name].scales)
+        assert np.array_equal(part.weight.detach().numpy(), result.parameters.layers[name].weight)
         changed += int((whole != old.whole().numpy()).sum())
         _, bias = part(torch.tensor(0.0) if rules.bias == "float" else _input_scale(network, name))
         if rules.bias == "int32":
@@ -156,7 +156,7 @@ def test_integers_and_scales_in_the_file_are_those_of_the_module(case: Case, tra
         quantizer = network.quantizers[network._quantizer_of[name]]
         assert stored[f"{name}_scale"] == quantizer.scale.detach().numpy()
         assert stored[f"{name}_zero_point"] == quantizer.params.zero_point
-    learnt = {name: params.scale for name, params in result.trained.activations.items()}
+    learnt = {name: params.scale for name, params in result.parameters.activations.items()}
     start = {
         name: q.params.scale for name, q in zip(before.sources, before.quantizers, strict=True)
     }
@@ -179,7 +179,7 @@ def test_every_quantized_tensor_is_that_of_onnx_runtime(case: Case, trained) -> 
     an integer may differ by one where the float before rounding lies that near to a half.
     """
     rules, result, qdq = trained
-    network = case.network(rules, result.trained)
+    network = case.network(rules, result.parameters)
     model = onnx.load(qdq)
     quantizers = {n.input[0]: n for n in model.graph.node if n.op_type == "QuantizeLinear"}
     assert set(quantizers) == set(network._readers)
@@ -216,14 +216,14 @@ def test_module_and_file_give_the_same_logits(case: Case, trained) -> None:
     rules, result, qdq = trained
     expected = simulated_logits(qdq, [case.images], threads=1)
     with torch.no_grad():
-        found = case.network(rules, result.trained)(torch.from_numpy(case.images)).numpy()
+        found = case.network(rules, result.parameters)(torch.from_numpy(case.images)).numpy()
     assert sqnr_db(expected, found) > 50
     assert np.median(np.abs(found - expected)) < 1e-5  # most images meet no tie
 
 
 def test_saturating_rules_give_safe_weights(case: Case, tmp_path: Path, trained) -> None:
     rules, result, _ = trained
-    written = quantize(case.onnx, case.table, rules, tmp_path / "q.onnx", trained=result.trained)
+    written = quantize(case.onnx, case.table, rules, tmp_path / "q.onnx", qat=result.parameters)
     assert written.findings == ()
     assert written.saturation_safe or not rules.saturating
 
@@ -231,7 +231,7 @@ def test_saturating_rules_give_safe_weights(case: Case, tmp_path: Path, trained)
 def test_the_start_is_post_training_quantization(case: Case, tmp_path: Path) -> None:
     for rules in ALL_RULES:
         start = learned(case.network(rules), file_sha256(case.onnx))
-        quantize(case.onnx, case.table, rules, tmp_path / "start.onnx", trained=start)
+        quantize(case.onnx, case.table, rules, tmp_path / "start.onnx", qat=start)
         quantize(case.onnx, case.table, rules, tmp_path / "ptq.onnx")
         assert (tmp_path / "start.onnx").read_bytes() == (tmp_path / "ptq.onnx").read_bytes()
 
@@ -249,8 +249,8 @@ def test_training_repairs_a_bad_calibration(case: Case, tmp_path: Path) -> None:
     result = bad.train(SYMMETRIC, tmp_path / "run", epochs=6, learning_rate=0.01)
     reference = simulated_logits(case.onnx, [case.images], threads=1)
     quality = []
-    for parameters in (None, result.trained):
-        quantize(bad.onnx, bad.table, SYMMETRIC, tmp_path / "q.onnx", trained=parameters)
+    for parameters in (None, result.parameters):
+        quantize(bad.onnx, bad.table, SYMMETRIC, tmp_path / "q.onnx", qat=parameters)
         simulated = simulated_logits(tmp_path / "q.onnx", [case.images], threads=1)
         quality.append(sqnr_db(reference, simulated))
     assert quality[1] > quality[0] + 3
@@ -268,7 +268,7 @@ def test_a_killed_training_resumes_to_the_same_parameters(case: Case, tmp_path: 
         case.train(SATURATING, tmp_path / "cut", progress=interrupt)
     resumed = case.train(SATURATING, tmp_path / "cut")
     for result, name in ((whole, "a"), (resumed, "b")):
-        result.trained.save(tmp_path / name)
+        result.parameters.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert len(resumed.history) == 2
     with pytest.raises(ArtefactError, match="other settings"):
@@ -284,7 +284,7 @@ def test_what_makes_it_worse_is_not_kept(case: Case, tmp_path: Path) -> None:
     assert result.kept == "start"
     assert result.held_out_top1 == result.start_top1 > result.history[-1].held_out_top1
     start = learned(case.network(SYMMETRIC), file_sha256(case.onnx))
-    for parameters, name in ((result.trained, "a"), (start, "b")):
+    for parameters, name in ((result.parameters, "a"), (start, "b")):
         parameters.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from edgeres.backends._packaged import PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 _NAME = "null"
 
@@ -58,7 +59,12 @@ class Null(PackagedBackend):
         )
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Keeps the model's inputs and outputs and nothing else.
 

@@ -21,19 +21,20 @@ from edgeres.backends._vendor import (
     read_options,
     refuse_shapes,
 )
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.onnxruntime.providers import (
     GPU_PROVIDERS,
     OPTIONS,
-    Place,
+    ExecutionProvider,
     add_provider,
-    find_place,
+    find_provider,
     refuse_fallback,
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 _NAME = "onnxruntime"
 _RUNTIME = Package("onnxruntime", extra="onnxruntime")
@@ -141,7 +142,12 @@ class OnnxRuntime(PackagedBackend):
         _place(config)
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Opens a session on the model to prove that it loads, and stores the model as engine.
 
@@ -234,9 +240,9 @@ def _runtime() -> Any:
     return _RUNTIME.load()
 
 
-def _place(config: BuildConfig) -> Place:
+def _place(config: BuildConfig) -> ExecutionProvider:
     chosen = read_options(config.options, _OPTIONS, backend=_NAME)
-    return find_place(_runtime(), config.device, chosen["provider"])
+    return find_provider(_runtime(), config.device, chosen["provider"])
 
 
 def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> Any:
@@ -274,7 +280,7 @@ def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> An
     return session
 
 
-def _is_quantized(path: Path, place: Place) -> bool:
+def _is_quantized(path: Path, place: ExecutionProvider) -> bool:
     if place.on_cpu:
         return False  # nobody asks; the file need not be read
     from edgeres.backends._onnx_origin import read_nodes

@@ -31,7 +31,7 @@ _TOLD = 3
 
 
 @dataclass(frozen=True)
-class Place:
+class ExecutionProvider:
     """Where a session is to run.
 
     Attributes:
@@ -50,7 +50,7 @@ class Place:
         return self.provider == CPU
 
 
-def find_place(runtime: Any, device: str, provider: str) -> Place:
+def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider:
     """The provider behind a device, if it can be had here.
 
     Args:
@@ -68,7 +68,7 @@ def find_place(runtime: Any, device: str, provider: str) -> Place:
                 f"onnxruntime option provider={provider} runs on a GPU, the device is cpu.",
                 hint="Say --device cuda:0, or leave the option out.",
             )
-        return Place()
+        return ExecutionProvider()
     kind, _, index = device.partition(":")
     name = GPU_PROVIDERS[provider]
     available = runtime.get_available_providers()
@@ -81,10 +81,12 @@ def find_place(runtime: Any, device: str, provider: str) -> Place:
         )
     if plugin:
         _register(runtime, name, plugin)
-    return Place(name, int(index), plugin)
+    return ExecutionProvider(name, int(index), plugin)
 
 
-def add_provider(runtime: Any, settings: Any, place: Place, *, quantized: bool) -> list[Any] | None:
+def add_provider(
+    runtime: Any, settings: Any, place: ExecutionProvider, *, quantized: bool
+) -> list[Any] | None:
     """Tells a session's settings where to run.
 
     Args:
@@ -117,7 +119,7 @@ def add_provider(runtime: Any, settings: Any, place: Place, *, quantized: bool) 
     return None
 
 
-def refuse_fallback(session: Any, place: Place, *, allowed: bool) -> None:
+def refuse_fallback(session: Any, place: ExecutionProvider, *, allowed: bool) -> None:
     """Compares where a session's nodes are with where they should be.
 
     Args:

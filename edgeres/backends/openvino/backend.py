@@ -16,13 +16,14 @@ from edgeres.backends._vendor import (
     kept_options,
     read_options,
 )
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
 from edgeres.backends.openvino.run import OpenVinoRunner, core
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 _NAME = "openvino"
 _OPENVINO = Package("openvino", extra="openvino")
@@ -100,7 +101,12 @@ class OpenVino(PackagedBackend):
         )
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Converts an ONNX model to IR, the same bytes for the same model, and compiles it once.
 

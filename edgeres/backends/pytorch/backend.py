@@ -13,11 +13,12 @@ from typing import Any
 
 from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 _NAME = "pytorch"
 _TORCH = Package("torch", extra="torch")
@@ -84,7 +85,12 @@ class PyTorch(PackagedBackend):
             )
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Stores a checkpoint in edgeres's own form, which needs no pickle to load.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.backends._vendor import kept_options
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks, Steps
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.backends.tensorrt.api import FLAVORS, Trt, check_targets, half_pays, load_trt
 from edgeres.backends.tensorrt.compatibility import (
@@ -31,6 +31,7 @@ from edgeres.backends.tensorrt.cuda import Gpu, list_gpus
 from edgeres.backends.tensorrt.options import parse_options
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.tensorrt.audit import Audit
@@ -122,7 +123,7 @@ class TensorRTBackend:
         out: Path,
         config: BuildConfig,
         *,
-        progress: Steps | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         """Builds a plan, with the list of its layers and the sidecar beside it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edgeres.errors import (
     one_line,
 )
 from edgeres.system.files import write_atomic
+from edgeres.system.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def build_plan(
     *,
     half: bool = False,
     shown: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> BuiltPlan:
     """Parses and builds.
 

@@ -5,10 +5,10 @@ TensorRT calls these objects from C++ code that expects no exception, so none ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from edgeres.backends.tensorrt.api import Trt
+from edgeres.system.progress import ProgressCallback
 
 _LAYERS = "Layers:"
 
@@ -55,7 +55,7 @@ def make_log(trt: Trt) -> TrtLog:
     return log
 
 
-def make_monitor(trt: Trt, progress: Callable[[int, int], None] | None) -> Any | None:
+def make_monitor(trt: Trt, progress: ProgressCallback | None) -> Any | None:
     """Reports the steps of a build; ``None`` where TensorRT has no monitor (8.6).
 
     Args:

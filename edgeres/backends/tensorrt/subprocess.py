@@ -8,7 +8,7 @@ always has the same name. A crash of the compiler, and Ctrl-C, end that child an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edgeres.backends.tensorrt.api import Flavor, Trt, load_trt
 from edgeres.backends.tensorrt.build import BuiltPlan, build_plan
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.system.files import disk_errors
+from edgeres.system.progress import ProgressCallback
 from edgeres.system.steady_child import addresses_are_fixed, run_steady
 
 ADDRESSES_VARY = (
@@ -37,7 +38,7 @@ def build_alone(
     beside: Iterable[str],
     plan: Path,
     half: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
 ) -> BuiltPlan:
     """As :func:`edgeres.backends.tensorrt.build.build_plan`, in a child process.
 
@@ -82,7 +83,7 @@ def build_alone(
 
 
 def build_here(
-    progress: Callable[[int, int], None],
+    progress: ProgressCallback,
     flavor: Flavor,
     plan: Path,
     shown: str,

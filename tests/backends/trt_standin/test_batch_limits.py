@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BatchLimits, BuildConfig, Engine, ShapeRange
-from edgeres.backends.limited import run_file
+from edgeres.backends.isolate import run_file
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.selftest import answer
 from edgeres.data.arrays import ArrayDataset

@@ -12,11 +12,12 @@ import onnxruntime
 from edgeres.backends._packaged import Package, PackagedBackend
 from edgeres.backends._runner import CheckedRunner
 from edgeres.backends._vendor import read_options, refuse_shapes
-from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules, Steps
+from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
 from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import BackendMissingError
 from edgeres.graph.summary import summarize
 from edgeres.system.files import file_sha256
+from edgeres.system.progress import ProgressCallback
 
 NAME = "throwaway"
 
@@ -67,7 +68,12 @@ class Throwaway(PackagedBackend):
         read_options(config.options, {}, backend=NAME)
 
     def build(
-        self, onnx: Path, out: Path, config: BuildConfig, *, progress: Steps | None = None
+        self,
+        onnx: Path,
+        out: Path,
+        config: BuildConfig,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Engine:
         self.check(config)
         with staged(out) as folder:

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.limited import build_limited, try_engine
+from edgeres.backends.isolate import build_isolated, try_engine
 from edgeres.backends.sidecar import read_engine
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError, StageError
-from edgeres.quantization.trial import input_shape, try_model
+from edgeres.quantization.isolate import input_shape, try_model
 
 pytestmark = pytest.mark.skipif(
     get_backend("onnxruntime").missing() is not None, reason="needs onnxruntime"
@@ -78,7 +78,7 @@ def build(onnx: Path) -> Path:
 
 
 def test_a_good_engine_is_built_and_tried(tmp_path):
-    engine = build_limited(
+    engine = build_isolated(
         plain(tmp_path / "net"), tmp_path / "engine.onnx", "onnxruntime", BuildConfig(threads=1)
     )
     assert engine == read_engine(tmp_path / "engine.onnx")
@@ -88,7 +88,7 @@ def test_a_good_engine_is_built_and_tried(tmp_path):
 def test_errors_keep_their_class(tmp_path):
     (tmp_path / "net").write_bytes(b"no model")
     with pytest.raises(ModelError, match="rejects the model"):
-        build_limited(tmp_path / "net", tmp_path / "e.onnx", "onnxruntime", BuildConfig())
+        build_isolated(tmp_path / "net", tmp_path / "e.onnx", "onnxruntime", BuildConfig())
     assert [file.name for file in tmp_path.iterdir()] == ["net"]
     with pytest.raises(ArtefactError, match="no such engine"):
         try_engine(tmp_path / "none")
@@ -113,7 +113,7 @@ def test_an_engine_that_takes_all_memory_is_stopped(tmp_path):
     [("validate", ()), ("benchmark", ()), ("benchmark", ("--tune-runtime",)), ("inspect", ())],
 )
 def test_commands_try_before_they_load(tmp_path, monkeypatch, command, options):
-    monkeypatch.setattr("edgeres.backends.limited.TRIAL_SECONDS", 3.0)
+    monkeypatch.setattr("edgeres.backends.isolate.TRIAL_SECONDS", 3.0)
     engine = build(endless(tmp_path / "net"))
     more = ["--mean", "0", "--std", "1", "--baseline", str(engine)] if command == "validate" else []
     result = CliRunner().invoke(app, [command, str(engine), *options, *more])
@@ -128,7 +128,7 @@ GREY = ("--mean", "0", "--std", "1")
 def test_commands_try_onnx_files_before_they_read_them(tmp_path, monkeypatch, command):
     # Two of them try a good engine first, which must have ended by then.
     seconds = 10.0 if command in ("baseline", "speed-up") else 3.0
-    monkeypatch.setattr("edgeres.backends.limited.TRIAL_SECONDS", seconds)
+    monkeypatch.setattr("edgeres.backends.isolate.TRIAL_SECONDS", seconds)
     net = str(endless(tmp_path / "net.onnx"))
     int8 = ["--data", "fashion-mnist", "--target", "onnxruntime"]
     if command in ("baseline", "speed-up"):
@@ -144,14 +144,14 @@ def test_commands_try_onnx_files_before_they_read_them(tmp_path, monkeypatch, co
         arguments += ["--output", str(tmp_path / "int8.onnx")]
     result = CliRunner().invoke(app, [*arguments, *GREY])
     assert result.exit_code == 5, result.output
-    assert "edgeres.quantization.trial:run_file did not end within" in result.stderr
+    assert "edgeres.quantization.isolate:run_file did not end within" in result.stderr
 
 
 def test_a_crash_while_an_onnx_file_is_read_is_an_error(tmp_path, monkeypatch):
     # What a fault of the native parser would do; the child does it to itself.
     monkeypatch.syspath_prepend(Path(__file__).parent.parent)
     crash = importlib.import_module("child_functions").read_file
-    monkeypatch.setattr("edgeres.quantization.trial.read_file", crash)
+    monkeypatch.setattr("edgeres.quantization.isolate.read_file", crash)
     with pytest.raises(StageError, match="SIGSEGV"):
         input_shape(plain(tmp_path / "net.onnx"))
 

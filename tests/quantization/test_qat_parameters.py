@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import ArtefactError
+from edgeres.quantization.qat_parameters import QatLayer, QatParameters
 from edgeres.quantization.quantize import prepare, quantize
-from edgeres.quantization.trained import TrainedLayer, TrainedParameters
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.files import file_sha256
 
@@ -19,12 +19,12 @@ from .conftest import FUSING, SYMMETRIC
 
 
 @pytest.fixture(scope="module")
-def trained(resnet, table) -> TrainedParameters:
+def trained(resnet, table) -> QatParameters:
     """What training under ``FUSING`` might give: the start with other numbers."""
     prepared = prepare(resnet, table, FUSING, QuantizeSettings())
     random = np.random.default_rng(0)
     layers = {
-        item.layer.name: TrainedLayer(
+        item.layer.name: QatLayer(
             item.layer.weight + random.normal(0, 0.01, item.layer.weight.shape).astype(np.float32),
             item.weight.scales * np.float32(1.03),
             None if item.bias is None else item.bias + np.float32(0.01),
@@ -37,12 +37,12 @@ def trained(resnet, table) -> TrainedParameters:
         )
         for name, params in prepared.params.items()
     }
-    return TrainedParameters(file_sha256(resnet), layers, activations)
+    return QatParameters(file_sha256(resnet), layers, activations)
 
 
 def test_comes_back_as_it_was_and_equal_content_gives_equal_bytes(trained, tmp_path) -> None:
     trained.save(tmp_path / "a")
-    found = TrainedParameters.load(tmp_path / "a")
+    found = QatParameters.load(tmp_path / "a")
     found.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert found.activations == dict(trained.activations)
@@ -58,10 +58,10 @@ def test_comes_back_as_it_was_and_equal_content_gives_equal_bytes(trained, tmp_p
 @pytest.mark.parametrize("saturating", [False, True])
 def test_the_writer_takes_it_as_it_is(resnet, table, trained, tmp_path, saturating) -> None:
     rules = dataclasses.replace(FUSING, saturating=saturating)
-    result = quantize(resnet, table, rules, tmp_path / "q.onnx", trained=trained)
+    result = quantize(resnet, table, rules, tmp_path / "q.onnx", qat=trained)
     assert result.findings == ()
     assert result.saturation_safe or not saturating
-    prepared = prepare(resnet, table, rules, QuantizeSettings(), trained=trained)
+    prepared = prepare(resnet, table, rules, QuantizeSettings(), qat=trained)
     for item in prepared.items:
         learned = trained.layers[item.layer.name]
         assert np.array_equal(item.weight.scales, learned.scales)
@@ -77,13 +77,13 @@ def test_the_writer_takes_it_as_it_is(resnet, table, trained, tmp_path, saturati
 def test_another_model_or_rule_set_is_refused(resnet, table, trained, tmp_path) -> None:
     other = dataclasses.replace(trained, model_sha256="0" * 64)
     with pytest.raises(ArtefactError, match="of model 000000000000"):
-        quantize(resnet, table, FUSING, tmp_path / "q.onnx", trained=other)
+        quantize(resnet, table, FUSING, tmp_path / "q.onnx", qat=other)
     with pytest.raises(ArtefactError, match="another rule set"):
-        quantize(resnet, table, SYMMETRIC, tmp_path / "q.onnx", trained=trained)
+        quantize(resnet, table, SYMMETRIC, tmp_path / "q.onnx", qat=trained)
     assert not (tmp_path / "q.onnx").exists()
 
 
-def _damage(trained: TrainedParameters, kind: str) -> TrainedParameters:
+def _damage(trained: QatParameters, kind: str) -> QatParameters:
     name, layer = next(iter(trained.layers.items()))
     tensor, params = next(iter(trained.activations.items()))
     match kind:
@@ -107,7 +107,7 @@ def _damage(trained: TrainedParameters, kind: str) -> TrainedParameters:
 def test_numbers_that_make_no_sense_are_refused(trained, tmp_path, kind) -> None:
     _damage(trained, kind).save(tmp_path / "bad.safetensors")
     with pytest.raises(ArtefactError, match="no usable trained scales"):
-        TrainedParameters.load(tmp_path / "bad.safetensors")
+        QatParameters.load(tmp_path / "bad.safetensors")
 
 
 def test_files_that_are_something_else_are_refused(trained, tmp_path: Path) -> None:
@@ -119,4 +119,4 @@ def test_files_that_are_something_else_are_refused(trained, tmp_path: Path) -> N
     save_file({"x": np.zeros(2, np.float32)}, tmp_path / "other", {"about": json.dumps([1])})
     for name in ("cut", "text", "other", "missing"):
         with pytest.raises(ArtefactError, match=name):
-            TrainedParameters.load(tmp_path / name)
+            QatParameters.load(tmp_path / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeres.backends import limited
+from edgeres.backends import isolate
 from edgeres.errors import ModelError
 from edgeres.system.child import P, T, run_limited
 
@@ -41,7 +41,7 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
 
 
 def _limited(function: Callable[P, T]) -> Callable[P, T]:
-    return run_limited(function, seconds=limited.TRIAL_SECONDS, memory_bytes=limited.MEMORY_BYTES)
+    return run_limited(function, seconds=isolate.TRIAL_SECONDS, memory_bytes=isolate.MEMORY_BYTES)
 
 
 def read_file(path: Path) -> list[int | None]:

@@ -20,7 +20,7 @@ MEMORY_BYTES = 16 << 30
 """Address space of a child that works for a CPU; drivers of GPUs reserve more than any limit."""
 
 
-def build_limited(onnx: Path, out: Path, backend: str, config: BuildConfig) -> Engine:
+def build_isolated(onnx: Path, out: Path, backend: str, config: BuildConfig) -> Engine:
     """As :meth:`edgeres.backends.base.Backend.build`, in a child process.
 
     Args:
@@ -57,7 +57,7 @@ def try_engine(path: Path, *, device: str | None = None, seconds: float | None =
 
 
 def build_file(backend: str, onnx: Path, out: Path, config: BuildConfig) -> None:
-    """What the child of :func:`build_limited` does."""
+    """What the child of :func:`build_isolated` does."""
     get_backend(backend).build(onnx, out, config)
 
 

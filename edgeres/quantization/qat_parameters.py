@@ -26,7 +26,7 @@ _HINT = "Train it again, or give the file that belongs to this model and target.
 
 
 @dataclass(frozen=True)
-class TrainedLayer:
+class QatLayer:
     """A layer after training.
 
     Attributes:
@@ -41,7 +41,7 @@ class TrainedLayer:
 
 
 @dataclass(frozen=True)
-class TrainedParameters:
+class QatParameters:
     """All that training learned.
 
     Attributes:
@@ -52,7 +52,7 @@ class TrainedParameters:
     """
 
     model_sha256: str
-    layers: Mapping[str, TrainedLayer]
+    layers: Mapping[str, QatLayer]
     activations: Mapping[str, QuantParams]
 
     def check(self, onnx: Path, layers: Collection[str], tensors: Collection[str]) -> None:
@@ -107,7 +107,7 @@ class TrainedParameters:
         write_atomic(path, save(tensors, {"about": json.dumps(about)}))
 
     @staticmethod
-    def load(path: Path) -> TrainedParameters:
+    def load(path: Path) -> QatParameters:
         """Reads the file.
 
         Raises:
@@ -122,7 +122,7 @@ class TrainedParameters:
             if (about["format"], about["version"]) != (_FORMAT, _VERSION):
                 raise _bad(path, f"it is not version {_VERSION} of an {_FORMAT}")
             layers = {
-                name: TrainedLayer(
+                name: QatLayer(
                     tensors[f"{index}.weight"],
                     tensors[f"{index}.scales"],
                     tensors.get(f"{index}.bias"),
@@ -136,14 +136,14 @@ class TrainedParameters:
                     found, about["activations"].items(), strict=True
                 )
             }
-            trained = TrainedParameters(str(about["model_sha256"]), layers, activations)
+            trained = QatParameters(str(about["model_sha256"]), layers, activations)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _bad(path, f"{type(error).__name__}: {error}") from error
         _check_values(trained, path)
         return trained
 
 
-def _check_values(trained: TrainedParameters, path: Path) -> None:
+def _check_values(trained: QatParameters, path: Path) -> None:
     for name, layer in trained.layers.items():
         parts = [layer.weight, layer.scales, *([] if layer.bias is None else [layer.bias])]
         rows = layer.weight.shape[:1]

@@ -1,0 +1,101 @@
+"""A report says what was measured, and nothing that was not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from edgeres.evaluation.compare import compare
+from edgeres.pipeline.networks import LatencyPrediction, Network
+from edgeres.pipeline.proof import make_report, write_evidence
+from edgeres.report.evidence import LATENCY, RECIPE, read_target
+
+
+def report_of(ran, proof=None, **changes):
+    run = replace(ran.run, recipe=ran.run.recipe.override(changes)) if changes else ran.run
+    return make_report(run, proof or ran.proof, model_sha256="ab" * 32)
+
+
+def test_figures_are_those_of_the_measurements(ran):
+    report = report_of(ran)
+    part, proof = report.targets["onnxruntime"], ran.proof
+    answers = proof.answers["onnxruntime"]
+    judged = compare(proof.dense, answers, confidence=0.95)
+    assert (part.top1, part.drop_pp, part.agreement) == (
+        judged.top1, judged.drop_pp, judged.agreement,
+    )  # fmt: skip
+    assert report.baseline.top1 == proof.dense.correct.mean()
+    assert part.size_bytes == proof.built[0].size_bytes
+    assert part.int8_coverage == proof.built[0].inside.int8_coverage
+    assert part.fusions == proof.built[0].inside.fusions
+    fp32, int8 = proof.times["onnxruntime"]
+    assert part.latency_ms.p50 == int8.latency.p50_ms
+    assert part.speedup == pytest.approx(fp32.latency.p50_ms / int8.latency.p50_ms, rel=0.5)
+    assert report.model.sha256 == "ab" * 32
+    assert report.pruning is None
+    assert [stage.name for stage in report.stages] == [part.name for part in ran.run.stages]
+
+
+def test_each_check_that_was_asked_for_is_judged(ran):
+    names = {check.name for check in report_of(ran).targets["onnxruntime"].checks}
+    assert "size" not in " ".join(names)
+    wide = report_of(ran, **{"checks.max_size_bytes": 1})
+    part = wide.targets["onnxruntime"]
+    assert len(part.checks) == len(names) + 1
+    assert part.verdict == "fail"
+    assert wide.exit_code == 1
+
+
+def test_an_engine_that_did_not_run_has_its_coverage_and_its_reason(ran):
+    deaf = replace(ran.proof.built[0].target, not_executable="no such device.")
+    built = replace(ran.proof.built[0], target=deaf)
+    proof = replace(ran.proof, built=[built], answers={}, times={})
+    part = report_of(ran, proof).targets["onnxruntime"]
+    assert (part.executed, part.verdict) == (False, "not_executed")
+    assert "no such device." in part.reason
+    assert part.int8_coverage == 1.0
+    assert part.top1 is part.latency_ms is part.speedup is None
+
+
+def test_agreement_has_a_row_for_each_model_that_ran(ran):
+    matrix = report_of(ran).agreement_matrix
+    assert matrix.names == ("fp32", "onnxruntime")
+    assert matrix.agreement[0][0] == matrix.agreement[1][1] == 1.0
+    assert matrix.agreement[0][1] == matrix.agreement[1][0] <= 1.0
+    assert matrix.sqnr_db[0][0] is None
+    assert report_of(ran, replace(ran.proof, answers={})).agreement_matrix is None
+
+
+def test_pruning_by_latency_is_told_with_what_was_predicted(ran):
+    dense = ran.proof.networks.dense
+    macs_by_node = {node: macs // 2 for node, macs in dense.summary.macs_by_node.items()}
+    half = replace(dense.summary, macs_by_node=macs_by_node)
+    pruned = Network("pruned", dense.onnx, dense.sha256, half, None)
+    told = LatencyPrediction("onnxruntime", 4.0, 2.0, 2.1, 2.3, "latency", within_budget=True)
+    networks = replace(ran.proof.networks, pruned=pruned, prediction=told)
+    part = report_of(ran, replace(ran.proof, networks=networks)).pruning
+    assert part.macs_ratio == pytest.approx(0.5, abs=1e-3)
+    assert (part.latency.predicted_ms, part.latency.built_ms) == (2.0, 2.1)
+    assert part.latency.measured_ms == ran.proof.times["onnxruntime"][1].latency.p50_ms
+
+
+def test_warnings_of_the_run_come_first_among_the_findings(ran):
+    run = replace(ran.run, warnings=["something odd"])
+    findings = make_report(run, ran.proof, model_sha256="").findings
+    assert (findings[0].level, findings[0].text) == ("warning", "something odd")
+
+
+def test_evidence_is_what_the_page_reads(ran):
+    folder = write_evidence(ran.run, ran.proof, ran.inputs.validation)
+    evidence = read_target(folder, "onnxruntime")
+    assert evidence.answers.labels.tolist() == ran.proof.dense.labels.tolist()
+    assert {node for layer in evidence.layers for node in layer.nodes} >= {"stem", "one", "two"}
+    macs = ran.proof.networks.final.summary.macs_by_node
+    by_node = {layer.nodes: layer.macs for layer in evidence.layers if layer.nodes}
+    assert max(by_node.values()) >= macs["one"]
+    times = json.loads((folder / LATENCY).read_text())["onnxruntime"]
+    assert len(times["fp32"]["quantiles_ms"]) == 101
+    kept = json.loads((folder / RECIPE).read_text())
+    assert kept["model"]["source"] == "net.onnx"  # where it lay is this machine's affair
