@@ -2,12 +2,12 @@
 
     python benchmarks/search_speed.py WORK --against OTHER_CHECKOUT --out FILE
 
-Learned rounding of the trained ResNet-50, sensitivity of the trained ResNet-18 (`subjects.py`), each
-layer alone and all but it. An older version may take too long for all nodes: `--nodes` of them are
-asked for, evenly spaced, and the others stay float. What is done once for all nodes, such as the
-search for scales, then counts for more than it would with all of them. Each version runs in a
-process of its own, in turns, on the same file and images, with a calibration of its own that is not
-counted.
+Learned rounding of the trained ResNet-50, sensitivity of the trained ResNet-18 (`subjects.py`),
+each layer alone and all but it. An older version may take too long for whole networks: `--nodes` of
+the nodes (of the layers with weights, for learned rounding) are INT8, evenly spaced, and the others
+stay float. What is done once for all, such as reading the file, then counts for more than it would
+with all of them. Each version runs in a process of its own, in turns, on the same file and images,
+with a calibration of its own that is not counted.
 
 Seconds are of the whole call. CPU seconds do not count what others do on the machine meanwhile; but
 threads that wait for one another count as busy, and the more so the busier the machine is. So both
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from subjects import Subject, open_subject
 
-CALIBRATION_IMAGES, TEST_IMAGES = 32, 16
+CALIBRATION_IMAGES, TEST_IMAGES = 8, 16
 
 
 def images_of(subject: Subject, which: str, count: int) -> NDArray[np.float32]:
@@ -44,22 +45,33 @@ def images_of(subject: Subject, which: str, count: int) -> NDArray[np.float32]:
     return np.concatenate(list(subject.batches(which, 8, count)))
 
 
+def spaced(rules: Any, placed: Any, names: Sequence[str], count: int) -> Any:
+    """The rules with so many of these nodes in INT8 and all others float; 0 leaves all INT8."""
+    if not count:
+        return rules
+    chosen = {names[index * len(names) // count] for index in range(count)}
+    return replace(rules, keep_float=frozenset(placed.quantized_nodes) - chosen)
+
+
+# What edgeres offers is taken from the module that uses it, wherever a version has it.
 def learned(subject: Subject, images: int, nodes: int) -> dict[str, float]:
     """Quantizes with learned rounding for a CPU whose sums saturate."""
-    del nodes
     from edgeres.backends import get_backend
     from edgeres.quantization import quantize as stage
     from edgeres.quantization.calibrate import calibrate
+    from edgeres.quantization.placement import place
     from edgeres.quantization.simulate import simulated_logits
     from edgeres.sqnr import sqnr_db
 
     table = calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES))
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
+    placed = place(vars(stage)["load_model"](subject.fp32).graph, rules)
+    rules = spaced(rules, placed, [layer.name for layer in placed.layers], nodes)
     seen = images_of(subject, "calibration", images)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "qdq.onnx"
         began, began_cpu = time.monotonic(), time.process_time()
-        settings = vars(stage)["QuantizeSettings"](rounding="learned")  # wherever a version has it
+        settings = vars(stage)["QuantizeSettings"](rounding="learned")
         result = stage.quantize(subject.fp32, table, rules, out, settings, images=seen)
         seconds, cpu = time.monotonic() - began, time.process_time() - began_cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -69,6 +81,7 @@ def learned(subject: Subject, images: int, nodes: int) -> dict[str, float]:
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_rss_mib": peak,
+        "layers": len(result.rounding_gain_db),
         "gain_db": float(np.mean(list(result.rounding_gain_db.values()))),
         "sqnr_db": sqnr_db(wanted, got),
     }
@@ -77,16 +90,15 @@ def learned(subject: Subject, images: int, nodes: int) -> dict[str, float]:
 def each_layer(subject: Subject, images: int, nodes: int) -> dict[str, float]:
     """Sensitivity of some nodes, alone and all but it."""
     from edgeres.backends import get_backend
-    from edgeres.graph.layers import load_model
+    from edgeres.quantization import quantize as stage
     from edgeres.quantization.calibrate import calibrate
     from edgeres.quantization.placement import place
     from edgeres.quantization.sensitivity import sensitivity
 
     table = calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES))
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
-    names = place(load_model(subject.fp32).graph, rules).quantized_nodes
-    asked = {names[index * len(names) // nodes] for index in range(nodes)} if nodes else names
-    rules = replace(rules, keep_float=frozenset(names) - frozenset(asked))
+    placed = place(vars(stage)["load_model"](subject.fp32).graph, rules)
+    rules = spaced(rules, placed, placed.quantized_nodes, nodes)
     shown = images_of(subject, "test", images)
     began, began_cpu = time.monotonic(), time.process_time()
     found = sensitivity(subject.fp32, table, rules, shown, all_but=True)
@@ -132,7 +144,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--against", type=Path, help="a checkout of another version")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--nodes", type=int, default=6, help="of the sensitivity; 0 asks for all")
+    parser.add_argument("--nodes", type=int, default=6, help="in INT8; 0 takes all")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--only", choices=JOBS)
