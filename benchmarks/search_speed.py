@@ -4,10 +4,11 @@
 
 Learned rounding of the trained ResNet-50, sensitivity of the trained ResNet-18 (`subjects.py`),
 each layer alone and all but it. An older version may take too long for whole networks: `--nodes` of
-the nodes (of the layers with weights, for learned rounding) are INT8, evenly spaced, and the others
-stay float. What is done once for all, such as reading the file, then counts for more than it would
-with all of them. Each version runs in a process of its own, in turns, on the same file and images,
-with a calibration of its own that is not counted.
+the nodes are INT8, the others stay float: for sensitivity evenly spaced over the network, for
+learned rounding evenly spaced over the layers in the order of their size, the largest among them.
+What is done once for all, such as reading the file, then counts for more than it would with all of
+them. Each version runs in a process of its own, in turns, on the same file and images, with a
+calibration of its own that is not counted, neither in time nor in memory.
 
 Seconds are of the whole call. CPU seconds do not count what others do on the machine meanwhile; but
 threads that wait for one another count as busy, and the more so the busier the machine is. So both
@@ -23,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -53,6 +53,17 @@ def spaced(rules: Any, placed: Any, names: Sequence[str], count: int) -> Any:
     return replace(rules, keep_float=frozenset(placed.quantized_nodes) - chosen)
 
 
+def forget_peak() -> None:
+    """Lets the peak of this process begin anew (Linux, `proc_pid_clear_refs(5)`)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Most memory of this process since then."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 # What edgeres offers is taken from the module that uses it, wherever a version has it.
 def learned(subject: Subject, images: int, nodes: int) -> dict[str, float]:
     """Quantizes with learned rounding for a CPU whose sums saturate."""
@@ -66,15 +77,17 @@ def learned(subject: Subject, images: int, nodes: int) -> dict[str, float]:
     table = calibrate(subject.fp32, subject.batches("calibration", 2, CALIBRATION_IMAGES))
     rules = replace(get_backend("onnxruntime").qdq_rules("cpu"), saturating=True)
     placed = place(vars(stage)["load_model"](subject.fp32).graph, rules)
-    rules = spaced(rules, placed, [layer.name for layer in placed.layers], nodes)
+    by_size = sorted(placed.layers, key=lambda layer: -layer.weight.size)
+    rules = spaced(rules, placed, [layer.name for layer in by_size], nodes)
     seen = images_of(subject, "calibration", images)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "qdq.onnx"
+        forget_peak()
         began, began_cpu = time.monotonic(), time.process_time()
         settings = vars(stage)["QuantizeSettings"](rounding="learned")
         result = stage.quantize(subject.fp32, table, rules, out, settings, images=seen)
         seconds, cpu = time.monotonic() - began, time.process_time() - began_cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_mib()
         test = images_of(subject, "test", TEST_IMAGES)
         wanted, got = (simulated_logits(file, [test]) for file in (subject.fp32, out))
     return {
@@ -100,12 +113,13 @@ def each_layer(subject: Subject, images: int, nodes: int) -> dict[str, float]:
     placed = place(vars(stage)["load_model"](subject.fp32).graph, rules)
     rules = spaced(rules, placed, placed.quantized_nodes, nodes)
     shown = images_of(subject, "test", images)
+    forget_peak()
     began, began_cpu = time.monotonic(), time.process_time()
     found = sensitivity(subject.fp32, table, rules, shown, all_but=True)
     return {
         "seconds": time.monotonic() - began,
         "cpu_seconds": time.process_time() - began_cpu,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mib": peak_mib(),
         "nodes": len(found.nodes),
         "sum_db": sum(
             n.only.sqnr_db + (n.all_but.sqnr_db if n.all_but else 0) for n in found.nodes
@@ -159,7 +173,10 @@ def main() -> None:
     versions = {"this": Path(__file__).parents[1]}
     if arguments.against is not None:
         versions = {"before": arguments.against} | versions
-    told: dict[str, Any] = {
+    told: dict[str, Any] = {}
+    if arguments.out is not None and arguments.out.exists():
+        told = json.loads(arguments.out.read_text())  # with --only, the other job stays
+    told |= {
         "environment": describe_environment(("numpy", "onnxruntime")).to_dict(),
         "versions": {name: commit(checkout) for name, checkout in versions.items()},
         "images": arguments.images,
