@@ -178,7 +178,7 @@ def main() -> None:
         told = json.loads(arguments.out.read_text())  # with --only, the other job stays
     told |= {
         "environment": describe_environment(("numpy", "onnxruntime")).to_dict(),
-        "versions": {name: commit(checkout) for name, checkout in versions.items()},
+        "before": None if arguments.against is None else commit(arguments.against),
         "images": arguments.images,
         "cpus": arguments.cpus,
     }
