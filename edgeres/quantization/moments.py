@@ -22,6 +22,8 @@ MAX_PATCHES = 16384
 #: Images of which the padded input is made at once, and numbers of the patches taken of them.
 _IMAGES = 8
 _NUMBERS = 1 << 22
+#: Weights of a channel for each patch from which on patches are less to compute with.
+_FEW = 4
 #: Rows of a large matrix worked on at once.
 _BAND = 256
 
@@ -86,6 +88,37 @@ def patch_moments(
     for products in second:
         _mirror(products)
     return Moments(first / len(chosen), np.divide(second, len(chosen), out=second), len(chosen))
+
+
+def few_patches(layer: Layer, images: NDArray[np.generic], *, zero: int = 0) -> Matrix | None:
+    """``(P, K) float32`` all patches, where they are so few that their moments say no more.
+
+    Args:
+        layer: The layer.
+        images: ``(N, C, H, W)`` or ``(N, C)`` quantized input of the layer.
+        zero: Zero point, taken from all of them.
+
+    Returns:
+        The patches, or ``None`` for layers with groups, with some patches for each weight of a
+        channel, or with more patches than :data:`MAX_PATCHES`.
+
+    Raises:
+        UsageError: The input does not fit the layer.
+    """
+    _check_input(layer, images)
+    columns = layer.weight.shape[1]
+    sizes = _positions(layer, images[:1], zero)[2]
+    count = len(images) * int(np.prod(sizes))
+    if layer.groups > 1 or count > min(MAX_PATCHES, columns // _FEW):
+        return None
+    patches = np.empty((count, columns), np.float32)
+    image = int(np.prod(sizes))
+    for begin in range(0, len(images), _IMAGES):
+        padded, taps, sizes = _positions(layer, images[begin : begin + _IMAGES], zero)
+        at = np.unravel_index(np.arange(len(padded) * image), (len(padded), *sizes))
+        some = _gathered(padded, taps, at, layer)
+        patches[begin * image :][: len(some)] = some.reshape(len(some), columns)
+    return patches
 
 
 def _add_products(first: NDArray[np.float64], second: Matrix, patches: Matrix) -> None:

@@ -7,6 +7,7 @@ still reads are kept, for all images at once, so the whole costs one pass, not o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from edgeres.errors import StageError
 from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.graph.session import open_session
+from edgeres.system.container_limits import usable_threads
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 Tensors = dict[str, NDArray[np.generic]]
 
-#: Images that run at once.
+#: Images that run at once, over all threads.
 _IMAGES = 8
 
 
@@ -138,7 +140,9 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
         opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
         ir_version=model.ir_version,
     )
-    session = open_session(proto.SerializeToString(), optimize=optimize, fuse_quantized=False)
+    session = open_session(
+        proto.SerializeToString(), threads=1, optimize=optimize, fuse_quantized=False
+    )
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}
     try:
@@ -155,22 +159,40 @@ def _in_pieces(
 ) -> list[NDArray[np.generic]]:
     """Runs some images at a time, so that what lies inside a segment is not there for all at once.
 
-    Where an input or an output does not have one entry an image, all images run together.
+    Each thread has images of its own: threads that share the layers of a short segment mostly wait
+    for each other. Where an input or an output does not have one entry an image, all images run
+    together.
     """
     count = max(len(feed) for feed in feeds.values()) if feeds else 0
-    outputs: list[NDArray[np.generic]] = []
-    if count > _IMAGES and all(feed.ndim and len(feed) == count for feed in feeds.values()):
-        for begin in range(0, count, _IMAGES):
-            end = min(begin + _IMAGES, count)
-            part = session.run(names, {name: feed[begin:end] for name, feed in feeds.items()})
-            if not all(value.ndim and len(value) == end - begin for value in part):
-                return list(session.run(names, feeds))
-            if not outputs:
-                outputs = [np.empty((count, *value.shape[1:]), value.dtype) for value in part]
-            for whole, value in zip(outputs, part, strict=True):
-                whole[begin:end] = value
-        return outputs
-    return list(session.run(names, feeds))
+    threads = min(usable_threads(), _IMAGES)
+    step = _IMAGES // threads
+    if count <= step or not all(feed.ndim and len(feed) == count for feed in feeds.values()):
+        return list(session.run(names, feeds))
+
+    def run(begin: int) -> list[NDArray[np.generic]]:
+        return list(
+            session.run(names, {n: feed[begin : begin + step] for n, feed in feeds.items()})
+        )
+
+    def fits(begin: int, part: list[NDArray[np.generic]]) -> bool:
+        return all(value.ndim and len(value) == min(step, count - begin) for value in part)
+
+    first = run(0)
+    if not fits(0, first):
+        return list(session.run(names, feeds))
+    outputs = [np.empty((count, *value.shape[1:]), value.dtype) for value in first]
+
+    def keep(begin: int) -> bool:
+        part = first if begin == 0 else run(begin)
+        if not fits(begin, part):
+            return False
+        for whole, value in zip(outputs, part, strict=True):
+            whole[begin : begin + step] = value
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        kept = list(pool.map(keep, range(0, count, step)))
+    return outputs if all(kept) else list(session.run(names, feeds))
 
 
 def _info(name: str, dtype: np.dtype[np.generic]) -> onnx.ValueInfoProto:

@@ -11,7 +11,9 @@ round, all layers but one, is exact where noises are not independent, and costs 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,16 @@ from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.variants import Choices, Variants
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
+from edgeres.system.container_limits import usable_threads
 from edgeres.system.progress import ProgressCallback
 
 #: Bytes of what goes over the cuts, of both networks, that are kept at once.
 _KEPT_BYTES = 256 << 20
+#: Batches of which that is made before the bytes are counted.
+_AT_ONCE = 4
+
+#: For one batch, what both networks give over each cut.
+_Known = dict[Choices, list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ def sensitivity(
         settings: How it is quantized; always rounded to nearest and with the analytic bias
             correction, if any, since what measures on images would fit those that it is judged by.
         all_but: Also quantize everything but each node.
-        threads: Threads of ONNX Runtime; ``None`` leaves it the choice.
+        threads: Images that run at once, each in one thread; ``None`` takes as many as there are
+            CPUs. No figure depends on it.
         progress: Called with batches run and batches in all, of all variants.
 
     Raises:
@@ -130,7 +139,7 @@ def sensitivity(
     graph = prepared.model.graph
     names = prepared.placement.quantized_nodes
     macs = node_macs(onnx)
-    variants = Variants(prepared.model, prepared.items, prepared.params, rules, threads=threads)
+    variants = Variants(prepared.model, prepared.items, prepared.params, rules)
 
     def without(kept: frozenset[str]) -> Choices:
         return variants.choose(place(graph, replace(rules, keep_float=rules.keep_float | kept)))
@@ -138,7 +147,9 @@ def sensitivity(
     only = {name: without(frozenset(names) - {name}) for name in names}
     others = {name: without(frozenset({name})) for name in names} if all_but else {}
     asked = [*only.values(), *others.values(), variants.quantized]
-    fp32, *effects = _effects(variants, asked, onnx, images, labels, progress)
+    batches = list(_batches(onnx, images, labels))
+    with ThreadPoolExecutor(threads or usable_threads()) as pool:
+        fp32, *effects = _effects(variants, asked, batches, pool, progress)
     ops = {node_name(node): node.op_type for node in graph}
     found = [
         NodeSensitivity(
@@ -163,39 +174,50 @@ def sensitivity(
 def _effects(
     variants: Variants,
     asked: Sequence[Choices],
-    onnx: Path,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64] | None,
+    batches: Sequence[_Batch],
+    pool: ThreadPoolExecutor,
     progress: ProgressCallback | None,
 ) -> list[Effect]:
     """The effect of nothing quantized, and of each of the variants.
 
     Images run in rounds: of one round, what goes over the cuts is in memory for both networks that
-    variants share pieces with.
+    variants share pieces with. Batches of a round run side by side, each in one thread: threads
+    that share one small layer mostly wait for each other.
     """
     tallies = [_Tally() for _ in range(1 + len(asked))]
-    batches = list(_batches(onnx, images, labels))
+    shared = (variants.exact, variants.quantized)
+
+    def run_shared(batch: _Batch) -> _Known:
+        return {choices: list(variants.run(choices, batch.fed)) for choices in shared}
+
     begin = done = 0
     while begin < len(batches):
-        known: list[dict[Choices, list[NDArray[np.float32]]]] = []
-        kept = 0
-        while begin + len(known) < len(batches) and kept <= _KEPT_BYTES:
-            batch = batches[begin + len(known)]
-            shared = (variants.exact, variants.quantized)
-            ran = {choices: list(variants.run(choices, batch.fed)) for choices in shared}
-            known.append(ran)
-            kept += sum(value.nbytes for values in ran.values() for value in values)
+        known: list[_Known] = []
+        while begin + len(known) < len(batches) and _bytes(known) <= _KEPT_BYTES:
+            first = begin + len(known)
+            known += pool.map(run_shared, batches[first : first + _AT_ONCE])
         shown = batches[begin : begin + len(known)]
         for index, choices in enumerate((variants.exact, *asked)):
-            for batch, ran in zip(shown, known, strict=True):
+            found = pool.map(partial(_logits, variants, choices), shown, known)
+            for batch, ran, logits in zip(shown, known, found, strict=True):
                 exact = ran[variants.exact][-1][: batch.count]
-                logits = variants.logits(choices, batch.fed, ran)[: batch.count]
                 tallies[index].add(exact, logits, batch.labels)
             if progress is not None and index:
                 done += len(shown)
                 progress(done, len(batches) * len(asked))
         begin += len(known)
     return [tally.effect() for tally in tallies]
+
+
+def _logits(
+    variants: Variants, choices: Choices, batch: _Batch, known: _Known
+) -> NDArray[np.float32]:
+    """Of the images that count."""
+    return variants.logits(choices, batch.fed, known)[: batch.count]
+
+
+def _bytes(known: Sequence[_Known]) -> int:
+    return sum(value.nbytes for ran in known for values in ran.values() for value in values)
 
 
 @dataclass(frozen=True)

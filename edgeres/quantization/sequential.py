@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.graph.layers import Layer, constant, node_name
-from edgeres.quantization.moments import has_patches, patch_moments
+from edgeres.quantization.moments import few_patches, has_patches, patch_moments
 from edgeres.quantization.pairing import pairings
 from edgeres.quantization.qdq import QUANTIZE, QuantizedLayer, rewrite_layer
 from edgeres.quantization.rounding import learn_rounding
+from edgeres.quantization.rounding_objective import Samples
 from edgeres.quantization.saturation import prove, require_safe
 from edgeres.quantization.segments import run_in_segments
 from edgeres.quantization.weights import QuantizedWeight
 from edgeres.sqnr import sqnr_db
+from edgeres.system.blas_threads import one_blas_thread
 
 #: Bias that goes with a layer's new integers.
 BiasOf = Callable[[QuantizedLayer, QuantizedWeight], NDArray[np.float32] | None]
@@ -66,12 +68,11 @@ def learn_network(
             item = learned[index]
             if not has_patches(item.layer, output):
                 continue  # keeps its nearest rounding
-            moments = patch_moments(item.layer, output, zero=zeros[name])
-            hessian = moments.covariance() if centred[index] else moments.second
-            del moments  # a layer of 4,608 weights a channel has 85 MB of them
-            weight, gains[item.layer.name] = learned_weight(
-                item.layer, item.weight, hessian, saturating=saturating
-            )
+            with one_blas_thread():  # threads would mostly wait for each other
+                seen = _seen(item.layer, output, zeros[name], centred=centred[index])
+                weight, gains[item.layer.name] = learned_weight(
+                    item.layer, item.weight, seen, saturating=saturating
+                )
             item = replace(item, weight=weight)
             learned[index] = replace(item, bias=bias_of(item, weight))
             rewrite_layer(qdq.graph, learned[index], rules)
@@ -79,6 +80,19 @@ def learn_network(
 
     run_in_segments(qdq, list(readers), images, visit, optimize=True)
     return learned, gains
+
+
+def _seen(
+    layer: Layer, output: NDArray[np.generic], zero: int, *, centred: bool
+) -> NDArray[np.float32] | Samples:
+    """What a layer reads: its patches where they are few, else their moments."""
+    patches = few_patches(layer, output, zero=zero)
+    if patches is not None:
+        if centred:
+            patches -= patches.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return Samples(patches)
+    moments = patch_moments(layer, output, zero=zero)
+    return moments.covariance() if centred else moments.second
 
 
 def _quantizers(
@@ -110,7 +124,7 @@ def _quantizers(
 def learned_weight(
     layer: Layer,
     weight: QuantizedWeight,
-    hessian: NDArray[np.float32],
+    hessian: NDArray[np.float32] | Samples,
     *,
     saturating: bool,
 ) -> tuple[QuantizedWeight, float]:
@@ -120,7 +134,7 @@ def learned_weight(
         layer: The layer in float.
         weight: Its INT8 weight by nearest rounding.
         hessian: ``(G, K, K) float32`` second moment of its quantized input, or the covariance
-            where the bias takes up the mean error.
+            where the bias takes up the mean error; or the patches of which they would be.
         saturating: Keep all pairs safe.
 
     Returns:
@@ -133,7 +147,9 @@ def learned_weight(
     rows, columns = layer.weight.shape
     packings = pairings(columns, layer.kernel)
     used = packings if saturating else ()
-    if not hessian.any():  # the images say nothing about this layer
+    if not (
+        hessian.patches if isinstance(hessian, Samples) else hessian
+    ).any():  # the images say nothing about this layer
         return weight, 0.0
     scales = np.broadcast_to(weight.scales, rows).astype(np.float64)[:, None]
     exact = layer.weight / scales

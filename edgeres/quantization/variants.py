@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ def pieces(graph: ir.Graph) -> list[Piece]:
 class Variants:
     """A network of which any part can be quantized.
 
+    A run is of one thread; several threads may run the same variant, or the two that are shared.
+
     Attributes:
         exact: Nothing quantized.
         quantized: Everything quantized that the rules ask for.
@@ -108,8 +111,6 @@ class Variants:
         items: Sequence[QuantizedLayer],
         params: Mapping[str, QuantParams],
         rules: QdqRules,
-        *,
-        threads: int | None = None,
     ) -> None:
         """Cuts the graph.
 
@@ -118,13 +119,11 @@ class Variants:
             items: Its layers with integers and biases, everything quantized.
             params: Scale and zero point by tensor name, likewise.
             rules: The rule set.
-            threads: Of ONNX Runtime; ``None`` leaves it the choice.
         """
         self._model = model
         self._items = {item.layer.name: item for item in items}
         self._params = params
         self._rules = rules
-        self._threads = threads
         self._pieces = pieces(model.graph)
         nothing = Choice(frozenset(), frozenset(), frozenset())
         self.exact: Choices = (nothing,) * len(self._pieces)
@@ -133,6 +132,7 @@ class Variants:
         self._shared: dict[tuple[int, Choice], Any] = {}
         #: Those of the variant that runs at present.
         self._own: tuple[Choices, dict[int, Any]] = ((), {})
+        self._opening = Lock()
 
     def choose(self, placement: Placement) -> Choices:
         """What a placement of this model's graph asks for in each piece."""
@@ -199,6 +199,10 @@ class Variants:
             yield given
 
     def _session(self, index: int, choices: Choices) -> Any:
+        with self._opening:  # of several threads one opens it, the others find it
+            return self._opened(index, choices)
+
+    def _opened(self, index: int, choices: Choices) -> Any:
         choice = choices[index]
         shared = choice in (self.exact[index], self.quantized[index])
         if not shared and self._own[0] != choices:
@@ -206,7 +210,7 @@ class Variants:
         found = self._shared.get((index, choice)) if shared else self._own[1].get(index)
         if found is None:
             model = self._written(self._pieces[index], choice).SerializeToString()
-            found = open_session(model, threads=self._threads, optimize=False)
+            found = open_session(model, threads=1, optimize=False)
             if shared:
                 self._shared[index, choice] = found
             else:

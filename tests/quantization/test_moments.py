@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from edgeres.errors import UsageError
 from edgeres.graph.layers import Layer
-from edgeres.quantization.moments import patch_moments
+from edgeres.quantization.moments import few_patches, patch_moments
 
 
 def conv(groups=1, stride=1, dilation=1, pads=(1, 1, 1, 1), channels=4):
@@ -100,3 +100,23 @@ def test_dense_layers_have_one_position_and_other_shapes_are_refused():
     np.testing.assert_allclose(moments.second[0], x.T @ x / 4)
     with pytest.raises(UsageError, match="fc reads 5 channels"):
         patch_moments(layer, x[:, :4])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_few_patches_are_those_that_moments_are_of(stride):
+    layer, _ = conv(stride=stride, channels=64)
+    x = np.random.default_rng(1).integers(0, 255, (9, 64, 5, 4)).astype(np.uint8)
+    few = x if stride == 2 else x[:2]
+    patches = few_patches(layer, few, zero=3)
+    assert patches is not None
+    moments = patch_moments(layer, few, zero=3)
+    assert len(patches) == moments.patches
+    np.testing.assert_allclose(patches.mean(axis=0), moments.mean[0], rtol=1e-5)
+    second = patches.T.astype(np.float64) @ patches / len(patches)
+    np.testing.assert_allclose(second, moments.second[0], rtol=1e-4)
+
+
+def test_many_patches_and_groups_have_moments_only():
+    x = np.zeros((9, 64, 9, 9), np.uint8)
+    assert few_patches(conv(channels=64)[0], x) is None
+    assert few_patches(conv(channels=64, groups=2)[0], x[:1, :, :3, :3]) is None

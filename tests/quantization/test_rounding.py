@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeres.quantization import rounding, rounding_pairs
 from edgeres.quantization.pairing import pairings
-from edgeres.quantization.rounding import learn_rounding
+from edgeres.quantization.rounding import column_order, learn_rounding
+from edgeres.quantization.rounding_objective import Samples, objective
 from edgeres.quantization.saturation import PAIR_LIMIT, move_pairs
 
 KERNELS = [(), (1, 1), (3, 3), (1, 2)]
@@ -139,11 +141,16 @@ def test_blocks_give_what_column_by_column_gives(columns, groups):
     parts = [problem(seed, 4, columns, ()) for seed in range(groups)]
     exact = np.concatenate([part for part, _ in parts])
     hessian = np.stack([part for _, part in parts])
+    order = column_order(hessian)
+    assert groups > 1 or columns < 17 or (order != np.arange(columns)).any()
     plain, descents = [], []
     for weights, products in parts:
-        whole, damped = fed_back(weights, products)
-        plain.append(whole)
-        descents.append(descended(whole, weights, damped))
+        whole, damped = fed_back(weights[:, order], products[np.ix_(order, order)])
+        found = np.empty_like(whole), np.empty_like(whole)
+        found[0][:, order] = whole
+        found[1][:, order] = descended(whole, weights[:, order], damped)
+        plain.append(found[0])
+        descents.append(found[1])
     for sweeps, expected in ((0, plain), (1, descents)):
         found = learn_rounding(np.rint(exact) + 9, exact, hessian, sweeps=sweeps)
         same = found.whole == np.concatenate(expected)
@@ -162,3 +169,81 @@ def test_dead_input_changes_nothing():
     exact, _ = problem(0, 3, 4, ())
     found = learn_rounding(np.rint(exact), exact, np.zeros((4, 4)))
     np.testing.assert_array_equal(found.whole, np.rint(exact))
+
+
+def few(seed, patches, columns):
+    random = np.random.default_rng(seed)
+    mixed = random.standard_normal((patches, columns)) @ random.standard_normal((columns, columns))
+    exact = np.clip(random.standard_normal((6, columns)) * 40, -127, 127)
+    return exact, np.rint(mixed).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [33, 64, 600])
+@pytest.mark.parametrize("saturating", [False, True])
+def test_few_patches_are_as_good_as_their_moments(columns, saturating):
+    """The same objective in its other form, to what float32 leaves of it."""
+    exact, patches = few(columns, columns // 8, columns)
+    hessian = patches.T.astype(np.float64) @ patches / len(patches)
+    packings = pairings(columns, ()) if saturating else ()
+    start = nearest(exact, hessian, packings)
+    of_patches = learn_rounding(start, exact, Samples(patches), packings)
+    of_matrix = learn_rounding(start, exact, hessian, packings)
+    np.testing.assert_allclose(of_patches.before, of_matrix.before, rtol=1e-4)
+    damped = hessian + 0.01 * np.trace(hessian) / columns * np.eye(columns)
+    np.testing.assert_allclose(of_patches.after, cost(of_patches.whole, exact, damped), rtol=1e-3)
+    assert of_patches.after.sum() == pytest.approx(of_matrix.after.sum(), rel=0.1)
+    assert of_patches.after.sum() < 0.1 * of_patches.before.sum()
+    for pairs in packings:
+        a, b = of_patches.whole[:, pairs[:, 0]], of_patches.whole[:, pairs[:, 1]]
+        assert ((a * b <= 0) | (np.abs(a + b) <= PAIR_LIMIT)).all()
+
+
+def test_the_factor_from_patches_is_that_of_the_matrix():
+    """Every block: what the errors behind it ask, the factor, the slopes and the cost."""
+    _, patches = few(0, 40, 300)
+    hessian = patches.T @ patches / np.float32(len(patches))
+    order = np.random.default_rng(1).permutation(300)
+    dense, sampled = objective(hessian[None], order), objective(Samples(patches), order)
+    error = np.random.default_rng(2).uniform(-1, 1, (1, 300, 5)).astype(np.float32)
+    np.testing.assert_allclose(sampled.cost(error), dense.cost(error), rtol=1e-3)
+    np.testing.assert_allclose(sampled.diagonal, dense.diagonal, rtol=1e-4)
+    for form in (dense, sampled):
+        form.begin(None)
+    for block in (slice(200, 300), slice(100, 200), slice(0, 100)):
+        for got, wanted in zip(
+            sampled.behind(block, error), dense.behind(block, error), strict=True
+        ):
+            np.testing.assert_allclose(got, wanted, rtol=0.02, atol=0.02 * np.abs(wanted).max())
+        for form in (dense, sampled):
+            form.tell(block, error[:, block])
+    sampled.begin(error)
+    slopes, own = sampled.slopes(slice(100, 200), error)
+    wanted, wanted_own = dense.slopes(slice(100, 200), error)
+    np.testing.assert_allclose(slopes, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(own, wanted_own, rtol=1e-3, atol=1e-4 * np.abs(wanted_own).max())
+
+
+def test_columns_that_others_explain_least_come_first(monkeypatch):
+    """Against the order in which they stand: a better end, over several layers."""
+    ends = {"standing": 0.0, "ordered": 0.0}
+    for seed in range(5):
+        exact, patches = few(seed, 600, 64)
+        patches *= np.exp(np.random.default_rng(seed).standard_normal(64)).astype(np.float32)
+        hessian = patches.T @ patches / len(patches)
+        for which in ends:
+            with monkeypatch.context() as patched:
+                if which == "standing":
+                    patched.setattr(rounding, "unexplained", lambda form: np.ones(form.shape[-1]))
+                found = learn_rounding(np.rint(exact), exact, hessian, sweeps=0)
+            ends[which] += found.after.sum()
+    assert ends["ordered"] < 0.8 * ends["standing"]
+
+
+def test_a_block_takes_fewer_rounds_than_it_has_columns(monkeypatch):
+    """What makes it fast: a round is some dozens of calls, whatever the number of columns."""
+    rounds = []
+    real = rounding_pairs.Block.rounded
+    monkeypatch.setattr(rounding_pairs.Block, "rounded", lambda *a: rounds.append(1) or real(*a))
+    exact, patches = few(0, 3000, 512)
+    learn_rounding(np.rint(exact), exact, patches.T @ patches / 3000, pairings(512, ()))
+    assert len(rounds) < 512 / 2 / 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -194,6 +195,31 @@ def test_a_variant_opens_the_pieces_it_changes_once(
     found = sensitivity(resnet, table, FUSING, test_images, threads=1)
     # Both networks in five pieces, and for each node the one it is in or the one behind, too.
     assert len(opened) <= 2 * 5 + 2 * len(found.nodes)
+
+
+def test_images_run_side_by_side_each_in_one_thread(
+    resnet, table, test_images, monkeypatch
+) -> None:
+    """Engines that share small layers among threads mostly wait; and no figure may depend on it."""
+    from edgeres.quantization import variants
+
+    threads, running = [], set()
+    real, real_run = variants.open_session, variants.run_feeds
+
+    def spy_run(*arguments):
+        running.add(threading.get_ident())
+        return real_run(*arguments)
+
+    monkeypatch.setattr(
+        variants, "open_session", lambda *a, **k: threads.append(k["threads"]) or real(*a, **k)
+    )
+    monkeypatch.setattr(variants, "run_feeds", spy_run)
+    monkeypatch.setattr("edgeres.quantization.forward._CHUNK_IMAGES", 4)
+    alone = sensitivity(resnet, table, FUSING, test_images, all_but=True, threads=1)
+    assert len(running) == 1
+    assert sensitivity(resnet, table, FUSING, test_images, all_but=True, threads=3) == alone
+    assert len(running) > 2
+    assert set(threads) == {1}
 
 
 def test_cuts_lie_where_one_tensor_goes_on(resnet, table) -> None:

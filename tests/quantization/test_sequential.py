@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeres.graph.layers import layer_of, load_model
-from edgeres.quantization.moments import patch_moments
+from edgeres.quantization.moments import few_patches, patch_moments
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.weights import quantize_weight
 from edgeres.recipe.quantize import QuantizeSettings
@@ -75,9 +75,9 @@ def test_a_layer_learns_on_what_the_quantized_layers_before_it_give(
 
     def spy(layer, whole, zero):
         seen[layer.name] = whole.astype(np.int16) - zero
-        return patch_moments(layer, whole, zero=zero)
+        return few_patches(layer, whole, zero=zero)
 
-    monkeypatch.setattr(sequential, "patch_moments", spy)
+    monkeypatch.setattr(sequential, "few_patches", spy)
     settings = QuantizeSettings(rounding="learned")
     quantize(resnet, table, FUSING, tmp_path / "q.onnx", settings, images=images)
     for name, tensor in (("block1.conv2", "block1.relu1_out"), ("fc", "flatten_out")):
@@ -101,6 +101,57 @@ def test_scales_are_kept_and_biases_follow_the_new_integers(resnet, table, image
             changed.append(tensor.name)
     for name in ("block1.conv1", "block2.down", "fc"):
         assert {f"{name}.weight_quantized", f"{name}.bias_quantized"} <= set(changed)
+
+
+def test_each_layer_costs_one_run_over_the_images_in_one_thread_each(
+    resnet, table, images, tmp_path, monkeypatch
+):
+    """Engines open once a piece, and each image goes through each piece once."""
+    from edgeres.quantization import segments
+
+    opened, ran = [], []
+    real = segments.open_session
+
+    class Counted:
+        def __init__(self, session):
+            self.session = session
+
+        def run(self, names, feeds):
+            ran.append((id(self), max(len(feed) for feed in feeds.values())))
+            return self.session.run(names, feeds)
+
+    def spy(*arguments, **options):
+        opened.append(Counted(real(*arguments, **options)))
+        assert options["threads"] == 1
+        return opened[-1]
+
+    monkeypatch.setattr(segments, "open_session", spy)
+    settings = QuantizeSettings(rounding="learned")
+    found = quantize(resnet, table, FUSING, tmp_path / "q.onnx", settings, images=images)
+    assert len(opened) <= len(found.rounding_gain_db)
+    for session in opened:
+        assert sum(count for which, count in ran if which == id(session)) == len(images)
+
+
+def test_few_images_and_their_moments_learn_alike(resnet, table, images, tmp_path, monkeypatch):
+    """Two images: late layers have fewer patches than weights, and take the patches themselves."""
+    from edgeres.quantization import sequential
+
+    settings = QuantizeSettings(rounding="learned")
+    kinds = []
+    real = sequential.few_patches
+
+    def spy(layer, whole, zero):
+        kinds.append(real(layer, whole, zero=zero))
+        return kinds[-1]
+
+    gains = []
+    for patched in (spy, lambda layer, whole, zero: None):
+        monkeypatch.setattr(sequential, "few_patches", patched)
+        found = quantize(resnet, table, FUSING, tmp_path / "q.onnx", settings, images=images[:2])
+        gains.append(np.mean(list(found.rounding_gain_db.values())))
+    assert {kind is None for kind in kinds} == {False, True}
+    assert gains[0] == pytest.approx(gains[1], abs=0.5)
 
 
 def test_images_that_show_nothing_leave_nearest_rounding(resnet, table, tmp_path):
