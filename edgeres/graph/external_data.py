@@ -7,8 +7,10 @@ its data itself. Rules:
 
 1. A location is a relative path of plain names below the model's folder: no ``..``, no absolute
    path, no drive, no backslash, no NUL, no memory-address marker.
-2. No part of it is a symbolic link, and the file is a regular one with a single hard link. It is
-   opened part by part without following links, so nothing can be swapped after the check.
+2. No part of it is a symbolic link, unless it leads to the model's own folder or to the blobs of
+   the download cache that the model lies in (:mod:`edgeres.graph.linked_data`), and the file is a
+   regular one with a single hard link. It is opened part by part without following links, so
+   nothing can be swapped after the check.
 3. Offset and length lie within the file.
 4. A tensor's shape agrees with the bytes that it has, and all together stay within the limit.
 """
@@ -27,6 +29,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgeres.errors import ModelError, StageError
+from edgeres.graph.linked_data import plain_place
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
 # Bytes of an element of each type that a float32 network may hold.
@@ -180,7 +183,8 @@ def _embed(tensor: onnx.TensorProto, folder: Path, size: int) -> None:
         raise ModelError(
             f"External data of tensor '{tensor.name}' has no valid offset and length.", hint=_HINT
         ) from error
-    with os.fdopen(_open_inside(folder, parts, tensor.name), "rb") as stream:
+    place, names = plain_place(folder, parts)
+    with os.fdopen(_open_inside(place, names, tensor.name), "rb") as stream:
         status = os.fstat(stream.fileno())
         available = status.st_size
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:

@@ -88,6 +88,58 @@ def test_symbolic_link_to_a_folder_is_refused(write: Callable[..., Path], tmp_pa
         load_self_contained(path)
 
 
+def test_link_within_the_model_is_followed(write: Callable[..., Path]) -> None:
+    path = write("data/link.bin")
+    (path.parent / "data" / "link.bin").symlink_to("w.bin")
+    tensor = load_self_contained(path).graph.initializer[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), WEIGHT)
+
+
+def cached(path: Path, data: Path) -> tuple[Path, Path]:
+    """The files as a download cache keeps them; gives the model's and the data's link."""
+    cache = path.parent.parent / "hub" / "models--someone--net"
+    snapshot, blobs = cache / "snapshots" / "0a1b" / "onnx", cache / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file, name in ((path, "model.onnx"), (data, "model.onnx_data")):
+        file.rename(blobs / f"{name}-hash")
+        (snapshot / name).symlink_to(f"../../../blobs/{name}-hash")
+    return snapshot / "model.onnx", snapshot / "model.onnx_data"
+
+
+def test_links_of_a_download_cache_are_followed(write: Callable[..., Path]) -> None:
+    path = write("model.onnx_data")
+    model, _ = cached(path, path.parent / "data" / "w.bin")
+    tensor = load_self_contained(model).graph.initializer[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), WEIGHT)
+
+
+@pytest.mark.parametrize("target", ["secret.bin", "hub/models--someone--other/blobs/hash"])
+def test_link_of_a_download_cache_to_elsewhere_is_refused(
+    write: Callable[..., Path], tmp_path: Path, target: str
+) -> None:
+    path = write("model.onnx_data")
+    model, link = cached(path, path.parent / "data" / "w.bin")
+    (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / target).write_bytes((tmp_path / "secret.bin").read_bytes())
+    link.unlink()
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(ModelError, match="without following a link"):
+        load_self_contained(model)
+
+
+def test_blobs_that_are_a_link_themselves_are_refused(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write("model.onnx_data")
+    model, _ = cached(path, path.parent / "data" / "w.bin")
+    blobs = model.parents[3] / "blobs"
+    blobs.rename(tmp_path / "moved")
+    blobs.symlink_to(tmp_path / "moved")
+    with pytest.raises(ModelError, match="without following a link"):
+        load_self_contained(model)
+
+
 def test_hard_link_is_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write("data/hard.bin")
     os.link(tmp_path / "secret.bin", path.parent / "data" / "hard.bin")
