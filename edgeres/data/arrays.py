@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeres.data.planes import Planes
 from edgeres.errors import DataError
 
 MAX_CLASSES = 1_000_000
@@ -23,7 +24,7 @@ class ArrayDataset:
 
     Attributes:
         name: Short name for reports.
-        images: ``(N, H, W)`` grey or ``(N, H, W, 3)`` RGB, uint8.
+        images: ``(N, H, W)`` grey, ``(N, H, W, 3)`` RGB or ``(N, H, W, C)`` of C planes, uint8.
         labels: ``(N,) int64``.
         class_names: Name of each class in label order; empty where not known.
     """
@@ -41,10 +42,10 @@ class ArrayDataset:
         """
         shape = self.images.shape
         if self.images.dtype != np.uint8 or not (
-            len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
+            len(shape) == 3 or (len(shape) == 4 and 1 < shape[3] <= max(shape[1], 3))
         ):
             raise DataError(
-                f"Expected images (N, H, W) or (N, H, W, 3) uint8 in {self.name}, got {shape} "
+                f"Expected images (N, H, W) or (N, H, W, C) uint8 in {self.name}, got {shape} "
                 f"{self.images.dtype}.",
                 hint="Store 8-bit images, channels last.",
             )
@@ -69,9 +70,12 @@ class ArrayDataset:
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
 
-    def image(self, index: int) -> Image.Image:
-        """One image in mode ``L`` or ``RGB``."""
-        return Image.fromarray(self.images[index])
+    def image(self, index: int) -> Image.Image | Planes:
+        """One image in mode ``L`` or ``RGB``, or its planes where it has other channels."""
+        pixels = self.images[index]
+        if pixels.ndim == 3 and pixels.shape[2] != 3:
+            return Planes(pixels)
+        return Image.fromarray(pixels)
 
     def image_name(self, index: int) -> str:
         """Name of the set and position of the image in it."""

@@ -13,6 +13,7 @@ from edgeres.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from edgeres.data.planes import Planes
     from edgeres.data.types import Dataset
 
 
@@ -59,7 +60,7 @@ class BadImages:
         return f"{len(self.reasons)} images could not be decoded and were left out: {names}{more}"
 
 
-def first_image(images: Dataset) -> Image.Image:
+def first_image(images: Dataset) -> Image.Image | Planes:
     """The first image that can be decoded; a bad one does not hide the size of the others.
 
     Raises:

@@ -74,7 +74,10 @@ def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
     """Tells whether the pixels in memory are already what resize and crop would give."""
     height, width = dataset.images.shape[1:3]
     grey = dataset.images.ndim == 3
-    return preprocess.keeps_pixels(height, width) and (grey or preprocess.channels == 3)
+    alike = (
+        preprocess.channels in (1, 3) if grey else preprocess.channels == dataset.images.shape[3]
+    )
+    return preprocess.keeps_pixels(height, width) and alike
 
 
 def _from_array(

@@ -2,8 +2,8 @@
 
 Keys: ``images`` and ``labels``, or one pair for each split named like MedMNIST's (``train_images``,
 ``val_labels``) or like Keras's (``x_train``, ``y_test``). ``class_names`` (strings) is optional.
-Images are ``(N, H, W)``, ``(N, H, W, 1)`` or ``(N, H, W, 3)`` uint8, labels ``(N,)`` or ``(N, 1)``
-of any integer type; calibration needs no labels.
+Images are ``(N, H, W)`` or ``(N, H, W, C)`` uint8 (C: 1 grey, 3 RGB, or as many as the network
+takes), labels ``(N,)`` or ``(N, 1)`` of any integer type; calibration needs no labels.
 """
 
 from __future__ import annotations

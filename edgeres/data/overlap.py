@@ -10,6 +10,7 @@ from itertools import chain, islice
 import numpy as np
 from PIL import Image
 
+from edgeres.data.planes import Planes
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 from edgeres.system.progress import ProgressCallback
@@ -55,7 +56,7 @@ def find_overlap(
     return [(index, place[d]) for index, d in pairs if d is not None and d in place]
 
 
-def pixel_digest(image: Image.Image) -> bytes:
+def pixel_digest(image: Image.Image | Planes) -> bytes:
     """Digest of an image's size and pixels; grey in mode ``RGB`` gives that of mode ``L``."""
     pixels = np.asarray(image)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():

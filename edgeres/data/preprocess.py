@@ -32,10 +32,15 @@ from edgeres.data.geometry import (
     resize_image,
     resized_size,
 )
+from edgeres.data.planes import Planes
 from edgeres.errors import DataError, UsageError
 
 ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
+
+COLOURS = 3
+MAX_CHANNELS = 1024
+"""Most planes of an image."""
 
 MAX_SIDE = 16_384
 """Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
@@ -64,7 +69,8 @@ class Preprocess:
         crop: Side of a square, or ``(height, width)``, cut from the centre, or ``None``.
         channel_order: Order of the colour channels at the network's input.
         layout: ``nchw`` gives ``(C, H, W)``, ``nhwc`` gives ``(H, W, C)``.
-        channels: 3 for colour, 1 for grey (ITU-R 601-2 luma, converted before resizing).
+        channels: 3 for colour, 1 for grey (ITU-R 601-2 luma, converted before resizing), or the
+            planes of images that have others, which nothing is converted to.
         interpolation: Filter of ``resize``: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``,
             as Pillow has them.
     """
@@ -93,10 +99,11 @@ class Preprocess:
         _choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _choice("layout", self.layout, get_args(Layout))
         _choice("interpolation", self.interpolation, get_args(Interpolation))
-        if type(self.channels) is not int or self.channels not in (1, 3):
-            raise _wrong("channels", "1 or 3", self.channels)
-        if self.channels == 1 and self.channel_order == "bgr":
-            raise _wrong("channel_order", "'rgb' for an image of one channel", self.channel_order)
+        if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
+            raise _wrong("channels", f"1 to {MAX_CHANNELS}", self.channels)
+        if self.channels != COLOURS and self.channel_order == "bgr":
+            found = "one channel" if self.channels == 1 else f"{self.channels} channels"
+            raise _wrong("channel_order", f"'rgb' for an image of {found}", self.channel_order)
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise _wrong(name, f"1 or {self.channels} numbers", list(getattr(self, name)))
@@ -111,30 +118,54 @@ class Preprocess:
         """These very settings, which lack nothing."""
         return self
 
-    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+    def fit(self, image: Image.Image | Planes) -> NDArray[np.uint8]:
         """Converts, resizes and crops.
 
         Args:
             image: A Pillow image of any mode that :func:`~edgeres.data.decode.to_grey_or_rgb`
-                takes.
+                takes, or planes.
 
         Returns:
-            ``(H, W) uint8`` for one channel, ``(H, W, 3) uint8`` in RGB order for three.
+            ``(H, W) uint8`` for one channel, ``(H, W, 3) uint8`` in RGB order for three,
+            ``(H, W, C) uint8`` for other planes.
 
         Raises:
-            DataError: The mode has no defined range, or the resized image would be too large.
+            DataError: The mode has no defined range, the image has other channels than the network,
+                or the resized image would be too large.
         """
+        if isinstance(image, Planes):
+            return self._fit_planes(image)
+        if self.channels not in (1, COLOURS):
+            raise DataError(
+                f"Expected an image of {self.channels} channels, as the network takes, got one of "
+                f"mode {image.mode}.",
+                hint="Give npz:FILE with images (N, H, W, C) uint8.",
+            )
         image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
         return np.array(
             center_crop(resize_image(image, self.resize, self.interpolation), self.crop)
         )
 
+    def _fit_planes(self, image: Planes) -> NDArray[np.uint8]:
+        if image.channels != self.channels:
+            raise DataError(
+                f"Expected an image of {self.channels} channels, as the network takes, got "
+                f"{image.channels}.",
+                hint="Give the images that the network was made for.",
+            )
+        planes = (Image.fromarray(image.pixels[..., plane]) for plane in range(image.channels))
+        fitted = (
+            center_crop(resize_image(plane, self.resize, self.interpolation), self.crop)
+            for plane in planes
+        )
+        return np.stack([np.asarray(plane) for plane in fitted], axis=-1)
+
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Puts the channels in order and computes ``(x * scale - mean) / std``.
 
         Args:
-            pixels: ``(N, H, W) uint8`` grey, which fills every channel, or ``(N, H, W, 3) uint8``
-                in RGB order, only for three channels.
+            pixels: ``(N, H, W) uint8`` grey, which fills every channel, or ``(N, H, W, C) uint8``
+                for as many channels, three of them in RGB order.
 
         Returns:
             ``(N, C, H, W) float32``, or ``(N, H, W, C) float32`` with layout ``nhwc``.

@@ -26,6 +26,8 @@ _TRIED = 4 * SAMPLES
 def save_samples(dataset: Dataset, folder: Path) -> None:
     """Writes a few images of different classes as PNG; images that cannot be read are passed over.
 
+    Images of other channels than grey or RGB have no PNG: of them none is written.
+
     Args:
         dataset: The validation images.
         folder: Where ``sample-0.png`` and so on go.
@@ -33,6 +35,7 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
     Raises:
         DataError: None of the first images can be read.
     """
+    from edgeres.data.planes import Planes
     from edgeres.data.sampling import take
 
     chosen = take(dataset, min(_TRIED, len(dataset)))
@@ -42,6 +45,8 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
             image = chosen.image(index)
         except DataError:
             continue
+        if isinstance(image, Planes):
+            return
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         write_atomic(folder / f"sample-{found}.png", buffer.getvalue())

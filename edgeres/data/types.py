@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeres.data.planes import Planes
+
 Split = Literal["train", "validation", "calibration"]
 """Which part of a data set is asked for; a source without parts gives the same images for all."""
 
@@ -55,8 +57,11 @@ class Dataset(Protocol):
         """Number of images."""
         ...
 
-    def image(self, index: int) -> Image.Image:
-        """Decodes one image to mode ``L`` or ``RGB``; raises ``DataError`` naming a bad file."""
+    def image(self, index: int) -> Image.Image | Planes:
+        """Decodes one image to mode ``L`` or ``RGB``, or to planes where it has other channels.
+
+        Raises ``DataError`` naming a bad file.
+        """
         ...
 
     def image_name(self, index: int) -> str:

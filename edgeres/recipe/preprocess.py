@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,9 @@ class PreprocessBlock(Block):
     crop: Size | None = None
     channel_order: ChannelOrder = "rgb"
     layout: Layout = "nchw"
-    channels: Literal[1, 3] | None = None
+    channels: int | None = Field(
+        default=None, ge=1, description="3 for colour, 1 for grey, or the planes of the images."
+    )
     interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from edgeres.backends import target_names
 from edgeres.errors import RecipeError
 from edgeres.recipe.block import Block, Many, OpenShare, complaint
 from edgeres.recipe.checks import ChecksBlock
-from edgeres.recipe.preprocess import PreprocessBlock
+from edgeres.recipe.preprocess import PreprocessBlock, Side
 from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.quantize import QuantizeBlock
 
@@ -40,6 +40,18 @@ class ModelBlock(Block):
         default=None,
         description=".npz with `inputs` (N, C, H, W) and the `outputs` (N, classes) that the "
         "checkpoint's own library gives for them; checked.",
+    )
+    outputs: Many[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="The output of an .onnx file that is judged, where it has several, or a tensor "
+        "inside the network; one for now.",
+    )
+    input_size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
+        default=None,
+        description="[height, width] of an .onnx file that leaves them open; what the "
+        "preprocessing gives where left out.",
     )
 
 

@@ -281,7 +281,11 @@ def _picture(folder: Path, index: int, images: Dataset, preprocess: Preprocess) 
     """Saves one image as the network sees it before normalization, made smaller; its file name."""
     from PIL import Image
 
+    from edgeres.data.preprocess import COLOURS
+
     pixels = preprocess.fit(images.image(index))
+    if pixels.ndim == 3 and pixels.shape[2] != COLOURS:
+        pixels = pixels[..., :COLOURS] if pixels.shape[2] > COLOURS else pixels[..., 0]
     picture = Image.fromarray(pixels)
     small = max(picture.size) <= _SIDE
     picture.thumbnail((_SIDE, _SIDE))
