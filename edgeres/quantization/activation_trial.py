@@ -19,7 +19,7 @@ from edgeres.backends.base import QdqRules
 from edgeres.calibrators.base import ChosenRange
 from edgeres.graph import layers as graphs
 from edgeres.graph.session import open_session, run_feeds
-from edgeres.quantization.forward import chunks, detach_weights, infer_shapes
+from edgeres.quantization.forward import chunks, detach_weights, fixed_batch, infer_shapes
 from edgeres.quantization.placement import place
 from edgeres.quantization.scales import activation_params
 
@@ -74,6 +74,7 @@ class ActivationTrial:
         """The serialized model with Q/DQ whose scales are inputs, and its weights."""
         model = graphs.load_model(onnx)
         infer_shapes(model)
+        self._batch = fixed_batch(model)
         self._input = graphs.value_name(graphs.inputs(model.graph)[0])
         values = _values_by_name(model.graph)
         self._sources = _insert_open_pairs(model.graph, values)
@@ -105,7 +106,7 @@ class ActivationTrial:
             feeds[f"{tensor}/zero"] = np.array(params.zero_point, np.uint8)
         noise: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self._wanted}
         done = images.start or 0
-        for batch in chunks(iter([self._images[images]])):
+        for batch in chunks(iter([self._images[images]]), self._batch):
             found = run_feeds(self._session, feeds | {self._input: batch}, list(self._wanted))
             for name, whole in self._wanted.items():
                 noise[name].append(_squares(found[name] - whole[done : done + len(batch)]))

@@ -38,7 +38,7 @@ def calibrate(
     later.
 
     Args:
-        onnx: FP32 model in normal form with a dynamic batch.
+        onnx: FP32 model in normal form; one with a batch of 1 gets single images.
         batches: Preprocessed images, each ``(N, C, H, W) float32``.
         calibrator: One of :func:`~edgeres.calibrators.calibrator_names`.
         threads: Threads of the forward pass; ``None`` leaves it to ONNX Runtime.
@@ -92,7 +92,7 @@ def _observe(
     collectors = [TensorCollector(name, shape) for name, shape in model.shapes.items()]
     variety = _Variety()
     shown = ShownImages(model.image_shape)
-    for seen in model.run(_checked(chunks(iter(batches)), model.image_shape)):
+    for seen in model.run(_checked(chunks(iter(batches), model.batch), model.image_shape)):
         for collector in collectors:
             collector.add(seen.tensors[collector.name])
         variety.add(seen.images, seen.output)

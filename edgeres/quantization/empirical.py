@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edgeres.graph import layers as graphs
 from edgeres.graph.session import open_session, run_session
-from edgeres.quantization.forward import chunks, detach_weights, infer_shapes
+from edgeres.quantization.forward import chunks, detach_weights, fixed_batch, infer_shapes
 from edgeres.quantization.observed import inner_shape
 from edgeres.quantization.placement import depths, skip_input
 from edgeres.quantization.segments import run_in_segments
@@ -111,7 +111,7 @@ def output_means(
     weights = detach_weights(model)
     session = open_session(ir.to_proto(model).SerializeToString(), weights=weights)
     sums: dict[str, NDArray[np.float64]] = {}
-    for batch in chunks(iter([images])):
+    for batch in chunks(iter([images]), fixed_batch(model)):
         got = run_session(session, batch)
         for name, output in probes.items():
             total = got[output].reshape(len(batch), -1).sum(axis=0, dtype=np.float64)

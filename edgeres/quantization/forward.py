@@ -18,11 +18,15 @@ _SMALL_BYTES = 1024
 
 def chunks(
     batches: Sequence[NDArray[np.float32]] | Iterator[NDArray[np.float32]],
+    fixed: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """Splits batches so that memory does not depend on the caller's batch size."""
+    """Splits batches so that memory does not depend on the caller's batch size.
+
+    A network that takes one batch size only gets that one (``fixed``).
+    """
     for batch in batches:
         numbers = int(np.prod(batch.shape[1:])) or 1
-        size = max(1, min(_CHUNK_IMAGES, _CHUNK_NUMBERS // numbers))
+        size = fixed or max(1, min(_CHUNK_IMAGES, _CHUNK_NUMBERS // numbers))
         for start in range(0, len(batch), size):
             yield batch[start : start + size]
 
@@ -52,9 +56,16 @@ def detach_weights(model: ir.Model) -> dict[str, NDArray[np.generic]]:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Adds the shapes of all activations in place, for a free batch.
+    """Adds the shapes of all activations in place, for a free batch where the model takes any.
 
     Raises:
         ModelError: The graph contradicts itself.
     """
-    set_batch(model, BATCH)
+    set_batch(model, fixed_batch(model) or BATCH)
+
+
+def fixed_batch(model: ir.Model) -> int | None:
+    """The batch that a model insists on; ``None`` where any will do."""
+    image = next((value for value in model.graph.inputs if not value.is_initializer()), None)
+    first = None if image is None or image.shape is None else next(iter(image.shape), None)
+    return first if isinstance(first, int) else None

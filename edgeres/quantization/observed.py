@@ -26,7 +26,7 @@ from edgeres.quantization.batch_statistics import (
     add_to_graph,
     places_input,
 )
-from edgeres.quantization.forward import detach_weights, infer_shapes
+from edgeres.quantization.forward import detach_weights, fixed_batch, infer_shapes
 from edgeres.quantization.places import Places
 from edgeres.system.container_limits import usable_threads
 
@@ -59,6 +59,7 @@ class ObservedModel:
     Attributes:
         image: Name of the image input.
         image_shape: Shape of one image.
+        batch: 1 where the network takes single images only, else ``None``.
         shapes: Tensor name to shape without the batch, in topological order.
         output: Name of the network's output.
         features: Name of the tensor that the last layer reads.
@@ -90,14 +91,19 @@ class ObservedModel:
         model = graphs.load_model(onnx)
         self.image = graphs.value_name(graphs.inputs(model.graph)[0])
         self.image_shape = _image_shape(model, onnx)
+        self.batch = fixed_batch(model)
         infer_shapes(model)
         output = model.graph.outputs[0]
         self.output = graphs.value_name(output)
         self.features = last_features(model.graph)
         for value in list(observable(model.graph)):
             name = graphs.value_name(value)
-            _check_batch(value)
-            self.shapes[name] = inner_shape(value)
+            seen = value
+            if self.batch is None:
+                _check_batch(value)
+            elif value.shape is not None and (not len(value.shape) or value.shape[0] != 1):
+                seen = _as_one_image(model.graph, value)
+            self.shapes[name] = inner_shape(seen)
             read_by_layer = any(
                 graphs.layer_of(node) and not at for node, at in graphs.consumers(value)
             )
@@ -105,7 +111,7 @@ class ObservedModel:
                 model.graph.outputs.append(value)
             self._readers[name] = add_to_graph(
                 model.graph,
-                value,
+                seen,
                 self.shapes[name],
                 moments=read_by_layer,
                 rectified=graphs.non_negative(value),
@@ -181,6 +187,22 @@ def inner_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes if isinstance(size, int))
 
 
+def _as_one_image(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """A tensor without a dimension of images, with one: of a network for single images."""
+    producer = value.producer()
+    assert producer is not None
+    assert value.shape is not None
+    axis = ir.tensor(np.zeros(1, np.int64))
+    known = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", axis)])
+    node = ir.node("Unsqueeze", [value, known.outputs[0]])
+    output = node.outputs[0]
+    output.name, output.type = f"{value.name}/observed/one", value.type
+    known.outputs[0].name = f"{value.name}/observed/axis"
+    output.shape = ir.Shape([1, *value.shape])
+    graph.insert_after(producer, [known, node])
+    return output
+
+
 def _check_batch(value: ir.Value) -> None:
     if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int):
         raise ModelError(
@@ -197,9 +219,9 @@ def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:
             f"{source}: the image input needs a fixed shape behind the batch, got {shape}.",
             hint="Export with a fixed image size; only the batch may be dynamic.",
         )
-    if isinstance(shape[0], int):
+    if isinstance(shape[0], int) and shape[0] != 1:
         raise ModelError(
             f"{source}: the batch is fixed at {shape[0]}.",
-            hint="Export with a dynamic batch.",
+            hint="Export with a dynamic batch, or with one of 1.",
         )
     return tuple(int(size) for size in list(shape)[1:] if isinstance(size, int))

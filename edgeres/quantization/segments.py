@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgeres.errors import StageError
 from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.graph.session import open_session
+from edgeres.quantization.forward import fixed_batch
 from edgeres.system.container_limits import usable_threads
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, NDArray[np.generic]]
 
-#: Images that run at once, over all threads.
+#: Images that run at once, over all threads, where the network takes so many.
 _IMAGES = 8
 
 
@@ -146,7 +147,8 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}
     try:
-        return dict(zip(names, _in_pieces(session, names, feeds), strict=True))
+        pieces = _in_pieces(session, names, feeds, fixed_batch(model))
+        return dict(zip(names, pieces, strict=True))
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise StageError(
             f"ONNX Runtime failed at {node_name(part.last)}: {str(error).splitlines()[0]}",
@@ -155,7 +157,7 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
 
 
 def _in_pieces(
-    session: ort.InferenceSession, names: list[str], feeds: Tensors
+    session: ort.InferenceSession, names: list[str], feeds: Tensors, fixed: int | None
 ) -> list[NDArray[np.generic]]:
     """Runs some images at a time, so that what lies inside a segment is not there for all at once.
 
@@ -165,7 +167,7 @@ def _in_pieces(
     """
     count = max(len(feed) for feed in feeds.values()) if feeds else 0
     threads = min(usable_threads(), _IMAGES)
-    step = _IMAGES // threads
+    step = fixed or _IMAGES // threads
     if count <= step or not all(feed.ndim and len(feed) == count for feed in feeds.values()):
         return list(session.run(names, feeds))
 
