@@ -11,6 +11,9 @@ from edgeres.backends.base import Array, BatchLimits, Runner
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 
+_ROUNDING = 0.01
+"""How far an INT8 probability may lie outside of [0, 1]."""
+
 
 def single_input(runner: Runner) -> TensorSpec:
     """The one input of an image classifier.
@@ -61,8 +64,11 @@ def single_output(runner: Runner) -> TensorSpec:
 def class_scores(answer: dict[str, Array], target: TensorSpec, count: int) -> NDArray[np.float32]:
     """The answer as ``(N, K)`` float32; trailing dimensions of size 1 are dropped.
 
+    A network of two classes may give the probability ``p`` of class 1 alone: that becomes
+    ``(1 - p, p)``, so that class 1 wins above 0.5.
+
     Raises:
-        ModelError: Not one row of scores for each image.
+        ModelError: Not one row of scores for each image, or one score that is no probability.
     """
     array = answer[target.name]
     if array.ndim < 2 or array.shape[0] != count or any(size != 1 for size in array.shape[2:]):
@@ -70,7 +76,19 @@ def class_scores(answer: dict[str, Array], target: TensorSpec, count: int) -> ND
             f"expected the output {target.name} to be ({count}, K), got {array.shape}.",
             hint="The model must give one row of class scores for each image of the batch.",
         )
-    return array.reshape(array.shape[:2]).astype(np.float32)
+    scores: NDArray[np.float32] = array.reshape(array.shape[:2]).astype(np.float32)
+    return _of_two_classes(scores, target.name) if scores.shape[-1] == 1 else scores
+
+
+def _of_two_classes(scores: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    if len(scores) and not (scores.min() >= -_ROUNDING and scores.max() <= 1 + _ROUNDING):
+        raise ModelError(
+            f"the output {name} is one number an image and no probability: {scores.min():.4g} to "
+            f"{scores.max():.4g}.",
+            hint="A network of two classes must end in a Sigmoid or have two scores.",
+        )
+    both: NDArray[np.float32] = np.concatenate([1 - scores, scores], axis=1)
+    return both
 
 
 def fed_batches(runner: Runner, images: Array) -> Iterator[tuple[Array, int]]:

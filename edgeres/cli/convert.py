@@ -43,6 +43,8 @@ def convert(
     weights: o.Weights = None,
     declared_top1: o.DeclaredTop1 = None,
     sample_answer: o.SampleAnswer = None,
+    output_name: o.OutputName = None,
+    input_size: o.InputSize = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     train_data: o.TrainData = None,
@@ -103,11 +105,12 @@ def convert(
         }
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= o.target_options(option)
+        changes |= o.source_changes(output_name, input_size)
         changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
             changes |= {"name": Path(model).stem, "prune": None}
-            for key in ("model.weights", "model.declared_top1", "model.sample_answer"):
-                changes.setdefault(key, None)
+            for key in ("weights", "declared_top1", "sample_answer", "outputs", "input_size"):
+                changes.setdefault(f"model.{key}", None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
         folder = output or Path("runs") / loaded.name
         with out.listener() as listener:

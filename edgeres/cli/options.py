@@ -74,6 +74,16 @@ SampleAnswer = Annotated[
     Path | None,
     typer.Option(help="A checkpoint's own answers (.npz: inputs, outputs); checked."),
 ]
+OutputName = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The output of an .onnx file that is judged, where it has several, or a tensor inside."
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(metavar="H,W", help="Size of an .onnx file that leaves height and width open."),
+]
 
 
 _PREPROCESS = {
@@ -144,6 +154,26 @@ def preprocess_fields(options: PreprocessOptions) -> dict[str, Any]:
         **{key: parse_size(f"--{key}", text) if text else None for key, text in size.items()},
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def source_changes(output_name: list[str] | None, input_size: str | None) -> dict[str, Any]:
+    """Recipe changes (dotted keys) that ``--output-name`` and ``--input-size`` stand for.
+
+    Raises:
+        UsageError: Several outputs, or a text that is no size.
+    """
+    changes: dict[str, Any] = {}
+    if output_name is not None and len(output_name) > 1:
+        raise UsageError(
+            f"--output-name: one output is judged, {len(output_name)} are named.",
+            hint="Name the one that holds the class scores.",
+        )
+    if output_name:
+        changes["model.outputs"] = output_name
+    if input_size is not None:
+        size = parse_size("--input-size", input_size)
+        changes["model.input_size"] = [size, size] if isinstance(size, int) else size
+    return changes
 
 
 def parse_options(texts: list[str] | None) -> dict[str, str]:

@@ -147,11 +147,30 @@ def _only_picks(wanted: dict[str, Attribute]) -> bool:
 def _mergeable_pad(node: ir.Node) -> tuple[ir.Node, list[int]] | None:
     """The zero padding in front of a Conv, as the Conv's own ``pads``."""
     pad = made_by(data_input(node), "Pad")
-    if pad is None or pad.attributes.get_string("mode", "constant") != "constant":
+    if pad is None:
         return None
-    pads, value = constant_ints(input_at(pad, 1)), input_at(pad, 2)
+    value = input_at(pad, 2)
+    if padding_mode(pad) != "constant":
+        return None
     filled = constant(value)
-    if pads is None or (value is not None and (filled is None or np.any(filled))):
+    if value is not None and (filled is None or np.any(filled)):
+        return None
+    padding = spatial_padding(pad)
+    return None if padding is None else (pad, padding)
+
+
+def padding_mode(pad: ir.Node) -> str:
+    """What a ``Pad`` fills with: ``constant``, ``edge``, ``reflect`` or ``wrap``."""
+    return pad.attributes.get_string("mode", "constant")
+
+
+def spatial_padding(pad: ir.Node) -> list[int] | None:
+    """Amounts of a ``Pad`` behind the channels: all begins, then all ends.
+
+    ``None`` where they are not known, where it pads batch or channels, or cuts.
+    """
+    pads = constant_ints(input_at(pad, 1))
+    if pads is None:
         return None
     rank = len(static_shape(data_input(pad)) or ())
     axes = constant_ints(input_at(pad, 3)) or tuple(range(rank))
@@ -160,7 +179,7 @@ def _mergeable_pad(node: ir.Node) -> tuple[ir.Node, list[int]] | None:
         begins[axis], ends[axis] = pads[position], pads[position + len(axes)]
     if any(begins[:2]) or any(ends[:2]) or min(*begins, *ends) < 0:
         return None
-    return pad, begins[2:] + ends[2:]
+    return begins[2:] + ends[2:]
 
 
 def _ints(value: Attribute) -> list[int]:

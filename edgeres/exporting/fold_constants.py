@@ -33,6 +33,10 @@ RANDOM = frozenset(
 """Operators that give other numbers each time: folded, one draw would stand in the file."""
 
 
+FOLLOWS_BATCH = "edgeres.follows_batch"
+"""Metadata of a node whose value is another one for another batch: it is not folded."""
+
+
 class FoldConstants(ir.passes.InPlacePass):
     """Replaces every node that does not depend on the input by an initializer.
 
@@ -41,7 +45,16 @@ class FoldConstants(ir.passes.InPlacePass):
     3. ``CastLike`` of an initializer needs only the other tensor's type.
     4. A node whose inputs are all initializers is computed by ONNX's reference evaluator.
     5. Shapes are inferred again, since new constants make more shapes known; repeat.
+
+    Nodes that follow the batch (:mod:`edgeres.exporting.free_batch`) are left alone.
+
+    Args:
+        seen: Gets the value of every node that is folded, by the name of its output.
     """
+
+    def __init__(self, seen: dict[str, NDArray[np.generic]] | None = None) -> None:
+        super().__init__()
+        self._seen = seen
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Folds until nothing more folds."""
@@ -49,7 +62,8 @@ class FoldConstants(ir.passes.InPlacePass):
             model
         ).modified
         for _ in range(_ROUNDS):
-            folded = sum([_fold(node, model.opset_imports[""]) for node in model.graph])
+            opset = model.opset_imports[""]
+            folded = sum([_fold(node, opset, self._seen) for node in model.graph])
             if not folded:
                 break
             common.RemoveUnusedNodesPass()(model)
@@ -62,13 +76,17 @@ class FoldConstants(ir.passes.InPlacePass):
         for node in model.graph:
             if node.op_type == "Constant" and not node.outputs[0].is_graph_output():
                 raise ModelError(f"Constant node '{node.name}' could not be folded.")
+            if FOLLOWS_BATCH in node.metadata_props:
+                continue
             if node.op_type == "Shape" and static_shape(node.inputs[0]) is not None:
                 raise ModelError(f"Shape node '{node.name}' was not folded.")
 
 
-def _fold(node: ir.Node, opset: int) -> bool:
+def _fold(node: ir.Node, opset: int, seen: dict[str, NDArray[np.generic]] | None) -> bool:
     """Folds one node; says whether it is gone."""
-    if len(node.outputs) != 1 or node.domain not in ("", "ai.onnx"):
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        return False
+    if node.domain not in ("", "ai.onnx") or FOLLOWS_BATCH in node.metadata_props:
         return False
     match node.op_type:
         case "Shape":
@@ -77,7 +95,11 @@ def _fold(node: ir.Node, opset: int) -> bool:
             value = _cast_like(node)
         case _:
             value = _evaluate(node, opset)
-    return value is not None and bypass(node, add_constant(node, "value", value))
+    if value is None:
+        return False
+    if seen is not None:
+        seen[node.outputs[0].name or ""] = value
+    return bypass(node, add_constant(node, "value", value))
 
 
 def _shape_of(node: ir.Node) -> NDArray[np.int64] | None:
@@ -122,7 +144,7 @@ def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     if shape is None or math.prod(shape) > _LARGEST:
         return None
     try:
-        (result,) = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset}).run(None, feeds)
+        result, *_ = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset}).run(None, feeds)
     except MemoryError:
         raise
     except Exception as error:  # numpy's and the evaluator's own, whatever the node asks for

@@ -1,7 +1,7 @@
 """Brings a foreign ONNX file into the normal form; runs in a child process under limits.
 
-Stages: read safely, check, upgrade the opset, normal form, parity against the original as it came.
-The file is written only after the gate has passed.
+Stages: read safely, check, float32 throughout, upgrade the opset, normal form, parity against the
+original as it came. The file is written only after the gate has passed.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_line
+from edgeres.exporting.fixed_batch import free_fixed_batch
 from edgeres.exporting.fold_constants import FoldConstants
-from edgeres.exporting.foreign_checks import (
-    Layout,
-    check_operators,
-    check_scores,
-    check_sizes,
-    choose_output,
-    set_image_shape,
-)
+from edgeres.exporting.foreign_checks import check_operators, check_sizes
+from edgeres.exporting.free_batch import FreeBatch
+from edgeres.exporting.group_norm import GroupNormForm
+from edgeres.exporting.image_input import Layout, set_image_shape
+from edgeres.exporting.one_precision import in_float32
 from edgeres.exporting.original import Original, before_activation, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
 from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
+from edgeres.exporting.precision_parity import takes_whole_numbers, told_parity
+from edgeres.exporting.scores import check_scores, choose_output
 from edgeres.graph.external_data import load_self_contained
 from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
@@ -43,12 +42,13 @@ def normalize_file(
     out: Path,
     *,
     opset: int,
-    layout: Layout,
+    layout: Layout | None,
     sample_shape: Sequence[int] | None,
     output: str | None,
     images: F32 | None,
     tolerance: Tolerance,
     max_bytes: int,
+    open_size: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Reads ``source``, writes the normal form to ``out`` and tells about it in JSON values.
 
@@ -56,7 +56,7 @@ def normalize_file(
     ``max_bytes`` bounds the weights and each tensor for one image.
 
     Raises:
-        ModelError: The model is not safe, or not a float32 image classifier.
+        ModelError: The model is not safe, or not an image classifier.
         StageError: It asks for too much memory, or a pass failed.
         GateError: The normal form computes something else than the original.
     """
@@ -68,26 +68,35 @@ def normalize_file(
     notes: list[JsonValue] = []
     if source_opset < opset:
         notes.append(f"opset {source_opset} upgraded to {opset}")
-    model = ir.from_proto(_upgraded(original, source_opset, opset))
+    plain, precisions = in_float32(original)
+    model = ir.from_proto(_upgraded(plain, source_opset, opset))
     choose_output(model, output)
     scores = model.graph.outputs[0].name or ""
-    batch = _free_fixed_batch(model)
-    sample = set_image_shape(model, layout, sample_shape)
+    sample, found = set_image_shape(model, layout, sample_shape, open_size)
+    batch = free_fixed_batch(model)
     notes += _drop_unused(model)
+    if batch is None:
+        run_pass(FreeBatch(), model)
     set_batch(model, 1)
     check_sizes(model, max_bytes)
     run_pass(FoldConstants(), model)  # may tell more shapes
+    run_pass(GroupNormForm(), model)
     check_sizes(model, max_bytes)
     classes = check_scores(model)
-    if len(list(model.graph.outputs[0].shape or ())) == 4:
-        _flatten_scores(model)
-        notes.append("scores (N, K, 1, 1) flattened to (N, K)")
-    reference = Original(original, scores, sample, batch)
-    content, parity = _normalize(model, reference, sample, images, tolerance, notes)
+    shape = list(model.graph.outputs[0].shape or ())
+    if len(shape) != 2:
+        _flatten_scores(model, classes)
+        notes.append(f"scores ({', '.join(['N', *map(str, shape[1:])])}) became (N, {classes})")
+    whole = takes_whole_numbers(original)
+    reference = Original(plain, scores, sample, batch)
+    content, parity = _normalize(model, reference, sample, images, tolerance, notes, whole=whole)
+    notes += told_parity(original, content, scores, sample, batch, precisions)
     out.write_bytes(content)
     return _described(content) | {
         "source_opset": source_opset,
         "sample_shape": list(sample),
+        "layout": found,
+        "whole_numbers": whole,
         "num_classes": classes,
         "notes": notes,
         "parity": {**asdict(parity), "batch_sizes": list(parity.batch_sizes)},
@@ -118,30 +127,6 @@ def _upgraded(model: onnx.ModelProto, source_opset: int, opset: int) -> onnx.Mod
         ) from error
 
 
-def _free_fixed_batch(model: ir.Model) -> int | None:
-    """The batch that a model insists on, or ``None``; Reshapes to a batch above 1 are freed.
-
-    A Reshape to ``(B, ...)`` then copies the batch from its input (0 in ONNX's Reshape), so that
-    the model can be looked at for a batch of one. A batch of 1 needs no such help.
-    """
-    batch = next((next(iter(v.shape)) for v in model.graph.inputs if v.shape), None)
-    if not isinstance(batch, int):
-        return None
-    if batch == 1:
-        return batch
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    for node in model.graph:
-        target = (
-            node.inputs[1].const_value if node.op_type == "Reshape" and node.inputs[1] else None
-        )
-        if target is not None and target.size > 1 and int(target.numpy()[0]) == batch:
-            shape = ir.tensor(np.array([0, *target.numpy()[1:]], np.int64))
-            constant = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", shape)])
-            model.graph.insert_before(node, constant)
-            node.replace_input_with(1, constant.outputs[0])
-    return batch
-
-
 def _drop_unused(model: ir.Model) -> list[JsonValue]:
     """Removes what does not lead to the output, and tells of values in it that are not numbers."""
     before = set(model.graph.initializers)
@@ -157,15 +142,17 @@ def _drop_unused(model: ir.Model) -> list[JsonValue]:
     ]
 
 
-def _flatten_scores(model: ir.Model) -> None:
+def _flatten_scores(model: ir.Model, classes: int) -> None:
     graph = model.graph
     scores = graph.outputs[0]
-    name, shape = scores.name, list(scores.shape or ())
-    flatten = ir.Node("", "Flatten", [scores], attributes=[ir.AttrInt64("axis", 1)], name="flatten")
+    name, axis = scores.name, min(1, len(list(scores.shape or ())))
+    flatten = ir.Node(
+        "", "Flatten", [scores], attributes=[ir.AttrInt64("axis", axis)], name="flatten"
+    )
     graph.append(flatten)
     scores.name = f"{name}.unflattened"
     flat = flatten.outputs[0]
-    flat.name, flat.type, flat.shape = name, scores.type, ir.Shape(shape[:2])
+    flat.name, flat.type, flat.shape = name, scores.type, ir.Shape([1, classes])
     graph.outputs[0] = flat
 
 
@@ -176,6 +163,8 @@ def _normalize(
     images: F32 | None,
     tolerance: Tolerance,
     notes: list[JsonValue],
+    *,
+    whole: bool,
 ) -> tuple[bytes, ParityReport]:
     """The normal form with a free batch, or with a batch of 1 where the network insists on one."""
 
@@ -190,6 +179,7 @@ def _normalize(
             batch_sizes=BATCH_SIZES if dynamic else (1,),
             images=images,
             tolerance=tolerance,
+            whole=whole,
         )
         return content, report
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
 from edgeres.exporting.foreign import normalize_file
-from edgeres.exporting.foreign_checks import Layout
+from edgeres.exporting.image_input import Layout
 from edgeres.exporting.parity import ParityReport, Tolerance
 from edgeres.system.child import run_limited
 from edgeres.system.extras import import_extra
@@ -40,7 +40,9 @@ class ImportedModel:
         output_name: Name of the scores' output, as in the foreign file.
         sample_shape: Shape of one sample as it is fed: ``(C, H, W)``, or ``(H, W, C)`` for nhwc.
         layout: Layout of the input; the network itself computes in nchw.
-        num_classes: Number of classes.
+        whole_numbers: Whether the foreign file takes whole numbers, such as 8-bit pixels. The
+            written one takes the same numbers as float32.
+        num_classes: Number of scores; one is the probability of class 1 of two.
         dynamic_batch: Whether any batch is accepted; else only 1 is.
         ends_in: ``logits``, or the final activation: ``softmax``, ``logsoftmax``, ``sigmoid``.
         logits_name: The tensor in front of the final activation; the output itself if none.
@@ -57,6 +59,7 @@ class ImportedModel:
     output_name: str
     sample_shape: tuple[int, ...]
     layout: Layout
+    whole_numbers: bool
     num_classes: int
     dynamic_batch: bool
     ends_in: str
@@ -75,8 +78,9 @@ def import_onnx(
     out: Path,
     *,
     opset: int = 20,
-    layout: Layout = "nchw",
+    layout: Layout | None = "nchw",
     sample_shape: Sequence[int] | None = None,
+    open_size: Sequence[int] | None = None,
     output: str | None = None,
     images: F32 | None = None,
     tolerance: Tolerance | None = None,
@@ -93,9 +97,10 @@ def import_onnx(
         path: The foreign file; external data is read only from plain files beside it.
         out: The file to write; it is written after the parity gate has passed, or not at all.
         opset: Version of ``ai.onnx`` to upgrade to; a later one is kept.
-        layout: Layout of the model's input, ``nchw`` or ``nhwc``.
-        sample_shape: Shape of one sample as the model takes it, where the file leaves it open.
-        output: The output to keep, where there are several.
+        layout: Layout of the model's input, ``nchw`` or ``nhwc``; ``None`` for what it looks like.
+        sample_shape: Shape of one sample as the model takes it; it must agree with the file.
+        open_size: Height and width where the file leaves them open; else not looked at.
+        output: The output to keep, where there are several, or a tensor inside the network.
         images: Real preprocessed images ``(M, *sample_shape) float32`` for the parity gate; random
             ones are always used.
         tolerance: Largest error that the parity gate allows.
@@ -104,7 +109,7 @@ def import_onnx(
 
     Raises:
         UsageError: An opset or a layout that is not supported.
-        ModelError: The file is not safe, not ONNX, or not a float32 image classifier.
+        ModelError: The file is not safe, not ONNX, or not an image classifier.
         GateError: The result computes something else; nothing is written.
         StageError: A limit was hit, or the child crashed.
         BackendMissingError: ONNX Runtime, which the gate needs, is not installed.
@@ -112,7 +117,7 @@ def import_onnx(
     """
     if opset < OLDEST_OPSET:
         raise UsageError(f"Expected opset {OLDEST_OPSET} or later, got {opset}.")
-    if layout not in ("nchw", "nhwc"):
+    if layout not in ("nchw", "nhwc", None):
         raise UsageError(f"Expected layout nchw or nhwc, got '{layout}'.")
     import_extra(
         "onnxruntime", extra="onnxruntime", user="the parity gate"
@@ -127,6 +132,7 @@ def import_onnx(
                 opset=opset,
                 layout=layout,
                 sample_shape=sample_shape,
+                open_size=open_size,
                 output=output,
                 images=None if images is None else images.astype(np.float32, copy=False),
                 tolerance=tolerance or Tolerance(),
@@ -134,17 +140,14 @@ def import_onnx(
             )
             sync(written)
             written.replace(out)
-    return _imported(told, out, file_sha256(path), layout)
+    return _imported(told, out, file_sha256(path))
 
 
-def _imported(
-    facts: dict[str, Any], out: Path, source_sha256: str, layout: Layout
-) -> ImportedModel:
+def _imported(facts: dict[str, Any], out: Path, source_sha256: str) -> ImportedModel:
     parity = facts.pop("parity")
     return ImportedModel(
         path=out,
         source_sha256=source_sha256,
-        layout=layout,
         sample_shape=tuple(facts.pop("sample_shape")),
         notes=tuple(facts.pop("notes")),
         parity=ParityReport(batch_sizes=tuple(parity.pop("batch_sizes")), **parity),

@@ -14,11 +14,21 @@ import onnx
 from edgeres.exporting.parity import F32
 from edgeres.graph.session import open_session, run_feeds
 
+_DTYPES = {
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
 ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
 
 
 class Original:
-    """A loaded foreign model.
+    """A loaded foreign model; it gets numbers of the type that it takes, and gives float32.
 
     Args:
         model: The whole model, with its data inside.
@@ -36,7 +46,8 @@ class Original:
     ) -> None:
         watched, self._names = expose(model, scores)
         self._session = open_session(watched)
-        self._input = self._session.get_inputs()[0].name
+        (fed,) = self._session.get_inputs()
+        self._input, self._dtype = fed.name, _DTYPES.get(fed.type)
         self._sample_shape, self._batch = tuple(sample_shape), batch
 
     def run(self, images: F32) -> list[F32]:
@@ -47,13 +58,14 @@ class Original:
         """
         step = self._batch or len(images)
         padding = np.zeros((-len(images) % step, *self._sample_shape), np.float32)
-        padded = np.concatenate([images, padding])
+        padded = np.concatenate([images, padding]).astype(self._dtype or np.float32)
         parts = [
             run_feeds(self._session, {self._input: padded[start : start + step]}, self._names)
             for start in range(0, len(padded), step)
         ]
         joined = [np.concatenate([part[name] for part in parts]) for name in self._names]
-        return [values.reshape(len(padded), -1)[: len(images)] for values in joined]
+        flat = [values.reshape(len(padded), -1)[: len(images)] for values in joined]
+        return [values.astype(np.float32) for values in flat]
 
 
 def expose(model: onnx.ModelProto, scores: str | None = None) -> tuple[bytes, list[str]]:
@@ -70,8 +82,7 @@ def expose(model: onnx.ModelProto, scores: str | None = None) -> tuple[bytes, li
     known = {value.name for value in copy.graph.output}
     for tensor in names:
         if tensor not in known:
-            element = onnx.TensorProto.FLOAT
-            copy.graph.output.append(onnx.helper.make_tensor_value_info(tensor, element, None))
+            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
     return copy.SerializeToString(), names
 
 

@@ -71,6 +71,7 @@ def check_parity(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     images: F32 | None = None,
     tolerance: Tolerance | None = None,
+    whole: bool = False,
 ) -> ParityReport:
     """Compares an ONNX model with its source on random inputs, and on real ones where given.
 
@@ -82,6 +83,7 @@ def check_parity(
         batch_sizes: Batch sizes to run.
         images: Real inputs ``(M, *sample_shape) float32``; the first few are used.
         tolerance: Largest error allowed.
+        whole: The source takes whole numbers: random inputs are 0 to 255.
 
     Raises:
         GateError: An output differs too much, or the predicted class does; the worst one is named.
@@ -93,7 +95,7 @@ def check_parity(
     sessions = {name: open_session(model, optimize=way) for name, way in _VARIANTS.items()}
     differences: list[_Difference] = []
     samples = 0
-    for kind, batch in _batches(tuple(sample_shape), batch_sizes, images):
+    for kind, batch in _batches(tuple(sample_shape), batch_sizes, images, whole=whole):
         samples += len(batch)
         expected = reference(batch)
         for name, values in expected.items():
@@ -124,11 +126,15 @@ def check_parity(
 
 
 def _batches(
-    sample_shape: tuple[int, ...], sizes: Sequence[int], images: F32 | None
+    sample_shape: tuple[int, ...], sizes: Sequence[int], images: F32 | None, *, whole: bool
 ) -> Iterator[tuple[str, F32]]:
     generator = np.random.default_rng(0)
     for size in sizes:
-        yield "random", generator.standard_normal((size, *sample_shape), dtype=np.float32)
+        shape = (size, *sample_shape)
+        if whole:
+            yield "random", generator.integers(0, 256, shape).astype(np.float32)
+        else:
+            yield "random", generator.standard_normal(shape, dtype=np.float32)
     start = 0
     for size in sizes if images is not None else ():
         batch = images[start : start + size] if images is not None else np.zeros(0, np.float32)

@@ -3,7 +3,8 @@
 Every later stage relies on it:
 
 * float32, operators of ``ai.onnx`` only, one image input, one output, batch free or 1;
-* Conv with constant weights and bias and explicit padding, BatchNormalization folded;
+* Conv with constant weights and bias and explicit padding, BatchNormalization folded, or
+  a depthwise Conv where no layer is in front of it;
 * AveragePool with explicit pads that are left out of the mean, no ``ceil_mode``, no dilation;
 * ``Gemm`` with ``transB=1`` and a bias; ``GlobalAveragePool``; ``Flatten(axis=1)``;
 * no pixels computed that no layer reads (strides stand as near to the image as they can);
@@ -21,6 +22,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InvariantError, common
 
 from edgeres.errors import EdgeResError, ModelError, StageError
+from edgeres.exporting.batch_form import BlockForm, ResizeForm
+from edgeres.exporting.channel_affine import ChannelAffine
+from edgeres.exporting.channels_first import ChannelsFirst
 from edgeres.exporting.conv_form import ConvForm
 from edgeres.exporting.fold_affine import FoldAffine
 from edgeres.exporting.fold_constants import FoldConstants
@@ -28,6 +32,7 @@ from edgeres.exporting.global_pool import GlobalPools
 from edgeres.exporting.linear import LinearForm
 from edgeres.exporting.naming import NameEverything
 from edgeres.exporting.pool_form import PoolForm
+from edgeres.exporting.pool_pads import PoolPads
 from edgeres.exporting.propagate_strides import PropagateStrides
 from edgeres.exporting.remove_noops import RemoveNoOps
 from edgeres.exporting.strip import StripProvenance
@@ -52,12 +57,17 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     run_pass(FoldConstants(), model)
     for rewrite in (
         RemoveNoOps(),
+        BlockForm(),
+        ResizeForm(),
+        ChannelsFirst(),
         SimplifyTransposes(),
         PoolForm(),
+        PoolPads(),
         GlobalPools(),
         SimplifyViews(),
         LinearForm(),
         FoldAffine(),
+        ChannelAffine(),
         ConvForm(),
     ):
         run_pass(rewrite, model)

@@ -14,11 +14,13 @@ import numpy as np
 import onnx
 import onnx.inliner
 
-from edgeres.errors import GateError
+from edgeres.errors import GateError, ModelError
 from edgeres.exporting.foreign_checks import check_operators
 from edgeres.exporting.import_onnx import MEMORY_BYTES, SECONDS
+from edgeres.exporting.one_precision import in_float32
 from edgeres.exporting.original import Original, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, check_parity
+from edgeres.exporting.precision_parity import image_of, takes_whole_numbers
 from edgeres.graph.external_data import load_self_contained
 from edgeres.system.child import JsonValue, run_limited
 
@@ -40,7 +42,8 @@ def check_real_images(source: Path, normalized: Path, images: F32) -> dict[str, 
 
     Raises:
         GateError: The two answer differently.
-        ModelError: The foreign file gives NaN or infinity for an image.
+        ModelError: The foreign file gives NaN or infinity for an image, or takes whole numbers and
+            the preprocessing gives others.
         StageError: A limit was hit, or the child crashed.
     """
     compare = run_limited(compare_files, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
@@ -53,12 +56,21 @@ def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, Json
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
     check_operators(original)  # which also gives the operators the one name of their domain
+    whole = takes_whole_numbers(original)
+    original, _ = in_float32(original)
     made = onnx.load(normalized)
     sample = tuple(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim[1:])
     if images.shape[1:] != sample:
         return {}
-    initializers = {each.name for each in original.graph.initializer}
-    (fed,) = (value for value in original.graph.input if value.name not in initializers)
+    if whole and not (
+        np.array_equal(images, np.rint(images)) and 0 <= images.min() <= images.max() < 256
+    ):
+        raise ModelError(
+            f"The network takes whole numbers, pixels of 0 to 255; the preprocessing gives "
+            f"{images.min():.4g} to {images.max():.4g}.",
+            hint="It normalizes inside: say --scale 1 --mean 0 --std 1, or leave them out.",
+        )
+    fed = image_of(original)
     batch = fed.type.tensor_type.shape.dim[0].dim_value or None
     watched, names = expose(made)
     reference = Original(original, made.graph.output[0].name, sample, batch)

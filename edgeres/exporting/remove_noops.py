@@ -72,6 +72,8 @@ def _is_same_type(cast: ir.Node) -> bool:
 
 def _is_same_shape(expand: ir.Node) -> bool:
     shape = static_shape(data_input(expand))
+    if constant(input_at(expand, 1)) is None:
+        return False  # it follows the batch: only for one image does it change nothing
     return shape is not None and shape == static_shape(expand.outputs[0])
 
 

@@ -11,6 +11,8 @@ Rules:
 4. A view that keeps the shape is nothing.
 5. A view from ``(N, ...)`` to ``(N, K)`` is ``Flatten(axis=1)``.
 6. A view from ``(N, ...)`` to ``(N, ...)`` is ``Reshape`` to ``(-1, ...)``.
+7. A ``Reshape`` that changes the first dimension, as attention and group-wise layers do, leaves it
+   open: whatever is split from the batch or joined with it grows with the batch.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class SimplifyTransposes(NodePass):
 
 
 class SimplifyViews(NodePass):
-    """Rules 3 to 6."""
+    """Rules 3 to 7."""
 
     def visit(self, node: ir.Node) -> bool:
         """Rewrites one view of known shapes."""
@@ -68,7 +70,9 @@ class SimplifyViews(NodePass):
             return False
         if shape == target:
             return bypass(node, source)
-        if shape[0] != target[0] or (before is None and _is_normal(node, target)):
+        if shape[0] != target[0]:
+            return _open_first(node, target)
+        if before is None and _is_normal(node, target):
             return False
         if len(target) == 2:
             replace(node, "Flatten", [source], {"axis": 1})
@@ -86,6 +90,16 @@ class SimplifyViews(NodePass):
                     f"Flatten node '{node.name}' does not keep the batch: its output is {shape}.",
                     hint="Export the model with the batch as first dimension throughout.",
                 )
+
+
+def _open_first(node: ir.Node, target: tuple[int, ...]) -> bool:
+    known = constant_ints(input_at(node, 1)) if node.op_type == "Reshape" else None
+    wanted = (-1, *target[1:])
+    if known is None or known == wanted:
+        return False
+    shape = add_constant(node, "shape", np.array(wanted, np.int64))
+    replace(node, "Reshape", [data_input(node), shape])
+    return True
 
 
 def permutation(node: ir.Node) -> list[int]:

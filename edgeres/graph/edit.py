@@ -167,7 +167,7 @@ def insert_before(
 
 
 def bypass(node: ir.Node, value: ir.Value) -> bool:
-    """Removes a node of one output and lets its users read ``value`` instead.
+    """Removes a node and lets the users of its first output, the only one, read ``value`` instead.
 
     Returns:
         False where the node must stay: its output is a graph output, and ``value`` is a graph

@@ -129,7 +129,9 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
             onnx.helper.make_tensor_value_info(value.name or "", int(element), None)
         )
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
-    return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, graph=light)
+    # Before version 4 every initializer had to be an input as well.
+    version = max(model.ir_version, 4)
+    return onnx.ModelProto(ir_version=version, opset_import=opsets, graph=light)
 
 
 def _shape(info: onnx.ValueInfoProto) -> ir.Shape | None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,16 +140,17 @@ def prepare_networks(
             "an ONNX file cannot be pruned: pruning fine-tunes, which needs the torch checkpoint.",
             hint="Give the checkpoint, or leave `prune:` out.",
         )
-    layout = recipe.preprocess.layout if recipe.preprocess else "nchw"
+    layout, seen_size = _said_of_images(recipe, source, validation)
     loaded = run.stage(
         "load",
         inputs={"model": source.sha256, **source.beside},
         settings={
             **source.settings(),
-            "layout": layout if source.kind == "onnx" else None,
+            "layout": layout,
             "name": source.path.stem if source.kind == "onnx" else None,
+            **({"seen_size": list(seen_size)} if seen_size is not None else {}),
         },
-        produce=lambda folder, *_: load_source(source, folder, layout=layout),
+        produce=lambda folder, *_: load_source(source, folder, layout=layout, seen_size=seen_size),
     )
     facts = ModelFacts.load(loaded.file(FACTS))
     for note in facts.notes:
@@ -190,6 +191,25 @@ def prepare_networks(
                 f"{prediction.dense_ms:.3g} ms; no widths that were built are within it."
             )
     return Networks(facts, preprocess, dense, pruned, prediction=prediction)
+
+
+def _said_of_images(
+    recipe: Recipe, source: Source, validation: Dataset
+) -> tuple[Literal["nchw", "nhwc"] | None, tuple[int, int] | None]:
+    """Layout of an ONNX file's input as the recipe says it, and the size of what it will see.
+
+    A file may leave its height and width open; then they are those of the first image, as the
+    preprocessing makes it.
+    """
+    if source.kind != "onnx":
+        return None, None
+    block = recipe.preprocess
+    layout = block.layout if block is not None and "layout" in block.said() else None
+    if source.input_size is not None:
+        return layout, None
+    sample = first_image(validation)
+    preprocess = Preprocess() if block is None else block.complete()
+    return layout, preprocess.output_size(sample.height, sample.width)
 
 
 def equalize_network(run: Run, networks: Networks) -> Networks:

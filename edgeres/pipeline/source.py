@@ -28,6 +28,7 @@ from edgeres.system.store import json_sha256
 from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
+    from edgeres.exporting.import_onnx import ImportedModel
     from edgeres.models.checkpoint import Checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -44,6 +45,8 @@ class Source:
         sha256: Its hash, with that of the files that hold its weights.
         architecture: As the recipe names it.
         num_classes: Likewise.
+        output: The output of an ONNX file that is judged, where it is named.
+        input_size: Height and width of an ONNX file that leaves them open, where they are said.
         beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
             folder that describe it, and its sample answer.
         sample_answer: The sample answer's file, where there is one.
@@ -54,6 +57,8 @@ class Source:
     sha256: str
     architecture: str | None
     num_classes: int | None
+    output: str | None = None
+    input_size: tuple[int, int] | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
 
@@ -62,6 +67,9 @@ class Source:
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer"):
             del values[name]
+        for name in ("output", "input_size"):  # results that were stored before keep their keys
+            if values[name] is None:
+                del values[name]
         return values
 
 
@@ -71,12 +79,13 @@ class ModelFacts:
 
     Attributes:
         name: Architecture, or the file's stem for an ONNX model.
-        num_classes: Length of the logits.
-        in_channels: 1 or 3.
+        num_classes: Number of classes; 2 where the network gives the probability of class 1 alone.
+        in_channels: Channels of the image.
         preprocess: As it travelled with the checkpoint; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
         notes: What a person should know of how the file was read.
         assumed: Whether nobody says which of the networks with its names and shapes it is.
+        layout: Of an ONNX file's input.
     """
 
     name: str
@@ -86,6 +95,7 @@ class ModelFacts:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     assumed: bool = False
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
@@ -133,6 +143,12 @@ def find_source(block: ModelBlock) -> Source:
     if not path.is_file():
         raise ModelError(f"{path}: no such model file.", hint="Check the path.")
     kind: Literal["checkpoint", "onnx"] = "onnx" if is_onnx(str(path)) else "checkpoint"
+    if kind == "checkpoint" and (block.outputs is not None or block.input_size is not None):
+        raise UsageError(
+            "an output and an input size are chosen for an .onnx file, not for a checkpoint.",
+            hint="Leave --output-name and --input-size (`model: {outputs: ..., input_size: ...}`) "
+            "out; --resize and --crop say the size of a checkpoint's images.",
+        )
     answer = None if block.sample_answer is None else Path(block.sample_answer)
     if answer is not None and kind == "onnx":
         raise UsageError(
@@ -148,6 +164,8 @@ def find_source(block: ModelBlock) -> Source:
         sha256=_sha256(path),
         architecture=architecture,
         num_classes=block.num_classes,
+        output=block.outputs[0] if block.outputs else None,
+        input_size=block.input_size,
         beside={
             **{file.name: file_sha256(file) for file in described},
             **({"sample_answer": file_sha256(answer)} if answer is not None else {}),
@@ -217,8 +235,21 @@ def _variant_note(plan: ChannelPlan) -> tuple[str, ...]:
     return () if plan.variant == Variant() else (f"a relative of the plain one: {plan.variant}.",)
 
 
-def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"] = "nchw") -> None:
+def load_source(
+    source: Source,
+    folder: Path,
+    *,
+    layout: Literal["nchw", "nhwc"] | None = None,
+    seen_size: tuple[int, int] | None = None,
+) -> None:
     """Brings the network into edgeres' form: facts, and a checkpoint or an ONNX file, in a folder.
+
+    Args:
+        source: What it is.
+        folder: Where it goes.
+        layout: Of an ONNX file's input; ``None`` for what the file looks like.
+        seen_size: Height and width of the preprocessed images, for an ONNX file that leaves its own
+            open and where the user says none.
 
     Raises:
         ModelError: The file cannot be used.
@@ -226,14 +257,21 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
     if source.kind == "onnx":
         from edgeres.exporting.import_onnx import import_onnx
 
-        imported = import_onnx(source.path, folder / run_folder.MODEL, layout=layout)
+        imported = import_onnx(
+            source.path,
+            folder / run_folder.MODEL,
+            layout=layout,
+            open_size=source.input_size or seen_size,
+            output=source.output,
+        )
         ModelFacts(
             name=source.path.stem,
-            num_classes=imported.num_classes,
+            num_classes=max(2, imported.num_classes),
             in_channels=imported.in_channels,
-            preprocess=None,
+            preprocess=_pixels(imported) if imported.whole_numbers else None,
             class_names=(),
             notes=(*imported.notes, *_softmax_note(imported.ends_in)),
+            layout=imported.layout,
         ).save(folder / FACTS)
         return
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
@@ -246,6 +284,11 @@ def load_source(source: Source, folder: Path, *, layout: Literal["nchw", "nhwc"]
     )
     save_checkpoint(folder / CHECKPOINT, checkpoint)
     facts_of(checkpoint).save(folder / FACTS)
+
+
+def _pixels(imported: ImportedModel) -> Preprocess:
+    """The preprocessing of a network that takes pixels as they are."""
+    return Preprocess(scale=1.0, channels=imported.in_channels, layout=imported.layout)
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
@@ -269,7 +312,7 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
     """
     said = block.said() if block is not None else {}
     if said or facts.preprocess is not None:
-        travelled = facts.preprocess or Preprocess(channels=facts.in_channels)
+        travelled = facts.preprocess or Preprocess(channels=facts.in_channels, layout=facts.layout)
         preprocess = Preprocess.from_dict({**travelled.to_dict(), **said})
     else:
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from edgeres.data.geometry import Interpolation
-from edgeres.data.preprocess import ChannelOrder, Layout, Preprocess
+from edgeres.data.preprocess import COLOURS, ChannelOrder, Layout, Preprocess
 from edgeres.errors import UsageError
 from edgeres.recipe.block import Block, Many
 
@@ -42,8 +42,15 @@ class PreprocessBlock(Block):
         return self
 
     def complete(self) -> Preprocess:
-        """The same as settings that are complete: what was left out is at its default."""
-        return Preprocess.from_dict(self.said())
+        """The same as settings that are complete: what was left out is at its default.
+
+        As many channels as there are means or deviations, where those are more than of a colour.
+        """
+        said = self.said()
+        numbers = max(len(self.mean), len(self.std))
+        if "channels" not in said and numbers > COLOURS:
+            said["channels"] = numbers
+        return Preprocess.from_dict(said)
 
     def said(self) -> dict[str, object]:
         """What somebody said, by key."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 from torch import nn
+
+from edgeres.exporting import foreign
+from edgeres.exporting.parity import Tolerance
 
 Weights = Mapping[str, NDArray[np.generic]]
 BuildGraph = Callable[..., onnx.ModelProto]
@@ -77,6 +82,30 @@ def normalize(evaluate: Evaluate) -> Normalize:
                 evaluate(result, image), evaluate(model, image), rtol=1e-4, atol=1e-5
             )
         return result
+
+    return run
+
+
+@pytest.fixture
+def bring(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], onnx.ModelProto]]:
+    """Imports a model in this process and returns what is told about it and the result."""
+
+    def run(model: onnx.ModelProto, **changes: Any) -> tuple[dict[str, Any], onnx.ModelProto]:
+        source, out = tmp_path / "foreign.onnx", tmp_path / "normal.onnx"
+        source.write_bytes(model.SerializeToString())
+        settings = {
+            "source": source,
+            "out": out,
+            "opset": 20,
+            "layout": None,
+            "sample_shape": None,
+            "output": None,
+            "images": None,
+            "tolerance": Tolerance(1e-6, 2e-4),
+            "max_bytes": 1 << 30,
+        }
+        told = foreign.normalize_file(**(settings | changes))
+        return told, onnx.load(out)
 
     return run
 
