@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from edgeres.training.recipe import load_training_recipe
 
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.open import OpenBundle
@@ -22,7 +21,7 @@ from edgeres.errors import EdgeResError, UsageError
 from edgeres.evaluation.conformance import load_conformance
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.layer_latency.table import LatencyTable
-from edgeres.pipeline.recipe_file import load_recipe
+from edgeres.pipeline.recipe_file import load_recipe, load_training_recipe
 from edgeres.quantization.table import CalibrationTable
 from edgeres.system.foreign_json import parse_json, read_json
 from edgeres.system.plain_files import refuse_special
