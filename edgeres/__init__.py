@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edgeres.system.no_telemetry import disable_telemetry
 from edgeres.version import __version__
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from edgeres.stages.network import build, export, prune, train
     from edgeres.tuning.settings import TuneSettings
     from edgeres.tuning.tune import tune
+
+disable_telemetry()
 
 __all__ = [
     "ArtefactError",

@@ -14,8 +14,9 @@ import numpy as np
 
 from edgeres.errors import ModelError
 from edgeres.system.child import JsonValue
-from edgeres.system.progress import Advance
+from edgeres.system.progress import ProgressCallback
 from edgeres.system.steady_child import addresses_are_fixed
+from edgeres.system.temporary import temporary_folder
 
 
 def add(first: int, second: int) -> int:
@@ -60,22 +61,22 @@ def read_file(path: Path) -> None:
     crash()
 
 
-def steps(progress: Advance) -> str:
+def steps(progress: ProgressCallback) -> str:
     print("a native library talks on standard output")
     for done in (1, 2):
         progress(done, 2)
     return str(Path.cwd())
 
 
-def steady_refuse(progress: Advance) -> None:
+def steady_refuse(progress: ProgressCallback) -> None:
     refuse()
 
 
-def steady_crash(progress: Advance) -> None:
+def steady_crash(progress: ProgressCallback) -> None:
     crash()
 
 
-def addresses(progress: Advance) -> list[JsonValue]:
+def addresses(progress: ProgressCallback) -> list[JsonValue]:
     """Where native code's memory lies, after whether that is fixed, and the limit on the stack."""
     malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
     malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
@@ -85,6 +86,25 @@ def addresses(progress: Advance) -> list[JsonValue]:
     return [addresses_are_fixed(), *found, resource.getrlimit(resource.RLIMIT_STACK)[0]]
 
 
-def hang(progress: Advance) -> None:
+def hang(progress: ProgressCallback) -> None:
     progress(os.getpid(), 0)
     time.sleep(600)
+
+
+def hang_holding(pid_file: str) -> None:
+    """Hangs in native code that lets no other thread run."""
+    Path(pid_file).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)
+
+
+def hang_in_folder(pid_file: str) -> None:
+    """Hangs while it holds a temporary folder."""
+    with temporary_folder() as folder:
+        (folder / "big").write_bytes(bytes(1 << 20))
+        hang_holding(pid_file)
+
+
+def spin(progress: ProgressCallback) -> None:
+    """Hangs in native code that lets no other thread run, and tells where."""
+    progress(os.getpid(), 0)
+    ctypes.PyDLL(None).sleep(600)

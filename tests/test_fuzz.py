@@ -28,6 +28,14 @@ def test_damaged_files_are_read_or_refused(fuzz):
     assert all(counts["refused"] > 20 for counts in found.values())
 
 
+def test_damaged_texts_are_read_or_refused(fuzz, load_program):
+    texts = load_program(PROGRAM.with_name("fuzz_texts.py"))
+    found = fuzz.fuzz(1500, seed=1, chosen=lambda: texts.kinds(fuzz))
+    totals = fuzz.totals(found)
+    assert totals["hangs"] == totals["unforeseen"] == totals["stray_files"] == 0
+    assert all(counts.get("refused", 0) > 0 for name, counts in found.items() if name != "labels")
+
+
 @pytest.mark.parametrize("kind", ["recipe", "checkpoint", "bundle", "idx", "image", "onnx"])
 def test_good_files_of_every_kind_get_past_the_first_check(fuzz, kind, tmp_path):
     # Damage is only worth something on files that are read, or refused for what they mean.

@@ -19,10 +19,9 @@ from edgeres.system.extras import import_extra
 
 @dataclass(frozen=True)
 class Package:
-    """A runtime's Python package, and the extra of edgeres that installs it."""
+    """A runtime's Python package."""
 
     name: str
-    extra: str
 
     def load(self) -> ModuleType:
         """Imports the package.
@@ -30,7 +29,7 @@ class Package:
         Raises:
             BackendMissingError: It is not installed, or its native libraries do not load.
         """
-        return import_extra(self.name, extra=self.extra)
+        return import_extra(self.name)
 
 
 class PackagedBackend:

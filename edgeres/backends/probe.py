@@ -9,11 +9,9 @@ one op each, whose right answer is known, and never concluded from the name of t
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, Backend, BuildConfig
 from edgeres.errors import UsageError
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -137,10 +136,10 @@ def shared_products(
 def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]:
     """Outputs of a model with one branch for each layer, fed with activations of 255."""
     config = BuildConfig(device=device, threads=1)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.onnx"
+    with temporary_folder() as folder:
+        source = folder / "probe.onnx"
         source.write_bytes(_model(layers).SerializeToString())
-        out = Path(folder) / f"engine{backend.engine_suffix}"
+        out = folder / f"engine{backend.engine_suffix}"
         engine = backend.build(source, out, config)
         with backend.load(engine, config) as runner:
             feeds = {

@@ -7,7 +7,6 @@ one is an interrupted build. Commands that take only an engine's path read every
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, replace
@@ -18,10 +17,14 @@ from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.errors import ArtefactError
 from edgeres.system.environment import describe_environment
 from edgeres.system.files import disk_errors, file_sha256, sync, write_atomic
+from edgeres.system.foreign_json import read_json
+from edgeres.system.temporary import temporary_folder
 
 SCHEMA = 1
 _SUFFIX = ".engine.json"
 _TUNING = "tuning"
+_MAX_BYTES = 1 << 20
+_MOST_CHARACTERS = 1000
 
 
 def sidecar_path(engine_path: Path) -> Path:
@@ -154,8 +157,8 @@ def read_engine(path: Path) -> Engine:
     try:
         engine = Engine(
             path=path,
-            backend=str(record["backend"]),
-            device=str(record["device"]),
+            backend=_name(record["backend"]),
+            device=_name(record["device"]),
             source_sha256=str(record["source_sha256"]),
             versions=_texts(record["versions"]),
             options=_texts(record.get("options", {})),
@@ -165,7 +168,7 @@ def read_engine(path: Path) -> Engine:
             str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
             for name, entry in record["files"].items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ArtefactError(
             f"{sidecar_path(path)}: the engine's sidecar is incomplete ({error!r}).",
             hint="Build the engine again.",
@@ -231,8 +234,7 @@ def staged(out: Path) -> Iterator[Path]:
     """
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
-            folder = Path(name)
+        with temporary_folder(beside=out) as folder:
             yield folder
             for path in sorted(folder.iterdir(), key=lambda item: item.name == out.name):
                 sync(path)
@@ -242,7 +244,7 @@ def staged(out: Path) -> Iterator[Path]:
 # The record is JSON from disk, hence ``Any``: the caller checks its shape.
 def _read_record(sidecar: Path, engine_path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        record = read_json(sidecar, max_bytes=_MAX_BYTES)
     except FileNotFoundError as error:
         raise ArtefactError(
             f"{engine_path}: has no {sidecar.name} beside it, so it is not a finished engine.",
@@ -258,6 +260,12 @@ def _read_record(sidecar: Path, engine_path: Path) -> dict[str, Any]:
             f"{sidecar}: expected schema {SCHEMA}, got {got!r}.", hint="Build the engine again."
         )
     return record
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
+        raise ValueError(f"{value!r:.80} is no name")
+    return value
 
 
 def _texts(mapping: Any) -> dict[str, str]:
@@ -288,5 +296,5 @@ def _check_file(folder: Path, name: str, sha256: str, size: int) -> None:
 
 def engine_size(engine: Engine) -> int:
     """Size in bytes of all files of an engine that :func:`read_engine` found whole."""
-    record = json.loads(sidecar_path(engine.path).read_text(encoding="utf-8"))
+    record = read_json(sidecar_path(engine.path))
     return sum(int(entry["size_bytes"]) for entry in record["files"].values())

@@ -9,7 +9,6 @@ single-stream scenario.
 from __future__ import annotations
 
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scena
 from edgeres.errors import StageError, UsageError
 from edgeres.system.child import run_limited
 from edgeres.system.extras import import_extra
+from edgeres.system.temporary import temporary_folder
 
 _NAMES = {
     "single_stream": "SingleStream",
@@ -117,10 +117,10 @@ def run_loadgen(path: Path, settings: LoadGenSettings | None = None) -> LoadGenR
     settings = settings or LoadGenSettings()
     read_engine(path)
     _loadgen()
-    with tempfile.TemporaryDirectory(prefix="edgeres-loadgen-") as folder:
+    with temporary_folder() as folder:
         summary = run_limited(
             run_here, seconds=10 * settings.seconds + _SPARE_SECONDS, memory_bytes=None
-        )(path, settings, Path(folder))
+        )(path, settings, folder)
     return parse_summary(settings.scenario, summary)
 
 

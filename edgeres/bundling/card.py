@@ -44,13 +44,15 @@ def bundle_card(
 
 def licence_notes(report: Report, packages: Sequence[str], *, license_name: str = "") -> str:
     """What is known of the licences of the network, the sample images and the runtime packages."""
+    from edgeres.report.markdown import plain
+
+    name, data = plain(report.model.name), plain(report.baseline.data or "the validation images")
     lines = [
         "# Licences",
         "",
-        f"- Network `{report.model.name}` (SHA-256 of the original {report.model.sha256}): "
-        f"{license_name or _NOT_SAID}.",
-        f"- Self-test images in `samples/`: from {report.baseline.data or 'the validation images'}"
-        f"; {_data_licence(report.baseline.data)}.",
+        f"- Network {name} (SHA-256 of the original {plain(report.model.sha256)}): "
+        f"{plain(license_name) or _NOT_SAID}.",
+        f"- Self-test images in `samples/`: from {data}; {_data_licence(report.baseline.data)}.",
         "",
         "The bundle holds no program code. What runs it is installed apart, under its own licence:",
         "",

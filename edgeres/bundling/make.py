@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,9 @@ from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, Usa
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.system.files import StrPath, file_sha256
+from edgeres.system.foreign_json import parse_json
 from edgeres.system.publish import refuse_half_handover
+from edgeres.system.temporary import temporary_folder
 from edgeres.version import __version__
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _add_engine(
             hint="Run `edgeres convert` again.",
         )
     place = f"engines/{target}"
-    needed = json.loads(_text(sidecar_path(path)))["files"]
+    needed = parse_json(_text(sidecar_path(path)))["files"]
     for name in (*needed, sidecar_path(path).name):
         content[f"{place}/{name}"] = path.parent / name
     files = tuple(sorted(name for name in content if name.startswith(f"{place}/")))
@@ -223,8 +224,8 @@ def _expected(
         if backend.not_executable() is not None:
             continue
         device = (*backend.devices(), backend.default_device)[0]
-        with TemporaryDirectory() as place:
-            out = Path(place) / f"model{backend.engine_suffix}"
+        with temporary_folder() as place:
+            out = place / f"model{backend.engine_suffix}"
             try:
                 built = backend.build(qdq, out, BuildConfig(device=device))
                 return answer_isolated(built.path, device, samples, preprocess), name

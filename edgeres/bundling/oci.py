@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ArtefactError, BackendMissingError
+from edgeres.errors import ArtefactError
 from edgeres.system.extras import import_extra
+from edgeres.system.foreign_json import parse_json
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_MAX_MANIFEST = 4 << 20
-_BLOCK = 1 << 20
-_LOGIN_S = 20.0
 
 
 @contextmanager
@@ -24,30 +21,25 @@ def open_registry(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]
 
     Raises:
         ArtefactError: An answer that makes no sense.
-        BackendMissingError: The registry cannot be reached, or the package for it is missing.
+        BackendMissingError: The registry cannot be reached, wants a login, or the package for it is
+            missing.
     """
     import_extra("oras", extra="registry", user="a registry")
-    import requests
-    from oras.client import OrasClient
+    from edgeres.bundling.registry_client import RegistryClient
 
     host = reference.partition("/")[0]
-    client = OrasClient(hostname=host, insecure=plain_http)
+    client = RegistryClient(host, plain_http=plain_http)
     try:
-        # The library tries for minutes; whether anybody is there is known at once.
-        client.session.get(f"{client.prefix}://{host}/v2/", timeout=_LOGIN_S)
+        # Whether anybody is there is known before anything is read or sent.
+        client.session.get(f"{client.prefix}://{host}/v2/")
         container = client.get_container(reference)
         client.auth.load_configs(container)
         yield client, container
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise BackendMissingError(
-            f"{host}: cannot be reached ({type(error).__name__}).",
-            hint="Check the address; --plain-http is for a registry without encryption.",
-        ) from error
     except (
-        requests.RequestException,
         ValueError,
         KeyError,
         TypeError,
+        AttributeError,
         OverflowError,  # a size of Infinity
         RecursionError,  # deep nesting
     ) as error:
@@ -101,12 +93,12 @@ def read_manifest(client: Any, container: Any, reference: str) -> tuple[dict[str
             f"{reference}: the registry answered {answer.status_code} ({answer.reason}).",
             hint="Check the name, and that you may read it (`docker login`).",
         )
-    content = b"".join(_limited(answer, _MAX_MANIFEST, reference))
+    content = b"".join(client.blocks(answer))
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     _, _, wanted = reference.partition("@")
     if wanted and digest != wanted:
         raise _damaged(reference, "its manifest", digest, wanted)
-    manifest = json.loads(content)
+    manifest = parse_json(content)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("layers"), list):
         raise ArtefactError(f"{reference}: holds no artefact.", hint="Check the name.")
     return manifest, digest
@@ -126,27 +118,21 @@ def download(client: Any, container: Any, layer: Mapping[str, Any], path: Path, 
             hint="Is it a bundle that `edgeres push` brought there?",
         )
     found = hashlib.sha256()
-    with client.get_blob(container, digest, stream=True) as answer, path.open("wb") as file:
-        answer.raise_for_status()
-        for block in _limited(answer, size, what):
+    with (
+        client.bodies_up_to(size + 1),
+        client.get_blob(container, digest, stream=True) as answer,
+        path.open("wb") as file,
+    ):
+        if answer.status_code != 200:
+            raise ArtefactError(
+                f"{what}: the registry answered {answer.status_code} ({answer.reason}).",
+                hint="It lost the layer; push the bundle again.",
+            )
+        for block in client.blocks(answer):
             found.update(block)
             file.write(block)
     if f"sha256:{found.hexdigest()}" != digest:
         raise _damaged(str(container), "its layer", f"sha256:{found.hexdigest()}", digest)
-
-
-def _limited(answer: Any, limit: int, what: str) -> Iterator[bytes]:
-    """The bytes of an answer, and no more than that.
-
-    Raises:
-        ArtefactError: There are more.
-    """
-    done = 0
-    for block in answer.iter_content(_BLOCK):
-        done += len(block)
-        if done > limit:
-            raise ArtefactError(f"{what}: more than {limit} bytes came.", hint="Pull it again.")
-        yield block
 
 
 def _damaged(where: str, what: str, found: str, wanted: str) -> ArtefactError:

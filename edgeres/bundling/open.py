@@ -9,6 +9,7 @@ from edgeres.bundling.manifest import EngineEntry, parse_manifest
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, EdgeResError, UsageError
 from edgeres.system.closing import Closing
+from edgeres.system.extras import require_packages
 
 MAX_TEXT_BYTES = 64 << 20
 
@@ -22,10 +23,13 @@ class OpenBundle(Closing):
 
     Raises:
         ArtefactError: Not a whole bundle, or not signed by that key.
+        BackendMissingError: A key was given, and the package that checks signatures is missing.
         UsageError: Not a key.
     """
 
     def __init__(self, path: Path, *, key: Path | None = None) -> None:
+        if key is not None:
+            require_packages(["cryptography"])
         self._archive = Archive(path)
         try:
             content = self._archive.read(MANIFEST, limit=MAX_MANIFEST_BYTES)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from edgeres.bundling.selftest import SelfTest, answer, answer_isolated, compare
 from edgeres.data.decode import decode_file
 from edgeres.data.samples import scores_from_json
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
+from edgeres.system.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ def prepare(bundle: OpenBundle, wanted: Wanted) -> Prepared:
         saturation_safe=entry.saturation_safe,
         what=what,
     )
-    # Windows cannot remove a file that a runtime has mapped; there it stays for the system.
-    with TemporaryDirectory(prefix="edgeres-", ignore_cleanup_errors=True) as place:
-        work = _Work(bundle, entry, backend, config, wanted, Path(place))
+    with temporary_folder() as place:
+        work = _Work(bundle, entry, backend, config, wanted, place)
         work.extract()
         try:
             engine = work.as_built()

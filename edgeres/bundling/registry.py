@@ -33,6 +33,7 @@ from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.signature import signature_path
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.system.files import disk_errors, file_sha256
+from edgeres.system.temporary import temporary_folder
 
 ARTIFACT = "application/vnd.edgeres.bundle.config.v1+json"
 BUNDLE = "application/vnd.edgeres.bundle.v1+zip"
@@ -137,8 +138,8 @@ def pull(reference: str, output: Path, *, plain_http: bool = False) -> Pushed:
     with open_registry(reference, plain_http) as (client, container), disk_errors(output):
         manifest, digest = read_manifest(client, container, reference)
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
-            part = Path(folder) / output.name
+        with temporary_folder(beside=output) as folder:
+            part = folder / output.name
             download(client, container, _layer(manifest, BUNDLE, reference), part, MAX_BYTES)
             with OpenBundle(part) as opened:
                 opened.check_all()

@@ -10,20 +10,20 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Runner
 from edgeres.backends.classifier import class_scores, fed_batches, single_input, single_output
 from edgeres.bundling.inputs import ImageInput, Inputs
 from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
+from edgeres.bundling.runner_pool import RunnerPool, closed
 from edgeres.bundling.scores import check_preprocessed, check_scores
 from edgeres.bundling.selftest import SelfTest
 from edgeres.data.batches import batches
@@ -90,14 +90,12 @@ class Session(Closing):
         self._target = prepared.target
         self._self_test = prepared.self_test
         self._rebuilt = prepared.rebuilt
+        first, self._at_once = prepared.runners[0], len(prepared.runners)
+        self._input, self._output = single_input(first), single_output(first)
+        self._batch_size = first.batch_limits.fit(batch_size)
         self._runners = prepared.runners
-        self._input, self._output = single_input(self._runners[0]), single_output(self._runners[0])
-        self._batch_size = self._runners[0].batch_limits.fit(batch_size)
-        self._open = True
-        self._idle: SimpleQueue[Runner] = SimpleQueue()
-        for runner in self._runners:
-            self._idle.put(runner)
-        self._pool = ThreadPoolExecutor(len(self._runners), thread_name_prefix="edgeres-run")
+        self._engines = RunnerPool(prepared.runners)
+        self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="edgeres-run")
 
     @property
     def manifest(self) -> Manifest:
@@ -148,19 +146,16 @@ class Session(Closing):
         Raises:
             DataError: The images do not fit the engine, have NaN or Inf, or are not normalized.
             StageError: The engine failed, or its scores are NaN or Inf.
-            UsageError: The session is closed.
+            UsageError: The session is closed, or was while this waited, or this process was forked
+                from the one that opened it.
         """
-        if not self._open:
-            raise UsageError("the session is closed.", hint="Open the bundle again.")
+        self._engines.check()
         check_preprocessed(self._input, self._preprocess, images)
-        runner = self._idle.get()
-        try:
+        with self._engines.runner() as runner:
             rows = [
                 class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))[:count]
                 for fed, count in fed_batches(runner, images)
             ]
-        finally:
-            self._idle.put(runner)
         scores = rows[0] if len(rows) == 1 else np.concatenate(rows)
         check_scores(scores)
         return scores
@@ -186,6 +181,7 @@ class Session(Closing):
 
     def stream(self, images: Sequence[ImageInput], *, top: int = 5) -> Iterator[tuple[Answer, ...]]:
         """As :meth:`classify`, one image after the other as they get ready."""
+        self._engines.check()
         if top < 1:
             raise UsageError(f"expected at least one class for each image, got {top}.")
         if isinstance(images, str | bytes | os.PathLike | np.ndarray) or not isinstance(
@@ -202,11 +198,11 @@ class Session(Closing):
             for batch, _ in batches(
                 Inputs(tuple(images)), self._preprocess, self._batch_size, workers=usable_threads()
             ):
-                ahead.append(self._pool.submit(self.infer, batch))
-                if len(ahead) > len(self._runners):
-                    yield from self._answers(ahead.popleft().result(), top)
+                ahead.append(self._submit(batch))
+                if len(ahead) > self._at_once:
+                    yield from self._answers(_result(ahead.popleft()), top)
             while ahead:
-                yield from self._answers(ahead.popleft().result(), top)
+                yield from self._answers(_result(ahead.popleft()), top)
         finally:
             for future in ahead:
                 future.cancel()
@@ -215,7 +211,12 @@ class Session(Closing):
         """As :meth:`infer`, in a thread of the pool."""
         import asyncio
 
-        return await asyncio.wrap_future(self._pool.submit(self.infer, images))
+        future = self._submit(images)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._engines.check()  # it was `close` that cancelled it, or else who waits
+            raise
 
     async def classify_async(
         self, images: Sequence[ImageInput], *, top: int = 5
@@ -227,12 +228,21 @@ class Session(Closing):
 
     def close(self) -> None:
         """Waits for calls that run and frees the engine; a second call does nothing."""
-        if not self._open:
-            return
-        self._open = False
-        self._pool.shutdown(cancel_futures=True)
-        for _ in self._runners:
-            self._idle.get().close()
+        if self._engines.close():
+            self._pool.shutdown(cancel_futures=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a session cannot be pickled or copied: it holds an engine.",
+            hint="Send the path of the bundle, and open it there.",
+        )
+
+    def _submit(self, images: NDArray[np.float32]) -> Future[NDArray[np.float32]]:
+        self._engines.check()
+        try:
+            return self._pool.submit(self.infer, images)
+        except RuntimeError as error:  # closed just now
+            raise closed() from error
 
     def _answers(self, scores: NDArray[np.float32], top: int) -> Iterable[tuple[Answer, ...]]:
         names = self.class_names
@@ -243,3 +253,10 @@ class Session(Closing):
         for row in shares:
             best = np.argsort(-row, kind="stable")[:top]
             yield tuple(Answer(int(i), names[i], float(row[i])) for i in best)
+
+
+def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+    try:
+        return future.result()
+    except CancelledError as error:  # by `close`
+        raise closed() from error

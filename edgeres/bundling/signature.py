@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgeres.errors import ArtefactError, UsageError, one_line
 from edgeres.system.extras import import_extra
 from edgeres.system.files import write_atomic
+from edgeres.system.plain_files import refuse_special
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -67,6 +68,7 @@ def verify(manifest: bytes, bundle: Path, key: Path) -> None:
     from cryptography.exceptions import InvalidSignature
 
     path = signature_path(bundle)
+    refuse_special(path, ArtefactError)
     try:
         with path.open("rb") as stream:
             public.verify(stream.read(_MAX_KEY_BYTES), manifest)
@@ -112,6 +114,7 @@ def _public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _read(path: Path) -> bytes:
+    refuse_special(path, UsageError)
     try:
         with path.open("rb") as stream:
             return stream.read(_MAX_KEY_BYTES)

@@ -2,8 +2,8 @@
 
 Heavy imports stay inside the commands, so that ``edgeres --help`` is quick. Exit codes: 0 done and
 passed, 1 a gate failed or is inconclusive, 2 usage or recipe, 3 bad model, data or artefact,
-4 backend or device missing, 5 a stage or engine crashed, 6 disk, lock or permission, 130 and 143
-interrupted.
+4 backend or device missing, 5 a stage or engine crashed, 6 disk, lock or permission, 129, 130 and
+143 interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgeres.cli.convert import convert
 from edgeres.cli.inspect import doctor, inspect
 from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
+from edgeres.cli.streams import whole_output
 from edgeres.cli.tune import tune
 from edgeres.cli.usage import CiCommand, CiGroup
 from edgeres.cli.validate import validate
@@ -61,6 +62,9 @@ _ENGINES(doctor)
 _ENGINES(clean)
 
 
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -75,8 +79,11 @@ def root(
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    signal.signal(signal.SIGTERM, _terminated)
-    app()
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, _terminated)
+    with whole_output():
+        app()
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

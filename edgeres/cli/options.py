@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeres.errors import UsageError
+from edgeres.system.plain_files import refuse_special
 
 if TYPE_CHECKING:
     from edgeres.backends.base import ShapeRange
@@ -86,6 +87,7 @@ InputSize = Annotated[
 ]
 
 
+_MOST_LINES_BYTES = 16 << 20
 _PREPROCESS = {
     "scale": Scale,
     "mean": Mean,
@@ -271,9 +273,12 @@ def read_lines(path: Path) -> list[str]:
     """Lines of a text file without blanks at their ends; empty lines are left out.
 
     Raises:
-        UsageError: The file cannot be read.
+        UsageError: The file cannot be read, or is huge.
     """
+    refuse_special(path, UsageError)
     try:
+        if path.stat().st_size > _MOST_LINES_BYTES:
+            raise UsageError(f"{path}: has more than {_MOST_LINES_BYTES:,} bytes.")
         return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}).", hint="Check the path.") from error

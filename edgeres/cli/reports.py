@@ -10,6 +10,7 @@ import typer
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
 from edgeres.evaluation import run_folder
+from edgeres.system.extras import require_packages
 
 
 def report(
@@ -37,6 +38,8 @@ def report(
         from edgeres.report.history import as_dicts, read_history, runtime_changes
         from edgeres.report.write import write_reports
 
+        if mlflow is not None:
+            require_packages(["mlflow"])
         shown = history or history_file is not None
         history_path = (history_file or folder / run_folder.HISTORY) if shown else None
         files = write_reports(

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from edgeres.cli.streams import ClosedPipe, printing
 from edgeres.errors import EdgeResError, StageError, StorageError
-from edgeres.system.files import disk_errors
+from edgeres.system.extras import missing_package
+from edgeres.system.files import disk_errors, no_space
+from edgeres.system.foreign_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeres.cli.console import ConsoleListener
 
-_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_LONGEST = 4000
+_NO_SPACE = os.strerror(errno.ENOSPC)
+_INTERRUPTED = "interrupted: run the same command again to go on; what is done is kept\n"
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,10 @@ class CiTold:
                 message,
                 junit=self.junit,
                 annotations=self.annotations,
-                say=lambda line: typer.echo(line, err=True),
+                say=lambda line: typer.echo(visible(line), err=True),
             )
-        except StorageError as error:
-            sys.stderr.write(f"warning: {' '.join(str(error).split())}\n")
+        except (StorageError, OSError) as error:
+            sys.stderr.write(f"warning: {visible(' '.join(str(error).split()))}\n")
 
 
 @contextmanager
@@ -84,8 +90,11 @@ def screen(
             if ci is not None:
                 ci.begin()
             yield Screen(as_json, verbose)
+    except ClosedPipe:
+        raise
     except (KeyboardInterrupt, SystemExit):
-        sys.stderr.write("interrupted: run the same command again to go on; what is done is kept\n")
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write(_INTERRUPTED)
         raise
     except EdgeResError as error:
         if debug:
@@ -94,7 +103,8 @@ def screen(
             content = {"id": error.error_id, "message": error.message, "hint": error.hint}
             print_json({"error": {**content, "exit_code": error.exit_code}})
         else:
-            sys.stderr.write(f"error: {visible(' '.join(str(error).split()))}\n")
+            with suppress(OSError):  # there is nobody left to tell
+                sys.stderr.write(f"error: {_short(visible(' '.join(str(error).split())))}\n")
         if ci is not None:
             ci.error(error.error_id, str(error))
         raise typer.Exit(error.exit_code) from error
@@ -107,9 +117,15 @@ def _unforeseen() -> Iterator[None]:
         yield
     except (EdgeResError, typer.Exit):
         raise
+    except BrokenPipeError:  # of stderr
+        raise ClosedPipe from None
     except MemoryError as error:
         raise StageError("out of memory.", hint="Use fewer images or a smaller batch.") from error
     except Exception as error:
+        if (missing := missing_package(error)) is not None:
+            raise missing from error
+        if _NO_SPACE in str(error):  # of native code, which has exceptions of its own
+            raise no_space(None, Path.cwd()) from error
         raise StageError(
             f"unexpected {type(error).__name__}: {error}.",
             hint="This is a bug of edgeres; --debug shows where.",
@@ -134,7 +150,8 @@ class Screen:
         if self.as_json:
             print_json(content)
         elif person is not None:
-            self._console(stderr=False).print(person, highlight=False, markup=False)
+            with printing():
+                self._console(stderr=False).print(person, highlight=False, markup=False)
 
     def note(self, line: str) -> None:
         """Writes a line to stderr."""
@@ -145,29 +162,25 @@ class Screen:
         if self.as_json:
             print_json(content)
         else:
-            typer.echo("\n".join(visible(line) for line in lines))
+            with printing():
+                typer.echo("\n".join(visible(line) for line in lines))
 
     def console(self) -> Console:
         """Console on stdout."""
         return self._console(stderr=False)
 
     def _console(self, *, stderr: bool) -> Console:
-        from rich.console import Console
+        from edgeres.cli.visible_console import open_console
 
-        return Console(stderr=stderr, markup=False)
+        return open_console(stderr=stderr)
 
 
-def visible(line: str) -> str:
-    """A line whose control and bidirectional characters are spelt out, as in a Python string.
-
-    Names of classes, keys and files come from elsewhere and must not act on a terminal.
-    """
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTING else char
-        for char in line
-    )
+def _short(line: str) -> str:
+    """An error's line, which a name from elsewhere may have made long."""
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def print_json(content: Mapping[str, object]) -> None:
     """Prints one JSON object on stdout."""
-    typer.echo(json.dumps(content, indent=1))
+    with printing():
+        typer.echo(json.dumps(content, indent=1))

@@ -10,8 +10,9 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from edgeres.cli.screen import CiTold
-from edgeres.errors import UsageError
+from edgeres.cli.outputs import check_outputs
+from edgeres.cli.screen import CiTold, screen
+from edgeres.errors import EdgeResError, UsageError
 
 
 class CiCommand(TyperCommand):
@@ -31,7 +32,17 @@ class CiGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As the base; likewise."""
         with _told(args[0] if args else "", list(args)):
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
+        _, command, words = found
+        if command is not None and "--help" not in words:
+            name = str(command.name)
+            tells = isinstance(command, CiCommand)
+            junit = _junit_of(words)
+            tells = tells and (junit is None or _can_be_written(junit))
+            ci = CiTold(name, junit, "--annotations" in words) if tells else None
+            with screen(as_json="--json" in words, debug="--debug" in words, ci=ci):
+                check_outputs(name, words)
+        return found
 
 
 @contextmanager
@@ -42,6 +53,15 @@ def _told(command: str, args: Sequence[str]) -> Iterator[None]:
         ci = CiTold(command, _junit_of(args), "--annotations" in args)
         ci.error(UsageError.error_id, error.format_message())
         raise
+
+
+def _can_be_written(junit: Path) -> bool:
+    """Whether a JUnit file can tell of an error; one of its own place is told on stderr only."""
+    try:
+        check_outputs("", ["--junit", str(junit)])
+    except EdgeResError:
+        return False
+    return True
 
 
 def _junit_of(args: Sequence[str]) -> Path | None:

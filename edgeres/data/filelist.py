@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgeres.data.files import FileDataset
 from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import DataError
+from edgeres.system.plain_files import refuse_special
 
 MAX_LIST_BYTES = 256_000_000
 """Largest list that is read, in bytes."""
@@ -126,6 +127,7 @@ def open_list(path: Path, root: Path | None, split: Split) -> FileDataset:
 
 def _read(path: Path) -> str:
     """Reads a list of bounded size."""
+    refuse_special(path, DataError)
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_LIST_BYTES + 1)

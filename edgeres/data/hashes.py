@@ -23,6 +23,7 @@ from pathlib import Path
 from edgeres.errors import StorageError
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import write_atomic
+from edgeres.system.foreign_json import read_json
 
 MISSING = "missing"
 """Stands for the hash of a file that cannot be read; decoding it will name it."""
@@ -90,7 +91,7 @@ def _status(name: str) -> Status:
 def _read(path: Path) -> dict[str, tuple[Status, str]]:
     """What was kept; nothing where it is missing or damaged: then all is read again."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema"] != _SCHEMA:
             return {}
         return {

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError
+from edgeres.system.plain_files import refuse_special
 
 UBYTE = 0x08
 MAX_DIMENSIONS = 4
@@ -41,6 +42,7 @@ def read_idx(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
         DataError: No such file, wrong magic, another element type, damaged compression, fewer or
             more bytes than the header says, or a header beyond ``max_bytes``.
     """
+    refuse_special(path, DataError)
     try:
         with path.open("rb") as plain:
             compressed = plain.read(2) == b"\x1f\x8b"

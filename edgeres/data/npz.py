@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgeres.data.arrays import ArrayDataset, numbered_classes
 from edgeres.data.types import SPLIT_NAMES, UNLABELLED, Split
 from edgeres.errors import DataError
+from edgeres.system.plain_files import refuse_special
 
 MAX_ARRAY_BYTES = 1 << 33
 """Largest array that is read, in bytes; a header that promises more is refused."""
@@ -48,6 +49,7 @@ def open_npz(path: Path, split: Split) -> ArrayDataset:
         DataError: Not an archive, damaged, keys missing, a dtype or shape that is not that of
             images and labels, or Python objects inside.
     """
+    refuse_special(path, DataError)
     try:
         with zipfile.ZipFile(path) as archive:
             return _open(archive, path, split)

@@ -34,6 +34,7 @@ from edgeres.data.geometry import (
 )
 from edgeres.data.planes import Planes
 from edgeres.errors import DataError, UsageError
+from edgeres.system.foreign_json import parse_json
 
 ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
@@ -249,7 +250,7 @@ class Preprocess:
             UsageError: See :meth:`from_dict`.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"Expected preprocess settings in JSON, got: {error}.") from error
         if not isinstance(values, dict):

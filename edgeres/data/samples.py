@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError
 from edgeres.system.files import write_atomic
+from edgeres.system.foreign_json import parse_json
 
 if TYPE_CHECKING:
     from edgeres.data.types import Dataset
@@ -83,7 +84,7 @@ def scores_from_json(content: bytes, where: str, *, shape: tuple[int, int]) -> N
         ArtefactError: Not such scores.
     """
     try:
-        scores = np.asarray(json.loads(content)["scores"], dtype=np.float32)
+        scores = np.asarray(parse_json(content)["scores"], dtype=np.float32)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ArtefactError(f"{where}: holds no scores ({error!r:.100}).") from error
     if scores.shape != shape or not np.isfinite(scores).all():

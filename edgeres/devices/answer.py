@@ -6,7 +6,6 @@ answers go back whole and are judged where the baseline is.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.validate import BATCH
+from edgeres.system.foreign_json import parse_json
 
 
 def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> None:
@@ -36,7 +36,7 @@ def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> N
     engine = read_engine(engine_path)
     with np.load(images, allow_pickle=False) as packed:
         dataset = ArrayDataset("packed", packed["images"], packed["labels"])
-        preprocess = Preprocess.from_dict(json.loads(packed["preprocess"].tobytes()))
+        preprocess = Preprocess.from_dict(parse_json(packed["preprocess"].tobytes()))
     config = BuildConfig(device=engine.device, threads=threads)
     with executable_backend(engine).load(engine, config) as runner:
         found = predict(

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeres.devices.address import SshDevice, is_remote, parse_ssh
 from edgeres.devices.remote import benchmark_on
-from edgeres.errors import EdgeResError, UsageError
+from edgeres.errors import EdgeResError, StageError, UsageError
 from edgeres.system.yaml_file import plain, read_yaml
 
 LOCAL = "local"
@@ -97,6 +97,9 @@ def benchmark_fleet(
                 )
         except EdgeResError as error:
             return FleetResult(device.name, None, error)
+        except Exception as error:  # whatever a host can cause must not stop the others
+            told = f"{device.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}."
+            return FleetResult(device.name, None, StageError(told, hint="See the host."))
         return FleetResult(device.name, found, None)
 
     with ThreadPoolExecutor(len(devices), thread_name_prefix="edgeres-fleet") as pool:

@@ -1,8 +1,8 @@
 """What a device runs: ``python3 edgeres.pyz benchmark REQUEST`` or ``... answer REQUEST``.
 
 A request is JSON, and so is what is printed: a result, or an error as the command line prints it
-with ``--json``. Nothing but NumPy, Pillow, psutil and the engine's runtime
-is imported.
+with ``--json``, on a line that :mod:`edgeres.devices.framing` marks. Nothing but NumPy, Pillow,
+psutil and the engine's runtime is imported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeres.devices.framing import framed
 from edgeres.errors import EdgeResError
 
 
@@ -37,7 +38,7 @@ def benchmark(request: Mapping[str, Any]) -> int:
         sustained_s=request["sustained_s"],
         isolate=True,
     )
-    print(json.dumps(found.to_dict()))
+    print(framed(found.to_dict()))
     return found.exit_code
 
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         return work[name](json.loads(request))
     except EdgeResError as error:
         content = {"id": error.error_id, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": {**content, "exit_code": error.exit_code}}))
+        print(framed({"error": {**content, "exit_code": error.exit_code}}))
         return error.exit_code
 
 

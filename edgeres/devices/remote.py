@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeres import errors
 from edgeres.backends.base import Engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.data.bad_images import BadImages
@@ -21,10 +19,13 @@ from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
+from edgeres.devices.host_answer import check_benchmark, read_answer
 from edgeres.devices.runtime import NAME, write_runtime
 from edgeres.devices.ssh import Finished, run_on
-from edgeres.errors import BackendMissingError, EdgeResError, StageError, UsageError
+from edgeres.errors import BackendMissingError, StageError, UsageError
 from edgeres.evaluation.predictions import Predictions, load_predictions
+from edgeres.system.foreign_json import read_json
+from edgeres.system.temporary import temporary_folder
 
 Say = Callable[[str], None]
 
@@ -76,10 +77,11 @@ def benchmark_on(
         "sustained_s": sustained_s,
     }
     limit = _SPARE_S + len(paths) * (10 * seconds + (sustained_s or 0.0) + 30)
-    with tempfile.TemporaryDirectory() as folder:
-        files[NAME] = write_runtime(Path(folder))
+    with temporary_folder() as folder:
+        files[NAME] = write_runtime(folder)
         command = ["PYTHON", NAME, "benchmark", json.dumps(request)]
-        found = _answer(device, asyncio.run(run_on(device, files, command, seconds=limit, say=say)))
+        done = asyncio.run(run_on(device, files, command, seconds=limit, say=say))
+    found = check_benchmark(_answer(device, done), list(names), device.name)
     found["engines"] = {names.get(name, name): part for name, part in found["engines"].items()}
     return {"device": device.name, **found}
 
@@ -117,19 +119,19 @@ def predict_on(
         "threads": threads,
     }
     command = ["PYTHON", NAME, "answer", json.dumps(request)]
-    with tempfile.TemporaryDirectory() as name:
-        packed = Path(name) / "images.npz"
+    with temporary_folder() as folder:
+        packed = folder / "images.npz"
         packed.write_bytes(pack(dataset, preprocess, skipped))
         files = {f"engine/{key}": file for key, file in engine_files(engine).items()}
-        files |= {"images.npz": packed, NAME: write_runtime(Path(name))}
+        files |= {"images.npz": packed, NAME: write_runtime(folder)}
         done = asyncio.run(
             run_on(device, files, command, fetch=["answers.npz"], seconds=_VALIDATE_S, say=say)
         )
         if done.code != 0 or "answers.npz" not in done.files:
             _answer(device, done)
             raise StageError(f"{device.name}: gave no answers.", hint="Run again.")
-        (Path(name) / "answers.npz").write_bytes(done.files["answers.npz"])
-        found = load_predictions(Path(name) / "answers.npz")
+        (folder / "answers.npz").write_bytes(done.files["answers.npz"])
+        found = load_predictions(folder / "answers.npz")
     return replace(
         found,
         name=f"{path} on {device.name}",
@@ -167,40 +169,26 @@ def pack(dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None) ->
 def engine_files(engine: Engine) -> dict[str, Path]:
     """Name to file of everything that an engine needs, its sidecar included."""
     sidecar = sidecar_path(engine.path)
-    record = json.loads(sidecar.read_text(encoding="utf-8"))
+    record = read_json(sidecar)
     return {name: engine.path.with_name(name) for name in (*record["files"], sidecar.name)}
 
 
 def _answer(device: SshDevice, done: Finished) -> dict[str, Any]:
-    """The JSON that a command printed; its error, if it is one, as the same error here."""
-    try:
-        content = json.loads(done.out)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        last = (done.err.strip().splitlines() or ["it printed nothing"])[-1]
-        if "No module named" in last or done.code in (126, 127):
-            raise BackendMissingError(
-                f"{device.name}: {device.python} cannot run edgeres there ({last}).",
-                hint="It needs Python 3.11 with numpy, pillow, psutil and the engine's runtime: "
-                "install them there, or name another Python with --remote-python.",
-            )
-        raise StageError(
-            f"{device.name}: the command ended with {done.code}: {last}.", hint="See the host."
+    """The object that a command answered; its error, if it is one, as the same error here."""
+    content = read_answer(done.out, device.name)
+    if content is not None:
+        return content
+    last = (done.err.strip().splitlines() or ["it printed nothing"])[-1][:500]
+    if "No module named" in last or done.code in (126, 127):
+        raise BackendMissingError(
+            f"{device.name}: {device.python} cannot run edgeres there ({last}).",
+            hint="It needs Python 3.11 with numpy, pillow, psutil and the engine's runtime: "
+            "install them there, or name another Python with --remote-python.",
         )
-    if "error" in content:
-        raise _same_error(device, content["error"])
-    return content
-
-
-def _same_error(device: SshDevice, told: Mapping[str, Any]) -> EdgeResError:
-    kinds = {
-        kind.error_id: kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, EdgeResError)
-    }
-    kind = kinds.get(str(told.get("id")), StageError)
-    return kind(f"{device.name}: {told.get('message')}", hint=str(told.get("hint", "")))
+    raise StageError(
+        f"{device.name}: the command ended with {done.code} and no answer: {last}.",
+        hint="See the host.",
+    )
 
 
 def check_limits(min_int8_coverage: float | None, speed: object) -> None:

@@ -26,6 +26,7 @@ import sys
 
 if sys.version_info < (3, 11):
     print(
+        'edgeres-answer: '
         '{"error": {"id": "backend-missing", "exit_code": 4, "message": "Python is %d.%d there.", '
         '"hint": "edgeres needs Python 3.11 or newer; name it with --remote-python."}}'
         % sys.version_info[:2]

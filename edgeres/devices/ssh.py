@@ -11,22 +11,35 @@ import asyncio
 import shlex
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from edgeres.devices.address import SshDevice
-from edgeres.errors import ArtefactError, BackendMissingError, StageError, StorageError
+from edgeres.devices.ssh_login import LOGIN_S, connect
+from edgeres.errors import ArtefactError, StageError, StorageError
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 
 _CHUNK = 1 << 22
 _TRIES = 6
 _WAIT_S = 0.5  # doubles with every try
-_LOGIN_S = 20.0
 _POLL_S = 0.5
-_MOST_OUTPUT = 64 << 20
+_SPARE_S = 30.0
+_CLOSE_S = 5.0
+_MOST_OUTPUT = 4 << 20
+_MOST_FETCHED = 2 << 30
+_MOST_TOLD = 1 << 16
+"""Bytes that are read of a command's standard output, of a file that it brings, and of what the
+login shell says."""
+_STEP_S = 60.0
+"""Longest time for a step that is short, whatever the host does."""
+_SLOWEST = 20_000
+"""Bytes a second below which a transfer takes too long."""
+_TOLD = "edgeres-told:"
+"""Stands before what a command of ours says, after whatever a profile printed."""
 
 T = TypeVar("T")
 
@@ -65,22 +78,26 @@ async def run_on(
         StageError: The connection broke too often, or the command did not end in time.
         StorageError: The host's disk is full.
     """
-    session = _Session(device, say or (lambda text: None))
+    session = Session(device, say or (lambda text: None))
     store = PurePosixPath(device.store)
     folder = store / f"run-{uuid.uuid4().hex}"
     try:
         for path in files.values():
-            await session.repeat(partial(_upload, path=path, store=store))
+            patience = _STEP_S + path.stat().st_size / _SLOWEST
+            await session.repeat(partial(_upload, path=path, store=store), seconds=patience)
         hashes = {name: file_sha256(path) for name, path in files.items()}
         script = _script(device, folder, hashes, command, seconds)
         await session.repeat(lambda link: _start(link, folder, script))
-        await session.repeat(lambda link: _wait(link, folder, seconds))
-        return await session.repeat(lambda link: _collect(link, folder, fetch))
+        await session.repeat(
+            lambda link: _wait(link, folder, seconds), seconds=seconds + _SPARE_S + _STEP_S
+        )
+        patience = _STEP_S + len(fetch) * _MOST_FETCHED / _SLOWEST
+        return await session.repeat(lambda link: _collect(link, folder, fetch), seconds=patience)
     finally:
         await session.close(folder)
 
 
-class _Session:
+class Session:
     """One connection at a time to a host, made anew when it breaks."""
 
     def __init__(self, device: SshDevice, say: Callable[[str], None]) -> None:
@@ -88,22 +105,30 @@ class _Session:
         self._say = say
         self._link: Any = None
 
-    async def repeat(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Does work that may be done twice, on a new connection where the last one broke."""
-        import asyncssh
+    async def repeat(self, work: Callable[[Any], Awaitable[T]], *, seconds: float = _STEP_S) -> T:
+        """Does work that may be done twice, on a new connection where the last one broke.
+
+        Raises:
+            StageError: The connection broke too often, or the host did not do it in time.
+        """
+        asyncssh = import_extra("asyncssh")
 
         for attempt in range(_TRIES):
             try:
                 if self._link is None:
-                    self._link = await _connect(self._device)
-                return await work(self._link)
+                    self._link = await asyncio.wait_for(connect(self._device), 3 * LOGIN_S)
+                return await asyncio.wait_for(work(self._link), seconds)
+            except TimeoutError as error:
+                await self._drop()
+                raise StageError(
+                    f"{self._device.name}: does not do what it is asked within {seconds:.0f} s.",
+                    hint="Log in by hand and see whether commands end there.",
+                ) from error
             except (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPError) as error:
                 last: Exception = error
-            except (asyncssh.ChannelOpenError, BrokenPipeError, ConnectionError) as error:
+            except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
                 last = error
-            if self._link is not None:
-                self._link.abort()
-            self._link = None
+            await self._drop()
             self._say(f"{self._device.name}: connection lost, trying again ({attempt + 1})")
             await asyncio.sleep(_WAIT_S * 2**attempt)
         raise StageError(
@@ -115,57 +140,22 @@ class _Session:
         """Removes the run's folder, if the host still answers, and hangs up."""
         if self._link is None:
             return
-        import asyncssh
-
-        try:
-            await self._link.run(f"rm -rf {shlex.quote(str(folder))}", check=False)
-        except (asyncssh.Error, OSError):
-            pass  # the folder stays; the result is what counts
-        finally:
+        asyncssh = import_extra("asyncssh")
+        # Where it does not work the folder stays; the result is what counts.
+        with suppress(asyncssh.Error, OSError, TimeoutError, StageError):
+            told = _told(self._link, f"rm -rf {shlex.quote(str(folder))}")
+            await asyncio.wait_for(told, _CLOSE_S)
             self._link.close()
-            await self._link.wait_closed()
+            await asyncio.wait_for(self._link.wait_closed(), _CLOSE_S)
+        await self._drop()
 
-
-async def _connect(device: SshDevice) -> Any:
-    """Logs in.
-
-    Raises:
-        BackendMissingError: It cannot be done; trying again would not help.
-        ConnectionError: The host does not answer just now.
-    """
-    asyncssh: Any = import_extra("asyncssh", extra="ssh")
-    options: dict[str, Any] = {
-        "host": device.host,
-        "known_hosts": str(device.known_hosts or Path("~/.ssh/known_hosts").expanduser()),
-        "connect_timeout": _LOGIN_S,
-        "login_timeout": _LOGIN_S,
-        "keepalive_interval": 10,
-    }
-    options |= {"port": device.port} if device.port else {}
-    options |= {"username": device.user} if device.user else {}
-    options |= {"client_keys": [str(device.identity)]} if device.identity else {}
-    if not Path(options["known_hosts"]).is_file():
-        raise BackendMissingError(
-            f"{device.name}: there is no file of known host keys at {options['known_hosts']}.",
-            hint="Connect once with ssh and check the key, or give --known-hosts.",
-        )
-    try:
-        return await asyncssh.connect(**options)
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise BackendMissingError(
-            f"{device.name}: its host key is not the one that is known ({error.reason}).",
-            hint="If the host was set up anew, put its key into known_hosts; else do not trust it.",
-        ) from error
-    except asyncssh.PermissionDenied as error:
-        raise BackendMissingError(
-            f"{device.name}: login was refused ({error.reason}).",
-            hint="Check the user and the key.",
-        ) from error
-    except (OSError, TimeoutError) as error:
-        raise BackendMissingError(
-            f"{device.name}: cannot be reached ({error or 'no answer in time'}).",
-            hint="Check the address and that sshd runs there.",
-        ) from error
+    async def _drop(self) -> None:
+        """Gives the connection up, whatever the host still wants to say."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()
+            with suppress(import_extra("asyncssh").Error, OSError, TimeoutError):
+                await asyncio.wait_for(link.wait_closed(), _CLOSE_S)
 
 
 async def _upload(link: Any, path: Path, store: PurePosixPath) -> None:
@@ -237,8 +227,44 @@ async def _check_room(
 
 
 async def _sha256(link: Any, path: PurePosixPath) -> str:
-    found = await link.run(f"sha256sum {shlex.quote(str(path))}", check=False)
-    return str(found.stdout).partition(" ")[0]
+    return (await _told(link, f"sha256sum {shlex.quote(str(path))}")).out.partition(" ")[0]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a short command said: its exit code, and the text of either stream."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def _told(link: Any, command: str) -> _Told:
+    """Runs a short command; of what it prints the first bytes are read, after our mark."""
+    async with link.create_process(f"echo {_TOLD}; {command}", encoding=None) as process:
+        process.stdin.write_eof()
+        streams = (process.stdout, process.stderr)
+        out, err = await asyncio.gather(*(_start_of(stream) for stream in streams))
+        await process.wait_closed()
+        code = process.exit_status
+    _, mark, rest = out.decode(errors="replace").rpartition(f"{_TOLD}\n")
+    return _Told(1 if code is None or not mark else int(code), rest, err.decode(errors="replace"))
+
+
+async def _start_of(stream: Any) -> bytes:
+    """The first bytes of a stream, read to its end.
+
+    Raises:
+        StageError: It has far more.
+    """
+    parts, size = [], 0
+    while block := await stream.read(1 << 15):
+        size += len(block)
+        if size > _MOST_OUTPUT:
+            raise StageError("a command prints without end.", hint="See the host's profile.")
+        if size <= _MOST_TOLD:
+            parts.append(block)
+    return b"".join(parts)
 
 
 async def _size(sftp: Any, path: PurePosixPath) -> int | None:
@@ -276,10 +302,10 @@ def _script(
 
 
 async def _start(link: Any, folder: PurePosixPath, script: str) -> None:
-    done = await link.run(script, check=False)
-    if done.exit_status:
-        reason = str(done.stderr).strip() or "no reason"
-        if "No space left" in reason:
+    done = await _told(link, script)
+    if done.code:
+        reason = (done.err.strip().splitlines() or ["no reason"])[-1]
+        if "No space left" in done.err:
             raise StorageError(
                 f"no space left at the host: {reason}.",
                 hint="Free some space there and run again.",
@@ -292,7 +318,7 @@ async def _start(link: Any, folder: PurePosixPath, script: str) -> None:
 
 async def _wait(link: Any, folder: PurePosixPath, seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds + 30
+    end = loop.time() + seconds + _SPARE_S
     async with link.start_sftp_client() as sftp:
         while await _size(sftp, folder / ".code") is None:
             if loop.time() > end:
@@ -304,18 +330,26 @@ async def _wait(link: Any, folder: PurePosixPath, seconds: float) -> None:
 
 
 async def _collect(link: Any, folder: PurePosixPath, fetch: Sequence[str]) -> Finished:
+    content = {}
     async with link.start_sftp_client() as sftp:
-        content = {}
         for name in (".code", ".out", ".err", *fetch):
-            size = await _size(sftp, folder / name)
-            if size is None:
+            if await _size(sftp, folder / name) is None:
                 continue
-            if size > _MOST_OUTPUT and name not in fetch:
-                raise StageError(f"the command printed {size} bytes.", hint="That is no result.")
+            most = _MOST_FETCHED if name in fetch else _MOST_OUTPUT
             async with sftp.open(str(folder / name), "rb") as file:
-                content[name] = bytes(await file.read())
+                content[name] = bytes(await file.read(most + 1))
+            if len(content[name]) > most:
+                raise StageError(
+                    f"the command gave more than {most:,} bytes.", hint="That is no result."
+                )
+    try:
+        code = int(content[".code"])
+    except (KeyError, ValueError) as error:
+        raise StageError(
+            "the host does not say how the command ended.", hint="Run again."
+        ) from error
     return Finished(
-        code=int(content[".code"]),
+        code=code,
         out=content.get(".out", b""),
         err=content.get(".err", b"").decode(errors="replace"),
         files={name: content[name] for name in fetch if name in content},

@@ -27,11 +27,13 @@ from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
+from edgeres.devices.dask_wait import ask, results_as_they_end
 from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.errors import (
     ArtefactError,
     BackendMissingError,
     DataError,
+    EdgeResError,
     StageError,
     UsageError,
 )
@@ -151,19 +153,24 @@ def predict_sharded(
         ]  # fmt: skip
         done = 0
         try:
-            for future in dask.as_completed(futures):
-                part = future.result()
+            for part in results_as_they_end(client, futures):
                 found.append(part)
                 done += part.stop - part.start
                 if progress is not None:
                     progress(done, len(dataset))
+        except EdgeResError:
+            raise
         except dask.KilledWorker as error:
             raise StageError(
                 f"workers died again and again on the same images ({error}).",
                 hint="Look at their memory; use fewer workers.",
             ) from error
+        except (OSError, ImportError, RuntimeError, TypeError, AttributeError) as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise StageError(f"a worker failed: {told}.", hint="See the worker's log.") from error
         finally:
-            client.cancel(futures)
+            if client.status == "running":
+                ask(lambda: client.cancel(futures), "to drop what is left")
     return assemble(found, dataset, engine, skipped)
 
 
@@ -235,7 +242,7 @@ def _check_workers(client: Any) -> None:
     Raises:
         StageError: One has another edgeres, or none.
     """
-    found = client.run(code_here, on_error="return")
+    found = ask(lambda: client.run(code_here, on_error="return"), "what its workers run")
     for worker, told in found.items():
         if not isinstance(told, str):  # it cannot even import this module
             raise StageError(
@@ -302,17 +309,23 @@ def _runner(job: Job) -> Runner:
     return executable_backend(engine).load(engine, config)
 
 
+def _dask() -> Any:
+    return import_extra("distributed")
+
+
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     """A client of a running scheduler, or of workers that are started here and end with it."""
-    dask = import_extra("distributed", extra="cluster")
+    dask = _dask()
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told in one line
     if scheduler is None:
         with (
             dask.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             dask.Client(cluster) as client,

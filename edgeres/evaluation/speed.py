@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import UsageError
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.recipe.checks import Limits
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.latency import Latency
@@ -75,11 +75,11 @@ def measure_speed(
             "a speed-up was asked for, and no FP32 engine or ONNX file is named to compare with.",
             hint="Give --fp32.",
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         yardstick = fp32
         if not sidecar_path(fp32).is_file():
             backend = get_backend(engine.backend)
-            out = Path(folder) / f"fp32{backend.engine_suffix}"
+            out = folder / f"fp32{backend.engine_suffix}"
             config = built_like(engine, backend, fp32, threads=threads, reference=True)
             if isolate:
                 yardstick = build_isolated(fp32, out, backend.name, config).path

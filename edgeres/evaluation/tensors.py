@@ -31,6 +31,7 @@ from edgeres.graph.session import open_session, run_session
 from edgeres.quantization.forward import infer_shapes
 from edgeres.system.closing import Closing
 from edgeres.system.files import write_atomic
+from edgeres.system.temporary import temporary_folder
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -113,7 +114,7 @@ class EngineInside(Closing):
         self._output = points[-1]
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._folder = stack.enter_context(temporary_folder())
             self._original = stack.enter_context(backend.load(engine, as_given))
             self._input = single_input(self._original)
             self._probe(stack, list(points[:-1]), first, self._answer(self._original, first)[0])

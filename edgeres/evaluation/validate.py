@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from edgeres.evaluation.rebuild_config import built_like
 from edgeres.recipe.checks import Limits
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -313,8 +313,8 @@ def _baseline(
             hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
         )
     backend = executable_backend(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / f"baseline{backend.engine_suffix}"
+    with temporary_folder() as folder:
+        out = folder / f"baseline{backend.engine_suffix}"
         config = built_like(engine, backend, given, threads=threads, reference=True)
         if isolate:
             built = build_isolated(given, out, backend.name, config)

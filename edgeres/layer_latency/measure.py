@@ -6,7 +6,6 @@ take turns, so that the call, the quantization of the input and the ends cancel 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from edgeres.quantization.quantize import quantize
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.environment import describe_environment
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -254,8 +254,7 @@ def _layer_ms(
     From the least times: the second thread of a short engine sometimes wakes when the first has
     done all the work, so its median can be that of one thread where whole networks use both.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         models = {}
         for (number, point), copies in product(enumerate(points), (1, _COPIES)):
             model = folder / f"{number}-{copies}.onnx"

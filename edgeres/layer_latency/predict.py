@@ -9,7 +9,6 @@ Networks of other widths that are measured later correct the layers one by one; 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import lcm
@@ -32,6 +31,7 @@ from edgeres.layer_latency.synthetic import Widths, write_narrowed
 from edgeres.layer_latency.table import LatencyTable, NetworkTime, Precision
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from edgeres.backends.target import Target
@@ -210,8 +210,7 @@ def measure_networks(
         ModelError: Widths that do not fit together.
         EdgeResError: As the quantizer and the backend.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         models = {}
         for label, chosen in widths.items():
             models[label] = folder / f"{label}.onnx"

@@ -17,6 +17,8 @@ from typing import Any, Literal
 from edgeres.errors import ArtefactError, one_line
 from edgeres.layer_latency.shapes import LayerShape
 from edgeres.system.files import write_atomic
+from edgeres.system.foreign_json import read_json
+from edgeres.system.plain_files import refuse_special
 from edgeres.system.store import json_sha256
 
 Precision = Literal["int8", "float32"]
@@ -217,8 +219,9 @@ class LatencyTable:
         from pydantic import TypeAdapter
 
         hint = "Measure it again, or name another file."
+        refuse_special(path, ArtefactError)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("version") != VERSION:
                 raise ArtefactError(f"{path}: is no latency table of this version.", hint=hint)
             table = TypeAdapter(LatencyTable).validate_python(content)

@@ -7,7 +7,6 @@ torch checkpoint. All of it comes from strangers: sizes are bounded, and nothing
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import ModelError, one_line
+from edgeres.system.foreign_json import parse_json, read_json
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MAX_BYTES = 8 << 20
@@ -73,7 +73,7 @@ def _unpacked(text: str) -> object:
     if not text.startswith("{"):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text
 
@@ -87,7 +87,7 @@ def _read(file: Path) -> dict[str, Any]:
                 f"{file} beside the weights has {size} bytes, at most {MAX_BYTES} are read.",
                 hint=hint,
             )
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{file} beside the weights cannot be read: {one_line(error)}.", hint=hint

@@ -28,6 +28,7 @@ from edgeres.models.preparation import told_names, told_preprocess
 from edgeres.models.statements import read_claim
 from edgeres.models.unwrap import find_state_dict
 from edgeres.models.weights_file import read_weights, write_safetensors
+from edgeres.system.foreign_json import parse_json
 
 _PLAN, _PREPROCESS, _CLASS_NAMES = "plan", "preprocess", "class_names"
 _RESERVED = frozenset({_PLAN, _PREPROCESS, _CLASS_NAMES, "format"})
@@ -252,7 +253,7 @@ def _read_class_names(
     if _CLASS_NAMES not in metadata:
         return ()
     try:
-        names = json.loads(metadata[_CLASS_NAMES])
+        names = parse_json(metadata[_CLASS_NAMES])
     except ValueError as error:
         raise ModelError(
             f"The metadata '{_CLASS_NAMES}' of {source} is not JSON: {error}.",

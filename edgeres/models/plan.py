@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from edgeres.errors import ModelError, UsageError
 from edgeres.models.variant import Variant
+from edgeres.system.foreign_json import parse_json
 
 PLAN_SCHEMA = 1
 WIDTH_STEP = 8  # scaled widths are multiples of this: SIMD lanes and INT8 kernels want it
@@ -154,7 +155,7 @@ class ChannelPlan:
         """
         hint = "Save the checkpoint again with this version of edgeres."
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise ModelError(f"The channel plan is not JSON: {error}.", hint=hint) from error
         if not isinstance(content, dict) or content.get("schema") != PLAN_SCHEMA:

@@ -20,6 +20,7 @@ from edgeres.errors import ModelError, one_line
 from edgeres.models.build import build_model
 from edgeres.models.plan import ChannelPlan
 from edgeres.models.variant import Variant
+from edgeres.system.plain_files import refuse_special
 
 F32 = NDArray[np.float32]
 
@@ -102,6 +103,7 @@ def _error(
 
 
 def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
+    refuse_special(path, ModelError)
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             inputs, outputs = (np.asarray(file[name]) for name in ("inputs", "outputs"))

@@ -19,6 +19,8 @@ import torch
 
 from edgeres.errors import ModelError
 from edgeres.system.files import write_atomic
+from edgeres.system.foreign_json import parse_json
+from edgeres.system.plain_files import refuse_special
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -37,6 +39,7 @@ def read_weights(path: Path) -> tuple[object, dict[str, str]]:
         ModelError: The file is missing, empty, truncated, of another kind, or a pickle that holds
             more than tensors and plain containers.
     """
+    refuse_special(path, ModelError)
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -88,7 +91,7 @@ def write_safetensors(
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     raw = save(ordered, {"format": "pt", **metadata})
     (length,) = _HEADER.unpack_from(raw)
-    header = json.loads(raw[_HEADER.size : _HEADER.size + length])
+    header = parse_json(raw[_HEADER.size : _HEADER.size + length])
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     content = _HEADER.pack(len(text)) + text + raw[_HEADER.size + length :]

@@ -51,6 +51,7 @@ from edgeres.stages.sample_counts import fit_recipe
 from edgeres.system.assets import asset_folder
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.environment import describe_environment
+from edgeres.system.extras import require_packages
 from edgeres.system.files import StrPath
 from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
@@ -111,6 +112,16 @@ def stage_store(output: Path, *, use_cache: bool = True) -> Store:
     return store
 
 
+def _packages(recipe: Recipe, source: Source) -> list[str]:
+    """Packages that stages of this recipe import, whatever its targets are."""
+    trains = recipe.prune is not None or recipe.quantize.qat is not None
+    return [
+        "onnxruntime",
+        *(["torch", "onnxscript"] if trains or source.kind == "checkpoint" else []),
+        *(["torch_pruning"] if recipe.prune is not None else []),
+    ]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything that a recipe names, found and opened.
@@ -150,6 +161,7 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
         target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
     source = find_source(recipe.model)
+    require_packages(_packages(recipe, source))
     hashes = hashes or FileHashes()
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
     validation = take(everything, recipe.data.validation_samples)

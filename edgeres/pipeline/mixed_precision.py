@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.stored_json import read_stored
+from edgeres.system.temporary import temporary_folder
 
 _BATCH = 32
 
@@ -134,8 +134,8 @@ class _Workshop:
         if fp32.sha256 != dense.sha256:
             brought = simulated_logits(dense.onnx, [self._images])
             reference = effect_of(brought, brought, self._labels).top1
-        with tempfile.TemporaryDirectory() as folder:
-            self._folder = Path(folder)
+        with temporary_folder() as folder:
+            self._folder = folder
             return search(
                 _budget(block, reference),
                 own,

@@ -7,10 +7,8 @@ engine's own inputs, so that nothing that happens before the node is blamed on i
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -26,6 +24,7 @@ from edgeres.quantization.neighbourhood import Cut, cut_out
 from edgeres.quantization.qdq_view import Finding, Q
 from edgeres.quantization.stored_weight import stored_weight
 from edgeres.sqnr import sqnr_db
+from edgeres.system.temporary import temporary_folder
 
 #: Rounding moves a value by one step at most; two are too many.
 _MAX_STEPS = 2.5
@@ -107,10 +106,10 @@ def _asked(cut: Cut, backend: Backend, config: BuildConfig) -> str | None:
 def _run(cut: Cut, backend: Backend, config: BuildConfig) -> dict[str, Array]:
     """What the engine gives, together with what was fed."""
     feeds = dict(_feeds(cut))
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "cut.onnx"
+    with temporary_folder() as folder:
+        source = folder / "cut.onnx"
         source.write_bytes(cut.whole)
-        engine = backend.build(source, Path(folder) / f"cut{backend.engine_suffix}", config)
+        engine = backend.build(source, folder / f"cut{backend.engine_suffix}", config)
         with backend.load(engine, config) as runner:
             wanted = {spec.name: feeds[spec.name] for spec in runner.inputs}
             return {**feeds, **runner.infer(wanted)}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeres.errors import ArtefactError
 from edgeres.quantization.scales import INT_LIMITS, QuantParams
 from edgeres.system.files import file_sha256, write_atomic
+from edgeres.system.foreign_json import parse_json
 
 _FORMAT = "edgeres-trained-quantization"
 _VERSION = 1
@@ -117,7 +118,7 @@ class QatParameters:
 
         try:
             with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})["about"])
+                about = parse_json((file.metadata() or {})["about"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if (about["format"], about["version"]) != (_FORMAT, _VERSION):
                 raise _bad(path, f"it is not version {_VERSION} of an {_FORMAT}")

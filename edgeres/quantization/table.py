@@ -21,6 +21,8 @@ from edgeres.calibrators import calibrator_names
 from edgeres.calibrators.base import ChosenRange
 from edgeres.errors import ArtefactError, DataError
 from edgeres.system.files import file_sha256, write_atomic
+from edgeres.system.foreign_json import parse_json
+from edgeres.system.plain_files import refuse_special
 
 _FORMAT = "edgeres-calibration-table"
 _VERSION = 1
@@ -132,6 +134,7 @@ class CalibrationTable:
         Raises:
             ArtefactError: The file is missing, is no calibration table, or a range is not valid.
         """
+        refuse_special(path, ArtefactError)
         try:
             return CalibrationTable.from_json(path.read_text())
         except (OSError, UnicodeDecodeError) as error:
@@ -150,7 +153,7 @@ class CalibrationTable:
             ArtefactError: It is no calibration table, or a range is not valid.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
             if data.get("format") != _FORMAT or data.get("version") != _VERSION:
                 raise _bad(f"it is not version {_VERSION} of an {_FORMAT}")
             calibrator = data["calibrator"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeres.evaluation.gates import Verdict
 from edgeres.report.schema import Report
 from edgeres.system.files import write_atomic
+from edgeres.system.foreign_text import visible
 
 _SUITE = "edgeres"
 Explained = Mapping[str, Sequence[str]]
@@ -35,9 +36,11 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, explained: Explained | None = 
         if not rows or verdict.outcome == "not_executed":
             rows.append(("executed", verdict.outcome, verdict.reason))
         for name, outcome, reason in rows:
-            case = ET.SubElement(root, "testcase", classname=f"{_SUITE}.{engine}", name=name)
-            told = _printable(reason)
-            why = "\n".join([told, *map(_printable, (explained or {}).get(engine, ()))])
+            case = ET.SubElement(
+                root, "testcase", classname=visible(f"{_SUITE}.{engine}"), name=visible(name)
+            )
+            told = visible(reason, lines=True)
+            why = visible("\n".join([reason, *(explained or {}).get(engine, ())]), lines=True)
             if outcome == "not_executed":
                 skipped += 1
                 ET.SubElement(case, "skipped", message=told)
@@ -59,7 +62,7 @@ def error_xml(command: str, kind: str, message: str) -> str:
     """
     root = ET.Element("testsuite", name=_SUITE)
     case = ET.SubElement(root, "testcase", classname=f"{_SUITE}.{command}", name="completed")
-    told = _printable(message)
+    told = visible(message, lines=True)
     ET.SubElement(case, "error", type=kind, message=told).text = told
     return _counted(root, errors=1)
 
@@ -175,8 +178,3 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot carry at all."""
-    return "".join(char for char in text if char.isprintable() or char in "\n\t")

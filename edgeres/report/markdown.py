@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from edgeres.report import cells
 from edgeres.report.schema import Report, TargetPart
+from edgeres.system.foreign_text import visible
 
 _ENTITIES = {"<": "&lt;", ">": "&gt;"}  # a backslash does not keep a tag from being one
 _MARKS = frozenset("\\`*[]|#")
@@ -50,11 +51,11 @@ def report_markdown(report: Report, *, name: str = "") -> str:
         "## Measured on",
         "",
         f"{plain(machine.cpu)}, {machine.threads} usable CPUs, {kind} INT8 instructions; "
-        f"{plain(machine.os)}, Python {machine.python}.",
+        f"{plain(machine.os)}, Python {plain(machine.python)}.",
         "",
     ]
     lines += [
-        f"- {plain(target)}: {plain(part.runtime)} on {part.device}"
+        f"- {plain(target)}: {plain(part.runtime)} on {plain(part.device)}"
         for target, part in report.targets.items()
         if part.runtime
     ]
@@ -85,7 +86,7 @@ def results_table(report: Report) -> list[str]:
 
 def plain(text: str) -> str:
     """A text that Markdown shows as it is, on one line: no table, link, tag or emphasis in it."""
-    shown = " ".join(text.split())
+    shown = visible(" ".join(text.split()))
     return "".join(_ENTITIES.get(c, f"\\{c}" if c in _MARKS else c) for c in shown)
 
 

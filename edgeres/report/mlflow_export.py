@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from edgeres.report.schema import Report, TargetPart
 from edgeres.system.extras import import_extra
 
 EXPERIMENT = "edgeres"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Set where the user set none: MLflow would wait for minutes, seven times."""
 
 
 def export_mlflow(
@@ -35,6 +38,8 @@ def export_mlflow(
         BackendMissingError: MLflow is not installed.
         StageError: The server refused.
     """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     mlflow: Any = import_extra("mlflow", extra="mlflow")
     report, name = output.report, str(output.recipe.get("name") or output.report.model.name)
     runs = {}

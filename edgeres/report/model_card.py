@@ -31,7 +31,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
     facts = [
         f"- Architecture: {plain(model.name)}, residual convolutional network for image "
         "classification",
-        f"- Made from: the FP32 model with SHA-256 `{model.sha256}`, {model.parameters:,} "
+        f"- Made from: the FP32 model with SHA-256 `{plain(model.sha256)}`, {model.parameters:,} "
         f"parameters, {model.macs:,} multiply-adds an image",
     ]
     if report.pruning is not None:
@@ -46,7 +46,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         if _quantized(report)
         else "- Not quantized: weights and activations are FP32",
         f"- Runtimes: {plain(', '.join(runtimes))}",
-        f"- Tool: edgeres {machine.versions.get('edgeres', '')}".rstrip(),
+        f"- Tool: edgeres {plain(machine.versions.get('edgeres', ''))}".rstrip(),
     ]
     lines = [
         *_head(report, title, license_name),
@@ -67,7 +67,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         "## Evaluation",
         "",
         f"{baseline.samples:,} labelled images of {plain(data)}"
-        + (f" (SHA-256 `{baseline.data_fingerprint}`)" if baseline.data_fingerprint else "")
+        + (f" (SHA-256 `{plain(baseline.data_fingerprint)}`)" if baseline.data_fingerprint else "")
         + f". FP32 top-1 {cells.percent(baseline.top1)} %. Engines with figures "
         f"below were run themselves, on {plain(machine.cpu)}, and compared with the FP32 network "
         f"image by image; the bound is one-sided, at {100 * report.confidence:g} % confidence.",

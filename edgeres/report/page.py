@@ -20,6 +20,7 @@ from edgeres.report.history import Change, Row, runtime_changes
 from edgeres.report.page_target import shown_target
 from edgeres.report.schema import AgreementMatrix, Report, read_report
 from edgeres.system.extras import import_extra
+from edgeres.system.foreign_text import visible
 from edgeres.system.publish import refuse_half_handover
 from edgeres.system.stored_json import read_json_object, read_stored
 
@@ -109,6 +110,7 @@ def render(template: str, **content: Any) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html.j2"], default_for_string=True, default=True),
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -116,6 +118,11 @@ def render(template: str, **content: Any) -> str:
     environment.globals["inline"] = lambda name: Markup((_TEMPLATES / name).read_text("utf-8"))
     environment.filters["svg"] = Markup
     return environment.get_template(template).render(**content)
+
+
+def _shown(value: object) -> object:
+    """What a place in the template gets; text of any kind is only shown."""
+    return type(value)(visible(value, lines=True)) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.stored_json import read_stored
+from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
@@ -258,8 +258,8 @@ def sensitivity(
     from edgeres.stages.table_origin import check_table
 
     if settings.equalize:
-        with tempfile.TemporaryDirectory() as folder:
-            equalized = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            equalized = folder / "model.onnx"
             equalize(onnx, equalized)
             return sensitivity(
                 equalized,

@@ -28,6 +28,8 @@ from typing import IO, Any, ParamSpec, TypeAlias, TypeVar
 
 from edgeres import errors
 from edgeres.errors import EdgeResError, StageError
+from edgeres.system.foreign_json import parse_json
+from edgeres.system.lifeline import end_with_parent, limit_cpu_time
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +51,8 @@ def run_limited(
     Args:
         function: What to call there. Its arguments must be picklable, its result JSON: what comes
             back of a tuple is a list.
-        seconds: Wall-clock limit; the child and all it started are killed after that.
+        seconds: Wall-clock limit; the child and all it started are killed after that. It also ends
+            when this process does, however that ends.
         memory_bytes: Limit on the child's address space (``RLIMIT_AS``), or on its resident memory
             where the system bounds no address space (macOS, Windows); ``None`` for no limit, which
             GPU drivers need.
@@ -61,7 +64,8 @@ def run_limited(
     """
 
     def call_there(*args: P.args, **kwargs: P.kwargs) -> T:
-        request = pickle.dumps(memory_bytes) + pickle.dumps(partial(function, *args, **kwargs))
+        limits = pickle.dumps((os.getpid(), memory_bytes, seconds))
+        request = limits + pickle.dumps(partial(function, *args, **kwargs))
         with tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOTSTRAP, *sys.path],
@@ -153,7 +157,7 @@ def read_answer(
         EdgeResError: As :func:`run_limited`.
     """
     try:
-        reply = json.loads(answer) if exit_code == 0 else None
+        reply = parse_json(answer) if exit_code == 0 else None
     except ValueError:
         reply = None
     if not isinstance(reply, dict):
@@ -203,7 +207,10 @@ def main() -> None:
     """The child's side: one request on standard input, one answer on standard output."""
     answer_to = os.dup(1)
     os.dup2(2, 1)
-    limit(pickle.load(sys.stdin.buffer))
+    parent, memory_bytes, seconds = pickle.load(sys.stdin.buffer)
+    end_with_parent(parent)
+    limit(memory_bytes)
+    limit_cpu_time(seconds)
     reply = call(received(sys.stdin.buffer))
     with os.fdopen(answer_to, "w") as stream:
         json.dump(reply, stream)

@@ -110,9 +110,8 @@ def disk_errors(where: Path) -> Iterator[None]:
     except OSError as error:
         place = error.filename2 or error.filename or where
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"no space left for {place} ({_free_bytes(where)} bytes free there).",
-                hint="Free some space and run again; finished stages are kept.",
+            raise no_space(
+                Path(os.fsdecode(error.filename)) if error.filename else None, where
             ) from error
         if error.errno == errno.EFBIG:
             raise StorageError(
@@ -132,6 +131,32 @@ def disk_errors(where: Path) -> Iterator[None]:
         raise
 
 
+def no_space(place: Path | None, where: Path) -> StorageError:
+    """What is said of a full disk: which one it is, and what is free on it.
+
+    Args:
+        place: What could not be written, where the system says it.
+        where: What was being written, if it does not; temporary files may be what has no room.
+    """
+    temporary = Path(tempfile.gettempdir())
+    if place is None:
+        place = min((where, temporary), key=_free_bytes)
+    hint = "Free some space and run again; finished stages are kept."
+    if place == temporary or (
+        temporary in place.parents
+        and place.relative_to(temporary).parts[0].startswith(("edgeres-", "tmp"))
+    ):
+        return StorageError(
+            f"no space left for temporary files in {temporary} ({_free_bytes(place)} bytes free "
+            "there).",
+            hint=f"{hint} TMPDIR names another folder for them.",
+        )
+    return StorageError(
+        f"no space left for {place} ({_free_bytes(place)} bytes free there).", hint=hint
+    )
+
+
 def _free_bytes(where: Path) -> int:
-    existing = next((p for p in (where, *where.parents) if p.exists()), Path("/"))
+    whole = where.absolute()
+    existing = next((p for p in (whole, *whole.parents) if p.exists()), Path("/"))
     return shutil.disk_usage(existing).free

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edgeres.errors import ArtefactError
 from edgeres.system.files import disk_errors, sync, write_atomic
+from edgeres.system.foreign_json import read_json
 
 _NEW, _OLD, _JOURNAL = "new", "old", "moves.json"
 PLACE = Path(".edgeres.handover")
@@ -164,7 +165,7 @@ def _sync_below(folder: Path) -> None:
 
 def _read_journal(path: Path) -> list[Move]:
     try:
-        return [(str(source), str(target)) for source, target in json.loads(path.read_text())]
+        return [(str(source), str(target)) for source, target in read_json(path)]
     except (ValueError, TypeError) as error:
         raise ArtefactError(
             f"{path}: the journal of a handover is damaged ({error}).",

@@ -26,8 +26,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate
 
+from edgeres.errors import StageError
 from edgeres.system.child import P, T, call, kill_group, limit, read_answer, received
+from edgeres.system.lifeline import end_with_parent
 from edgeres.system.progress import ProgressCallback
+
+BUILD_SECONDS = 6 * 3600.0
 
 # What holds for a program that a process executes, not for the process itself: personality(2), and
 # the limit on the stack, which moves what lies below it and is the size of every thread's.
@@ -56,6 +60,7 @@ def run_steady(
     folder: Path,
     what: str,
     progress: ProgressCallback | None = None,
+    seconds: float = BUILD_SECONDS,
 ) -> Callable[P, T]:
     """A function of a module as one that does its work in a steady child process.
 
@@ -65,13 +70,14 @@ def run_steady(
         folder: The child's current folder.
         what: What the child does, for the message of a crash.
         progress: Called here with what the child tells.
+        seconds: Wall-clock limit; the child is killed after that.
 
     Returns:
         The function to call, without that argument. It raises what ``run_limited`` says.
     """
 
     def call_there(*args: P.args, **kwargs: P.kwargs) -> T:
-        request = pickle.dumps(partial(_told, function, args, kwargs))
+        request = pickle.dumps(os.getpid()) + pickle.dumps(partial(_told, function, args, kwargs))
         paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is this folder
         kept = {
             name: text
@@ -92,6 +98,10 @@ def run_steady(
                 assert process.stdin is not None
                 assert process.stdout is not None
                 answer = b""
+                late = threading.Event()
+                timer = threading.Timer(seconds, _stop, (process, late))
+                timer.daemon = True
+                timer.start()
                 try:
                     with suppress(BrokenPipeError):  # how the child ended says more
                         process.stdin.write(request)
@@ -101,11 +111,22 @@ def run_steady(
                             progress(*json.loads(answer))
                     process.wait()
                 finally:
+                    timer.cancel()
                     kill_group(process)
+            if late.is_set():
+                raise StageError(
+                    f"{what} did not end within its limit of {seconds:g} s and was stopped.",
+                    hint="Suspect the model, or the load of this machine.",
+                )
             result: T = read_answer(what, answer, process.returncode, None, printed)
             return result
 
     return call_there
+
+
+def _stop(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    kill_group(process)
 
 
 def _told(
@@ -128,6 +149,7 @@ def main() -> None:
     stream = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     limit(None)
+    end_with_parent(pickle.load(sys.stdin.buffer))
     asked = received(sys.stdin.buffer)  # what the import leaves behind belongs to this thread
 
     def tell(done: int, known: int) -> None:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from edgeres.errors import StorageError
 from edgeres.system.files import disk_errors, file_sha256, sync, write_atomic
+from edgeres.system.foreign_json import read_json
 from edgeres.system.memory import peak_rss_bytes
 from edgeres.system.stage_code import made_by
 
@@ -206,19 +207,20 @@ def output_lock(folder: Path) -> Iterator[None]:
     holder = folder / _HOLDER
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (_LOCK, _HOLDER):
+            _refuse_odd(folder / name)
         lock = FileLock(folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            who = holder.read_text().strip() if holder.is_file() else "another process"
+            who = _holder(holder) if holder.is_file() else "another process"
             raise StorageError(
                 f"{folder} is in use by {who}.",
                 hint="Wait for it to end, or give another --output.",
             ) from error
         if holder.is_file():
             warnings.warn(
-                f"took over {folder} from {holder.read_text().strip()}, which ended without "
-                "giving it back",
+                f"took over {folder} from {_holder(holder)}, which ended without giving it back",
                 StaleLockWarning,
                 stacklevel=3,
             )
@@ -230,12 +232,32 @@ def output_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _refuse_odd(path: Path) -> None:
+    """Refuses a lock that leads elsewhere or is no file: no run of edgeres left it.
+
+    Raises:
+        StorageError: It is one.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise StorageError(
+            f"{path} is a link or no file, so it locks nothing.",
+            hint="Remove it, or give another --output.",
+        )
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as its file says; the file may hold anything."""
+    with path.open("rb") as stream:
+        told = " ".join(stream.read(100).decode(errors="replace").split())
+    return told if told.startswith("process ") else "another process"
+
+
 def _is_whole(folder: Path, key: str) -> bool:
     """True where a result exists and each file has the hash that its manifest says."""
     if not folder.is_dir():
         return False
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST)
         whole = manifest["key"] == key and all(
             file_sha256(folder / name) == sha256 for name, sha256 in manifest["files"].items()
         )

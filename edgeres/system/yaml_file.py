@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import EdgeResError, one_line
+from edgeres.system.plain_files import refuse_special
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
@@ -39,6 +40,7 @@ def read_yaml(
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
+    refuse_special(path, error)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

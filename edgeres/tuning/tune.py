@@ -19,6 +19,7 @@ from edgeres.evaluation import run_folder
 from edgeres.pipeline.convert import HASHES, open_inputs, prove, stage_store
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment, describe_environment
+from edgeres.system.extras import require_packages
 from edgeres.system.files import StrPath, write_atomic
 from edgeres.system.progress import Listener, Silent
 from edgeres.system.store import Store, json_sha256, output_lock
@@ -74,6 +75,7 @@ def tune(
     """
     output = Path(output)
     settings, listener = settings or TuneSettings(), listener or Silent()
+    require_packages(["optuna"])
     budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
     wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
     hashes = FileHashes(output / run_folder.STAGES / HASHES)

@@ -172,7 +172,7 @@ def test_an_engine_that_fails_ends_the_run(scenario: str, tmp_path: Path) -> Non
 
 def test_missing_loadgen_says_how_to_get_it(engine: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
-    with pytest.raises(BackendMissingError, match=r"pip install 'edgeres\[loadgen\]'"):
+    with pytest.raises(BackendMissingError, match=r'pip install "edgeres\[loadgen\]"'):
         run_loadgen(engine)
 
 

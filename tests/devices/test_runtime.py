@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from edgeres.devices import runtime
+from edgeres.devices.framing import unframed
 
 
 def test_equal_code_gives_equal_bytes(tmp_path) -> None:
@@ -35,7 +36,7 @@ def test_a_bad_engine_there_is_an_error_in_json(tmp_path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 3, done.stderr
-    assert "no.onnx" in json.loads(done.stdout)["error"]["message"]
+    assert "no.onnx" in unframed(done.stdout.encode())["error"]["message"]
 
 
 def test_a_python_that_is_too_old_is_told(tmp_path, monkeypatch, capsys) -> None:
@@ -45,5 +46,5 @@ def test_a_python_that_is_too_old_is_told(tmp_path, monkeypatch, capsys) -> None
     with pytest.raises(SystemExit) as ended:
         exec(compile(code, "__main__.py", "exec"), {})
     assert ended.value.code == 4
-    told = json.loads(capsys.readouterr().out)["error"]
+    told = unframed(capsys.readouterr().out.encode())["error"]
     assert told["message"] == "Python is 3.9 there."

@@ -6,8 +6,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
+from edgeres.devices import dask_wait
 from edgeres.devices import workers as cluster
 from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.devices.workers import Shard, assemble, predict_sharded
@@ -182,7 +185,7 @@ def test_a_worker_with_other_code_is_refused(place, tmp_path) -> None:
     shutil.copytree(Path(edgeres.__file__).parent, other, ignore=shutil.ignore_patterns("*.pyc"))
     changed = other / "evaluation" / "predict.py"
     changed.write_text(changed.read_text() + "\n# another revision\n")
-    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    quiet = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with dask.LocalCluster(n_workers=0, **quiet) as hub, dask.Client(hub) as client:
         worker = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_worker", hub.scheduler_address,
@@ -221,3 +224,70 @@ def test_numbers_and_schedulers_that_make_no_sense(place, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_S", 1)
     with pytest.raises(BackendMissingError, match="no dask scheduler"):
         _run(place, scheduler="tcp://127.0.0.1:1")
+
+
+@pytest.fixture
+def hub(place, monkeypatch):
+    """A scheduler in a process of its own, and a function that starts a worker of it."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(dask_wait, "LOST_S", 3.0)
+    started: list[subprocess.Popen[bytes]] = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", *words, "--no-dashboard"],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        return started[-1]
+
+    port = address.rpartition(":")[2]
+    scheduler = start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port)
+    worker = start("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny")
+    try:
+        with socket.socket() as probe:
+            limit = time.monotonic() + 60
+            while probe.connect_ex(("127.0.0.1", int(port))):
+                assert time.monotonic() < limit
+                time.sleep(0.1)
+        from distributed import Client
+
+        with Client(address, timeout=30) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield address, scheduler, worker
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("who", ["every worker", "the scheduler"])
+def test_the_end_of_the_only_worker_or_the_scheduler_is_told(place, hub, who: str) -> None:
+    address, scheduler, worker = hub
+    killed: list[float] = []
+
+    def kill(done: int, total: int) -> None:
+        if not killed:
+            killed.append(time.monotonic())
+            (worker if who == "every worker" else scheduler).kill()
+
+    with pytest.raises(StageError, match=f"{who} ended while images"):
+        _run(place, scheduler=address, progress=kill)
+    assert time.monotonic() - killed[0] < 30
+
+
+def test_a_worker_that_does_not_answer_has_a_limit(place, hub, monkeypatch) -> None:
+    address, _, worker = hub
+    monkeypatch.setattr(dask_wait, "ASK_S", 2.0)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StageError, match="dask does not answer within 2 s: what its workers"):
+            _run(place, scheduler=address)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)

@@ -39,7 +39,7 @@ def test_cases_and_counts() -> None:
     doubt = cases["edgeres.bad", "accuracy"].find("failure")
     assert doubt is not None
     assert doubt.get("type") == "inconclusive"
-    assert doubt.get("message") == "who <knows> & why[31m."
+    assert doubt.get("message") == "who <knows> & why\\x1b[31m."
     assert cases["edgeres.absent", "executed"].find("skipped") is not None
 
 

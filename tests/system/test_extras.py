@@ -16,7 +16,7 @@ def package(folder, name, code):
 def test_absent_package_comes_with_a_hint():
     with pytest.raises(BackendMissingError, match="not_there is not installed") as caught:
         import_extra("not_there", extra="fast")
-    assert "pip install 'edgeres[fast]'" in caught.value.hint
+    assert 'pip install "edgeres[fast]"' in caught.value.hint
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
     with pytest.raises(BackendMissingError, match=r"a chart needs not_there\.part, which is not"):
         import_extra("not_there.part", extra="fast", user="a chart")

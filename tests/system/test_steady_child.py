@@ -26,9 +26,17 @@ def _functions_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, TESTS])
 
 
-def call(name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> JsonValue:
+def call(
+    name: str,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    seconds: float = 600,
+) -> JsonValue:
     function = getattr(importlib.import_module("child_functions"), name)
-    return run_steady(function, folder=folder, what="the build", progress=progress)()
+    return run_steady(
+        function, folder=folder, what="the build", progress=progress, seconds=seconds
+    )()
 
 
 def alive(pid: int) -> bool:
@@ -40,7 +48,7 @@ def alive(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 10
     while alive(pid) and time.monotonic() < limit:
         time.sleep(0.05)
     return not alive(pid)
@@ -103,10 +111,18 @@ def test_an_interrupt_ends_the_child(tmp_path: Path, interrupt: type[BaseExcepti
     assert ends(pids[0])
 
 
-def test_the_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+def test_a_time_limit_holds(tmp_path: Path) -> None:
+    pids = []
+    with pytest.raises(StageError, match="the build did not end within its limit of 1 s"):
+        call("spin", tmp_path, lambda pid, _: pids.append(pid), seconds=1)
+    assert ends(pids[0])
+
+
+@pytest.mark.parametrize("function", ["hang", "spin"])
+def test_the_child_ends_with_a_killed_parent(tmp_path: Path, function: str) -> None:
     program = (
         "from pathlib import Path; from edgeres.system.steady_child import run_steady; "
-        "from child_functions import hang; run_steady(hang, folder=Path(), what='it', "
+        f"from child_functions import {function}; run_steady({function}, folder=Path(), what='it', "
         "progress=lambda pid, _: print(pid, flush=True))()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

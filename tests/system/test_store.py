@@ -228,3 +228,66 @@ def test_manifest_says_what_it_came_from(tmp_path):
     assert manifest["inputs"] == {"a": "1"}
     assert manifest["settings"] == {"x": 2}
     assert list(manifest["files"]) == ["value.txt"]
+
+
+def test_a_full_place_for_temporary_files_is_named(tmp_path, monkeypatch, mount):
+    from edgeres.system.temporary import temporary_folder
+
+    disk = mount("size=64k")
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+
+    def fill() -> None:
+        with (
+            disk_errors(tmp_path / "out" / "engine.onnx"),
+            temporary_folder() as folder,
+            (folder / "big").open("wb", buffering=0) as stream,
+        ):
+            for _ in range(100):
+                stream.write(bytes(4096))  # the system's error names no file
+
+    with pytest.raises(StorageError, match=rf"temporary files in {disk} \(\d+ bytes") as caught:
+        fill()
+    assert "TMPDIR" in caught.value.hint
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("junk", [b"\xff\x00\x1b[2J" * 9999, b"", b"process 7\x1b[2J\nx" * 50])
+def test_a_holder_file_with_junk_is_no_crash(tmp_path, junk):
+    (tmp_path / ".edgeres.holder").write_bytes(junk)
+    with pytest.warns(StaleLockWarning) as told, output_lock(tmp_path):
+        pass
+    assert len(str(told[0].message)) < 300
+    code = (
+        "import sys; from pathlib import Path; from edgeres.system.store import output_lock\n"
+        f"with output_lock(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        (tmp_path / ".edgeres.holder").write_bytes(junk)
+        with pytest.raises(StorageError, match="in use by"), output_lock(tmp_path):
+            pass
+        holder.kill()
+
+
+@pytest.mark.parametrize("name", [".edgeres.lock", ".edgeres.holder"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "fifo"])
+def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path, name, kind):
+    target = tmp_path / "elsewhere"
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if kind == "link":
+        target.write_text("kept")
+        (folder / name).symlink_to(target)
+    elif kind == "dangling":
+        (folder / name).symlink_to(target)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(StorageError, match="locks nothing"), output_lock(folder):
+        pass
+    assert target.exists() == (kind == "link")
+    assert kind != "link" or target.read_text() == "kept"

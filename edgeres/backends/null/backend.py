@@ -19,6 +19,7 @@ from edgeres.backends.sidecar import check_engine, staged, write_sidecar
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
+from edgeres.system.foreign_json import read_json
 from edgeres.system.progress import ProgressCallback
 
 _NAME = "null"
@@ -106,7 +107,7 @@ class Null(PackagedBackend):
         self.check(config)
         check_engine(engine, _NAME)
         try:
-            record = json.loads(engine.path.read_text(encoding="utf-8"))
+            record = read_json(engine.path)
             inputs, outputs = (
                 tuple(TensorSpec(name, tuple(shape), dtype) for name, shape, dtype in record[kind])
                 for kind in ("inputs", "outputs")

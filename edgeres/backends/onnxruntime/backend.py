@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +34,10 @@ from edgeres.errors import ArtefactError, BackendMissingError, ModelError, Stage
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.temporary import temporary_folder
 
 _NAME = "onnxruntime"
-_RUNTIME = Package("onnxruntime", extra="onnxruntime")
+_RUNTIME = Package("onnxruntime")
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -214,8 +214,8 @@ class OnnxRuntime(PackagedBackend):
         check_engine(engine, _NAME)
         plain = BuildConfig(device=engine.device, threads=1, tuned=False)
         config = run_config(engine, plain)
-        with tempfile.TemporaryDirectory() as folder, _loading(engine):
-            session = _open(engine.path, config, profile=Path(folder) / "profile")
+        with temporary_folder() as folder, _loading(engine):
+            session = _open(engine.path, config, profile=folder / "profile")
             with OnnxRuntimeRunner(session) as runner:
                 return profiled_layers(engine.path, runner, _place(config).provider)
 

@@ -26,7 +26,7 @@ from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
 _NAME = "openvino"
-_OPENVINO = Package("openvino", extra="openvino")
+_OPENVINO = Package("openvino")
 _OPTIONS = {
     "batch": ("specialized", "dynamic"),
     "performance_hint": ("latency", "throughput"),

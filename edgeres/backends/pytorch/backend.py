@@ -21,7 +21,7 @@ from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
 _NAME = "pytorch"
-_TORCH = Package("torch", extra="torch")
+_TORCH = Package("torch")
 
 
 class PyTorchRunner(CheckedRunner):

@@ -13,6 +13,7 @@ from edgeres.backends.tensorrt.layers import (
     records_to_json,
 )
 from edgeres.errors import ArtefactError
+from edgeres.system.foreign_json import read_json
 
 SCHEMA = 1
 _SUFFIX = ".layers.json"
@@ -61,7 +62,7 @@ def read_audit(plan: Path) -> Audit:
     """
     path = audit_path(plan)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         audit = Audit(
             layers=tuple(records_from_json(record["layers"])),
             products={str(name): str(op) for name, op in record["products"].items()},

@@ -9,13 +9,13 @@ Int8 format``).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgeres.backends.tensorrt.layers import LayerRecord
 from edgeres.errors import ArtefactError
+from edgeres.system.foreign_json import parse_json
 
 _TYPE_WORDS = {
     "float": "float32",
@@ -108,7 +108,7 @@ def read_inspector(text: str, known_nodes: Iterable[str] = ()) -> list[LayerReco
         ArtefactError: Not that JSON, or an engine built without detailed profiling verbosity.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except ValueError as error:
         raise _unexpected(str(error)) from error
     # Before 11 the network's tensors are a list of names under another key; either one means that

@@ -7,7 +7,6 @@ always has the same name. A crash of the compiler, and Ctrl-C, end that child an
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.system.files import disk_errors
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.steady_child import addresses_are_fixed, run_steady
+from edgeres.system.temporary import temporary_folder
 
 ADDRESSES_VARY = (
     "This system does not let a process turn address randomization off, so the bytes of the plan "
@@ -59,8 +59,7 @@ def build_alone(
     """
     if options.timing_cache is not None:
         options = replace(options, timing_cache=options.timing_cache.absolute())
-    with tempfile.TemporaryDirectory() as name:  # its path's length counts, so not beside the plan
-        work = Path(name)
+    with temporary_folder() as work:  # its path's length counts, so not beside the plan
         (work / _MODEL).symlink_to(onnx.absolute())
         for data in beside:
             (work / data).symlink_to((onnx.parent / data).absolute())

@@ -1,0 +1,104 @@
+"""More kinds for `fuzz.py`: texts and JSON from elsewhere, damaged within a whole file around them.
+
+    python benchmarks/fuzz_texts.py --inputs 20000 --seed 0
+
+A sidecar whose engine is whole, a manifest of a bundle, what an SSH host answers, a list of images,
+class names, and a file of known hosts. Counts and options are those of `fuzz.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1K0BOlRgdPbDu4lZ0VXYvOEv3bRzWJb0W7nXv3sYvF"
+
+
+def kinds(fuzz: ModuleType) -> tuple[Any, ...]:
+    """The kinds, as ``fuzz.kinds`` gives them."""
+    from edgeres.backends.sidecar import read_engine, sidecar_path
+    from edgeres.bundling.manifest import parse_manifest
+    from edgeres.cli.options import read_lines
+    from edgeres.data.filelist import open_list
+    from edgeres.devices.framing import framed
+    from edgeres.devices.host_answer import check_benchmark, read_answer
+
+    def sidecar(path: Path) -> None:
+        engine = path.with_name("engine")
+        engine.write_bytes(b"engine")
+        beside = sidecar_path(engine)
+        beside.write_bytes(path.read_bytes())
+        try:
+            read_engine(engine)
+        finally:
+            engine.unlink()
+            beside.unlink()
+
+    def answer(path: Path) -> None:
+        content = read_answer(path.read_bytes(), "host")
+        if content is not None:
+            check_benchmark(content, ["e"], "host")
+
+    record = {
+        "schema": 1, "backend": "null", "device": "cpu", "source_sha256": "0" * 64,
+        "versions": {"x": "1"}, "options": {"a": "b"}, "shapes": {"x": [[1, 2], [1, 2], [3, 2]]},
+        "files": {"engine": {"sha256": hashlib.sha256(b"engine").hexdigest(), "size_bytes": 6}},
+    }  # fmt: skip
+    times = {"p50": 1.0, "p90": 1.0, "p99": 1.0}
+    part = {"backend": "b", "device": "cpu", "latency_ms": times, "doubts": [],
+            "peak_memory_bytes": 5}  # fmt: skip
+    good = {"environment": {"cpu": "c", "threads": 1}, "stable": True, "engines": {"e": part}}
+    error = {"error": {"id": "bad-data", "message": "odd", "hint": "none"}}
+    bundle = fuzz._bundles()[0]
+    manifest = bundle[bundle.index(b"{") : bundle.index(b"PK", bundle.index(b"{"))]
+    made = [
+        fuzz.Kind("sidecar", (json.dumps(record).encode(),), ".json", sidecar),
+        fuzz.Kind(
+            "manifest", (manifest,), ".json", lambda path: parse_manifest(path.read_bytes(), path)
+        ),
+        fuzz.Kind("answer", (framed(good).encode(), framed(error).encode()), ".txt", answer),
+        fuzz.Kind("list", (b"a.png 0\nb.png 1\n",), ".txt", lambda p: open_list(p, None, "train")),
+        fuzz.Kind("labels", ("cat\ndog\nT-Shirt é\n".encode(),), ".txt", read_lines),
+    ]
+    if importlib.util.find_spec("asyncssh") is not None:
+        made.append(fuzz.Kind("known_hosts", (f"h,1.2.3.4 {KEY}\n".encode(),), ".txt", _hosts))
+    return tuple(made)
+
+
+def _hosts(path: Path) -> None:
+    from edgeres.devices.address import SshDevice
+    from edgeres.devices.ssh_login import read_known_hosts
+
+    read_known_hosts(SshDevice("h", known_hosts=path))
+
+
+def main() -> None:
+    """Parses arguments, fuzzes, prints the counts; exit 1 where a count that must be 0 is not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--inputs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    fuzz = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz"] = fuzz
+    spec.loader.exec_module(fuzz)
+    found = fuzz.fuzz(arguments.inputs, arguments.seed, lambda: kinds(fuzz))
+    result = {"seed": arguments.seed, "totals": fuzz.totals(found), "kinds": found}
+    print(json.dumps(result, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    bad = result["totals"]
+    sys.exit(1 if bad["hangs"] or bad["unforeseen"] or bad["stray_files"] else 0)
+
+
+if __name__ == "__main__":
+    main()

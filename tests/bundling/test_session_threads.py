@@ -1,0 +1,156 @@
+"""A session that is closed, forked or copied while others use it: an error, never a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeres
+from edgeres.errors import UsageError
+
+
+@pytest.fixture
+def session(bundle_file):
+    with edgeres.Session(bundle_file, target="onnxruntime", self_test=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pixels(session):
+    return np.zeros((1, *(size or 1 for size in session.input.shape[1:])), np.float32)
+
+
+def outcome(work) -> str:
+    try:
+        work()
+    except UsageError as error:
+        return error.message
+    return "done"
+
+
+def test_who_waits_hears_that_it_was_closed(session, pixels, images, monkeypatch) -> None:
+    runner, begun = session._runners[0], threading.Event()
+    infer = runner.infer
+
+    def slow(feeds):
+        begun.set()
+        time.sleep(1)
+        return infer(feeds)
+
+    monkeypatch.setattr(runner, "infer", slow)
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(outcome, lambda: session.infer(pixels))
+        assert begun.wait(10)
+        works = [
+            lambda: session.infer(pixels),
+            lambda: session.classify(images[:9]),
+            lambda: asyncio.run(session.infer_async(pixels)),
+            lambda: asyncio.run(session.classify_async(images[:1])),
+        ]
+        waiting = [pool.submit(outcome, work) for work in works]
+        time.sleep(0.3)
+        session.close()
+        assert first.result(10) == "done"  # it had an engine
+        assert [one.result(10) for one in waiting] == ["the session is closed."] * len(works)
+    session.close()
+
+
+def test_a_stream_that_is_half_read_ends(session, images) -> None:
+    stream = session.stream(images * 8)
+    next(stream)
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        list(stream)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_process_is_refused_and_does_not_hang(session, pixels, images) -> None:
+    works = [
+        lambda: session.infer(pixels),
+        lambda: session.classify(images[:1]),
+        lambda: asyncio.run(session.infer_async(pixels)),
+    ]
+    child = os.fork()
+    if child == 0:
+        told = [outcome(work) for work in works]
+        session.close()
+        os._exit(sum("forked" in one for one in told))
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == len(works)
+    assert session.infer(pixels).shape[0] == 1  # here it goes on
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_is_not_copied(session, way) -> None:
+    with pytest.raises(UsageError, match="cannot be pickled") as caught:
+        way(session)
+    assert "open it there" in caught.value.hint
+
+
+def stress(bundle: Path, images: list[Path], seconds: float) -> int:
+    """Sixteen threads open, use and close a few sessions; every answer is right or "closed"."""
+    end = time.monotonic() + seconds
+    slots: list[edgeres.Session | None] = [None] * 4
+    with edgeres.Session(bundle, self_test=False) as one:
+        expected = [answers[0].index for answers in one.classify(images[:3])]
+
+    def work(number: int) -> int:
+        done = 0
+        slot = number % len(slots)
+        while time.monotonic() < end:
+            found = slots[slot]
+            try:
+                if found is None or (number < len(slots) and done % 5 == 4):
+                    slots[slot] = edgeres.Session(bundle, self_test=False, pool=1 + number % 2)
+                    if found is not None:
+                        found.close()
+                else:
+                    got = [answers[0].index for answers in found.classify(images[:3])]
+                    assert got == expected
+            except UsageError as error:
+                if error.message != "the session is closed.":
+                    raise
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(16) as pool:
+        done = sum(pool.map(work, range(16)))
+    for found in slots:
+        if found is not None:
+            found.close()
+    return done
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_threads_that_open_use_and_close(bundle_file, images) -> None:
+    assert stress(bundle_file, images, 3.0) >= 16
+
+
+@pytest.mark.slow
+def test_threads_that_open_use_and_close_for_a_minute(bundle_file, images) -> None:
+    stress(bundle_file, images, 5.0)
+    before = open_files()
+    assert stress(bundle_file, images, 60.0) > 500
+    assert open_files() <= before + 8
