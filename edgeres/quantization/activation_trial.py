@@ -100,16 +100,16 @@ class ActivationTrial:
         """
         feeds: dict[str, NDArray[np.generic]] = {}
         for tensor, source in self._sources.items():
-            chosen = ranges[source]
-            params = activation_params(chosen.low, chosen.high, "uint8", symmetric=False)
+            value_range = ranges[source]
+            params = activation_params(value_range.low, value_range.high, "uint8", symmetric=False)
             feeds[f"{tensor}/scale"] = np.array(params.scale, np.float32)
             feeds[f"{tensor}/zero"] = np.array(params.zero_point, np.uint8)
         noise: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self._wanted}
         done = images.start or 0
         for batch in chunks(iter([self._images[images]]), self._batch):
-            found = run_feeds(self._session, feeds | {self._input: batch}, list(self._wanted))
+            outputs = run_feeds(self._session, feeds | {self._input: batch}, list(self._wanted))
             for name, whole in self._wanted.items():
-                noise[name].append(_squares(found[name] - whole[done : done + len(batch)]))
+                noise[name].append(_squares(outputs[name] - whole[done : done + len(batch)]))
             done += len(batch)
         decibels = [
             10 * np.log10(np.maximum(np.concatenate(noise[name]), _LEAST))
@@ -126,8 +126,8 @@ def _squares(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
-    made = (output for node in graph for output in node.outputs)
-    return {graphs.value_name(value): value for value in (*graph.inputs, *made)}
+    outputs = (output for node in graph for output in node.outputs)
+    return {graphs.value_name(value): value for value in (*graph.inputs, *outputs)}
 
 
 def _insert_open_pairs(graph: ir.Graph, values: Mapping[str, ir.Value]) -> dict[str, str]:

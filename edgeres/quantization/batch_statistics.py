@@ -95,8 +95,8 @@ def add_to_graph(
     if size <= Places.SAMPLE or len(shape) < 2:
         if value.producer() is not None and not value.is_graph_output():
             graph.outputs.append(value)
-        return lambda found, places: of_values(
-            found[name], places, moments=moments, rectified=rectified
+        return lambda outputs, places: of_values(
+            outputs[name], places, moments=moments, rectified=rectified
         )
     nodes = _Nodes(graph, value, shape)
     high = nodes.extreme("ReduceMax")
@@ -104,19 +104,19 @@ def add_to_graph(
     means = [nodes.mean(), nodes.mean(squared=True)] if moments else []
     samples = nodes.sampled(size)
 
-    def read(found: Arrays, places: Places) -> BatchStatistics:
-        mean = square = np.zeros((len(found[high]), 0), np.float32)
+    def read(outputs: Arrays, places: Places) -> BatchStatistics:
+        mean = square = np.zeros((len(outputs[high]), 0), np.float32)
         broken = 0.0
         if means:
-            mean, square = (_finite(found[name].reshape(-1, shape[0])) for name in means)
+            mean, square = (_finite(outputs[name].reshape(-1, shape[0])) for name in means)
             # What finds extremes may pass NaN over; a mean never does.
             broken = math.nan if np.isnan(mean).any() else 0.0
         return BatchStatistics(
-            low=broken + (float(found[low].min()) if low else 0.0),
-            high=broken + float(found[high].max()),
+            low=broken + (float(outputs[low].min()) if low else 0.0),
+            high=broken + float(outputs[high].max()),
             mean=mean,
             square=square,
-            samples=found[samples],
+            samples=outputs[samples],
         )
 
     return read
@@ -146,20 +146,20 @@ class _Nodes:
         if self._graph.opset_imports[""] < _AXES_ARE_AN_INPUT:
             node = ir.node(op, [self._value], attributes={"keepdims": 0, "axes": axes})
         else:
-            known = self._constant("places/axes" + "-".join(map(str, axes)), axes)
-            node = ir.node(op, [self._value, known], attributes={"keepdims": 0})
+            axes_input = self._constant("places/axes" + "-".join(map(str, axes)), axes)
+            node = ir.node(op, [self._value, axes_input], attributes={"keepdims": 0})
         return self._output(node, op, [self._channels])
 
     def mean(self, *, squared: bool = False) -> str:
         """``(N, C, 1, ...)``: by a pool; what ReduceSum gives depends on the number of images."""
-        read, name = self._value, "mean"
+        source, name = self._value, "mean"
         if squared:
-            product = ir.node("Mul", [read, read])
-            read, name = product.outputs[0], "square"
-            read.name = f"{self._value.name}/observed/product"
+            product = ir.node("Mul", [source, source])
+            source, name = product.outputs[0], "square"
+            source.name = f"{self._value.name}/observed/product"
             self._graph.append(product)
         ones = [1] * (self._rank - 2)
-        return self._output(ir.node("GlobalAveragePool", [read]), name, [self._channels, *ones])
+        return self._output(ir.node("GlobalAveragePool", [source]), name, [self._channels, *ones])
 
     def sampled(self, size: int) -> str:
         """``(N, SAMPLE)``: the values at places that are an input."""
@@ -176,9 +176,9 @@ class _Nodes:
         return self._output(node, "samples", [Places.SAMPLE])
 
     def _constant(self, name: str, numbers: list[int]) -> ir.Value:
-        known = self._graph.initializers.get(name)
-        if known is not None:
-            return known
+        initializer = self._graph.initializers.get(name)
+        if initializer is not None:
+            return initializer
         tensor = ir.tensor(np.array(numbers, np.int64), name=name)
         value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.INT64))
         value.shape = ir.Shape([len(numbers)])

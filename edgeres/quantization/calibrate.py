@@ -92,13 +92,13 @@ def _observe(
     collectors = [TensorCollector(name, shape) for name, shape in model.shapes.items()]
     variety = _Variety()
     shown = ShownImages(model.image_shape)
-    for seen in model.run(_checked(chunks(iter(batches), model.batch), model.image_shape)):
+    for observation in model.run(_checked(chunks(iter(batches), model.batch), model.image_shape)):
         for collector in collectors:
-            collector.add(seen.tensors[collector.name])
-        variety.add(seen.images, seen.output)
+            collector.add(observation.tensors[collector.name])
+        variety.add(observation.images, observation.output)
         if calibrator == OUTPUT:
-            wanted = {model.output: seen.output, model.features: seen.features}
-            shown.add(seen.images, seen.places.seeds, wanted)
+            outputs = {model.output: observation.output, model.features: observation.features}
+            shown.add(observation.images, observation.places.seeds, outputs)
         if progress is not None:
             progress(variety.images, max(total, variety.images))
     variety.check()

@@ -57,21 +57,21 @@ def anchors(graph: ir.Graph, layers: Sequence[str]) -> dict[str, Anchor]:
         the main path of a residual block the Add.
     """
     depth = depths(graph)
-    wanted = set(layers)
-    found: dict[str, Anchor] = {}
+    layer_names = set(layers)
+    places: dict[str, Anchor] = {}
     for node in graph:
         name = graphs.node_name(node)
-        if name not in wanted:
+        if name not in layer_names:
             continue
         uses = graphs.consumers(node.outputs[0])
         add, index = uses[0] if len(uses) == 1 else (node, 0)
         residual = add.op_type == "Add" and all(map(graphs.is_activation, add.inputs))
         main = residual and index != skip_input(add, depth)
         measured = add if main else node
-        found[graphs.node_name(measured)] = Anchor(
+        places[graphs.node_name(measured)] = Anchor(
             name, rectified=_rectified(measured.outputs[0]) is not None
         )
-    return found
+    return places
 
 
 def output_means(
@@ -96,9 +96,9 @@ def output_means(
         name: node.outputs[0] for node in graph if (name := graphs.node_name(node)) in places
     }
     probes = {}
-    for name, made in outputs.items():
-        behind = _rectified(made) if places[name].rectified else None
-        value = made if behind is None else behind
+    for name, layer_output in outputs.items():
+        behind = _rectified(layer_output) if places[name].rectified else None
+        value = layer_output if behind is None else behind
         pooled = len(inner_shape(value)) > 1
         probe = ir.node("GlobalAveragePool" if pooled else "Identity", [value])
         producer = value.producer()
@@ -112,9 +112,9 @@ def output_means(
     session = open_session(ir.to_proto(model).SerializeToString(), weights=weights)
     sums: dict[str, NDArray[np.float64]] = {}
     for batch in chunks(iter([images]), fixed_batch(model)):
-        got = run_session(session, batch)
+        batch_means = run_session(session, batch)
         for name, output in probes.items():
-            total = got[output].reshape(len(batch), -1).sum(axis=0, dtype=np.float64)
+            total = batch_means[output].reshape(len(batch), -1).sum(axis=0, dtype=np.float64)
             sums[name] = sums[name] + total if name in sums else total
     return {name: total / len(images) for name, total in sums.items()}
 

@@ -50,8 +50,8 @@ def decided_hazards(
             rules, and its other suspicions are not asked about, as the answer would be that.
     """
     suspicions = [
-        (node, found)
-        for node, found in hazards(model.graph)
+        (node, suspicion)
+        for node, suspicion in hazards(model.graph)
         if not (saturating and _can_clip(node))
     ]
     if not suspicions:
@@ -60,19 +60,21 @@ def decided_hazards(
         set_batch(model, 1)
     except EdgeResError:
         can_run = False
-    found = []
+    findings = []
     for node, suspicion in suspicions:
         cuts = cut_out(model, node) if can_run else ()
         answers = [_asked(cut, backend, config) for cut in cuts]
-        told = next(filter(None, answers), "")
-        if not told and (None in answers or not answers):
+        deviation = next(filter(None, answers), "")
+        if not deviation and (None in answers or not answers):
             text = f"{suspicion.message}: some engines compute that otherwise than the file says, "
             text += "and this one could not be asked here. Measure accuracy on the device."
-            found.append(replace(suspicion, message=text))
-        elif told:
-            text = f"{suspicion.message}: {told}. Keep this node in float, or write it otherwise."
-            found.append(replace(suspicion, message=text, severity="wrong"))
-    return tuple(found)
+            findings.append(replace(suspicion, message=text))
+        elif deviation:
+            text = (
+                f"{suspicion.message}: {deviation}. Keep this node in float, or write it otherwise."
+            )
+            findings.append(replace(suspicion, message=text, severity="wrong"))
+    return tuple(findings)
 
 
 def _can_clip(node: ir.Node) -> bool:
@@ -84,12 +86,12 @@ def _can_clip(node: ir.Node) -> bool:
 def _asked(cut: Cut, backend: Backend, config: BuildConfig) -> str | None:
     """How far the engine is off, in words; empty where it is not, ``None`` if it cannot say."""
     try:
-        got = _run(cut, backend, config)
+        tensors = _run(cut, backend, config)
         alone = open_session(cut.alone, optimize=False)
-        (right,) = alone.run([cut.gives], {name: got[name] for name in cut.reads})
+        (right,) = alone.run([cut.gives], {name: tensors[name] for name in cut.reads})
     except (EdgeResError, RuntimeError, ValueError):  # a cut that the engine refuses tells nothing
         return None
-    mine = got[cut.gives]
+    mine = tensors[cut.gives]
     if mine.shape != right.shape:
         return f"the engine gives {list(mine.shape)} and the file {list(right.shape)}"
     exact = right.astype(np.float64)
@@ -111,8 +113,8 @@ def _run(cut: Cut, backend: Backend, config: BuildConfig) -> dict[str, Array]:
         source.write_bytes(cut.whole)
         engine = backend.build(source, folder / f"cut{backend.engine_suffix}", config)
         with backend.load(engine, config) as runner:
-            wanted = {spec.name: feeds[spec.name] for spec in runner.inputs}
-            return {**feeds, **runner.infer(wanted)}
+            inputs = {spec.name: feeds[spec.name] for spec in runner.inputs}
+            return {**feeds, **runner.infer(inputs)}
 
 
 def _feeds(cut: Cut) -> Iterator[tuple[str, Array]]:
@@ -132,7 +134,7 @@ def _feeds(cut: Cut) -> Iterator[tuple[str, Array]]:
 def _ranges(cut: Cut) -> Mapping[str, tuple[float, float]]:
     """Range of the inputs that are quantized first, from their scale and zero point."""
     graph = ir.from_proto(onnx.load_from_string(cut.whole)).graph
-    found = {}
+    ranges = {}
     for node in graph:
         value, scale = node.inputs[0], constant(node.inputs[1]) if node.op_type == Q else None
         if value is None or scale is None:
@@ -142,5 +144,5 @@ def _ranges(cut: Cut) -> Mapping[str, tuple[float, float]]:
             continue
         limits = np.iinfo(np.asarray(zero).dtype.name)
         at, size = int(np.ravel(zero)[0]), float(np.ravel(scale)[0])
-        found[value.name or ""] = ((limits.min - at) * size, (limits.max - at) * size)
-    return found
+        ranges[value.name or ""] = ((limits.min - at) * size, (limits.max - at) * size)
+    return ranges

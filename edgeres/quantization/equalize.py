@@ -72,7 +72,7 @@ def links(graph: ir.Graph) -> tuple[Link, ...]:
     commute with a positive factor may stand between (a Relu, not a Clip), and no constant may
     belong to two nodes.
     """
-    found = []
+    pairs = []
     for node in graph:
         first = graphs.layer_of(node)
         second = None if first is None else _next_layer(node.outputs[0])
@@ -80,8 +80,8 @@ def links(graph: ir.Graph) -> tuple[Link, ...]:
             continue
         own = _owns_constants(first.node) and _owns_constants(second.node)
         if own and _channels_read(second) == len(first.weight):
-            found.append(Link(first.name, second.name))
-    return tuple(found)
+            pairs.append(Link(first.name, second.name))
+    return tuple(pairs)
 
 
 def equalizing_factors(graph: ir.Graph) -> dict[Link, Factors]:
@@ -96,21 +96,21 @@ def equalizing_factors(graph: ir.Graph) -> dict[Link, Factors]:
         Link to ``(C,) float64``; 1 for channels without weights.
     """
     layers = _layers(graph)
-    found = {link: np.ones(len(layers[link.first].weight)) for link in links(graph)}
+    by_link = {link: np.ones(len(layers[link.first].weight)) for link in links(graph)}
     weights = {name: np.abs(layer.weight).astype(np.float64) for name, layer in layers.items()}
     for _ in range(_ROUNDS):
         change = 0.0
-        for link, factors in list(found.items()):
-            made = weights[link.first].max(axis=1)
-            read = _read_peaks(layers[link.second], weights[link.second])
-            step = _balance(made, read)
+        for link, factors in list(by_link.items()):
+            made_peaks = weights[link.first].max(axis=1)
+            read_peaks = _read_peaks(layers[link.second], weights[link.second])
+            step = _balance(made_peaks, read_peaks)
             weights[link.first] /= step[:, None]
             weights[link.second] *= _by_column(layers[link.second], step)
-            found[link] = factors * step
+            by_link[link] = factors * step
             change = max(change, float(np.abs(np.log(step)).max(initial=0.0)))
         if change < _SETTLED:
             break
-    return {link: _powers_of_two(factors) for link, factors in found.items()}
+    return {link: _powers_of_two(factors) for link, factors in by_link.items()}
 
 
 def apply_factors(graph: ir.Graph, factors: Mapping[Link, Factors]) -> None:
@@ -134,8 +134,8 @@ def apply_factors(graph: ir.Graph, factors: Mapping[Link, Factors]) -> None:
 
 
 def _layers(graph: ir.Graph) -> dict[str, Layer]:
-    found = (graphs.layer_of(node) for node in graph)
-    return {layer.name: layer for layer in found if layer is not None}
+    layers = (graphs.layer_of(node) for node in graph)
+    return {layer.name: layer for layer in layers if layer is not None}
 
 
 def _next_layer(value: ir.Value) -> Layer | None:
@@ -181,12 +181,12 @@ def _by_column(layer: Layer, factors: Factors) -> Factors:
     return np.repeat(by_group, rows // layer.groups, axis=0) if layer.groups > 1 else by_group
 
 
-def _balance(made: Factors, read: Factors) -> Factors:
-    alive = (made > 0.0) & (read > 0.0)
+def _balance(made_peaks: Factors, read_peaks: Factors) -> Factors:
+    alive = (made_peaks > 0.0) & (read_peaks > 0.0)
     if not alive.any():
-        return np.ones_like(made)
-    log = np.zeros_like(made)
-    log[alive] = 0.5 * np.log(made[alive] / read[alive])
+        return np.ones_like(made_peaks)
+    log = np.zeros_like(made_peaks)
+    log[alive] = 0.5 * np.log(made_peaks[alive] / read_peaks[alive])
     log[alive] -= log[alive].mean()
     return np.exp(log)
 

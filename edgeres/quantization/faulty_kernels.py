@@ -55,14 +55,14 @@ def read_in_float(graph: ir.Graph, rules: QdqRules) -> frozenset[ir.Node]:
     With them all that lies between them and the INT8 op before: an engine carries the
     DequantizeLinear in front of an activation through it.
     """
-    found: set[ir.Node] = set()
+    float_nodes: set[ir.Node] = set()
     waiting = [node for node in graph if is_small_pool(node, rules) or _is_filled(node, rules)]
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in float_nodes:
+            float_nodes.add(node)
             waiting.extend(each for each in _before(node) if _lets_through(each, rules))
-    return frozenset(found)
+    return frozenset(float_nodes)
 
 
 def _is_filled(node: ir.Node, rules: QdqRules) -> bool:

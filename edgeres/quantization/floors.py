@@ -27,11 +27,11 @@ def floored(
         rules: Of the target.
         calibrator: Whose ranges were taken.
     """
-    for name, chosen in params.items():
+    for name, param in params.items():
         source = placement.source[name]
-        wanted = table.range_of(source, calibrator)
-        span = max(-wanted.low, wanted.high, wanted.magnitude)
-        if chosen.scale <= rules.least_scale and 0.0 < span < 16 * rules.least_scale:
+        value_range = table.range_of(source, calibrator)
+        span = max(-value_range.low, value_range.high, value_range.magnitude)
+        if param.scale <= rules.least_scale and 0.0 < span < 16 * rules.least_scale:
             text = (
                 f"its values reach {span:.3g} only, and {rules.name} holds no scale below "
                 f"{rules.least_scale:.3g}: nearly all of them become 0. Scale the network's "

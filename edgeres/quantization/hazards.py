@@ -34,31 +34,31 @@ _LARGEST_ACTIVATION = 255
 def hazards(graph: ir.Graph) -> tuple[tuple[ir.Node, Finding], ...]:
     """All suspicious nodes of a quantized graph, in the order of its nodes."""
     return (
-        *((node, found) for node in graph for found in _of(node)),
+        *((node, finding) for node in graph for finding in _of(node)),
         *_sixteen_bits(graph),
     )
 
 
 def _sixteen_bits(graph: ir.Graph) -> Iterator[tuple[ir.Node, Finding]]:
     """The first op of each kind behind which values of 16 bits are stored; the rest is alike."""
-    seen: set[tuple[str, str]] = set()
+    kinds: set[tuple[str, str]] = set()
     for reader in graph:
         value = reader.inputs[0] if reader.op_type == Q else None
         node = None if value is None else value.producer()
         if node is None or node.op_type in (Q, DQ):
             continue
         kind = zero_point_of(reader).dtype
-        if kind.itemsize == 2 and (node.op_type, kind.name) not in seen:
-            seen.add((node.op_type, kind.name))
-            told = f"{kind.name} behind a {node.op_type}, as it may be elsewhere"
-            yield node, Finding("sixteen-bit", called(node), told, "risk")
+        if kind.itemsize == 2 and (node.op_type, kind.name) not in kinds:
+            kinds.add((node.op_type, kind.name))
+            text = f"{kind.name} behind a {node.op_type}, as it may be elsewhere"
+            yield node, Finding("sixteen-bit", called(node), text, "risk")
 
 
 def _of(node: ir.Node) -> Iterator[Finding]:
     if node.op_type in _POOLS and _is_quantized(node):
-        told = _borders(node)
-        if told:
-            yield Finding("pool", called(node), f"an INT8 {node.op_type} with {told}", "risk")
+        borders = _borders(node)
+        if borders:
+            yield Finding("pool", called(node), f"an INT8 {node.op_type} with {borders}", "risk")
     if node.op_type == "Concat" and _unlike(node):
         yield Finding("shared-scale", called(node), "its inputs have unlike scales", "risk")
     weight = stored_weight(node)
@@ -71,8 +71,8 @@ def _of(node: ir.Node) -> Iterator[Finding]:
         products = np.abs(weight.values.astype(np.int64)).sum(axis=1) * _LARGEST_ACTIVATION
         reach = np.abs(weight.bias) + products
         if (reach > _INT32).any():
-            told = f"with its bias a sum can reach {reach.max():.3g}, INT32 ends at {_INT32:.3g}"
-            yield Finding("bias-range", called(node), told, "risk")
+            text = f"with its bias a sum can reach {reach.max():.3g}, INT32 ends at {_INT32:.3g}"
+            yield Finding("bias-range", called(node), text, "risk")
 
 
 def _is_quantized(node: ir.Node) -> bool:
@@ -89,21 +89,21 @@ def _borders(node: ir.Node) -> str:
     padded = any(node.attributes.get_ints("pads", ()))
     automatic = node.attributes.get("auto_pad")
     padded = padded or (automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"))
-    told = {
+    properties = {
         "padding": padded,
         "count_include_pad": node.attributes.get_int("count_include_pad", 0) == 1,
         "ceil_mode": node.attributes.get_int("ceil_mode", 0) == 1,
     }
-    if not (told["padding"] or told["ceil_mode"]):
+    if not (properties["padding"] or properties["ceil_mode"]):
         return ""
-    return ", ".join(name for name, there in told.items() if there)
+    return ", ".join(name for name, there in properties.items() if there)
 
 
 def _unlike(node: ir.Node) -> bool:
-    found = _dequantizers(node)
-    stored = [reader for reader, _ in consumers(node.outputs[0]) if reader.op_type == Q]
+    dequantizers = _dequantizers(node)
+    quantizers = [reader for reader, _ in consumers(node.outputs[0]) if reader.op_type == Q]
     pairs = {
         (float(np.ravel(scale_of(each))[0]), int(np.ravel(zero_point_of(each))[0]))
-        for each in (*found, *stored)
+        for each in (*dequantizers, *quantizers)
     }
-    return len(found) > 1 and len(pairs) > 1
+    return len(dequantizers) > 1 and len(pairs) > 1

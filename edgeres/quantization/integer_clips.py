@@ -38,7 +38,7 @@ def guard_clips(graph: ir.Graph) -> None:
         bounds = [constant(each) for each in (*node.inputs[1:], None, None)[:2]]
         absent = [each is None for each in (*node.inputs[1:], None, None)[:2]]
         if grid is None or any(
-            b is None and not gone for b, gone in zip(bounds, absent, strict=True)
+            b is None and not is_absent for b, is_absent in zip(bounds, absent, strict=True)
         ):
             continue
         _rewrite(graph, node, bounds, grid)
@@ -62,7 +62,7 @@ def _rewrite(
                 node.replace_input_with(side + 1, limit)
         return
     shape = _spread(node.inputs[0])
-    value, made = node.inputs[0], list[ir.Node]()
+    value, new_nodes = node.inputs[0], list[ir.Node]()
     assert value is not None
     for side, op in enumerate(("Max", "Min")):
         bound = bounds[side]
@@ -73,16 +73,16 @@ def _rewrite(
         output = ir.Value(
             name=f"{name}.out", shape=node.outputs[0].shape, type=node.outputs[0].type
         )
-        made.append(ir.node(op, [value, limit], outputs=[output], name=name))
+        new_nodes.append(ir.node(op, [value, limit], outputs=[output], name=name))
         value = output
-    last = made[-1]
+    last = new_nodes[-1]
     old, name = node.outputs[0], node_name(node)
-    graph.insert_before(node, made)
+    graph.insert_before(node, new_nodes)
     is_output = old.is_graph_output()
-    kept = old.name
+    output_name = old.name
     ir.convenience.replace_all_uses_with(old, last.outputs[0], replace_graph_outputs=is_output)
     graph.remove(node, safe=True)
-    last.name, last.outputs[0].name = name, kept
+    last.name, last.outputs[0].name = name, output_name
 
 
 def _grid(value: ir.Value | None) -> Grid | None:
@@ -99,8 +99,8 @@ def _grid(value: ir.Value | None) -> Grid | None:
         return float(scale.item()), int(zero.item()), int(ends.min), int(ends.max)
     if not (only_moves(node) or node.op_type in _MOVES):
         return None
-    read = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    grids = {_grid(each) for each in read}
+    sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    grids = {_grid(each) for each in sources}
     return grids.pop() if len(grids) == 1 else None
 
 

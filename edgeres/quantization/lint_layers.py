@@ -42,12 +42,12 @@ def _weight_scale(
     name, scale = node_name(node), scale_of(producer)
     rows_first = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
     axis = 0 if rows_first else 1
-    found = producer.attributes.get_int("axis", 1) % max(stored.ndim, 1)
-    if scale.ndim and scale.size > 1 and found != axis:
+    scaled_axis = producer.attributes.get_int("axis", 1) % max(stored.ndim, 1)
+    if scale.ndim and scale.size > 1 and scaled_axis != axis:
         yield Finding(
             "weight-axis",
             name,
-            f"the weight is scaled along axis {found}; the output channels are axis {axis}. "
+            f"the weight is scaled along axis {scaled_axis}; the output channels are axis {axis}. "
             "Engines then run the layer in float.",
         )
     per_channel = scale.ndim > 0
@@ -92,19 +92,19 @@ def _bias(node: ir.Node, weight: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     quantized = producer is not None and producer.op_type == DQ
     if quantized != (rules.bias == "int32"):
         wants = "an int32" if rules.bias == "int32" else "a float"
-        found = "quantized" if quantized else "float"
+        bias_kind = "quantized" if quantized else "float"
         yield Finding(
             "bias",
             name,
-            f"{rules.name} takes {wants} bias, this one is {found}.",
+            f"{rules.name} takes {wants} bias, this one is {bias_kind}.",
         )
         return
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
     if not quantized or producer is None or source is None or source.op_type != DQ:
         return
-    wanted = np.ravel(scale_of(source))[0] * scale_of(weight).astype(np.float64)
+    bias_scale = np.ravel(scale_of(source))[0] * scale_of(weight).astype(np.float64)
     stored = scale_of(producer).astype(np.float64)
-    if not np.allclose(np.broadcast_to(wanted, stored.shape), stored, rtol=1e-4, atol=0.0):
+    if not np.allclose(np.broadcast_to(bias_scale, stored.shape), stored, rtol=1e-4, atol=0.0):
         yield Finding(
             "bias",
             name,

@@ -149,11 +149,11 @@ def search(
     if not book.ask(frozenset()):
         return MixedPrecision((), (), tuple(book.trials), None, None)
     ranked = _ranked(sensitivities(), latencies, candidates)
-    kept = _grow(book, ranked, min_int8_coverage)
-    kept = _shrink(book, kept, {item.node: item.cost_ms for item in ranked})
-    book.ask(frozenset(kept))
-    int8_ms, mixed_ms = latencies([frozenset(), frozenset(kept)])
-    return MixedPrecision(tuple(kept), tuple(ranked), tuple(book.trials), int8_ms, mixed_ms)
+    float_nodes = _grow(book, ranked, min_int8_coverage)
+    float_nodes = _shrink(book, float_nodes, {item.node: item.cost_ms for item in ranked})
+    book.ask(frozenset(float_nodes))
+    int8_ms, mixed_ms = latencies([frozenset(), frozenset(float_nodes)])
+    return MixedPrecision(tuple(float_nodes), tuple(ranked), tuple(book.trials), int8_ms, mixed_ms)
 
 
 class _Book:
@@ -165,27 +165,27 @@ class _Book:
         self._answers = answers
         self._known: dict[frozenset[str], Trial] = {}
 
-    def ask(self, kept: frozenset[str]) -> str:
+    def ask(self, float_nodes: frozenset[str]) -> str:
         """What does not hold with these nodes in float."""
-        return self.trial(kept).broken
+        return self.trial(float_nodes).broken
 
-    def trial(self, kept: frozenset[str]) -> Trial:
+    def trial(self, float_nodes: frozenset[str]) -> Trial:
         """The engine with these nodes in float, measured the first time; the last one asked for."""
-        found = self._known.get(kept)
-        if found is None:
-            got = self._answers(kept)
-            broken = self._budget.broken(got.effect)
-            found = Trial(tuple(sorted(kept)), got.effect, got.int8_coverage, broken)
-            self._known[kept] = found
+        trial = self._known.get(float_nodes)
+        if trial is None:
+            answer = self._answers(float_nodes)
+            broken = self._budget.broken(answer.effect)
+            trial = Trial(tuple(sorted(float_nodes)), answer.effect, answer.int8_coverage, broken)
+            self._known[float_nodes] = trial
         else:
-            self.trials.remove(found)
-        self.trials.append(found)
-        return found
+            self.trials.remove(trial)
+        self.trials.append(trial)
+        return trial
 
 
-def _ranked(found: Sensitivity, latencies: Latencies, count: int) -> list[Candidate]:
+def _ranked(measured: Sensitivity, latencies: Latencies, count: int) -> list[Candidate]:
     """The noisiest layers with their measured costs, most noise saved per millisecond first."""
-    noisy = sorted(found.nodes, key=lambda item: -item.only.noise)[:count]
+    noisy = sorted(measured.nodes, key=lambda item: -item.only.noise)[:count]
     base, *times = latencies([frozenset(), *(frozenset({item.node}) for item in noisy)])
     ranked = [
         Candidate(item.node, item.only.noise, max(time - base, _RESOLUTION * base))
@@ -196,28 +196,29 @@ def _ranked(found: Sensitivity, latencies: Latencies, count: int) -> list[Candid
 
 def _grow(book: _Book, ranked: Sequence[Candidate], min_int8_coverage: float) -> list[str]:
     """Keeps layer after layer in float until the budget holds."""
-    kept: list[str] = []
+    float_nodes: list[str] = []
     best = book.trials[-1]
     for candidate in ranked:
-        trial = book.trial(frozenset({*kept, candidate.node}))
+        trial = book.trial(frozenset({*float_nodes, candidate.node}))
         if trial.int8_coverage < min_int8_coverage:
             continue
         if not trial.broken:
-            return [*kept, candidate.node]
+            return [*float_nodes, candidate.node]
         if trial.effect.sqnr_db >= best.effect.sqnr_db:
-            kept.append(candidate.node)
+            float_nodes.append(candidate.node)
             best = trial
     raise GateError(
         f"mixed precision: no engine with {100 * min_int8_coverage:g} % of its MACs in INT8 holds "
-        f"the budget; the best keeps {', '.join(kept) or 'nothing'} in float: {best.broken}.",
+        f"the budget; the best keeps {', '.join(float_nodes) or 'nothing'} in float: "
+        f"{best.broken}.",
         hint="Lower checks.min_int8_coverage, allow more, or raise mixed_precision.candidates.",
     )
 
 
-def _shrink(book: _Book, kept: Sequence[str], costs: Mapping[str, float]) -> list[str]:
+def _shrink(book: _Book, float_nodes: Sequence[str], costs: Mapping[str, float]) -> list[str]:
     """Takes back what the layers chosen later have made needless, the dearest first."""
-    needed = list(kept)
-    for node in sorted(kept, key=lambda name: -costs[name]):
+    needed = list(float_nodes)
+    for node in sorted(float_nodes, key=lambda name: -costs[name]):
         without = [name for name in needed if name != node]
         if without and not book.ask(frozenset(without)):
             needed = without

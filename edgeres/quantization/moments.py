@@ -44,12 +44,12 @@ class Moments:
 
     def covariance(self) -> Matrix:
         """``(G, K, K) float32``: what is left where the mean error is mended in the bias."""
-        left = self.second.copy()
-        for products, mean in zip(left, self.mean.astype(np.float32), strict=True):
+        covariance = self.second.copy()
+        for products, mean in zip(covariance, self.mean.astype(np.float32), strict=True):
             for begin in range(0, len(mean), _BAND):
                 band = slice(begin, begin + _BAND)
                 products[band] -= np.outer(mean[band], mean)
-        return left
+        return covariance
 
 
 def patch_moments(
@@ -70,9 +70,9 @@ def patch_moments(
     _check_input(layer, images)
     sizes = _positions(layer, images[:1], zero)[2]
     total = len(images) * int(np.prod(sizes))
-    chosen = np.arange(total)
+    patch_indices = np.arange(total)
     if total > limit:
-        chosen = np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
+        patch_indices = np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
     columns = layer.weight.shape[1]
     first = np.zeros((layer.groups, columns))
     second = np.zeros((layer.groups, columns, columns), np.float32)
@@ -80,14 +80,18 @@ def patch_moments(
     for begin in range(0, len(images), _IMAGES):
         padded, taps, sizes = _positions(layer, images[begin : begin + _IMAGES], zero)
         image = int(np.prod(sizes))
-        ends = np.searchsorted(chosen, np.array([begin, begin + _IMAGES]) * image)
+        ends = np.searchsorted(patch_indices, np.array([begin, begin + _IMAGES]) * image)
         for start in range(ends[0], ends[1], step):
-            here = chosen[start : min(start + step, ends[1])] - begin * image
+            here = patch_indices[start : min(start + step, ends[1])] - begin * image
             patches = _gathered(padded, taps, np.unravel_index(here, (len(padded), *sizes)), layer)
             _add_products(first, second, patches.reshape(len(here), layer.groups, columns))
     for products in second:
         _mirror(products)
-    return Moments(first / len(chosen), np.divide(second, len(chosen), out=second), len(chosen))
+    return Moments(
+        first / len(patch_indices),
+        np.divide(second, len(patch_indices), out=second),
+        len(patch_indices),
+    )
 
 
 def few_patches(layer: Layer, images: NDArray[np.generic], *, zero: int = 0) -> Matrix | None:

@@ -100,19 +100,19 @@ def _computed(value: ir.Value) -> bool:
 
 def _until_stored(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
     """The Relu and the Q/DQ pair behind a node, and the last of their outputs."""
-    found: list[ir.Node] = []
+    chain: list[ir.Node] = []
     value = node.outputs[0]
     while only_rectified(value):
-        found.append(consumers(value)[0][0])
-        value = found[-1].outputs[0]
+        chain.append(consumers(value)[0][0])
+        value = chain[-1].outputs[0]
     uses = [reader for reader, _ in consumers(value)]
     quantize = next((reader for reader in uses if reader.op_type == Q), None)
     if quantize is None:
-        return found, value
+        return chain, value
     readers = [reader for reader, _ in consumers(quantize.outputs[0]) if reader.op_type == DQ]
     if not readers:
-        return found, value
-    return [*found, quantize, readers[0]], readers[0].outputs[0]
+        return chain, value
+    return [*chain, quantize, readers[0]], readers[0].outputs[0]
 
 
 def _back(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -147,25 +147,25 @@ def _ahead(value: ir.Value) -> ir.Node | None:
 
 def _with_constants(nodes: Sequence[ir.Node]) -> list[ir.Node]:
     """The nodes, and those that make their constant inputs."""
-    found = dict.fromkeys(nodes)
+    members = dict.fromkeys(nodes)
     for node in nodes:
         for value in node.inputs:
             producer = None if value is None else value.producer()
             if value is None or producer is None:
                 continue
             if constant(value) is not None or not _computed(value):
-                found[producer] = None
+                members[producer] = None
                 makers = (v.producer() for v in producer.inputs if v is not None)
-                found |= dict.fromkeys(maker for maker in makers if maker is not None)
-    return list(found)
+                members |= dict.fromkeys(maker for maker in makers if maker is not None)
+    return list(members)
 
 
 def _spec(value: ir.Value) -> tuple[np.dtype[np.generic], tuple[int, ...]] | None:
     if value.shape is None or value.dtype is None:
         return None
     sizes = [size if isinstance(size, int) else None for size in value.shape]
-    known = tuple(size for size in sizes if size is not None)
-    return (value.dtype.numpy(), known) if len(known) == len(sizes) else None
+    shape = tuple(size for size in sizes if size is not None)
+    return (value.dtype.numpy(), shape) if len(shape) == len(sizes) else None
 
 
 def _model(
@@ -178,12 +178,12 @@ def _model(
 ) -> bytes:
     order = {each: index for index, each in enumerate(model.graph)}
     nodes = sorted(_with_constants(nodes), key=order.__getitem__)
-    made = {value for node in nodes for value in node.outputs}
+    outputs = {value for node in nodes for value in node.outputs}
     stored: dict[str, NDArray[np.generic]] = {
         value_name(value): value.const_value.numpy()
         for node in nodes
         for value in node.inputs
-        if value is not None and value.const_value is not None and value not in made
+        if value is not None and value.const_value is not None and value not in outputs
     }
     if safe:
         for name, content in stored.items():

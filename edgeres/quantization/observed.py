@@ -83,8 +83,8 @@ class ObservedModel:
         self._session = open_session(skeleton, threads=own, weights=weights)
         self._outputs = [output.name for output in self._session.get_outputs()]
         sizes = {int(np.prod(shape)) for shape in self.shapes.values()}
-        given = {value.name for value in self._session.get_inputs()}
-        self._sampled = [size for size in sorted(sizes) if places_input(size) in given]
+        input_names = {value.name for value in self._session.get_inputs()}
+        self._sampled = [size for size in sorted(sizes) if places_input(size) in input_names]
 
     def _with_statistics(self, onnx: Path) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
         """The serialized model that computes the statistics too, and its weights."""
@@ -146,14 +146,14 @@ class ObservedModel:
         places = Places(images)
         feeds: dict[str, NDArray[np.generic]] = {self.image: np.ascontiguousarray(images)}
         feeds |= {places_input(size): places.of(size) for size in self._sampled}
-        found = run_feeds(self._session, feeds, self._outputs)
-        found[self.image] = images
+        tensors = run_feeds(self._session, feeds, self._outputs)
+        tensors[self.image] = images
         return Observation(
             images=images,
             places=places,
-            tensors={name: read(found, places) for name, read in self._readers.items()},
-            output=found[self.output],
-            features=found[self.features],
+            tensors={name: read(tensors, places) for name, read in self._readers.items()},
+            output=tensors[self.output],
+            features=tensors[self.features],
         )
 
 
@@ -167,8 +167,8 @@ def observable(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def last_features(graph: ir.Graph) -> str:
     """Name of the tensor that the last layer of a network reads; that of the image without one."""
-    read = [node.inputs[0] for node in graph if graphs.layer_of(node)]
-    value = read[-1] if read else graphs.inputs(graph)[0]
+    layer_inputs = [node.inputs[0] for node in graph if graphs.layer_of(node)]
+    value = layer_inputs[-1] if layer_inputs else graphs.inputs(graph)[0]
     assert value is not None
     return graphs.value_name(value)
 

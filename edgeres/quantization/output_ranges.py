@@ -105,16 +105,16 @@ def with_output_ranges(
         return trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors}, images)
 
     first, rest = slice(0, shown.first), slice(shown.first, None)
-    found = {plain: errors(plain, first) for plain in _TRIED}
-    gains = {plain: _gain(found[_FIRST] - error) for plain, error in found.items()}
+    noise_db = {plain: errors(plain, first) for plain in _TRIED}
+    gains = {plain: _gain(noise_db[_FIRST] - error) for plain, error in noise_db.items()}
     best = max(_TRIED, key=lambda plain: gains[plain].mean)
     gain = gains[best]
     if gain.sure < _CLEARLY_DB < gain.mean and len(shown.images) > shown.first:
         more = errors(_FIRST, rest) - errors(best, rest)
-        gain = _gain(np.concatenate([found[_FIRST] - found[best], more]))
-    chosen = best if gain.sure > _CLEARLY_DB else _FIRST
+        gain = _gain(np.concatenate([noise_db[_FIRST] - noise_db[best], more]))
+    calibrator = best if gain.sure > _CLEARLY_DB else _FIRST
     return {
-        name: replace(stats, ranges={**stats.ranges, OUTPUT: stats.ranges[chosen]})
+        name: replace(stats, ranges={**stats.ranges, OUTPUT: stats.ranges[calibrator]})
         for name, stats in tensors.items()
     }
 

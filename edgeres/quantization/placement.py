@@ -83,15 +83,15 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
             hint="Name them as the FP32 ONNX file does.",
         )
     layers: list[Layer] = []
-    wanted: dict[str, list[tuple[ir.Node, int]]] = {}
+    uses: dict[str, list[tuple[ir.Node, int]]] = {}
     everywhere: set[str] = set()
     quantized: list[str] = []
     in_float: dict[str, str] = {}
     depth = depths(graph)
     float_path = read_in_float(graph, rules)
     for node in graph:
-        kept = node_name(node) in rules.keep_float
-        reason = KEPT_FLOAT if kept else _reason_for_float(node, rules)
+        is_kept = node_name(node) in rules.keep_float
+        reason = KEPT_FLOAT if is_kept else _reason_for_float(node, rules)
         if reason is None and node in float_path:
             reason = "an AveragePool or a Pad behind it is in float and may not read Q/DQ"
         if reason is not None:
@@ -105,20 +105,20 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
         for index in _quantized_inputs(node, rules, depth):
             value = node.inputs[index]
             assert value is not None
-            wanted.setdefault(value_name(value), []).append((node, index))
+            uses.setdefault(value_name(value), []).append((node, index))
         if node.op_type in _POOLS or (rules.quantize_outputs and node.op_type not in _DENSE):
             stored = _stored_output(node, rules)
             if stored is not None:
-                wanted.setdefault(value_name(stored), [])
+                uses.setdefault(value_name(stored), [])
                 everywhere.add(value_name(stored))
     readers = {
         value_name(value): tuple(
             [use for use in consumers(value) if use[0] not in float_path]
             if value_name(value) in everywhere
-            else sorted(wanted[value_name(value)], key=lambda use: (node_name(use[0]), use[1]))
+            else sorted(uses[value_name(value)], key=lambda use: (node_name(use[0]), use[1]))
         )
         for value in _values(graph)
-        if value_name(value) in wanted
+        if value_name(value) in uses
     }
     source = {name: _range_source(value) for name, value in _by_name(graph, readers).items()}
     return Placement(

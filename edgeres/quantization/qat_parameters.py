@@ -130,11 +130,11 @@ class QatParameters:
                 )
                 for index, name in enumerate(about["layers"])
             }
-            found = tensors["activation_scales"]
+            scales = tensors["activation_scales"]
             activations = {
                 name: QuantParams(float(scale), int(zero_point), dtype)
                 for scale, (name, (zero_point, dtype)) in zip(
-                    found, about["activations"].items(), strict=True
+                    scales, about["activations"].items(), strict=True
                 )
             }
             trained = QatParameters(str(about["model_sha256"]), layers, activations)

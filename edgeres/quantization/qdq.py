@@ -66,16 +66,16 @@ def insert_activations(
                 node.replace_input_with(index, dequantized)
 
 
-def _insert_pair(graph: ir.Graph, value: ir.Value, chosen: QuantParams, label: str) -> ir.Value:
+def _insert_pair(graph: ir.Graph, value: ir.Value, params: QuantParams, label: str) -> ir.Value:
     """Adds one Q/DQ pair behind a tensor and gives the dequantized tensor."""
-    scale = add_initializer(graph, f"{label}_scale", np.float32(chosen.scale))
+    scale = add_initializer(graph, f"{label}_scale", np.float32(params.scale))
     zero = add_initializer(
-        graph, f"{label}_zero_point", np.dtype(chosen.dtype).type(chosen.zero_point)
+        graph, f"{label}_zero_point", np.dtype(params.dtype).type(params.zero_point)
     )
     quantize = _node(QUANTIZE, [value, scale, zero], label)
     dequantize = _node(DEQUANTIZE, [quantize.outputs[0], scale, zero], label)
     dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
-    quantize.outputs[0].type = ir.TensorType(ir.DataType[chosen.dtype.upper()])
+    quantize.outputs[0].type = ir.TensorType(ir.DataType[params.dtype.upper()])
     quantize.outputs[0].shape = value.shape
     producer = value.producer()
     if producer is None:
@@ -105,18 +105,16 @@ def insert_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None
         return
     if rules.bias == "int32":
         channel_scales = _channel_scales(item, item.bias)
-        stored = quantize_bias(item.bias, item.input_scale, channel_scales)
+        integers = quantize_bias(item.bias, item.input_scale, channel_scales)
         bias_scales = (np.float32(item.input_scale) * channel_scales).astype(np.float32)
-        node = _constant(graph, f"{layer.name}.bias", stored, bias_scales, axis=0)
+        node = _constant(graph, f"{layer.name}.bias", integers, bias_scales, axis=0)
         graph.insert_before(layer.node, node)
         bias = node.outputs[0]
     else:
         bias = add_initializer(graph, f"{layer.name}.bias_float", item.bias.astype(np.float32))
-    if len(layer.node.inputs) > 2:
-        layer.node.replace_input_with(2, bias)
-    else:
+    if len(layer.node.inputs) < 3:
         layer.node.resize_inputs(3)
-        layer.node.replace_input_with(2, bias)
+    layer.node.replace_input_with(2, bias)
 
 
 def rewrite_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> None:
@@ -132,8 +130,8 @@ def rewrite_layer(graph: ir.Graph, item: QuantizedLayer, rules: QdqRules) -> Non
     if item.bias is None:
         return
     if rules.bias == "int32":
-        stored = quantize_bias(item.bias, item.input_scale, _channel_scales(item, item.bias))
-        _rewrite(graph, f"{name}.bias_quantized", stored)
+        integers = quantize_bias(item.bias, item.input_scale, _channel_scales(item, item.bias))
+        _rewrite(graph, f"{name}.bias_quantized", integers)
     else:
         _rewrite(graph, f"{name}.bias_float", item.bias.astype(np.float32))
 

@@ -47,14 +47,14 @@ def is_bias(node: ir.Node) -> bool:
 
 def scale_of(node: ir.Node) -> NDArray[np.float32]:
     """The scale of a QuantizeLinear or DequantizeLinear."""
-    found = constant(node.inputs[1])
-    return np.ones((), np.float32) if found is None else np.asarray(found, np.float32)
+    scale = constant(node.inputs[1])
+    return np.ones((), np.float32) if scale is None else np.asarray(scale, np.float32)
 
 
 def zero_point_of(node: ir.Node) -> NDArray[np.generic]:
     """The zero point; one that is left out is a uint8 zero, or that of the stored integers."""
-    found = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if found is not None:
-        return found
+    zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if zero_point is not None:
+        return zero_point
     stored = constant(node.inputs[0])
     return np.zeros((), np.uint8 if stored is None else stored.dtype)

@@ -83,7 +83,7 @@ class QuantizeResult:
         for name, channels in self.dead_channels.items():
             listed = ", ".join(map(str, channels[:8])) + (", ..." if len(channels) > 8 else "")
             texts.append(f"{name}: output channels without weights: {listed}")
-        texts.extend(f"{found.node}: {found.message}" for found in self.findings)
+        texts.extend(f"{finding.node}: {finding.message}" for finding in self.findings)
         return tuple(texts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -271,9 +271,9 @@ def _measured(
     model = load_model(onnx)
     names = [item.layer.name for item in items if item.layer.takes_bias]
     places = anchors(model.graph, names)
-    wanted = output_means(model, places, images)
+    float_means = output_means(model, places, images)
     qdq = _assemble(load_model(onnx), items, params, rules)
-    shifts = measured_shifts(qdq, places, wanted, images)
+    shifts = measured_shifts(qdq, places, float_means, images)
     return [
         replace(item, bias=shifted_bias(item, shifts[item.layer.name]))
         if item.layer.takes_bias
@@ -306,12 +306,12 @@ def _activation_params(
         if any(node.op_type == "Add" for node, _ in readers)
     }
     for name in placement.tensors:
-        chosen = table.range_of(placement.source[name], settings.calibrator)
-        low, high = chosen.low, chosen.high
+        value_range = table.range_of(placement.source[name], settings.calibrator)
+        low, high = value_range.low, value_range.high
         if low < 0.0 and placement.source[name] in added:
             low = min(low, -rules.least_add_offset)
         if rules.activation_symmetric:
-            low, high = -chosen.magnitude, chosen.magnitude
+            low, high = -value_range.magnitude, value_range.magnitude
         params[name] = activation_params(
             low,
             high,
@@ -337,7 +337,7 @@ def _quantized(
     stats = input_stats(layer, table)
     input_scale = params[value_name(value)].scale
     mean, energy = stats.channel_mean, stats.channel_square
-    known = mean.size > 0
+    has_statistics = mean.size > 0
     if _corrects(layer, table, settings):
         # The mean error goes into the bias, so only what varies around it counts.
         energy = np.maximum(energy - np.square(mean), 0.0)
@@ -348,7 +348,7 @@ def _quantized(
         # Whatever the file says: engines make an int32 bias of a float one.
         least_scales=None if layer.bias is None else least_bias_scale(layer.bias, input_scale),
         least_scale=rules.least_scale,
-        energy=energy if known else None,
+        energy=energy if has_statistics else None,
         saturating=saturating,
         scales=None if learned is None else learned.scales,
     )
@@ -360,8 +360,8 @@ def _quantized(
 
 def _corrects(layer: Layer, table: CalibrationTable, settings: QuantizeSettings) -> bool:
     """Whether the layer's bias takes up the mean error of its weights."""
-    known = input_stats(layer, table).channel_mean.size > 0
-    return settings.bias_correction != "off" and known and layer.takes_bias
+    has_statistics = input_stats(layer, table).channel_mean.size > 0
+    return settings.bias_correction != "off" and has_statistics and layer.takes_bias
 
 
 def _bias(

@@ -100,9 +100,9 @@ def learn_rounding(
         return np.ascontiguousarray(grouped[:, :, order].swapaxes(1, 2))
 
     best, before, after = problem.solve(by_column(start), by_column(exact), sweeps)
-    found = np.empty((rows, len(order)), np.float32)
-    found[:, order] = best.swapaxes(1, 2).reshape(rows, len(order))
-    return Rounding(found[:, :columns], before.reshape(-1), after.reshape(-1))
+    whole = np.empty((rows, len(order)), np.float32)
+    whole[:, order] = best.swapaxes(1, 2).reshape(rows, len(order))
+    return Rounding(whole[:, :columns], before.reshape(-1), after.reshape(-1))
 
 
 def column_order(
@@ -155,11 +155,11 @@ class _Problem:
         error = np.zeros_like(exact)
         self.form.begin(None)
         for wide in reversed(list(_blocks(0, exact.shape[1], _WIDE))):
-            asked, factor, worth = self.form.behind(wide, error)
-            wanted = exact[:, wide] - asked
+            correction, factor, worth = self.form.behind(wide, error)
+            targets = exact[:, wide] - correction
             behind = error[:, wide]
             for narrow in reversed(list(_blocks(0, behind.shape[1], self.narrow))):
-                aim = wanted[:, narrow]
+                aim = targets[:, narrow]
                 rest = slice(narrow.stop, None)
                 if narrow.stop < behind.shape[1]:
                     aim -= factor[:, narrow, rest] @ behind[:, rest]
@@ -188,8 +188,8 @@ class _Problem:
         pairs = np.arange(0, aim.shape[1], 2)
         ahead[:, pairs, pairs + 1] = 0
         return _settled(
-            lambda found: block.rounded(
-                aim if found is None else aim - ahead @ (found - exact), exact
+            lambda state: block.rounded(
+                aim if state is None else aim - ahead @ (state - exact), exact
             ),
             len(pairs),
         )
@@ -233,7 +233,7 @@ class _Problem:
         pairs = np.arange(0, slopes.shape[1], 2)
         before[:, pairs + 1, pairs] = 0
         return _settled(
-            lambda found: block.moved(slopes if found is None else slopes + before @ found, whole),
+            lambda state: block.moved(slopes if state is None else slopes + before @ state, whole),
             len(pairs),
         )
 
@@ -252,9 +252,9 @@ class _Problem:
 
 def _settled(step: Callable[[Matrix | None], Matrix], most: int) -> Matrix:
     """Repeats a step on what it gave until that stays the same; so it does after ``most`` times."""
-    found = step(None)
+    state = step(None)
     for _ in range(most - 1):
-        last, found = found, step(found)
-        if np.array_equal(last, found):
+        last, state = state, step(state)
+        if np.array_equal(last, state):
             break
-    return found
+    return state

@@ -84,9 +84,9 @@ def unexplained(hessian: Matrix | Samples) -> NDArray[np.float64]:
     if isinstance(hessian, Samples):
         patches, damping = _scaled(hessian.patches)
         lower = np.linalg.cholesky(_gram(patches, damping))
-        known = _solved(lower, patches)
-        left = 1.0 - np.einsum("pk,pk->k", known, known)
-        return np.asarray(damping / np.maximum(left, 1e-12), np.float64)
+        solution = _solved(lower, patches)
+        remainders = 1.0 - np.einsum("pk,pk->k", solution, solution)
+        return np.asarray(damping / np.maximum(remainders, 1e-12), np.float64)
     total = np.zeros(hessian.shape[1])
     for group in hessian:
         # Groups count alike, however large their inputs are.
@@ -125,8 +125,8 @@ class Dense:
 
     def behind(self, block: slice, error: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """As :meth:`Objective.behind`."""
-        asked = self._factor[:, block, block.stop :] @ error[:, block.stop :]
-        return asked, self._factor[:, block, block], self._worth[:, block]
+        correction = self._factor[:, block, block.stop :] @ error[:, block.stop :]
+        return correction, self._factor[:, block, block], self._worth[:, block]
 
     def slopes(self, block: slice, error: Matrix) -> tuple[Matrix, Matrix]:
         """As :meth:`Objective.slopes`."""
@@ -178,17 +178,17 @@ class Sampled:
         self._gram -= _products(self._patches[:, block.start : self._left])
         self._left = block.start
         lower = np.linalg.cholesky(self._gram)
-        known, seen = _solved(lower, here), _solved(lower, self._seen)
-        own = self._damping * (known.T @ known)
+        solution, error_solution = _solved(lower, here), _solved(lower, self._seen)
+        own = self._damping * (solution.T @ solution)
         own[np.diag_indices(len(own))] += self._damping
         root = np.linalg.cholesky(own.astype(np.float64)).astype(np.float32)
-        cross = np.float32(self._damping) * (known.T @ seen)
-        asked = solve_triangular(root, cross, lower=True, check_finite=False)
+        cross = np.float32(self._damping) * (solution.T @ error_solution)
+        correction = solve_triangular(root, cross, lower=True, check_finite=False)
         edge = np.diagonal(root)
-        if asked.shape[1] != error.shape[2]:  # nothing lies behind the last block
-            asked = np.zeros((len(asked), error.shape[2]), np.float32)
-        asked /= edge[:, None]
-        return asked[None], (root.T / edge[:, None])[None], np.square(edge)[None]
+        if correction.shape[1] != error.shape[2]:  # nothing lies behind the last block
+            correction = np.zeros((len(correction), error.shape[2]), np.float32)
+        correction /= edge[:, None]
+        return correction[None], (root.T / edge[:, None])[None], np.square(edge)[None]
 
     def slopes(self, block: slice, error: Matrix) -> tuple[Matrix, Matrix]:
         """As :meth:`Objective.slopes`."""
@@ -222,8 +222,8 @@ def _gram(patches: Matrix, damping: float) -> NDArray[np.float64]:
 def _solved(lower: NDArray[np.floating[Any]], values: Matrix) -> Matrix:
     from scipy.linalg import solve_triangular
 
-    found = solve_triangular(lower.astype(np.float32), values, lower=True, check_finite=False)
-    return np.asarray(found, np.float32)
+    solution = solve_triangular(lower.astype(np.float32), values, lower=True, check_finite=False)
+    return np.asarray(solution, np.float32)
 
 
 def _damping_of(group: Matrix) -> np.float32:

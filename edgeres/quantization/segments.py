@@ -53,18 +53,18 @@ def segments(graph: ir.Graph, stops: Sequence[str]) -> Iterator[Segment]:
         for node in graph
         for value in node.outputs
     }
-    wanted = set(stops)
+    stop_names = set(stops)
     current: list[ir.Node] = []
     for index, node in enumerate(graph):
         current.append(node)
-        if node_name(node) not in wanted:
+        if node_name(node) not in stop_names:
             continue
-        made = {value for member in current for value in member.outputs}
+        outputs = {value for member in current for value in member.outputs}
         reads = dict.fromkeys(
             value
             for member in current
             for value in member.inputs
-            if value is not None and value not in made and constant(value) is None
+            if value is not None and value not in outputs and constant(value) is None
         )
         gives = [
             value
@@ -193,8 +193,8 @@ def _in_pieces(
         return True
 
     with ThreadPoolExecutor(threads) as pool:
-        kept = list(pool.map(keep, range(0, count, step)))
-    return outputs if all(kept) else list(session.run(names, feeds))
+        successes = list(pool.map(keep, range(0, count, step)))
+    return outputs if all(successes) else list(session.run(names, feeds))
 
 
 def _info(name: str, dtype: np.dtype[np.generic]) -> onnx.ValueInfoProto:

@@ -141,17 +141,19 @@ def sensitivity(
     macs = node_macs(onnx)
     variants = Variants(prepared.model, prepared.items, prepared.params, rules)
 
-    def without(kept: frozenset[str]) -> Choices:
-        return variants.choose(place(graph, replace(rules, keep_float=rules.keep_float | kept)))
+    def without(float_nodes: frozenset[str]) -> Choices:
+        return variants.choose(
+            place(graph, replace(rules, keep_float=rules.keep_float | float_nodes))
+        )
 
     only = {name: without(frozenset(names) - {name}) for name in names}
     others = {name: without(frozenset({name})) for name in names} if all_but else {}
-    asked = [*only.values(), *others.values(), variants.quantized]
+    trials = [*only.values(), *others.values(), variants.quantized]
     batches = list(_batches(onnx, images, labels))
     with ThreadPoolExecutor(threads or usable_threads()) as pool:
-        fp32, *effects = _effects(variants, asked, batches, pool, progress)
+        fp32, *effects = _effects(variants, trials, batches, pool, progress)
     ops = {node_name(node): node.op_type for node in graph}
-    found = [
+    nodes = [
         NodeSensitivity(
             node=name,
             op=ops[name],
@@ -161,19 +163,19 @@ def sensitivity(
         )
         for index, name in enumerate(names)
     ]
-    found.sort(key=lambda item: item.only.sqnr_db)
+    nodes.sort(key=lambda item: item.only.sqnr_db)
     return Sensitivity(
         rules=rules.name,
         samples=len(images),
         fp32_top1=fp32.top1,
         quantized=effects[-1],
-        nodes=tuple(found),
+        nodes=tuple(nodes),
     )
 
 
 def _effects(
     variants: Variants,
-    asked: Sequence[Choices],
+    trials: Sequence[Choices],
     batches: Sequence[_Batch],
     pool: ThreadPoolExecutor,
     progress: ProgressCallback | None,
@@ -184,7 +186,7 @@ def _effects(
     variants share pieces with. Batches of a round run side by side, each in one thread: threads
     that share one small layer mostly wait for each other.
     """
-    tallies = [_Tally() for _ in range(1 + len(asked))]
+    tallies = [_Tally() for _ in range(1 + len(trials))]
     shared = (variants.exact, variants.quantized)
 
     def run_shared(batch: _Batch) -> _Known:
@@ -192,32 +194,32 @@ def _effects(
 
     begin = done = 0
     while begin < len(batches):
-        known: list[_Known] = []
-        while begin + len(known) < len(batches) and _bytes(known) <= _KEPT_BYTES:
-            first = begin + len(known)
-            known += pool.map(run_shared, batches[first : first + _AT_ONCE])
-        shown = batches[begin : begin + len(known)]
-        for index, choices in enumerate((variants.exact, *asked)):
-            found = pool.map(partial(_logits, variants, choices), shown, known)
-            for batch, ran, logits in zip(shown, known, found, strict=True):
+        shared_outputs: list[_Known] = []
+        while begin + len(shared_outputs) < len(batches) and _bytes(shared_outputs) <= _KEPT_BYTES:
+            first = begin + len(shared_outputs)
+            shared_outputs += pool.map(run_shared, batches[first : first + _AT_ONCE])
+        shown = batches[begin : begin + len(shared_outputs)]
+        for index, choices in enumerate((variants.exact, *trials)):
+            all_logits = pool.map(partial(_logits, variants, choices), shown, shared_outputs)
+            for batch, ran, logits in zip(shown, shared_outputs, all_logits, strict=True):
                 exact = ran[variants.exact][-1][: batch.count]
                 tallies[index].add(exact, logits, batch.labels)
             if progress is not None and index:
                 done += len(shown)
-                progress(done, len(batches) * len(asked))
-        begin += len(known)
+                progress(done, len(batches) * len(trials))
+        begin += len(shared_outputs)
     return [tally.effect() for tally in tallies]
 
 
 def _logits(
-    variants: Variants, choices: Choices, batch: _Batch, known: _Known
+    variants: Variants, choices: Choices, batch: _Batch, outputs: _Known
 ) -> NDArray[np.float32]:
     """Of the images that count."""
-    return variants.logits(choices, batch.fed, known)[: batch.count]
+    return variants.logits(choices, batch.fed, outputs)[: batch.count]
 
 
-def _bytes(known: Sequence[_Known]) -> int:
-    return sum(value.nbytes for ran in known for values in ran.values() for value in values)
+def _bytes(outputs: Sequence[_Known]) -> int:
+    return sum(value.nbytes for pieces in outputs for values in pieces.values() for value in values)
 
 
 @dataclass(frozen=True)

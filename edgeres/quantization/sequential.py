@@ -69,9 +69,9 @@ def learn_network(
             if not has_patches(item.layer, output):
                 continue  # keeps its nearest rounding
             with one_blas_thread():  # threads would mostly wait for each other
-                seen = _seen(item.layer, output, zeros[name], centred=centred[index])
+                hessian = _seen(item.layer, output, zeros[name], centred=centred[index])
                 weight, gains[item.layer.name] = learned_weight(
-                    item.layer, item.weight, seen, saturating=saturating
+                    item.layer, item.weight, hessian, saturating=saturating
                 )
             item = replace(item, weight=weight)
             learned[index] = replace(item, bias=bias_of(item, weight))
@@ -153,10 +153,10 @@ def learned_weight(
         return weight, 0.0
     scales = np.broadcast_to(weight.scales, rows).astype(np.float64)[:, None]
     exact = layer.weight / scales
-    found = learn_rounding(weight.values.astype(np.float32), exact, hessian, used)
+    rounding = learn_rounding(weight.values.astype(np.float32), exact, hessian, used)
     squared = np.square(scales[:, 0])
-    before, after = float(found.before @ squared), float(found.after @ squared)
-    whole = found.whole
+    before, after = float(rounding.before @ squared), float(rounding.after @ squared)
+    whole = rounding.whole
     values = whole.astype(np.int8)
     proof = prove(values, packings, moved=weight.proof.moved)
     if saturating:

@@ -82,8 +82,8 @@ def stored_weight(node: ir.Node) -> StoredWeight | None:
 
 def integer_scales(node: ir.Node) -> list[NDArray[np.float32]]:
     """All constant scales of an integer operator."""
-    found = [_input(node, index) for index in _SCALES.get(node.op_type, ())]
-    return [np.asarray(scale, np.float32) for scale in found if scale is not None and scale.size]
+    scales = [_input(node, index) for index in _SCALES.get(node.op_type, ())]
+    return [np.asarray(scale, np.float32) for scale in scales if scale is not None and scale.size]
 
 
 def _input(node: ir.Node, index: int | None) -> NDArray[np.generic] | None:

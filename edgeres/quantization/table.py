@@ -82,14 +82,14 @@ class CalibrationTable:
         Raises:
             ArtefactError: The table has no such tensor or no such calibrator for it.
         """
-        wanted = calibrator or self.calibrator
+        name = calibrator or self.calibrator
         stats = self.tensors.get(tensor)
-        if stats is None or wanted not in stats.ranges:
+        if stats is None or name not in stats.ranges:
             raise ArtefactError(
-                f"the calibration table has no {wanted!r} range for tensor {tensor!r}.",
+                f"the calibration table has no {name!r} range for tensor {tensor!r}.",
                 hint="Calibrate this model again.",
             )
-        return stats.ranges[wanted]
+        return stats.ranges[name]
 
     def check_model(self, onnx: Path) -> None:
         """Checks that the table was made from this very file.
@@ -97,11 +97,11 @@ class CalibrationTable:
         Raises:
             ArtefactError: The hash differs.
         """
-        found = file_sha256(onnx)
-        if found != self.model_sha256:
+        digest = file_sha256(onnx)
+        if digest != self.model_sha256:
             raise ArtefactError(
                 f"the calibration table is of model {self.model_sha256[:12]}, not of {onnx} "
-                f"({found[:12]}).",
+                f"({digest[:12]}).",
                 hint="Calibrate this model, or give the model that the table was made from.",
             )
 
@@ -175,14 +175,20 @@ class CalibrationTable:
 def _tensor(name: str, entry: dict[str, Any]) -> TensorStats:
     ranges = {}
     for calibrator, (low, high, magnitude) in entry["ranges"].items():
-        chosen = ChosenRange(_float32(low), _float32(high), _float32(magnitude))
-        finite = all(math.isfinite(v) for v in (chosen.low, chosen.high, chosen.magnitude))
-        if not finite or not chosen.low <= 0.0 <= chosen.high or chosen.magnitude < 0.0:
+        value_range = ChosenRange(_float32(low), _float32(high), _float32(magnitude))
+        finite = all(
+            math.isfinite(v) for v in (value_range.low, value_range.high, value_range.magnitude)
+        )
+        if (
+            not finite
+            or not value_range.low <= 0.0 <= value_range.high
+            or value_range.magnitude < 0.0
+        ):
             raise _bad(
                 f"tensor {name!r}, {calibrator}: [low, high, magnitude] must be finite with "
                 f"low <= 0 <= high and magnitude >= 0, got {[low, high, magnitude]}"
             )
-        ranges[calibrator] = chosen
+        ranges[calibrator] = value_range
     return TensorStats(
         shape=tuple(int(size) for size in entry["shape"]),
         low=_float32(entry["min"]),

@@ -75,7 +75,7 @@ def pieces(graph: ir.Graph) -> list[Piece]:
     for index, node in enumerate(nodes):
         last_read.update({v: index for v in node.inputs if v is not None and constant(v) is None})
     last_read.update(dict.fromkeys(graph.outputs, len(nodes)))
-    found: list[Piece] = []
+    parts: list[Piece] = []
     current: list[ir.Node] = []
     reads = value_name(inputs(graph)[0])
     live = {inputs(graph)[0]}
@@ -89,10 +89,10 @@ def pieces(graph: ir.Graph) -> list[Piece]:
         (value,) = live
         weighted = any(member.op_type in WEIGHTED for member in current)
         if weighted and is_activation(value) and not only_rectified(value):
-            found.append(Piece(tuple(current), reads, value_name(value)))
+            parts.append(Piece(tuple(current), reads, value_name(value)))
             reads, current = value_name(value), []
-    found.append(Piece(tuple(current), reads, value_name(graph.outputs[0])))
-    return found
+    parts.append(Piece(tuple(current), reads, value_name(graph.outputs[0])))
+    return parts
 
 
 class Variants:
@@ -138,9 +138,11 @@ class Variants:
         """What a placement of this model's graph asks for in each piece."""
         stored: set[str] = set()
         single: set[tuple[str, str, int]] = set()
-        made = {value_name(v): v for piece in self._pieces for n in piece.nodes for v in n.outputs}
+        values = {
+            value_name(v): v for piece in self._pieces for n in piece.nodes for v in n.outputs
+        }
         for tensor, readers in placement.readers.items():
-            value = made.get(tensor)
+            value = values.get(tensor)
             if (
                 value is not None
                 and not value.is_graph_output()
@@ -185,18 +187,18 @@ class Variants:
         shared = {other: _shared_pieces(choices, other) for other in known}
         nearest = max(shared, key=lambda other: shared[other])
         first = shared[nearest]
-        given = known[nearest][first - 1] if first else batch
-        logits: NDArray[np.float32] = list(self._run_from(first, choices, given))[-1]
+        tensor = known[nearest][first - 1] if first else batch
+        logits: NDArray[np.float32] = list(self._run_from(first, choices, tensor))[-1]
         return logits
 
     def _run_from(
-        self, first: int, choices: Choices, given: NDArray[np.float32]
+        self, first: int, choices: Choices, tensor: NDArray[np.float32]
     ) -> Iterator[NDArray[np.float32]]:
         for index in range(first, len(self._pieces)):
             piece = self._pieces[index]
             session = self._session(index, choices)
-            given = run_feeds(session, {piece.reads: given}, [piece.gives])[piece.gives]
-            yield given
+            tensor = run_feeds(session, {piece.reads: tensor}, [piece.gives])[piece.gives]
+            yield tensor
 
     def _session(self, index: int, choices: Choices) -> Any:
         with self._opening:  # of several threads one opens it, the others find it
@@ -207,15 +209,15 @@ class Variants:
         shared = choice in (self.exact[index], self.quantized[index])
         if not shared and self._own[0] != choices:
             self._own = (choices, {})
-        found = self._shared.get((index, choice)) if shared else self._own[1].get(index)
-        if found is None:
+        session = self._shared.get((index, choice)) if shared else self._own[1].get(index)
+        if session is None:
             model = self._written(self._pieces[index], choice).SerializeToString()
-            found = open_session(model, threads=1, optimize=False)
+            session = open_session(model, threads=1, optimize=False)
             if shared:
-                self._shared[index, choice] = found
+                self._shared[index, choice] = session
             else:
-                self._own[1][index] = found
-        return found
+                self._own[1][index] = session
+        return session
 
     def _written(self, piece: Piece, choice: Choice) -> onnx.ModelProto:
         from onnx import helper
@@ -224,10 +226,10 @@ class Variants:
         constants: dict[str, NDArray[np.generic]] = {}
         for node in piece.nodes:
             proto = ir.to_proto(node)
-            chosen = node_name(node) in choice.layers
+            is_quantized = node_name(node) in choice.layers
             for index, value in enumerate(node.inputs):
                 content = constant(value)
-                if value is None or (chosen and index > 0):
+                if value is None or (is_quantized and index > 0):
                     continue
                 name = value_name(value)
                 if content is not None:
@@ -236,7 +238,7 @@ class Variants:
                     proto.input[index] = f"{name}/dequantized"
                     if not any(proto.input[index] in other.output for other in nodes):
                         nodes += self._pair(name, name, constants)
-            if chosen:
+            if is_quantized:
                 self._quantize(proto, constants)
             nodes.append(proto)
             for position, value in enumerate(node.outputs):
@@ -265,10 +267,10 @@ class Variants:
         """QuantizeLinear and DequantizeLinear with the tensor's scale."""
         from onnx import helper
 
-        chosen = self._params[tensor]
+        params = self._params[tensor]
         scale, zero = f"{tensor}/scale", f"{tensor}/zero"
-        constants[scale] = np.array(chosen.scale, np.float32)
-        constants[zero] = np.array(chosen.zero_point, chosen.dtype)
+        constants[scale] = np.array(params.scale, np.float32)
+        constants[zero] = np.array(params.zero_point, params.dtype)
         whole = f"{tensor}/whole"
         return [
             helper.make_node(QUANTIZE, [source, scale, zero], [whole]),

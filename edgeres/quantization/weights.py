@@ -97,7 +97,7 @@ def quantize_weight(
     peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
     dead = peak < WEIGHT_LEVELS * least_scale
     used = packings if saturating else ()
-    given = scales is not None
+    keeps_scales = scales is not None
     if scales is not None:
         if scales.shape != ((rows,) if per_channel else (1,)):
             raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
@@ -108,7 +108,7 @@ def quantize_weight(
     else:
         scales = _search_tensor(layer.weight, importance, peak, floor, used)
     whole, moved = whole_weights(layer.weight, scales[:, None], importance, used)
-    if not given:  # what training learned stays as it was trained
+    if not keeps_scales:  # what training learned stays as it was trained
         exact = layer.weight / scales[:, None]
         taps = math.prod(layer.kernel)
         balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
@@ -200,12 +200,14 @@ def _search_rows(
         block = slice(start, start + step)
         weighting = importance if len(importance) == 1 else importance[block]
         best = np.full(len(weight[block]), np.inf)
-        chosen = np.maximum(base[block], floor[block]).astype(np.float32)
+        block_scales = np.maximum(base[block], floor[block]).astype(np.float32)
         for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
-            centre = base[block] if factors is not _FINE else chosen.astype(np.float64)
+            centre = base[block] if factors is not _FINE else block_scales.astype(np.float64)
             trials = np.stack([np.maximum(centre * factor, floor[block]) for factor in factors])
-            _better_of(weight[block], weighting, trials.astype(np.float32), packings, best, chosen)
-        scales[block] = chosen
+            _better_of(
+                weight[block], weighting, trials.astype(np.float32), packings, best, block_scales
+            )
+        scales[block] = block_scales
     return scales
 
 
@@ -215,17 +217,17 @@ def _better_of(
     trials: NDArray[np.float32],
     packings: tuple[Pairs, ...],
     best: NDArray[np.float64],
-    chosen: NDArray[np.float32],
+    scales: NDArray[np.float32],
 ) -> None:
     """Takes the ``(F, R)`` scales that are better than the best so far, in place.
 
     Moving pairs is what costs, and it only adds error. So each row's scales are tried in the order
     of their error before, until that of the next is no better than the best after.
     """
-    left = np.stack([_errors(weight, importance, trial, ()) for trial in trials])
+    errors = np.stack([_errors(weight, importance, trial, ()) for trial in trials])
     for _ in trials:
-        first = left.argmin(axis=0)
-        rows = np.flatnonzero(left.min(axis=0) < best)
+        first = errors.argmin(axis=0)
+        rows = np.flatnonzero(errors.min(axis=0) < best)
         if not rows.size:
             return
         picked = first[rows]
@@ -234,10 +236,10 @@ def _better_of(
             weighting = importance if len(importance) == 1 else importance[rows]
             error = _errors(weight[rows], weighting, trial, packings)
         else:
-            error = left[picked, rows]
-        left[picked, rows] = np.inf
+            error = errors[picked, rows]
+        errors[picked, rows] = np.inf
         better = error < best[rows]
-        best[rows[better]], chosen[rows[better]] = error[better], trial[better]
+        best[rows[better]], scales[rows[better]] = error[better], trial[better]
 
 
 def _search_tensor(
@@ -250,15 +252,15 @@ def _search_tensor(
     """Best single scale, repeated for every row."""
     base = (float(peak.max(initial=0.0)) or 1.0) / WEIGHT_LEVELS
     least = float(floor.max())
-    best, chosen = np.inf, np.float32(max(base, least))
+    best, scale = np.inf, np.float32(max(base, least))
     for factors in (_ROUGH_SAFE if packings else _ROUGH, _FINE):
-        centre = base if factors is not _FINE else float(chosen)
+        centre = base if factors is not _FINE else float(scale)
         for factor in factors:
             trial = np.full(len(weight), max(centre * factor, least), np.float32)
             error = float(_errors(weight, importance, trial, packings).sum())
             if error < best:
-                best, chosen = error, trial[0]
-    return np.full(len(weight), chosen, np.float32)
+                best, scale = error, trial[0]
+    return np.full(len(weight), scale, np.float32)
 
 
 def _errors(
