@@ -98,7 +98,7 @@ def contradicting_labels(baseline: Predictions, dataset: Dataset) -> str:
     first = int(np.flatnonzero(unsure)[0])
     others = (groups == groups[first]) & (baseline.labels != baseline.labels[first])
     second = int(np.flatnonzero(others)[0])
-    told = " and ".join(
+    examples = " and ".join(
         f"{dataset.image_name(i) if len(dataset) == baseline.samples else 'an image'} "
         f"(label {class_name(baseline, int(baseline.labels[i]))!r})"
         for i in (first, second)
@@ -106,7 +106,7 @@ def contradicting_labels(baseline: Predictions, dataset: Dataset) -> str:
     are = "image is" if images == 1 else "images are"
     return (
         f"{dataset.name}: {images} {are} there under two or more labels "
-        f"({int(unsure.sum())} of {baseline.samples} samples), for example {told}. "
+        f"({int(unsure.sum())} of {baseline.samples} samples), for example {examples}. "
         "Keep each image under its right label."
     )
 

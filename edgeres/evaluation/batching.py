@@ -86,23 +86,23 @@ class BatchWatch:
         order = np.random.default_rng(0).permutation(len(rows))
         alone = order[: _ALONE - 1]
         sizes = {limits.fit(min(size, len(rows))) for size in SIZES}
-        tried = [(1, np.array([0])), *((1, alone[i : i + 1]) for i in range(len(alone)))]
-        parts = tried if 1 in sizes else []
+        single_images = [(1, np.array([0])), *((1, alone[i : i + 1]) for i in range(len(alone)))]
+        parts = single_images if 1 in sizes else []
         parts += [(size, order[:size]) for size in sorted(sizes - {1})]
         noise: dict[int, list[float]] = {}
-        for size, chosen in parts:
-            got = answer(images[chosen]).astype(np.float64)
+        for size, part in parts:
+            answers = answer(images[part]).astype(np.float64)
             with np.errstate(invalid="ignore", over="ignore"):
-                apart = np.square(got - rows[chosen]).sum(axis=1)
+                apart = np.square(answers - rows[part]).sum(axis=1)
             noise.setdefault(size, []).extend(np.where(np.isfinite(apart), apart, np.inf))
-        for size, found in noise.items():
-            overall, worst = _db(signal, float(np.mean(found))), _db(signal, max(found))
+        for size, energies in noise.items():
+            overall, worst = _db(signal, float(np.mean(energies))), _db(signal, max(energies))
             if overall < _MIN_DB or worst < _MIN_IMAGE_DB:
-                differing = sum(_db(signal, value) < _MIN_IMAGE_DB for value in found)
+                differing = sum(_db(signal, value) < _MIN_IMAGE_DB for value in energies)
                 raise ModelError(
                     f"{who}: the answers depend on the batch: in a batch of {size}, "
-                    f"{max(differing, 1)} of {len(found)} images are answered otherwise than among "
-                    f"the whole set ({min(overall, worst):.1f} dB).",
+                    f"{max(differing, 1)} of {len(energies)} images are answered otherwise than "
+                    f"among the whole set ({min(overall, worst):.1f} dB).",
                     hint="Something is computed over the batch, or for one batch size only; export "
                     "the network in evaluation mode with a free batch and build the engine anew.",
                 )

@@ -61,9 +61,9 @@ class Evidence:
         findings = self._candidate_findings if candidate else self._reference_findings
         wrong = [f for f in findings if f.severity == "wrong" and f.node in layer.nodes]
         if wrong:
-            rules = ", ".join(dict.fromkeys(found.rule for found in wrong))
-            return rules, " ".join(found.message for found in wrong)
-        failed = next((found.message for found in findings if found.rule == "check"), "")
+            rules = ", ".join(dict.fromkeys(finding.rule for finding in wrong))
+            return rules, " ".join(finding.message for finding in wrong)
+        failed = next((finding.message for finding in findings if finding.rule == "check"), "")
         text = f"No cause was found: {failed or _acquittal(model, layer)}"
         return _UNKNOWN, f"{text} Please report it with the ONNX file."
 
@@ -72,9 +72,9 @@ class Evidence:
         factors = weight_factors(self._reference.graph, self._candidate.graph, layer.node)
         off = np.abs(factors - 1.0) > _FACTOR
         if off.any():
-            told = f"{np.median(factors[off]):.2f} times those of the reference"
+            ratio = f"{np.median(factors[off]):.2f} times those of the reference"
             return "weight-scale", (
-                f"its weights are {told} in {int(off.sum())} of {len(factors)} output channels: "
+                f"its weights are {ratio} in {int(off.sum())} of {len(factors)} output channels: "
                 "their scale is wrong."
             )
         if layer.clipped is not None and layer.clipped > _CLIPPED:
@@ -169,13 +169,13 @@ def _weight(model: ir.Model, name: str) -> NDArray[np.float64] | None:
 
 
 def _dequantized(node: ir.Node) -> NDArray[np.float64] | None:
-    stored, scale, zero = constant(node.inputs[0]), scale_of(node), zero_point_of(node)
-    if stored is None:
+    integers, scale, zero = constant(node.inputs[0]), scale_of(node), zero_point_of(node)
+    if integers is None:
         return None
-    shape = [1] * stored.ndim
+    shape = [1] * integers.ndim
     if scale.size > 1:
         shape[node.attributes.get_int("axis", 1)] = scale.size
-    centred = stored.astype(np.float64) - np.ravel(zero).astype(np.float64).reshape(
-        shape if zero.size > 1 else [1] * stored.ndim
+    centred = integers.astype(np.float64) - np.ravel(zero).astype(np.float64).reshape(
+        shape if zero.size > 1 else [1] * integers.ndim
     )
     return np.asarray(centred * np.ravel(scale).astype(np.float64).reshape(shape))

@@ -175,8 +175,8 @@ def compare(
         UsageError: The confidence makes no sense.
     """
     _check_pairs(baseline, candidate)
-    right, kept = baseline.correct, candidate.correct
-    lost, gained = right & ~kept, ~right & kept
+    right, candidate_right = baseline.correct, candidate.correct
+    lost, gained = right & ~candidate_right, ~right & candidate_right
     flips = Flips(int(lost.sum()), int(gained.sum()))
     samples = baseline.samples
     groups = same_image_groups(baseline, candidate)
@@ -190,8 +190,10 @@ def compare(
         samples=samples,
         confidence=confidence,
         baseline_top1=float(right.mean()),
-        top1=float(kept.mean()),
-        top1_interval=wilson_interval(int(kept.sum()), samples, confidence, effective=effective),
+        top1=float(candidate_right.mean()),
+        top1_interval=wilson_interval(
+            int(candidate_right.sum()), samples, confidence, effective=effective
+        ),
         baseline_top5=top_k(baseline, 5),
         top5=top_k(candidate, 5),
         drop_pp=100 * (flips.lost - flips.gained) / samples,
@@ -246,14 +248,14 @@ def _net(
 
 def _constant(baseline: Predictions, candidate: Predictions) -> bool:
     """Whether all images get one answer, to the class or up to noise, that had several."""
-    known = candidate.finite
-    if not known.any():
+    finite = candidate.finite
+    if not finite.any():
         return False
-    first = candidate.predicted[known][0]
-    if (candidate.predicted[known] == first).all():
+    first = candidate.predicted[finite][0]
+    if (candidate.predicted[finite] == first).all():
         return bool((baseline.predicted != first).any())
     own, other = (
-        float(p.logits[known].astype(np.float64).var(axis=0).sum()) for p in (candidate, baseline)
+        float(p.logits[finite].astype(np.float64).var(axis=0).sum()) for p in (candidate, baseline)
     )
     return own < _CONSTANT * other
 

@@ -73,9 +73,9 @@ def open_model(path: Path, near: Sequence[Path], *, isolate: bool) -> Model:
 
 
 def _source(engine: Engine, near: Sequence[Path]) -> Path:
-    for given in near:
+    for onnx in near:
         try:
-            return source_of(engine, given)
+            return source_of(engine, onnx)
         except ArtefactError:
             continue
     return source_of(engine)
@@ -92,9 +92,9 @@ def choose_points(first: Model, second: Model) -> None:
         for model in (first, second)
         if model.engine is not None or is_quantized(model.graph)
     ] or [{point.tensor: None for point in find_points(first.graph)[:-1]}]
-    wanted = set.intersection(*map(set, stored))
+    common = set.intersection(*map(set, stored))
     for model in (first, second):
-        model.points = find_points(model.graph, wanted)
+        model.points = find_points(model.graph, common)
     both = {p.tensor for p in first.points} & {p.tensor for p in second.points}
     outputs = [model.points[-1].tensor for model in (first, second)]
     if outputs[0] != outputs[1]:

@@ -108,7 +108,7 @@ def record_conformance(
     content = {
         "model": new.model,
         "backends": {
-            name: {key: vars(wanted).copy() for key, wanted in metrics.items()}
+            name: {key: vars(figure).copy() for key, figure in metrics.items()}
             for name, metrics in sorted(new.backends.items())
         },
     }
@@ -130,19 +130,19 @@ def conformance_checks(
         figures: Measured, by metric.
     """
     checks = []
-    for name, wanted in expected.items():
-        got = figures.get(name)
-        said = f"{name}: expected {wanted.expected:g} within {wanted.tolerance:g}, got "
-        if got is None:
-            checks.append(Check(f"conformance.{name}", "fail", f"{said}nothing measured."))
+    for name, target in expected.items():
+        value = figures.get(name)
+        text = f"{name}: expected {target.expected:g} within {target.tolerance:g}, got "
+        if value is None:
+            checks.append(Check(f"conformance.{name}", "fail", f"{text}nothing measured."))
             continue
-        off = got - wanted.expected
-        good = abs(off) <= wanted.tolerance + 1e-12 * abs(wanted.expected)
-        reason = f"{said}{got:g}" + ("." if good else f" ({off:+g}).")
-        if not good and (off > 0) == (name not in ("drop_pp", "size_bytes")):
+        off = value - target.expected
+        within = abs(off) <= target.tolerance + 1e-12 * abs(target.expected)
+        reason = f"{text}{value:g}" + ("." if within else f" ({off:+g}).")
+        if not within and (off > 0) == (name not in ("drop_pp", "size_bytes")):
             reason += " It is better than expected: find out why, then record it anew."
-        outcome: Outcome = "pass" if good else "fail"
-        checks.append(Check(f"conformance.{name}", outcome, reason, got, wanted.expected))
+        outcome: Outcome = "pass" if within else "fail"
+        checks.append(Check(f"conformance.{name}", outcome, reason, value, target.expected))
     return checks
 
 

@@ -65,9 +65,9 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
     by_node = layers_by_node(layers)
     in_float: list[FloatLayer] = []
     for node, macs in macs_by_node.items():
-        found = by_node.get(node, [])
-        other = [layer for layer in found if layer.precision not in _INT8]
-        if not found:
+        node_layers = by_node.get(node, [])
+        other = [layer for layer in node_layers if layer.precision not in _INT8]
+        if not node_layers:
             reason = "the engine reports no layer for it"
             in_float.append(FloatLayer(node, macs, "unknown", reason))
         elif other:

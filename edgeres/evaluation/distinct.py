@@ -90,9 +90,9 @@ def same_images(sketches: Sketches, logits: NDArray[np.float32]) -> NDArray[np.i
             continue
         around = np.array(tree.query_ball_point(points[index], near))
         apart = np.sqrt(np.square(answers[around] - answers[index]).sum(axis=1))
-        found = around[free[around] & (apart <= close)]
-        leader[found] = index
-        free[found] = False
+        members = around[free[around] & (apart <= close)]
+        leader[members] = index
+        free[members] = False
         free[index] = False
     groups = leader[member.reshape(-1)]
     _, starts, inverse = np.unique(groups, return_index=True, return_inverse=True)

@@ -94,11 +94,11 @@ def explain(
     fp32 = next((f for name in run_folder.QUANTIZED if (f := run / name).is_file()), None)
     if images or fp32 is None:
         return Explanation(images, None)
-    few = dataset.subset(range(min(SAMPLES, len(dataset))))
-    given = [] if source is None else [source]
+    sample = dataset.subset(range(min(SAMPLES, len(dataset))))
+    sources = [] if source is None else [source]
     try:
         layers = layer_by_layer(
-            fp32, engine, few, preprocess, sources=given, threads=threads, isolate=isolate
+            fp32, engine, sample, preprocess, sources=sources, threads=threads, isolate=isolate
         )
     except EdgeResError:  # the Q/DQ file was not kept, or what it builds to look inside failed
         return Explanation("", None)

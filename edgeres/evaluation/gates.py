@@ -86,9 +86,9 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
         reason = f"the engine {SAME_FOR_ALL}, whatever its accuracy ({100 * c.top1:.2f} %)."
     elif c.silent:
         outcome = "fail"
-        named = ", ".join(repr(name) for name in c.silent[:_TOLD])
+        classes = ", ".join(repr(name) for name in c.silent[:_TOLD])
         reason = (
-            f"the engine never answers {named}, which the baseline knows, whatever the drop of "
+            f"the engine never answers {classes}, which the baseline knows, whatever the drop of "
             f"top-1 ({c.drop_pp:+.2f} pp)."
         )
     elif c.drop_upper_pp <= max_drop_pp:
@@ -101,8 +101,8 @@ def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
             f"{max_drop_pp:g} pp."
         )
         if c.worse_classes:
-            named = ", ".join(f"{w.name} {w.drop_pp:+.1f} pp" for w in c.worse_classes[:_TOLD])
-            reason += f" Classes that lose most: {named}."
+            classes = ", ".join(f"{w.name} {w.drop_pp:+.1f} pp" for w in c.worse_classes[:_TOLD])
+            reason += f" Classes that lose most: {classes}."
     else:
         outcome = "inconclusive"
         needed = samples_to_decide(
@@ -175,9 +175,9 @@ def latency_check(latency: Latency, max_p99_ms: float, confidence: float = 0.95)
     bounds = latency.p99_interval(confidence)
     p99_ms = latency.p99_ms
     outcome: Outcome = "inconclusive"
-    told = f"{100 * confidence:.4g} % bounds {bounds.low_ms:.3g} to "
-    told += f"{bounds.high_ms:.3g} ms" if bounds.high_ms is not None else "unknown"
-    reason = f"p99 latency {p99_ms:.3g} ms ({told}), at most {max_p99_ms:.3g} ms asked."
+    interval = f"{100 * confidence:.4g} % bounds {bounds.low_ms:.3g} to "
+    interval += f"{bounds.high_ms:.3g} ms" if bounds.high_ms is not None else "unknown"
+    reason = f"p99 latency {p99_ms:.3g} ms ({interval}), at most {max_p99_ms:.3g} ms asked."
     if latency.doubts:
         reason += f" The times are doubtful: {'; '.join(latency.doubts)}."
     elif bounds.low_ms > max_p99_ms:

@@ -175,10 +175,10 @@ class _Loop:
         if first.engine is None:
             limits = {p.tensor: p.limits for p in self._models[1].points}
             _add_own(self._own, first, images, tensors[1], limits)
-        for model, simulated, got in zip(self._models, self._simulated, tensors, strict=True):
+        for model, simulated, values in zip(self._models, self._simulated, tensors, strict=True):
             if simulated is not None:
-                _add(model.sums["whole"], simulated.run(images), got)
-                _add_own(model.sums["own"], model, images, got)
+                _add(model.sums["whole"], simulated.run(images), values)
+                _add_own(model.sums["own"], model, images, values)
         ours, theirs = (t[m.points[-1].tensor] for m, t in zip(self._models, tensors, strict=True))
         ours, theirs = (logits.reshape(len(images), -1) for logits in (ours, theirs))
         self._classes.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
@@ -195,8 +195,8 @@ class _Loop:
     def output(self) -> OutputDistance:
         """The logits of both."""
         same = np.concatenate(self._classes)
-        found = self._whole[self._models[1].points[-1].tensor]
-        return OutputDistance(len(same), found.sqnr_db, float(same.mean()), found.largest)
+        distance = self._whole[self._models[1].points[-1].tensor]
+        return OutputDistance(len(same), distance.sqnr_db, float(same.mean()), distance.largest)
 
     def notes(self) -> tuple[str, ...]:
         """What the probing engines could not tell."""
@@ -277,10 +277,10 @@ def _add_own(
     def visit(stop: str, computed: NDArray[np.float32]) -> NDArray[np.float32]:
         if stop in twins:
             return other[twins[stop]]
-        given = other[at[stop]]
+        value = other[at[stop]]
         beyond = None if limits is None else limits.get(at[stop])
-        sums.setdefault(at[stop], Distance()).add(computed, given, beyond)
-        return given
+        sums.setdefault(at[stop], Distance()).add(computed, value, beyond)
+        return value
 
     run_in_segments(reference.graph, [*at, *twins], images, visit)
 
@@ -291,8 +291,10 @@ def _layer(
     own: Distance | None,
     about: Sequence[Mapping[str, EngineDistance]],
 ) -> LayerDistance:
-    stored = own is not None and point.limits is not None
-    coarse = stored and own is not None and own.signal_rms and point.step is not None
+    clipped = coarseness = None
+    if own is not None and point.limits is not None:
+        clipped = own.clipped_share
+        coarseness = point.step / own.signal_rms if point.step and own.signal_rms else None
     return LayerDistance(
         node=point.node,
         op=point.op,
@@ -305,8 +307,8 @@ def _layer(
         candidate=about[1].get(point.tensor),
         gain=1.0 if own is None else own.gain,
         gain_explains=0.0 if own is None else own.gain_explains,
-        clipped=own.clipped_share if own is not None and stored else None,
-        coarseness=point.step / own.signal_rms if coarse and own and point.step else None,
+        clipped=clipped,
+        coarseness=coarseness,
     )
 
 

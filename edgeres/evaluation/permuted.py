@@ -46,15 +46,15 @@ def exchanged_labels(baseline: Predictions) -> str:
     repaired = int(np.trace(counts))
     proven: dict[int, int] = {}
     for cycle in _cycles(mapping):
-        seen = [old for old in cycle if counts[old].any()]
-        moved = np.array([counts[old, mapping[old]] for old in seen])
-        stays = np.array([counts[old, old] for old in seen])
+        classes = [old for old in cycle if counts[old].any()]
+        moved = np.array([counts[old, mapping[old]] for old in classes])
+        stays = np.array([counts[old, old] for old in classes])
         tosses = int(moved.sum() + stays.sum())
-        if not seen or (moved <= stays).any():
+        if not classes or (moved <= stays).any():
             continue
         log_chance = log_heads_at_least(int(moved.sum()), tosses)
-        if log_chance + len(seen) * np.log(baseline.classes) <= np.log(_UNLIKELY):
-            proven |= {old: mapping[old] for old in seen}
+        if log_chance + len(classes) * np.log(baseline.classes) <= np.log(_UNLIKELY):
+            proven |= {old: mapping[old] for old in classes}
             repaired += int(moved.sum() - stays.sum())
     if not proven:
         return ""
@@ -68,11 +68,11 @@ def exchanged_labels(baseline: Predictions) -> str:
             f"The labels look permuted: all of them are off by {-step:+d}{counted}; with that "
             f"mended, top-1 would be {top1:.4f}."
         )
-    told = "; ".join(
+    examples = "; ".join(
         f"{class_name(baseline, old)!r} is answered as {class_name(baseline, new)!r}"
         for old, new in list(proven.items())[:_TOLD_CLASSES]
     ) + ("; ..." if len(proven) > _TOLD_CLASSES else "")
-    return f"The labels look permuted: with {told}, top-1 would be {top1:.4f}."
+    return f"The labels look permuted: with {examples}, top-1 would be {top1:.4f}."
 
 
 def class_name(predictions: Predictions, label: int) -> str:
@@ -89,11 +89,11 @@ def _confusion(baseline: Predictions) -> NDArray[np.int64]:
 
 def _cycles(mapping: tuple[int, ...]) -> list[list[int]]:
     """The cycles of a permutation, without its fixed points."""
-    found, left = [], {old for old, new in enumerate(mapping) if old != new}
-    while left:
-        cycle = [min(left)]
+    cycles, positions = [], {old for old, new in enumerate(mapping) if old != new}
+    while positions:
+        cycle = [min(positions)]
         while (following := mapping[cycle[-1]]) != cycle[0]:
             cycle.append(following)
-        left -= set(cycle)
-        found.append(cycle)
-    return found
+        positions -= set(cycle)
+        cycles.append(cycle)
+    return cycles

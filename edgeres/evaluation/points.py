@@ -79,19 +79,19 @@ def find_points(model: ir.Model, tensors: Collection[str] | None = None) -> tupl
         tensors: Only these tensors (and the output); left out, all that an engine stores.
     """
     graph = model.graph
-    found: dict[str, tuple[ir.Value, ir.Value]] = {}
+    pairs: dict[str, tuple[ir.Value, ir.Value]] = {}
     for value in activations(graph):
         producer, name = value.producer(), value_name(value)
         if producer is None or producer.op_type in (Q, DQ) or value.is_graph_output():
             continue
         held = next(iter(_dequantized_forms(value)), value)
         if name in tensors if tensors is not None else _stored(value, held):
-            found[name] = (value, held)
+            pairs[name] = (value, held)
     output = graph.outputs[0]
-    known = {v for pair in found.values() for v in pair}
+    point_values = {v for pair in pairs.values() for v in pair}
     order = {node: index for index, node in enumerate(graph)}
-    points = [_point(value, held, known, order) for value, held in found.values()]
-    return (*points, _point(output, output, known, order))
+    points = [_point(value, held, point_values, order) for value, held in pairs.values()]
+    return (*points, _point(output, output, point_values, order))
 
 
 def _stored(value: ir.Value, held: ir.Value) -> bool:
@@ -117,11 +117,14 @@ def _dequantized_forms(value: ir.Value) -> list[ir.Value]:
 
 
 def _point(
-    value: ir.Value, held: ir.Value, known: Collection[ir.Value], order: Mapping[ir.Node, int]
+    value: ir.Value,
+    held: ir.Value,
+    point_values: Collection[ir.Value],
+    order: Mapping[ir.Node, int],
 ) -> Point:
     stop = held.producer()
     assert stop is not None  # an output that is an input is no network
-    work = _work_since(value, known, order)
+    work = _work_since(value, point_values, order)
     main = next((node for node in reversed(work) if node.op_type in WEIGHTED), None)
     main = main or (work[-1] if work else value.producer() or stop)
     return Point(
@@ -151,7 +154,7 @@ def _limits(dequantize: ir.Node) -> tuple[float, float] | None:
 
 
 def _work_since(
-    value: ir.Value, known: Collection[ir.Value], order: Mapping[ir.Node, int]
+    value: ir.Value, point_values: Collection[ir.Value], order: Mapping[ir.Node, int]
 ) -> list[ir.Node]:
     """Computing nodes between the points before and a tensor, in topological order."""
     members: set[ir.Node] = set()
@@ -161,7 +164,7 @@ def _work_since(
         if node is None or node in members:
             continue
         members.add(node)
-        pending += [v.producer() for v in node.inputs if v is not None and v not in known]
+        pending += [v.producer() for v in node.inputs if v is not None and v not in point_values]
     work = [node for node in members if node.op_type not in _NOT_WORK | {Q, DQ}]
     return sorted(work, key=lambda node: order[node])
 
@@ -169,5 +172,7 @@ def _work_since(
 def _asked(node: ir.Node) -> bool:
     """Whether the graph asks for INT8: data and weight come out of DequantizeLinear."""
     data = node.inputs[:2] if node.op_type in WEIGHTED else node.inputs
-    read = [v for v in data if v is not None and (node.op_type in WEIGHTED or constant(v) is None)]
-    return bool(read) and all(dequantized(v) for v in read)
+    sources = [
+        v for v in data if v is not None and (node.op_type in WEIGHTED or constant(v) is None)
+    ]
+    return bool(sources) and all(dequantized(v) for v in sources)

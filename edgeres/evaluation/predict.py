@@ -77,11 +77,11 @@ def predict(
     done = 0
 
     def answer(images: Array) -> NDArray[np.float32]:
-        found = [
+        scores = [
             class_scores(runner.infer({source.name: fed}), target, len(fed))[:count]
             for fed, count in fed_batches(runner, images)
         ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
     for images, batch_labels in batches(
         dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, skipped=skipped

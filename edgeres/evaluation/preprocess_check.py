@@ -34,16 +34,16 @@ def preprocess_differs(folder: Path, preprocess: Preprocess) -> str:
         folder: ``baseline`` folder of a run of ``convert``, or where its files were copied to.
         preprocess: How images become numbers now.
     """
-    kept = folder / run_folder.PREPROCESS
-    if not kept.is_file():
+    file = folder / run_folder.PREPROCESS
+    if not file.is_file():
         return ""
     try:
-        then = Preprocess.from_json(kept.read_text(encoding="utf-8")).to_dict()
+        then = Preprocess.from_json(file.read_text(encoding="utf-8")).to_dict()
     except (OSError, EdgeResError):
         return ""
     now = preprocess.to_dict()
     other = [
-        f"{key} is {_short(now[key])} here and {_short(then[key])} in {kept}"
+        f"{key} is {_short(now[key])} here and {_short(then[key])} in {file}"
         for key in now
         if now[key] != then.get(key)
     ]
@@ -85,7 +85,7 @@ def images_differ(
     from edgeres.quantization.simulate import simulated_logits
 
     settings = preprocess_differs(folder, preprocess)
-    found, fp32 = "", folder / run_folder.MODEL
+    answers_differ, fp32 = "", folder / run_folder.MODEL
     comparable = (
         fp32.is_file()
         and baseline.samples == len(dataset)  # else images were left out and rows are not theirs
@@ -94,23 +94,23 @@ def images_differ(
     if comparable:
         if isolate:
             try_model(fp32)
-        few = dataset.subset(range(min(samples, len(dataset))))
-        parts = (part for part, _ in batches(few, preprocess, _BATCH))
+        sample = dataset.subset(range(min(samples, len(dataset))))
+        parts = (part for part, _ in batches(sample, preprocess, _BATCH))
         now = simulated_logits(fp32, parts, threads=threads)
         then = baseline.logits[: len(now)]
         distance = sqnr_db(then, now)
         if distance >= _SAME_DB:
             return ""
         same = float((then.argmax(axis=1) == now.argmax(axis=1)).mean())
-        found = (
+        answers_differ = (
             f"the FP32 network itself does not give the baseline's answers again ({distance:.1f} "
             f"dB, {100 * same:.0f} % the same class)"
         )
-    if not found and not settings:
+    if not answers_differ and not settings:
         return ""
-    told = "; ".join(filter(None, (found, settings)))
+    reasons = "; ".join(filter(None, (answers_differ, settings)))
     return (
-        f"the images are prepared otherwise than for the baseline: {told}. That is no layer's "
+        f"the images are prepared otherwise than for the baseline: {reasons}. That is no layer's "
         "fault; check scale, mean, std, channel order and size first."
     )
 

@@ -79,7 +79,7 @@ def check_file(
         return []
     engine_maker = get_backend(backend)
     rules = engine_maker.qdq_rules(device)
-    found = [
+    findings = [
         *lint_model(model, rules),
         *decided_hazards(
             model,
@@ -90,7 +90,7 @@ def check_file(
         ),
     ]
     order = ("wrong", "risk", "note")
-    return [asdict(each) for each in sorted(found, key=lambda each: order.index(each.severity))]
+    return [asdict(each) for each in sorted(findings, key=lambda each: order.index(each.severity))]
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

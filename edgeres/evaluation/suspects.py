@@ -55,50 +55,50 @@ def suspects(
     layers: Sequence[LayerDistance], reference: Path, candidate: Path, evidence: Evidence
 ) -> tuple[Suspect, ...]:
     """Names the layers that stand out, engine faults first, each kind in topological order."""
-    found: list[Suspect] = []
+    result: list[Suspect] = []
     for layer in layers:
-        for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
-            if seen is not None and _beyond_rounding(seen):
-                cause, why = evidence.of_engine(layer, candidate=seen is layer.candidate)
-                text = f"{_engine_text(layer, seen)} {why}"
-                found.append(Suspect(layer.node, "engine", str(model), text, cause))
+        for model, distance in ((reference, layer.reference), (candidate, layer.candidate)):
+            if distance is not None and _beyond_rounding(distance):
+                cause, why = evidence.of_engine(layer, candidate=distance is layer.candidate)
+                text = f"{_engine_text(layer, distance)} {why}"
+                result.append(Suspect(layer.node, "engine", str(model), text, cause))
     for layer in layers:
-        for model, seen in ((reference, layer.reference), (candidate, layer.candidate)):
-            if seen is not None and seen.int8_asked and seen.precision != "int8":
+        for model, distance in ((reference, layer.reference), (candidate, layer.candidate)):
+            if distance is not None and distance.int8_asked and distance.precision != "int8":
                 text = (
                     f"{layer.node} is Q/DQ in the ONNX file, but the engine runs it in "
-                    f"{seen.precision}: it was not fused."
+                    f"{distance.precision}: it was not fused."
                 )
-                found.append(Suspect(layer.node, "unfused", str(model), text, "unfused"))
-    named = {suspect.node for suspect in found}
+                result.append(Suspect(layer.node, "unfused", str(model), text, "unfused"))
+    named = {suspect.node for suspect in result}
     far = _outliers(layers, candidate, evidence)
-    found += [suspect for suspect in far if suspect.node not in named]
+    result += [suspect for suspect in far if suspect.node not in named]
     weighted = [layer for layer in layers if layer.op in WEIGHTED]
     if any(layer.int8_asked for layer in weighted):
         text = "{} has no Q/DQ in the ONNX file, so it runs in float while other layers are INT8."
-        found += [
+        result += [
             Suspect(layer.node, "float", str(candidate), text.format(layer.node), "float")
             for layer in weighted
             if not layer.int8_asked
         ]
-    return tuple(found)
+    return tuple(result)
 
 
-def _beyond_rounding(seen: EngineDistance) -> bool:
-    if seen.max_steps is None:
-        return seen.own_sqnr_db < _FLOAT_DB
-    return seen.max_steps > _MAX_STEPS
+def _beyond_rounding(distance: EngineDistance) -> bool:
+    if distance.max_steps is None:
+        return distance.own_sqnr_db < _FLOAT_DB
+    return distance.max_steps > _MAX_STEPS
 
 
-def _engine_text(layer: LayerDistance, seen: EngineDistance) -> str:
-    if seen.max_steps is None:
+def _engine_text(layer: LayerDistance, distance: EngineDistance) -> str:
+    if distance.max_steps is None:
         return (
-            f"{layer.node}: the engine differs from its ONNX source by {seen.own_sqnr_db:.1f} dB, "
-            "more than the order of float sums explains."
+            f"{layer.node}: the engine differs from its ONNX source by "
+            f"{distance.own_sqnr_db:.1f} dB, more than the order of float sums explains."
         )
     return (
-        f"{layer.node}: from the same inputs the engine's output is up to {seen.max_steps:.0f} "
-        f"quantization steps away from what its ONNX source says ({seen.own_sqnr_db:.1f} dB); "
+        f"{layer.node}: from the same inputs the engine's output is up to {distance.max_steps:.0f} "
+        f"quantization steps away from what its ONNX source says ({distance.own_sqnr_db:.1f} dB); "
         "rounding explains one."
     )
 
@@ -117,12 +117,12 @@ def _outliers(
     far = [
         (layer, value) for layer, value in own if value < usual - _OUTLIER_DB and value < _NOISY_DB
     ]
-    found = []
+    result = []
     for layer, value in far:
         cause, why = evidence.of_quantization(layer)
         text = (
             f"{layer.node} alone leaves {value:.1f} dB of the signal, where the middle layer "
             f"leaves {usual:.1f} dB: {why}"
         )
-        found.append(Suspect(layer.node, "quantization", str(candidate), text, cause))
-    return found
+        result.append(Suspect(layer.node, "quantization", str(candidate), text, cause))
+    return result

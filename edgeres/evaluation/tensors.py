@@ -56,8 +56,8 @@ class OnnxInside:
 
     def run(self, images: NDArray[np.float32]) -> Tensors:
         """See :class:`Inside`."""
-        got = run_session(self._session, images)
-        return {point.tensor: got[point.value].astype(np.float32) for point in self._points}
+        outputs = run_session(self._session, images)
+        return {point.tensor: outputs[point.value].astype(np.float32) for point in self._points}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class EngineInside(Closing):
         stack: ExitStack,
         points: list[Point],
         images: NDArray[np.float32],
-        wanted: NDArray[np.float32],
+        output: NDArray[np.float32],
     ) -> None:
         """Makes probing engines for some points, as few as leave the output as it is."""
         if not points:
@@ -158,7 +158,7 @@ class EngineInside(Closing):
                 self.hidden[points[0].tensor] = error.message
                 return
         else:
-            same = np.array_equal(self._answer(runner, images)[0], wanted, equal_nan=True)
+            same = np.array_equal(self._answer(runner, images)[0], output, equal_nan=True)
             if same or not half:
                 stack.callback(runner.close)
                 self._probes.append(_Probe(runner, points))
@@ -166,8 +166,8 @@ class EngineInside(Closing):
                     self.altered.add(points[0].tensor)
                 return
             runner.close()
-        self._probe(stack, points[:half], images, wanted)
-        self._probe(stack, points[half:], images, wanted)
+        self._probe(stack, points[:half], images, output)
+        self._probe(stack, points[half:], images, output)
 
     def _build(self, points: Sequence[Point]) -> Runner:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
@@ -176,17 +176,17 @@ class EngineInside(Closing):
         write_atomic(onnx, ir.to_proto(model).SerializeToString())
         out = folder / f"engine{self._backend.engine_suffix}"
         if self._isolate:
-            built = isolate.build_isolated(onnx, out, self._backend.name, self._config)
+            engine = isolate.build_isolated(onnx, out, self._backend.name, self._config)
         else:
-            built = self._backend.build(onnx, out, self._config)
-        return self._backend.load(built, self._config)
+            engine = self._backend.build(onnx, out, self._config)
+        return self._backend.load(engine, self._config)
 
     def _answer(self, runner: Runner, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """All outputs in the order of the graph; in pieces that the engine takes."""
         pieces: list[list[NDArray[np.float32]]] = []
         for fed, count in fed_batches(runner, images):
-            got = runner.infer({self._input.name: fed})
-            pieces.append([got[s.name][:count].astype(np.float32) for s in runner.outputs])
+            outputs = runner.infer({self._input.name: fed})
+            pieces.append([outputs[s.name][:count].astype(np.float32) for s in runner.outputs])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 

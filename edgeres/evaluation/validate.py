@@ -186,7 +186,7 @@ def validate(
         if isinstance(other, Path):
             _try_other(other)
     size = engine_size(engine)
-    wanted = conformance.of(engine.backend) if conformance is not None else {}
+    expected = conformance.of(engine.backend) if conformance is not None else {}
 
     def answers(of: Engine, by: Backend, name: str = "") -> Predictions:
         with by.load(of, BuildConfig(device=of.device, threads=threads)) as runner:
@@ -201,8 +201,8 @@ def validate(
                 progress=progress,
             )
 
-    given = baseline or _default_baseline(path)
-    reference = _baseline(engine, given, threads, answers, isolate=isolate)
+    base = baseline or _default_baseline(path)
+    reference = _baseline(engine, base, threads, answers, isolate=isolate)
     check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
     comparison = compare(reference, candidate, confidence=limits.confidence)
@@ -226,8 +226,8 @@ def validate(
         )
     checks = [accuracy_check(comparison, limits.max_drop_pp)]
     coverage = None
-    asked = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
-    if asked or "int8_coverage" in wanted:
+    needs_coverage = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
+    if needs_coverage or "int8_coverage" in expected:
         inside = inspect(path, source=source)
         coverage = inside.coverage
         if limits.min_int8_coverage is not None:
@@ -236,7 +236,7 @@ def validate(
             checks.append(fusion_check(inside.fusions, limits.min_fused_adds))
     speed = measure_speed(engine, limits, fp32 or _runnable(baseline), threads, isolate=isolate)
     checks += deployment_checks(limits, size_bytes=size, **vars(speed))
-    checks += conformance_checks(wanted, figures_of(comparison, coverage, size))
+    checks += conformance_checks(expected, figures_of(comparison, coverage, size))
     verdict = decide(checks)
     cause = cause_of_it() if explain and verdict.outcome == "fail" else None
     return Validation(
@@ -280,44 +280,44 @@ def _runnable(baseline: Path | Predictions | None) -> Path | None:
 
 def _default_baseline(path: Path) -> Path:
     """Where ``edgeres convert`` puts the baseline of an engine at ``OUTPUT/TARGET/ENGINE``."""
-    found = run_folder.run_of(path) / run_folder.BASELINE / run_folder.PREDICTIONS
-    if not found.is_file():
+    predictions = run_folder.run_of(path) / run_folder.BASELINE / run_folder.PREDICTIONS
+    if not predictions.is_file():
         raise ArtefactError(
-            f"{path}: no baseline was given and there is none at {found}.",
+            f"{path}: no baseline was given and there is none at {predictions}.",
             hint="Give --baseline: a file of predictions, another engine or the FP32 ONNX file.",
         )
-    return found
+    return predictions
 
 
 def _baseline(
     engine: Engine,
-    given: Path | Predictions,
+    base: Path | Predictions,
     threads: int | None,
     answers: Callable[..., Predictions],
     *,
     isolate: bool,
 ) -> Predictions:
     """Turns whatever stands for the baseline into its answers."""
-    if isinstance(given, Predictions):
-        return given
-    if not given.is_file():
-        raise ArtefactError(f"{given}: no such baseline.", hint="Check the path.")
-    if given.suffix == ".npz":
-        return load_predictions(given)
-    if sidecar_path(given).is_file():
-        other = read_engine(given)
+    if isinstance(base, Predictions):
+        return base
+    if not base.is_file():
+        raise ArtefactError(f"{base}: no such baseline.", hint="Check the path.")
+    if base.suffix == ".npz":
+        return load_predictions(base)
+    if sidecar_path(base).is_file():
+        other = read_engine(base)
         return answers(other, executable_backend(other))
-    if given.suffix != ".onnx":
+    if base.suffix != ".onnx":
         raise ArtefactError(
-            f"{given}: expected predictions (.npz), an engine or an ONNX file as baseline.",
+            f"{base}: expected predictions (.npz), an engine or an ONNX file as baseline.",
             hint="`edgeres convert` writes one to baseline/predictions.npz in its output.",
         )
     backend = executable_backend(engine)
     with temporary_folder() as folder:
         out = folder / f"baseline{backend.engine_suffix}"
-        config = built_like(engine, backend, given, threads=threads, reference=True)
+        config = built_like(engine, backend, base, threads=threads, reference=True)
         if isolate:
-            built = build_isolated(given, out, backend.name, config)
+            built = build_isolated(base, out, backend.name, config)
         else:
-            built = backend.build(given, out, config)
-        return answers(built, backend, str(given))  # the engine's own file is gone soon
+            built = backend.build(base, out, config)
+        return answers(built, backend, str(base))  # the engine's own file is gone soon
