@@ -114,14 +114,14 @@ def _behind(
     way: str, makers: Mapping[str, onnx.NodeProto], constant: set[str]
 ) -> dict[str, onnx.NodeProto]:
     """Output name to node of everything that a tensor is computed from, nearest first."""
-    found: dict[str, onnx.NodeProto] = {}
+    nodes: dict[str, onnx.NodeProto] = {}
     waiting = [way]
-    while waiting and len(found) < _LIMIT:
+    while waiting and len(nodes) < _LIMIT:
         name = waiting.pop(0)
-        if name in makers and name not in found and name not in constant:
-            found[name] = makers[name]
+        if name in makers and name not in nodes and name not in constant:
+            nodes[name] = makers[name]
             waiting += makers[name].input
-    return found
+    return nodes
 
 
 def _depth(key: str, parents: Mapping[str, list[str]]) -> int:

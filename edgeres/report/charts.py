@@ -118,8 +118,8 @@ def pareto(report: Report) -> str | None:
         )
     )
     colour = alt.Color("engine:N", title=None, legend=alt.Legend(orient="top"))
-    drawn = (lines + points).encode(colour.scale(domain=engines, range=colours))
-    return _svg(drawn.properties(width=WIDTH - 70, height=200))
+    chart = (lines + points).encode(colour.scale(domain=engines, range=colours))
+    return _svg(chart.properties(width=WIDTH - 70, height=200))
 
 
 def weight_noise(layers: Sequence[LayerRow]) -> str | None:
@@ -226,11 +226,11 @@ def confusion_changes(answers: Answers) -> dict[tuple[int, int], int]:
     Answers that are no number belong to no cell.
     """
     changes: dict[tuple[int, int], int] = {}
-    moved = answers.dense != answers.engine
+    flips = answers.dense != answers.engine
     for label, before, after in zip(
-        answers.labels[moved].tolist(),
-        answers.dense[moved].tolist(),
-        answers.engine[moved].tolist(),
+        answers.labels[flips].tolist(),
+        answers.dense[flips].tolist(),
+        answers.engine[flips].tolist(),
         strict=True,
     ):
         for answer, step in ((before, -1), (after, 1)):
@@ -248,16 +248,16 @@ def drift(rows: Sequence[Row], field: str, title: str) -> str | None:
         title: What it is, with its unit.
     """
     alt = _altair()
-    known = [
+    points = [
         {"run": row.run, "engine": row.engine, field: value}
         for row in rows
         if (value := getattr(row, field)) is not None
     ]
-    if not known:
+    if not points:
         return None
     engines = sorted({row.engine for row in rows if getattr(row, field) is not None})
     colours = [f"var(--c{number % 4})" for number in range(len(engines))]
-    chart = alt.Chart(_data(known)).mark_line(point={"filled": True, "size": 60}, strokeWidth=2)
+    chart = alt.Chart(_data(points)).mark_line(point={"filled": True, "size": 60}, strokeWidth=2)
     return _svg(
         chart.encode(
             alt.X("run:O", title="run"),
@@ -327,6 +327,6 @@ def _with_tooltip(mark: re.Match[str]) -> str:
     kind, before, label, after, end = mark.groups()
     if kind == "text":
         return f"<{kind}{before or ''}{after}{end}"
-    told = f"<title>{label}</title>"
+    tooltip = f"<title>{label}</title>"
     closing = f"</{kind}>" if end == "/>" else ""
-    return f"<{kind}{before or ''}{after.rstrip('/')}>{told}{closing}"
+    return f"<{kind}{before or ''}{after.rstrip('/')}>{tooltip}{closing}"

@@ -48,8 +48,8 @@ def validation_table(found: Validation) -> ConsoleRenderable:
         _add(table, "Labels", found.contradictions)
     verdict = f"{cells.VERDICT_WORDS[found.verdict.outcome]} {found.verdict.reason}"
     why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
-    said = [Text(line) for line in finding_lines(found.findings)]
-    return Group(table, Text(), Text(verdict), *why, *said)
+    findings = [Text(line) for line in finding_lines(found.findings)]
+    return Group(table, Text(), Text(verdict), *why, *findings)
 
 
 def benchmark_table(
@@ -104,12 +104,12 @@ def benchmark_table(
 
 
 def _tuned(tuning: Tuning) -> str:
-    chosen = [f"{name}={value}" for name, value in tuning.options.items()]
-    chosen += [f"threads={tuning.threads}"] if tuning.threads is not None else []
+    settings = [f"{name}={value}" for name, value in tuning.options.items()]
+    settings += [f"threads={tuning.threads}"] if tuning.threads is not None else []
     if not tuning.kept:
         return f"the default run-time options are the fastest of {tuning.tried} tried"
     return (
-        f"kept {', '.join(chosen)}: {tuning.gain.value:.2f}x ({tuning.gain.low:.2f}-"
+        f"kept {', '.join(settings)}: {tuning.gain.value:.2f}x ({tuning.gain.low:.2f}-"
         f"{tuning.gain.high:.2f}), {tuning.tried} tried"
     )
 
@@ -120,11 +120,11 @@ def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
     table.add_column("Engine", overflow="fold")
     for heading in ("Scenario", "Verdict", "Samples/s", "Latency ms"):
         table.add_column(heading, overflow="fold")
-    for name, found in runs.items():
-        rate = cells.MISSING if found.samples_per_s is None else f"{found.samples_per_s:.0f}"
-        times = [f"{key} {cells.milliseconds(ms)}" for key, ms in found.percentiles_ms.items()]
-        verdict = "VALID" if found.valid else f"INVALID: {found.reason}"
-        _add(table, name, found.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
+    for name, result in runs.items():
+        rate = cells.MISSING if result.samples_per_s is None else f"{result.samples_per_s:.0f}"
+        times = [f"{key} {cells.milliseconds(ms)}" for key, ms in result.percentiles_ms.items()]
+        verdict = "VALID" if result.valid else f"INVALID: {result.reason}"
+        _add(table, name, result.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
     return table
 
 

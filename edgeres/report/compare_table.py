@@ -56,12 +56,12 @@ def layers_table(found: LayerComparison) -> ConsoleRenderable:
     return Group(table, Text(), *lines)
 
 
-def _engine_cells(seen: EngineDistance | None) -> list[str]:
-    if seen is None:
+def _engine_cells(distance: EngineDistance | None) -> list[str]:
+    if distance is None:
         return [cells.MISSING] * 3
-    steps = cells.MISSING if seen.max_steps is None else f"{seen.max_steps:.0f}"
-    changed = "" if seen.probe_exact else " (changed)"
-    return [steps, _decibels(seen.own_sqnr_db), seen.precision + changed]
+    steps = cells.MISSING if distance.max_steps is None else f"{distance.max_steps:.0f}"
+    changed = "" if distance.probe_exact else " (changed)"
+    return [steps, _decibels(distance.own_sqnr_db), distance.precision + changed]
 
 
 def _decibels(value: float | None) -> str:

@@ -249,25 +249,25 @@ def _flips(
     flips = []
     names = answers.class_names
     # Where images were left out, positions no longer are the data set's.
-    known = len(images) == len(answers.labels)
+    complete = len(images) == len(answers.labels)
     for kind, mask, sure, count in (
         ("lost", answers.lost, answers.dense_probability, _LOST),
         ("gained", answers.gained, answers.engine_probability, _GAINED),
     ):
         candidates = np.flatnonzero(mask)
-        chosen = candidates[np.argsort(-sure[candidates], kind="stable")][:count]
-        for index in map(int, chosen):
+        surest = candidates[np.argsort(-sure[candidates], kind="stable")][:count]
+        for index in map(int, surest):
             flips.append(
                 Flip(
                     index=index,
-                    name=images.image_name(index) if known else str(index),
+                    name=images.image_name(index) if complete else str(index),
                     kind=kind,
                     label=names[answers.labels[index]],
                     dense=_name(names, int(answers.dense[index])),
                     dense_probability=round(float(answers.dense_probability[index]), 6),
                     engine=_name(names, int(answers.engine[index])),
                     engine_probability=round(float(answers.engine_probability[index]), 6),
-                    image=_picture(folder, index, images, preprocess) if known else None,
+                    image=_picture(folder, index, images, preprocess) if complete else None,
                 )
             )
     return tuple(flips)

@@ -29,9 +29,11 @@ _TOLD = 3
 
 def findings(report: Report) -> tuple[Finding, ...]:
     """Everything worth telling about a report, warnings first."""
-    found = [f for name, target in report.targets.items() for f in _of_target(report, name, target)]
-    found += _of_run(report)
-    return tuple(sorted(found, key=lambda finding: finding.level != "warning"))
+    results = [
+        f for name, target in report.targets.items() for f in _of_target(report, name, target)
+    ]
+    results += _of_run(report)
+    return tuple(sorted(results, key=lambda finding: finding.level != "warning"))
 
 
 def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Finding]:
@@ -62,9 +64,9 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
         )
         yield Finding("info", "float-layers", text, name)
     if target.builder_warnings:
-        told = "; ".join(target.builder_warnings[:_TOLD])
+        warnings = "; ".join(target.builder_warnings[:_TOLD])
         others = len(target.builder_warnings) - _TOLD
-        text = f"the builder warns: {told}" + (f"; and {others} more" if others > 0 else "")
+        text = f"the builder warns: {warnings}" + (f"; and {others} more" if others > 0 else "")
         yield Finding("info", "builder-warnings", text, name)
     if quantized and target.saturating:
         yield _saturation(name, target)

@@ -126,8 +126,8 @@ def read_history(path: Path) -> list[Row]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:  # whoever made it was stopped before the table was there
             return []
-        found = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM results ORDER BY run, rowid")
-        return [Row(*values) for values in found]
+        records = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM results ORDER BY run, rowid")
+        return [Row(*values) for values in records]
 
 
 def runtime_changes(rows: Sequence[Row]) -> list[Change]:
@@ -154,10 +154,10 @@ def runtime_changes(rows: Sequence[Row]) -> list[Change]:
         last[key] = row
         if before is None or _versions(before) == _versions(row):
             continue
-        found = list(_differences(before, row)) or [("nothing changed", False)]
+        differences = list(_differences(before, row)) or [("nothing changed", False)]
         changes += [
             Change(row.engine, _versions(before), _versions(row), text, worse)
-            for text, worse in found
+            for text, worse in differences
         ]
     return changes
 

@@ -39,16 +39,16 @@ def junit_xml(verdicts: Mapping[str, Verdict], *, explained: Explained | None = 
             case = ET.SubElement(
                 root, "testcase", classname=visible(f"{_SUITE}.{engine}"), name=visible(name)
             )
-            told = visible(reason, lines=True)
+            text = visible(reason, lines=True)
             why = visible("\n".join([reason, *(explained or {}).get(engine, ())]), lines=True)
             if outcome == "not_executed":
                 skipped += 1
-                ET.SubElement(case, "skipped", message=told)
+                ET.SubElement(case, "skipped", message=text)
             elif outcome == "pass":
-                ET.SubElement(case, "system-out").text = told
+                ET.SubElement(case, "system-out").text = text
             else:
                 failures += 1
-                ET.SubElement(case, "failure", type=outcome, message=told).text = why
+                ET.SubElement(case, "failure", type=outcome, message=text).text = why
     return _counted(root, failures=failures, skipped=skipped)
 
 
@@ -62,8 +62,8 @@ def error_xml(command: str, kind: str, message: str) -> str:
     """
     root = ET.Element("testsuite", name=_SUITE)
     case = ET.SubElement(root, "testcase", classname=f"{_SUITE}.{command}", name="completed")
-    told = visible(message, lines=True)
-    ET.SubElement(case, "error", type=kind, message=told).text = told
+    text = visible(message, lines=True)
+    ET.SubElement(case, "error", type=kind, message=text).text = text
     return _counted(root, errors=1)
 
 
@@ -86,7 +86,7 @@ def verdicts_of(report: Report) -> dict[str, Verdict]:
 def explanations_of(report: Report) -> dict[str, list[str]]:
     """What the report finds of each target, and of the run as a whole."""
     return {
-        name: [found.text for found in report.findings if found.target in (name, None)]
+        name: [finding.text for finding in report.findings if finding.target in (name, None)]
         for name in report.targets
     }
 
@@ -158,11 +158,13 @@ def github_annotations(
     verdicts: Mapping[str, Verdict], explained: Explained | None = None
 ) -> list[str]:
     """One workflow command for each verdict; printed, GitHub shows it on the run's page."""
-    told = explained or {}
+    explanations = explained or {}
     level = {"pass": "notice", "not_executed": "notice", "inconclusive": "warning", "fail": "error"}
     return [
         f"::{level[verdict.outcome]} title={_property(f'edgeres {engine}: {verdict.outcome}')}::"
-        + _data(" ".join([verdict.reason, *(told.get(engine, ()) if _bad(verdict) else ())]))
+        + _data(
+            " ".join([verdict.reason, *(explanations.get(engine, ()) if _bad(verdict) else ())])
+        )
         for engine, verdict in verdicts.items()
     ]
 

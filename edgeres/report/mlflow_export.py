@@ -45,8 +45,12 @@ def export_mlflow(
     runs = {}
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(EXPERIMENT)
-        place = found.experiment_id if found is not None else client.create_experiment(EXPERIMENT)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        place = (
+            experiment.experiment_id
+            if experiment is not None
+            else client.create_experiment(EXPERIMENT)
+        )
         for target, part in report.targets.items():
             run = client.create_run(place, run_name=f"{name} {target}").info.run_id
             for key, value in parameters(report, target, part).items():
@@ -85,7 +89,7 @@ def parameters(report: Report, target: str, part: TargetPart) -> dict[str, str]:
 def metrics(report: Report, part: TargetPart) -> dict[str, float]:
     """Figures of a target by name; what was not measured is left out."""
     times = part.latency_ms
-    found = {
+    figures = {
         "baseline_top1": report.baseline.top1,
         "top1": part.top1,
         "drop_pp": part.drop_pp,
@@ -98,4 +102,4 @@ def metrics(report: Report, part: TargetPart) -> dict[str, float]:
         "speedup": part.speedup,
         "size_bytes": float(part.size_bytes),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}

@@ -54,12 +54,12 @@ def read_output(folder: Path) -> Output:
     """
     refuse_half_handover(folder)
     report = read_report(folder / run_folder.REPORT)
-    kept = folder / run_folder.EVIDENCE
-    times, recipe = kept / LATENCY, kept / RECIPE
+    evidence = folder / run_folder.EVIDENCE
+    times, recipe = evidence / LATENCY, evidence / RECIPE
     return Output(
         folder,
         report,
-        {name: read_target(kept, name) for name in report.targets},
+        {name: read_target(evidence, name) for name in report.targets},
         read_stored(times, dict[str, TargetTimes]) if times.is_file() else {},
         read_json_object(recipe) if recipe.is_file() else {},
     )

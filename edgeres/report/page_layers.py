@@ -160,8 +160,8 @@ def measured_layers(folder: Path, name: str) -> dict[str, MeasuredLayer]:
     noise = {node: 10 ** (-sqnr_db / 10) for node, sqnr_db in alone.items()}
     total = sum(noise.values()) or 1.0
     for node, sqnr_db in alone.items():
-        known = measured.get(node, _NOTHING)
-        measured[node] = replace(known, alone_sqnr_db=sqnr_db, noise_share=noise[node] / total)
+        layer = measured.get(node, _NOTHING)
+        measured[node] = replace(layer, alone_sqnr_db=sqnr_db, noise_share=noise[node] / total)
     return measured
 
 

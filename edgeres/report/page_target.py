@@ -114,11 +114,11 @@ def shown_target(
 def _moves(answers: Answers) -> list[Move]:
     """The most frequent changes of an answer: true class, answers before and after, images."""
     counts: dict[tuple[int, int, int], int] = {}
-    moved = answers.dense != answers.engine
+    flips = answers.dense != answers.engine
     for move in zip(
-        answers.labels[moved].tolist(),
-        answers.dense[moved].tolist(),
-        answers.engine[moved].tolist(),
+        answers.labels[flips].tolist(),
+        answers.dense[flips].tolist(),
+        answers.engine[flips].tolist(),
         strict=True,
     ):
         counts[move] = counts.get(move, 0) + 1

@@ -66,18 +66,20 @@ def _heading(report: Report) -> Text:
             f"{cells.percent(pruned.top1)} %"
         )
         if pruned.latency is not None:
-            told = pruned.latency
-            found = "" if told.measured_ms is None else f", measured {told.measured_ms:.3g} ms"
-            part = report.targets.get(told.target)
+            latency = pruned.latency
+            measurement = (
+                "" if latency.measured_ms is None else f", measured {latency.measured_ms:.3g} ms"
+            )
+            part = report.targets.get(latency.target)
             kind = cells.precision(report.targets.values() if part is None else [part])
             lines.append(
-                f"pruned by {kind} latency on {told.target}: dense {told.dense_ms:.3g} ms, "
-                f"predicted {told.predicted_ms:.3g} ms{found}"
+                f"pruned by {kind} latency on {latency.target}: dense {latency.dense_ms:.3g} ms, "
+                f"predicted {latency.predicted_ms:.3g} ms{measurement}"
             )
-            if told.kept == "uniform" and told.uniform_ms is not None:
+            if latency.kept == "uniform" and latency.uniform_ms is not None:
                 lines.append(
                     "even widths of as many MACs were measured to be faster than those by latency "
-                    f"({told.uniform_ms:.3g} ms) and are kept"
+                    f"({latency.uniform_ms:.3g} ms) and are kept"
                 )
     threads = "1 CPU" if machine.threads == 1 else f"{machine.threads} CPUs"
     kind = "with" if machine.int8_dot_products else "without"
@@ -199,12 +201,12 @@ def _findings(findings: Sequence[Finding]) -> list[ConsoleRenderable]:
     """One paragraph for each text; targets with the same text share it."""
     targets: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
-        named = targets.setdefault((finding.level, finding.text), [])
-        named += [finding.target] if finding.target else []
+        names = targets.setdefault((finding.level, finding.text), [])
+        names += [finding.target] if finding.target else []
     parts = []
-    for (level, text), named in targets.items():
+    for (level, text), names in targets.items():
         mark = Text("note: ", "cyan") if level == "info" else Text("warning: ", "yellow")
-        parts.append(_hanging(mark, Text(f"{', '.join(named)}: {text}" if named else text)))
+        parts.append(_hanging(mark, Text(f"{', '.join(names)}: {text}" if names else text)))
     return parts
 
 
