@@ -149,21 +149,21 @@ def benchmark(
     with ExitStack() as stack:
         runners: dict[str, Runner] = {}
         for name, engine in engines.items():
-            given = (options or {}).get(engine.path, {})
-            config = BuildConfig(device or engine.device, threads, options=given)
+            engine_options = (options or {}).get(engine.path, {})
+            config = BuildConfig(device or engine.device, threads, options=engine_options)
             start = time.perf_counter_ns()
             runners[name] = stack.enter_context(backends[name].load(engine, config))
             load_ms[name] = (time.perf_counter_ns() - start) / 1e6
         first = next(iter(runners.values()))
         images = inputs or made_up_inputs(single_input(first), batch_size)
         nothing = NullRunner(first.inputs, first.outputs)
-        found = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
+        latencies = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
         long = {
             name: sustain(runner, images, sustained_s, progress=progress)
             for name, runner in runners.items()
             if sustained_s is not None
         }
-    reference = found[str(files[0])]
+    reference = latencies[str(files[0])]
     return Benchmark(
         environment=describe_environment(),
         threads=threads,
@@ -172,8 +172,10 @@ def benchmark(
                 engine=engine,
                 size_bytes=engine_size(engine),
                 load_ms=load_ms[name],
-                latency=found[name],
-                speedup=None if found[name] is reference else speedup(reference, found[name]),
+                latency=latencies[name],
+                speedup=None
+                if latencies[name] is reference
+                else speedup(reference, latencies[name]),
                 memory=peak_memory(
                     engine.path,
                     device=device or engine.device,

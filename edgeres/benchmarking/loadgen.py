@@ -80,10 +80,10 @@ class LoadGenSettings:
                 hint=f"Choose one of: {', '.join(SCENARIOS)}.",
             )
         numbers = (self.seconds, self.min_queries, self.target_qps, self.latency_bound_ms)
-        given = [number for number in numbers if number is not None]
-        if not all(0 < number < float("inf") for number in given):
+        values = [number for number in numbers if number is not None]
+        if not all(0 < number < float("inf") for number in values):
             raise UsageError(
-                f"expected times, counts and rates above zero, got {given}.",
+                f"expected times, counts and rates above zero, got {values}.",
                 hint="Leave them out for the usual ones.",
             )
         if self.scenario == "server" and self.target_qps is None:
@@ -190,8 +190,8 @@ def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Pat
             system.answer(loadgen, samples)
         except Exception as error:  # LoadGen would wait for ever; told after the run
             failures.append(error)
-            done = [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
-            loadgen.QuerySamplesComplete(done)
+            responses = [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
+            loadgen.QuerySamplesComplete(responses)
 
     def serve() -> None:
         while (samples := waiting.get()) is not None:
@@ -221,20 +221,20 @@ def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Pat
 
 
 def _test_settings(loadgen: Any, settings: LoadGenSettings, samples_per_s: float) -> Any:
-    chosen = loadgen.TestSettings()
-    chosen.scenario = getattr(loadgen.TestScenario, _NAMES[settings.scenario])
-    chosen.mode = loadgen.TestMode.PerformanceOnly
-    chosen.min_duration_ms = round(1000 * settings.seconds)
-    chosen.min_query_count = settings.min_queries or _LEAST_QUERIES[settings.scenario]
-    chosen.multi_stream_samples_per_query = _STREAMS
+    result = loadgen.TestSettings()
+    result.scenario = getattr(loadgen.TestScenario, _NAMES[settings.scenario])
+    result.mode = loadgen.TestMode.PerformanceOnly
+    result.min_duration_ms = round(1000 * settings.seconds)
+    result.min_query_count = settings.min_queries or _LEAST_QUERIES[settings.scenario]
+    result.multi_stream_samples_per_query = _STREAMS
     # LoadGen prepares as many queries as fit at this speed; more than enough is better than less.
     query_ns = max(1, round(0.25e9 / samples_per_s))
-    chosen.single_stream_expected_latency_ns = query_ns
-    chosen.multi_stream_expected_latency_ns = query_ns * _STREAMS
-    chosen.server_target_qps = settings.target_qps or 1.0
-    chosen.offline_expected_qps = settings.target_qps or samples_per_s
-    chosen.server_target_latency_ns = round(1e6 * settings.latency_bound_ms)
-    return chosen
+    result.single_stream_expected_latency_ns = query_ns
+    result.multi_stream_expected_latency_ns = query_ns * _STREAMS
+    result.server_target_qps = settings.target_qps or 1.0
+    result.offline_expected_qps = settings.target_qps or samples_per_s
+    result.server_target_latency_ns = round(1e6 * settings.latency_bound_ms)
+    return result
 
 
 def _log_settings(loadgen: Any, folder: Path) -> Any:

@@ -76,6 +76,6 @@ def _against(text: str) -> str:
     """What LoadGen says against a run, on one line: what is not satisfied, and its advice."""
     verdict = text.partition("Result is")[2].partition("=====")[0]
     lines = [line.strip() for line in verdict.splitlines()[1:]]
-    told = [line for line in lines if line and not re.search(r":\s*Yes$|:$", line)]
-    joined = " ".join(told).replace(" * ", "; ").removeprefix("* ")
-    return joined or "LoadGen gives no reason"
+    complaints = [line for line in lines if line and not re.search(r":\s*Yes$|:$", line)]
+    text = " ".join(complaints).replace(" * ", "; ").removeprefix("* ")
+    return text or "LoadGen gives no reason"

@@ -52,40 +52,42 @@ class OutputWatch:
 
     def audit(self) -> list[str]:
         """Runs the checks that are left; what speaks against the answers, in words."""
-        found = []
+        doubts = []
         first = self._reference[0]
         if all(_equal(first, other) for other in self._reference[1:]):
-            found.append("the answers do not depend on the input")
+            doubts.append("the answers do not depend on the input")
         if self._differ:
-            found.append(f"{self._differ} answers of measured runs differ from the same run before")
-        seen, fresh = self._seen_and_fresh()
-        if fresh > _FRESH_SLOWER * seen > 0:
-            found.append(
-                f"inputs never seen before take {fresh / seen:.1f} times as long: "
+            doubts.append(
+                f"{self._differ} answers of measured runs differ from the same run before"
+            )
+        repeat_ns, fresh_ns = self._seen_and_fresh()
+        if fresh_ns > _FRESH_SLOWER * repeat_ns > 0:
+            doubts.append(
+                f"inputs never seen before take {fresh_ns / repeat_ns:.1f} times as long: "
                 "answers are cached"
             )
-        return found
+        return doubts
 
     def _seen_and_fresh(self) -> tuple[float, float]:
         """Median nanoseconds of inputs that ran before, and the least of ones that never did.
 
         Load can slow any run, but cannot make all fresh inputs slower than half of the seen ones.
         """
-        seen: list[int] = []
-        fresh: list[int] = []
+        repeat_ns: list[int] = []
+        fresh_ns: list[int] = []
         for number in range(_FRESH_RUNS):
             feed = self._feeds[number % len(self._feeds)]
             # Scaled a little, by another factor each time: images that no run has seen.
             factor = 0.9 + 0.005 * number
-            changed: dict[str, Array] = {
+            scaled_feed: dict[str, Array] = {
                 name: (array.astype(np.float64) * factor).astype(array.dtype)
                 for name, array in feed.items()
             }
-            for times, chosen in ((seen, feed), (fresh, changed)):
+            for times, images in ((repeat_ns, feed), (fresh_ns, scaled_feed)):
                 start = self._clock()
-                self._runner.infer(chosen)
+                self._runner.infer(images)
                 times.append(self._clock() - start)
-        return float(np.median(seen)), float(min(fresh))
+        return float(np.median(repeat_ns)), float(min(fresh_ns))
 
 
 def _equal(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:

@@ -95,12 +95,12 @@ def design_effect(turns: Sequence[NDArray[np.float64]]) -> float:
     if len(times) < 2 or times.min() == times.max():
         return 1.0
     _, ranks = np.unique(times, return_inverse=True)
-    found = [_autocorrelation_time(ranks.reshape(-1).astype(np.float64))]
+    effects = [_autocorrelation_time(ranks.reshape(-1).astype(np.float64))]
     for tail in _TAILS:
         slow = (times > np.quantile(times, 1 - tail, method="inverted_cdf")).astype(np.float64)
         if slow.any():
-            found += [_autocorrelation_time(slow), _between_turns(slow, turns)]
-    return max(1.0, *found)
+            effects += [_autocorrelation_time(slow), _between_turns(slow, turns)]
+    return max(1.0, *effects)
 
 
 def _autocorrelation_time(series: NDArray[np.float64]) -> float:

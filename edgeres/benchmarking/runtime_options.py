@@ -111,34 +111,34 @@ def tune_runtime(
         counts = ("auto", *map(str, range(1, usable_threads() + 1)))
         dimensions.insert(0, ("threads", counts))
     best = plain
-    tried = 1
+    count = 1
     ruled_out: list[str] = []
     for done, (name, values) in enumerate(dimensions):
         candidates = {value: _with(best, name, value) for value in values}
         current = next(value for value, config in candidates.items() if config == best)
-        found, differing = _measured(engine, backend, candidates, current, batch_size, search)
+        latencies, differing = _measured(engine, backend, candidates, current, batch_size, search)
         ruled_out += [f"{name}={value}" for value in differing]
-        tried += len(candidates) - 1
-        fastest = min(found, key=lambda value: found[value].p50_ms)
-        if fastest != current and speedup(found[current], found[fastest]).low > 1.0:
+        count += len(candidates) - 1
+        fastest = min(latencies, key=lambda value: latencies[value].p50_ms)
+        if fastest != current and speedup(latencies[current], latencies[fastest]).low > 1.0:
             best = candidates[fastest]
         if progress is not None:
             progress(done + 1, len(dimensions))
     pair = {"default": plain, "found": best}
     times, _ = _measured(engine, backend, pair, "default", batch_size, final)
     gain = speedup(times["default"], times.get("found", times["default"]))
-    kept = best != plain and "found" in times and gain.low > 1.0
+    faster = best != plain and "found" in times and gain.low > 1.0
     tuning = Tuning(
         options={n: v for n, v in best.options.items() if v != as_built[n]},
         threads=best.threads,
         default_p50_ms=times["default"].p50_ms,
         p50_ms=times.get("found", times["default"]).p50_ms,
         gain=gain,
-        tried=tried,
-        kept=kept,
+        tried=count,
+        kept=faster,
         ruled_out=tuple(ruled_out),
     )
-    write_tuning(engine, tuning.to_dict() if kept else None)
+    write_tuning(engine, tuning.to_dict() if faster else None)
     return tuning
 
 

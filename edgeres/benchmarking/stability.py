@@ -26,30 +26,30 @@ def engine_doubts(
         times_ms: ``(runs,)`` all times, sorted.
         warm: Whether the warm-up reached a steady state.
     """
-    found = []
+    doubts = []
     if not warm:
-        found.append("the warm-up ended before the times settled")
+        doubts.append("the warm-up ended before the times settled")
     if len(times_ms) < _P99_RUNS:
-        found.append(f"{len(times_ms)} runs are too few for a 99th percentile")
+        doubts.append(f"{len(times_ms)} runs are too few for a 99th percentile")
     if len(medians_ms) < _LEAST_TURNS:
-        found.append(
+        doubts.append(
             f"{len(medians_ms)} turns are too few to tell how they differ, at least "
             f"{_LEAST_TURNS} would do"
         )
     third = max(1, len(medians_ms) // 3)
     early, late = float(np.median(medians_ms[:third])), float(np.median(medians_ms[-third:]))
     if early > 0 and abs(late / early - 1) > _MAX_DRIFT:
-        found.append(
+        doubts.append(
             f"the times drifted by {late / early - 1:+.0%} from the first to the last third "
             "(throttling, or load that came or went)"
         )
     spread = _spread(medians_ms)
     if spread > _MAX_SPREAD:
-        found.append(f"the medians of the turns spread over {spread:.0%}")
+        doubts.append(f"the medians of the turns spread over {spread:.0%}")
     p50, p90 = np.percentile(times_ms, [50, 90])
     if p90 > _MAX_TAIL * p50:
-        found.append(f"one run in ten takes over {p90 / p50:.1f} times the median")
-    return found
+        doubts.append(f"one run in ten takes over {p90 / p50:.1f} times the median")
+    return doubts
 
 
 def doubts_of_both(engine: Sequence[str], yardstick: Sequence[str]) -> tuple[str, ...]:
@@ -72,13 +72,13 @@ def machine_doubts(
         usable_cpus: CPUs that the engines may use.
         fixed_work_ns: Times of the same fixed work, one for each round.
     """
-    found = []
+    doubts = []
     if other_cpus is not None and other_cpus > _MAX_OTHER * usable_cpus:
-        found.append(f"other work kept {other_cpus:.1f} of {usable_cpus} CPUs busy")
+        doubts.append(f"other work kept {other_cpus:.1f} of {usable_cpus} CPUs busy")
     spread = _spread(fixed_work_ns)
     if spread > _MAX_CLOCK:
-        found.append(f"the speed of the CPU itself changed by {spread:.0%}")
-    return found
+        doubts.append(f"the speed of the CPU itself changed by {spread:.0%}")
+    return doubts
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -65,7 +65,7 @@ def benchmark_engines(
         )
         for path in (paths if tune else ())
     }
-    measured = benchmark(
+    result = benchmark(
         paths,
         batch_size=batch_size,
         device=device,
@@ -76,4 +76,4 @@ def benchmark_engines(
         isolate=True,
         progress=bar(listener, "benchmark"),
     )
-    return TunedBenchmark(measured, tunings)
+    return TunedBenchmark(result, tunings)
