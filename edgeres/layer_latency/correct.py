@@ -59,10 +59,10 @@ def corrected(model: LatencyModel, seen: Sequence[SeenNetwork]) -> LatencyModel:
     plain = replace(model, factors={})
     parts = np.array([_parts(plain, widths, keys) for widths, _ in points])
     measured = np.array([ms for _, ms in points])
-    left = measured - model.offset_ms - parts.sum(axis=1)
+    residuals = measured - model.offset_ms - parts.sum(axis=1)
     noise = np.diag((np.array(errors) * measured) ** 2)
     spread = _SPREAD**2 * parts
-    gain = np.linalg.solve(spread @ parts.T + noise, left)
+    gain = np.linalg.solve(spread @ parts.T + noise, residuals)
     factors = np.clip(1 + spread.T @ gain, _LEAST, _MOST)
     return replace(model, factors=dict(zip(keys, map(float, factors), strict=True)))
 

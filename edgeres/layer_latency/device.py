@@ -89,14 +89,14 @@ def latency_target(
         BackendMissingError: It cannot run here.
     """
     assert recipe.prune is not None
-    wanted = recipe.prune.latency_on
-    named = [target for target in targets if wanted is None or target.name == wanted]
-    if not named:
+    wanted_name = recipe.prune.latency_on
+    matches = [target for target in targets if wanted_name is None or target.name == wanted_name]
+    if not matches:
         raise UsageError(
-            f"`latency_on: {wanted}` is not among the recipe's targets.",
+            f"`latency_on: {wanted_name}` is not among the recipe's targets.",
             hint=f"Choose one of: {', '.join(target.name for target in targets)}.",
         )
-    for target in named:
+    for target in matches:
         if target.not_executable is None:
             return LatencyTarget(
                 target,
@@ -106,7 +106,7 @@ def latency_target(
                 batch=recipe.benchmark.batch_size,
             )
     raise BackendMissingError(
-        f"pruning by latency measures on the device: {named[0].not_executable}",
+        f"pruning by latency measures on the device: {matches[0].not_executable}",
         hint="Use allocation: global, or add a target that runs here.",
     )
 
@@ -127,10 +127,10 @@ def latency_target_here(
         UsageError: No such target.
     """
     assert recipe.prune is not None
-    wanted = recipe.prune.latency_on
+    wanted_name = recipe.prune.latency_on
     opened: list[Target] = []
     problem: EdgeResError | None = None
-    for name in [wanted] if wanted else names:
+    for name in [wanted_name] if wanted_name else names:
         try:
             opened.append(open_target(name, settings=recipe.build.get(name)))
         except BackendMissingError as error:

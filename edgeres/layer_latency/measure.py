@@ -98,8 +98,8 @@ def measure_layers(
         EdgeResError: As the backend's ``build`` and ``load``.
     """
     table = open_table(path, place)
-    wanted = {layer.shape.key: layer.shape for layer in layers}
-    missing = {key: shape for key, shape in wanted.items() if key not in table.shapes}
+    shapes = {layer.shape.key: layer.shape for layer in layers}
+    missing = {key: shape for key, shape in shapes.items() if key not in table.shapes}
     done = 0
 
     def keep(grown: LatencyTable) -> LatencyTable:
@@ -220,8 +220,8 @@ def _axis(widths: Sequence[int], fixed: set[int], step: int) -> tuple[int, ...]:
     if fixed and set(widths) <= fixed:
         return tuple(sorted(fixed))
     widest = max(widths)
-    chosen = {max(step, round(widest * share / step) * step) for share in SHARES[:-1]}
-    return tuple(sorted({*(w for w in chosen if w < widest), widest}))
+    steps = {max(step, round(widest * share / step) * step) for share in SHARES[:-1]}
+    return tuple(sorted({*(w for w in steps if w < widest), widest}))
 
 
 def _times(
@@ -260,10 +260,10 @@ def _layer_ms(
             model = folder / f"{number}-{copies}.onnx"
             write_copies(shape, *point, copies, model, batch=place.batch)
             models[f"{number}-{copies}"] = model
-        found = time_models(models, target, place, folder, settings, signed_input=shape.image)
+        latencies = time_models(models, target, place, folder, settings, signed_input=shape.image)
     # Noise can make the difference of two short times negative; a layer takes some time at least.
     return [
-        max(1e-4, (found[f"{n}-{_COPIES}"].min_ms - found[f"{n}-1"].min_ms) / (_COPIES - 1))
+        max(1e-4, (latencies[f"{n}-{_COPIES}"].min_ms - latencies[f"{n}-1"].min_ms) / (_COPIES - 1))
         for n in range(len(points))
     ]
 
@@ -279,16 +279,16 @@ def _with_multiples(
     ]
     if not plain:
         return replace(table, multiples=Multiples())
-    chosen = max(plain, key=_work)
+    probe = max(plain, key=_work)
     longer = replace(settings, seconds=2 * settings.seconds)
-    widths = dict(zip(("inputs", "outputs"), _probed_widths(chosen), strict=True))
+    widths = dict(zip(("inputs", "outputs"), _probed_widths(probe), strict=True))
     middle = {side: axis[0] for side, axis in widths.items()}
     times: dict[str, dict[int, float]] = {}
     points = [(middle["inputs"], w) for w in widths["outputs"]]
-    found = _layer_ms(chosen.shape, points, target, table.place, longer)
-    times["outputs"] = dict(zip(widths["outputs"], found, strict=True))
+    output_ms = _layer_ms(probe.shape, points, target, table.place, longer)
+    times["outputs"] = dict(zip(widths["outputs"], output_ms, strict=True))
     times["inputs"] = {
-        w: _layer_ms(chosen.shape, [(w, middle["outputs"])], target, table.place, longer)[0]
+        w: _layer_ms(probe.shape, [(w, middle["outputs"])], target, table.place, longer)[0]
         for w in widths["inputs"]
     }
     return replace(

@@ -212,12 +212,12 @@ def measure_networks(
     """
     with temporary_folder() as folder:
         models = {}
-        for label, chosen in widths.items():
+        for label, layer_widths in widths.items():
             models[label] = folder / f"{label}.onnx"
-            write_narrowed(onnx, chosen, models[label])
+            write_narrowed(onnx, layer_widths, models[label])
         shapes = target.config.shapes
-        found = time_models(models, target, table.place, folder, settings, shapes=shapes)
-    return {label: latency.p50_ms for label, latency in found.items()}
+        latencies = time_models(models, target, table.place, folder, settings, shapes=shapes)
+    return {label: latency.p50_ms for label, latency in latencies.items()}
 
 
 def _network_times(
@@ -227,10 +227,10 @@ def _network_times(
     table: LatencyTable,
     settings: MeasureSettings,
 ) -> list[NetworkTime]:
-    chosen = {f"{share:g}": even_widths(layers, share) for share in NETWORK_SHARES}
-    found = measure_networks(onnx, chosen, target, table, settings)
+    by_share = {f"{share:g}": even_widths(layers, share) for share in NETWORK_SHARES}
+    times_ms = measure_networks(onnx, by_share, target, table, settings)
     plain = LatencyModel(table, tuple(layers), (), 0.0, 1.0)
     return [
-        NetworkTime(share, plain.sum_ms(widths), found[f"{share:g}"])
-        for share, widths in zip(NETWORK_SHARES, chosen.values(), strict=True)
+        NetworkTime(share, plain.sum_ms(widths), times_ms[f"{share:g}"])
+        for share, widths in zip(NETWORK_SHARES, by_share.values(), strict=True)
     ]

@@ -104,7 +104,7 @@ def network_layers(onnx: Path) -> tuple[NetworkLayer, ...]:
     graph = model.graph
     depth = depths(graph)
     images = {value_name(value) for value in inputs(graph)}
-    found = []
+    layers = []
     for node in graph:
         layer = layer_of(node)
         if layer is None:
@@ -120,7 +120,7 @@ def network_layers(onnx: Path) -> tuple[NetworkLayer, ...]:
             shape = LayerShape("Gemm", (1, 1))
         columns = layer.weight.shape[1]
         area = shape.kernel[0] * shape.kernel[1]
-        found.append(
+        layers.append(
             NetworkLayer(
                 name=layer.name,
                 shape=shape,
@@ -129,9 +129,9 @@ def network_layers(onnx: Path) -> tuple[NetworkLayer, ...]:
                 gives_logits=end.is_graph_output(),
             )
         )
-    if not found:
+    if not layers:
         raise ModelError(f"{onnx}: no convolution or matrix product was found.")
-    return tuple(found)
+    return tuple(layers)
 
 
 def layer_widths(onnx: Path) -> dict[str, tuple[int, int]]:

@@ -136,9 +136,9 @@ def assumed_ranges(onnx_path: Path, *, signed_input: bool = True) -> Calibration
     tensors = {}
     for value in activations(load_model(onnx_path).graph):
         as_input = value.producer() is None and not signed_input
-        chosen = rectified if as_input or non_negative(value) else signed
+        value_range = rectified if as_input or non_negative(value) else signed
         tensors[value_name(value)] = TensorStats(
-            (), chosen.low, chosen.high, 0.0, {"output": chosen}
+            (), value_range.low, value_range.high, 0.0, {"output": value_range}
         )
     return CalibrationTable(file_sha256(onnx_path), 1, "output", tensors)
 
@@ -215,8 +215,8 @@ def _narrow(
             unit = weight.shape[0] // attribute.i
             attribute.i = outputs // unit
             inputs = weight.shape[1]  # a group keeps its own
-    kept = weight[:outputs, :inputs] if rows_first else weight[:inputs, :outputs]
-    _store(stored[node.input[1]], kept)
+    narrowed = weight[:outputs, :inputs] if rows_first else weight[:inputs, :outputs]
+    _store(stored[node.input[1]], narrowed)
     if len(node.input) > 2 and node.input[2]:
         _store(stored[node.input[2]], numpy_helper.to_array(stored[node.input[2]])[:outputs])
 
