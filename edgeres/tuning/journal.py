@@ -78,13 +78,13 @@ class Study:
 
     def tries(self) -> tuple[Try, ...]:
         """Finished tries, in order."""
-        found = []
+        finished_tries = []
         for trial in self._study.get_trials(deepcopy=False):
             measured = trial.user_attrs.get(_MEASURED)
             error = trial.user_attrs.get(_ERROR, "")
             if measured is None and not error:
                 continue
-            found.append(
+            finished_tries.append(
                 Try(
                     number=trial.number,
                     candidate=_candidate(trial.params),
@@ -92,15 +92,15 @@ class Study:
                     error=error,
                 )
             )
-        return tuple(found)
+        return tuple(finished_tries)
 
     def known(self, candidate: Candidate) -> Measured | None:
         """What an equal try measured: the space is small, and equal tries need no second run.
 
         ``None`` where there is none or all of them failed: what made them fail may be gone.
         """
-        found = (t.measured for t in self.tries() if t.candidate == candidate)
-        return next((measured for measured in found if measured is not None), None)
+        results = (t.measured for t in self.tries() if t.candidate == candidate)
+        return next((measured for measured in results if measured is not None), None)
 
     @contextmanager
     def ask(
@@ -119,11 +119,11 @@ class Study:
         budget = trial.suggest_categorical("budget", list(budgets))
         if budget < WHOLE:
             trial.suggest_categorical("importance", list(importances))
-        asked = Asked(self._study, trial, self._states)
+        question = Asked(self._study, trial, self._states)
         try:
-            yield asked
+            yield question
         finally:
-            if not asked.answered:
+            if not question.answered:
                 self._study.tell(trial, state=self._states.FAIL)
                 self._study.enqueue_trial(trial.params)
 

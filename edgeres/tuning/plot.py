@@ -23,7 +23,7 @@ def pareto_svg(tries: Sequence[Try], *, max_drop_pp: float) -> str:
         BackendMissingError: The packages that draw charts are not installed.
     """
     alt: Any = import_extra("altair", extra="tune", user="the picture of a search")
-    front = {found.number for found in pareto_front(tries)}
+    front = {attempt.number for attempt in pareto_front(tries)}
     rows = [_row(t, t.measured, t.number in front) for t in tries if t.measured is not None]
     x = alt.X("ms:Q", title="latency, p50 in ms").scale(zero=True)
     y = alt.Y("drop:Q", title="drop of top-1 in percentage points").scale(padding=20)
@@ -49,13 +49,13 @@ def pareto_svg(tries: Sequence[Try], *, max_drop_pp: float) -> str:
     return draw(whole.properties(width=550, height=320, background="white"))
 
 
-def _row(found: Try, measured: Measured, on_front: bool) -> dict[str, Any]:
+def _row(attempt: Try, measured: Measured, on_front: bool) -> dict[str, Any]:
     colour = _BLUE if on_front else _GREY
     return {
         "ms": measured.latency_ms,
         "drop": measured.drop_pp,
         "colour": colour,
         "fill": colour if measured.within_budget else "white",
-        "told": f"{found.number}: {found.candidate.label}; {measured.latency_ms:.3g} ms, "
+        "told": f"{attempt.number}: {attempt.candidate.label}; {measured.latency_ms:.3g} ms, "
         f"{measured.drop_pp:+.2f} pp, {measured.verdict}",
     }

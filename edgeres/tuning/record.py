@@ -115,18 +115,18 @@ def measured_in(report: Report, target: str) -> Measured | None:
 def pareto_front(tries: Sequence[Try]) -> tuple[Try, ...]:
     """Tries that no other one beats in latency and drop together, the fastest first."""
     front: list[Try] = []
-    done = [t for t in tries if t.measured is not None]
-    for found in sorted(done, key=_latency_and_drop):
-        if not front or _latency_and_drop(found)[1] < _latency_and_drop(front[-1])[1]:
-            front.append(found)
+    finished = [t for t in tries if t.measured is not None]
+    for attempt in sorted(finished, key=_latency_and_drop):
+        if not front or _latency_and_drop(attempt)[1] < _latency_and_drop(front[-1])[1]:
+            front.append(attempt)
     return tuple(front)
 
 
 def pareto_dict(tries: Sequence[Try]) -> dict[str, Any]:
     """The content of ``pareto.json``, apart from the winner."""
     return {
-        "pareto": [found.to_dict() for found in pareto_front(tries)],
-        "trials": [found.to_dict() for found in tries],
+        "pareto": [attempt.to_dict() for attempt in pareto_front(tries)],
+        "trials": [attempt.to_dict() for attempt in tries],
     }
 
 
@@ -136,6 +136,6 @@ def fastest(tries: Sequence[Try]) -> Try | None:
     return min(good, key=_latency_and_drop) if good else None
 
 
-def _latency_and_drop(found: Try) -> tuple[float, float]:
-    assert found.measured is not None
-    return found.measured.latency_ms, found.measured.drop_pp
+def _latency_and_drop(attempt: Try) -> tuple[float, float]:
+    assert attempt.measured is not None
+    return attempt.measured.latency_ms, attempt.measured.drop_pp

@@ -97,13 +97,13 @@ def budgets_of(recipe: Recipe, settings: TuneSettings) -> tuple[float, ...]:
     """
     prunable = not is_onnx(recipe.model.source) and recipe.data.train is not None
     fixed = recipe.prune is not None and recipe.prune.allocation == "per_layer"
-    found = tuple(b for b in settings.budgets if b == WHOLE or (prunable and not fixed))
-    if not found:
+    budgets = tuple(b for b in settings.budgets if b == WHOLE or (prunable and not fixed))
+    if not budgets:
         raise UsageError(
             "this network cannot be pruned by the search, and every budget asks for it.",
             hint="Give a checkpoint and training data without fixed widths, or the budget 1.",
         )
-    return found
+    return budgets
 
 
 def precisions_of(recipe: Recipe, settings: TuneSettings) -> tuple[str, ...]:

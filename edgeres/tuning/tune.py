@@ -77,9 +77,9 @@ def tune(
     settings, listener = settings or TuneSettings(), listener or Silent()
     require_packages(["optuna"])
     budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
-    wanted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
+    targeted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
     hashes = FileHashes(output / run_folder.STAGES / HASHES)
-    inputs = open_inputs(wanted, hashes)
+    inputs = open_inputs(targeted, hashes)
     here = [target for target in inputs.targets if target.not_executable is None]
     if not here:
         raise _no_target(inputs.targets[0].not_executable)
@@ -143,21 +143,21 @@ def _try(
     """One try; an error of a stage is recorded, an interruption makes it be tried again."""
     with study.ask(
         targets, budgets, settings.importances, settings.calibrators, precisions
-    ) as asked:
-        candidate = asked.candidate
-        known = study.known(candidate)
-        if known is not None:
-            asked.tell(known, max_drop_pp=recipe.checks.max_drop_pp)
+    ) as question:
+        candidate = question.candidate
+        earlier = study.known(candidate)
+        if earlier is not None:
+            question.tell(earlier, max_drop_pp=recipe.checks.max_drop_pp)
             return
-        listener.note(f"try {asked.number + 1} of {settings.trials}: {candidate.label}")
+        listener.note(f"try {question.number + 1} of {settings.trials}: {candidate.label}")
         try:
-            asked.tell(
+            question.tell(
                 _measure(recipe, candidate, store, listener, hashes, settings.epochs),
                 max_drop_pp=recipe.checks.max_drop_pp,
             )
         except EdgeResError as error:
-            listener.note(f"try {asked.number + 1} failed: {error.message}")
-            asked.fail(str(error))
+            listener.note(f"try {question.number + 1} failed: {error.message}")
+            question.fail(str(error))
 
 
 def _measure(
@@ -168,13 +168,15 @@ def _measure(
     hashes: FileHashes,
     epochs: int | None,
 ) -> Measured:
-    chosen = recipe_of(recipe, candidate, epochs=epochs)
-    chosen = chosen.override({"report.layers": False})  # no try has a page to show them on
-    _, report, _, _ = prove(open_inputs(chosen, hashes), store, listener)
-    found = measured_in(report, candidate.target)
-    if found is None:
+    tried_recipe = recipe_of(recipe, candidate, epochs=epochs)
+    tried_recipe = tried_recipe.override(
+        {"report.layers": False}
+    )  # no try has a page to show them on
+    _, report, _, _ = prove(open_inputs(tried_recipe, hashes), store, listener)
+    result = measured_in(report, candidate.target)
+    if result is None:
         raise _no_target(report.targets[candidate.target].reason)
-    return found
+    return result
 
 
 def _write(output: Path, tries: tuple[Try, ...], max_drop_pp: float) -> None:
