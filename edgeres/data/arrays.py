@@ -83,8 +83,8 @@ class ArrayDataset:
 
     def subset(self, indices: Sequence[int]) -> ArrayDataset:
         """The images at these indices, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return ArrayDataset(self.name, self.images[chosen], self.labels[chosen], self.class_names)
+        rows = np.asarray(indices, dtype=np.int64)
+        return ArrayDataset(self.name, self.images[rows], self.labels[rows], self.class_names)
 
 
 def numbered_classes(labels: NDArray[np.int64]) -> tuple[str, ...]:

@@ -57,17 +57,17 @@ def batches(
             f"Expected a batch size of at least 1 and workers of at least 0, got {batch_size} and "
             f"{workers}."
         )
-    chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, dtype=np.int64)
-    if len(chosen) == 0:
+    rows = np.arange(len(dataset)) if indices is None else np.asarray(indices, dtype=np.int64)
+    if len(rows) == 0:
         raise DataError(f"Expected images in {dataset.name}, got none.")
-    if chosen.min() < 0 or chosen.max() >= len(dataset):
+    if rows.min() < 0 or rows.max() >= len(dataset):
         raise UsageError(
             f"Expected indices in 0 to {len(dataset) - 1} for {dataset.name}, got "
-            f"{chosen.min()} to {chosen.max()}."
+            f"{rows.min()} to {rows.max()}."
         )
     if isinstance(dataset, ArrayDataset) and _is_direct(dataset, preprocess):
-        return _from_array(dataset, preprocess, batch_size, chosen)
-    return _from_images(dataset, preprocess, batch_size, chosen, workers=workers, skipped=skipped)
+        return _from_array(dataset, preprocess, batch_size, rows)
+    return _from_images(dataset, preprocess, batch_size, rows, workers=workers, skipped=skipped)
 
 
 def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
@@ -81,10 +81,10 @@ def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
 
 
 def _from_array(
-    dataset: ArrayDataset, preprocess: Preprocess, batch_size: int, chosen: NDArray[np.int64]
+    dataset: ArrayDataset, preprocess: Preprocess, batch_size: int, rows: NDArray[np.int64]
 ) -> Iterator[Batch]:
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
         yield preprocess.normalize(dataset.images[part]), dataset.labels[part]
 
 
@@ -92,40 +92,40 @@ def _from_images(
     dataset: Dataset,
     preprocess: Preprocess,
     batch_size: int,
-    chosen: NDArray[np.int64],
+    rows: NDArray[np.int64],
     *,
     workers: int,
     skipped: BadImages | None,
 ) -> Iterator[Batch]:
     pixels: list[NDArray[np.uint8]] = []
-    used: list[int] = []
-    found: tuple[int, ...] | None = None
-    for index, fitted in _fitted(dataset, preprocess, chosen, workers):
+    batch_rows: list[int] = []
+    shape: tuple[int, ...] | None = None
+    for index, fitted in _fitted(dataset, preprocess, rows, workers):
         if isinstance(fitted, DataError):
             if skipped is None:
                 raise fitted
-            skipped.add(dataset.image_name(index), fitted, len(chosen))
+            skipped.add(dataset.image_name(index), fitted, len(rows))
             continue
-        found = found or fitted.shape
-        if fitted.shape != found:
+        shape = shape or fitted.shape
+        if fitted.shape != shape:
             raise DataError(
-                f"Expected every image of {dataset.name} in the size of the first, {found[:2]}, "
+                f"Expected every image of {dataset.name} in the size of the first, {shape[:2]}, "
                 f"got {fitted.shape[:2]} for {dataset.image_name(index)}.",
                 hint="Set a crop, or an exact resize [height, width].",
             )
         pixels.append(fitted)
-        used.append(index)
+        batch_rows.append(index)
         if len(pixels) == batch_size:
-            yield preprocess.normalize(np.stack(pixels)), dataset.labels[used]
-            pixels, used = [], []
+            yield preprocess.normalize(np.stack(pixels)), dataset.labels[batch_rows]
+            pixels, batch_rows = [], []
     if pixels:
-        yield preprocess.normalize(np.stack(pixels)), dataset.labels[used]
-    elif found is None:
+        yield preprocess.normalize(np.stack(pixels)), dataset.labels[batch_rows]
+    elif shape is None:
         raise DataError(f"Expected images in {dataset.name}, got none that can be decoded.")
 
 
 def _fitted(
-    dataset: Dataset, preprocess: Preprocess, chosen: NDArray[np.int64], workers: int
+    dataset: Dataset, preprocess: Preprocess, rows: NDArray[np.int64], workers: int
 ) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
     """Decodes and fits the chosen images in order, with threads that stay a few images ahead."""
 
@@ -135,7 +135,7 @@ def _fitted(
         except DataError as error:
             return error
 
-    order = [int(index) for index in chosen]
+    order = [int(index) for index in rows]
     if workers == 0:
         for index in order:
             yield index, fit(index)

@@ -94,10 +94,10 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return decode_image(image, name)
     except UnidentifiedImageError as error:
-        found = file_kind(data)
+        kind = file_kind(data)
         raise DataError(
-            f"Expected an image in {name!r}, got {found.name}, none of {', '.join(FORMATS)}.",
-            hint=found.hint,
+            f"Expected an image in {name!r}, got {kind.name}, none of {', '.join(FORMATS)}.",
+            hint=kind.hint,
         ) from error
     except _DECODER_ERRORS as error:
         raise _undecodable(name, error) from error

@@ -80,12 +80,12 @@ class FileDataset:
 
     def subset(self, indices: Sequence[int]) -> FileDataset:
         """The files at these indices, in that order."""
-        chosen = [int(index) for index in indices]
-        paths = tuple(self.paths[index] for index in chosen)
-        return replace(self, paths=paths, labels=self.labels[chosen])
+        rows = [int(index) for index in indices]
+        paths = tuple(self.paths[index] for index in rows)
+        return replace(self, paths=paths, labels=self.labels[rows])
 
 
 def skipped_note(dataset: Dataset) -> str:
     """What was skipped of a data set, in a sentence; empty where nothing was."""
-    told = dataset.skipped if isinstance(dataset, FileDataset) else ""
-    return f"{dataset.name}: {told}." if told else ""
+    note = dataset.skipped if isinstance(dataset, FileDataset) else ""
+    return f"{dataset.name}: {note}." if note else ""

@@ -82,8 +82,8 @@ def center_crop(image: Image.Image, crop: Size | None) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _offset(length: int, wanted: int) -> int:
+def _offset(length: int, target: int) -> int:
     """Start of the middle part along one axis; negative where black must be added."""
-    if wanted > length:
-        return -((wanted - length) // 2)
-    return round((length - wanted) / 2)
+    if target > length:
+        return -((target - length) // 2)
+    return round((length - target) / 2)

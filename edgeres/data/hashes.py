@@ -51,8 +51,8 @@ class FileHashes:
         blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
         # One file at a time leaves the disk idle while it is hashed; hashing lets threads run.
         with ThreadPoolExecutor(usable_threads()) as pool:
-            found = pool.map(lambda block: [self._one(name) for name in block], blocks)
-            return [sha256 for block in found for sha256 in block]
+            hashes = pool.map(lambda block: [self._one(name) for name in block], blocks)
+            return [sha256 for block in hashes for sha256 in block]
 
     def save(self) -> None:
         """Writes down what was asked for; a disk without room for it costs only time next time."""
@@ -67,9 +67,9 @@ class FileHashes:
     def _one(self, name: str) -> str:
         try:
             status = _status(name)
-            known = self._known.get(name)
-            if known is not None and known[0] == status:
-                return known[1]
+            entry = self._known.get(name)
+            if entry is not None and entry[0] == status:
+                return entry[1]
             now = time.time_ns()
             with open(name, "rb") as stream:  # noqa: PTH123
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -82,10 +82,10 @@ class FileHashes:
 
 
 def _status(name: str) -> Status:
-    found = os.stat(name)  # noqa: PTH116
-    if not stat.S_ISREG(found.st_mode):
+    status = os.stat(name)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(f"{name} is no regular file")  # a pipe would be waited for
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def _read(path: Path) -> dict[str, tuple[Status, str]]:

@@ -127,9 +127,9 @@ def _read(stream: IO[bytes] | gzip.GzipFile, path: Path, max_bytes: int) -> NDAr
             break
         content += chunk
     if len(content) != size:
-        found = f"only {len(content)}" if len(content) < size else "more"
+        amount = f"only {len(content)}" if len(content) < size else "more"
         raise DataError(
-            f"Expected {size} bytes after the header of '{path}' (shape {shape}), got {found}.",
+            f"Expected {size} bytes after the header of '{path}' (shape {shape}), got {amount}.",
             hint="The file is truncated or damaged; copy or download it again.",
         )
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)

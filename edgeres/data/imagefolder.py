@@ -51,9 +51,9 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
             raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
         unknown = np.full(len(paths), UNLABELLED, dtype=np.int64)
         return FileDataset(name, root, paths, unknown, skipped=_told(skipped))
-    found = [_images_below(root / folder, root, skipped) for folder in classes]
-    empty = [folder for folder, paths in zip(classes, found, strict=True) if not paths]
-    if not any(found):
+    class_paths = [_images_below(root / folder, root, skipped) for folder in classes]
+    empty = [folder for folder, paths in zip(classes, class_paths, strict=True) if not paths]
+    if not any(class_paths):
         raise DataError(
             f"Expected one folder of images for each class in {str(root)!r}, got "
             f"{len(classes)} folders and no image.",
@@ -70,8 +70,10 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
             f"Expected at least two class folders in {str(root)!r}, got only {classes[0]!r}.",
             hint=_HINT,
         )
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
-    paths = tuple(path for part in found for path in part)
+    labels = np.repeat(
+        np.arange(len(classes), dtype=np.int64), [len(paths) for paths in class_paths]
+    )
+    paths = tuple(path for part in class_paths for path in part)
     return FileDataset(name, root, paths, labels, classes, skipped=_told(skipped))
 
 
@@ -126,7 +128,7 @@ def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ..
     links ends there instead of repeating its images some forty times, up to the system's limit.
     What programs left behind is added to ``skipped``.
     """
-    found: list[tuple[str, list[str]]] = []
+    folders: list[tuple[str, list[str]]] = []
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
     try:
         while waiting:
@@ -137,12 +139,12 @@ def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ..
                 continue
             with os.scandir(place) as entries:
                 items = sorted((entry.name, entry.is_dir()) for entry in entries)
-            kept = [each for each in items if not _left_behind(each[0])]
-            if place != str(root) and len(kept) < len(items):
+            user_items = [each for each in items if not _left_behind(each[0])]
+            if place != str(root) and len(user_items) < len(items):
                 skipped += _named(place, items, len(str(root)) + 1)
-            items = kept
+            items = user_items
             names = [name for name, is_dir in items if not is_dir]
-            found.append((place, [name for name in names if name.lower().endswith(EXTENSIONS)]))
+            folders.append((place, [name for name in names if name.lower().endswith(EXTENSIONS)]))
             inside = above | {identity}
             waiting += [(f"{place}{os.sep}{name}", inside) for name, is_dir in items if is_dir]
     except OSError as error:
@@ -153,7 +155,7 @@ def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ..
         ) from error
     start = len(str(root)) + len(os.sep) if str(root) != os.sep else 1
     return tuple(
-        f"{place}{os.sep}{name}"[start:] for place, names in sorted(found) for name in names
+        f"{place}{os.sep}{name}"[start:] for place, names in sorted(folders) for name in names
     )
 
 

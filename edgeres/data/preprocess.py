@@ -231,12 +231,12 @@ class Preprocess:
         Raises:
             UsageError: An unknown name or a value that makes no sense.
         """
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for name in values:
-            if name not in known:
-                close = get_close_matches(str(name), known, n=1)
+            if name not in names:
+                close = get_close_matches(str(name), names, n=1)
                 raise UsageError(
-                    f"Expected preprocess settings among {', '.join(known)}, got {name!r}.",
+                    f"Expected preprocess settings among {', '.join(names)}, got {name!r}.",
                     hint=f"Did you mean {close[0]!r}?" if close else _HINT,
                 )
         return cls(**values)
@@ -258,8 +258,8 @@ class Preprocess:
         return cls.from_dict(values)
 
 
-def _wrong(name: str, expected: str, got: object) -> UsageError:
-    return UsageError(f"Preprocess: `{name}`: expected {expected}, got {got!r}.", hint=_HINT)
+def _wrong(name: str, expected: str, value: object) -> UsageError:
+    return UsageError(f"Preprocess: `{name}`: expected {expected}, got {value!r}.", hint=_HINT)
 
 
 def _number(name: str, value: object) -> float:

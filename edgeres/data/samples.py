@@ -39,23 +39,23 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
     from edgeres.data.planes import Planes
     from edgeres.data.sampling import take
 
-    chosen = take(dataset, min(_TRIED, len(dataset)))
-    found = 0
-    for index in range(len(chosen)):
+    candidates = take(dataset, min(_TRIED, len(dataset)))
+    count = 0
+    for index in range(len(candidates)):
         try:
-            image = chosen.image(index)
+            image = candidates.image(index)
         except DataError:
             continue
         if isinstance(image, Planes):
             return
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        write_atomic(folder / f"sample-{found}.png", buffer.getvalue())
-        found += 1
-        if found == SAMPLES:
+        write_atomic(folder / f"sample-{count}.png", buffer.getvalue())
+        count += 1
+        if count == SAMPLES:
             return
-    if not found:
-        raise DataError(f"{dataset.name}: none of the first {len(chosen)} images can be read.")
+    if not count:
+        raise DataError(f"{dataset.name}: none of the first {len(candidates)} images can be read.")
 
 
 def scores_to_json(scores: NDArray[np.float32]) -> bytes:

@@ -69,10 +69,10 @@ def take_held_out(dataset: Dataset, used: int | None, samples: int) -> Dataset:
     Raises:
         DataError: Fewer are left.
     """
-    left = 0 if used is None else len(dataset) - used
-    if left < samples:
+    remainder = 0 if used is None else len(dataset) - used
+    if remainder < samples:
         raise DataError(
-            f"{dataset.name}: {samples} held-out images were asked for, {max(left, 0)} of "
+            f"{dataset.name}: {samples} held-out images were asked for, {max(remainder, 0)} of "
             f"{len(dataset)} are left.",
             hint="Calibrate with fewer images, hold out fewer, or give a larger set.",
         )
