@@ -146,7 +146,7 @@ def _check_claim(
                 f"{traits}.",
                 hint="Bring the weights and the description that belong together.",
             )
-    found = {
+    facts = {
         "num_classes": classes,
         "in_channels": in_channels,
         "depths": list(traits.depths),
@@ -154,10 +154,10 @@ def _check_claim(
     }
     for name, (said, where) in claim.facts.items():
         value = list(said) if isinstance(said, tuple) else said
-        if value != found[name]:
+        if value != facts[name]:
             raise ModelError(
                 f"{where} says {name.replace('_', ' ')} {str(value)[:80]}, but {source} has "
-                f"{found[name]}.",
+                f"{facts[name]}.",
                 hint="Bring the weights and the description that belong together.",
             )
 
@@ -211,12 +211,12 @@ def _traits(shapes: Shapes, stem: tuple[int, ...]) -> _Traits:
 
 def _distance(plan: ChannelPlan, shapes: Shapes) -> int:
     """How far the widths are from a published network's, in channels; 0 is that network."""
-    found = _with_found_widths(plan, shapes)
-    names = set(plan.widths) | set(found.widths)
-    widths = sum(abs(plan.widths.get(n, 0) - found.widths.get(n, 0)) for n in names)
+    actual = _with_found_widths(plan, shapes)
+    names = set(plan.widths) | set(actual.widths)
+    widths = sum(abs(plan.widths.get(n, 0) - actual.widths.get(n, 0)) for n in names)
     # The width of one convolution group survives pruning of whole groups: 32x8d against 64x4d.
     groups = sum(
-        abs(plan.widths[n] // g - found.widths[n] // found.groups.get(n, 1))
+        abs(plan.widths[n] // g - actual.widths[n] // actual.groups.get(n, 1))
         for n, g in plan.groups.items()
     )
     return widths + groups

@@ -31,8 +31,8 @@ class Said:
 
 def files_beside(path: Path) -> tuple[Path, ...]:
     """The files in the folder of the weights that may describe them."""
-    found = (path.parent / name for name in (CONFIG, PROCESSOR))
-    return tuple(file for file in found if file.is_file())
+    files = (path.parent / name for name in (CONFIG, PROCESSOR))
+    return tuple(file for file in files if file.is_file())
 
 
 def read_beside(path: Path) -> dict[str, Said]:

@@ -40,10 +40,10 @@ def build_model(plan: ChannelPlan) -> nn.Module:
 def _check_variant(plan: ChannelPlan) -> None:
     """Refuses choices that are not built: what is published of them differs between libraries."""
     variant, spec = plan.variant, plan.spec
-    told = set(variant.to_dict()) - {"norm_epsilon"}
+    choices = set(variant.to_dict()) - {"norm_epsilon"}
     wrong = ""
-    if told and spec.family != "imagenet":
-        wrong = f"{min(told).replace('_', ' ')} is not a choice"
+    if choices and spec.family != "imagenet":
+        wrong = f"{min(choices).replace('_', ' ')} is not a choice"
     elif variant.stride_on == "1x1" and spec.block == "basic":
         wrong = "its blocks have no 1x1 convolution to step on"
     elif variant.stride_on == "1x1" and variant.antialias != "none":

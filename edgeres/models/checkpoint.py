@@ -84,9 +84,9 @@ def load_checkpoint(
     path = Path(path)
     source = path.name
     content, metadata = read_weights(path)
-    found = find_state_dict(content, source=source)
-    names = canonical_names(found.tensors, source=source)
-    state = {name: found.tensors[original] for name, original in names.items()}
+    weights = find_state_dict(content, source=source)
+    names = canonical_names(weights.tensors, source=source)
+    state = {name: weights.tensors[original] for name, original in names.items()}
     preprocess = _read_preprocess(metadata, source)
     if _PLAN in metadata:
         plan = ChannelPlan.from_json(metadata[_PLAN])
@@ -104,17 +104,17 @@ def load_checkpoint(
         )
         preprocess = preprocess or told_preprocess(beside, inside)
         class_names = told_names(beside, inside, plan.num_classes)
-    checked = _checked(state, plan, source)
+    tensors = _checked(state, plan, source)
     if sample_answer is not None:
         from edgeres.models.sample_answer import fit_to_answer
 
-        plan = fit_to_answer(plan, checked, sample_answer, source)
+        plan = fit_to_answer(plan, tensors, sample_answer, source)
     notes = {key: value for key, value in metadata.items() if key not in _RESERVED}
-    if found.wrapped_in:
-        notes["wrapped_in"] = found.wrapped_in
+    if weights.wrapped_in:
+        notes["wrapped_in"] = weights.wrapped_in
     return Checkpoint(
         plan=plan,
-        state=checked,
+        state=tensors,
         preprocess=preprocess,
         class_names=class_names,
         metadata=notes,
@@ -260,9 +260,9 @@ def _read_class_names(
             hint="Save the checkpoint again with edgeres.",
         ) from error
     if not isinstance(names, list) or len(names) != num_classes:
-        found = f"{len(names)} entries" if isinstance(names, list) else type(names).__name__
+        kind = f"{len(names)} entries" if isinstance(names, list) else type(names).__name__
         raise ModelError(
-            f"Expected {num_classes} class names in {source}, got {found}.",
+            f"Expected {num_classes} class names in {source}, got {kind}.",
             hint="Save the checkpoint again with one name a class.",
         )
     return tuple(str(name) for name in names)

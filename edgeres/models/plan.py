@@ -66,7 +66,7 @@ class Architecture:
 
 def _architectures() -> dict[str, Architecture]:
     """Every architecture that edgeres knows, by name."""
-    known = {
+    architectures = {
         f"resnet{6 * n + 2}": Architecture("cifar", "basic", (n, n, n)) for n in (3, 5, 7, 9, 18)
     }
     depths = {
@@ -78,11 +78,11 @@ def _architectures() -> dict[str, Architecture]:
     }
     for depth, stages in depths.items():
         block: Literal["basic", "bottleneck"] = "basic" if depth < 50 else "bottleneck"
-        known[f"resnet{depth}"] = Architecture("imagenet", block, stages)
-        known[f"resnet{depth}d"] = Architecture(
+        architectures[f"resnet{depth}"] = Architecture("imagenet", block, stages)
+        architectures[f"resnet{depth}d"] = Architecture(
             "imagenet", block, stages, deep_stem=True, average_down=True
         )
-        known[f"seresnet{depth}"] = Architecture("imagenet", block, stages, squeeze=True)
+        architectures[f"seresnet{depth}"] = Architecture("imagenet", block, stages, squeeze=True)
     for name, depth, groups, base_width in (
         ("resnext50_32x4d", 50, 32, 4),
         ("resnext101_32x8d", 101, 32, 8),
@@ -90,11 +90,11 @@ def _architectures() -> dict[str, Architecture]:
         ("wide_resnet50_2", 50, 1, 128),
         ("wide_resnet101_2", 101, 1, 128),
     ):
-        known[name] = Architecture(
+        architectures[name] = Architecture(
             "imagenet", "bottleneck", depths[depth], groups=groups, base_width=base_width
         )
-    known["pooled_resnet"] = Architecture("pooled", "pooled", (1, 1, 1))
-    return known
+    architectures["pooled_resnet"] = Architecture("pooled", "pooled", (1, 1, 1))
+    return architectures
 
 
 ARCHITECTURES: Mapping[str, Architecture] = _architectures()
@@ -159,9 +159,9 @@ class ChannelPlan:
         except ValueError as error:
             raise ModelError(f"The channel plan is not JSON: {error}.", hint=hint) from error
         if not isinstance(content, dict) or content.get("schema") != PLAN_SCHEMA:
-            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise ModelError(
-                f"Expected a channel plan of schema {PLAN_SCHEMA}, got {found}.", hint=hint
+                f"Expected a channel plan of schema {PLAN_SCHEMA}, got {schema}.", hint=hint
             )
         expected = {"schema", "architecture", "num_classes", "in_channels", "widths", "groups"}
         if set(content) - {"variant", "assumed"} != expected:

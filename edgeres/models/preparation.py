@@ -40,9 +40,9 @@ def told_preprocess(beside: Mapping[str, Said], inside: tuple[Said, ...]) -> Pre
         if not isinstance(values, Mapping):
             continue
         try:
-            found = read(values)
-            if found is not None:
-                return Preprocess.from_dict(found)
+            settings = read(values)
+            if settings is not None:
+                return Preprocess.from_dict(settings)
         except (UsageError, TypeError, ValueError, OverflowError, KeyError) as error:
             reason = error.message if isinstance(error, UsageError) else str(error)
             raise ModelError(
@@ -122,14 +122,14 @@ def _of_processor(values: Mapping[str, Any]) -> dict[str, Any] | None:
     if not kind:
         return None
     normalize = values.get("do_normalize", True)
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "scale": values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0,
         "mean": list(values["image_mean"]) if normalize else [0.0],
         "std": list(values["image_std"]) if normalize else [1.0],
         "interpolation": _PIL_FILTERS.get(values.get("resample", 2), "another filter"),
     }
     if not values.get("do_resize", True):
-        return found
+        return settings
     size, crop = values.get("size", 224), values.get("crop_size")
     edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
     if "crop_pct" in values or kind.startswith("ConvNext"):
@@ -137,16 +137,16 @@ def _of_processor(values: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         share = values.get("crop_pct") or _CONVNEXT_CROP
         if edge >= _SQUEEZED_FROM:
-            return {**found, "resize": [edge, edge]}
-        return {**found, "resize": int(edge / share), "crop": edge}
+            return {**settings, "resize": [edge, edge]}
+        return {**settings, "resize": int(edge / share), "crop": edge}
     if isinstance(size, Mapping) and edge is None:
         edge = [size["height"], size["width"]]
     elif isinstance(size, int) and not values.get("do_center_crop", False):
         edge = [size, size]
-    found["resize"] = edge
+    settings["resize"] = edge
     if values.get("do_center_crop", False):
-        found["crop"] = _pair(crop if crop is not None else 224)
-    return found
+        settings["crop"] = _pair(crop if crop is not None else 224)
+    return settings
 
 
 def _pair(size: Any) -> Any:

@@ -218,8 +218,8 @@ def _stem_pool(plan: ChannelPlan) -> nn.Module:
 
 def _shrink(plan: ChannelPlan, step: Step) -> nn.Module | None:
     """The average pooling that takes a stride's place in an anti-aliased block."""
-    wanted = plan.variant.antialias == "average" and step.stride > 1
-    return nn.AvgPool2d(step.stride) if wanted else None
+    pools = plan.variant.antialias == "average" and step.stride > 1
+    return nn.AvgPool2d(step.stride) if pools else None
 
 
 def _squeeze(plan: ChannelPlan, prefix: str, out: int) -> SqueezeExcite | None:

@@ -47,19 +47,18 @@ def fit_to_answer(
         ModelError: The file cannot be used, or no network that is built here answers so.
     """
     inputs, outputs = _read(path, plan)
-    found: list[tuple[float, ChannelPlan]] = []
+    errors: list[tuple[float, ChannelPlan]] = []
     for candidate in (plan, *_relatives(plan)):
         error = _error(candidate, state, inputs, outputs)
-        found.append((error, candidate))
+        errors.append((error, candidate))
         if error <= _SAME:
             break
-    error, best = min(found, key=lambda pair: pair[0])
+    error, best = min(errors, key=lambda pair: pair[0])
     if error > TOLERANCE:
         raise ModelError(
             f"{source} read as a {plan.architecture} answers {path.name} otherwise than its own "
-            f"library: the logits differ by {found[0][0]:.2g} of the largest, and no relative that "
-            "edgeres builds comes nearer than "
-            f"{error:.2g}.",
+            f"library: the logits differ by {errors[0][0]:.2g} of the largest, and no relative "
+            f"that edgeres builds comes nearer than {error:.2g}.",
             hint="Export the network to ONNX with that library, or check that the inputs are the "
             "network's (after normalization) and the outputs its logits.",
         )
@@ -114,8 +113,8 @@ def _read(path: Path, plan: ChannelPlan) -> tuple[F32, F32]:
         raise ModelError(
             f"{path} is no sample answer, an .npz with `inputs` and `outputs`: {reason}.", hint=_HOW
         ) from error
-    wanted = (len(inputs) if inputs.ndim else 0, plan.num_classes)
-    fits = inputs.ndim == 4 and inputs.shape[1] == plan.in_channels and outputs.shape == wanted
+    shape = (len(inputs) if inputs.ndim else 0, plan.num_classes)
+    fits = inputs.ndim == 4 and inputs.shape[1] == plan.in_channels and outputs.shape == shape
     if not fits or not 1 <= len(inputs) <= _MOST:
         raise ModelError(
             f"{path}: expected inputs (N, {plan.in_channels}, H, W) and outputs (N, "

@@ -79,20 +79,20 @@ def read_claim(
             where = where or part.where
     architecture: str | None = None
     for name, place in names:
-        found = _known(name, place)
-        if found is None:
+        meaning = _known(name, place)
+        if meaning is None:
             _refuse_unknown(
                 name, place, strict=config is not None and place == config.where, named=named
             )
             continue
-        if architecture is not None and found[0] != architecture:
+        if architecture is not None and meaning[0] != architecture:
             raise ModelError(
                 f"{place} says {_shown(name)}, and elsewhere it is a '{architecture}'.",
                 hint="Correct the one that is wrong.",
             )
-        architecture, where = found[0], where or place
+        architecture, where = meaning[0], where or place
         try:
-            variant = merged(variant, found[1])
+            variant = merged(variant, meaning[1])
         except OtherNetworkError as error:
             raise ModelError(f"{place} contradicts itself: {error}.", hint=_EXPORT) from error
     return Claim(architecture, variant, where, facts)
@@ -193,9 +193,9 @@ def _known(name: str, where: str) -> tuple[str, dict[str, Any]] | None:
         ModelError: It is a relative with equal weights that is not built.
     """
     word = _word(name)
-    for known in ARCHITECTURES:
-        if word == _word(known):
-            return known, {}
+    for each in ARCHITECTURES:
+        if word == _word(each):
+            return each, {}
     if "blur" in word or word.startswith("eca") or "preact" in word:
         raise ModelError(
             f"{where} says {_shown(name)}: its weights look like a plain network's, but edgeres "
@@ -204,9 +204,9 @@ def _known(name: str, where: str) -> tuple[str, dict[str, Any]] | None:
         )
     if match := re.fullmatch(r"(se)?(resnet|resnext)aa(\d+\w*)", word):
         base = f"{match[1] or ''}{match[2]}{match[3]}"
-        for known in ARCHITECTURES:
-            if base == _word(known):
-                return known, {"antialias": "average"}
+        for each in ARCHITECTURES:
+            if base == _word(each):
+                return each, {"antialias": "average"}
     return None
 
 

@@ -79,7 +79,7 @@ class Variant:
             For each stage the stride of its first block, the dilation of that block's strided
             convolution, and the dilation of all that follow it in the stage.
         """
-        found = []
+        stages = []
         reached, dilation = 4, 1
         for stage in range(count):
             stride = self.first_stage_stride if stage == 0 else 2
@@ -88,8 +88,8 @@ class Variant:
                 dilation, stride = dilation * stride, 1
             else:
                 reached *= stride
-            found.append((stride, before, dilation))
-        return tuple(found)
+            stages.append((stride, before, dilation))
+        return tuple(stages)
 
     def to_dict(self) -> dict[str, object]:
         """What differs from the defaults: empty for a plain network."""
@@ -103,15 +103,15 @@ class Variant:
         Raises:
             ModelError: An unknown choice, or a value that no network has.
         """
-        known = {field.name for field in fields(Variant)}
-        unknown = sorted(set(values) - known)
+        names = {field.name for field in fields(Variant)}
+        unknown = sorted(set(values) - names)
         if unknown:
             raise ModelError(
-                f"Expected choices of a network among {', '.join(sorted(known))}, got "
+                f"Expected choices of a network among {', '.join(sorted(names))}, got "
                 f"{unknown[0]!r}."
             )
         return Variant(**values)
 
     def __str__(self) -> str:
-        told = [f"{name.replace('_', ' ')} {value}" for name, value in self.to_dict().items()]
-        return ", ".join(told) or "plain"
+        words = [f"{name.replace('_', ' ')} {value}" for name, value in self.to_dict().items()]
+        return ", ".join(words) or "plain"

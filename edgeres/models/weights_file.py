@@ -138,8 +138,8 @@ def _read_pickle(path: Path) -> object:
 def _reason(error: Exception) -> str:
     """What was refused, out of torch's long advice on how to allow it."""
     text = " ".join(str(error).split())
-    found = re.search(r"GLOBAL (\S*\w)", text)
-    return f"it needs {found[1]}" if found else "an operation other than building tensors"
+    match = re.search(r"GLOBAL (\S*\w)", text)
+    return f"it needs {match[1]}" if match else "an operation other than building tensors"
 
 
 def _one_line(error: Exception) -> str:
