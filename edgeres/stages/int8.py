@@ -196,10 +196,10 @@ def quantize(
 
     images = None
     if qat is None and settings.needs_images and data is not None and prepared is not None:
-        full = take(_opened(data), samples)
-        few = take(full, min(settings.measured_samples, len(full)))
+        dataset = take(_opened(data), samples)
+        measured_on = take(dataset, min(settings.measured_samples, len(dataset)))
         # Calibration has read the same images and told of bad ones.
-        images = np.concatenate(list(_images(few, prepared, BadImages(1.0))))
+        images = np.concatenate(list(_images(measured_on, prepared, BadImages(1.0))))
     learned = None if qat is None else QatParameters.load(qat)
     result = run(
         onnx, CalibrationTable.load(table), rules, output, settings, images=images, qat=learned
@@ -242,7 +242,7 @@ def sensitivity(
             ``None``.
         all_but: Also quantize everything but each layer.
         threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
-        progress: Called with (models run, models in all).
+        progress: Called with batches run and batches in all, of all models.
 
     Raises:
         DataError: Too few images.
@@ -276,18 +276,23 @@ def sensitivity(
     dataset = _opened(data)
     held_out = take_held_out(dataset, max(0, len(dataset) - samples), samples)
     if table is not None:
-        known = CalibrationTable.load(table)
+        calibration = CalibrationTable.load(table)
         check_table(
-            known, table, onnx, images=None, preprocess=prepared, calibrator=settings.calibrator
+            calibration,
+            table,
+            onnx,
+            images=None,
+            preprocess=prepared,
+            calibrator=settings.calibrator,
         )
     else:
         others = take(dataset, len(dataset) - samples)
-        known = make_table(
+        calibration = make_table(
             onnx, _images(others, prepared, None), calibrator=settings.calibrator, threads=threads
         )
     return run(
         onnx,
-        known,
+        calibration,
         rules,
         np.concatenate(list(_images(held_out, prepared, None))),
         held_out.labels if (held_out.labels >= 0).all() else None,

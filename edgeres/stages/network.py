@@ -235,4 +235,4 @@ def _named(shapes: Mapping[str, ShapeRange], onnx: Path) -> dict[str, ShapeRange
             f"{onnx}: has the inputs {', '.join(names)}, and a shape range names none of them.",
             hint="Put the input's name and = before it.",
         )
-    return {name or names[0]: chosen for name, chosen in shapes.items()}
+    return {name or names[0]: shape for name, shape in shapes.items()}

@@ -55,7 +55,7 @@ def fit_recipe(recipe: Recipe, calibration: Dataset, validation: Dataset) -> Fit
         UsageError: The training data have none of the known forms.
     """
     _check_batch(recipe, validation)
-    changes, told = _calibration(recipe, calibration)
+    changes, notes = _calibration(recipe, calibration)
     qat = recipe.quantize.qat
     if recipe.data.train is not None and (recipe.prune is not None or qat is not None):
         labels = training_labels(recipe.data.train)
@@ -64,13 +64,13 @@ def fit_recipe(recipe: Recipe, calibration: Dataset, validation: Dataset) -> Fit
             if pruning is not recipe.prune:
                 assert pruning.finetune is not None
                 changes["prune.finetune.held_out"] = pruning.finetune.held_out
-                told.append(said)
+                notes.append(said)
         if qat is not None:
             training, said = fit_qat(qat, labels)
             if training is not qat:
                 changes["quantize.qat.held_out"] = training.held_out
-                told.append(said)
-    note = f"few images: {', '.join(dict.fromkeys(told))}." if told else ""
+                notes.append(said)
+    note = f"few images: {', '.join(dict.fromkeys(notes))}." if notes else ""
     return Fitted(recipe.override(changes) if changes else recipe, note)
 
 
@@ -95,10 +95,10 @@ def fit_pruning(block: PruneSettings, labels: Labels) -> tuple[PruneSettings, st
     if block.finetune is None:
         return block, ""
     asked_for = "held_out" in block.finetune.model_fields_set
-    count, said = fit_held_out(labels, block.finetune.held_out, given=asked_for)
-    if not said:
+    count, note = fit_held_out(labels, block.finetune.held_out, given=asked_for)
+    if not note:
         return block, ""
-    return block.replace(finetune=block.finetune.replace(held_out=count)), said
+    return block.replace(finetune=block.finetune.replace(held_out=count)), note
 
 
 def fit_qat(block: QatSettings, labels: Labels) -> tuple[QatSettings, str]:
@@ -107,9 +107,9 @@ def fit_qat(block: QatSettings, labels: Labels) -> tuple[QatSettings, str]:
     Raises:
         DataError: A number that was asked for cannot be held out.
     """
-    given = "held_out" in block.model_fields_set
-    count, said = fit_held_out(labels, block.held_out, given=given)
-    return (block.replace(held_out=count), said) if said else (block, "")
+    is_given = "held_out" in block.model_fields_set
+    count, note = fit_held_out(labels, block.held_out, given=is_given)
+    return (block.replace(held_out=count), note) if note else (block, "")
 
 
 def fit_held_out(labels: Labels, number: int, *, given: bool) -> tuple[int, str]:
@@ -177,17 +177,17 @@ def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, int], 
             hint="Ask for fewer, or give a larger set.",
         )
     changes: dict[str, int] = {}
-    told: list[str] = []
+    notes: list[str] = []
     if used < recipe.data.calibration_samples:
         changes["data.calibration_samples"] = used
-        told.append(
+        notes.append(
             f"{used} of {images} images calibrate ({recipe.data.calibration_samples} by default)"
         )
     if block is not None and judging < block.samples:
         changes["quantize.mixed_precision.samples"] = judging
-        told.append(f"{judging} judge mixed precision ({block.samples} by default)")
+        notes.append(f"{judging} judge mixed precision ({block.samples} by default)")
     _check_judging(recipe, block, judging)
-    return changes, told
+    return changes, notes
 
 
 def _check_judging(recipe: Recipe, block: MixedPrecisionSettings | None, judging: int) -> None:

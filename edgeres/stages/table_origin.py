@@ -68,8 +68,8 @@ class TableOrigin:
 
 def preprocess_of(table: CalibrationTable) -> Preprocess | None:
     """How the images of a table became numbers; ``None`` where it does not say."""
-    told = TableOrigin.of(table).preprocess
-    return None if told is None else Preprocess.from_dict(told)
+    settings = TableOrigin.of(table).preprocess
+    return None if settings is None else Preprocess.from_dict(settings)
 
 
 def kept_table(
@@ -91,14 +91,14 @@ def kept_table(
         return None, ""
     try:
         table = CalibrationTable.load(path)
-        told = TableOrigin.of(table)
+        origin = TableOrigin.of(table)
     except ArtefactError as error:
         return None, error.message.rstrip(".")
     why = _mismatch(table, onnx, calibrator)
     if not why and not table.made_from:
         why = "it does not say what it was made from"
     if not why:
-        why = _differs(told, TableOrigin.now(images, preprocess))
+        why = _differs(origin, TableOrigin.now(images, preprocess))
     return (None, why) if why else (table, "")
 
 
@@ -125,13 +125,13 @@ def check_table(
         ArtefactError: It is of another model, other images or another preprocessing.
     """
     why = _mismatch(table, onnx, calibrator)
-    told = TableOrigin.of(table)
-    if not why and preprocess is not None and told.preprocess is not None:
-        why = _differs(told, TableOrigin(preprocess=preprocess.to_dict()))
-    if not why and images is not None and told.images is not None:
-        count = table.samples if told.samples is None else told.samples
-        few = take(images, count) if count <= len(images) else images
-        why = _differs(told, TableOrigin(images=few.fingerprint))
+    origin = TableOrigin.of(table)
+    if not why and preprocess is not None and origin.preprocess is not None:
+        why = _differs(origin, TableOrigin(preprocess=preprocess.to_dict()))
+    if not why and images is not None and origin.images is not None:
+        count = table.samples if origin.samples is None else origin.samples
+        sample = take(images, count) if count <= len(images) else images
+        why = _differs(origin, TableOrigin(images=sample.fingerprint))
     if why:
         raise ArtefactError(f"{path}: {why}.", hint=_HINT)
 
@@ -144,17 +144,17 @@ def _mismatch(table: CalibrationTable, onnx: Path, calibrator: str) -> str:
     return ""
 
 
-def _differs(told: TableOrigin, now: TableOrigin) -> str:
+def _differs(origin: TableOrigin, now: TableOrigin) -> str:
     """In words, what of ``now`` is different first; empty where nothing is."""
     if now.preprocess is not None:
-        before = told.preprocess or {}
+        before = origin.preprocess or {}
         for key, value in now.preprocess.items():
             if before.get(key) != value:
                 return f"it was made with {key} {before.get(key)}, now it is {value}"
-    if now.samples is not None and told.samples != now.samples:
-        return f"it is of {told.samples} images, now there are {now.samples}"
-    if now.images is not None and told.images != now.images:
+    if now.samples is not None and origin.samples != now.samples:
+        return f"it is of {origin.samples} images, now there are {now.samples}"
+    if now.images is not None and origin.images != now.images:
         return "it was made with other images"
-    if now.made_by is not None and told.made_by != now.made_by:
+    if now.made_by is not None and origin.made_by != now.made_by:
         return "another version of edgeres or of a library made it"
     return ""
