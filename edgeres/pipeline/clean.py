@@ -79,20 +79,20 @@ def _clean(output: Path, *, everything: bool, dry_run: bool) -> Cleaned:
     finished = (output / PLACE).exists() if dry_run else finish_handover(output)
     if not dry_run:
         restore_replaced(store)
-    used = frozenset() if everything else _wanted(output)
-    gone = temporaries(store)
+    used_names = frozenset() if everything else _wanted(output)
+    removable = temporaries(store)
     count = kept_bytes = 0
     for path in sorted(_folders(store)):
         if _RESULT.fullmatch(path.name) is None:
             continue  # whatever it is, no stage made it
-        if path.name.removeprefix(WORK) in used:
+        if path.name.removeprefix(WORK) in used_names:
             count, kept_bytes = count + 1, kept_bytes + _size(path)
         else:
-            gone.append(path)
-    removed_bytes = sum(_size(path) for path in gone)
-    for path in () if dry_run else gone:
+            removable.append(path)
+    removed_bytes = sum(_size(path) for path in removable)
+    for path in () if dry_run else removable:
         remove(path)
-    names = tuple(sorted(path.name for path in gone))
+    names = tuple(sorted(path.name for path in removable))
     return Cleaned(output, names, removed_bytes, count, kept_bytes, finished)
 
 
@@ -107,9 +107,9 @@ def _wanted(output: Path) -> frozenset[str]:
     names: set[str] = set()
     if (output / run_folder.REPORT).is_file():
         names |= {stage.result for stage in read_report(output / run_folder.REPORT).stages}
-    used = output / run_folder.STAGES / USED
-    if used.is_file():
-        names |= set(used.read_text(encoding="utf-8").split())
+    record = output / run_folder.STAGES / USED
+    if record.is_file():
+        names |= set(record.read_text(encoding="utf-8").split())
     return frozenset(names)
 
 

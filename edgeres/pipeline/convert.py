@@ -306,8 +306,10 @@ def _publish(
     networks = proof.networks
     folders: dict[str, dict[str, Path]] = {}
     for item in proof.built:
-        made = [file for file in item.engine.path.parent.iterdir() if file.name != MANIFEST]
-        files = {file.name: file for file in (*made, item.qdq, item.qdq.with_suffix(".json"))}
+        engine_files = [file for file in item.engine.path.parent.iterdir() if file.name != MANIFEST]
+        files = {
+            file.name: file for file in (*engine_files, item.qdq, item.qdq.with_suffix(".json"))
+        }
         if item.search is not None:
             files[item.search.name] = item.search
         folders[item.target.name] = files

@@ -157,9 +157,9 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
 
     def produce(folder: Path, *_: object) -> None:
         shutil.copyfile(network.onnx, folder / run_folder.QDQ)
-        said = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
+        reasons = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
         qdq = folder / run_folder.QDQ
-        write_account(qdq, target.rules, QuantizeResult(qdq, (), said, {}, (), {}, {}))
+        write_account(qdq, target.rules, QuantizeResult(qdq, (), reasons, {}, (), {}, {}))
 
     qdq = run.stage(
         "keep_float",
@@ -263,8 +263,8 @@ def _inside(
         coverage = int8_coverage(network.summary.macs_by_node, layers)
         inside = EngineCoverage(**vars(coverage), fusions=count_fusions(layers, node_ops(qdq)))
         write_atomic(folder / COVERAGE, json.dumps(asdict(inside), indent=1).encode())
-        listed = [asdict(layer) for layer in layers]
-        write_atomic(folder / LAYERS, json.dumps(listed, indent=1).encode())
+        rows = [asdict(layer) for layer in layers]
+        write_atomic(folder / LAYERS, json.dumps(rows, indent=1).encode())
 
     result = run.stage(
         "inspect",

@@ -82,8 +82,8 @@ def _tried(run: Run, item: BuiltTarget, stage: Callable[[], StageResult]) -> Pat
     except StorageError:  # a full disk is not of these layers alone
         raise
     except EdgeResError as error:
-        told = f"{error.message} {error.hint}".strip()
-        run.warn_once(f"{item.target.name}: its layers were not measured: {told}")
+        reason = f"{error.message} {error.hint}".strip()
+        run.warn_once(f"{item.target.name}: its layers were not measured: {reason}")
         return None
 
 

@@ -194,19 +194,19 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     if pruned is None:
         return None
     lost = compare(proof.dense, proof.final, confidence=confidence)
-    told = proof.networks.prediction
+    prediction = proof.networks.prediction
     latency = None
-    if told is not None:
-        times = proof.times.get(told.target)
+    if prediction is not None:
+        times = proof.times.get(prediction.target)
         measured = times[1].latency.p50_ms if times else None
         latency = PruningLatency(
-            told.target,
-            told.dense_ms,
-            told.predicted_ms,
+            prediction.target,
+            prediction.dense_ms,
+            prediction.predicted_ms,
             measured,
-            built_ms=told.built_ms,
-            uniform_ms=told.uniform_ms,
-            kept=told.kept,
+            built_ms=prediction.built_ms,
+            uniform_ms=prediction.uniform_ms,
+            kept=prediction.kept,
         )
     return PruningPart(
         top1=lost.top1,

@@ -85,26 +85,28 @@ def quantize_file(
     output = output_file(output, ".onnx", source=onnx)
     try_model(onnx)
     table = None if table is None else Path(table)
-    named = CalibrationTable.load(table) if table is not None and table.is_file() else None
+    user_table = CalibrationTable.load(table) if table is not None and table.is_file() else None
     table = table or output.with_suffix(".calibration.json")
-    preprocess = _preprocess(recipe, onnx, named)
+    preprocess = _preprocess(recipe, onnx, user_table)
     images = open_dataset(data, split="calibration")
     if recipe.quantize.equalize:
         equalized = output.with_suffix(".equalized.onnx")
         int8.equalize(onnx, equalized)
         onnx = equalized
-    if named is not None:
+    if user_table is not None:
         calibrator = recipe.quantize.calibrator
-        check_table(named, table, onnx, images=images, preprocess=preprocess, calibrator=calibrator)
+        check_table(
+            user_table, table, onnx, images=images, preprocess=preprocess, calibrator=calibrator
+        )
     elif preprocess is not None:
         _calibrated(table, onnx, images, preprocess, recipe.quantize, listener)
-    learned, training = None, recipe.quantize.qat
+    qat_path, training = None, recipe.quantize.qat
     if training is not None and preprocess is not None:
-        learned = output.with_suffix(".trained.safetensors")
+        qat_path = output.with_suffix(".trained.safetensors")
         int8.qat(
             onnx,
             table,
-            learned,
+            qat_path,
             rules=rules,
             settings=recipe.quantize,
             training=training,
@@ -121,7 +123,7 @@ def quantize_file(
         settings=recipe.quantize,
         data=images,
         preprocess=preprocess,
-        qat=learned,
+        qat=qat_path,
     )
     return QuantizedFile(output, table, rule_set, result)
 
@@ -134,9 +136,9 @@ def _with_held_out(recipe: Recipe, listener: Listener) -> Recipe:
     """The recipe whose training holds out as many images as there are to hold out."""
     if recipe.quantize.qat is None:
         return recipe
-    training, few = fit_qat(recipe.quantize.qat, training_labels(_train_data(recipe)))
-    if few:
-        listener.note(f"few images: {few}.")
+    training, shortage = fit_qat(recipe.quantize.qat, training_labels(_train_data(recipe)))
+    if shortage:
+        listener.note(f"few images: {shortage}.")
     return recipe.override({"quantize.qat.held_out": training.held_out}, where="few images")
 
 

@@ -84,12 +84,12 @@ def _find(path: Path | str | None) -> Path:
     if file.is_file():
         return file
     embedded = asset_folder("recipes")
-    named = embedded / f"{file.name}.yaml"
-    if file.parent == Path() and named.is_file():
-        return named
-    known = sorted(recipe.stem for recipe in embedded.glob("*.yaml"))
+    embedded_file = embedded / f"{file.name}.yaml"
+    if file.parent == Path() and embedded_file.is_file():
+        return embedded_file
+    names = sorted(recipe.stem for recipe in embedded.glob("*.yaml"))
     raise RecipeError(
-        f"{file}: no such recipe file.", hint=f"Give a YAML file or one of: {', '.join(known)}."
+        f"{file}: no such recipe file.", hint=f"Give a YAML file or one of: {', '.join(names)}."
     )
 
 

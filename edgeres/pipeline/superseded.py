@@ -21,12 +21,12 @@ def to_set_aside(output: Path) -> dict[str, str]:
     Returns:
         Name in the folder to its new place there; empty where nothing is to be moved.
     """
-    found = [name for name in made_from_a_run() if (output / name).exists()]
+    names = [name for name in made_from_a_run() if (output / name).exists()]
     parent = output / SUPERSEDED
-    there = parent.iterdir() if found and parent.is_dir() else ()
-    taken = [int(entry.name) for entry in there if entry.name.isdecimal()]
-    place = f"{SUPERSEDED}/{max(taken, default=0) + 1}"
-    return {name: f"{place}/{name}" for name in found}
+    there = parent.iterdir() if names and parent.is_dir() else ()
+    numbers = [int(entry.name) for entry in there if entry.name.isdecimal()]
+    place = f"{SUPERSEDED}/{max(numbers, default=0) + 1}"
+    return {name: f"{place}/{name}" for name in names}
 
 
 def made_from_a_run() -> tuple[str, ...]:
