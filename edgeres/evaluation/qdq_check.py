@@ -45,6 +45,8 @@ def check_qdq(
         ModelError: The file is no readable ONNX model.
         StageError: The file crashed or hung what looked at it.
     """
+    from edgeres.quantization.qdq_view import Finding
+
     memory_bytes = MEMORY_BYTES if device == "cpu" else None
     check = run_limited(check_file, seconds=SECONDS, memory_bytes=memory_bytes)
     return tuple(Finding(**each) for each in check(onnx, backend, device, dict(options or {})))
