@@ -169,9 +169,8 @@ def _measure(
     epochs: int | None,
 ) -> Measured:
     tried_recipe = recipe_of(recipe, candidate, epochs=epochs)
-    tried_recipe = tried_recipe.override(
-        {"report.layers": False}
-    )  # no try has a page to show them on
+    # No try has a page to show them on.
+    tried_recipe = tried_recipe.override({"report.layers": False})
     _, report, _, _ = prove(open_inputs(tried_recipe, hashes), store, listener)
     result = measured_in(report, candidate.target)
     if result is None:
