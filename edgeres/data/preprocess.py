@@ -103,8 +103,8 @@ class Preprocess:
         if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
             raise _wrong("channels", f"1 to {MAX_CHANNELS}", self.channels)
         if self.channels != COLOURS and self.channel_order == "bgr":
-            found = "one channel" if self.channels == 1 else f"{self.channels} channels"
-            raise _wrong("channel_order", f"'rgb' for an image of {found}", self.channel_order)
+            channels = "one channel" if self.channels == 1 else f"{self.channels} channels"
+            raise _wrong("channel_order", f"'rgb' for an image of {channels}", self.channel_order)
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise _wrong(name, f"1 or {self.channels} numbers", list(getattr(self, name)))

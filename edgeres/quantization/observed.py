@@ -98,12 +98,12 @@ class ObservedModel:
         self.features = last_features(model.graph)
         for value in list(observable(model.graph)):
             name = graphs.value_name(value)
-            seen = value
+            image_value = value
             if self.batch is None:
                 _check_batch(value)
             elif value.shape is not None and (not len(value.shape) or value.shape[0] != 1):
-                seen = _as_one_image(model.graph, value)
-            self.shapes[name] = inner_shape(seen)
+                image_value = _as_one_image(model.graph, value)
+            self.shapes[name] = inner_shape(image_value)
             read_by_layer = any(
                 graphs.layer_of(node) and not at for node, at in graphs.consumers(value)
             )
@@ -111,7 +111,7 @@ class ObservedModel:
                 model.graph.outputs.append(value)
             self._readers[name] = add_to_graph(
                 model.graph,
-                seen,
+                image_value,
                 self.shapes[name],
                 moments=read_by_layer,
                 rectified=graphs.non_negative(value),
@@ -193,13 +193,13 @@ def _as_one_image(graph: ir.Graph, value: ir.Value) -> ir.Value:
     assert producer is not None
     assert value.shape is not None
     axis = ir.tensor(np.zeros(1, np.int64))
-    known = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", axis)])
-    node = ir.node("Unsqueeze", [value, known.outputs[0]])
+    axes_node = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", axis)])
+    node = ir.node("Unsqueeze", [value, axes_node.outputs[0]])
     output = node.outputs[0]
     output.name, output.type = f"{value.name}/observed/one", value.type
-    known.outputs[0].name = f"{value.name}/observed/axis"
+    axes_node.outputs[0].name = f"{value.name}/observed/axis"
     output.shape = ir.Shape([1, *value.shape])
-    graph.insert_after(producer, [known, node])
+    graph.insert_after(producer, [axes_node, node])
     return output
 
 
