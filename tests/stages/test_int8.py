@@ -25,9 +25,7 @@ EMPIRICAL = QuantizeBlock(bias_correction="empirical", measured_samples=16)
 @pytest.fixture(scope="module")
 def table(network, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("table") / "table.json"
-    calibrate(
-        network, path, data=grey_images(), samples=20, preprocess=GREY, settings=QuantizeBlock()
-    )
+    calibrate(network, path, data=grey_images(), samples=20, preprocess=GREY)
     return path
 
 
@@ -49,7 +47,6 @@ def test_opened_images_and_named_ones_give_the_same_table(network, table, tmp_pa
         data=f"npz:{tmp_path / 'a.npz'}",
         samples=20,
         preprocess=GREY,
-        settings=QuantizeBlock(),
     )
     named, opened = (
         json.loads(path.read_text())["tensors"] for path in (tmp_path / "named.json", table)
@@ -61,7 +58,6 @@ def test_more_images_than_there_are_cannot_calibrate(network, tmp_path):
     with pytest.raises(DataError, match="41 images were asked for"):
         calibrate(
             network, tmp_path / "t.json", data=grey_images(), samples=41, preprocess=GREY,
-            settings=QuantizeBlock(),
         )  # fmt: skip
     assert not (tmp_path / "t.json").exists()
 
