@@ -241,7 +241,7 @@ def sensitivity(
         table: Calibration table of the (equalized) model; made from the other images where
             ``None``.
         all_but: Also quantize everything but each layer.
-        threads: CPU threads; ``None`` leaves the choice to ONNX Runtime.
+        threads: CPU threads; ``None`` takes as many as there are CPUs.
         progress: Called with batches run and batches in all, of all models.
 
     Raises:
