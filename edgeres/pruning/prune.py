@@ -24,6 +24,7 @@ from edgeres.pruning.groups import ChannelGraph, ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
 from edgeres.pruning.recalibrate import recalibrate
+from edgeres.pruning.reconstruct import reconstruct
 from edgeres.pruning.scores import needs_gradients, score_channels
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.widths import chosen_widths, latency_problem, width_choices_of
@@ -148,6 +149,8 @@ def prune_module(
     whole_parameters = count_parameters(narrow)
     kept: dict[str, tuple[int, ...]] = {}
     whole: dict[str, int] = {}  # channels before the first round
+    whole_groups: Sequence[ChannelGroup] = ()
+    whole_module = copy.deepcopy(module)  # in evaluation mode while weights are fitted to it
     by_latency = settings.allocation == "latency"
     if by_latency and latency is None:
         raise UsageError(
@@ -164,6 +167,7 @@ def prune_module(
         graph = ChannelGraph(narrow, shape)
         costs = MacsCost(graph.groups, layer_macs(narrow, shape))
         groups = _prunable(graph.groups, costs, settings)
+        whole_groups = whole_groups or graph.groups
         scores = score_channels(
             narrow,
             groups,
@@ -191,7 +195,10 @@ def prune_module(
             gone = set(removed[group.name])
             kept[group.name] = tuple(c for i, c in enumerate(before) if i not in gone)
         _remove(graph, removed, data[0][0][:4])
-        recalibrate(narrow, data)
+        if settings.reconstruct:
+            reconstruct(narrow, whole_module, whole_groups, kept, data)
+        else:
+            recalibrate(narrow, data)
     done.finish()
     for name, parameter in narrow.named_parameters():
         parameter.requires_grad_(module.get_parameter(name).requires_grad)

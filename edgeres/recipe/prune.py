@@ -45,8 +45,12 @@ class PruneSettings(Block):
     samples: int = Field(
         default=1024, ge=2, description="Images for importance and for batch normalization."
     )
+    reconstruct: bool = Field(
+        default=True,
+        description="Fit what is left to the dense network's layers by least squares; no labels.",
+    )
     finetune: FinetuneSettings | None = Field(
-        default=FinetuneSettings(), description="None leaves the recalibrated network as it is."
+        default=FinetuneSettings(), description="None trains nothing."
     )
     target_latency: OpenShare | None = Field(
         default=None, description="Share of the dense INT8 latency to reach (latency)."
