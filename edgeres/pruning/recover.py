@@ -103,6 +103,7 @@ def prune_and_finetune(
             held_out,
             output / SPARSE_FOLDER,
             start=checkpoint,
+            keep_start=False,  # it is to be sparse, not better
             progress=advance,
         )
         current = load_checkpoint(slimmed.checkpoint)

@@ -19,6 +19,7 @@ from edgeres.training.layout import lay_out_images
 from edgeres.training.loss import training_loss
 from edgeres.training.pixels import PixelSet
 from edgeres.training.schedule import learning_rate
+from edgeres.training.summary import Weights
 
 EVALUATION_BATCH = 500
 
@@ -33,9 +34,11 @@ class Learner:
     average: MovingAverage | None
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The network that counts: the average where there is one."""
-        return self.module if self.average is None else self.average.module
+    def candidates(self) -> dict[Weights, nn.Module]:
+        """What may be kept of an epoch, the first of equals."""
+        if self.average is None:
+            return {"raw": self.module}
+        return {"averaged": self.average.module, "raw": self.module}
 
 
 def make_learner(module: nn.Module, settings: Training, place: TorchDevice) -> Learner:

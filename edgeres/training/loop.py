@@ -33,7 +33,7 @@ from edgeres.training.loss import distills
 from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
 from edgeres.training.state import TrainState, load_state, save_log, save_state
-from edgeres.training.summary import EpochRecord
+from edgeres.training.summary import EpochRecord, Weights
 
 CHECKPOINT_NAME = "model.safetensors"
 STATE_NAME = "train_state.pt"
@@ -47,8 +47,11 @@ class TrainResult:
     Attributes:
         checkpoint: The chosen epoch's weights, as safetensors.
         log: One JSON line an epoch.
-        best_epoch: The chosen epoch, from 1; the latest one where several are equal.
-        held_out_top1: Its top-1 on the held-out images, in [0, 1].
+        best_epoch: The chosen epoch, from 1; the latest one where several are equal. 0 where no
+            epoch was as good as the start.
+        weights: Which weights of that epoch were kept.
+        held_out_top1: Their top-1 on the held-out images, in [0, 1].
+        start_top1: Of ``start`` on those; ``None`` where it could not be kept.
         history: All epochs.
         resumed_from: Epochs that an earlier, interrupted run had done.
     """
@@ -56,7 +59,9 @@ class TrainResult:
     checkpoint: Path
     log: Path
     best_epoch: int
+    weights: Weights
     held_out_top1: float
+    start_top1: float | None
     history: tuple[EpochRecord, ...]
     resumed_from: int
 
@@ -70,9 +75,13 @@ def train(
     start: Checkpoint | None = None,
     preprocess: Preprocess | None = None,
     teacher: nn.Module | None = None,
+    keep_start: bool = True,
     progress: ProgressCallback | None = None,
 ) -> TrainResult:
-    """Trains from scratch, or on from ``start``, and keeps the epoch best on ``held_out``.
+    """Trains from scratch, or on from ``start``, and keeps what is best on ``held_out``.
+
+    Raw and averaged weights of each epoch are scored, and ``start`` itself: a training that makes a
+    network worse gives it back as it was.
 
     After every epoch the whole state is put into ``output`` at once. Calling again with the same
     arguments goes on from there and ends with the same weights as an uninterrupted run (bit for
@@ -88,6 +97,8 @@ def train(
         preprocess: Of the network; the start checkpoint's own where it is ``None``.
         teacher: Network to distil from, on the same preprocessed images; it is put into
             evaluation mode. Used where ``settings`` distil.
+        keep_start: Whether ``start`` may be the result. Not where the training is for something
+            else than accuracy.
         progress: Called with (steps done, steps of the run).
 
     Raises:
@@ -119,17 +130,18 @@ def train(
         output,
         preprocess=preprocess,
         teacher=teacher,
+        keep_start=keep_start and start is not None,
         progress=progress,
     )
-    chosen = state.history[state.best_epoch - 1]
     final = Checkpoint(
         plan=plan,
         state=dict(state.best),
         preprocess=preprocess,
         class_names=train_set.class_names,
         metadata={
-            "held_out_top1": f"{chosen.held_out_top1:.4f}",
+            "held_out_top1": f"{state.best_top1:.4f}",
             "epoch": str(state.best_epoch),
+            "weights": state.best_weights,
             "training": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
         },
     )
@@ -139,7 +151,9 @@ def train(
         checkpoint=output / CHECKPOINT_NAME,
         log=output / LOG_NAME,
         best_epoch=state.best_epoch,
-        held_out_top1=chosen.held_out_top1,
+        weights=state.best_weights,
+        held_out_top1=state.best_top1,
+        start_top1=state.start_top1,
         history=state.history,
         resumed_from=done,
     )
@@ -155,6 +169,7 @@ def fit(
     preprocess: Preprocess,
     teacher: nn.Module | None = None,
     identity: str = "",
+    keep_start: bool = False,
     progress: ProgressCallback | None = None,
 ) -> tuple[TrainState, int]:
     """Trains any module, resumably; what :func:`train` does once it has a network.
@@ -168,6 +183,7 @@ def fit(
         preprocess: Of the network.
         teacher: Network to distil from.
         identity: Whatever else than arguments and weights decides the result.
+        keep_start: Whether the first state may be the best one.
         progress: Called with (steps done, steps of the run).
 
     Returns:
@@ -180,7 +196,9 @@ def fit(
         output.mkdir(parents=True, exist_ok=True)
     place = choose_device(settings)
     sets = (train_set, held_out)
-    identity = fingerprint(settings, sets, preprocess, module, teacher, also=identity)
+    identity = fingerprint(
+        settings, sets, preprocess, module, teacher, also=f"{identity}{keep_start}"
+    )
     state = load_state(output / STATE_NAME, identity)
     done = 0 if state is None else len(state.history)
     if state is None or done < settings.epochs:
@@ -200,6 +218,7 @@ def fit(
                 layout=layout,
                 teacher=teacher,
                 identity=identity,
+                keep_start=keep_start,
                 output=output,
             )
             state = run.finish(state, progress)
@@ -218,6 +237,7 @@ class _Run:
     layout: LayoutName
     teacher: nn.Module | None
     identity: str
+    keep_start: bool
     output: Path
 
     def finish(self, state: TrainState | None, progress: ProgressCallback | None) -> TrainState:
@@ -227,6 +247,7 @@ class _Run:
         first = 0 if state is None else len(state.history)
         steps = steps_an_epoch(len(self.data), self.settings)
         done = first * steps
+        start = None if state is not None or not self.keep_start else self._start()
 
         def on_step() -> None:
             nonlocal done
@@ -234,13 +255,22 @@ class _Run:
             if progress is not None:
                 progress(done, self.settings.epochs * steps)
 
-        state = self.epoch(state, on_step)
+        state = self.epoch(state, on_step, start)
         while len(state.history) < self.settings.epochs:
             state = self.epoch(state, on_step)
         return state
 
-    def epoch(self, before: TrainState | None, on_step: Callable[[], None]) -> TrainState:
-        """Trains one epoch, evaluates it and saves."""
+    def _start(self) -> _Candidate:
+        """The network before the first step."""
+        return _Candidate.of("start", self.learner.module, self.check)
+
+    def epoch(
+        self,
+        before: TrainState | None,
+        on_step: Callable[[], None],
+        start: _Candidate | None = None,
+    ) -> TrainState:
+        """Trains one epoch, evaluates it and saves; ``start`` comes before the first one."""
         begun = time.monotonic()
         history = () if before is None else before.history
         number = len(history) + 1
@@ -255,19 +285,28 @@ class _Run:
             teacher=self.teacher,
             on_step=on_step,
         )
-        held_loss, held_top1 = evaluate(learner.evaluated, self.check)
+        candidates = [
+            _Candidate.of(kind, module, self.check) for kind, module in learner.candidates.items()
+        ]
+        new = max(candidates, key=lambda candidate: candidate.top1)
         record = EpochRecord(
             epoch=number,
             loss=loss,
             top1=top1,
-            held_out_loss=held_loss,
-            held_out_top1=held_top1,
+            held_out_loss=new.loss,
+            held_out_top1=new.top1,
+            weights=new.kind,
             learning_rate=float(learner.optimizer.param_groups[0]["lr"]),
             seconds=round(time.monotonic() - begun, 3),
         )
-        best, best_epoch = _weights(learner.evaluated), number
-        if before is not None and held_top1 < history[before.best_epoch - 1].held_out_top1:
-            best, best_epoch = before.best, before.best_epoch
+        best, best_epoch = new.weights, number
+        start_top1 = None if start is None else start.top1
+        if before is not None:
+            start_top1 = before.start_top1
+            if new.top1 < before.best_top1:
+                best, best_epoch = before.best, before.best_epoch
+        elif start is not None and new.top1 < start.top1:
+            best, best_epoch = start.weights, 0
         average = learner.average
         state = TrainState(
             fingerprint=self.identity,
@@ -279,10 +318,26 @@ class _Run:
             updates=0 if average is None else average.updates,
             best=best,
             best_epoch=best_epoch,
+            start_top1=start_top1,
         )
         save_state(self.output / STATE_NAME, state)
         save_log(self.output / LOG_NAME, state.history)
         return state
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Weights that may be kept, and what they do on the held-out images."""
+
+    kind: Weights
+    weights: dict[str, torch.Tensor]
+    loss: float
+    top1: float
+
+    @staticmethod
+    def of(kind: Weights, module: nn.Module, check: PixelSet) -> _Candidate:
+        loss, top1 = evaluate(module, check)
+        return _Candidate(kind, _weights(module), loss, top1)
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:

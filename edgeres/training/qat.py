@@ -7,7 +7,6 @@ Q/DQ, the FP32 network teaches, and what was learned goes back through the same 
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ from edgeres.recipe.training import QatSettings
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import check_labels
-from edgeres.training.device import choose_device, cpu_threads
-from edgeres.training.epoch import evaluate
 from edgeres.training.fake_quant import (
     ActivationQuantizer,
     QuantizedParameters,
@@ -89,7 +86,6 @@ def train_quantized(
     network = qdq_network(onnx, table, rules, settings, preprocess=preprocess)
     teacher = OnnxNetwork(load_model(onnx).graph, channels_last_input=network.channels_last_input)
     check_labels(_classes(teacher, train_set, table, preprocess), train_set, held_out)
-    start = copy.deepcopy(network)
     state, _ = fit(
         network,
         training,
@@ -99,19 +95,16 @@ def train_quantized(
         preprocess=preprocess,
         teacher=teacher if training.distill else None,
         identity=json.dumps({**rules.to_dict(), "name": ""}),
+        keep_start=True,
         progress=progress,
     )
-    chosen = state.history[state.best_epoch - 1]
-    start_top1 = _top1(start, held_out, training, preprocess)
-    better = chosen.held_out_top1 >= start_top1
-    best = start
-    if better:
-        best.load_state_dict(state.best)
+    assert state.start_top1 is not None
+    network.cpu().load_state_dict(state.best)
     return QatResult(
-        parameters=learned(best.cpu(), file_sha256(onnx)),
-        kept="trained" if better else "start",
-        start_top1=start_top1,
-        held_out_top1=chosen.held_out_top1 if better else start_top1,
+        parameters=learned(network, file_sha256(onnx)),
+        kept="start" if state.best_weights == "start" else "trained",
+        start_top1=state.start_top1,
+        held_out_top1=state.best_top1,
         best_epoch=state.best_epoch,
         held_out=len(held_out),
         history=state.history,
@@ -210,12 +203,3 @@ def _classes(
         )
     with torch.no_grad():
         return int(teacher.eval()(images).shape[1])
-
-
-def _top1(
-    network: QdqNetwork, held_out: Dataset, training: QatSettings, preprocess: Preprocess
-) -> float:
-    device = choose_device(training).device
-    data = load_pixels(held_out, preprocess, device=device)
-    with cpu_threads(training.threads):
-        return evaluate(network.to(device), data)[1]

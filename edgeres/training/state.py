@@ -13,7 +13,7 @@ import torch
 
 from edgeres.errors import ArtefactError
 from edgeres.system.files import write_atomic
-from edgeres.training.summary import EpochRecord
+from edgeres.training.summary import EpochRecord, Weights
 
 STATE_SCHEMA = 1
 
@@ -31,7 +31,8 @@ class TrainState:
         average: Averaged weights; empty without averaging.
         updates: Updates of the average.
         best: Weights of the best epoch so far.
-        best_epoch: From 1.
+        best_epoch: From 1; 0 while the network that the training began with is better than all.
+        start_top1: Of that network on the held-out images; ``None`` where it may not be kept.
     """
 
     fingerprint: str
@@ -43,6 +44,20 @@ class TrainState:
     updates: int
     best: dict[str, torch.Tensor]
     best_epoch: int
+    start_top1: float | None = None
+
+    @property
+    def best_top1(self) -> float:
+        """On the held-out images, of what is kept."""
+        if self.best_epoch == 0:
+            assert self.start_top1 is not None
+            return self.start_top1
+        return self.history[self.best_epoch - 1].held_out_top1
+
+    @property
+    def best_weights(self) -> Weights:
+        """What is kept."""
+        return "start" if self.best_epoch == 0 else self.history[self.best_epoch - 1].weights
 
 
 def save_state(path: Path, state: TrainState) -> None:

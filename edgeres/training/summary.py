@@ -7,6 +7,9 @@ from typing import Literal
 
 from edgeres.system.child import JsonValue
 
+Weights = Literal["start", "raw", "averaged"]
+"""What a training may keep: the network that it began with, its weights, or their average."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -17,7 +20,8 @@ class EpochRecord:
         loss: Mean training loss.
         top1: Share of augmented training images that were classified rightly, in [0, 1].
         held_out_loss: Cross-entropy on the held-out images.
-        held_out_top1: On the held-out images, with the averaged weights where there are any.
+        held_out_top1: On the held-out images, of the better of raw and averaged weights.
+        weights: Which of the two that was.
         learning_rate: Of the epoch's last step.
         seconds: Wall time of the epoch with its evaluation.
     """
@@ -27,6 +31,7 @@ class EpochRecord:
     top1: float
     held_out_loss: float
     held_out_top1: float
+    weights: Weights
     learning_rate: float
     seconds: float
 

@@ -19,8 +19,8 @@ from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.least_squares import LeastSquares
 from edgeres.pruning.prune import prune_module
 from edgeres.pruning.reconstruct import reconstruct
-from edgeres.recipe.prune import PruneSettings
 from edgeres.pruning.signals import Batch
+from edgeres.recipe.prune import PruneSettings
 from edgeres.system.assets import asset_path
 
 
