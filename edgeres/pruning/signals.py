@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from edgeres.pruning.groups import ChannelGroup
+from edgeres.training.device import TorchDevice
+from edgeres.training.layout import choose_layout, lay_out_images
 
+#: Images that gradients are computed of at once.
+_AT_ONCE = 16
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -56,6 +61,7 @@ def gate_derivatives(
 
     The factor multiplies everything that is written into the channel: for a residual stream the
     outputs of all its normalizations, because pruning removes it from all of them at once.
+    Weights take no gradients, and few images are run at once: time and memory went there.
 
     Args:
         module: In evaluation mode.
@@ -84,24 +90,36 @@ def gate_derivatives(
 
         return on_forward
 
+    some = _few_at_once(batches)
+    first = next(some)
+    layout = choose_layout(module, first[0].to(device), TorchDevice(device, torch.float32))
+    learned = [parameter.requires_grad for parameter in module.parameters()]
+    module.requires_grad_(False)
     for group in groups:
         for layer in gated_layers(group):
             handles.append(module.get_submodule(layer).register_forward_hook(watch(group.name)))
     try:
         with torch.enable_grad():
-            for images, labels in batches:
+            for images, labels in itertools.chain([first], some):
                 sums.clear()
-                logits = module(torch.from_numpy(images).to(device))
-                loss = functional.cross_entropy(
-                    logits, torch.from_numpy(labels).to(device), reduction="sum"
-                )
-                torch.autograd.grad(loss, list(module.parameters()))
+                shown = lay_out_images(images.to(device), layout).requires_grad_()
+                loss = functional.cross_entropy(module(shown), labels.to(device), reduction="sum")
+                torch.autograd.grad(loss, shown)
                 for name, value in sums.items():
                     parts[name].append(value.cpu())
     finally:
+        for parameter, learns in zip(module.parameters(), learned, strict=True):
+            parameter.requires_grad_(learns)
         for handle in handles:
             handle.remove()
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _few_at_once(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for images, labels in batches:
+        for first in range(0, len(images), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            yield torch.from_numpy(images[part]), torch.from_numpy(labels[part])
 
 
 def _writers(module: nn.Module, group: ChannelGroup) -> list[tuple[str, nn.BatchNorm2d | None]]:

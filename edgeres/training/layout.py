@@ -66,7 +66,7 @@ def choose_layout(module: nn.Module, images: Tensor, place: TorchDevice) -> Layo
 
 
 def _tell(reason: str) -> None:
-    warnings.warn(f"Training runs in channels-first layout: {reason}.", stacklevel=3)
+    warnings.warn(f"Gradients are computed in channels-first layout: {reason}.", stacklevel=3)
 
 
 def lay_out(module: nn.Module, layout: LayoutName) -> nn.Module:

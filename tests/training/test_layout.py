@@ -28,7 +28,7 @@ from edgeres.training.gradient_check import (
 from edgeres.training.layout import choose_layout, has_wrong_gradients, lay_out, lay_out_images
 
 CPU = TorchDevice(torch.device("cpu"), torch.float32)
-TOLD = "Training runs in channels-first layout"
+TOLD = "Gradients are computed in channels-first layout"
 
 
 def shape(inputs=16, outputs=16, kernel=3, stride=1, groups=1, dilation=1, size=14):
