@@ -11,8 +11,9 @@ from torch.nn import functional
 
 Layer = nn.Conv2d | nn.Linear
 
-#: Pull towards the weights before, in mean energies of an input.
-_RIDGE = 1e-3
+#: Pull towards the weights before, in mean energies of an input: at least so much, and the more the
+#: fewer positions there are for each weight.
+_RIDGE, _RIDGE_OF_FEW = 1e-3, 0.1
 #: Numbers that are unfolded at once.
 _AT_ONCE = 1 << 24
 
@@ -44,6 +45,7 @@ class LeastSquares:
         self._layer = layer
         self._count = 0
         self._sums: list[torch.Tensor] = []
+        self._shift: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
         """Adds images.
@@ -52,7 +54,10 @@ class LeastSquares:
             inputs: What the layer reads, ``(N, C, H, W)`` or ``(N, K) float32``.
             wanted: What it is to give, ``(N, M, H', W')`` or ``(N, M) float32``.
         """
-        for x, y in self._columns(inputs, wanted):
+        for raw_x, raw_y in self._columns(inputs, wanted):
+            if self._shift is None:  # sums of squares far from zero would lose the deviations
+                self._shift = raw_x.mean(2, keepdim=True), raw_y.mean(2, keepdim=True)
+            x, y = raw_x - self._shift[0], raw_y - self._shift[1]
             xt = x.transpose(1, 2)
             sums = [s.double() for s in (x.sum(2), y.sum(2), x @ xt, y @ xt, (y * y).sum(2))]
             before = self._sums or [torch.zeros_like(total) for total in sums]
@@ -66,23 +71,29 @@ class LeastSquares:
             centred: Only deviations from the mean are fitted: a bias or a normalization behind the
                 layer sets the mean.
         """
+        assert self._shift is not None
         mean_x, mean_y, xx, yx, yy = (total / self._count for total in self._sums)
         covariance = xx - mean_x[:, :, None] * mean_x[:, None, :]
-        left, right = xx, yx
-        if centred:
-            left, right = covariance, yx - mean_y[:, :, None] * mean_x[:, None, :]
+        crossed = yx - mean_y[:, :, None] * mean_x[:, None, :]
+        variance_y = (yy - mean_y**2).clamp(min=0)
+        mean_x, mean_y = mean_x + self._shift[0][:, :, 0], mean_y + self._shift[1][:, :, 0]
+        left, right = covariance, crossed
+        if not centred:
+            left = covariance + mean_x[:, :, None] * mean_x[:, None, :]
+            right = crossed + mean_y[:, :, None] * mean_x[:, None, :]
         before = self._layer.weight.double().reshape(right.shape)
         energy = left.diagonal(dim1=1, dim2=2).mean(1)
-        pull = (_RIDGE * energy).clamp(min=torch.finfo(torch.float32).tiny)[:, None, None]
+        ridge = max(_RIDGE, _RIDGE_OF_FEW * left.shape[1] / self._count)
+        pull = (ridge * energy).clamp(min=torch.finfo(torch.float32).tiny)[:, None, None]
         system = left + pull * torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
         weight = torch.linalg.solve(system, (right + pull * before).transpose(1, 2))
         weight = weight.transpose(1, 2)
         return Fit(
             weight=weight.reshape(self._layer.weight.shape),
             mean=(weight @ mean_x[:, :, None]).reshape(-1),
-            variance=((weight @ covariance) * weight).sum(2).reshape(-1),
+            variance=((weight @ covariance) * weight).sum(2).clamp(min=0).reshape(-1),
             wanted_mean=mean_y.reshape(-1),
-            wanted_variance=(yy - mean_y**2).reshape(-1),
+            wanted_variance=variance_y.reshape(-1),
         )
 
     def _columns(

@@ -26,6 +26,8 @@ from edgeres.pruning.walk import NodeWalk, only_reader
 _LEAST_SLOPE = 0.25
 _MEMORY_BYTES = 2 << 30
 _FEWEST_IMAGES = 32
+#: Least share of the wanted variance that is made good.
+_LEAST_SHRUNK = 0.05
 _SUMS = (torch.add, operator.add, operator.iadd, "add", "add_")
 
 
@@ -247,7 +249,9 @@ def _follow(
     A least-squares fit gives less variance than it was fitted to; that is made good here.
     """
     mean, variance = (statistic[stay].double() for statistic in _statistics(theirs))
-    shrunk = given.variance / wanted.variance.clamp(min=torch.finfo(torch.float32).tiny)
+    least = torch.finfo(torch.float32).tiny
+    shrunk = (given.variance / wanted.variance.clamp(min=least)).clamp(_LEAST_SHRUNK, 1.0)
+    shrunk = torch.where(wanted.variance > least, shrunk, 1.0)  # a constant says nothing
     my_mean, my_variance = _statistics(mine)
     my_variance.copy_(variance * shrunk)
     my_mean.copy_(given.mean - (wanted.mean - mean) * torch.sqrt(shrunk))

@@ -80,6 +80,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "prune.round_to": ("trained", 4, {"prune"}),
     "prune.iterative_steps": ("trained", 2, {"prune"}),
     "prune.samples": ("trained", 32, {"prune"}),
+    "prune.reconstruct": ("trained", False, {"prune"}),
     "prune.finetune.distill": ("trained", False, {"prune"}),
     "prune.finetune.distill_weight": ("trained", 0.5, {"prune"}),
     "prune.finetune.distill_temperature": ("trained", 2.0, {"prune"}),

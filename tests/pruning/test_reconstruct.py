@@ -45,7 +45,7 @@ def test_least_squares_finds_the_weights_that_made_the_outputs(layer: nn.Module)
         for parameter in layer.parameters():
             parameter.mul_(0)
         for _ in range(4):
-            inputs = torch.randn(32, *shape) + 0.5
+            inputs = torch.randn(512 if len(shape) == 1 else 32, *shape) + 0.5
             squares.add(inputs, other(inputs))
         found = squares.solve(centred=other.bias is not None)
         distance = (found.weight - other.weight.double()).abs().max() / other.weight.abs().max()
