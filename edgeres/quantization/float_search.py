@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
+from edgeres.graph import layers as graphs
 from edgeres.quantization.sensitivity import Effect
 
 #: Candidates that are tried by twos, the best first.
@@ -127,3 +129,23 @@ class FloatSearch:
             if without and not self._ask(frozenset(without)).broken:
                 needed = without
         return needed
+
+
+def fused_sums(onnx: Path) -> list[tuple[str, str]]:
+    """Sums of a network and the convolutions that write straight into them, by node name.
+
+    An engine may compute both as one, and then converts nothing between them: in float they cost
+    less together than apart.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    return [
+        (graphs.node_name(node), graphs.node_name(producer))
+        for node in graphs.load_model(onnx).graph
+        if node.op_type == "Add"
+        for value in node.inputs
+        if value is not None and len(value.uses()) == 1
+        for producer in [value.producer()]
+        if producer is not None and producer.op_type == "Conv"
+    ]

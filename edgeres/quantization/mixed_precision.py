@@ -8,7 +8,6 @@ float in the order of noise saved per millisecond (:mod:`edgeres.quantization.fl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +17,8 @@ from edgeres.quantization.sensitivity import Effect, Sensitivity
 
 #: Differences of latency below this share of it are not measurable; nothing is cheaper.
 _RESOLUTION = 0.01
+#: Costs within this factor count as equal.
+_ALIKE = 1.5
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ def _ranked(
 ) -> list[Candidate]:
     """The noisiest layers with their measured costs, most noise saved per millisecond first.
 
-    A difference of latency is rounded to a doubling of what can be measured, and equal ones follow
-    the network: a little noise in the times changes nothing.
+    Costs that are about alike count as equal, and equal ones follow the noise: a little noise in
+    the times changes nothing.
     """
     noise = {layer.node: layer.only.noise for layer in layers.nodes}
     noisy = sorted(noise, key=lambda node: -noise[node])[:count]
@@ -203,13 +204,20 @@ def _ranked(
     ]
     units = [*((node,) for node in noisy), *together]
     base, *times = latencies([frozenset(), *(frozenset(unit) for unit in units)])
+    costs = _alike([max(time - base, _RESOLUTION * base) for time in times])
     ranked = [
-        Candidate(unit, sum(noise[node] for node in unit), _doublings(time - base, base))
-        for unit, time in zip(units, times, strict=True)
+        Candidate(unit, sum(noise[node] for node in unit), cost)
+        for unit, cost in zip(units, costs, strict=True)
     ]
     return sorted(ranked, key=lambda item: -item.noise / item.cost_ms)
 
 
-def _doublings(difference_ms: float, base_ms: float) -> float:
-    least = _RESOLUTION * base_ms
-    return least * 2.0 ** round(math.log2(max(difference_ms, least) / least))
+def _alike(costs_ms: Sequence[float]) -> list[float]:
+    """Each cost as the least of those that it is about alike."""
+    alike: dict[float, float] = {}
+    least = 0.0
+    for cost in sorted(costs_ms):
+        if cost > _ALIKE * least:
+            least = cost
+        alike[cost] = least
+    return [alike[cost] for cost in costs_ms]
