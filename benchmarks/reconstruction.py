@@ -3,8 +3,8 @@
     python benchmarks/reconstruction.py
 
 The reference network is pruned to shares of its multiply-adds, with widths in steps of 8 and 4,
-with batch normalization recalibrated alone and with `reconstruct`. Top-1 on the 10,000 test images of
-Fashion-MNIST. The calibration images are 1,024 of the training images; their labels serve the
+with batch normalization recalibrated alone and with `reconstruct`. Top-1 on the 10,000 test images
+of Fashion-MNIST. The calibration images are 1,024 of the training images; their labels serve the
 importance only. The result is written to ``benchmarks/results/reconstruction.json``.
 """
 

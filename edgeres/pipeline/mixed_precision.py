@@ -22,6 +22,7 @@ from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
+from edgeres.quantization.float_search import fused_sums
 from edgeres.quantization.mixed_precision import Budget, Measured, MixedPrecision, search
 from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
 from edgeres.quantization.simulate import simulated_logits
@@ -144,6 +145,7 @@ class _Workshop:
                 self._latencies,
                 min_int8_coverage=self._least,
                 candidates=block.candidates,
+                fused=fused_sums(fp32.onnx),
             )
 
     def _engine(self, keep_float: frozenset[str]) -> Engine:

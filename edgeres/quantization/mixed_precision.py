@@ -1,21 +1,24 @@
 """Which layers to keep in float: as few milliseconds as it takes until an accuracy budget holds.
 
 Sensitivity in simulation ranks the layers; what keeping one in float costs is measured on real
-engines, because it depends on what the engine fuses and on conversions around a float layer. Layers
-are then kept in float in the order of noise saved per millisecond, and after each the engine
-itself is asked whether the budget holds. At the end each is tried in INT8 again, the dearest first.
+engines, because it depends on what the engine fuses and on conversions around a float layer. A sum
+and the convolution that an engine fuses into it may stay float together. Layers are then kept in
+float in the order of noise saved per millisecond (:mod:`edgeres.quantization.float_search`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from edgeres.errors import DataError, GateError
+from edgeres.quantization.float_search import Candidate, FloatSearch, Trial
 from edgeres.quantization.sensitivity import Effect, Sensitivity
 
 #: Differences of latency below this share of it are not measurable; nothing is cheaper.
 _RESOLUTION = 0.01
+#: Costs within this factor count as equal.
+_ALIKE = 1.5
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A layer that could stay float: noise it would save, and what that costs."""
-
-    node: str
-    noise: float
-    cost_ms: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One engine that was tried; ``broken`` is empty where the budget holds."""
-
-    keep_float: tuple[str, ...]
-    effect: Effect
-    int8_coverage: float
-    broken: str
-
-
-@dataclass(frozen=True)
 class MixedPrecision:
     """What the search found.
 
@@ -123,6 +107,7 @@ def search(
     *,
     min_int8_coverage: float,
     candidates: int,
+    fused: Sequence[tuple[str, str]] = (),
 ) -> MixedPrecision:
     """Finds layers to keep in float.
 
@@ -134,6 +119,7 @@ def search(
         latencies: p50 in milliseconds of several engines that take turns.
         min_int8_coverage: Smallest share of MACs in INT8.
         candidates: How many layers have their cost measured.
+        fused: Sums and the convolution that an engine may fuse into each, by name.
 
     Raises:
         GateError: The budget does not hold even in float, or not with that much INT8.
@@ -146,14 +132,34 @@ def search(
             hint="The loss is not quantization's: recover accuracy before, or allow more.",
         )
     book = _Book(budget, answers)
-    if not book.ask(frozenset()):
+    if not book.trial(frozenset()).broken:
         return MixedPrecision((), (), tuple(book.trials), None, None)
-    ranked = _ranked(sensitivities(), latencies, candidates)
-    float_nodes = _grow(book, ranked, min_int8_coverage)
-    float_nodes = _shrink(book, float_nodes, {item.node: item.cost_ms for item in ranked})
-    book.ask(frozenset(float_nodes))
-    int8_ms, mixed_ms = latencies([frozenset(), frozenset(float_nodes)])
-    return MixedPrecision(tuple(float_nodes), tuple(ranked), tuple(book.trials), int8_ms, mixed_ms)
+    layers = sensitivities()
+    ranked = _ranked(layers, latencies, candidates, fused)
+    growth = FloatSearch(book.trial, ranked, min_int8_coverage)
+    keep_float = growth.run()
+    if keep_float is None:
+        raise _not_held(growth, min_int8_coverage, more=len(layers.nodes) > candidates)
+    book.trial(frozenset(keep_float))
+    int8_ms, mixed_ms = latencies([frozenset(), frozenset(keep_float)])
+    return MixedPrecision(tuple(keep_float), tuple(ranked), tuple(book.trials), int8_ms, mixed_ms)
+
+
+def _not_held(growth: FloatSearch, min_int8_coverage: float, *, more: bool) -> GateError:
+    """Says how near the search came, and only what can help."""
+    ways = ["allow more"]
+    if growth.refused_for_coverage:
+        ways.insert(0, "lower checks.min_int8_coverage")
+    if more:
+        ways.append("raise mixed_precision.candidates")
+    best = growth.best
+    hint = " or ".join(ways)
+    return GateError(
+        f"mixed precision: no engine with {100 * min_int8_coverage:g} % of its MACs in INT8 that "
+        f"was tried holds the budget; the best keeps {', '.join(best.keep_float) or 'nothing'} in "
+        f"float: {best.broken}.",
+        hint=f"{hint[0].upper()}{hint[1:]}.",
+    )
 
 
 class _Book:
@@ -163,63 +169,55 @@ class _Book:
         self.trials: list[Trial] = []
         self._budget = budget
         self._answers = answers
-        self._known: dict[frozenset[str], Trial] = {}
+        self._by_nodes: dict[frozenset[str], Trial] = {}
 
-    def ask(self, float_nodes: frozenset[str]) -> str:
-        """What does not hold with these nodes in float."""
-        return self.trial(float_nodes).broken
-
-    def trial(self, float_nodes: frozenset[str]) -> Trial:
+    def trial(self, keep_float: frozenset[str]) -> Trial:
         """The engine with these nodes in float, measured the first time; the last one asked for."""
-        trial = self._known.get(float_nodes)
+        trial = self._by_nodes.get(keep_float)
         if trial is None:
-            answer = self._answers(float_nodes)
-            broken = self._budget.broken(answer.effect)
-            trial = Trial(tuple(sorted(float_nodes)), answer.effect, answer.int8_coverage, broken)
-            self._known[float_nodes] = trial
+            measured = self._answers(keep_float)
+            trial = Trial(
+                tuple(sorted(keep_float)),
+                measured.effect,
+                measured.int8_coverage,
+                self._budget.broken(measured.effect),
+            )
+            self._by_nodes[keep_float] = trial
         else:
             self.trials.remove(trial)
         self.trials.append(trial)
         return trial
 
 
-def _ranked(measured: Sensitivity, latencies: Latencies, count: int) -> list[Candidate]:
-    """The noisiest layers with their measured costs, most noise saved per millisecond first."""
-    noisy = sorted(measured.nodes, key=lambda item: -item.only.noise)[:count]
-    base, *times = latencies([frozenset(), *(frozenset({item.node}) for item in noisy)])
+def _ranked(
+    layers: Sensitivity, latencies: Latencies, count: int, fused: Sequence[tuple[str, str]]
+) -> list[Candidate]:
+    """The noisiest layers with their measured costs, most noise saved per millisecond first.
+
+    Costs that are about alike count as equal, and equal ones follow the noise: a little noise in
+    the times changes nothing.
+    """
+    noise = {layer.node: layer.only.noise for layer in layers.nodes}
+    noisy = sorted(noise, key=lambda node: -noise[node])[:count]
+    together = [
+        pair for pair in fused if set(pair) <= noise.keys() and not set(pair).isdisjoint(noisy)
+    ]
+    units = [*((node,) for node in noisy), *together]
+    base, *times = latencies([frozenset(), *(frozenset(unit) for unit in units)])
+    costs = _alike([max(time - base, _RESOLUTION * base) for time in times])
     ranked = [
-        Candidate(item.node, item.only.noise, max(time - base, _RESOLUTION * base))
-        for item, time in zip(noisy, times, strict=True)
+        Candidate(unit, sum(noise[node] for node in unit), cost)
+        for unit, cost in zip(units, costs, strict=True)
     ]
     return sorted(ranked, key=lambda item: -item.noise / item.cost_ms)
 
 
-def _grow(book: _Book, ranked: Sequence[Candidate], min_int8_coverage: float) -> list[str]:
-    """Keeps layer after layer in float until the budget holds."""
-    float_nodes: list[str] = []
-    best = book.trials[-1]
-    for candidate in ranked:
-        trial = book.trial(frozenset({*float_nodes, candidate.node}))
-        if trial.int8_coverage < min_int8_coverage:
-            continue
-        if not trial.broken:
-            return [*float_nodes, candidate.node]
-        if trial.effect.sqnr_db >= best.effect.sqnr_db:
-            float_nodes.append(candidate.node)
-            best = trial
-    raise GateError(
-        f"mixed precision: no engine with {100 * min_int8_coverage:g} % of its MACs in INT8 holds "
-        f"the budget; the best keeps {', '.join(float_nodes) or 'nothing'} in float: "
-        f"{best.broken}.",
-        hint="Lower checks.min_int8_coverage, allow more, or raise mixed_precision.candidates.",
-    )
-
-
-def _shrink(book: _Book, float_nodes: Sequence[str], costs: Mapping[str, float]) -> list[str]:
-    """Takes back what the layers chosen later have made needless, the dearest first."""
-    needed = list(float_nodes)
-    for node in sorted(float_nodes, key=lambda name: -costs[name]):
-        without = [name for name in needed if name != node]
-        if without and not book.ask(frozenset(without)):
-            needed = without
-    return needed
+def _alike(costs_ms: Sequence[float]) -> list[float]:
+    """Each cost as the least of those that it is about alike."""
+    alike: dict[float, float] = {}
+    least = 0.0
+    for cost in sorted(costs_ms):
+        if cost > _ALIKE * least:
+            least = cost
+        alike[cost] = least
+    return [alike[cost] for cost in costs_ms]
