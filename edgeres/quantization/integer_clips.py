@@ -4,7 +4,8 @@ OpenVINO 2026.4 moves a Clip in front of the DequantizeLinear that it reads. Its
 steps, and those that are no whole number are cut to one: values between the bound and the next
 level come out up to a step off, and a bound at the end of the integers loses a whole level where
 float32 puts it just below. It does that to a Max behind a Min, too, as long as their bounds are
-single numbers; bounds for each channel it leaves alone.
+single numbers; bounds for each channel it leaves alone. Between the two may stand what only moves
+values, puts several tensors together (Concat) or scales them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from edgeres.graph.layers import RECTIFIERS, constant, node_name, only_moves
 from edgeres.quantization.qdq import DEQUANTIZE, add_initializer
 
 _MOVES = RECTIFIERS | {"Concat", "Resize", "Slice", "Split", "Gather", "DepthToSpace"}
+_SCALES = ("Mul", "Div")
 _NEAR = 1e-3
 """Of a step: how near to the end of the integers a bound cuts nothing off."""
 
@@ -34,26 +36,30 @@ def guard_clips(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):
             continue
+        if not _stands_on_integers(node.inputs[0]):
+            continue
         grid = _grid(node.inputs[0])
         bounds = [constant(each) for each in (*node.inputs[1:], None, None)[:2]]
         absent = [each is None for each in (*node.inputs[1:], None, None)[:2]]
-        if grid is None or any(
-            b is None and not is_absent for b, is_absent in zip(bounds, absent, strict=True)
-        ):
+        if any(b is None and not is_absent for b, is_absent in zip(bounds, absent, strict=True)):
             continue
         _rewrite(graph, node, bounds, grid)
 
 
 def _rewrite(
-    graph: ir.Graph, node: ir.Node, bounds: list[NDArray[np.generic] | None], grid: Grid
+    graph: ir.Graph, node: ir.Node, bounds: list[NDArray[np.generic] | None], grid: Grid | None
 ) -> None:
-    scale, zero, low, high = grid
-    steps = [None if b is None else float(b.item()) / scale + zero for b in bounds]
-    cuts = [
-        steps[0] is not None and steps[0] > low + _NEAR,
-        steps[1] is not None and steps[1] < high - _NEAR,
-    ]
+    cuts = [bound is not None for bound in bounds]
+    if grid is not None:
+        scale, zero, low, high = grid
+        steps = [None if b is None else float(b.item()) / scale + zero for b in bounds]
+        cuts = [
+            steps[0] is not None and steps[0] > low + _NEAR,
+            steps[1] is not None and steps[1] < high - _NEAR,
+        ]
     if all(not cut or bounds[side] == 0 for side, cut in enumerate(cuts)):
+        if grid is None:
+            return
         beyond = ((low - 1 - zero) * scale, (high + 1 - zero) * scale)
         for side, name in enumerate(("min", "max")):
             if bounds[side] is not None and not cuts[side]:
@@ -85,8 +91,24 @@ def _rewrite(
     last.name, last.outputs[0].name = name, output_name
 
 
+def _stands_on_integers(value: ir.Value | None) -> bool:
+    """Whether a tensor is dequantized integers that were only moved, put together and scaled."""
+    node = None if value is None else value.producer()
+    if node is None:
+        return False
+    if node.op_type == DEQUANTIZE:
+        return True
+    if node.op_type in _SCALES:
+        parts = [each for each in node.inputs if constant(each) is None]
+        return len(parts) == 1 and _stands_on_integers(parts[0])
+    if not (only_moves(node) or node.op_type in _MOVES):
+        return False
+    sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    return all(_stands_on_integers(each) for each in sources)
+
+
 def _grid(value: ir.Value | None) -> Grid | None:
-    """The levels that a tensor's values stand on; ``None`` where it is no quantized one."""
+    """The levels that a tensor's values stand on; ``None`` where they are not all the same."""
     node = None if value is None else value.producer()
     if node is None:
         return None

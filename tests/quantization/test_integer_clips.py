@@ -70,3 +70,37 @@ def test_only_what_is_there_and_cuts_is_written():
 def test_a_clip_of_floats_stays():
     nodes, _ = guarded(-0.12, 0.333, between=("Sigmoid",))
     assert nodes["clip"].op_type == "Clip"
+
+
+def test_a_clip_behind_put_together_and_scaled_integers_keeps_its_bounds():
+    """Two readings of one tensor, one of them scaled: no grid is common, and the engine clips."""
+    constants = [
+        numpy_helper.from_array(SCALE, "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+        *(
+            numpy_helper.from_array(np.float32(value), name)
+            for name, value in (("factor", 28.4), ("low", -0.83), ("high", -0.3))
+        ),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], name="dq"),
+        helper.make_node("Mul", ["d", "factor"], ["m"], name="mul"),
+        helper.make_node("Concat", ["m", "d"], ["c"], name="concat", axis=1),
+        helper.make_node("Clip", ["c", "low", "high"], ["y"], name="clip"),
+    ]
+    shapes = {"x": 3, "y": 6, "c": 6, "d": 3, "m": 3}
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 4, 4])
+        for name, channels in shapes.items()
+    }
+    graph = helper.make_graph(
+        nodes, "net", [values["x"]], [values["y"]], constants,
+        value_info=[values[name] for name in "cdm"],
+    )  # fmt: skip
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]))
+    guard_clips(model.graph)
+    after = ir.to_proto(model).graph
+    assert [node.op_type for node in after.node][-2:] == ["Max", "Min"]
+    shapes_after = {each.name: tuple(each.dims) for each in after.initializer}
+    assert shapes_after["clip.max.bound"] == (6, 1, 1)
