@@ -63,14 +63,24 @@ def open_session(
 def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Runs a session with one input and gives all outputs by name.
 
+    A network that takes one batch size only gets its images in parts of that size.
+
     Raises:
         DataError: The images do not fit the input.
         StageError: ONNX Runtime failed.
     """
-    check_images(session, images)
+    source = session.get_inputs()[0]
     names = [output.name for output in session.get_outputs()]
-    feeds = {session.get_inputs()[0].name: np.ascontiguousarray(images)}
-    return dict(zip(names, _run(session, names, feeds), strict=True))
+    size = source.shape[0] if source.shape and isinstance(source.shape[0], int) else len(images)
+    parts = []
+    for start in range(0, len(images), size or 1):
+        part = images[start : start + size]
+        check_images(session, part)
+        parts.append(_run(session, names, {source.name: np.ascontiguousarray(part)}))
+    if len(parts) == 1:
+        return dict(zip(names, parts[0], strict=True))
+    wholes = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return dict(zip(names, wholes, strict=True))
 
 
 def run_feeds(

@@ -15,6 +15,7 @@ import pytest
 PROGRAM = """
 import importlib, os, signal, sys
 import filelock, numpy, onnx, onnxruntime, PIL.Image, psutil, pydantic, ruamel.yaml, typer
+import requests
 import rich.console, rich.progress, rich.table, typer.testing
 import asyncio, concurrent.futures, ctypes, logging.handlers, multiprocessing, platform, shutil
 import sqlite3, subprocess, sysconfig, tempfile, zipfile, zoneinfo

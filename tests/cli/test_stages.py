@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,17 +13,13 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.models.checkpoint import Checkpoint
 from edgeres.models.plan import plan_for
 from edgeres.pruning.summary import PruneSummary
+from edgeres.recipe.training import TrainingRecipe, TrainSettings
 from edgeres.training.run import TrainSummary
 
 from .conftest import invoke
 
 PLAN = plan_for("resnet20", num_classes=10, in_channels=1)
 DENSE = Checkpoint(PLAN, {}, preprocess=Preprocess(mean=(0.5,), std=(0.2,), channels=1))
-
-
-@dataclass(frozen=True)
-class Settings:
-    held_out: int
 
 
 @pytest.fixture
@@ -72,10 +67,8 @@ def test_prune_by_latency_says_where_it_measures(pruned, note):
 
 def test_train_says_which_epoch_was_best(note, tmp_path):
     (tmp_path / "t.yaml").write_text("architecture: resnet20\n")
-    plan = SimpleNamespace(
-        data="npz:t", preprocess=None, held_out_given=True, settings=Settings(held_out=10)
-    )
-    note("edgeres.training.recipe.load_training_recipe", plan)
+    plan = TrainingRecipe(data="npz:t", training=TrainSettings(held_out=10))
+    note("edgeres.pipeline.recipe_file.load_training_recipe", plan)
     note("edgeres.stages.sample_counts.training_labels", np.arange(100) % 10)
     summary = TrainSummary("c.safetensors", "ab", "log", 3, 2, 10, 0.9, 5, 0.875, 1.0)
     seen = note("edgeres.stages.network.train", summary)

@@ -21,8 +21,9 @@ def test_an_interrupted_run_leaves_no_half_file(own_copy, number, code):
     ]  # fmt: skip
 
     def heed() -> None:
-        """A shell that runs the tests in the background makes its children ignore SIGINT."""
+        """A shell or nohup that runs the tests makes its children ignore these."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     with subprocess.Popen(
         command,

@@ -235,15 +235,20 @@ def test_models_that_cannot_be_calibrated(tmp_path, resnet, images):
     with pytest.raises(ModelError, match=r"text\.onnx"):
         calibrate(tmp_path / "text.onnx", [images])
     model = onnx.load(resnet)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, tmp_path / "fixed.onnx")
-    with pytest.raises(ModelError, match="batch is fixed at 1"):
-        calibrate(tmp_path / "fixed.onnx", [images])
-    model = onnx.load(resnet)
     model.graph.node[3].name = model.graph.node[4].name
     onnx.save(model, tmp_path / "names.onnx")
     with pytest.raises(ModelError, match="not unique"):
         calibrate(tmp_path / "names.onnx", [images])
+
+
+def test_a_network_of_one_image_is_calibrated_image_by_image(tmp_path, resnet, images):
+    model = onnx.load(resnet)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "fixed.onnx")
+    single = calibrate(tmp_path / "fixed.onnx", [images], calibrator="mse")
+    several = calibrate(resnet, [images], calibrator="mse")
+    for name, stats in several.tensors.items():
+        assert single.tensors[name].high == pytest.approx(stats.high, rel=1e-5), name
 
 
 def test_without_onnxruntime_the_hint_says_how_to_get_it(resnet, images, monkeypatch):

@@ -34,13 +34,14 @@ def alive(pid: int) -> bool:
 def start(function: str, folder: Path, temporary: Path) -> tuple[subprocess.Popen[bytes], int]:
     """A parent whose child hangs, and the child's number."""
     file = folder / "pid"
-    parent = subprocess.Popen(
+    parent = subprocess.Popen(  # nohup makes its children ignore SIGHUP
         [sys.executable, "-c", PARENT.format(function=function, file=str(file))],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([TESTS, *sys.path]),
             "TMPDIR": str(temporary),
         },
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
     )
     limit = time.monotonic() + 60
     while not (file.is_file() and file.read_text()):

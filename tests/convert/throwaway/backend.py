@@ -43,7 +43,7 @@ class Throwaway(PackagedBackend):
 
     name = NAME
     engine_suffix = ".throwaway.onnx"
-    package = Package("onnxruntime", "onnxruntime")
+    package = Package("onnxruntime")
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)
