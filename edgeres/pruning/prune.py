@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,9 +196,9 @@ def prune_module(
             gone = set(removed[group.name])
             kept[group.name] = tuple(c for i, c in enumerate(before) if i not in gone)
         _remove(graph, removed, data[0][0][:4])
-        if settings.reconstruct:
-            reconstruct(narrow, whole_module, whole_groups, kept, data)
-        else:
+        if not (
+            settings.reconstruct and _reconstructed(narrow, whole_module, whole_groups, kept, data)
+        ):
             recalibrate(narrow, data)
     done.finish()
     for name, parameter in narrow.named_parameters():
@@ -235,6 +236,22 @@ def _remove(
                 hint="Channels are coupled in a way that the dependency graph does not see.",
             ) from error
     check_equal(expected, answers)
+
+
+def _reconstructed(
+    narrow: nn.Module,
+    dense: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    data: Sequence[Batch],
+) -> bool:
+    """Reconstructs; where the code of a network cannot be followed, says so and changes nothing."""
+    try:
+        reconstruct(narrow, dense, groups, kept, data)
+    except ModelError as error:
+        warnings.warn(f"The layers are not reconstructed: {error.message}", stacklevel=2)
+        return False
+    return True
 
 
 def _prunable(

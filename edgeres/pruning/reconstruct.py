@@ -52,7 +52,8 @@ def reconstruct(
             fit into 2 GiB together with what both networks make of them, at least 32.
 
     Raises:
-        ModelError: The network's code cannot be followed, or it runs other nodes when narrowed.
+        ModelError: The network's code cannot be followed, or it runs other nodes when narrowed;
+            nothing was changed.
     """
     with torch.no_grad():
         few = _as_many_as_fit(dense, batches)
@@ -95,7 +96,8 @@ class _Fitting:
     ) -> None:
         self.mine = mine
         self.theirs = theirs
-        self._stay = _kept_outputs(groups, kept)
+        self._device = next(theirs.module.parameters()).device
+        self._stay = _kept_outputs(groups, kept, self._device)
         self._fitted: set[fx.Node] = set()
 
     def pairs(self) -> list[tuple[fx.Node, fx.Node]]:
@@ -115,7 +117,7 @@ class _Fitting:
             return
         stay = self._stay.get(str(node.target))
         if stay is None:
-            stay = torch.arange(_channels(layer))
+            stay = torch.arange(_channels(layer), device=self._device)
         if isinstance(layer, nn.BatchNorm2d):
             if node not in self._fitted:
                 dense = self.theirs.values(same.all_input_nodes[0])
@@ -129,7 +131,7 @@ class _Fitting:
             return
         norms = self._norms_behind(node, same)
         missing = self._stream_error(*(norms or (node, same)), stay)
-        slope = torch.ones(len(stay))
+        slope = torch.ones(len(stay), device=self._device)
         if norms is not None:
             slope = _slope(_norm(self.theirs, norms[1]))[stay]
         squares = LeastSquares(layer)
@@ -181,12 +183,14 @@ def _channels(layer: Layer | nn.BatchNorm2d) -> int:
 
 
 def _kept_outputs(
-    groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]
+    groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Channels of each dense layer's and normalization's output that stay."""
     stay = {group.name: set(kept[group.name]) for group in groups if group.name in kept}
     return {
-        member.layer: torch.tensor([i for i, r in enumerate(member.root) if r in stay[group.name]])
+        member.layer: torch.tensor(
+            [i for i, r in enumerate(member.root) if r in stay[group.name]], device=device
+        )
         for group in groups
         if group.name in stay
         for member in group.members

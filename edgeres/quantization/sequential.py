@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from edgeres.backends.base import QdqRules
 from edgeres.graph.layers import Layer, constant, node_name
@@ -25,7 +26,6 @@ from edgeres.quantization.saturation import prove, require_safe
 from edgeres.quantization.segments import run_in_segments
 from edgeres.quantization.weights import QuantizedWeight
 from edgeres.sqnr import sqnr_db
-from edgeres.system.blas_threads import one_blas_thread
 
 #: Bias that goes with a layer's new integers.
 BiasOf = Callable[[QuantizedLayer, QuantizedWeight], NDArray[np.float32] | None]
@@ -68,7 +68,8 @@ def learn_network(
             item = learned[index]
             if not has_patches(item.layer, output):
                 continue  # keeps its nearest rounding
-            with one_blas_thread():  # threads would mostly wait for each other
+            # Of many small products threads would mostly wait for each other.
+            with threadpool_limits(limits=1, user_api="blas"):
                 hessian = _seen(item.layer, output, zeros[name], centred=centred[index])
                 weight, gains[item.layer.name] = learned_weight(
                     item.layer, item.weight, hessian, saturating=saturating

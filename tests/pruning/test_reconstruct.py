@@ -170,3 +170,20 @@ def test_code_that_chooses_by_values_is_refused(data: Callable[..., list[Batch]]
     module = Choosing()
     with pytest.raises(ModelError, match="cannot be followed"):
         reconstruct(module, copy.deepcopy(module), [], {}, data((3, 8, 8)))
+
+
+def test_such_a_network_is_pruned_all_the_same_and_it_is_said(
+    network: Callable[..., tuple[nn.Module, object]], data: Callable[..., list[Batch]]
+) -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, _ = network("resnet20", in_channels=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inside(x) if float(x.sum()) < 1e30 else self.inside(-x)
+
+    settings = PruneSettings(importance="l2", finetune=None)
+    with pytest.warns(UserWarning, match="not reconstructed: .* cannot be followed"):
+        result = prune_module(Choosing().eval(), settings, data((1, 28, 28)))
+    assert result.macs_ratio <= 0.5

@@ -12,6 +12,10 @@ from onnx import numpy_helper, parser
 from edgeres.backends.base import QdqRules
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
+from edgeres.quantization.sensitivity import sensitivity
+from edgeres.quantization.simulate import simulated_logits
+from edgeres.recipe.quantize import QuantizeSettings
+from edgeres.sqnr import sqnr_db
 
 RANDOM = np.random.default_rng(23)
 BODY = """
@@ -74,3 +78,17 @@ def test_it_is_calibrated_image_by_image_and_quantized(tmp_path: Path) -> None:
         (found,) = quantized.run(None, {"x": one[None]})
         noise = np.square(found - right["y"]).sum() / np.square(right["y"]).sum()
         assert noise < 10**-2.5
+
+
+def test_all_that_runs_it_otherwise_does_so_image_by_image(tmp_path: Path) -> None:
+    source = network(tmp_path / "one.onnx")
+    images = RANDOM.standard_normal((6, 3, 24, 24)).astype(np.float32)
+    table = calibrate(source, [images])
+    for name, settings in (
+        ("learned", QuantizeSettings(rounding="learned")),
+        ("empirical", QuantizeSettings(bias_correction="empirical")),
+    ):
+        quantize(source, table, RULES, tmp_path / f"{name}.onnx", settings, images=images)
+        logits = simulated_logits(tmp_path / f"{name}.onnx", [images])
+        assert sqnr_db(simulated_logits(source, [images]), logits) > 20
+    assert len(sensitivity(source, table, RULES, images).nodes) == 5
