@@ -1,17 +1,20 @@
-"""How much SQNR moves when all ranges of a network move by a percent: what no choice can beat.
+"""Which calibrator is better once chance is averaged out, and how much chance there is in one file.
 
     python benchmarks/range_noise.py --work WORK --out benchmarks/results/range_noise.json
 
-Needs the work folder of `quantization.py` with its subjects. The ranges of `mse` are scaled by
-0.98 to 1.02, all of a network together, and the files run on both CPU engines. A range that is one
-percent wider is as good or bad as before; where its SQNR differs, that is rounding that falls
-another way, and a difference of that size between two calibrators says nothing.
+Needs the work folder of `quantization.py` with its subjects. The ranges of each calibrator are
+scaled by 0.98 to 1.02, all of a network together, and the files run on both CPU engines. A range
+that is one percent wider is as good or bad as before; where its SQNR differs, that is rounding that
+falls another way, and a difference of that size between two single files says nothing. The means
+over all scales can be compared: `ahead_db` is by how much a calibrator's is above the default's,
+`doubt_db` twice its standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from dataclasses import replace
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from quantization import ENGINES
-from subjects import Subject, open_subject
+from subjects import SUBJECTS, Subject, open_subject
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
@@ -32,20 +35,30 @@ from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import sqnr_db
 from edgeres.system.environment import describe_environment
 
+CALIBRATORS = ("mse", "percentile", "minmax")
 FACTORS = (0.98, 0.985, 0.99, 0.995, 1.0, 1.005, 1.01, 1.015, 1.02)
 TEST_IMAGES = 2000
 
 
-def scaled(table: CalibrationTable, factor: float) -> CalibrationTable:
-    """The table with the `mse` ranges of all tensors but the image scaled."""
+def scaled(table: CalibrationTable, calibrator: str, factor: float) -> CalibrationTable:
+    """The table whose `mse` ranges are a calibrator's, all but the image's scaled."""
     image, *others = table.tensors
-    tensors = {image: table.tensors[image]}
-    for name in others:
+    tensors = dict(table.tensors)
+    for name in (image, *others):
         stats = table.tensors[name]
-        found = stats.ranges["mse"]
-        range_ = type(found)(found.low * factor, found.high * factor, found.magnitude * factor)
+        found, by = stats.ranges[calibrator], 1.0 if name == image else factor
+        range_ = type(found)(found.low * by, found.high * by, found.magnitude * by)
         tensors[name] = replace(stats, ranges={**stats.ranges, "mse": range_})
     return replace(table, tensors=tensors)
+
+
+def chosen(table: CalibrationTable) -> str:
+    """The plain calibrator whose ranges the default took."""
+    return next(
+        name
+        for name in CALIBRATORS
+        if all(s.ranges[name] == s.ranges["output"] for s in table.tensors.values())
+    )
 
 
 def answers(engine: str, file: Path, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -59,31 +72,59 @@ def answers(engine: str, file: Path, images: list[NDArray[np.float32]]) -> NDArr
 
 
 def spread(subject: Subject) -> dict[str, Any]:
-    """SQNR in dB by engine, for each factor, and what the values vary by."""
+    """SQNR in dB by engine, calibrator and factor, its mean, and how it stands to the default's."""
     batch = 4 if subject.large else 50
-    table = calibrate(subject.fp32, subject.batches("calibration", batch), calibrator="mse")
+    table = calibrate(subject.fp32, subject.batches("calibration", batch), calibrator="output")
     count = min(TEST_IMAGES, subject.count("test"))
     images = list(subject.batches("test", batch, count))
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "fp32.onnx"
         copied.write_bytes(subject.fp32.read_bytes())
         wanted = answers("onnxruntime", copied, images)
-    found: dict[str, Any] = {"images": count}
+    default = chosen(table)
+    found: dict[str, Any] = {"images": count, "default": default}
     for engine in ENGINES:
-        values = []
-        for factor in FACTORS:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "q.onnx"
-                rules = get_backend(engine).qdq_rules("cpu")
-                settings = QuantizeSettings(calibrator="mse")
-                quantize(subject.fp32, scaled(table, factor), rules, file, settings)
-                values.append(sqnr_db(wanted, answers(engine, file, images)))
+        values = {
+            calibrator: [
+                _sqnr_db(subject, scaled(table, calibrator, factor), engine, images, wanted)
+                for factor in FACTORS
+            ]
+            for calibrator in CALIBRATORS
+        }
         found[engine] = {
-            "sqnr_db": values,
-            "deviation_db": statistics.stdev(values),
-            "range_db": max(values) - min(values),
+            calibrator: {
+                "sqnr_db": of_one,
+                "mean_db": statistics.mean(of_one),
+                "deviation_db": statistics.stdev(of_one),
+                "ahead_db": statistics.mean(of_one) - statistics.mean(values[default]),
+                "doubt_db": 2 * _error_db(of_one, values[default]),
+            }
+            for calibrator, of_one in values.items()
         }
     return found
+
+
+def _sqnr_db(
+    subject: Subject,
+    table: CalibrationTable,
+    engine: str,
+    images: list[NDArray[np.float32]],
+    wanted: NDArray[np.float32],
+) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "q.onnx"
+        rules = get_backend(engine).qdq_rules("cpu")
+        quantize(subject.fp32, table, rules, file, QuantizeSettings(calibrator="mse"))
+        return sqnr_db(wanted, answers(engine, file, images))
+
+
+def _error_db(one: list[float], other: list[float]) -> float:
+    """Standard error of the difference of two means; 0 for a list and itself."""
+    if one is other:
+        return 0.0
+    return math.hypot(
+        *(statistics.stdev(values) / math.sqrt(len(values)) for values in (one, other))
+    )
 
 
 def main() -> None:
@@ -95,12 +136,12 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out
     rows = json.loads(out.read_text())["rows"] if out is not None and out.is_file() else {}
-    for name in arguments.subject or ("resnet20", "age", "gender"):
+    for name in arguments.subject or SUBJECTS:
         rows[name] = spread(open_subject(name, arguments.work))
         print(name, rows[name], flush=True)
-    told = {"environment": describe_environment().to_dict(), "factors": FACTORS, "rows": rows}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(told, indent=1) + "\n")
+        told = {"environment": describe_environment().to_dict(), "factors": FACTORS, "rows": rows}
+        if out is not None:
+            out.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

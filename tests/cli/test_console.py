@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import warnings
 
 from rich.console import Console
@@ -43,3 +44,47 @@ def test_warnings_are_lines_while_it_draws():
         warnings.warn("the lock is old", UserWarning, stacklevel=1)
 
     assert "warning: the lock is old" in told(work)
+
+
+def test_a_log_gets_a_line_of_the_stage_at_work_again_and_again():
+    def work(listener: ConsoleListener) -> None:
+        listener.bar("prune")(25, 100)
+        time.sleep(0.5)
+        listener.finished(StagePart("prune", 0.5, False, 0))
+        time.sleep(0.3)  # nothing is at work: no line
+
+    *lines, end = filter(str.strip, told(work, line_every_s=0.1).splitlines())
+    assert end.split() == ["prune", "0.5", "s"]
+    assert 2 <= len(lines) <= 5
+    assert all("prune" in line and "25 of 100 (25 %)" in line for line in lines)
+    assert lines[-1].endswith(" s left")
+
+
+def test_work_of_unknown_length_is_told_too():
+    def work(listener: ConsoleListener) -> None:
+        listener.started("search")
+        time.sleep(0.25)
+
+    assert told(work, line_every_s=0.1).split()[:4] == ["search", "at", "work", "for"]
+
+
+def test_a_terminal_gets_a_bar_and_no_such_lines():
+    text = io.StringIO()
+    console = Console(file=text, width=200, force_terminal=True)
+    with ConsoleListener(console, line_every_s=0.05) as listener:
+        listener.bar("prune")(25, 100)
+        time.sleep(0.2)
+    assert "at work" not in text.getvalue()
+
+
+def test_a_log_that_nobody_reads_ends_the_lines_and_nothing_else():
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            if "at work" in text:
+                raise OSError(5, "the other end is gone")
+            return len(text)
+
+    with ConsoleListener(Console(file=Closed(), width=200), line_every_s=0.05) as listener:
+        listener.started("prune")
+        time.sleep(0.2)
+        assert not listener._lines.is_alive()
