@@ -1,4 +1,4 @@
-"""The last lines of `convert`: where the engines are, and the command that comes next."""
+"""The last lines of `convert`: where the engines are, and how to deploy the one to deploy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from edgeres.evaluation import run_folder
 from edgeres.report import cells
 from edgeres.report.schema import Report
 
+FP32 = "fp32/model"
+
 
 def closing_lines(report: Report, folder: Path) -> list[str]:
     """One line for each engine that was written, the report, and what to do next.
 
-    Only engines that passed lead to a bundle; with none the next step is to look at the reasons.
+    The winner leads to a bundle, or, where that is the FP32 network, to its engine. With no engine
+    that passed the next step is to look at the reasons.
 
     Args:
         report: What the run found.
@@ -30,6 +33,12 @@ def closing_lines(report: Report, folder: Path) -> list[str]:
     passed = [name for name, part in built.items() if part.verdict == "pass"]
     if not passed:
         return [*lines, f"Next: edgeres report {place} (a page that shows why no engine passed)"]
-    only = "" if len(passed) == len(built) else "".join(f" --target {name}" for name in passed)
+    winner = report.winner
+    if winner is not None and not winner.engine:
+        onnx = shlex.quote(str(folder / run_folder.BASELINE / run_folder.MODEL))
+        out = shlex.quote(str(folder / FP32))
+        return [*lines, f"Next: edgeres build {onnx} --target {winner.target} --output {out}"]
+    chosen = passed if winner is None else [winner.target]
+    only = "" if len(chosen) == len(built) else "".join(f" --target {name}" for name in chosen)
     bundle = shlex.quote(str(folder / BUNDLE))
     return [*lines, f"Next: edgeres bundle {place}{only} && edgeres run {bundle} IMAGE..."]

@@ -52,6 +52,7 @@ from edgeres.report.schema import (
     Report,
     TargetPart,
 )
+from edgeres.report.winner import choose_winner
 from edgeres.system.files import disk_errors, write_atomic
 
 
@@ -121,7 +122,7 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
     if repeats:
         text = f"{proof.data}: {repeats}, which all bounds take into account."
         warned += (Finding("warning", "repeated-images", text),)
-    return replace(report, findings=(*warned, *findings(report)))
+    return replace(report, findings=(*warned, *findings(report)), winner=choose_winner(report))
 
 
 def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:

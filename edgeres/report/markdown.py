@@ -40,6 +40,8 @@ def report_markdown(report: Report, *, name: str = "") -> str:
     for target, part in report.targets.items():
         word = cells.VERDICT_WORDS[part.verdict]
         lines.append(f"- **{word}** {plain(target)}: {plain(part.reason)}")
+    if report.winner is not None:
+        lines += ["", f"**Deploy** {plain(report.winner.text)}"]
     if report.findings:
         lines += ["", "## Findings", ""]
         for finding in report.findings:

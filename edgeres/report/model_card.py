@@ -74,6 +74,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         "",
         *results_table(report),
         "",
+        *([f"To deploy there: {plain(report.winner.text)}", ""] if report.winner else []),
         "## Limits",
         "",
         *_limits(report),

@@ -47,6 +47,8 @@ def report_table(report: Report, console: Console) -> ConsoleRenderable:
     if report.findings:
         parts.append(Text())
         parts += _findings(report.findings)
+    if report.winner is not None:
+        parts += [Text(), _hanging(Text("Deploy: ", "bold"), Text(report.winner.text))]
     return Group(*parts)
 
 

@@ -199,6 +199,28 @@ class Finding:
     target: str | None = None
 
 
+@dataclass(frozen=True)
+class Winner:
+    """The engine to deploy on the device that was measured.
+
+    Attributes:
+        target: Its backend.
+        engine: Its path, relative to the report; empty for the FP32 network as it came, which wins
+            where no engine that passed is faster.
+        p50_ms: Its latency.
+        speedup: How many times as fast it is as the fastest FP32 network.
+        fastest_fp32: The backend of that network.
+        text: The choice and its reason, in words.
+    """
+
+    target: str
+    engine: str
+    p50_ms: float
+    speedup: float
+    fastest_fp32: str
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The whole of ``report.json``."""
@@ -212,6 +234,7 @@ class Report:
     targets: Mapping[str, TargetPart]
     agreement_matrix: AgreementMatrix | None = None
     findings: tuple[Finding, ...] = ()
+    winner: Winner | None = None
     confidence: float = 0.95
 
     @property

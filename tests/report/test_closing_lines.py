@@ -11,6 +11,7 @@ import typer.main
 
 from edgeres.cli import app
 from edgeres.cli.closing_lines import closing_lines
+from edgeres.report.schema import Winner
 
 
 def _parsed(line: str) -> list[str]:
@@ -47,3 +48,22 @@ def test_all_alike(report, target, verdict: str, commands: list[str]) -> None:
     (*_, last) = closing_lines(one, Path("out"))
     assert "--target" not in last
     assert _parsed(last) == commands
+
+
+def test_the_winner_alone_is_bundled(report, target) -> None:
+    two = {"onnxruntime": target(), "openvino": target(engine="openvino/model.xml")}
+    one = replace(report(), targets=two, winner=winner(engine="openvino/model.xml"))
+    (*_, last) = closing_lines(one, Path("out"))
+    assert "bundle out --target openvino &&" in last
+    assert _parsed(last) == ["bundle", "run"]
+
+
+def test_float_that_wins_is_built(report, target) -> None:
+    one = replace(report(), targets={"openvino": target()}, winner=winner(engine=""))
+    (*_, last) = closing_lines(one, Path("my out"))
+    assert "'my out/baseline/model.onnx' --target openvino --output 'my out/fp32/model'" in last
+    assert _parsed(last) == ["build"]
+
+
+def winner(engine: str) -> Winner:
+    return Winner("openvino", engine, 1.0, 2.0, "openvino", "openvino.")
