@@ -17,6 +17,8 @@ from edgeres.tuning.settings import FP32, WHOLE, Candidate
 IDENTITY = "identity"
 _NAME = "edgeres"
 _MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget_pp"
+_DRAWS = 20
+"""Draws of the sampler that may all be of points that were tried, before one is given to it."""
 
 
 def open_study(path: Path, identity: str, *, seed: int) -> Study:
@@ -56,14 +58,15 @@ def open_study(path: Path, identity: str, *, seed: int) -> Study:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if trial.params:
                 study.enqueue_trial(trial.params)
-    return Study(study)
+    return Study(study, begun)
 
 
 class Study:
     """The tries of one search; lives as long as a call of :func:`edgeres.tune`."""
 
-    def __init__(self, study: Any) -> None:
+    def __init__(self, study: Any, begun: int) -> None:
         self._study = study
+        self._begun = begun
         self._states = _optuna().trial.TrialState
 
     @property
@@ -94,31 +97,35 @@ class Study:
             )
         return tuple(finished_tries)
 
-    def known(self, candidate: Candidate) -> Measured | None:
-        """What an equal try measured: the space is small, and equal tries need no second run.
+    def untried(self, space: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """Points that were not tried yet, in their order.
 
-        ``None`` where there is none or all of them failed: what made them fail may be gone.
+        A try that failed counts in the call that made it; in a later one what made it fail may be
+        gone.
         """
-        results = (t.measured for t in self.tries() if t.candidate == candidate)
-        return next((measured for measured in results if measured is not None), None)
+        tried = {
+            attempt.candidate
+            for attempt in self.tries()
+            if attempt.measured is not None or attempt.number >= self._begun
+        }
+        return tuple(candidate for candidate in space if candidate not in tried)
 
     @contextmanager
-    def ask(
-        self,
-        targets: Sequence[str],
-        budgets: Sequence[float],
-        importances: Sequence[str],
-        calibrators: Sequence[str],
-        precisions: Sequence[str],
-    ) -> Iterator[Asked]:
-        """The next try; one that is left without an answer is put in line again."""
-        trial = self._study.ask()
-        trial.suggest_categorical("target", list(targets))
-        if trial.suggest_categorical("precision", list(precisions)) != FP32:
-            trial.suggest_categorical("calibrator", list(calibrators))
-        budget = trial.suggest_categorical("budget", list(budgets))
-        if budget < WHOLE:
-            trial.suggest_categorical("importance", list(importances))
+    def ask(self, space: Sequence[Candidate]) -> Iterator[Asked]:
+        """The next try, of a point that was not tried; without an answer it is in line again.
+
+        Args:
+            space: All points, of which one at least is untried.
+        """
+        left = self.untried(space)
+        for _ in range(_DRAWS):
+            trial = self._drawn(space)
+            if _candidate(trial.params) in left:
+                break
+            self._study.tell(trial, state=self._states.FAIL)
+        else:
+            self._study.enqueue_trial(_params(left[0]))
+            trial = self._drawn(space)
         question = Asked(self._study, trial, self._states)
         try:
             yield question
@@ -126,6 +133,20 @@ class Study:
             if not question.answered:
                 self._study.tell(trial, state=self._states.FAIL)
                 self._study.enqueue_trial(trial.params)
+
+    def _drawn(self, space: Sequence[Candidate]) -> Any:
+        """A trial of optuna with all that a point has, in one order of choices."""
+
+        def choices(field: str) -> list[Any]:
+            return list(dict.fromkeys(v for c in space if (v := getattr(c, field)) != ""))
+
+        trial = self._study.ask()
+        trial.suggest_categorical("target", choices("target"))
+        if trial.suggest_categorical("precision", choices("precision")) != FP32:
+            trial.suggest_categorical("calibrator", choices("calibrator"))
+        if trial.suggest_categorical("budget", choices("budget")) < WHOLE:
+            trial.suggest_categorical("importance", choices("importance"))
+        return trial
 
 
 class Asked:
@@ -135,7 +156,6 @@ class Asked:
         self._study = study
         self._trial = trial
         self._states = states
-        self.number = int(trial.number)
         self.candidate = _candidate(trial.params)
         self.answered = False
 
@@ -154,6 +174,10 @@ class Asked:
         self._trial.set_user_attr(_ERROR, error)
         self._study.tell(self._trial, state=self._states.FAIL)
         self.answered = True
+
+
+def _params(candidate: Candidate) -> dict[str, Any]:
+    return {name: value for name, value in asdict(candidate).items() if value != ""}
 
 
 def _candidate(params: dict[str, Any]) -> Candidate:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Measured:
         drop_upper_pp: Upper confidence bound of it.
         verdict: Of all gates.
         macs_ratio: Multiply-adds kept.
+        source_sha256: Of the file that the engine was built from.
     """
 
     latency_ms: float
@@ -34,6 +36,7 @@ class Measured:
     drop_upper_pp: float
     verdict: str
     macs_ratio: float
+    source_sha256: str = ""
 
     @property
     def within_budget(self) -> bool:
@@ -88,8 +91,14 @@ class TuneResult:
         }
 
 
-def measured_in(report: Report, target: str) -> Measured | None:
-    """The figures of a target in a report; ``None`` where its engine did not run here."""
+def measured_in(report: Report, target: str, source_sha256: str = "") -> Measured | None:
+    """The figures of a target in a report; ``None`` where its engine did not run here.
+
+    Args:
+        report: What a conversion found.
+        target: Its only target.
+        source_sha256: Of the file that the engine was built from.
+    """
     part = report.targets[target]
     if (
         part.latency_ms is None
@@ -109,6 +118,45 @@ def measured_in(report: Report, target: str) -> Measured | None:
         drop_upper_pp=part.drop_upper_pp,
         verdict=part.verdict,
         macs_ratio=1.0 if report.pruning is None else report.pruning.macs_ratio,
+        source_sha256=source_sha256,
+    )
+
+
+def pooled(tries: Sequence[Try]) -> tuple[Try, ...]:
+    """The tries, equal engines with one latency: the median of what was measured of them.
+
+    Two points may come to the same file, as where a calibrator takes the ranges of another one.
+    Then chance alone tells their times apart, and must not choose between them.
+    """
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for attempt in tries:
+        if attempt.measured is not None:
+            groups.setdefault(_engine(attempt, attempt.measured), []).append(attempt.measured)
+    return tuple(
+        attempt
+        if attempt.measured is None
+        else replace(
+            attempt,
+            measured=_with_times_of(attempt.measured, groups[_engine(attempt, attempt.measured)]),
+        )
+        for attempt in tries
+    )
+
+
+def _engine(attempt: Try, measured: Measured) -> tuple[str, str]:
+    """Equal for equal engines; a file that is not known is like no other."""
+    return attempt.candidate.target, measured.source_sha256 or f"try {attempt.number}"
+
+
+def _with_times_of(measured: Measured, equal: Sequence[Measured]) -> Measured:
+    if len(equal) == 1:
+        return measured
+    latency_ms, fp32_ms = (
+        statistics.median(getattr(one, field) for one in equal)
+        for field in ("latency_ms", "fp32_latency_ms")
+    )
+    return replace(
+        measured, latency_ms=latency_ms, fp32_latency_ms=fp32_ms, speedup=fp32_ms / latency_ms
     )
 
 

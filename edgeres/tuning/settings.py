@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -121,6 +121,30 @@ def precisions_of(recipe: Recipe, settings: TuneSettings) -> tuple[str, ...]:
             hint="Give it one under `quantize:`, which says what the float layers must hold.",
         )
     return settings.precisions
+
+
+def space_of(
+    targets: Sequence[str],
+    budgets: Sequence[float],
+    precisions: Sequence[str],
+    settings: TuneSettings,
+) -> tuple[Candidate, ...]:
+    """Every point of a search, each once, unpruned ones first.
+
+    Args:
+        targets: That run here.
+        budgets: See :func:`budgets_of`.
+        precisions: See :func:`precisions_of`.
+        settings: The importances and calibrators.
+    """
+    return tuple(
+        Candidate(target, budget, importance, calibrator, precision)
+        for budget in sorted(dict.fromkeys(budgets), reverse=True)
+        for importance in (("",) if budget == WHOLE else dict.fromkeys(settings.importances))
+        for precision in dict.fromkeys(precisions)
+        for calibrator in (("",) if precision == FP32 else dict.fromkeys(settings.calibrators))
+        for target in dict.fromkeys(targets)
+    )
 
 
 def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None) -> Recipe:

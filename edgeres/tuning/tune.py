@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from edgeres.tuning.record import (
     measured_in,
     pareto_dict,
     pareto_front,
+    pooled,
 )
 from edgeres.tuning.settings import (
     Candidate,
@@ -40,6 +42,7 @@ from edgeres.tuning.settings import (
     budgets_of,
     precisions_of,
     recipe_of,
+    space_of,
 )
 
 JOURNAL = "study.journal"
@@ -102,20 +105,14 @@ def tune(
                 "images or versions.",
                 hint="Remove it, or choose another --output.",
             )
+        space = space_of([target.name for target in here], budgets, precisions, settings)
         while study.finished < settings.trials:
-            _try(
-                study,
-                recipe,
-                store,
-                listener,
-                hashes,
-                targets=[target.name for target in here],
-                budgets=budgets,
-                precisions=precisions,
-                settings=settings,
-            )
-            _write(output, study.tries(), recipe.checks.max_drop_pp)
-        return _result(output, study.tries(), recipe)
+            if not study.untried(space):
+                listener.note(f"all {len(space)} points of the search were tried: it is finished.")
+                break
+            _try(study, space, recipe, store, listener, hashes, settings=settings)
+            _write(output, pooled(study.tries()), recipe.checks.max_drop_pp)
+        return _result(output, pooled(study.tries()), recipe)
 
 
 def _machine(environment: Environment) -> dict[str, Any]:
@@ -130,33 +127,26 @@ def _machine(environment: Environment) -> dict[str, Any]:
 
 def _try(
     study: Study,
+    space: Sequence[Candidate],
     recipe: Recipe,
     store: Store,
     listener: Listener,
     hashes: FileHashes,
     *,
-    targets: list[str],
-    budgets: tuple[float, ...],
-    precisions: tuple[str, ...],
     settings: TuneSettings,
 ) -> None:
     """One try; an error of a stage is recorded, an interruption makes it be tried again."""
-    with study.ask(
-        targets, budgets, settings.importances, settings.calibrators, precisions
-    ) as question:
+    number = study.finished + 1
+    with study.ask(space) as question:
         candidate = question.candidate
-        earlier = study.known(candidate)
-        if earlier is not None:
-            question.tell(earlier, max_drop_pp=recipe.checks.max_drop_pp)
-            return
-        listener.note(f"try {question.number + 1} of {settings.trials}: {candidate.label}")
+        listener.note(f"try {number} of {settings.trials}: {candidate.label}")
         try:
             question.tell(
                 _measure(recipe, candidate, store, listener, hashes, settings.epochs),
                 max_drop_pp=recipe.checks.max_drop_pp,
             )
         except EdgeResError as error:
-            listener.note(f"try {question.number + 1} failed: {error.message}")
+            listener.note(f"try {number} failed: {error.message}")
             question.fail(str(error))
 
 
@@ -171,8 +161,9 @@ def _measure(
     tried_recipe = recipe_of(recipe, candidate, epochs=epochs)
     # No try has a page to show them on.
     tried_recipe = tried_recipe.override({"report.layers": False})
-    _, report, _, _ = prove(open_inputs(tried_recipe, hashes), store, listener)
-    result = measured_in(report, candidate.target)
+    _, report, proof, _ = prove(open_inputs(tried_recipe, hashes), store, listener)
+    (built,) = proof.built
+    result = measured_in(report, candidate.target, built.engine.source_sha256)
     if result is None:
         raise _no_target(report.targets[candidate.target].reason)
     return result

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeres.tuning.plot import pareto_svg
-from edgeres.tuning.record import fastest, pareto_dict, pareto_front
+from edgeres.tuning.record import fastest, pareto_dict, pareto_front, pooled
 
 from .conftest import measured, tried
 
@@ -58,3 +59,16 @@ def test_the_winner_is_the_fastest_that_passed() -> None:
 def test_a_picture_of_nothing() -> None:
     ElementTree.fromstring(pareto_svg([], max_drop_pp=0.0))
     ElementTree.fromstring(pareto_svg([tried(0, measured(1.0, 0.0))], max_drop_pp=0.0))
+
+
+def test_equal_engines_share_the_median_of_their_times() -> None:
+    """Of three measurements of one file none is faster; another file keeps its own."""
+    equal = [replace(measured(ms, 0.1), source_sha256="a") for ms in (2.0, 1.0, 3.0)]
+    tries = [tried(n, one) for n, one in enumerate([*equal, measured(1.5, 0.1), measured(9.0, 0)])]
+    times = [t.measured.latency_ms for t in pooled([*tries, tried(5, None, "no memory.")])[:5]]
+    assert times == [2.0, 2.0, 2.0, 1.5, 9.0]
+    best = fastest(pooled(tries))
+    assert best is not None
+    assert best.number == 3
+    other = replace(tries[1], candidate=replace(tries[1].candidate, target="openvino"))
+    assert pooled([tries[0], other])[1] == other

@@ -168,17 +168,34 @@ def test_a_journal_that_is_none_is_refused(recipe: Recipe, tmp_path: Path) -> No
         edgeres.tune(recipe, tmp_path / "o", settings=SETTINGS)
 
 
-def test_a_try_that_failed_is_not_what_an_equal_one_comes_to(
+def test_a_point_that_failed_is_tried_again_by_the_next_call_and_by_no_other_try(
     recipe: Recipe, tmp_path: Path, answers: Callable
 ) -> None:
     one = TuneSettings(
-        trials=3, budgets=(1.0,), calibrators=("mse",), precisions=("int8",), epochs=0
+        trials=5, budgets=(1.0,), calibrators=("mse",), precisions=("int8",), epochs=0
     )
     calls = answers([StageError("no memory."), measured(2.0, 0.1)])
+    with pytest.raises(GateError, match="all 1 tries failed; the first: no memory"):
+        edgeres.tune(recipe, tmp_path / "o", settings=one)
+    assert len(calls) == 1
     result = edgeres.tune(recipe, tmp_path / "o", settings=one)
-    assert len(calls) == 2  # the third is known, from the second and not from the first
-    assert [t.error for t in result.tries] == ["no memory.", "", ""]
-    assert result.tries[2].measured == result.tries[1].measured
+    assert [t.error for t in result.tries] == ["no memory.", ""]
+    assert edgeres.tune(recipe, tmp_path / "o", settings=one).tries == result.tries
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_point_is_tried_once_and_then_the_search_is_finished(
+    recipe: Recipe, tmp_path: Path, answers: Callable, seed: int
+) -> None:
+    calls = answers([measured(2.0, 0.1) for _ in range(50)])
+    space = TuneSettings(
+        trials=40, budgets=(1.0, 0.5), importances=("l2", "bn_scale"),
+        calibrators=("mse", "minmax"), epochs=0, seed=seed,
+    )  # fmt: skip
+    tries = edgeres.tune(recipe, tmp_path / "o", settings=space).tries
+    points = 3 + 2 * 3  # unpruned, and by two importances: two calibrators and FP32 each
+    assert len(calls) == len(tries) == len({t.candidate for t in tries}) == points
 
 
 def test_a_search_of_another_machine_is_not_gone_on_with(
