@@ -110,6 +110,12 @@ def prune(
                 "pruning needs a recipe with a `prune:` block, and training images.",
                 hint="Give --recipe or --train-data.",
             )
+        if macs_ratio is not None and settings.prune.allocation not in ("uniform", "global"):
+            raise UsageError(
+                f"--macs-ratio says how much to keep, and `{settings.prune.allocation}` goes by "
+                "something else.",
+                hint="Leave it out, or give --allocation global or uniform.",
+            )
         prepared = choose_preprocess(settings.preprocess, facts_of(dense))
         if dense.plan.assumed:
             out.note(f"warning: {relatives_note(dense.plan.architecture)}")
@@ -132,14 +138,17 @@ def prune(
                 measuring=measuring,
                 progress=listener.bar("prune and fine-tune"),
             )
-        out.result({"checkpoint": str(output), **summary.to_dict()}, f"{output}")
+        line = f"{output}: {100 * summary.macs_ratio:.1f} % of the multiply-adds"
+        if summary.held_out_top1 is not None:
+            line += f", top-1 {100 * summary.held_out_top1:.2f} % on the held-out images"
+        out.result({"checkpoint": str(output), **summary.to_dict()}, line)
 
 
 def export(
     checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option(help="ONNX file to write; .onnx is added if it lacks.")],
     size: Annotated[str, typer.Option(help="HEIGHT,WIDTH that the network sees.")],
-    opset: Annotated[int, typer.Option(min=18, max=24, help="ONNX operator set.")] = 20,
+    opset: Annotated[int, typer.Option(min=20, max=24, help="ONNX operator set.")] = 20,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:

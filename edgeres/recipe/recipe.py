@@ -68,7 +68,7 @@ class DataBlock(Block):
 class ExportSettings(Block):
     """Torch to ONNX."""
 
-    opset: int = Field(default=20, ge=18, le=24)
+    opset: int = Field(default=20, ge=20, le=24)
     dynamic_batch: bool = True
 
 

@@ -30,7 +30,8 @@ def dense(note):
 @pytest.fixture
 def pruned(note, dense):
     note("edgeres.stages.sample_counts.training_labels", np.arange(100) % 10)
-    summary = PruneSummary.of({"macs_ratio": "0.5", "epoch": "7"}, "small.safetensors")
+    told = {"macs_ratio": "0.5", "epoch": "7", "held_out_top1": "0.951"}
+    summary = PruneSummary.of(told, "small.safetensors")
     return note("edgeres.stages.network.prune", summary)
 
 
@@ -42,6 +43,7 @@ def test_prune_tells_what_the_checkpoint_carries(pruned):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {
         "checkpoint": "small.safetensors", "macs_ratio": "0.5", "epoch": "7",
+        "held_out_top1": "0.951",
     }  # fmt: skip
     assert pruned.args == (Path("net.safetensors"), Path("small.safetensors"))
     settings = pruned.options["settings"]
@@ -61,8 +63,19 @@ def test_prune_by_latency_says_where_it_measures(pruned, note):
         "latency", "--target-latency", 0.7, "--latency-on", "openvino",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    line = " ".join(result.stdout.split())
+    assert line.endswith("50.0 % of the multiply-adds, top-1 95.10 % on the held-out images")
     assert pruned.options["latency_on"] is place
     assert asked.args[0].prune.latency_on == "openvino"
+
+
+def test_a_share_of_multiply_adds_beside_another_budget_is_refused(pruned):
+    result = invoke(
+        "prune", "net.safetensors", "--output", "s", "--train-data", "npz:t", "--allocation",
+        "latency", "--target-latency", 0.7, "--macs-ratio", 0.5,
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "--macs-ratio says how much to keep, and `latency` goes by" in result.stderr
 
 
 def test_train_says_which_epoch_was_best(note, tmp_path):
