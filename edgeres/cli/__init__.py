@@ -8,9 +8,6 @@ passed, 1 a gate failed or is inconclusive, 2 usage or recipe, 3 bad model, data
 
 from __future__ import annotations
 
-import signal
-import sys
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,6 +19,7 @@ from edgeres.cli.clean import clean
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
 from edgeres.cli.inspect import doctor, inspect
+from edgeres.cli.interrupts import end_by_signals
 from edgeres.cli.quantize import quantize
 from edgeres.cli.sensitivity import sensitivity
 from edgeres.cli.streams import whole_output
@@ -62,9 +60,6 @@ _ENGINES(doctor)
 _ENGINES(clean)
 
 
-_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -79,13 +74,6 @@ def root(
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    for number in _ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-            signal.signal(number, _terminated)
+    end_by_signals()
     with whole_output():
         app()
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """Leaves by an exception, so that temporaries are removed on the way out."""
-    sys.exit(128 + number)

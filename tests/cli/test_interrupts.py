@@ -1,0 +1,88 @@
+"""A kernel that never returns keeps the first signal waiting; the second ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+#: Native code that gives no way to a handler, and lets other threads run: some minutes of hashing.
+HANGS = """
+import hashlib
+from edgeres.cli.interrupts import end_by_signals
+end_by_signals()
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"p", b"s", 400_000_000)
+"""
+TIDIES = """
+import time
+from edgeres.cli.interrupts import end_by_signals
+end_by_signals()
+print("ready", flush=True)
+try:
+    time.sleep(60)
+finally:
+    print("tidied", flush=True)
+"""
+
+
+def heed() -> None:
+    """A shell or nohup that runs the tests makes its children ignore these."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def started() -> Iterator[object]:
+    """Starts programs that have said "ready", and ends them whatever happens."""
+    programs: list[subprocess.Popen[str]] = []
+
+    def start(code: str) -> subprocess.Popen[str]:
+        program = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=heed,  # noqa: PLW1509 - no threads are at work here
+        )  # fmt: skip
+        programs.append(program)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        return program
+
+    yield start
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_second_signal_ends_native_code_at_once(started, number: str, code: int) -> None:
+    program = started(HANGS)
+    time.sleep(0.3)  # into the kernel
+    program.send_signal(getattr(signal, number))
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(timeout=0.6)
+    program.send_signal(getattr(signal, number))
+    assert program.wait(timeout=10) == code
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_the_first_signal_tidies_up_even_where_it_comes_twice_at_once(started, number: str) -> None:
+    program = started(TIDIES)
+    for _ in range(2):
+        program.send_signal(getattr(signal, number))
+    out, _ = program.communicate(timeout=20)
+    assert out == "tidied\n"
+
+
+def test_a_signal_that_is_ignored_stays_so(started) -> None:
+    program = started(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN){TIDIES}")
+    for _ in range(2):
+        program.send_signal(signal.SIGHUP)
+        time.sleep(0.4)
+    assert program.poll() is None
