@@ -27,7 +27,8 @@ from edgeres.cli.interrupts import end_by_signals
 end_by_signals()
 print("ready", flush=True)
 try:
-    time.sleep(60)
+    for _ in range(600):  # short ones: a signal just before a long one would not end it
+        time.sleep(0.1)
 finally:
     print("tidied", flush=True)
 """
