@@ -32,7 +32,7 @@ from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_fp32, build_target, calibration_table
 from edgeres.pipeline.layers import measure_layers
-from edgeres.pipeline.measure import latencies, predictions
+from edgeres.pipeline.measure import TimedEngines, latencies, predictions
 from edgeres.pipeline.networks import (
     Network,
     Networks,
@@ -44,6 +44,7 @@ from edgeres.pipeline.proof import Proof, make_report, write_evidence
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import Source, find_source
 from edgeres.pipeline.superseded import to_set_aside
+from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.recipe.recipe import Recipe
 from edgeres.report.history import append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
@@ -240,8 +241,16 @@ def _prove(
     built = [build_target(run, networks, table, target) for target in targets]
     here = [item for item in built if item.target.not_executable is None]
     int8 = {item.target.name: answers(item.engine, item.target, item.target.name) for item in here}
-    pairs = [(item.target, fp32(networks.dense, item.target), item.engine) for item in here]
-    times = latencies(run, pairs, validation, networks.preprocess) if pairs else {}
+    engines = [
+        TimedEngines(
+            item.target,
+            fp32(networks.dense, item.target),
+            item.engine,
+            build_unpruned(run, networks, item.target),
+        )
+        for item in here
+    ]
+    times = latencies(run, engines, validation, networks.preprocess) if engines else {}
     layers = measure_layers(run, networks, table, built, validation)
     return Proof(networks, validation.name, dense, final, built, int8, times, layers)
 

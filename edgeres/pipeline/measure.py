@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,37 @@ F32 = NDArray[np.float32]
 LEFT_OUT = "left_out.txt"
 EVALUATION_BATCH = 64
 LATENCY_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class TimedEngines:
+    """Engines of one target that are timed together.
+
+    Attributes:
+        target: Their target.
+        fp32: The network that the user brought.
+        engine: What the run made of it.
+        unpruned: The same without pruning; ``None`` where nothing was pruned.
+    """
+
+    target: Target
+    fp32: Engine
+    engine: Engine
+    unpruned: Engine | None = None
+
+    @property
+    def all(self) -> tuple[Engine, ...]:
+        """Those that there are."""
+        return (self.fp32, self.engine, *([self.unpruned] if self.unpruned else []))
+
+
+@dataclass(frozen=True)
+class MeasuredTimes:
+    """What was measured of :class:`TimedEngines`."""
+
+    fp32: EngineTimes
+    engine: EngineTimes
+    unpruned: EngineTimes | None = None
 
 
 def predictions(
@@ -104,20 +136,20 @@ def timed_batches(parts: Sequence[F32], size: int) -> list[F32]:
 
 def latencies(
     run: Run,
-    pairs: Sequence[tuple[Target, Engine, Engine]],
+    engines: Sequence[TimedEngines],
     validation: Dataset,
     preprocess: Preprocess,
-) -> dict[str, tuple[EngineTimes, EngineTimes]]:
-    """Times FP32 and INT8 engines of every target, all taking turns.
+) -> dict[str, MeasuredTimes]:
+    """Times the engines of every target, all taking turns.
 
     Args:
         run: The run.
-        pairs: Target, its FP32 engine, its INT8 engine.
+        engines: Of each target.
         validation: Where the images come from.
         preprocess: How an image becomes numbers.
 
     Returns:
-        Target name to (FP32, INT8).
+        By the target's name.
 
     Raises:
         EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
@@ -136,15 +168,14 @@ def latencies(
     with run.measured("benchmark") as progress:
         times = benchmark(
             # A network that is kept in FP32 unpruned is its own baseline, measured once.
-            list(dict.fromkeys(engine.path for _, *engines in pairs for engine in engines)),
+            list(dict.fromkeys(one.path for each in engines for one in each.all)),
             inputs=feeds,
             threads=settings.threads,
             settings=MeasureSettings(seconds=settings.seconds, min_runs=least),
-            options={
-                engine.path: path_key(target) for target, *engines in pairs for engine in engines
-            },
+            options={one.path: path_key(each.target) for each in engines for one in each.all},
             progress=progress,
         ).engines
     return {
-        target.name: (times[str(fp32.path)], times[str(int8.path)]) for target, fp32, int8 in pairs
+        each.target.name: MeasuredTimes(*(times[str(one.path)] for one in each.all))
+        for each in engines
     }

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeres.benchmarking.benchmark import EngineTimes
 from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.benchmarking.stability import doubts_of_both
@@ -28,6 +27,7 @@ from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import wilson_interval
 from edgeres.pipeline.engines import BuiltTarget
 from edgeres.pipeline.layers import LayerFiles
+from edgeres.pipeline.measure import MeasuredTimes
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.recipe.checks import ChecksBlock
@@ -67,7 +67,7 @@ class Proof:
         final: Answers of the FP32 network that was quantized; ``dense`` itself without pruning.
         built: Every target's INT8 engine.
         answers: INT8 answers by target, of those that ran here.
-        times: FP32 and INT8 latency by target, likewise.
+        times: Latencies of the FP32 and the INT8 engine by target, likewise.
         layers: What was measured of the layers by target; empty where it was not asked for.
     """
 
@@ -77,7 +77,7 @@ class Proof:
     final: Predictions
     built: Sequence[BuiltTarget]
     answers: Mapping[str, Predictions]
-    times: Mapping[str, tuple[EngineTimes, EngineTimes]]
+    times: Mapping[str, MeasuredTimes]
     layers: Mapping[str, LayerFiles]
 
 
@@ -102,7 +102,7 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         baseline=BaselinePart(
             top1=right / dense.samples,
             samples=dense.samples,
-            latency_ms={n: _percentiles(fp32.latency) for n, (fp32, _) in proof.times.items()},
+            latency_ms={n: _percentiles(t.fp32.latency) for n, t in proof.times.items()},
             top5=top_k(dense, 5),
             top1_interval=wilson_interval(right, dense.samples, checks.confidence),
             data=proof.data,
@@ -178,8 +178,8 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
             if file is not None:
                 write_atomic(folder / f"{name}{end}", file.read_bytes())
     times = {
-        name: latency_record(before.latency, after.latency)
-        for name, (before, after) in proof.times.items()
+        name: latency_record(measured.fp32.latency, measured.engine.latency)
+        for name, measured in proof.times.items()
     }
     recipe = run.recipe.model_dump(mode="json", exclude_unset=True)
     for key in ("source", "weights"):  # where the file lay is this machine's affair
@@ -199,7 +199,7 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
     latency = None
     if prediction is not None:
         times = proof.times.get(prediction.target)
-        measured = times[1].latency.p50_ms if times else None
+        measured = times.engine.latency.p50_ms if times else None
         latency = PruningLatency(
             prediction.target,
             prediction.dense_ms,
@@ -259,10 +259,10 @@ def _target(
     overall = compare(proof.dense, answers, confidence=checks.confidence)
     quantized = compare(proof.final, answers, confidence=checks.confidence)
     accuracy = accuracy_check(overall, checks.max_drop_pp)
-    timed = _with_latency(part, *proof.times[name])
+    timed = _with_latency(part, proof.times[name])
     speed = deployment_checks(
         checks.replace(max_size_bytes=None),
-        latency=proof.times[name][1].latency,
+        latency=proof.times[name].engine.latency,
         speedup=timed.speedup,
         speedup_interval=timed.speedup_interval,
         doubts=timed.doubts,
@@ -296,9 +296,17 @@ def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison)
     )
 
 
-def _with_latency(part: TargetPart, before: EngineTimes, after: EngineTimes) -> TargetPart:
-    fp32, int8 = before.latency, after.latency
+def _with_latency(part: TargetPart, times: MeasuredTimes) -> TargetPart:
+    fp32, int8 = times.fp32.latency, times.engine.latency
     ratio = speedup(fp32, int8)
+    if times.unpruned is not None:
+        gain = speedup(times.unpruned.latency, int8)
+        part = replace(
+            part,
+            unpruned_latency_ms=_percentiles(times.unpruned.latency),
+            pruning_speedup=gain.value,
+            pruning_speedup_interval=(gain.low, gain.high),
+        )
     return replace(
         part,
         latency_ms=_percentiles(int8),
@@ -306,7 +314,7 @@ def _with_latency(part: TargetPart, before: EngineTimes, after: EngineTimes) -> 
         speedup=ratio.value,
         speedup_interval=(ratio.low, ratio.high),
         throughput_per_s=int8.throughput_per_s,
-        load_ms=after.load_ms,
+        load_ms=times.engine.load_ms,
         overhead_ms=int8.overhead_ms,
         stable=int8.stable and fp32.stable,
         doubts=doubts_of_both(int8.doubts, fp32.doubts),

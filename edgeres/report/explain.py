@@ -3,6 +3,7 @@
 Each finding has a stable code:
 
 - ``int8-slower``, ``int8-no-faster``: INT8 does not pay on this backend, and the likely reasons
+- ``pruning-gain``, ``pruning-no-faster``: what pruning makes of the INT8 engine's latency
 - ``float-layers``: part of the network does not run in INT8
 - ``builder-warnings``: what the engine's builder warned of
 - ``saturation``, ``saturation-unsafe``: INT8 sums can overflow on this CPU
@@ -21,6 +22,7 @@ from edgeres.report.cells import milliseconds
 from edgeres.report.schema import Finding, Report, TargetPart
 
 _NO_FASTER = 1.1  # below this speed-up INT8 is not worth its accuracy
+_PRUNING_PAYS = 1.03  # below this gain over the dense INT8 engine pruning only costs accuracy
 _OVERHEAD = 0.1  # share of the latency that calling the engine alone may take
 _SQNR_GAP_DB = 6.0  # twice the noise amplitude
 _SAFE_SQNR_DB = 25.0  # saturation leaves far less
@@ -55,6 +57,8 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
     quantized = target.precision == "int8"
     if quantized and target.speedup is not None and target.speedup < _NO_FASTER:
         yield _slow(report, name, target)
+    if target.pruning_speedup is not None:
+        yield _pruning(name, target)
     if quantized and target.float_layers and target.int8_coverage is not None:
         largest = ", ".join(layer.name for layer in target.float_layers[:_TOLD])
         more = ", ..." if len(target.float_layers) > _TOLD else ""
@@ -108,6 +112,24 @@ def _slow(report: Report, name: str, target: TargetPart) -> Finding:
     text = f"INT8 ({times[0]} ms) is {word} FP32 ({times[1]} ms): {'; '.join(reasons)}."
     code = "int8-slower" if word == "slower than" else "int8-no-faster"
     return Finding("warning", code, text, name)
+
+
+def _pruning(name: str, target: TargetPart) -> Finding:
+    """What pruning gains over the INT8 engine of the dense network."""
+    gain, (low, high) = target.pruning_speedup or 0.0, target.pruning_speedup_interval or (0, 0)
+    pruned_ms, dense_ms = (
+        milliseconds(p.p50 if p else None) for p in (target.latency_ms, target.unpruned_latency_ms)
+    )
+    text = (
+        f"pruning makes the INT8 engine {gain:.2f} times as fast ({low:.2f} to {high:.2f}; "
+        f"{dense_ms} to {pruned_ms} ms)"
+    )
+    if gain >= _PRUNING_PAYS:
+        return Finding("info", "pruning-gain", text + ".", name)
+    text += (
+        ": less than 3 %. Without `prune:` this engine is as fast, and as accurate as the network."
+    )
+    return Finding("warning", "pruning-no-faster", text, name)
 
 
 def _saturation(name: str, target: TargetPart) -> Finding:

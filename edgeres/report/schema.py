@@ -124,6 +124,9 @@ class TargetPart:
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
         speedup: FP32 p50 over the engine's p50.
         speedup_interval: Two-sided confidence interval of it.
+        unpruned_latency_ms: The dense network's INT8 engine, in the same rounds; only where
+            something was pruned.
+        pruning_speedup: Its p50 over the engine's p50; ``pruning_speedup_interval`` as above.
         stable: Whether nothing speaks against the times; ``doubts`` says what does.
         saturating: Whether INT8 sums can overflow on this device with this backend.
         saturation_safe: Whether the weights were made so that they cannot.
@@ -159,6 +162,9 @@ class TargetPart:
     fp32_latency_ms: Percentiles | None = None
     speedup: float | None = None
     speedup_interval: tuple[float, float] | None = None
+    unpruned_latency_ms: Percentiles | None = None
+    pruning_speedup: float | None = None
+    pruning_speedup_interval: tuple[float, float] | None = None
     throughput_per_s: float | None = None
     load_ms: float | None = None
     overhead_ms: float | None = None

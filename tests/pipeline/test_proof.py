@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 
 from edgeres.evaluation.compare import compare
+from edgeres.evaluation.coverage import int8_coverage
+from edgeres.pipeline.measure import TimedEngines, latencies
 from edgeres.pipeline.networks import LatencyPrediction, Network
 from edgeres.pipeline.proof import make_report, write_evidence
+from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.report.evidence import LATENCY, RECIPE, read_target
 
 
@@ -30,7 +33,9 @@ def test_figures_are_those_of_the_measurements(ran):
     assert part.size_bytes == proof.built[0].size_bytes
     assert part.int8_coverage == proof.built[0].inside.int8_coverage
     assert part.fusions == proof.built[0].inside.fusions
-    fp32, int8 = proof.times["onnxruntime"]
+    times = proof.times["onnxruntime"]
+    fp32, int8 = times.fp32, times.engine
+    assert times.unpruned is part.pruning_speedup is None  # nothing was pruned
     assert part.latency_ms.p50 == int8.latency.p50_ms
     assert part.speedup == pytest.approx(fp32.latency.p50_ms / int8.latency.p50_ms, rel=0.5)
     assert report.model.sha256 == "ab" * 32
@@ -78,7 +83,7 @@ def test_pruning_by_latency_is_told_with_what_was_predicted(ran):
     part = report_of(ran, replace(ran.proof, networks=networks)).pruning
     assert part.macs_ratio == pytest.approx(0.5, abs=1e-3)
     assert (part.latency.predicted_ms, part.latency.built_ms) == (2.0, 2.1)
-    assert part.latency.measured_ms == ran.proof.times["onnxruntime"][1].latency.p50_ms
+    assert part.latency.measured_ms == ran.proof.times["onnxruntime"].engine.latency.p50_ms
 
 
 def test_warnings_of_the_run_come_first_among_the_findings(ran):
@@ -99,3 +104,24 @@ def test_evidence_is_what_the_page_reads(ran):
     assert len(times["fp32"]["quantiles_ms"]) == 101
     kept = json.loads((folder / RECIPE).read_text())
     assert kept["model"]["source"] == "net.onnx"  # where it lay is this machine's affair
+
+
+def test_what_pruning_gains_is_measured_against_the_dense_int8_engine(ran):
+    """The dense network's engine is built without calibration, and timed as the others are."""
+    dense = ran.proof.networks.dense
+    networks = replace(ran.proof.networks, pruned=replace(dense, label="pruned"))
+    (item,) = ran.proof.built
+    engine = build_unpruned(ran.run, networks, item.target)
+    assert engine.source_sha256 not in (dense.sha256, item.engine.source_sha256)
+    layers = item.target.backend.layers(engine)
+    assert int8_coverage(dense.summary.macs_by_node, layers).int8_coverage == 1.0
+    assert build_unpruned(ran.run, ran.proof.networks, item.target) is None
+    engines = TimedEngines(item.target, item.engine, item.engine, engine)
+    measured = latencies(ran.run, [engines], ran.inputs.validation, networks.preprocess)
+    proof = replace(ran.proof, times=measured, networks=networks)
+    part = report_of(ran, proof).targets["onnxruntime"]
+    before, after = measured["onnxruntime"].unpruned.latency, measured["onnxruntime"].engine.latency
+    assert part.unpruned_latency_ms.p50 == before.p50_ms
+    assert part.pruning_speedup == pytest.approx(before.p50_ms / after.p50_ms, rel=0.5)
+    low, high = part.pruning_speedup_interval
+    assert low <= part.pruning_speedup <= high

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.report.explain import findings
 from edgeres.report.schema import Percentiles
@@ -23,6 +25,22 @@ def text_of(report, code: str) -> str:
 def test_a_quiet_good_run_has_no_warnings(report, target) -> None:
     good = report(targets={"x": target(float_layers=(), int8_coverage=1.0)}, pruning=None)
     assert findings(good) == ()
+
+
+@pytest.mark.parametrize(
+    ("gain", "code"),
+    [(1.35, "pruning-gain"), (1.02, "pruning-no-faster"), (0.9, "pruning-no-faster")],
+)
+def test_what_pruning_gains_is_told(report, target, gain: float, code: str) -> None:
+    pruned = target(
+        unpruned_latency_ms=Percentiles(1.234 * gain, 2, 3),
+        pruning_speedup=gain,
+        pruning_speedup_interval=(gain - 0.1, gain + 0.1),
+    )
+    text = text_of(report(targets={"x": pruned}), code)
+    assert f"pruning makes the INT8 engine {gain:.2f} times as fast" in text
+    assert ("Without `prune:`" in text) is (code == "pruning-no-faster")
+    assert "pruning-gain" not in codes(report(targets={"x": target()}))
 
 
 def test_slower_int8_is_explained_by_the_cpu(report, target) -> None:
