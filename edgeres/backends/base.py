@@ -70,6 +70,8 @@ class QdqRules:
             name of the CPU.
         least_scale: Smallest scale that is written. Below it the engine may hold zero: FP16 ends at
             2**-24; of float32 the default leaves room for the product of two scales.
+        most_mean_gain: What the input's scale of a global average pool over its output's, divided
+            by the number of values, is to stay below; the engine refuses more.
         least_add_offset: The number that the lowest integer of a tensor with a zero point stands
             for has at least this magnitude where an Add reads it: the engine drops smaller ones.
         wrong_groups: Numbers of groups for which an INT8 Conv with one input channel and several
@@ -107,6 +109,7 @@ class QdqRules:
     pair_per_reader: bool = False
     saturating: bool = False
     least_scale: float = 2.0**-62
+    most_mean_gain: float = 2.0**62
     least_add_offset: float = 0.0
     wrong_groups: frozenset[int] = frozenset()
     wrong_group_epilogue: bool = False

@@ -51,6 +51,7 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         quantize_outputs=stored,
         pair_per_reader=mixed,
         least_scale=max(each.least_scale for each in rules),
+        most_mean_gain=min(each.most_mean_gain for each in rules),
         least_add_offset=max(each.least_add_offset for each in rules),
         wrong_groups=frozenset[int]().union(*(each.wrong_groups for each in rules)),
         wrong_group_epilogue=any(each.wrong_group_epilogue for each in rules),

@@ -21,6 +21,7 @@ from edgeres.quantization.empirical import anchors, measured_shifts, output_mean
 from edgeres.quantization.floors import floored
 from edgeres.quantization.integer_clips import guard_clips
 from edgeres.quantization.lint import lint_model
+from edgeres.quantization.mean_steps import coarse_enough
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.qdq import (
@@ -221,6 +222,7 @@ def prepare(
         names = [layer.name for layer in placement.layers]
         qat.check(onnx, names, placement.source.values())
     params = _activation_params(placement, table, rules, settings, qat)
+    params = coarse_enough(placement, params, table, rules)
 
     def quantized(layer: Layer) -> QuantizedLayer:
         return _quantized(layer, params, table, rules, settings, qat, saturating=saturating)

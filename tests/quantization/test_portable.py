@@ -45,12 +45,14 @@ def test_the_strictest_demand_wins():
     quirks = replace(
         FUSING,
         least_add_offset=1e-5,
+        most_mean_gain=256.0,
         wrong_groups=frozenset({2}),
         least_pool=16,
         **dict.fromkeys(FAULTS, True),
     )
     careful = portable_rules([quirks, fp16])
     assert (careful.least_scale, careful.least_add_offset) == (2.0**-24, 1e-5)
+    assert careful.most_mean_gain == 256
     assert (careful.wrong_groups, careful.least_pool) == (frozenset({2}), 16)
     assert all(getattr(careful, fault) for fault in FAULTS)
     assert not any(getattr(both, fault) for fault in FAULTS)

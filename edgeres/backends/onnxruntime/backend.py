@@ -127,6 +127,7 @@ class OnnxRuntime(PackagedBackend):
             bias="int32",
             residual="both",
             quantize_outputs=True,
+            most_mean_gain=256.0,
             quantizes_floats=True,
             saturating=saturates(self, device),
         )
