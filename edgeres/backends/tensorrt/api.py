@@ -102,26 +102,32 @@ def has_precision_flags(trt: Trt) -> bool:
 
 
 def half_pays(trt: Trt) -> bool:
-    """True where float16 between INT8 layers is what the graph should ask for.
+    """True where float16 between INT8 layers is what should be asked for.
 
-    That is strongly typed TensorRT. TensorRT for RTX turns the scales back to float32 and keeps the
-    convolutions' outputs in float32 either way (read from the layer lists of 1.7.1); in 8.6 the
-    builder picks types itself.
+    That is TensorRT: in the graph where it is strongly typed, by a flag in 8.6. TensorRT for RTX
+    turns the scales back to float32 and keeps the convolutions' outputs in float32 either way (read
+    from the layer lists of 1.7.1).
     """
-    module = trt.module
-    return not trt.is_rtx and hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    return not trt.is_rtx
 
 
-def allow_graph_precisions(trt: Trt, builder_config: Any, *, half: bool) -> None:
-    """Lets a weakly typed network (8.6) use the types that its graph spells out.
+def is_weakly_typed(trt: Trt) -> bool:
+    """True for 8.6, where flags of the builder allow precisions and no graph demands them."""
+    return not hasattr(trt.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def allow_graph_precisions(trt: Trt, network: Any, builder_config: Any, *, half: bool) -> None:
+    """Lets a weakly typed network (8.6) use INT8 where it has Q/DQ, and float16 for the rest.
 
     In 8.6 a Q/DQ graph is refused unless INT8 is allowed as a whole; the Q/DQ still decide where.
-    Strongly typed versions have no such flags, or refuse them.
+    Without Q/DQ that flag would ask for the range of every tensor. Strongly typed versions have no
+    such flags, or refuse them.
     """
     module = trt.module
-    if hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    if not is_weakly_typed(trt):
         return
-    if hasattr(module.BuilderFlag, "INT8"):
+    kinds = {network.get_layer(index).type for index in range(network.num_layers)}
+    if module.LayerType.QUANTIZE in kinds and hasattr(module.BuilderFlag, "INT8"):
         builder_config.set_flag(module.BuilderFlag.INT8)
     if half and hasattr(module.BuilderFlag, "FP16"):
         builder_config.set_flag(module.BuilderFlag.FP16)

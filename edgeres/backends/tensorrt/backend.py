@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
-from edgeres.backends.tensorrt.api import FLAVORS, Trt, check_targets, half_pays, load_trt
+from edgeres.backends.tensorrt.api import (
+    FLAVORS,
+    Trt,
+    check_targets,
+    half_pays,
+    is_weakly_typed,
+    load_trt,
+)
 from edgeres.backends.tensorrt.compatibility import (
     check_loadable,
     choose_trt,
@@ -35,6 +42,7 @@ from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.tensorrt.audit import Audit
+    from edgeres.backends.tensorrt.form import Form
     from edgeres.backends.tensorrt.graph import Graph
     from edgeres.backends.tensorrt.layers import LayerRecord
     from edgeres.backends.tensorrt.run import TensorRTRunner
@@ -142,6 +150,7 @@ class TensorRTBackend:
             StorageError: The folder cannot be written.
         """
         from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
+        from edgeres.backends.tensorrt.form import choose_form
         from edgeres.backends.tensorrt.graph import read_graph
         from edgeres.backends.tensorrt.layers import product_nodes
         from edgeres.backends.tensorrt.lint import lint, refuse_fatal
@@ -156,25 +165,26 @@ class TensorRTBackend:
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
-        if options.io == "float16" and options.rest != "float16":
+        form = choose_form(weakly_typed=is_weakly_typed(trt), rest=options.rest or "float32")
+        if options.io == "float16" and form != "float16":
+            here = "the rest is float32" if form == "source" else f"{trt.title} takes float32 alone"
             raise UsageError(
-                f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
-                hint="Say rest=float16 too, or leave io out.",
+                f"{onnx}: io=float16 needs rest=float16 in the graph; here {here}.",
+                hint="Say rest=float16 too, on TensorRT 10 or later, or leave io out.",
             )
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
         with staged(out) as folder:
-            half = options.rest == "float16"
-            with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
+            with _built_file(graph, onnx, folder, form, options.io) as file:
                 built = build_alone(
                     trt,
                     file,
                     options,
                     config.shapes,
-                    beside=() if half else graph.data_files,
+                    beside=graph.data_files if form == "source" else (),
                     plan=folder / out.name,
-                    half=half,
+                    half=options.rest == "float16",
                     progress=progress,
                 )
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
@@ -260,16 +270,16 @@ class TensorRTBackend:
 
 
 @contextlib.contextmanager
-def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) -> Iterator[Path]:
-    """The file that TensorRT parses: the given one, or for a moment its float16 form."""
-    if not half:
+def _built_file(graph: Graph, onnx: Path, folder: Path, form: Form, io: str) -> Iterator[Path]:
+    """The file that TensorRT parses: the given one, or for a moment another form of it."""
+    if form == "source":
         yield onnx
         return
-    from edgeres.backends.tensorrt.fp16 import to_half
+    from edgeres.backends.tensorrt.form import write_form
 
-    path = folder / "half.onnx"
+    path = folder / f"{form}.onnx"
     try:
-        to_half(graph, path, io=io)
+        write_form(graph, form, path, io=io)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ def build_plan(
         onnx: The linted file.
         options: Checked options.
         shapes: Shape range by input name; a dynamic batch without one gets 1 to ``max_batch``.
-        half: The graph holds float16 tensors.
+        half: What is not INT8 is float16: in the graph, or by a flag in 8.6.
         shown: What messages call the file; its path by default.
         progress: Called with (done, known) steps of the build where TensorRT reports them; it may
             not raise.
@@ -87,7 +87,7 @@ def build_plan(
     network = _parse(trt, builder, log, onnx, shown)
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    allow_graph_precisions(trt, builder_config, half=half)
+    allow_graph_precisions(trt, network, builder_config, half=half)
     set_targets(trt, builder_config, options.compute_capabilities)
     _set_options(trt, builder, builder_config, options)
     ranges = batch_profile(builder, network, builder_config, options, shapes)

@@ -11,9 +11,11 @@ import enum
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from .cuda_driver import Driver
 
@@ -79,6 +81,7 @@ class StandIn:
         self.log_has_layers = True
         self.parses = True
         self.parsed = ""
+        self.quantized = False
         self.dla_cores = 0
         self.previews: list[str] = []
         self.contexts = 0
@@ -103,6 +106,7 @@ class StandIn:
         answers |= {
             "ILogger": Logger,
             "TensorIOMode": enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"]),
+            "LayerType": enum.Enum("LayerType", ["QUANTIZE", "ACTIVATION"]),
             "LayerInformationFormat": enum.Enum("LayerInformationFormat", ["JSON", "ONELINE"]),
             "Builder": self._builder,
             "OnnxParser": self._parser,
@@ -131,7 +135,13 @@ class StandIn:
             self.network_flags = flags
             tensor = self._strict("ITensor")
             tensor.__dict__.update(name="input", shape=(-1, 1, 4, 4))
-            return self._strict("INetworkDefinition", num_inputs=1, get_input=lambda index: tensor)
+            return self._strict(
+                "INetworkDefinition",
+                num_inputs=1,
+                get_input=lambda index: tensor,
+                num_layers=2,
+                get_layer=self._layer,
+            )
 
         def create_config() -> Strict:
             cache = self._strict("ITimingCache", serialize=lambda: b"timed")
@@ -163,6 +173,8 @@ class StandIn:
         def parse(path: str) -> bool:
             assert Path(path).is_file()
             self.parsed = Path(path).resolve().name
+            model = onnx.load(path, load_external_data=False)
+            self.quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
             return self.parses
 
         return self._strict(
@@ -170,6 +182,13 @@ class StandIn:
             parse_from_file=parse,
             num_errors=1,
             get_error=lambda index: "In node 3:\n  no such thing.",
+        )
+
+    def _layer(self, index: int) -> SimpleNamespace:
+        """Of a parsed network: a quantizer where the file has one, and another layer."""
+        kinds = self.module.LayerType
+        return SimpleNamespace(
+            type=kinds.QUANTIZE if self.quantized and index == 0 else kinds.ACTIVATION
         )
 
     def _runtime(self, log: Any) -> Strict:
