@@ -154,6 +154,7 @@ class TensorRTBackend:
         from edgeres.backends.tensorrt.graph import read_graph
         from edgeres.backends.tensorrt.layers import product_nodes
         from edgeres.backends.tensorrt.lint import lint, refuse_fatal
+        from edgeres.backends.tensorrt.repair import repair
         from edgeres.backends.tensorrt.subprocess import build_alone
 
         options = parse_options(config.options)
@@ -161,7 +162,8 @@ class TensorRTBackend:
         trt = choose_trt(options.flavor)
         options = with_targets(trt, options, config.device)
         gpu = None if trt.is_rtx else gpu_of(config.device)
-        graph = read_graph(onnx)
+        repaired = repair(read_graph(onnx), onnx)
+        graph = repaired.graph
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
@@ -176,13 +178,15 @@ class TensorRTBackend:
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
         with staged(out) as folder:
-            with _built_file(graph, onnx, folder, form, options.io) as file:
+            as_is = form == "source" and not repaired.told
+            made = None if as_is else folder / f"{form}.onnx"
+            with _built_file(graph, onnx, made, form, options.io) as file:
                 built = build_alone(
                     trt,
                     file,
                     options,
                     config.shapes,
-                    beside=graph.data_files if form == "source" else (),
+                    beside=graph.data_files if as_is else (),
                     plan=folder / out.name,
                     half=options.rest == "float16",
                     progress=progress,
@@ -192,7 +196,7 @@ class TensorRTBackend:
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
                 warnings=built.warnings,
-                notes=tuple(finding.message for finding in findings),
+                notes=(*repaired.told, *(finding.message for finding in findings)),
             )
             beside = audit_path(out)
             (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
@@ -270,19 +274,18 @@ class TensorRTBackend:
 
 
 @contextlib.contextmanager
-def _built_file(graph: Graph, onnx: Path, folder: Path, form: Form, io: str) -> Iterator[Path]:
+def _built_file(graph: Graph, onnx: Path, made: Path | None, form: Form, io: str) -> Iterator[Path]:
     """The file that TensorRT parses: the given one, or for a moment another form of it."""
-    if form == "source":
+    if made is None:
         yield onnx
         return
     from edgeres.backends.tensorrt.form import write_form
 
-    path = folder / f"{form}.onnx"
     try:
-        write_form(graph, form, path, io=io)
-        yield path
+        write_form(graph, form, made, io=io)
+        yield made
     finally:
-        path.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
 
 
 def _layers_of(

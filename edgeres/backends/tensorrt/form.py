@@ -22,11 +22,11 @@ def choose_form(*, weakly_typed: bool, rest: str) -> Form:
 
 
 def write_form(graph: Graph, form: Form, out: Path, *, io: str = "float32") -> None:
-    """Writes one form of a linted graph other than ``source``, with all constants inside.
+    """Writes one form of a linted graph, with all constants inside.
 
     Args:
-        graph: The linted graph.
-        form: ``float16`` or ``opset17``.
+        graph: The linted graph; for the form ``source`` its constants must lie inside.
+        form: Which one.
         out: Where the ONNX file goes.
         io: Type of the float inputs and outputs of the float16 form.
 
@@ -35,5 +35,7 @@ def write_form(graph: Graph, form: Form, out: Path, *, io: str = "float32") -> N
     """
     if form == "float16":
         to_half(graph, out, io=io)
-    else:
+    elif form == "opset17":
         to_opset17(graph, out)
+    else:
+        out.write_bytes(graph.model.SerializeToString(deterministic=True))
