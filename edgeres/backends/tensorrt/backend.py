@@ -8,6 +8,7 @@ only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says w
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
-from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
+from edgeres.backends.sidecar import (
+    check_engine,
+    read_engine,
+    run_config,
+    staged,
+    write_sidecar,
+)
 from edgeres.backends.tensorrt.api import (
     FLAVORS,
     Trt,
@@ -150,10 +157,12 @@ class TensorRTBackend:
             StorageError: The folder cannot be written.
         """
         from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
+        from edgeres.backends.tensorrt.flags import sparsity_note
         from edgeres.backends.tensorrt.form import choose_form
         from edgeres.backends.tensorrt.graph import read_graph
         from edgeres.backends.tensorrt.layers import product_nodes
         from edgeres.backends.tensorrt.lint import lint, refuse_fatal
+        from edgeres.backends.tensorrt.refit import weights_path
         from edgeres.backends.tensorrt.repair import repair
         from edgeres.backends.tensorrt.subprocess import build_alone
 
@@ -174,6 +183,11 @@ class TensorRTBackend:
                 f"{onnx}: io=float16 needs rest=float16 in the graph; here {here}.",
                 hint="Say rest=float16 too, on TensorRT 10 or later, or leave io out.",
             )
+        if options.strip_plan and graph.data_files:
+            raise UsageError(
+                f"{onnx}: strip_plan keeps this file beside the plan, its weights lie in others.",
+                hint="Save the model with its weights inside.",
+            )
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
@@ -191,12 +205,18 @@ class TensorRTBackend:
                     half=options.rest == "float16",
                     progress=progress,
                 )
+                if options.strip_plan:
+                    shutil.copyfile(file, folder / weights_path(out).name)
             layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
             audit = Audit(
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
                 warnings=built.warnings,
-                notes=(*repaired.told, *(finding.message for finding in findings)),
+                notes=(
+                    *repaired.told,
+                    *(finding.message for finding in findings),
+                    *([sparsity_note(graph)] if options.sparse_weights else ()),
+                ),
             )
             beside = audit_path(out)
             (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
@@ -209,7 +229,8 @@ class TensorRTBackend:
             options=kept_options(config, self.path_options),
             shapes=built.shapes,
         )
-        write_sidecar(engine, companions=[beside])
+        companions = [beside, *([weights_path(out)] if options.strip_plan else ())]
+        write_sidecar(engine, companions=companions)
         return engine
 
     def load(self, engine: Engine, config: BuildConfig) -> TensorRTRunner:
@@ -229,7 +250,7 @@ class TensorRTBackend:
         if cache is not None and cache == Path(cache.name):
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))
         trt, gpu = check_loadable(engine, config.device, self.name)
-        return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
+        return TensorRTRunner(trt, _plan_in(engine, trt, gpu), gpu.ordinal, options)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """The layers of a plan: from the inspector on a GPU that can load it, else as built.
@@ -249,7 +270,7 @@ class TensorRTBackend:
             # Without that GPU and version, the list that the builder printed is what there is; its
             # hash was just checked.
             return to_layer_infos(audit.layers)
-        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.products)
+        records = inspect_plan(trt, _plan_in(engine, trt, gpu), gpu.ordinal, audit.products)
         return to_layer_infos(assign_products(records, audit.products))
 
     def remarks(self, engine: Engine) -> Remarks:
@@ -286,6 +307,16 @@ def _built_file(graph: Graph, onnx: Path, made: Path | None, form: Form, io: str
         yield made
     finally:
         made.unlink(missing_ok=True)
+
+
+def _plan_in(engine: Engine, trt: Trt, gpu: Gpu) -> bytes:
+    """The checked plan of an engine, with its weights where they lie beside it."""
+    plan = engine.path.read_bytes()
+    if read_engine(engine.path).versions.get("strip_plan") != "true":
+        return plan
+    from edgeres.backends.tensorrt.refit import weights_path, whole_plan
+
+    return whole_plan(trt, plan, weights_path(engine.path), gpu.ordinal)
 
 
 def _layers_of(

@@ -14,6 +14,7 @@ from edgeres.backends.tensorrt.api import (
     create_network,
     set_targets,
 )
+from edgeres.backends.tensorrt.flags import set_flags
 from edgeres.backends.tensorrt.log import TrtLog, make_log, make_monitor
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.backends.tensorrt.profile import batch_profile
@@ -89,6 +90,7 @@ def build_plan(
     builder_config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     allow_graph_precisions(trt, network, builder_config, half=half)
     set_targets(trt, builder_config, options.compute_capabilities)
+    set_flags(trt, builder_config, options)
     _set_options(trt, builder, builder_config, options)
     ranges = batch_profile(builder, network, builder_config, options, shapes)
     timing_cache = _load_timing_cache(trt, builder_config, options.timing_cache)

@@ -119,6 +119,8 @@ def versions_of(trt: Trt, options: TensorRTOptions, gpu: Gpu | None) -> dict[str
     versions = {"flavor": trt.flavor, trt.flavor: trt.version, "rest": options.rest or "float32"}
     if gpu is None:
         return {**versions, "compute_capabilities": ",".join(options.compute_capabilities)}
+    if options.strip_plan:
+        versions["strip_plan"] = "true"
     if options.hardware_compatibility is not None:
         versions["hardware_compatibility"] = options.hardware_compatibility
     return {

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -38,8 +39,10 @@ from edgeres.backends.tensorrt.graph import (
 )
 
 Bounds = tuple[float, float]
+Floats = NDArray[np.floating]
+Number = TypeVar("Number", bound=np.generic)
 
-_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+_BYTES: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.int8))
 _RANGES: dict[str, Bounds] = {
     "Relu": (0.0, math.inf),
     "Sigmoid": (0.0, 1.0),
@@ -108,7 +111,7 @@ class _Work:
             elif node.op_type == Q:
                 yield from self._activation(node, scale, readers.get(node.output[0], []))
 
-    def _fold(self, node: onnx.NodeProto, stored: NDArray[np.generic], scale: NDArray) -> bool:
+    def _fold(self, node: onnx.NodeProto, stored: NDArray[np.generic], scale: Floats) -> bool:
         zero = self._zero_point(node, np.dtype(np.int32))
         if zero is None or scale.dtype != np.float32 or node.output[0] in self.outputs:
             return False
@@ -130,13 +133,11 @@ class _Work:
         return True
 
     def _activation(
-        self, node: onnx.NodeProto, scale: NDArray, readers: list[onnx.NodeProto]
+        self, node: onnx.NodeProto, scale: Floats, readers: list[onnx.NodeProto]
     ) -> Iterator[str]:
         """Rules 3 and 4, for a Q and all the DQs that read it."""
-        implied = np.dtype(np.uint8)
-        if attribute(node, "output_dtype", 0) == TensorProto.INT8:
-            implied = np.dtype(np.int8)
-        zero = self._zero_point(node, implied)
+        signed = attribute(node, "output_dtype", 0) == TensorProto.INT8
+        zero = self._zero_point(node, _BYTES[signed])
         paired = all(reader.op_type == DQ for reader in readers)
         if zero is None or zero.size != 1 or not paired or node.output[0] in self.outputs:
             return
@@ -157,12 +158,12 @@ class _Work:
                 self._make_scalar(each)
             yield f"repaired: {name}: its scale in a list of one became a plain number"
 
-    def _stays(self, node: onnx.NodeProto, scale: NDArray, zero: NDArray[np.generic]) -> bool:
+    def _stays(self, node: onnx.NodeProto, scale: Floats, zero: NDArray[np.generic]) -> bool:
         """Whether nothing that the tensor can be is clipped otherwise without the zero point."""
         step = float(scale.ravel()[0])
         if zero.dtype not in _BYTES or not (math.isfinite(step) and step > 0):
             return False
-        limits = np.iinfo(zero.dtype)
+        limits = np.iinfo(np.int8 if zero.dtype == np.int8 else np.uint8)
         shift = int(zero.ravel()[0])
         old, new = (limits.min - shift, limits.max - shift), (-128, 127)
         low, high = self._bounds(node.input[0], _FURTHEST)
@@ -241,7 +242,7 @@ class _Work:
         return model
 
 
-def _along(node: onnx.NodeProto, values: NDArray, rank: int) -> NDArray:
+def _along(node: onnx.NodeProto, values: NDArray[Number], rank: int) -> NDArray[Number]:
     """Scales or zero points in the shape in which they meet the integers."""
     if values.size == 1:
         return values.reshape(())

@@ -43,6 +43,7 @@ LOG = (
     "StreamId: 0, Metadata: [ONNX Layer: conv]"
 )
 PLAN = b"a plan"
+STRIPPED = b"a plan without weights"
 MIN_BATCH = 1
 MAX_BATCH = 4
 
@@ -82,6 +83,8 @@ class StandIn:
         self.parses = True
         self.parsed = ""
         self.quantized = False
+        self.refitted = ""
+        self.weights_fit = True
         self.dla_cores = 0
         self.previews: list[str] = []
         self.contexts = 0
@@ -113,6 +116,8 @@ class StandIn:
             "Runtime": self._runtime,
             "nptype": lambda kind: np.float32,
         }
+        if "OnnxParserRefitter" in names:
+            answers |= {"Refitter": self._refitter, "OnnxParserRefitter": self._parser_refitter}
         if "IProgressMonitor" in names:
             answers["IProgressMonitor"] = type("IProgressMonitor", (), {})
         self.module = Strict("module", names | {"__version__"}, **answers)
@@ -129,7 +134,7 @@ class StandIn:
             if self.log_has_layers:
                 log.log(Logger.Severity.VERBOSE, LOG)
             log.log(Logger.Severity.WARNING, "a warning")
-            return PLAN
+            return STRIPPED if "STRIP_PLAN" in self.flags else PLAN
 
         def create_network(flags: int) -> Strict:
             self.network_flags = flags
@@ -191,10 +196,26 @@ class StandIn:
             type=kinds.QUANTIZE if self.quantized and index == 0 else kinds.ACTIVATION
         )
 
+    def _refitter(self, engine: Strict, log: Any) -> Strict:
+        return self._strict("Refitter", refit_cuda_engine=lambda: bool(self.refitted))
+
+    def _parser_refitter(self, refitter: Strict, log: Any) -> Any:
+        def refit(path: str) -> bool:
+            self.refitted = path if self.weights_fit else ""
+            return self.weights_fit
+
+        return SimpleNamespace(refit_from_file=refit)
+
+    def _serialize(self, serialization: SimpleNamespace) -> bytes:
+        """A plan with its weights, if there are some and they are not left out."""
+        assert not serialization.flags & 1
+        assert self.refitted
+        return PLAN
+
     def _runtime(self, log: Any) -> Strict:
         def deserialize(plan: bytes) -> Strict | None:
             self.deserialized += 1
-            assert plan == PLAN
+            assert plan in (PLAN, STRIPPED)
             if not self.loads_plan:
                 log.log(Logger.Severity.ERROR, "wrong GPU In load at runtime.cpp:12")
                 return None
@@ -225,6 +246,8 @@ class StandIn:
                 (MAX_BATCH, 1, 4, 4),
             ],
             create_execution_context=self._execution,
+            create_serialization_config=lambda: SimpleNamespace(flags=1),
+            serialize_with_config=self._serialize,
             create_runtime_config=self._make_runtime_config,
             create_engine_inspector=lambda: self._strict(
                 "EngineInspector", get_engine_information=lambda kind: json.dumps(document)
