@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -97,9 +97,10 @@ class _Work:
         for node in list(self.nodes):
             if node.op_type not in {Q, DQ} or len(node.input) < 2:
                 continue
-            scale = self.graph.constants.get(node.input[1])
-            if scale is None or not np.issubdtype(scale.dtype, np.floating):
+            given = self.graph.constants.get(node.input[1])
+            if given is None or not np.issubdtype(given.dtype, np.floating):
                 continue
+            scale = cast(Floats, given)
             name = node.name or node.output[0]
             stored = self.graph.constants.get(node.input[0]) if node.op_type == DQ else None
             if stored is not None and stored.dtype == np.int32:
