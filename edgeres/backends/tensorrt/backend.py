@@ -274,13 +274,17 @@ class TensorRTBackend:
         return to_layer_infos(assign_products(records, audit.products))
 
     def remarks(self, engine: Engine) -> Remarks:
-        """The builder's warnings and the lint's notes.
+        """The builder's warnings, the lint's notes, and the same build with ``trtexec``.
 
         Raises:
             ArtefactError: The plan or the list beside it is damaged.
         """
+        from edgeres.backends.tensorrt.commands import told_command
+
         audit = self.audit(engine)
-        return Remarks(audit.warnings, audit.notes)
+        options = parse_options(engine.options)
+        command = told_command(options, engine.shapes, engine.versions)
+        return Remarks(audit.warnings, audit.notes, (command,))
 
     def audit(self, engine: Engine) -> Audit:
         """What the builder and the lint said when the plan was made; needs no GPU.
