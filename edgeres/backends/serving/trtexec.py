@@ -23,7 +23,7 @@ from edgeres.backends.serving._nvidia import (
     write_models,
     write_script,
 )
-from edgeres.backends.tensorrt.calibration_cache import calibration_cache
+from edgeres.backends.tensorrt.calibration_cache import calibration_cache, with_inner_tensors
 from edgeres.backends.tensorrt.commands import compare_commands
 from edgeres.backends.tensorrt.form import write_form
 from edgeres.backends.tensorrt.graph import read_graph
@@ -50,8 +50,10 @@ class Trtexec:
             write_script(place / "build.sh", build_script(model))
             write_script(place / "compare.sh", _compare_script(model))
             if model.network is not None and model.magnitudes:
-                write_form(read_graph(model.network), "opset17", place / "1" / FLOAT_MODEL)
-                text = calibration_cache(model.magnitudes, _VERSION)
+                network = read_graph(model.network)
+                write_form(network, "opset17", place / "1" / FLOAT_MODEL)
+                magnitudes = with_inner_tensors(model.magnitudes, network)
+                text = calibration_cache(magnitudes, _VERSION)
                 (place / "1" / CACHE).write_text(text, encoding="utf-8", newline="\n")
                 write_script(place / "build_implicit.sh", _implicit_script(model))
 

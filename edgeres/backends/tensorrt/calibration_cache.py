@@ -13,6 +13,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+import numpy as np
+
+from edgeres.backends.tensorrt.graph import Graph
 from edgeres.errors import ModelError
 
 HEADER = "EntropyCalibration2"
@@ -20,6 +23,24 @@ HEADER = "EntropyCalibration2"
 
 _LEVELS = 127
 _LEAST = 2.0**-62
+
+
+def with_inner_tensors(magnitudes: Mapping[str, float], graph: Graph) -> dict[str, float]:
+    """The magnitudes, with those of tensors that only a Relu reads and calibration passed over.
+
+    TensorRT wants a scale on both sides of a convolution before it fuses the Relu behind it. The
+    Relu's own is right for its input: what is clipped below 0 there the Relu makes 0.
+    """
+    found = dict(magnitudes)
+    for node in graph.model.graph.node:
+        if node.op_type not in {"Relu", "Clip"} or node.output[0] not in magnitudes:
+            continue
+        least = node.input[1] if len(node.input) > 1 else ""
+        low = graph.constants.get(least) if node.op_type == "Clip" else np.zeros(1)
+        alone = len(graph.consumers[node.input[0]]) == 1
+        if alone and low is not None and not low.any():
+            found.setdefault(node.input[0], magnitudes[node.output[0]])
+    return found
 
 
 def calibration_cache(magnitudes: Mapping[str, float], version: int) -> str:

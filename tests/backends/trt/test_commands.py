@@ -7,16 +7,19 @@ import shlex
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from edgeres.backends.base import ShapeRange
-from edgeres.backends.tensorrt.calibration_cache import calibration_cache
+from edgeres.backends.tensorrt.calibration_cache import calibration_cache, with_inner_tensors
 from edgeres.backends.tensorrt.commands import (
     COMPATIBILITY,
     compare_commands,
     told_command,
     trtexec_command,
 )
+from edgeres.backends.tensorrt.graph import index_graph
 from edgeres.backends.tensorrt.options import parse_options
 from edgeres.errors import ModelError
 
@@ -89,6 +92,22 @@ def test_what_is_told_is_for_the_tensorrt_that_built_the_plan() -> None:
     rtx = told_command(options, SHAPES, {"tensorrt_rtx": "1.7.1.116", "rest": "float32"})
     assert "TensorRT 10 " in rtx
     assert "--stronglyTyped" in rtx
+
+
+@pytest.mark.parametrize(("readers", "low", "found"), [(1, 0, True), (2, 0, False), (1, -1, False)])
+def test_the_input_of_a_relu_has_its_scale_where_nothing_else_reads_it(
+    readers: int, low: float, found: bool
+) -> None:
+    nodes = [
+        helper.make_node("Clip", ["before", "low"], ["behind"], "clip"),
+        *(helper.make_node("Abs", ["before"], [f"a{i}"], f"abs{i}") for i in range(1, readers)),
+    ]
+    graph = helper.make_graph(
+        nodes, "net", [], [], [numpy_helper.from_array(np.float32(low).reshape(()), "low")]
+    )
+    known = {"behind": 3.0}
+    completed = with_inner_tensors(known, index_graph(helper.make_model(graph), Path("n")))
+    assert completed == ({"before": 3.0, **known} if found else known)
 
 
 def test_the_cache_holds_the_bits_of_each_scale() -> None:
