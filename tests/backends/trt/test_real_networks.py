@@ -22,7 +22,7 @@ from edgeres.backends.tensorrt.opset17 import to_opset17
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.graph.summary import node_macs
 
-from .parser_8_6 import complaints
+from .onnx_parsers import complaints
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 

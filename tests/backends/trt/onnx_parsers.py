@@ -1,9 +1,9 @@
-"""What the ONNX parser of TensorRT 8.6 takes, read from its public source, as checks of a file.
+"""What the ONNX parsers of TensorRT take, read from their public source, as checks of a file.
 
-Each check is one thing that onnx-tensorrt's branch 8.6-GA does (8.5-GA does the same): the table of
-operators is ``docs/operators.md``, the rest ``builtin_op_importers.cpp``
+Each check of 8.6 is one thing that onnx-tensorrt's branch 8.6-GA does (8.5-GA does the same): the
+table of operators is ``docs/operators.md``, the rest ``builtin_op_importers.cpp``
 (``QuantDequantLinearHelper``, ``Squeeze``) and ``onnx2trt_utils.cpp`` (``convMultiInput``,
-``getKernelParams``, ``reduceTensor``).
+``getKernelParams``, ``reduceTensor``). Of 10 there is the table of its branch 10.1-GA.
 """
 
 from __future__ import annotations
@@ -15,39 +15,44 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-NEWEST_OPSET = 17
-_TABLE = Path(__file__).parents[1] / "onnx_tensorrt_8_6.txt"
+NEWEST_OPSET = {"8.6": 17, "10": 20}
+_TABLES = {"8.6": "onnx_tensorrt_8_6.txt", "10": "onnx_tensorrt_10_1.txt"}
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
-def operators() -> dict[str, frozenset[str]]:
+def operators(version: str = "8.6") -> dict[str, frozenset[str]]:
     """Supported operators, each with its limits."""
-    rows = [line.split() for line in _TABLE.read_text().splitlines() if not line.startswith("#")]
+    lines = (Path(__file__).parents[1] / _TABLES[version]).read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
     return {name: frozenset(",".join(limits).split(",")) - {""} for name, _, *limits in rows}
 
 
 def complaints(model: onnx.ModelProto) -> list[str]:
     """What the parser refuses or misreads, one line each; empty for a file that it reads right."""
-    return list(_complaints(model))
+    return [*table_complaints(model, "8.6"), *_complaints(model)]
+
+
+def table_complaints(model: onnx.ModelProto, version: str) -> list[str]:
+    """What a version's own table of operators and opsets does not allow."""
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    shapes = _shapes(model)
+    known = operators(version)
+    opset = next(item.version for item in model.opset_import if item.domain == "")
+    found = [f"opset {opset}"] if opset > NEWEST_OPSET[version] else []
+    for node in model.graph.node:
+        if node.op_type not in known:
+            found.append(f"{node.name}: operator {node.op_type}")
+            continue
+        broken = [_broken(limit, node, constants, shapes) for limit in known[node.op_type]]
+        found += [f"{node.name}: {text}" for text in broken if text]
+    return found
 
 
 def _complaints(model: onnx.ModelProto) -> Iterator[str]:
     graph = model.graph
     constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    shapes = _shapes(model)
-    known = operators()
-    opset = next(item.version for item in model.opset_import if item.domain == "")
-    if opset > NEWEST_OPSET:
-        yield f"opset {opset}"
     for node in graph.node:
         attributes = {item.name: item for item in node.attribute}
-        if node.op_type not in known:
-            yield f"{node.name}: operator {node.op_type}"
-            continue
-        for limit in known[node.op_type]:
-            broken = _broken(limit, node, constants, shapes)
-            if broken:
-                yield f"{node.name}: {broken}"
         if node.op_type in _QUANTIZERS:
             yield from _quantizer(node, constants)
         if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and node.input[1:]:
@@ -75,6 +80,9 @@ def _broken(
     if limit == "zero-point-0":
         zero = constants.get(node.input[2]) if len(node.input) > 2 else None
         return "zero point is not 0" if zero is not None and np.any(zero) else ""
+    if limit == "unit-dilations":
+        dilations = [list(item.ints) for item in node.attribute if item.name == "dilations"]
+        return "" if all(set(each) <= {1} for each in dilations) else "dilations"
     return f"limit {limit} is not looked at"
 
 
