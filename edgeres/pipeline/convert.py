@@ -30,7 +30,7 @@ from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
-from edgeres.pipeline.engines import build_fp32, build_target, calibration_table
+from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
 from edgeres.pipeline.layers import measure_layers
 from edgeres.pipeline.measure import TimedEngines, latencies, predictions
 from edgeres.pipeline.networks import (
@@ -247,6 +247,7 @@ def _prove(
             fp32(networks.dense, item.target),
             item.engine,
             build_unpruned(run, networks, item.target),
+            build_floats(run, networks.dense, item.target),
         )
         for item in here
     ]

@@ -122,7 +122,9 @@ class TargetPart:
         notes: What was found in the Q/DQ model that is slow, not wrong.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
-        speedup: FP32 p50 over the engine's p50.
+        yardstick: Arithmetic of the fastest float engine of this backend, ``fp32`` or ``fp16``.
+        yardstick_latency_ms: Its times, in the same rounds.
+        speedup: The yardstick's p50 over the engine's p50.
         speedup_interval: Two-sided confidence interval of it.
         unpruned_latency_ms: The dense network's INT8 engine, in the same rounds; only where
             something was pruned.
@@ -160,6 +162,8 @@ class TargetPart:
     notes: tuple[str, ...] = ()
     latency_ms: Percentiles | None = None
     fp32_latency_ms: Percentiles | None = None
+    yardstick: str = "fp32"
+    yardstick_latency_ms: Percentiles | None = None
     speedup: float | None = None
     speedup_interval: tuple[float, float] | None = None
     unpruned_latency_ms: Percentiles | None = None

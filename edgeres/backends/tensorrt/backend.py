@@ -8,10 +8,10 @@ only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
@@ -27,14 +27,15 @@ from edgeres.backends.tensorrt.compatibility import (
     versions_of,
     with_targets,
 )
-from edgeres.backends.tensorrt.cuda import Gpu, list_gpus
-from edgeres.backends.tensorrt.options import parse_options
+from edgeres.backends.tensorrt.gpus import Gpu, list_gpus
+from edgeres.backends.tensorrt.options import TensorRTOptions, parse_options
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.tensorrt.audit import Audit
+    from edgeres.backends.tensorrt.build import BuiltPlan
     from edgeres.backends.tensorrt.graph import Graph
     from edgeres.backends.tensorrt.layers import LayerRecord
     from edgeres.backends.tensorrt.run import TensorRTRunner
@@ -50,6 +51,7 @@ class TensorRTBackend:
     engine_suffix = ".plan"
     default_device = "cuda:0"
     precision_options = frozenset({"rest", "io"})
+    float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {"fp16": {"rest": "float16"}}
     path_options = frozenset({"timing_cache", "runtime_cache"})
     place_options = frozenset({"flavor", "compute_capabilities"})
 
@@ -142,6 +144,7 @@ class TensorRTBackend:
             StorageError: The folder cannot be written.
         """
         from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
+        from edgeres.backends.tensorrt.dla import refuse_for_dla
         from edgeres.backends.tensorrt.graph import read_graph
         from edgeres.backends.tensorrt.layers import product_nodes
         from edgeres.backends.tensorrt.lint import lint, refuse_fatal
@@ -161,6 +164,8 @@ class TensorRTBackend:
                 f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
                 hint="Say rest=float16 too, or leave io out.",
             )
+        if options.dla_core is not None:
+            refuse_for_dla(trt, graph, onnx)
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
@@ -175,14 +180,15 @@ class TensorRTBackend:
                     beside=() if half else graph.data_files,
                     plan=folder / out.name,
                     half=half,
+                    ordinal=gpu.ordinal if gpu else None,
                     progress=progress,
                 )
-            layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
+            layers = _layers_of(trt, built, options, gpu, graph)
             audit = Audit(
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
                 warnings=built.warnings,
-                notes=tuple(finding.message for finding in findings),
+                notes=(*(finding.message for finding in findings), *built.notes),
             )
             beside = audit_path(out)
             (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
@@ -191,7 +197,7 @@ class TensorRTBackend:
             backend=self.name,
             device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
             source_sha256=source_sha256,
-            versions=versions_of(trt, options, gpu),
+            versions=versions_of(trt, options, gpu, built.batches),
             options=kept_options(config, self.path_options),
             shapes=built.shapes,
         )
@@ -214,8 +220,9 @@ class TensorRTBackend:
         cache = options.runtime_cache
         if cache is not None and cache == Path(cache.name):
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))
-        trt, gpu = check_loadable(engine, config.device, self.name)
-        return TensorRTRunner(trt, engine.path.read_bytes(), gpu.ordinal, options)
+        found = check_loadable(engine, config.device, self.name)
+        options = replace(options, version_compatible=found.version_compatible)
+        return TensorRTRunner(found.trt, engine.path.read_bytes(), found.gpu, options)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """The layers of a plan: from the inspector on a GPU that can load it, else as built.
@@ -225,17 +232,20 @@ class TensorRTBackend:
         """
         from edgeres.backends.tensorrt.audit import read_audit
         from edgeres.backends.tensorrt.layers import assign_products, to_layer_infos
-        from edgeres.backends.tensorrt.run import inspect_plan
+        from edgeres.backends.tensorrt.load import inspect_plan
 
         check_engine(engine, self.name)
         audit = read_audit(engine.path)
         try:
-            trt, gpu = check_loadable(engine, engine.device, self.name)
+            found = check_loadable(engine, engine.device, self.name)
         except (BackendMissingError, ArtefactError):
             # Without that GPU and version, the list that the builder printed is what there is; its
             # hash was just checked.
             return to_layer_infos(audit.layers)
-        records = inspect_plan(trt, engine.path.read_bytes(), gpu.ordinal, audit.products)
+        compatible = found.version_compatible
+        options = replace(parse_options(engine.options), version_compatible=compatible)
+        plan, ordinal = engine.path.read_bytes(), found.gpu.ordinal
+        records = inspect_plan(found.trt, plan, ordinal, options, audit.products)
         return to_layer_infos(assign_products(records, audit.products))
 
     def remarks(self, engine: Engine) -> Remarks:
@@ -276,16 +286,16 @@ def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) 
 
 
 def _layers_of(
-    trt: Trt, plan: bytes, log: tuple[str, ...], gpu: Gpu | None, graph: Graph
+    trt: Trt, built: BuiltPlan, options: TensorRTOptions, gpu: Gpu | None, graph: Graph
 ) -> list[LayerRecord]:
     """The layers from the build log, or from the inspector where the log has none."""
     from edgeres.backends.tensorrt.layerlist import read_log
     from edgeres.backends.tensorrt.layers import assign_products
-    from edgeres.backends.tensorrt.run import inspect_plan
+    from edgeres.backends.tensorrt.load import inspect_plan
 
-    records = read_log(log, graph.op_types)
+    records = read_log(built.layer_log, graph.op_types)
     if not records and gpu is not None:
-        records = inspect_plan(trt, plan, gpu.ordinal, graph.op_types)
+        records = inspect_plan(trt, built.plan, gpu.ordinal, options, graph.op_types)
     return assign_products(records, graph.op_types)
 
 
