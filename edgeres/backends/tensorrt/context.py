@@ -151,8 +151,8 @@ class Lane:
         if self._session.is_open:
             with self._session.current():
                 self._graphs.clear()
-                for execution in self._executions:
-                    execution.release()
+                for held in self._executions:
+                    held.release()
                 self._executions.clear()
             self._session.close()
 
@@ -185,12 +185,12 @@ class Lane:
         for spec in (*inputs, *outputs):
             self._ports[spec.name] = Port(self._session, spec, largest[spec.name], shared=shared)
 
-    def _set_shapes(self, execution: Execution, shapes: Shapes) -> dict[str, Shape]:
+    def _set_shapes(self, held: Execution, shapes: Shapes) -> dict[str, Shape]:
         """Tells an execution context the inputs' shapes; returns those of the outputs."""
         for spec, shape in zip(self._signature.inputs, shapes, strict=True):
-            if not execution.set_shape(spec.name, shape):
+            if not held.set_shape(spec.name, shape):
                 raise StageError(f"TensorRT refused shape {shape} for input {spec.name!r}.")
-        sizes = {spec.name: execution.shape_of(spec.name) for spec in self._signature.outputs}
+        sizes = {spec.name: held.shape_of(spec.name) for spec in self._signature.outputs}
         for name, shape in sizes.items():
             if min(shape, default=0) < 0:
                 raise StageError(
@@ -209,12 +209,12 @@ class Lane:
     ) -> dict[str, Shape]:
         """Queues the work between the two time marks; returns the outputs' shapes."""
         sizes = self._output_shapes(shapes, replay)
-        execution = self._executions[self._signature.profile_for(shapes)]
+        held = self._executions[self._signature.profile_for(shapes)]
         if replay is None:
-            _bind(execution, addresses)
+            _bind(held, addresses)
         self._session.mark(0)
         if replay is None:
-            self._execute(execution, heard)
+            self._execute(held, heard)
         else:
             self._session.replay(replay.graph)
         self._session.mark(1)
@@ -237,26 +237,26 @@ class Lane:
         return self._graphs.get(shapes)
 
     def _record(self, shapes: Shapes, heard: Heard) -> Replay:
-        execution = self._new_execution(self._signature.profile_for(shapes), heard)
+        held = self._new_execution(self._signature.profile_for(shapes), heard)
         try:
-            sizes = self._set_shapes(execution, shapes)
-            _bind(execution, {name: port.address for name, port in self._ports.items()})
+            sizes = self._set_shapes(held, shapes)
+            _bind(held, {name: port.address for name, port in self._ports.items()})
             # The first run of a shape may allocate, which a recording cannot hold.
-            self._execute(execution, heard)
+            self._execute(held, heard)
             self._session.wait()
-            graph = self._session.record(lambda: self._execute(execution, heard))
-            return Replay(execution, graph, sizes)
+            graph = self._session.record(lambda: self._execute(held, heard))
+            return Replay(held, graph, sizes)
         except BaseException:
-            execution.release()
+            held.release()
             raise
 
-    def _execute(self, execution: Execution, heard: Heard) -> None:
-        if not execution.enqueue(self._session.stream):
+    def _execute(self, held: Execution, heard: Heard) -> None:
+        if not held.enqueue(self._session.stream):
             raise StageError(f"TensorRT could not run: {heard.reason()}.")
 
 
-def _bind(execution: Execution, addresses: Mapping[str, int]) -> None:
+def _bind(held: Execution, addresses: Mapping[str, int]) -> None:
     """Tells an execution context where its tensors lie."""
     for name, address in addresses.items():
-        if not execution.bind(name, address):
+        if not held.bind(name, address):
             raise StageError(f"TensorRT refused the address of {name!r}.")

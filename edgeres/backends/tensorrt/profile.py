@@ -100,7 +100,7 @@ def opt_batches(profiles: Sequence[Ranges]) -> tuple[int, ...]:
     ends = widest(profiles).values()
     if not any(sizes.min[0] != sizes.max[0] for sizes in ends):
         return ()
-    return tuple(max(sizes.opt[0] for sizes in profile.values()) for profile in profiles)
+    return tuple(max(sizes.opt[0] for sizes in ranges.values()) for ranges in profiles)
 
 
 def choose_ranges(

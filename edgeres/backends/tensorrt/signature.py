@@ -46,7 +46,7 @@ class Signature:
         """What all inputs take, over all profiles."""
         lows, highs = [], []
         for spec in self.inputs:
-            ends = [profile[spec.name] for profile in self.profiles]
+            ends = [limits[spec.name] for limits in self.profiles]
             if spec.shape:
                 lows.append(min(low[0] for low, _ in ends))
                 highs.append(max(high[0] for _, high in ends))
@@ -58,18 +58,18 @@ class Signature:
         Raises:
             DataError: None does.
         """
-        for index, profile in enumerate(self.profiles):
+        for index, limits in enumerate(self.profiles):
             if all(
                 low <= size <= high
                 for spec, shape in zip(self.inputs, shapes, strict=True)
-                for low, size, high in zip(*_ends(profile, spec, shape), strict=True)
+                for low, size, high in zip(*_ends(limits, spec, shape), strict=True)
             ):
                 return index
         ranges = ", or ".join(
             " and ".join(
-                f"{name} of shapes {low} to {high}" for name, (low, high) in profile.items()
+                f"{name} of shapes {low} to {high}" for name, (low, high) in limits.items()
             )
-            for profile in self.profiles
+            for limits in self.profiles
         )
         raise DataError(
             f"this engine takes {ranges}, got {', '.join(map(str, shapes))}.",
@@ -78,9 +78,9 @@ class Signature:
 
 
 def _ends(
-    profile: Mapping[str, tuple[Shape, Shape]], spec: TensorSpec, shape: Shape
+    limits: Mapping[str, tuple[Shape, Shape]], spec: TensorSpec, shape: Shape
 ) -> tuple[Shape, Shape, Shape]:
-    low, high = profile[spec.name]
+    low, high = limits[spec.name]
     return low, shape, high
 
 
