@@ -215,11 +215,11 @@ class Winner:
 
     Attributes:
         target: Its backend.
-        engine: Its path, relative to the report; empty for the FP32 network as it came, which wins
+        engine: Its path, relative to the report; empty for the float network as it came, which wins
             where no engine that passed is faster.
         p50_ms: Its latency.
-        speedup: How many times as fast it is as the fastest FP32 network.
-        fastest_fp32: The backend of that network.
+        speedup: How many times as fast it is as the fastest float network, FP32 or FP16.
+        fastest_float: The backend of that network.
         text: The choice and its reason, in words.
     """
 
@@ -227,7 +227,7 @@ class Winner:
     engine: str
     p50_ms: float
     speedup: float
-    fastest_fp32: str
+    fastest_float: str
     text: str
 
 
