@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from edgeres.backends.base import Array
 from edgeres.backends.tensorrt.api import Trt
@@ -100,8 +101,8 @@ class Lane:
                     port.fill(feeds[name])
             shapes = tuple(feeds[spec.name].shape for spec in self._signature.inputs)
             replay = self._replay(shapes, heard)
-            addresses = {name: port.address for name, port in self._ports.items()}
-            sizes = self._queue(shapes, replay, addresses, heard)
+            sizes = self._output_shapes(shapes, replay)
+            self._queue(shapes, replay, self._own_addresses(), heard)
             for name, shape in sizes.items():
                 self._ports[name].fetch(shape)
             session.wait()
@@ -117,34 +118,45 @@ class Lane:
         """
         session = self._session
         with session.current(), listening(self._trt) as heard:
-            shapes = tuple(feeds[spec.name].shape for spec in self._signature.inputs)
             for name, feed in feeds.items():
                 if not session.owns(feed.address):
                     raise DataError(
                         f"input {name}: the tensor does not lie on cuda:{self._gpu.ordinal}.",
                         hint="Move it there, or load the engine where it lies.",
                     )
-                if feed.stream is not None:
-                    session.wait_for(feed.stream)
-            addresses = {name: port.address for name, port in self._ports.items()}
-            replay = self._replay(shapes, heard)
-            for name, feed in feeds.items():
-                if replay is None and feed.address % _ALIGNMENT == 0:
-                    addresses[name] = feed.address
-                else:  # a graph reads and writes where it was recorded
-                    session.copy(addresses[name], feed.address, feed.nbytes)
-            made: dict[str, DeviceArray] = {}
-            sizes = self._output_shapes(shapes, replay)
-            for spec in self._signature.outputs:
-                made[spec.name] = DeviceArray(self._gpu.ordinal, sizes[spec.name], spec.dtype)
-                if replay is None:
-                    addresses[spec.name] = made[spec.name].address
-            self._queue(shapes, replay, addresses, heard)
-            if replay is not None:
-                for name, array in made.items():
-                    session.copy(array.address, addresses[name], array.nbytes)
-            session.wait()
-            return made, session.elapsed_ms()
+            try:
+                return self._run_resident(feeds, heard), session.elapsed_ms()
+            except BaseException:
+                with suppress(StageError):
+                    session.wait()  # nothing may read the caller's memory any more
+                raise
+
+    def _run_resident(
+        self, feeds: Mapping[str, DeviceFeed], heard: Heard
+    ) -> dict[str, DeviceArray]:
+        session = self._session
+        shapes = tuple(feeds[spec.name].shape for spec in self._signature.inputs)
+        replay, addresses = self._replay(shapes, heard), self._own_addresses()
+        for name, feed in feeds.items():
+            if feed.stream is not None:
+                session.wait_for(feed.stream)
+            if replay is None and feed.address % _ALIGNMENT == 0:
+                addresses[name] = feed.address
+            else:  # a graph reads and writes where it was recorded
+                session.copy(addresses[name], feed.address, feed.nbytes)
+        sizes = self._output_shapes(shapes, replay)
+        made = {
+            spec.name: DeviceArray(self._gpu.ordinal, sizes[spec.name], spec.dtype)
+            for spec in self._signature.outputs
+        }
+        if replay is None:
+            addresses |= {name: array.address for name, array in made.items()}
+        self._queue(shapes, replay, addresses, heard)
+        if replay is not None:
+            for name, array in made.items():
+                session.copy(array.address, addresses[name], array.nbytes)
+        session.wait()
+        return made
 
     def close(self) -> None:
         """Frees everything; TensorRT's objects go before the memory that they use."""
@@ -204,11 +216,13 @@ class Lane:
             return replay.output_shapes
         return self._set_shapes(self._executions[self._signature.profile_for(shapes)], shapes)
 
+    def _own_addresses(self) -> dict[str, int]:
+        return {name: port.address for name, port in self._ports.items()}
+
     def _queue(
         self, shapes: Shapes, replay: Replay | None, addresses: Mapping[str, int], heard: Heard
-    ) -> dict[str, Shape]:
-        """Queues the work between the two time marks; returns the outputs' shapes."""
-        sizes = self._output_shapes(shapes, replay)
+    ) -> None:
+        """Queues the work between the two time marks; the shapes of a plain run are set."""
         held = self._executions[self._signature.profile_for(shapes)]
         if replay is None:
             _bind(held, addresses)
@@ -218,7 +232,6 @@ class Lane:
         else:
             self._session.replay(replay.graph)
         self._session.mark(1)
-        return sizes
 
     def _replay(self, shapes: Shapes, heard: Heard) -> Replay | None:
         """The CUDA graph for these shapes, recorded if need be; ``None`` for a plain run."""
@@ -240,7 +253,7 @@ class Lane:
         held = self._new_execution(self._signature.profile_for(shapes), heard)
         try:
             sizes = self._set_shapes(held, shapes)
-            _bind(held, {name: port.address for name, port in self._ports.items()})
+            _bind(held, self._own_addresses())
             # The first run of a shape may allocate, which a recording cannot hold.
             self._execute(held, heard)
             self._session.wait()

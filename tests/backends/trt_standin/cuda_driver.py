@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,18 @@ class Driver:
         """The device of this thread's current context; ``None`` without a living one."""
         top = self.stack[-1] if self.stack else None
         return next((d for d, context in self._contexts.items() if context == top), None)
+
+    @contextmanager
+    def working_on(self, device: int) -> Iterator[None]:
+        """As a framework does that has another GPU's context current in this thread."""
+        context = ctypes.c_void_p()
+        self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+        self.library.cuCtxPushCurrent_v2(context)
+        try:
+            yield
+        finally:
+            self.library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            self.library.cuDevicePrimaryCtxRelease_v2(device)
 
     def _wrapped(self, name: str) -> Callable[..., int]:
         def call(*arguments: Any) -> int:

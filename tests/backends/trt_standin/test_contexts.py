@@ -11,7 +11,6 @@ import pytest
 
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.sidecar import read_engine
-from edgeres.backends.tensorrt.cuda import CudaContext
 from edgeres.errors import StageError, UsageError
 
 from .conftest import BACKEND, CUDA
@@ -27,8 +26,7 @@ def test_the_callers_context_is_current_afterwards(
     install(version)
     driver.count = 2
     engine = built()
-    torch = CudaContext(1)  # as a framework that works on another GPU
-    with torch.current():
+    with driver.working_on(1):
         before = list(driver.stack)
         runner = BACKEND.load(engine, CUDA)
         assert driver.stack == before
@@ -44,7 +42,6 @@ def test_the_callers_context_is_current_afterwards(
         runner.close()
         assert driver.stack == before
         assert driver.device == 1
-    torch.close()
 
 
 def test_a_load_that_fails_leaves_nothing_current(

@@ -11,7 +11,6 @@ import pytest
 
 from edgeres.backends.base import BatchLimits, BuildConfig, Engine, ShapeRange
 from edgeres.backends.sidecar import read_engine
-from edgeres.backends.tensorrt import gpus
 from edgeres.errors import ArtefactError, BackendMissingError, DataError, UsageError
 
 from .conftest import BACKEND, CUDA
@@ -123,8 +122,9 @@ def jetson(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def make(module: str) -> None:
         (tmp_path / "compatible").write_bytes(f"nvidia,p3768-0000+{module}\0nvidia,x\0".encode())
         (tmp_path / "release").write_text(RELEASE)
-        monkeypatch.setattr(gpus, "MODULE", tmp_path / "compatible")
-        monkeypatch.setattr(gpus, "L4T_RELEASE", tmp_path / "release")
+        for name in ("MODULE", "L4T_RELEASE"):
+            file = tmp_path / ("compatible" if name == "MODULE" else "release")
+            monkeypatch.setattr(f"edgeres.backends.tensorrt.gpus.{name}", file)
 
     return make
 
