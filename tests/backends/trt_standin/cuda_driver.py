@@ -32,7 +32,6 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cuDeviceTotalMem_v2": (ctypes.POINTER(ctypes.c_size_t), ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (_handle_out, ctypes.c_int),
     "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
-    "cuCtxSetCurrent": (_handle,),
     "cuCtxPushCurrent_v2": (_handle,),
     "cuCtxPopCurrent_v2": (_handle_out,),
     "cuMemAlloc_v2": (_address_out, ctypes.c_size_t),
@@ -207,10 +206,6 @@ class Driver:
         if self._retained[device] == 0:
             self._drop(self._contexts.pop(device))
         return 0
-
-    def _cuCtxSetCurrent(self, context: int) -> None:
-        assert self.handles[context] == "context"
-        self.stack[-1:] = [context]
 
     def _cuCtxPushCurrent_v2(self, context: int) -> int:
         if self.handles.get(context) != "context":
