@@ -203,7 +203,8 @@ def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
 def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine]:
     """The float engines of a target that may be faster than its FP32 one, by their arithmetic.
 
-    None where the network stays in FP32, as there is no INT8 to compare. One that cannot be built, as where a value is too large for it, is told and left out.
+    None where the network stays in FP32, as there is no INT8 to compare. One that cannot be built,
+    as where a value is too large for it, is told and left out.
 
     Raises:
         EdgeResError: A result cannot be stored.

@@ -118,14 +118,15 @@ def test_other_float_engines_are_built_beside_fp32(ran, new_run, monkeypatch):
     builds = {"fp16": {"half": "true"}, "bf16": {"half": "wide"}}
     backend = type("Backend", (), {"name": "onnxruntime", "float_builds": builds})()
     config = replace(target.config, options={"spinning": "false"})
-    made = build_floats(
-        new_run, ran.table, replace(target, backend=backend, config=config), label="dense"
-    )
+    target = replace(target, backend=backend, config=config)
+    made = build_floats(new_run, ran.proof.networks.dense, target)
     assert made == {"fp16": "build FP16 dense (onnxruntime)"}
     assert asked == [{"spinning": "false", **options} for options in builds.values()]
     assert new_run.warnings == [
         "onnxruntime: INT8 is compared with no BF16: a weight is beyond 65504."
     ]
+    new_run.recipe = new_run.recipe.override({"quantize.precision": "fp32"})
+    assert build_floats(new_run, ran.proof.networks.dense, target) == {}
 
 
 @pytest.mark.parametrize(

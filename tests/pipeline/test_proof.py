@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from edgeres.backends import get_backend
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import int8_coverage
+from edgeres.pipeline.convert import open_inputs, prove, stage_store
 from edgeres.pipeline.measure import MeasuredTimes, TimedEngines, latencies
 from edgeres.pipeline.networks import LatencyPrediction, Network
 from edgeres.pipeline.proof import make_report, write_evidence
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.report import cells
 from edgeres.report.evidence import LATENCY, RECIPE, read_target
+from edgeres.system.progress import Silent
 
 
 def report_of(ran, proof=None, **changes):
@@ -72,6 +75,17 @@ def test_int8_has_to_beat_the_fastest_float_engine(ran, fp16_ms, yardstick, spee
     told = [finding.text for finding in report.findings if finding.code == "int8-slower"]
     assert any("slower than FP16" in text for text in told) == (yardstick == "fp16")
     assert ("of FP16" in cells.speedup(part)) == (yardstick == "fp16")
+
+
+def test_a_run_times_the_other_float_engines_too(recipe, monkeypatch, tmp_path):
+    builds = {"fp16": {"graph_optimization": "basic"}}  # any other engine of that network
+    monkeypatch.setattr(type(get_backend("onnxruntime")), "float_builds", builds)
+    run, report, proof, _ = prove(open_inputs(recipe), stage_store(tmp_path / "out"), Silent())
+    times = proof.times["onnxruntime"]
+    assert list(times.floats) == ["fp16"]
+    assert times.floats["fp16"].engine.options == builds["fp16"]
+    assert report.targets["onnxruntime"].yardstick == times.yardstick[0]
+    assert "build FP16 dense (onnxruntime)" in [stage.name for stage in run.stages]
 
 
 def test_each_check_that_was_asked_for_is_judged(ran):
