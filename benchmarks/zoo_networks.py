@@ -1,7 +1,8 @@
 """The networks of the zoo benchmark: named architectures and how their ONNX files come about.
 
 Weights are random, batch normalization is live: its statistics are those of the images, its factors
-differ from channel to channel, and no branch is switched off as it is at the start of a training.
+differ from channel to channel. No branch is switched off as at the start of a training, but what
+ends one stays small: blocks of random weights that count in full amplify any noise.
 Files are written by torch's exporter, as other people write them.
 
 `tv:NAME` is torchvision's, `own:NAME` is written here, other names are timm's; `NAME@KEY=VALUE`
@@ -93,7 +94,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "trained": SUBJECTS,
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE, CALIBRATION, TEST, CLASSES = 64, 32, 32, 100
+SIDE, CALIBRATION, TEST, CLASSES = 64, 24, 24, 100
 
 
 def names() -> tuple[str, ...]:
@@ -158,6 +159,8 @@ def _module(name: str, arguments: dict[str, Any]) -> Any:
         declare_operators()
         if kind == "tv":
             torchvision: Any = importlib.import_module("torchvision")
+            if plain.startswith("res"):
+                arguments = {"zero_init_residual": True, **arguments}
             return torchvision.models.get_model(plain, num_classes=CLASSES, **arguments).eval()
         timm: Any = importlib.import_module("timm")
         return timm.create_model(plain, num_classes=CLASSES, **arguments).eval()
@@ -211,12 +214,11 @@ def _enliven(module: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if parameter.ndim > 1 and parameter.numel() > 1 and parameter.abs().max() > 0:
-                continue
             noise = torch.rand(parameter.shape, generator=generator)
+            is_zero = parameter.abs().max() == 0
             if name.endswith("bias"):
                 parameter.add_(noise * 0.4 - 0.2)
-            elif parameter.numel() == 1 and parameter.abs().max() > 0:
-                continue
-            else:
-                parameter.copy_(0.6 + 0.8 * noise if parameter.ndim < 2 else noise * 0.1 - 0.05)
+            elif is_zero:
+                parameter.copy_(0.15 + 0.2 * noise if parameter.ndim < 2 else noise * 0.1 - 0.05)
+            elif parameter.ndim == 1 and parameter.numel() > 1:
+                parameter.mul_(0.6 + 0.8 * noise)
