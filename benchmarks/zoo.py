@@ -184,13 +184,19 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         with _turn(arguments.lock), tempfile.TemporaryDirectory(dir=arguments.work) as folder:
             row = _in_child(name, arguments.work, Path(folder))
-        # Another run may have added rows meanwhile.
+        told = _add_row(out, name, row)
+        print(name, json.dumps(row), flush=True)
+
+
+def _add_row(out: Path, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Adds one row to the result file, to which several runs may write."""
+    with _turn(out.with_suffix(".lock")):
         told = json.loads(out.read_text()) if out.exists() else {"rows": {}}
         rows = told["rows"] | {name: row}
         told = {"environment": describe_environment().to_dict(), "rows": {}}
         told["rows"] = {each: rows[each] for each in names() if each in rows}
         out.write_text(json.dumps(told, indent=1) + "\n")
-        print(name, json.dumps(row)[:2500], flush=True)
+    return told
 
 
 def _mixed(families: dict[str, tuple[str, ...]]) -> list[str]:
