@@ -93,6 +93,15 @@ class QdqRules:
         clips_integers: True where an engine moves a Clip in front of the DequantizeLinear that it
             reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
             Min, or has no bound at the end of the integers.
+        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them;
+            ``x * g(x)`` of one of them counts as such.
+        float_adds: True where an Add whose main input no INT8 layer gives (a Mul does, with SE) is
+            as quick and more exact in float: it then takes no Q/DQ.
+        float_norms: True where a norm behind no layer (a depthwise Conv of one tap in the normal
+            form) is quicker and more exact as a Mul and an Add in float.
+        sinks_strides: True where an engine moves the stride of a 1x1 Conv in front of a
+            DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
+            one pixel then takes the stride.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
     """
@@ -119,11 +128,15 @@ class QdqRules:
     concat_barrier: bool = False
     factor_barrier: bool = False
     clips_integers: bool = False
+    epilogues: frozenset[str] = frozenset()
+    float_adds: bool = False
+    float_norms: bool = False
+    sinks_strides: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; ``keep_float`` only where it names a node."""
-        sets = ("ops", "wrong_groups", "keep_float")
+        sets = ("ops", "wrong_groups", "epilogues", "keep_float")
         values = asdict(self) | {name: sorted(getattr(self, name)) for name in sets}
         return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
 
