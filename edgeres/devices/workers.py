@@ -38,9 +38,8 @@ from edgeres.errors import (
     UsageError,
 )
 from edgeres.evaluation.distinct import Sketches
-from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.evaluation.validate import BATCH
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback

@@ -31,8 +31,7 @@ from edgeres.devices import workers as cluster
 from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.devices.workers import Shard, assemble, predict_sharded
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
-from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH
+from edgeres.evaluation.predict import BATCH, predict
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 SAMPLES = 1950
