@@ -27,15 +27,15 @@ pytest.importorskip("oras", reason="oras is not installed")
 
 SECONDS = 5.0
 UPLOAD = """
-import resource, sys
+import sys, tracemalloc
 from pathlib import Path
 from edgeres.bundling.oci import open_registry, upload
 reference, path = sys.argv[1], Path(sys.argv[2])
 with open_registry(reference, True) as (client, container):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
     layer = {"digest": sys.argv[3], "size": path.stat().st_size}
     upload(client, container, path, layer)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+    print(tracemalloc.get_traced_memory()[1] >> 20)
 """
 
 
