@@ -16,7 +16,6 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.predict import BATCH, predict
-
 from edgeres.system.foreign_json import parse_json
 
 

@@ -122,9 +122,12 @@ def test_a_push_is_tried_once(registry, bundle_file, answers) -> None:
 
 def test_a_layer_is_sent_as_it_is_read_and_anew_after_a_login(registry, tmp_path) -> None:
     registry.wrong = lambda handler: (
-        handler.path.startswith("/token")
-        or (handler.command == "PUT" and "Authorization" not in handler.headers)
-    ) and wrong.wants_token(handler)
+        (
+            handler.path.startswith("/token")
+            or (handler.command == "PUT" and "Authorization" not in handler.headers)
+        )
+        and wrong.wants_token(handler)
+    )
     layer = tmp_path / "layer"
     layer.write_bytes(bytes(64 << 20))
     digest = f"sha256:{hashlib.sha256(layer.read_bytes()).hexdigest()}"

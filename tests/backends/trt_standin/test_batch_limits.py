@@ -18,7 +18,6 @@ from edgeres.bundling.selftest import answer
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.predict import BATCH, predict
-from edgeres.evaluation.predict import BATCH
 from edgeres.evaluation.validate import validate
 
 from . import tensorrt_module
