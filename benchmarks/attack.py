@@ -30,7 +30,8 @@ import attack_content
 import attack_events
 import attack_files
 import attack_parties
-from attack_try import Answer, Try, attempt
+import attack_try
+from attack_try import Answer, Try
 
 PLAIN: dict[str, Callable[[], Iterator[Try]]] = {
     "special files": attack_commands.special_files,
@@ -78,7 +79,7 @@ def attack(
     """
     answers: list[Answer] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for answer in pool.map(lambda one: attempt(one, folder, places), chosen):
+        for answer in pool.map(lambda one: attack_try.attempt(one, folder, places), chosen):
             answers.append(answer)
             if answer.wrong:
                 print(f"{answer.kind}, {answer.name}: {answer.wrong}", file=sys.stderr)

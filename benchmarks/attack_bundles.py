@@ -48,7 +48,7 @@ def bundles(folder: Path) -> Iterator[Try]:
         "an absolute path": _archive({"/tmp/evil": b"x", "manifest.json": b"{}"}),
         "a path of another system": _archive({"..\\evil": b"x", "manifest.json": b"{}"}),
         "a name that acts": _archive({"\x1b[2J\u202e": b"x", "manifest.json": b"{}"}),
-        "a bomb": _archive({"manifest.json": bytes(300 << 20)}),
+        "a bomb": _archive({"manifest.json": bytes(64 << 20)}),
         "a manifest of deep JSON": _archive({"manifest.json": b"[" * 100_000}),
         "65,000 entries": _archive({f"{n}": b"" for n in range(65_000)}),
     }
@@ -130,11 +130,9 @@ def images(folder: Path) -> Iterator[Try]:
         "alpha.png": saved("PNG", "RGBA"),
         "palette.gif": saved("GIF", "P"),
         "one.png": saved("PNG", "1"),
-        "tall.png": b"",
     }
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :1].repeat(500, 0)).save(buffer, "PNG")
-    good["tall.png"] = buffer.getvalue()
+    pixels = pixels[:, :1].repeat(500, 0)
+    made["tall.png"] = saved("PNG")
     for name, content in {**made, **good}.items():
         (folder / name).write_bytes(content)
         shown = name.encode("unicode_escape").decode()

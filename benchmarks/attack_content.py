@@ -279,7 +279,7 @@ def data(folder: Path) -> Iterator[Try]:
     }.items():
         (folder / f"idx {name}").write_bytes(raw)
         kinds[f"IDX with {name}"] = f"idx:idx {name},idx {name}"
-    (folder / "idx-bomb.gz").write_bytes(gzip.compress(bytes(300 << 20), 9))
+    (folder / "idx-bomb.gz").write_bytes(gzip.compress(bytes(64 << 20), 9))
     kinds |= {"a bomb": "npz:bomb.npz", "an IDX bomb": "idx:idx-bomb.gz,idx-bomb.gz"}
     for name, given in kinds.items():
         words = ("quantize", "net.onnx", "--data", given, *NORMAL, "--output", "made/q.onnx")
@@ -295,5 +295,5 @@ def _zip_bomb(path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1073741824, 32, 32), }"
     array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("images.npy", array + bytes(50 << 20))
+        archive.writestr("images.npy", array + bytes(16 << 20))
         archive.writestr("labels.npy", array)

@@ -134,7 +134,7 @@ def _bundles(folder: Path) -> None:
     for name, edit in edits.items():
         changed = json.loads(json.dumps(manifest))
         edit(changed)
-        _write(folder / f"bundle-{name}.edgeres", json.dumps(changed).encode(), files)
+        write_bundle(folder / f"bundle-{name}.edgeres", json.dumps(changed).encode(), files)
     inner = {
         "deep": "[" * DEEP,
         "empty": "",
@@ -143,13 +143,13 @@ def _bundles(folder: Path) -> None:
     for name, text in inner.items():
         for file in ("e/m.engine.json", "x.json"):
             content = {**files, file: text.encode()}
-            _write(
+            write_bundle(
                 folder / f"bundle-{name}-{file[0]}.edgeres", json.dumps(manifest).encode(), content
             )
-    _write(folder / "bundle-deep.edgeres", b"[" * DEEP, files)
+    write_bundle(folder / "bundle-deep.edgeres", b"[" * DEEP, files)
 
 
-def _write(path: Path, manifest: bytes, files: dict[str, bytes]) -> None:
+def write_bundle(path: Path, manifest: bytes, files: dict[str, bytes]) -> None:
     """A bundle whose manifest has the hashes of these files, where it is one."""
     import hashlib
 

@@ -19,7 +19,6 @@ from typing import Any
 from attack_try import Try
 
 TESTS = Path(__file__).parent.parent / "tests"
-REGISTRY_S = 15.0
 REGISTRIES = {
     "never": (4,), "slow_headers": (4,), "slow_body": (4,), "endless_body": (3,),
     "gzip_bomb": (3,), "wants_login": (4,), "wants_token": (4,), "token_never_comes": (4,),
@@ -47,18 +46,18 @@ def registries() -> Iterator[Try]:
     for name, codes in REGISTRIES.items():
         place = f"<registry {name}>/models/net:1"
         pull = ("pull", place, "--output", "made/b", "--plain-http")
-        yield Try(f"pull: {name}", pull, codes, REGISTRY_S)
+        yield Try(f"pull: {name}", pull, codes)
         push = ("push", "whole.edgeres", place, "--plain-http")
         taken = (0, *codes) if name == "deep_json" else codes  # nothing of it is read
-        yield Try(f"push: {name}", push, taken, REGISTRY_S)
+        yield Try(f"push: {name}", push, taken)
     for wire in WIRES:
         words = ("pull", f"<wire {wire}>/a/b:1", "--output", "made/b")
-        yield Try(f"pull, encrypted, from {wire}", words, (3, 4), REGISTRY_S)
-        yield Try(f"pull from {wire}", (*words, "--plain-http"), (3, 4), REGISTRY_S)
+        yield Try(f"pull, encrypted, from {wire}", words, (3, 4))
+        yield Try(f"pull from {wire}", (*words, "--plain-http"), (3, 4))
     good = "<registry good>/models/net:1"
     yield Try("push to a good one", ("push", "whole.edgeres", good, "--plain-http"), (0,))
-    other = ("pull", "<registry good>/other/net:1", "--output", "made/b", "--plain-http")
-    yield Try("pull of what is not there", other, (3,), REGISTRY_S)
+    other = ("pull", "<registry good>/models/net:2", "--output", "made/b", "--plain-http")
+    yield Try("pull of what is not there", other, (3,))
 
 
 def hosts() -> Iterator[Try]:

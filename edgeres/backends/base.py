@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.errors import UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.progress import ProgressCallback
 
@@ -140,6 +141,9 @@ class BuildConfig:
         tuned: Whether options and threads that were found fastest on this CPU and kept beside the
             engine (:mod:`edgeres.benchmarking.runtime_options`) fill in for what is not given here.
             What was tuned goes before what the engine was built with.
+
+    Raises:
+        UsageError: Fewer threads than one.
     """
 
     device: str = "cpu"
@@ -147,6 +151,11 @@ class BuildConfig:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     tuned: bool = True
+
+    def __post_init__(self) -> None:
+        # Runtimes take 0 and -1 for "as many as there are", each in its own way.
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"expected at least one thread, got {self.threads}.")
 
 
 @dataclass(frozen=True)
