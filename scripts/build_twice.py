@@ -26,14 +26,14 @@ build_sdist(sys.argv[1])
 """
 
 
-def copy(root: Path, folder: Path, *, seconds: int, mode: int) -> None:
+def copy(root: Path, folder: Path, *, seconds: int, umask: int) -> None:
     """The tracked files in another folder.
 
     Args:
         root: The repository.
         folder: Where to.
         seconds: Time of each file, in seconds since 1970.
-        mode: Permissions of each file.
+        umask: Permissions that nobody gets.
     """
     listed = ["git", "-C", str(root), "ls-files", "-z"]
     names = subprocess.run(listed, capture_output=True, check=True).stdout.decode().split("\0")
@@ -43,7 +43,8 @@ def copy(root: Path, folder: Path, *, seconds: int, mode: int) -> None:
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, place)
-        place.chmod(mode)
+        runs = (root / name).stat().st_mode & 0o100
+        place.chmod((0o777 if runs else 0o666) & ~umask)
         os.utime(place, (seconds, seconds))
 
 
@@ -77,8 +78,8 @@ def build_twice(root: Path, out: Path) -> dict[str, str]:
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or last_commit(root)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        copy(root, place / "first", seconds=1_600_000_000, mode=0o644)
-        copy(root, place / "a" / "second", seconds=1_700_000_000, mode=0o755)
+        copy(root, place / "first", seconds=1_600_000_000, umask=0o022)
+        copy(root, place / "a" / "second", seconds=1_700_000_000, umask=0o007)
         found = build(place / "first", place / "one", epoch)
         again = build(place / "a" / "second", place / "two", epoch)
         if found != again:
