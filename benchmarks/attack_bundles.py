@@ -55,8 +55,9 @@ def bundles(folder: Path) -> Iterator[Try]:
     for number, (name, content) in enumerate(made.items()):
         path = folder / f"hostile-{number}.edgeres"
         path.write_bytes(content)
-        yield Try(f"a bundle: {name}", ("run", path.name, "cat.png"), (3,))
-        if number % 4 == 0:
+        bit = name.startswith("a bit")  # in a file that `run` does not need it is not looked at
+        yield Try(f"a bundle: {name}", ("run", path.name, "cat.png"), (0, 3) if bit else (3,))
+        if bit or number % 4 == 0:
             words = ("push", path.name, "127.0.0.1:1/a/b:1", "--plain-http")
             yield Try(f"push of a bundle: {name}", words, (3,))
 

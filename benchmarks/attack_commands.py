@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from attack_try import Try
 
 DATA = ("--data", "npz:images.npz", "--mean", "0.286", "--std", "0.353")
+QUANTIZE = ("quantize", "net.onnx", "--target", "onnxruntime", *DATA)
 LONG = "x" * 300
 _PLACE = re.compile(r"\{0?\}[.a-z]*")
 
@@ -31,8 +32,8 @@ def special_files() -> Iterator[Try]:
         "prune": ("prune", "{}.pt", *out),
         "train": ("train", "{}.yaml", *out),
         "train start": ("train", "empty", "--start", "{}.pt", *out),
-        "quantize": ("quantize", "{}.onnx", *DATA, *out),
-        "table": ("quantize", "net.onnx", *DATA, "--table", "{}.json", *out),
+        "quantize": ("quantize", "{}.onnx", "--target", "onnxruntime", *DATA, *out),
+        "table": (*QUANTIZE, "--table", "{}.json", *out),
         "sensitivity": ("sensitivity", "{}.onnx", "--target", "onnxruntime", *DATA),
         "build": ("build", "{}.onnx", "--target", "onnxruntime", *out),
         "engine": ("inspect", "{}.onnx"),
@@ -90,7 +91,7 @@ def foreign_content() -> Iterator[Try]:
         yield Try(f"a fleet: {name}", words, (2, 4))
     for name in ("deep.json", "empty", "junk"):
         for what, words in {
-            "table": ("quantize", "net.onnx", *DATA, "--table", name, *out),
+            "table": (*QUANTIZE, "--table", name, *out),
             "baseline": ("validate", "engine.onnx", *DATA, "--baseline", name),
             "conformance": ("validate", "engine.onnx", *DATA, "--baseline", "engine.onnx",
                             "--conformance", name),
@@ -111,7 +112,7 @@ def outputs() -> Iterator[Try]:
         "convert": ("convert", "recipe.yaml"),
         "export": ("export", "net.safetensors", "--size", "28"),
         "prune": ("prune", "net.safetensors", *DATA[2:]),
-        "quantize": ("quantize", "net.onnx", *DATA),
+        "quantize": QUANTIZE,
         "build": ("build", "net.onnx", "--target", "onnxruntime"),
         "tune": ("tune", "recipe.yaml", "--trials", "1"),
         "train": ("train", "train.yaml"),

@@ -241,7 +241,15 @@ def networks(folder: Path) -> Iterator[Try]:
     for number, (name, content) in enumerate(made.items()):
         path = folder / f"hostile-{number}.onnx"
         path.write_bytes(content)
-        words = ("quantize", path.name, "--data", "npz:images.npz", *NORMAL)
+        words = (
+            "quantize",
+            path.name,
+            "--target",
+            "onnxruntime",
+            "--data",
+            "npz:images.npz",
+            *NORMAL,
+        )
         codes = right.get(name, (3, 5))
         yield Try(f"a network: {name}", (*words, "--output", "made/q.onnx"), codes)
 
@@ -282,7 +290,17 @@ def data(folder: Path) -> Iterator[Try]:
     (folder / "idx-bomb.gz").write_bytes(gzip.compress(bytes(64 << 20), 9))
     kinds |= {"a bomb": "npz:bomb.npz", "an IDX bomb": "idx:idx-bomb.gz,idx-bomb.gz"}
     for name, given in kinds.items():
-        words = ("quantize", "net.onnx", "--data", given, *NORMAL, "--output", "made/q.onnx")
+        words = (
+            "quantize",
+            "net.onnx",
+            "--target",
+            "onnxruntime",
+            "--data",
+            given,
+            *NORMAL,
+            "--output",
+            "made/q.onnx",
+        )
         right = (0, 3) if "label" in name or name == "one class" else (3,)
         yield Try(f"data to calibrate: {name}", words, right)
         if "IDX" not in name:

@@ -129,6 +129,10 @@ class QdqRules:
         return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
 
 
+MOST_THREADS = 4096
+"""A runtime starts as many as it is told, and takes minutes and all memory for far more."""
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Where an engine is to run and for which shapes.
@@ -143,7 +147,7 @@ class BuildConfig:
             What was tuned goes before what the engine was built with.
 
     Raises:
-        UsageError: Fewer threads than one.
+        UsageError: Fewer threads than one, or more than any machine has.
     """
 
     device: str = "cpu"
@@ -154,8 +158,8 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         # Runtimes take 0 and -1 for "as many as there are", each in its own way.
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"expected at least one thread, got {self.threads}.")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"expected 1 to {MOST_THREADS} threads, got {self.threads}.")
 
 
 @dataclass(frozen=True)
