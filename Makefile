@@ -20,14 +20,16 @@ test-all: $(STAMP) ## The same with the slow tests.
 	EDGERES_TEST_ALL=1 scripts/check $(BIN)
 
 # What each dependency is used for, tested at the lowest version that pyproject.toml allows.
-LOWEST_TESTS := tests/test_package.py tests/backends/test_contract.py tests/backends/test_onnxruntime.py \
-	tests/backends/test_openvino.py tests/benchmarking/test_loadgen.py tests/bundling/test_bad_registry.py \
-	tests/bundling/test_make.py tests/bundling/test_session.py tests/cli tests/convert/test_outcome.py \
-	tests/data tests/devices/test_bad_hosts.py tests/devices/test_workers.py \
-	tests/exporting/test_import_onnx.py tests/exporting/test_to_onnx.py tests/graph \
-	tests/models/test_checkpoint.py tests/models/test_resnet.py tests/pruning/test_groups.py \
-	tests/pruning/test_prune.py tests/quantization/test_quantize.py tests/quantization/test_scales.py \
-	tests/recipe tests/report tests/system tests/tuning
+LOWEST_TESTS := tests/test_package.py tests/recipe tests/system/test_store.py \
+	tests/system/test_child.py tests/system/test_extras.py tests/system/test_environment.py \
+	tests/backends/test_onnxruntime.py tests/backends/test_openvino.py \
+	tests/data/test_decode.py tests/data/test_preprocess.py tests/data/test_npz.py \
+	tests/quantization/test_scales.py tests/exporting/test_to_onnx.py \
+	tests/pruning/test_groups.py tests/models/test_checkpoint.py \
+	tests/bundling/test_bad_registry.py tests/devices/test_bad_hosts.py \
+	tests/devices/test_workers.py tests/tuning/test_record.py tests/tuning/test_settings.py \
+	tests/report/test_markdown.py tests/report/test_mlflow_export.py tests/report/test_page.py \
+	tests/benchmarking/test_loadgen.py tests/cli/test_usage.py tests/cli/test_console.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with every dependency at its lowest version.
 	$(LOWEST)/bin/python -m pytest -q -n 2 --native-only $(LOWEST_TESTS)
