@@ -97,11 +97,29 @@ def summary(answers: Sequence[Answer]) -> dict[str, Any]:
         "tries": len(answers),
         "wrong": sum(bool(answer.wrong) for answer in answers),
         "slowest_s": max(answer.seconds for answer in answers),
-        "answered_wrongly": [vars(answer) for answer in answers if answer.wrong],
-        "answers": [
-            f"{one.name}: expected {' or '.join(map(str, one.expected))}, got {one.code}"
+        "answered_wrongly": {one.name: vars(one) for one in answers if one.wrong},
+        "answers": {
+            one.name: f"expected {' or '.join(map(str, one.expected))}, got {one.code}"
             for one in answers
-        ],
+        },
+    }
+
+
+def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of a kind whose tries were made in two goes; the later answer to a try counts."""
+    answers = {**earlier["answers"], **later["answers"]}
+    kept = {
+        name: told
+        for name, told in earlier["answered_wrongly"].items()
+        if name not in later["answers"]
+    }
+    wrong = {**kept, **later["answered_wrongly"]}
+    return {
+        "tries": len(answers),
+        "wrong": len(wrong),
+        "slowest_s": max(earlier["slowest_s"], later["slowest_s"]),
+        "answered_wrongly": wrong,
+        "answers": answers,
     }
 
 
@@ -120,9 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     known = sorted({*PLAIN, *WITH_FILES})
     parser.add_argument("--kind", action="append", choices=known, help="all where left out")
-    parser.add_argument("--only", default="", help="tries whose name has this in it")
+    parser.add_argument("--only", action="append", help="tries whose name has this in it")
     parser.add_argument("--jobs", type=int, default=2, help="tries at once")
-    parser.add_argument("--out", type=Path, help="kept there: kinds that are not tried now")
+    parser.add_argument("--out", type=Path, help="kept there: what is not tried now")
     arguments = parser.parse_args()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what nohup started passes it on
     out = arguments.out.absolute() if arguments.out else None
@@ -133,8 +151,11 @@ def main() -> None:
         places = stack.enter_context(attack_parties.others(folder))
         os.environ["DOCKER_CONFIG"] = name  # no login of whoever runs this
         for kind in arguments.kind or known:
-            chosen = [one for one in tries(folder, kind) if arguments.only in one.name]
-            kinds |= attack(chosen, folder, places, arguments.jobs)
+            parts = arguments.only or [""]
+            made = tries(folder, kind)
+            chosen = [one for one in made if any(part in one.name for part in parts)]
+            for found in attack(chosen, folder, places, arguments.jobs).values():
+                kinds[kind] = merged(kinds[kind], found) if kind in kinds else found
             if out:
                 out.write_text(json.dumps(whole(kinds), indent=1) + "\n")
     told = {kind: {**one, "answers": "..."} for kind, one in kinds.items()}

@@ -41,14 +41,12 @@ main()
 """
 NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "torch": (("export", "net.safetensors", "--size", "28", "--output", "made/x.onnx"),
-              ("prune", "net.safetensors", "--output", "made/x"),
-              ("train", "train.yaml", "--output", "made/x")),
+              ("prune", "net.safetensors", "--output", "made/x")),
     "torch_pruning": (("convert", "--output", "made/x"),),
     "onnxscript": (("export", "net.safetensors", "--size", "28", "--output", "made/x.onnx"),),
     "onnxruntime": (LONG["convert"], LONG["quantize"], ("inspect", "engine.onnx"),
                     ("run", "whole.edgeres", "cat.png"), ("benchmark", "engine.onnx")),
     "openvino": (("build", "net.onnx", "--target", "openvino", "--output", "made/x.xml"),),
-    "tensorrt_rtx": (("build", "net.onnx", "--target", "tensorrt", "--output", "made/x.engine"),),
     "mlperf_loadgen": (("benchmark", "engine.onnx", "--scenario", "offline"),),
     "optuna": (LONG["tune"],),
     "asyncssh": (("benchmark", "engine.onnx", "--device", "ssh://127.0.0.1:1"),

@@ -68,7 +68,7 @@ def kill(name: str, number: signal.Signals, after: float, folder: Path) -> Count
         temporary = Path(place)
         process = start(COMMANDS[name], folder, temporary, mark)
         time.sleep(after)
-        children = len(processes(mark)) - 1
+        children = max(len(processes(mark)) - 1, 0)
         process.send_signal(number)
         process.wait(60)
         limit = time.monotonic() + SECONDS

@@ -39,7 +39,7 @@ def test_some_tries_are_answered_rightly(attack, place) -> None:
     chosen = [one for kind in kinds for one in attack.tries(place, kind) if one.name in SOME]
     assert {one.name for one in chosen} == set(SOME)
     found = attack.whole(attack.attack(chosen, place))
-    assert [one["answered_wrongly"] for one in found["kinds"].values()] == [[]] * len(kinds)
+    assert [one["answered_wrongly"] for one in found["kinds"].values()] == [{}] * len(kinds)
     assert (found["tries"], found["wrong"]) == (len(SOME), 0)
 
 
@@ -68,6 +68,17 @@ def test_wrong_answers_are_seen(attack, code, text, wrong) -> None:
     told = attack.attack_try.judge(attack.Try("x", (), (3,), says=says), code, text)
     assert wrong in told
     assert bool(told) == bool(wrong)
+
+
+def test_the_later_answer_to_a_try_counts(attack) -> None:
+    def answered(name: str, code: int, wrong: str):
+        return attack.summary([attack.Answer("k", name, (0,), code, 1.0, wrong, "")])
+
+    found = attack.merged(answered("a", 1, "exit code 1"), answered("b", 1, "exit code 1"))
+    assert (found["tries"], found["wrong"]) == (2, 2)
+    found = attack.merged(found, answered("a", 0, ""))
+    assert (found["tries"], found["wrong"]) == (2, 1)
+    assert found["answers"]["a"] == "expected 0, got 0"
 
 
 def test_a_hang_is_seen_and_ended(attack, tmp_path) -> None:
