@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.errors import UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.progress import ProgressCallback
 
@@ -141,6 +142,10 @@ class QdqRules:
         return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
 
 
+MOST_THREADS = 4096
+"""A runtime starts as many as it is told, and takes minutes and all memory for far more."""
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Where an engine is to run and for which shapes.
@@ -153,6 +158,9 @@ class BuildConfig:
         tuned: Whether options and threads that were found fastest on this CPU and kept beside the
             engine (:mod:`edgeres.benchmarking.runtime_options`) fill in for what is not given here.
             What was tuned goes before what the engine was built with.
+
+    Raises:
+        UsageError: Fewer threads than one, or more than any machine has.
     """
 
     device: str = "cpu"
@@ -160,6 +168,11 @@ class BuildConfig:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     tuned: bool = True
+
+    def __post_init__(self) -> None:
+        # Runtimes take 0 and -1 for "as many as there are", each in its own way.
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"expected 1 to {MOST_THREADS} threads, got {self.threads}.")
 
 
 @dataclass(frozen=True)
