@@ -84,6 +84,7 @@ def convert(
     with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
         from edgeres.cli.closing_lines import closing_lines
         from edgeres.pipeline.convert import convert as run
+        from edgeres.pipeline.find_source import model_name
         from edgeres.pipeline.recipe_file import load_recipe
         from edgeres.report.junit import explanations_of, tell_ci, verdicts_of
         from edgeres.report.run_table import report_table
@@ -108,7 +109,7 @@ def convert(
         changes |= o.source_changes(output_name, input_size)
         changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
-            changes |= {"name": Path(model).stem, "prune": None}
+            changes |= {"name": model_name(model, weights), "prune": None}
             for key in ("weights", "declared_top1", "sample_answer", "outputs", "input_size"):
                 changes.setdefault(f"model.{key}", None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)

@@ -73,6 +73,11 @@ def is_code(source: str) -> bool:
     return _CODE.search(source) is not None
 
 
+def may_train(source: str) -> bool:
+    """Whether a model source may be fine-tuned, by its name: graphs of other libraries may not."""
+    return Path(source).suffix.lower() not in (*KERAS_SUFFIXES, ".pt2", ".onnx")
+
+
 def code_spec(source: str, weights: str | None) -> ModuleSpec:
     """Reads ``FILE.py:FUNCTION``.
 

@@ -10,7 +10,8 @@ import pytest
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.pipeline.measure import TimedEngines, latencies
-from edgeres.pipeline.networks import LatencyPrediction, Network
+from edgeres.pipeline.network import Network
+from edgeres.pipeline.networks import LatencyPrediction
 from edgeres.pipeline.proof import make_report, write_evidence
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.report.evidence import LATENCY, RECIPE, read_target
