@@ -83,7 +83,7 @@ def _renamed(
         if len(cut) == len(tensors) and len(names & set(cut)) > most:
             best, most = cut, len(names & set(cut))
     for prefix in _prefixes(names, set(tensors)):
-        put = {prefix + n: tensor for n, tensor in tensors.items()}
+        put = {(prefix + n if prefix + n in names else n): t for n, t in tensors.items()}
         if len(names & set(put)) > most:
             best, most = put, len(names & set(put))
     return best

@@ -76,7 +76,9 @@ def open_module(spec: ModuleSpec) -> OpenedModule:
 
 def _scripted(spec: ModuleSpec) -> OpenedModule:
     try:
-        module = torch.jit.load(spec.path, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that torch has another format by now
+            module = torch.jit.load(spec.path, map_location="cpu")  # type: ignore[no-untyped-call]
         module = module.float().eval()
     except Exception as error:  # torch's reader raises whatever the damage leads to
         raise ModelError(
@@ -90,6 +92,8 @@ def _program(spec: ModuleSpec) -> OpenedModule:
     try:
         program = torch.export.load(spec.path)
         module = program.module()
+        for part in module.modules():
+            part.training = False  # a program refuses eval(), and is as it was exported
         fed = [n for n in program.graph.nodes if n.op == "placeholder"]
         wanted = set(program.graph_signature.user_inputs)
         (image,) = [n.meta["val"] for n in fed if n.name in wanted]

@@ -173,7 +173,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         in_channels=checkpoint.plan.in_channels,
         preprocess=checkpoint.preprocess,
         class_names=checkpoint.class_names,
-        notes=_variant_note(checkpoint.plan),
+        notes=(*_variant_note(checkpoint.plan), *checkpoint.notes),
         assumed=checkpoint.plan.assumed,
     )
 
