@@ -67,6 +67,12 @@ def one_linear(state: Tensors, source: str) -> tuple[dict[str, torch.Tensor], tu
 
 
 def _order(name: str) -> tuple[object, ...]:
+    """Places in a Sequential; the layer that is the classifier itself has the place of its second.
+
+    That is where Hugging Face has it, and nothing else lies beside a classifier of one layer.
+    """
+    if not name:
+        return ((0, 1, ""),)
     return tuple(
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".") if part
     )

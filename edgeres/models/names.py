@@ -77,7 +77,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^0\.1\.", "bn1."),
         (r"^0\.([4-7])\.", r"<body\1>"),
         (r"^1\.(?=\d)", "fc."),
-        # classifiers, in one part or several
+        # classifiers, in one part or several; Hugging Face's is Sequential(Flatten, Linear)
+        (r"^classifier\.1\.(weight|bias)$", r"fc.\1"),
         (rf"^{_HEAD}\.((?:\w+\.)*){_PARAMETER}$", r"fc.\1\2"),
     )
 )

@@ -19,6 +19,7 @@ import torch
 
 _MOST_CLASSES = 500
 _CLASS = "stands_for"
+_STATE_IS_NO_MAPPING = ("numpy.", "functools.partial")
 _GLOBAL = re.compile(r"GLOBAL (\S*\w)")
 
 
@@ -73,8 +74,8 @@ def _a_list(*arguments: Any) -> list[Any]:
 
 def _stand_in(name: str) -> Any:
     """A class whose instances hold fields or entries, whatever the pickle has for them."""
-    if name.startswith("numpy."):  # their state is no mapping
-        return type("Number", (_Number,), {})
+    if name.startswith(_STATE_IS_NO_MAPPING):
+        return type("Blank", (_Blank,), {})
 
     def new(_: type, *__: Any, **___: Any) -> OrderedDict[Any, Any]:
         made: OrderedDict[Any, Any] = OrderedDict()  # torch fills no other class
@@ -84,10 +85,10 @@ def _stand_in(name: str) -> Any:
     return type("StandIn", (), {"__new__": new})
 
 
-class _Number:
-    """In the place of numpy's numbers and types, which are of nothing here."""
+class _Blank:
+    """In the place of what has no fields by name, and is of nothing here."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Number:
+    def __new__(cls, *_: Any, **__: Any) -> _Blank:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
