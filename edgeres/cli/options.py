@@ -91,6 +91,13 @@ InputSize = Annotated[
     typer.Option(metavar="H,W", help="Size that an .onnx file or a module leaves open."),
 ]
 
+GivenScales = Annotated[
+    str | None,
+    typer.Option(
+        metavar="remove", help="Take the scales out of an .onnx file that is quantized already."
+    ),
+]
+
 
 _MOST_LINES_BYTES = 16 << 20
 _PREPROCESS = {

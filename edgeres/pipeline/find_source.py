@@ -41,6 +41,7 @@ class Source:
         beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
             folder that describe it, and its sample answer.
         sample_answer: The sample answer's file, where there is one.
+        given_scales: What becomes of the scales of an ONNX file that is quantized already.
         module: What a torch module is made from, where the kind is that.
     """
 
@@ -54,6 +55,7 @@ class Source:
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
     module: ModuleSpec | None = None
+    given_scales: Literal["remove"] | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +67,11 @@ class Source:
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer", "module"):
             del values[name]
-        for name in ("output", "input_size"):  # results that were stored before keep their keys
+        for name in (
+            "output",
+            "input_size",
+            "given_scales",
+        ):  # results that were stored before keep their keys
             if values[name] is None:
                 del values[name]
         return values
@@ -130,11 +136,13 @@ def _onnx(path: Path, block: ModelBlock) -> Source:
         num_classes=block.num_classes,
         output=block.outputs[0] if block.outputs else None,
         input_size=block.input_size,
+        given_scales=block.given_scales,
     )
 
 
 def _module(spec: ModuleSpec, block: ModelBlock) -> Source:
     _refuse_answer(block, "a module is run as it is")
+    _refuse_scales(block)
     if block.outputs is not None:
         raise UsageError(
             f"an output is chosen for an .onnx file, not for {spec.shown}.",
@@ -159,6 +167,7 @@ def _checkpoint(path: Path, architecture: str | None, block: ModelBlock) -> Sour
             hint="Leave --output-name and --input-size (`model: {outputs: ..., input_size: ...}`) "
             "out; --resize and --crop say the size of a checkpoint's images.",
         )
+    _refuse_scales(block)
     answer = None if block.sample_answer is None else Path(block.sample_answer)
     if answer is not None and not answer.is_file():
         raise ModelError(f"{answer}: no such sample answer.", hint="Check the path.")
@@ -181,6 +190,14 @@ def _refuse_answer(block: ModelBlock, why: str) -> None:
         raise UsageError(
             f"a sample answer is for a checkpoint; {why}.",
             hint="Leave --sample-answer (`model: {sample_answer: ...}`) out.",
+        )
+
+
+def _refuse_scales(block: ModelBlock) -> None:
+    if block.given_scales is not None:
+        raise UsageError(
+            "scales are taken out of an .onnx file only.",
+            hint="Leave --given-scales (`model: {given_scales: ...}`) out.",
         )
 
 

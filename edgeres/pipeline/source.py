@@ -81,6 +81,7 @@ def import_file(
     layout: Literal["nchw", "nhwc"] | None,
     open_size: tuple[int, int] | None = None,
     output: str | None = None,
+    remove_given_scales: bool = False,
 ) -> ImportedModel:
     """Brings an ONNX file into the normal form; its notes say, too, what its outputs are.
 
@@ -89,7 +90,14 @@ def import_file(
     """
     from edgeres.exporting.import_onnx import import_onnx
 
-    imported = import_onnx(path, out, layout=layout, open_size=open_size, output=output)
+    imported = import_onnx(
+        path,
+        out,
+        layout=layout,
+        open_size=open_size,
+        output=output,
+        remove_given_scales=remove_given_scales,
+    )
     if imported.ends_in.lower() != "softmax":
         return imported
     note = "it ends in Softmax, so its outputs and their SQNR are probabilities, not logits."
@@ -137,6 +145,7 @@ def load_source(
             layout=layout,
             open_size=source.input_size or seen_size,
             output=source.output,
+            remove_given_scales=source.given_scales == "remove",
         )
         ModelFacts(
             name=source.path.stem,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -57,6 +57,11 @@ class ModelBlock(Block):
         default=None,
         description="[height, width] of an .onnx file or a module that leaves them open; what "
         "the preprocessing gives where left out.",
+    )
+    given_scales: Literal["remove"] | None = Field(
+        default=None,
+        description="remove: take the scales out of an .onnx file that another tool has quantized; "
+        "without it such a file is refused.",
     )
 
 
