@@ -79,7 +79,19 @@ class _Graph:
                 self.now[node.output[0]] = self._constant(node.output[0], value)
             else:
                 self.now[node.output[0]] = self._name(inputs[0])
-        elif kind == "QLinearConv":
+        elif kind.startswith("Q") or kind in QUANTIZED:
+            self._on_integers(node, inputs)
+        else:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = [self._name(name) for name in inputs]
+            self.nodes.append(copy)
+            self.makers |= dict.fromkeys(node.output, kind)
+
+    def _on_integers(self, node: onnx.NodeProto, inputs: Sequence[str]) -> None:
+        """Rule 2."""
+        kind = node.op_type
+        if kind == "QLinearConv":
             operands = [self._operand(inputs, 0), self._operand(inputs, 3, axis=0)]
             if _at(inputs, 8):
                 operands.append(self._bias(node, inputs[8], inputs[1], inputs[4]))
@@ -98,17 +110,11 @@ class _Graph:
         elif kind == "QLinearConcat":
             parts = [self._operand(inputs, place) for place in range(2, len(inputs), 3)]
             self._write(node, "Concat", parts, inputs[1])
-        elif kind in QUANTIZED:
+        else:
             raise ModelError(
                 f"The scales of {kind} at '{node.name or node.output[0]}' cannot be removed.",
                 hint="Give the float32 model that it was made from.",
             )
-        else:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.input[:] = [self._name(name) for name in inputs]
-            self.nodes.append(copy)
-            self.makers |= dict.fromkeys(node.output, kind)
 
     def finish(self, model: onnx.ModelProto) -> None:
         """Puts the nodes and the weights into the model."""
