@@ -17,7 +17,8 @@ from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_ops
 from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
-from edgeres.pipeline.networks import Network, Networks
+from edgeres.pipeline.network import Network
+from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.qat import qat_parameters
 from edgeres.pipeline.run import Run
 from edgeres.quantization.account import QuantizeAccount, write_account

@@ -19,6 +19,7 @@ EXTRAS = {
     "torch": "torch",
     "onnxscript": "torch",
     "torch_pruning": "torch",
+    "keras": "keras",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",

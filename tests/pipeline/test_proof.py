@@ -12,7 +12,8 @@ from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.pipeline.convert import open_inputs, prove, stage_store
 from edgeres.pipeline.measure import MeasuredTimes, TimedEngines, latencies
-from edgeres.pipeline.networks import LatencyPrediction, Network
+from edgeres.pipeline.network import Network
+from edgeres.pipeline.networks import LatencyPrediction
 from edgeres.pipeline.proof import make_report, write_evidence
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.report import cells
