@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import fuzz
+import kills
 import numpy as np
 
 FIFO = "fifo"
@@ -18,13 +19,12 @@ DEEP = 50_000
 KEY = "OPENSSH PRIVATE KEY"
 
 
-def make_place(folder: Path, kills: ModuleType, fuzz: ModuleType) -> None:
+def make_place(folder: Path, *, whole: bool = True) -> None:
     """Writes everything into a folder.
 
     Args:
         folder: Where to.
-        kills: The program ``kills.py``, for its network and recipe.
-        fuzz: The program ``fuzz.py``, for its bundle and checkpoints.
+        whole: Whether a run and a bundle of it are made, which takes some seconds.
     """
     from edgeres.backends import get_backend
     from edgeres.backends.base import BuildConfig
@@ -37,6 +37,7 @@ def make_place(folder: Path, kills: ModuleType, fuzz: ModuleType) -> None:
     (folder / "bundle.edgeres").write_bytes(fuzz._bundles()[0])
     (folder / "net.safetensors").write_bytes(fuzz._checkpoints()[1])
     (folder / "folder").mkdir()
+    (folder / "made").mkdir()
     for ending in ENDINGS:
         os.mkfifo(folder / f"{FIFO}{ending}")
     (folder / "deep.yaml").write_text("[" * DEEP)
@@ -46,8 +47,22 @@ def make_place(folder: Path, kills: ModuleType, fuzz: ModuleType) -> None:
     (folder / "keys.yaml").write_text(json.dumps({"a\x1b[2J\u202e": 1}))
     _checkpoints(folder)
     _sidecars(folder)
-    _bundles(folder, fuzz)
+    _bundles(folder)
     _lists(folder)
+    if whole:
+        _run(folder, images[0])
+
+
+def _run(folder: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """A run, a bundle of it, and an image for the bundle."""
+    from PIL import Image
+
+    import edgeres
+    from edgeres.bundling.make import bundle
+
+    edgeres.convert(edgeres.load_recipe(folder / "recipe.yaml"), folder / "run")
+    bundle(folder / "run", folder / "whole.edgeres")
+    Image.fromarray(pixels).save(folder / "cat.png")
 
 
 def _checkpoints(folder: Path) -> None:
@@ -99,7 +114,7 @@ def _sidecars(folder: Path) -> None:
         engine.with_name(f"{engine.name}.engine.json").write_text(named)
 
 
-def _bundles(folder: Path, fuzz: ModuleType) -> None:
+def _bundles(folder: Path) -> None:
     """Whole bundles whose manifest or sidecar makes no sense; their hashes hold."""
     from edgeres.bundling.archive import MANIFEST, Archive
 
@@ -119,7 +134,7 @@ def _bundles(folder: Path, fuzz: ModuleType) -> None:
     for name, edit in edits.items():
         changed = json.loads(json.dumps(manifest))
         edit(changed)
-        _write(folder / f"bundle-{name}.edgeres", json.dumps(changed).encode(), files)
+        write_bundle(folder / f"bundle-{name}.edgeres", json.dumps(changed).encode(), files)
     inner = {
         "deep": "[" * DEEP,
         "empty": "",
@@ -128,13 +143,13 @@ def _bundles(folder: Path, fuzz: ModuleType) -> None:
     for name, text in inner.items():
         for file in ("e/m.engine.json", "x.json"):
             content = {**files, file: text.encode()}
-            _write(
+            write_bundle(
                 folder / f"bundle-{name}-{file[0]}.edgeres", json.dumps(manifest).encode(), content
             )
-    _write(folder / "bundle-deep.edgeres", b"[" * DEEP, files)
+    write_bundle(folder / "bundle-deep.edgeres", b"[" * DEEP, files)
 
 
-def _write(path: Path, manifest: bytes, files: dict[str, bytes]) -> None:
+def write_bundle(path: Path, manifest: bytes, files: dict[str, bytes]) -> None:
     """A bundle whose manifest has the hashes of these files, where it is one."""
     import hashlib
 

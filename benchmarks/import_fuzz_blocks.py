@@ -112,7 +112,13 @@ class Net:
         self.add("Div", [self.value, self.per_channel()])
 
     def head(self, classes: int) -> None:
-        """Mean over the image, and class scores."""
+        """Mean over the image, and class scores, in one of several ways."""
+        if not self.last and self.maybe(0.25):
+            self.add("GlobalAveragePool", [self.value])
+            weight = self.normal(classes, self.shape[0], 1, 1)
+            self.add("Conv", [self.value, weight, self.normal(classes)])
+            self.add("Flatten", [self.value], axis=1)
+            return
         if self.maybe(0.5) or self.last:
             self.inside("GlobalAveragePool", [])
             self.add("Flatten", [self.value], axis=1)

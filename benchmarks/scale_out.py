@@ -24,7 +24,7 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.preprocess import Preprocess
 from edgeres.devices.workers import predict_sharded
-from edgeres.evaluation.validate import BATCH
+from edgeres.evaluation.predict import BATCH
 from edgeres.system.environment import describe_environment
 
 _TARGET = 0.6

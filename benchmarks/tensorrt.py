@@ -27,7 +27,7 @@ import numpy as np
 from edgeres.backends.base import BuildConfig, Engine, Runner
 from edgeres.backends.classifier import single_input
 from edgeres.backends.tensorrt.backend import BACKEND
-from edgeres.backends.tensorrt.cuda import list_gpus
+from edgeres.backends.tensorrt.gpus import list_gpus
 from edgeres.backends.tensorrt.run import TensorRTRunner
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import MeasureSettings, measure

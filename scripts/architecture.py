@@ -25,6 +25,7 @@ FLOORS = (
     "calibrators",
     "exporting",
     "models",
+    "modules",
     "backends",
     "recipe",
     "benchmarking",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.benchmarking import latency
@@ -31,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers what makes everything that computes INT8 run on both kinds of CPU."""
+    settings.register_profile("any machine", deadline=None)  # times say nothing where others work
+    settings.load_profile("any machine")
     config.addinivalue_line(
         "markers", "any_cpu(why): runs INT8 engines, yet not again without VNNI, for this reason"
     )

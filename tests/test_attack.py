@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -23,34 +25,30 @@ def attack(load_program):
 
 
 @pytest.fixture(scope="module")
-def place(attack, load_program, tmp_path_factory) -> Path:
+def place(attack, tmp_path_factory) -> Path:
     if (reason := get_backend("onnxruntime").missing()) is not None:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("attack")
-    files = load_program(PROGRAM.with_name("attack_files.py"))
-    programs = (load_program(PROGRAM.with_name(f"{name}.py")) for name in ("kills", "fuzz"))
-    files.make_place(folder, *programs)
+    attack.attack_files.make_place(folder, whole=False)
     return folder
 
 
 @pytest.mark.filterwarnings("ignore:.*(Sparse CSR|quantize_per_tensor):UserWarning")
 def test_some_tries_are_answered_rightly(attack, place) -> None:
-    chosen = [one for one in attack.tries() if one.name in SOME]
+    kinds = ("special files", "foreign content", "addresses")
+    chosen = [one for kind in kinds for one in attack.tries(place, kind) if one.name in SOME]
     assert {one.name for one in chosen} == set(SOME)
-    found = attack.attack(chosen, place)
-    assert found["answered_wrongly"] == []
-    assert found["tries"] == len(SOME)
+    found = attack.whole(attack.attack(chosen, place))
+    assert [one["answered_wrongly"] for one in found["kinds"].values()] == [{}] * len(kinds)
+    assert (found["tries"], found["wrong"]) == (len(SOME), 0)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(Sparse CSR|quantize_per_tensor):UserWarning")
-def test_all_tries_are_answered_rightly(attack, place) -> None:
-    assert attack.attack(attack.tries(), place)["answered_wrongly"] == []
-
-
-def test_names_of_tries_are_told_apart(attack) -> None:
-    names = [one.name for one in attack.tries()]
-    assert len(names) == len(set(names)) > 200
+def test_there_are_over_500_tries_and_none_twice(attack, place) -> None:
+    (place / "whole.edgeres").write_bytes((place / "bundle.edgeres").read_bytes())
+    kinds = {*attack.PLAIN, *attack.WITH_FILES}
+    made = [(kind, one.name) for kind in kinds for one in attack.tries(place, kind)]
+    assert len(made) == len(set(made)) >= 500
 
 
 @pytest.mark.parametrize(
@@ -62,21 +60,61 @@ def test_names_of_tries_are_told_apart(attack) -> None:
         (5, "error: x", "exit code 5"),
         (3, "error: \x1b[2J", "characters that act"),
         (3, "error: x\nerror: y", "2 lines"),
+        (3, "nothing", "does not say 'error: '"),
     ],
 )
 def test_wrong_answers_are_seen(attack, code, text, wrong) -> None:
-    told = attack._wrong(attack.Try("x", (), (3,)), code, text)
+    says = "error: " if text == "nothing" else ""
+    told = attack.attack_try.judge(attack.Try("x", (), (3,), says=says), code, text)
     assert wrong in told
     assert bool(told) == bool(wrong)
 
 
-def test_a_hang_is_seen_and_ended(attack, tmp_path) -> None:
-    import os
+def test_the_later_answer_to_a_try_counts(attack) -> None:
+    def answered(name: str, code: int, wrong: str):
+        return attack.summary([attack.Answer("k", name, (0,), code, 1.0, wrong, "")])
 
+    found = attack.merged(answered("a", 1, "exit code 1"), answered("b", 1, "exit code 1"))
+    assert (found["tries"], found["wrong"]) == (2, 2)
+    found = attack.merged(found, answered("a", 0, ""))
+    assert (found["tries"], found["wrong"]) == (2, 1)
+    assert found["answers"]["a"] == "expected 0, got 0"
+
+
+def test_a_hang_is_seen_and_ended(attack, tmp_path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    program = tmp_path / "hang.py"
-    program.write_text("open('fifo')")
-    one = attack.Try("x", (), (0,), seconds=1.0)
-    found = attack.attempt(one, tmp_path, f"exec(open({str(program)!r}).read())")
+    one = attack.Try("x", (), (0,), seconds=1.0, code="open('fifo')")
+    found = attack.attack_try.attempt(one, tmp_path)
     assert found.wrong == "it hangs"
     assert json.dumps(vars(found))
+
+
+def test_a_process_that_stays_behind_is_seen_and_ended(attack, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(attack.attack_try, "_ORPHAN_S", 0.5)
+    code = (
+        "import subprocess as s, sys; n = s.DEVNULL\n"
+        "s.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=n, stderr=n,"
+        " start_new_session=True)"
+    )
+    found = attack.attack_try.attempt(attack.Try("x", (), (0,), code=code), tmp_path)
+    assert found.wrong == "1 processes stay behind"
+
+
+def test_what_is_sent_and_left_is_seen(attack, tmp_path) -> None:
+    speaks = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    speaks += "s.connect(('127.0.0.1', 9))"
+    leaves = "import os; open(os.environ['HOME'] + '/id', 'w')"
+    for code, wrong in ((speaks, "it speaks to others"), (leaves, "it leaves files: ['id']")):
+        one = attack.Try("x", (), (0,), code=code, watched=True)
+        try:
+            assert wrong in attack.attack_try.attempt(one, tmp_path).wrong
+        except SystemExit as missing:
+            pytest.skip(str(missing))
+
+
+def test_a_signal_is_sent_in_time(attack, tmp_path) -> None:
+    begin = time.monotonic()
+    one = attack.Try("x", (), (-15,), code="import time; time.sleep(60)", end_with=15, after=0.5)
+    found = attack.attack_try.attempt(one, tmp_path)
+    assert (found.code, found.wrong) == (-15, "")
+    assert time.monotonic() - begin < 30

@@ -40,6 +40,7 @@ class PackagedBackend:
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_device = "cpu"
     precision_options: frozenset[str] = frozenset()
+    float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     path_options: frozenset[str] = frozenset()
     place_options: frozenset[str] = frozenset()
 

@@ -51,12 +51,9 @@ class CheckedRunner(Closing):
         """
         if not self._open:
             raise UsageError("the engine was closed.", hint="Load it again to run it.")
+        check_names(self._inputs, feeds)
         for spec in self._inputs:
-            check_feed(spec, feeds.get(spec.name))
-        if len(feeds) != len(self._inputs):
-            known = ", ".join(spec.name for spec in self._inputs)
-            odd = ", ".join(sorted(set(feeds) - {spec.name for spec in self._inputs}))
-            raise DataError(f"the engine has no input {odd}.", hint=f"Its inputs are {known}.")
+            check_feed(spec, feeds[spec.name])
         return self._infer(feeds)
 
     def close(self) -> None:
@@ -74,29 +71,57 @@ class CheckedRunner(Closing):
         """Drops what the engine holds; called once."""
 
 
-def check_feed(spec: TensorSpec, feed: Array | None) -> None:
+def check_names(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, object]) -> None:
+    """Compares the names of the feeds with those of the engine's inputs.
+
+    Raises:
+        DataError: A feed is missing, or is no input.
+    """
+    for spec in inputs:
+        if feeds.get(spec.name) is None:
+            raise DataError(
+                f"the engine's input {spec.name} is missing.", hint=f"Feed {_written(spec)}."
+            )
+    odd = sorted(set(feeds) - {spec.name for spec in inputs})
+    if odd:
+        known = ", ".join(spec.name for spec in inputs)
+        raise DataError(
+            f"the engine has no input {', '.join(odd)}.", hint=f"Its inputs are {known}."
+        )
+
+
+def check_feed(spec: TensorSpec, feed: Array) -> None:
     """Compares an array with an input of the engine.
 
     Raises:
-        DataError: The array is missing, or its dtype or shape differs.
+        DataError: It is no array, or its dtype or shape differs.
     """
-    if feed is None:
+    if not isinstance(feed, np.ndarray):
         raise DataError(
-            f"the engine's input {spec.name} is missing.", hint=f"Feed {_written(spec)}."
-        )
-    if not isinstance(feed, np.ndarray) or feed.dtype != np.dtype(spec.dtype):
-        got = str(feed.dtype) if isinstance(feed, np.ndarray) else type(feed).__name__
-        raise DataError(
-            f"input {spec.name}: expected an array of {spec.dtype}, got {got}.",
+            f"input {spec.name}: expected an array of {spec.dtype}, got {type(feed).__name__}.",
             hint="Convert it first; the engine does not.",
         )
-    fits = len(feed.shape) == len(spec.shape) and all(
+    check_form(spec, str(feed.dtype), feed.shape)
+
+
+def check_form(spec: TensorSpec, dtype: str, shape: tuple[int, ...]) -> None:
+    """Compares type and shape of a tensor with an input of the engine.
+
+    Raises:
+        DataError: One of them differs.
+    """
+    if dtype != spec.dtype:
+        raise DataError(
+            f"input {spec.name}: expected an array of {spec.dtype}, got {dtype}.",
+            hint="Convert it first; the engine does not.",
+        )
+    fits = len(shape) == len(spec.shape) and all(
         got == size if size is not None else got > 0
-        for size, got in zip(spec.shape, feed.shape, strict=True)
+        for size, got in zip(spec.shape, shape, strict=True)
     )
     if not fits:
         raise DataError(
-            f"input {spec.name}: expected {_written(spec)}, got {feed.dtype} {feed.shape}.",
+            f"input {spec.name}: expected {_written(spec)}, got {dtype} {shape}.",
             hint="Fit the preprocessing to the model.",
         )
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.errors import UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.progress import ProgressCallback
 
@@ -93,6 +94,15 @@ class QdqRules:
         clips_integers: True where an engine moves a Clip in front of the DequantizeLinear that it
             reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
             Min, or has no bound at the end of the integers.
+        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them;
+            ``x * g(x)`` of one of them counts as such.
+        float_adds: True where an Add whose main input no INT8 layer gives (a Mul does, with SE) is
+            as quick and more exact in float: it then takes no Q/DQ.
+        float_norms: True where a norm behind no layer (a depthwise Conv of one tap in the normal
+            form) is quicker and more exact as a Mul and an Add in float.
+        sinks_strides: True where an engine moves the stride of a 1x1 Conv in front of a
+            DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
+            one pixel then takes the stride.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
     """
@@ -119,13 +129,21 @@ class QdqRules:
     concat_barrier: bool = False
     factor_barrier: bool = False
     clips_integers: bool = False
+    epilogues: frozenset[str] = frozenset()
+    float_adds: bool = False
+    float_norms: bool = False
+    sinks_strides: bool = False
     keep_float: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; ``keep_float`` only where it names a node."""
-        sets = ("ops", "wrong_groups", "keep_float")
+        sets = ("ops", "wrong_groups", "epilogues", "keep_float")
         values = asdict(self) | {name: sorted(getattr(self, name)) for name in sets}
         return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
+
+
+MOST_THREADS = 4096
+"""A runtime starts as many as it is told, and takes minutes and all memory for far more."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,9 @@ class BuildConfig:
         tuned: Whether options and threads that were found fastest on this CPU and kept beside the
             engine (:mod:`edgeres.benchmarking.runtime_options`) fill in for what is not given here.
             What was tuned goes before what the engine was built with.
+
+    Raises:
+        UsageError: Fewer threads than one, or more than any machine has.
     """
 
     device: str = "cpu"
@@ -147,6 +168,11 @@ class BuildConfig:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     tuned: bool = True
+
+    def __post_init__(self) -> None:
+        # Runtimes take 0 and -1 for "as many as there are", each in its own way.
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"expected 1 to {MOST_THREADS} threads, got {self.threads}.")
 
 
 @dataclass(frozen=True)
@@ -247,6 +273,8 @@ class Backend(Protocol):
         default_device: What engines are for where no device is here.
         precision_options: Options that change the arithmetic of a float network; they are left out
             where one is built as the reference.
+        float_builds: Options that make a float engine which may be faster than FP32, by the name of
+            its arithmetic; INT8 has to beat the fastest.
         path_options: Options whose values are paths of this machine.
         place_options: Options that say what an engine can run on; they are left out where it is
             built anew for another machine.
@@ -256,6 +284,7 @@ class Backend(Protocol):
     engine_suffix: str
     default_device: str
     precision_options: frozenset[str]
+    float_builds: Mapping[str, Mapping[str, str]]
     path_options: frozenset[str]
     place_options: frozenset[str]
 

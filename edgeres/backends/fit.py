@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from edgeres.backends import get_backend
+from edgeres.backends import backend_names, get_backend
 from edgeres.backends.base import Backend, Engine
 from edgeres.errors import ArtefactError, BackendMissingError
 from edgeres.system.environment import describe_environment
@@ -25,13 +25,28 @@ def installed_backend(name: str) -> Backend:
     return backend
 
 
-def backend_here(name: str, what: str) -> Backend:
-    """The backend of an engine, which ``what`` names, if this machine can run it.
+def backend_of(name: str, what: str) -> Backend:
+    """The backend that a file says it was built by; ``what`` names the file.
 
     Raises:
+        ArtefactError: No backend has that name.
+    """
+    if name not in backend_names():
+        raise ArtefactError(
+            f"{what}: was built by {name!r}, which is no backend of this edgeres.",
+            hint="A newer edgeres may know it.",
+        )
+    return get_backend(name)
+
+
+def backend_here(name: str, what: str) -> Backend:
+    """As :func:`backend_of`, if this machine can run it.
+
+    Raises:
+        ArtefactError: No backend has that name.
         BackendMissingError: It cannot; the message says why.
     """
-    backend = get_backend(name)
+    backend = backend_of(name, what)
     reason = backend.not_executable()
     if reason is not None:
         raise BackendMissingError(

@@ -69,6 +69,7 @@ class GuardedSession(requests.Session):
                 lambda: super(GuardedSession, self).request(*args, **kwargs),
             )
         if found.status_code >= 500:
+            found.close()
             raise BackendMissingError(
                 f"{self._host}: the registry answered {found.status_code} ({found.reason}).",
                 hint="It has a fault of its own; try again later, or tell who runs it.",

@@ -87,13 +87,13 @@ def read_manifest(client: Any, container: Any, reference: str) -> tuple[dict[str
         ArtefactError: There is none, or it has not the digest that was asked for.
     """
     url = f"{client.prefix}://{container.manifest_url()}"
-    answer = client.do_request(url, "GET", headers={"Accept": MANIFEST}, stream=True)
-    if answer.status_code != 200:
-        raise ArtefactError(
-            f"{reference}: the registry answered {answer.status_code} ({answer.reason}).",
-            hint="Check the name, and that you may read it (`docker login`).",
-        )
-    content = b"".join(client.blocks(answer))
+    with client.do_request(url, "GET", headers={"Accept": MANIFEST}, stream=True) as answer:
+        if answer.status_code != 200:
+            raise ArtefactError(
+                f"{reference}: the registry answered {answer.status_code} ({answer.reason}).",
+                hint="Check the name, and that you may read it (`docker login`).",
+            )
+        content = b"".join(client.blocks(answer))
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     _, _, wanted = reference.partition("@")
     if wanted and digest != wanted:

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends import get_backend
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
-from edgeres.backends.fit import backend_here, check_saturation, check_versions
+from edgeres.backends.fit import backend_here, backend_of, check_saturation, check_versions
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.archive import refused
 from edgeres.bundling.manifest import EngineEntry
@@ -176,7 +175,7 @@ def _first_that_runs(bundle: OpenBundle) -> str:
     """
     reasons = []
     for target, entry in bundle.manifest.engines.items():
-        backend = get_backend(entry.backend)
+        backend = backend_of(entry.backend, f"{bundle.path}: {target}")
         reason = backend.not_executable()
         if reason is None:
             return target

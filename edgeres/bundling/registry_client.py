@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
 from oras.client import OrasClient
 from oras.logger import setup_logger
+from oras.utils import append_url_params
 
 from edgeres.bundling.guarded_http import GuardedSession, http_errors
 from edgeres.errors import BackendMissingError
@@ -50,6 +52,8 @@ class RegistryClient(OrasClient):  # type: ignore[misc]  # the package has no ty
             wanted, changed = self.auth.authenticate_request(answer, wanted, refresh=True)
             if changed:
                 answer.close()
+                if hasattr(data, "seek"):
+                    data.seek(0)  # the first request read it
                 answer = self.session.request(method, url, headers=wanted, **more)
         if answer.status_code in (401, 403):
             answer.close()
@@ -59,6 +63,20 @@ class RegistryClient(OrasClient):  # type: ignore[misc]  # the package has no ty
                 hint=f"Log in with `docker login {self._host}` as somebody who may do this.",
             )
         return answer
+
+    # The library's own version reads the whole file first.
+    def put_upload(self, blob: str, container: Any, layer: dict[str, Any]) -> requests.Response:
+        """Brings a file to the registry as it is read."""
+        kind = {"Content-Type": "application/octet-stream"}
+        begun = self.do_request(
+            f"{self.prefix}://{container.upload_blob_url()}", "POST", headers=kind
+        )
+        place = self._get_location(begun, container)
+        if not place:
+            return begun
+        address = append_url_params(place, {"digest": layer["digest"]})
+        with Path(blob).open("rb") as file:
+            return self.do_request(address, "PUT", data=file, headers=kind)
 
     @contextmanager
     def bodies_up_to(self, limit: int) -> Iterator[None]:

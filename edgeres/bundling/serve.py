@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.backends.base import Engine
@@ -21,9 +22,24 @@ from edgeres.system.files import disk_errors, file_sha256
 from edgeres.system.store import replace_folder
 
 
+@dataclass(frozen=True)
+class Served:
+    """A model repository.
+
+    Attributes:
+        place: The repository.
+        models: Names of its models.
+        left_out: Targets whose engines the server cannot run, each with the reason.
+    """
+
+    place: Path
+    models: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
 def serve(
     folder: Path, server: str, output: Path | None = None, *, targets: Sequence[str] = ()
-) -> tuple[Path, tuple[str, ...]]:
+) -> Served:
     """Writes a model repository; an earlier one in its place is replaced when it is whole.
 
     Preprocessing stays with the client: a server takes what :meth:`Preprocess.apply` gives.
@@ -35,7 +51,7 @@ def serve(
         targets: Which engines; all that the server can run where empty.
 
     Returns:
-        The repository, and the names of its models.
+        The repository, and what is not in it.
 
     Raises:
         ArtefactError: The folder is not one, or not whole.
@@ -48,7 +64,7 @@ def serve(
     report = read_report(folder / run_folder.REPORT)
     answers = load_predictions(folder / run_folder.BASELINE / run_folder.PREDICTIONS)
     models: list[ServedModel] = []
-    reasons: list[str] = []
+    left_out: dict[str, str] = {}
     for target in targets or list(report.targets):
         part = report.targets.get(target)
         if part is None:
@@ -59,11 +75,12 @@ def serve(
         engine = read_engine(engine_in(folder, part.engine))
         reason = chosen.refusal(engine)
         if reason is not None:
-            reasons.append(f"{target}: {reason}")
+            left_out[target] = reason
             continue
         models.append(_served(folder, f"{report.model.name}_{target}", engine, answers.class_names))
-    if not models or (targets and reasons):
-        raise UsageError(f"{folder}: {server} cannot run its engines. {' '.join(reasons)}")
+    if not models or (targets and left_out):
+        reasons = " ".join(f"{target}: {reason}" for target, reason in left_out.items())
+        raise UsageError(f"{folder}: {server} cannot run its engines. {reasons}")
     place = output or folder / f"serve-{server}"
     if place.exists() and not _is_repository(place):
         raise UsageError(
@@ -77,7 +94,7 @@ def serve(
             replace_folder(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return place, tuple(model.name for model in models)
+    return Served(place, tuple(model.name for model in models), left_out)
 
 
 def _served(folder: Path, name: str, engine: Engine, class_names: tuple[str, ...]) -> ServedModel:

@@ -54,7 +54,9 @@ def bundle(
                 raise UsageError(
                     "--labels, --license and --sign are for a bundle, not for a model repository."
                 )
-            place, models = write(folder, serve, output, targets=target or ())
+            served = write(folder, serve, output, targets=target or ())
+            for name, reason in served.left_out.items():
+                out.note(f"warning: the engine for {name} is left out: {reason}")
             from edgeres.report.schema import read_report
 
             report = read_report(folder / run_folder.REPORT)
@@ -63,11 +65,18 @@ def bundle(
                 {
                     name: f"{part.verdict}: {part.reason}"
                     for name, part in report.targets.items()
-                    if part.verdict != "pass" and (not target or name in target)
+                    if part.verdict != "pass"
+                    and name not in served.left_out
+                    and (not target or name in target)
                 },
             )
-            content = {"repository": str(place), "server": serve, "models": list(models)}
-            out.lines(content, [f"{place}: {', '.join(models)}"])
+            content = {
+                "repository": str(served.place),
+                "server": serve,
+                "models": list(served.models),
+                "left_out": dict(served.left_out),
+            }
+            out.lines(content, [f"{served.place}: {', '.join(served.models)}"])
             return
         from edgeres.bundling.make import bundle as run
 

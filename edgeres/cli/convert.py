@@ -35,6 +35,11 @@ NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Do every stage anew, the shipped ones too.")
 ]
 
+#: Keys that are of the recipe's own model, not of one that is given instead.
+_OF_ONE_MODEL = (
+    *("weights", "declared_top1", "sample_answer", "outputs", "input_size", "given_scales"),
+)
+
 
 @o.takes_preprocess
 def convert(
@@ -45,6 +50,7 @@ def convert(
     sample_answer: o.SampleAnswer = None,
     output_name: o.OutputName = None,
     input_size: o.InputSize = None,
+    given_scales: o.GivenScales = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     train_data: o.TrainData = None,
@@ -84,6 +90,7 @@ def convert(
     with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
         from edgeres.cli.closing_lines import closing_lines
         from edgeres.pipeline.convert import convert as run
+        from edgeres.pipeline.find_source import model_name
         from edgeres.pipeline.recipe_file import load_recipe
         from edgeres.report.junit import explanations_of, tell_ci, verdicts_of
         from edgeres.report.run_table import report_table
@@ -93,6 +100,7 @@ def convert(
             "model.weights": str(weights) if weights else None,
             "model.declared_top1": declared_top1,
             "model.sample_answer": str(sample_answer) if sample_answer else None,
+            "model.given_scales": given_scales,
             "data.validation": data,
             "data.calibration": calibration_data or data,
             "data.train": train_data,
@@ -108,8 +116,8 @@ def convert(
         changes |= o.source_changes(output_name, input_size)
         changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
-            changes |= {"name": Path(model).stem, "prune": None}
-            for key in ("weights", "declared_top1", "sample_answer", "outputs", "input_size"):
+            changes |= {"name": model_name(model, weights), "prune": None}
+            for key in _OF_ONE_MODEL:
                 changes.setdefault(f"model.{key}", None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
         folder = output or Path("runs") / loaded.name

@@ -21,9 +21,14 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stde
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint (.safetensors, .pt), .onnx file, or architecture name."),
+    typer.Option(
+        help="Checkpoint or its folder, .onnx, .keras or .pt2 file, architecture name, or "
+        "FILE.py:FUNCTION that returns a torch module."
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Checkpoint of a named architecture.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights of a named architecture, or for FILE.py:FUNCTION.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -83,7 +88,14 @@ OutputName = Annotated[
 ]
 InputSize = Annotated[
     str | None,
-    typer.Option(metavar="H,W", help="Size of an .onnx file that leaves height and width open."),
+    typer.Option(metavar="H,W", help="Size that an .onnx file or a module leaves open."),
+]
+
+GivenScales = Annotated[
+    str | None,
+    typer.Option(
+        metavar="remove", help="Take the scales out of an .onnx file that is quantized already."
+    ),
 ]
 
 

@@ -26,7 +26,7 @@ def validate(
     ] = None,
     max_p99_ms: Annotated[float | None, typer.Option(help="Largest p99 latency.")] = None,
     min_speedup: Annotated[
-        float | None, typer.Option(help="Smallest FP32 p50 over this engine's.")
+        float | None, typer.Option(help="Smallest p50 of the fastest float engine over this one's.")
     ] = None,
     max_size_bytes: Annotated[int | None, typer.Option(help="Largest size.")] = None,
     fp32: Annotated[

@@ -15,8 +15,7 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
-from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH
+from edgeres.evaluation.predict import BATCH, predict
 from edgeres.system.foreign_json import parse_json
 
 

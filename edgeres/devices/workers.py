@@ -38,12 +38,12 @@ from edgeres.errors import (
     UsageError,
 )
 from edgeres.evaluation.distinct import Sketches
-from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions
-from edgeres.evaluation.validate import BATCH
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.within import within
 
 SHARD = 5 * BATCH
 _CONNECT_S = 20
@@ -333,10 +333,11 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             yield client
         return
     try:
-        client = dask.Client(scheduler, timeout=_CONNECT_S)
+        # dask's own limit is for the connection: one that is taken and never answered has none.
+        client = within(2 * _CONNECT_S, lambda: dask.Client(scheduler, timeout=_CONNECT_S))
     except (OSError, TimeoutError, ValueError) as error:
         raise BackendMissingError(
-            f"{scheduler}: no dask scheduler answers there ({error}).",
+            f"{scheduler}: no dask scheduler answers there ({error or 'it says nothing'}).",
             hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
         ) from error
     with client:

@@ -193,15 +193,20 @@ def latency_check(latency: Latency, max_p99_ms: float, confidence: float = 0.95)
 
 
 def speedup_check(
-    speedup: float, interval: tuple[float, float], minimum: float, doubts: Sequence[str] = ()
+    speedup: float,
+    interval: tuple[float, float],
+    minimum: float,
+    doubts: Sequence[str] = (),
+    yardstick: str = "fp32",
 ) -> Check:
     """Judges how many times faster the engine is by the confidence interval of the ratio.
 
     Args:
-        speedup: FP32 p50 over the engine's.
+        speedup: The yardstick's p50 over the engine's.
         interval: Confidence interval of it.
         minimum: Smallest that is allowed.
         doubts: What speaks against the times.
+        yardstick: Arithmetic of the float engine that it is compared with.
     """
     low, high = interval
     outcome: Outcome = "inconclusive"
@@ -209,7 +214,8 @@ def speedup_check(
         outcome = "pass"
     elif not doubts and high < minimum:
         outcome = "fail"
-    reason = f"{speedup:.2f} times as fast ({low:.2f} to {high:.2f}), {minimum:g} asked."
+    fast = "as fast" if yardstick == "fp32" else f"as fast as {yardstick.upper()}"
+    reason = f"{speedup:.2f} times {fast} ({low:.2f} to {high:.2f}), {minimum:g} asked."
     if doubts:
         reason += f" The times are doubtful: {'; '.join(doubts)}."
     return Check("speedup", outcome, reason, speedup, minimum)
@@ -230,6 +236,7 @@ def deployment_checks(
     speedup: float | None = None,
     speedup_interval: tuple[float, float] | None = None,
     doubts: Sequence[str] = (),
+    yardstick: str = "fp32",
 ) -> list[Check]:
     """Checks of size and speed, one for each limit that is given.
 
@@ -237,9 +244,10 @@ def deployment_checks(
         limits: What is allowed.
         size_bytes: Size of the engine with all its files.
         latency: Its times.
-        speedup: FP32 p50 over the engine's.
+        speedup: The yardstick's p50 over the engine's.
         speedup_interval: Confidence interval of it.
         doubts: What speaks against the times of either.
+        yardstick: Arithmetic of the float engine that it is compared with.
 
     Raises:
         UsageError: A limit is given whose measurement is not.
@@ -253,7 +261,7 @@ def deployment_checks(
     if limits.min_speedup is not None:
         interval = _measured("min_speedup", speedup_interval)
         ratio = _measured("min_speedup", speedup)
-        checks.append(speedup_check(ratio, interval, limits.min_speedup, doubts))
+        checks.append(speedup_check(ratio, interval, limits.min_speedup, doubts, yardstick))
     return checks
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeres.backends import get_backend
 from edgeres.backends.base import Engine, LayerInfo, Remarks
+from edgeres.backends.fit import backend_of
 from edgeres.backends.isolate import try_engine
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.errors import ArtefactError
@@ -72,7 +72,7 @@ def inspect(path: StrPath, *, source: StrPath | None = None, isolate: bool = Fal
     path = Path(path)
     source = None if source is None else Path(source)
     engine = read_engine(path)
-    backend = get_backend(engine.backend)
+    backend = backend_of(engine.backend, str(engine.path))
     if isolate and backend.not_executable() is None:
         try_engine(path)
     onnx = source_of(engine, source)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
 
+BATCH = 100
+"""Images a run where answers are to be the same whoever computes them."""
+
 
 def predict(
     runner: Runner,

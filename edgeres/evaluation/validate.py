@@ -30,7 +30,7 @@ from edgeres.evaluation.gates import (
     fusion_check,
 )
 from edgeres.evaluation.inspect import inspect, source_of
-from edgeres.evaluation.predict import predict
+from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from edgeres.data.preprocess import PreprocessLike
     from edgeres.data.types import Dataset
     from edgeres.quantization.qdq_view import Finding
-
-BATCH = 100
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from edgeres.exporting.original import Original, before_activation, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, check_parity
 from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.exporting.precision_parity import takes_whole_numbers, told_parity
+from edgeres.exporting.remove_scales import remove_scales
 from edgeres.exporting.scores import check_scores, choose_output
 from edgeres.graph.external_data import load_self_contained
 from edgeres.graph.shapes import set_batch
@@ -49,6 +50,7 @@ def normalize_file(
     tolerance: Tolerance,
     max_bytes: int,
     open_size: Sequence[int] | None = None,
+    remove_given_scales: bool = False,
 ) -> dict[str, Any]:
     """Reads ``source``, writes the normal form to ``out`` and tells about it in JSON values.
 
@@ -64,8 +66,12 @@ def normalize_file(
     _check_well_formed(original)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
-    source_opset = check_operators(original)
     notes: list[JsonValue] = []
+    if remove_given_scales:
+        quantized, original = original, remove_scales(original)
+        if original is not quantized:
+            notes.append("it is quantized already; its scales were removed.")
+    source_opset = check_operators(original)
     if source_opset < opset:
         notes.append(f"opset {source_opset} upgraded to {opset}")
     plain, precisions = in_float32(original)

@@ -8,6 +8,9 @@ Rules:
    leave pixels out, and ``auto_pad`` pads where strides make it (the output is one pixel only
    without).
 
+4. ``ReduceMean`` over the pixels of ``(N, C, H * W)``, a view of the image.
+5. ``ReduceMean`` over rows of one over columns, or the other way round: two means in a row.
+
 What the old node gave in another shape is kept by a ``Reshape`` behind the new one.
 """
 
@@ -18,7 +21,7 @@ import onnx_ir as ir
 
 from edgeres.errors import ModelError
 from edgeres.exporting.conv_form import explicit_pads
-from edgeres.exporting.views import permutation
+from edgeres.exporting.views import VIEWS, permutation
 from edgeres.graph.edit import (
     NodePass,
     add_constant,
@@ -88,7 +91,13 @@ def _is_one_whole_window(pool: ir.Node) -> bool:
 def _of_reduce_mean(node: ir.Node) -> ir.Value | None:
     source = data_input(node)
     shape, axes = static_shape(source), constant_ints(input_at(node, 1))
-    if shape is None or len(shape) != 4 or axes is None:
+    if shape is None or axes is None:
+        return None
+    if (first := made_by(source, "ReduceMean")) is not None:
+        return _of_two_means(first, [axis % len(shape) for axis in axes])
+    if len(shape) == 3:
+        return _of_pixels(source, shape) if [axis % 3 for axis in axes] == [2] else None
+    if len(shape) != 4:
         return None
     positive = [axis % 4 for axis in axes]
     transpose = made_by(source, "Transpose")
@@ -97,3 +106,23 @@ def _of_reduce_mean(node: ir.Node) -> ir.Value | None:
         moved = sorted(perm[axis] for axis in positive)
         return data_input(transpose) if tuple(moved) == SPATIAL and perm[0] == 0 else None
     return source if tuple(sorted(positive)) == SPATIAL else None
+
+
+def _of_pixels(source: ir.Value, shape: tuple[int, ...]) -> ir.Value | None:
+    view = made_by(source, *VIEWS)
+    image = None if view is None else data_input(view)
+    before = static_shape(image)
+    if before is None or len(before) != 4 or before[:2] != shape[:2]:
+        return None
+    return image
+
+
+def _of_two_means(first: ir.Node, second: list[int]) -> ir.Value | None:
+    """The image, where a mean over one axis of a mean over another leaves no pixels."""
+    image, axes = data_input(first), constant_ints(input_at(first, 1))
+    if len(static_shape(image) or ()) != 4 or axes is None or len(axes) != 1 or len(second) != 1:
+        return None
+    left = list(range(4))
+    if first.attributes.get_int("keepdims", 1) == 0:
+        left.remove(axes[0] % 4)
+    return image if tuple(sorted((axes[0] % 4, left[second[0]]))) == SPATIAL else None

@@ -82,6 +82,7 @@ def import_onnx(
     sample_shape: Sequence[int] | None = None,
     open_size: Sequence[int] | None = None,
     output: str | None = None,
+    remove_given_scales: bool = False,
     images: F32 | None = None,
     tolerance: Tolerance | None = None,
     seconds: float = SECONDS,
@@ -101,6 +102,7 @@ def import_onnx(
         sample_shape: Shape of one sample as the model takes it; it must agree with the file.
         open_size: Height and width where the file leaves them open; else not looked at.
         output: The output to keep, where there are several, or a tensor inside the network.
+        remove_given_scales: Take the scales of a quantized file out; without it one is refused.
         images: Real preprocessed images ``(M, *sample_shape) float32`` for the parity gate; random
             ones are always used.
         tolerance: Largest error that the parity gate allows.
@@ -134,6 +136,7 @@ def import_onnx(
                 sample_shape=sample_shape,
                 open_size=open_size,
                 output=output,
+                remove_given_scales=remove_given_scales,
                 images=None if images is None else images.astype(np.float32, copy=False),
                 tolerance=tolerance or Tolerance(),
                 max_bytes=memory_bytes // 4,

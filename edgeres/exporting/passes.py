@@ -6,7 +6,8 @@ Every later stage relies on it:
 * Conv with constant weights and bias and explicit padding, BatchNormalization folded, or
   a depthwise Conv where no layer is in front of it;
 * AveragePool with explicit pads that are left out of the mean, no ``ceil_mode``, no dilation;
-* ``Gemm`` with ``transB=1`` and a bias; ``GlobalAveragePool``; ``Flatten(axis=1)``;
+* ``Gemm`` with ``transB=1`` and a bias, also for a 1x1 Conv that is then flattened;
+* ``GlobalAveragePool``; ``Flatten(axis=1)``;
 * no pixels computed that no layer reads (strides stand as near to the image as they can);
 * no Identity, Dropout or doubled Relu; readable, unique, deterministic names;
 * no metadata: equal weights give equal bytes.
@@ -31,6 +32,7 @@ from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.global_pool import GlobalPools
 from edgeres.exporting.linear import LinearForm
 from edgeres.exporting.naming import NameEverything
+from edgeres.exporting.point_layers import PointLayers
 from edgeres.exporting.pool_form import PoolForm
 from edgeres.exporting.pool_pads import PoolPads
 from edgeres.exporting.propagate_strides import PropagateStrides
@@ -67,6 +69,7 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
         SimplifyViews(),
         LinearForm(),
         FoldAffine(),
+        PointLayers(),
         ChannelAffine(),
         ConvForm(),
     ):

@@ -21,6 +21,7 @@ from edgeres.exporting.one_precision import in_float32
 from edgeres.exporting.original import Original, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, check_parity
 from edgeres.exporting.precision_parity import image_of, takes_whole_numbers
+from edgeres.exporting.remove_scales import remove_scales
 from edgeres.graph.external_data import load_self_contained
 from edgeres.system.child import JsonValue, run_limited
 
@@ -55,6 +56,7 @@ def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, Json
     original = load_self_contained(source, max_bytes=MEMORY_BYTES // 4)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
+    original = remove_scales(original)  # where they were, they were to be removed
     check_operators(original)  # which also gives the operators the one name of their domain
     whole = takes_whole_numbers(original)
     original, _ = in_float32(original)

@@ -177,6 +177,24 @@ def _dense(
     )
 
 
+def is_norm(node: ir.Node) -> bool:
+    """True for a Conv that only scales and shifts each channel, by factors above 0.
+
+    The normal form makes one of a norm that follows no layer.
+    """
+    layer = layer_of(node)
+    return (
+        layer is not None
+        and layer.node.op_type == "Conv"
+        and layer.groups == layer.weight.shape[0]
+        and layer.weight.shape[1] == 1
+        and len(layer.kernel) == 2
+        and set(node.attributes.get_ints("strides", (1, 1))) == {1}
+        and not any(node.attributes.get_ints("pads", ()))
+        and bool((layer.weight > 0).all())
+    )
+
+
 def consumers(value: ir.Value) -> tuple[tuple[ir.Node, int], ...]:
     """Nodes that read a value and the index of the input that does, in a fixed order."""
     uses = [(use.node, use.idx) for use in value.uses()]

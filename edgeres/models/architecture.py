@@ -90,14 +90,16 @@ def infer_plan(
         raise ModelError(
             f"Expected a stem convolution 'conv1.weight' in {source}, got keys like "
             f"{', '.join(list(shapes)[:10]) or 'none'}.",
-            hint="The weights are not of a ResNet, or carry names this version does not know.",
+            hint="They are of another network, or carry names this version does not know; give the "
+            "code that makes it: --model mymodel.py:build --weights FILE.",
         )
     classes = _classes(shapes, source, num_classes)
     in_channels = stem[1]
     if in_channels not in (1, 3):
         raise ModelError(
             f"The stem in {source} takes {in_channels} input channels.",
-            hint="Networks for grey (1) or colour (3) images can be used.",
+            hint="edgeres' own networks take grey (1) or colour (3) images; give the code that "
+            "makes this one: --model mymodel.py:build --weights FILE.",
         )
     traits = _traits(shapes, stem)
     if claim is not None:
@@ -119,7 +121,8 @@ def _plan(
     if not candidates:
         raise ModelError(
             f"No known architecture has what {source} holds: {traits}.",
-            hint="Name the architecture to see which parameters differ. "
+            hint="Name the architecture to see which parameters differ, or give the code that "
+            "makes the network: --model mymodel.py:build --weights FILE. "
             f"Known ones: {', '.join(sorted(ARCHITECTURES))}.",
         )
     nominal = [plan_for(name, num_classes=classes, in_channels=in_channels) for name in candidates]

@@ -55,7 +55,8 @@ def _check_variant(plan: ChannelPlan) -> None:
     if wrong:
         raise ModelError(
             f"A '{plan.architecture}' of this kind ({variant}) cannot be built: {wrong}.",
-            hint="Export the network to ONNX with the library that it comes from.",
+            hint="Export the network to ONNX with the library that it comes from, or give the code "
+            "that makes it: --model mymodel.py:build --weights FILE.",
         )
 
 

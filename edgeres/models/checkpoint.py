@@ -22,12 +22,15 @@ from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.models.architecture import infer_plan
 from edgeres.models.beside import read_beside, said_inside
 from edgeres.models.build import build_model
-from edgeres.models.names import canonical_names
+from edgeres.models.head import one_linear
+from edgeres.models.names import canonical_names, left_out
+from edgeres.models.pickled_module import check_geometry
 from edgeres.models.plan import ChannelPlan
 from edgeres.models.preparation import told_names, told_preprocess
 from edgeres.models.statements import read_claim
 from edgeres.models.unwrap import find_state_dict
 from edgeres.models.weights_file import read_weights, write_safetensors
+from edgeres.models.weights_place import weights_place
 from edgeres.system.foreign_json import parse_json
 
 _PLAN, _PREPROCESS, _CLASS_NAMES = "plan", "preprocess", "class_names"
@@ -45,6 +48,7 @@ class Checkpoint:
         preprocess: How an image becomes the network's input; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
         metadata: Further notes, text by text, e.g. ``top1`` or ``wrapped_in``.
+        notes: What a person should know of how the file was read; not saved.
     """
 
     plan: ChannelPlan
@@ -52,6 +56,7 @@ class Checkpoint:
     preprocess: Preprocess | None = None
     class_names: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_checkpoint(
@@ -61,10 +66,11 @@ def load_checkpoint(
     num_classes: int | None = None,
     sample_answer: Path | None = None,
 ) -> Checkpoint:
-    """Loads a ``.safetensors`` or ``.pt``/``.pth`` file, of edgeres or of other training code.
+    """Loads a checkpoint of edgeres or of other training code, in one file, a folder or shards.
 
     Args:
-        path: The file. Pickles are read as data only; one that needs code is refused.
+        path: The file, the folder or the index. Pickles are read as data only; one that needs code
+            is refused.
         architecture: A name from :data:`edgeres.models.plan.ARCHITECTURES`; inferred from the
             weights (pruned widths included) where not given.
         num_classes: Expected classes; taken from the classifier where not given.
@@ -81,12 +87,16 @@ def load_checkpoint(
             finite (the tensor is named), or is said to be a network that is not built here.
         UsageError: ``architecture`` is not known.
     """
-    path = Path(path)
+    path = weights_place(Path(path))
     source = path.name
     content, metadata = read_weights(path)
     weights = find_state_dict(content, source=source)
-    names = canonical_names(weights.tensors, source=source)
-    state = {name: weights.tensors[original] for name, original in names.items()}
+    beside_it = [name for name in weights.tensors if left_out(name)]
+    names = canonical_names((n for n in weights.tensors if n not in beside_it), source=source)
+    told = () if not beside_it else (f"left out, of no network: {_names(beside_it)}.",)
+    state, folded = one_linear(
+        {name: weights.tensors[original] for name, original in names.items()}, source
+    )
     preprocess = _read_preprocess(metadata, source)
     if _PLAN in metadata:
         plan = ChannelPlan.from_json(metadata[_PLAN])
@@ -105,6 +115,8 @@ def load_checkpoint(
         preprocess = preprocess or told_preprocess(beside, inside)
         class_names = told_names(beside, inside, plan.num_classes)
     tensors = _checked(state, plan, source)
+    if weights.geometry:
+        check_geometry(build_model(plan), weights.geometry, names, source)
     if sample_answer is not None:
         from edgeres.models.sample_answer import fit_to_answer
 
@@ -118,6 +130,7 @@ def load_checkpoint(
         preprocess=preprocess,
         class_names=class_names,
         metadata=notes,
+        notes=(*told, *folded),
     )
 
 
@@ -231,8 +244,12 @@ def _check_fit(
 
 
 def _listing(title: str, names: list[str]) -> str:
+    return f"{len(names)} {title}: {_names(names)}"
+
+
+def _names(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{len(names)} {title}: {', '.join(names[:_LISTED])}{more}"
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 def _read_preprocess(metadata: Mapping[str, str], source: str) -> Preprocess | None:

@@ -31,9 +31,17 @@ PREFIXES = (
 )
 
 # Buffers that profilers and averagers leave in a state dict.
-_IGNORED = re.compile(r"(^|\.)(total_ops|total_params|n_averaged)$")
+_IGNORED = re.compile(r"(^|\.)(total_ops|total_params|n_averaged|initted|step)$")
 
-_HEAD = r"(?:fc|linear|last_linear|head\.fc|head|classifier\.1|classifier)"
+# What a loss or a metric has of its own, beside the network. The mean and deviation of images are
+# not among them: a network that normalizes is another one.
+_BESIDE = re.compile(
+    r"^((train|val|valid|test)_\w*|\w*criterion\w*|\w*loss\w*|\w*metrics?)(\.|$)|"
+    r"^(pos_weight|class_weights?)$|^head\.loss_module\."
+)
+
+_HEAD = r"(?:fc|linear|last_linear|cls_head|head\.fc|head|classifier)"
+_PARAMETER = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -59,8 +67,19 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         # CIFAR training code
         (r"^(layer\d+\.\d+)\.shortcut\.(\d+)\.", r"\1.downsample.\2."),
-        # classifiers
-        (rf"^{_HEAD}\.(weight|bias)$", r"fc.\1"),
+        # OpenMMLab
+        (r"^stem\.6\.", "conv1.6."),
+        (r"^stem\.7\.", "bn1."),
+        (r"^stem\.(\d)\.", r"conv1.\1."),
+        (r"^(layer\d+\.\d+)\.se_layer\.conv(\d)\.conv\.", r"\1.se.fc\2."),
+        # fastai: Sequential(body, head), the body numbered too
+        (r"^0\.0\.", "conv1."),
+        (r"^0\.1\.", "bn1."),
+        (r"^0\.([4-7])\.", r"<body\1>"),
+        (r"^1\.(?=\d)", "fc."),
+        # classifiers, in one part or several; Hugging Face's is Sequential(Flatten, Linear)
+        (r"^classifier\.1\.(weight|bias)$", r"fc.\1"),
+        (rf"^{_HEAD}\.((?:\w+\.)*){_PARAMETER}$", r"fc.\1\2"),
     )
 )
 
@@ -76,17 +95,17 @@ def canonical_name(name: str) -> str | None:
     """
     if _IGNORED.search(name):
         return None
-    stripped = name
-    while True:
-        prefix = next((p for p in PREFIXES if stripped.startswith(p)), None)
-        if prefix is None:
-            break
-        stripped = stripped[len(prefix) :]
+    stripped = _stripped(name)
     for pattern, replacement in _RULES:
         result, count = pattern.subn(replacement, stripped)
         if count:
             return _count_from_one(result)
     return stripped
+
+
+def left_out(name: str) -> bool:
+    """Whether a parameter is of something that was trained or saved beside the network."""
+    return _BESIDE.search(_stripped(name)) is not None or _BESIDE.search(name) is not None
 
 
 def canonical_names(names: Iterable[str], *, source: str) -> dict[str, str]:
@@ -110,7 +129,20 @@ def canonical_names(names: Iterable[str], *, source: str) -> dict[str, str]:
     return mapped
 
 
+def _stripped(name: str) -> str:
+    """The name without what wrapper modules put before it."""
+    while True:
+        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+        if prefix is None:
+            return name
+        name = name[len(prefix) :]
+
+
 def _count_from_one(name: str) -> str:
-    """Turns ``<0>1.conv<2>weight`` (counted from 0) into ``layer1.1.conv3.weight``."""
+    """Turns ``<0>1.conv<2>weight`` (counted from 0) into ``layer1.1.conv3.weight``.
+
+    ``<body4>`` of fastai, where the stem has four parts, is ``layer1.``.
+    """
+    name = re.sub(r"^<body(\d)>", lambda match: f"layer{int(match[1]) - 3}.", name)
     name = re.sub(r"^<(\d+)>", lambda match: f"layer{int(match[1]) + 1}.", name)
     return re.sub(r"(conv|bn)<(\d+)>", lambda match: f"{match[1]}{int(match[2]) + 1}.", name)

@@ -22,7 +22,10 @@ from edgeres.models.variant import Variant
 _NAME_KEYS = ("architecture", "arch", "model_name", "model_arch", "model", "backbone", "net")
 _NESTED = ("hyper_parameters", "hparams", "args", "config", "cfg", "model_config", "train_args")
 _STRICT = ("model_args", "model_kwargs")
-_EXPORT = "Export that network to ONNX with the library that it comes from."
+_EXPORT = (
+    "Export that network to ONNX with the library that it comes from, or give the code that makes "
+    "it: --model mymodel.py:build --weights FILE."
+)
 _MAX_DEPTH = 4
 _SAFE = re.compile(r"[^\x20-\x7e]")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from edgeres.errors import ModelError
+from edgeres.models.pickled_module import Geometry, is_module, module_geometry, module_state
+from edgeres.models.stand_ins import class_of
 
 # Averaged weights first: a script that keeps them evaluates and selects with them.
 WRAPPERS = (
@@ -26,16 +28,25 @@ WRAPPERS = (
     "params",
     "shadow",
 )
+_AVERAGED = ("ema_model.", "model_ema.module.", "model_ema.", "ema.module.", "ema.", "averaged.")
+"""What stands before averaged weights that lie beside the raw ones in one state dict."""
 _MAX_DEPTH = 6
 _LISTED = 10
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by the name they had in the file, and the wrappers they lay in (``a/b``)."""
+    """What a file holds of one network.
+
+    Attributes:
+        tensors: By the name they had in the file.
+        wrapped_in: The wrappers they lay in (``a/b``).
+        geometry: How its convolutions step, where a whole module was pickled.
+    """
 
     tensors: dict[str, torch.Tensor]
     wrapped_in: str
+    geometry: Geometry = field(default_factory=dict)
 
 
 def find_state_dict(content: object, *, source: str) -> StateDict:
@@ -51,18 +62,29 @@ def find_state_dict(content: object, *, source: str) -> StateDict:
         ModelError: No state dict, or several and no telling which.
     """
     wrappers: list[str] = []
+    swapped = isinstance(content, Mapping) and _is_mmengine(content)
     for _ in range(_MAX_DEPTH):
+        if is_module(content):
+            state = module_state(content)
+            return StateDict(state, "/".join(wrappers), module_geometry(content, source))
         if not isinstance(content, Mapping):
             raise ModelError(
                 f"Expected a state dict in {source}{_inside(wrappers)}, "
                 f"got {type(content).__name__}.",
                 hint="Save torch.save(model.state_dict(), path), not the module itself.",
             )
-        inner = _inner(content)
+        inner = "state_dict" if swapped and not wrappers else _inner(content)
         if inner is None:
             tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
             if tensors:
-                return StateDict(tensors, "/".join(wrappers))
+                return StateDict(_averaged(tensors), "/".join(wrappers))
+            if class_of(content):
+                raise ModelError(
+                    f"{source} is refused: it needs {class_of(content)}, which is no network whose "
+                    "weights can be read; none of its code was run.",
+                    hint="Where you trust it, save only the weights, torch.save(model.state_dict(),"
+                    " path), or give code that loads it: --model mymodel.py:build.",
+                )
             raise ModelError(
                 f"No state dict found in {source}{_inside(wrappers)}; its keys are "
                 f"{_listing(content)}.",
@@ -76,11 +98,28 @@ def find_state_dict(content: object, *, source: str) -> StateDict:
     )
 
 
+def _is_mmengine(content: Mapping[object, object]) -> bool:
+    """OpenMMLab's runner puts the averaged weights into ``state_dict``, the raw ones beside."""
+    meta = content.get("meta")
+    return isinstance(meta, Mapping) and any("mmengine" in str(key) for key in meta)
+
+
+def _averaged(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The averaged weights where a module that averages holds them beside the raw ones."""
+    for prefix in _AVERAGED:
+        names = [name for name in tensors if name.startswith(prefix)]
+        cut = {name[len(prefix) :] for name in names}
+        raw = {name.partition(".")[2] for name in tensors if not name.startswith(prefix)}
+        if names and cut <= raw | {n for n in tensors if not n.startswith(prefix)}:
+            return {name[len(prefix) :]: tensors[name] for name in names}
+    return tensors
+
+
 def _inner(content: Mapping[object, object]) -> str | None:
     """The wrapper to descend into, or ``None`` where this level is the last."""
     for wrapper in WRAPPERS:
         value = content.get(wrapper)
-        if isinstance(value, Mapping) and _holds_tensors(value, _MAX_DEPTH):
+        if is_module(value) or (isinstance(value, Mapping) and _holds_tensors(value, _MAX_DEPTH)):
             return wrapper
     if any(isinstance(value, torch.Tensor) for value in content.values()):
         return None

@@ -1,8 +1,7 @@
 """Reads weight files without running code from them, and writes safetensors atomically.
 
-Pickles are read with ``weights_only=True`` and in no other way: whatever needs more than tensors,
-plain containers and the command line's arguments (``argparse.Namespace``, which torchvision's and
-timm's scripts save beside the weights) is refused before any of its code could run.
+Pickles are read with ``weights_only=True`` and in no other way; classes that they name are never
+imported, see :mod:`edgeres.models.stand_ins`.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 import struct
-import warnings
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from edgeres.errors import ModelError
+from edgeres.models.stand_ins import load_as_data
+from edgeres.models.weights_place import INDEX, shards_of, weights_place
 from edgeres.system.files import write_atomic
 from edgeres.system.foreign_json import parse_json
 from edgeres.system.plain_files import refuse_special
@@ -25,11 +24,12 @@ from edgeres.system.plain_files import refuse_special
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _HEADER = struct.Struct("<Q")
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
 def read_weights(path: Path) -> tuple[object, dict[str, str]]:
     """Reads a ``.safetensors`` file or a torch pickle of tensors; the content decides which.
+
+    A folder of a model hub, and the index of several shards, are read as one file.
 
     Returns:
         What the file holds (a mapping of tensors, or mappings around one), on the CPU, and the
@@ -39,14 +39,12 @@ def read_weights(path: Path) -> tuple[object, dict[str, str]]:
         ModelError: The file is missing, empty, truncated, of another kind, or a pickle that holds
             more than tensors and plain containers.
     """
+    path = weights_place(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     refuse_special(path, ModelError)
     try:
         size = path.stat().st_size
-        if path.is_dir():
-            raise ModelError(
-                f"Expected a checkpoint file, got the folder {path}.",
-                hint=f"Name a file in it ({', '.join(SUFFIXES)}).",
-            )
         with path.open("rb") as file:
             start = file.read(_HEADER.size + 1)
     except OSError as error:
@@ -112,19 +110,36 @@ def _read_safetensors(path: Path, size: int) -> tuple[object, dict[str, str]]:
         ) from error
 
 
+def _read_shards(index: Path) -> tuple[object, dict[str, str]]:
+    """All tensors that an index names, each from its shard."""
+    places = shards_of(index)
+    tensors: dict[str, object] = {}
+    for shard in sorted(set(places.values())):
+        content, _ = read_weights(shard)
+        if not isinstance(content, Mapping):
+            raise ModelError(f"{shard} holds no tensors by name.", hint="Download it again.")
+        wanted = {name for name, place in places.items() if place == shard}
+        lacking = sorted(wanted - set(content))
+        if lacking:
+            raise ModelError(
+                f"{shard} lacks '{lacking[0]}', which {index.name} names.",
+                hint="Download the whole folder again.",
+            )
+        tensors |= {name: content[name] for name in wanted}
+    return tensors, {}
+
+
 def _read_pickle(path: Path) -> object:
     import pickle
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols and archives; refused below if unusable
-            with torch.serialization.safe_globals([Namespace]):  # attributes and nothing more
-                return torch.load(path, map_location="cpu", weights_only=True)
+        return load_as_data(path)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is refused: it holds more than tensors and plain containers "
             f"({_reason(error)}); loading it could run code, so none of it was run.",
-            hint="Where you trust it, save only the weights: torch.save(model.state_dict(), path).",
+            hint="Where you trust it, save only the weights, torch.save(model.state_dict(), path), "
+            "or give code that loads it: --model mymodel.py:build.",
         ) from error
     except Exception as error:
         # torch's readers raise whatever the damage leads to: EOFError, RuntimeError, KeyError,

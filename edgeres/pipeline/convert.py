@@ -30,19 +30,14 @@ from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
-from edgeres.pipeline.engines import build_fp32, build_target, calibration_table
+from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
+from edgeres.pipeline.find_source import Source, check_prunable_source, find_source
 from edgeres.pipeline.layers import measure_layers
 from edgeres.pipeline.measure import TimedEngines, latencies, predictions
-from edgeres.pipeline.networks import (
-    Network,
-    Networks,
-    equalize_network,
-    prepare_networks,
-    train_data_of,
-)
+from edgeres.pipeline.network import Network, train_data_of
+from edgeres.pipeline.networks import Networks, equalize_network, prepare_networks
 from edgeres.pipeline.proof import Proof, make_report, write_evidence
 from edgeres.pipeline.run import Run
-from edgeres.pipeline.source import Source, find_source
 from edgeres.pipeline.superseded import to_set_aside
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.recipe.recipe import Recipe
@@ -118,7 +113,8 @@ def _packages(recipe: Recipe, source: Source) -> list[str]:
     trains = recipe.prune is not None or recipe.quantize.qat is not None
     return [
         "onnxruntime",
-        *(["torch", "onnxscript"] if trains or source.kind == "checkpoint" else []),
+        *(["torch", "onnxscript"] if trains or source.kind != "onnx" else []),
+        *(["keras"] if source.module is not None and source.module.kind == "keras" else []),
         *(["torch_pruning"] if recipe.prune is not None else []),
     ]
 
@@ -167,7 +163,8 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
     validation = take(everything, recipe.data.validation_samples)
     images = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
-    if recipe.prune is not None and source.kind == "checkpoint":
+    check_prunable_source(recipe, source)
+    if recipe.prune is not None:
         train_data_of(recipe, "pruning fine-tunes")
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
@@ -247,6 +244,7 @@ def _prove(
             fp32(networks.dense, item.target),
             item.engine,
             build_unpruned(run, networks, item.target),
+            build_floats(run, networks.dense, item.target),
         )
         for item in here
     ]

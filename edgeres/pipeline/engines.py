@@ -11,12 +11,14 @@ from edgeres.backends.base import BuildConfig, Engine, LayerInfo, Remarks
 from edgeres.backends.sidecar import engine_size, read_engine
 from edgeres.backends.target import Target
 from edgeres.data.bad_images import BadImages
+from edgeres.errors import ModelError, StageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_ops
 from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
-from edgeres.pipeline.networks import Network, Networks
+from edgeres.pipeline.network import Network
+from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.qat import qat_parameters
 from edgeres.pipeline.run import Run
 from edgeres.quantization.account import QuantizeAccount, write_account
@@ -197,6 +199,30 @@ def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
         if name not in target.backend.precision_options
     }
     return build_engine(run, onnx, target, replace(target.config, options=options), label=label)
+
+
+def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine]:
+    """The float engines of a target that may be faster than its FP32 one, by their arithmetic.
+
+    None where the network stays in FP32, as there is no INT8 to compare. One that cannot be built,
+    as where a value is too large for it, is told and left out.
+
+    Raises:
+        EdgeResError: A result cannot be stored.
+    """
+    engines: dict[str, Engine] = {}
+    if run.recipe.quantize.precision == "fp32":
+        return engines
+    for name, options in target.backend.float_builds.items():
+        config = replace(target.config, options={**target.config.options, **options})
+        label = f"build {name.upper()} {network.label} ({target.name})"
+        try:
+            engines[name] = build_engine(run, network.onnx, target, config, label=label)
+        except (ModelError, StageError) as error:
+            run.warn_once(
+                f"{target.name}: INT8 is compared with no {name.upper()}: {error.message}"
+            )
+    return engines
 
 
 def build_engine(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +43,20 @@ class TimedEngines:
         fp32: The network that the user brought.
         engine: What the run made of it.
         unpruned: The same without pruning; ``None`` where nothing was pruned.
+        floats: Other float engines of that network, by their arithmetic.
     """
 
     target: Target
     fp32: Engine
     engine: Engine
     unpruned: Engine | None = None
+    floats: Mapping[str, Engine] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[Engine, ...]:
         """Those that there are."""
-        return (self.fp32, self.engine, *([self.unpruned] if self.unpruned else []))
+        unpruned = [self.unpruned] if self.unpruned else []
+        return (self.fp32, self.engine, *unpruned, *self.floats.values())
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,13 @@ class MeasuredTimes:
     fp32: EngineTimes
     engine: EngineTimes
     unpruned: EngineTimes | None = None
+    floats: Mapping[str, EngineTimes] = field(default_factory=dict)
+
+    @property
+    def yardstick(self) -> tuple[str, EngineTimes]:
+        """Arithmetic and times of the fastest float engine: what INT8 has to beat."""
+        floats = {"fp32": self.fp32, **self.floats}
+        return min(floats.items(), key=lambda item: item[1].latency.p50_ms)
 
 
 def predictions(
@@ -176,6 +186,11 @@ def latencies(
             progress=progress,
         ).engines
     return {
-        each.target.name: MeasuredTimes(*(times[str(one.path)] for one in each.all))
+        each.target.name: MeasuredTimes(
+            times[str(each.fp32.path)],
+            times[str(each.engine.path)],
+            times[str(each.unpruned.path)] if each.unpruned else None,
+            {name: times[str(one.path)] for name, one in each.floats.items()},
+        )
         for each in engines
     }

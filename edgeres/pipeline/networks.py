@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +17,23 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import some_images
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
-from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
-from edgeres.graph.summary import ModelSummary, summarize
 from edgeres.layer_latency.device import LatencyTarget, latency_target
+from edgeres.pipeline.find_source import Source, check_prunable_source
+from edgeres.pipeline.loaded import PARITY_IMAGES, compare_with_source, load_network
+from edgeres.pipeline.network import Network, network_of, train_data_of
+from edgeres.pipeline.pruned_code import prune_source
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import (
     CHECKPOINT,
     FACTS,
+    TRACED,
     ModelFacts,
-    Source,
     choose_preprocess,
-    load_source,
     relatives_note,
 )
 from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.summary import PruneSummary
-from edgeres.recipe.recipe import Recipe
 from edgeres.stages.int8 import equalize
 from edgeres.stages.network import LATENCY_TABLE, export, prune
 from edgeres.system.environment import package_versions
@@ -49,29 +48,8 @@ if TYPE_CHECKING:
 
 FINETUNE_LOG = "train_log.jsonl"
 ACCOUNT = "pruned.json"
-PARITY = "parity.json"
-PARITY_IMAGES = 10
-"""Real images on which an imported or exported file is compared with its source."""
 
 F32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Network:
-    """One FP32 network as ONNX in normal form.
-
-    Attributes:
-        label: ``dense`` or ``pruned``.
-        onnx: The file; ``sha256`` its hash.
-        summary: Parameters and multiply-adds.
-        checkpoint: The torch checkpoint it was exported from; ``None`` for a foreign ONNX file.
-    """
-
-    label: str
-    onnx: Path
-    sha256: str
-    summary: ModelSummary
-    checkpoint: Path | None
 
 
 @dataclass(frozen=True)
@@ -135,23 +113,8 @@ def prepare_networks(
         EdgeResError: As the stages do.
     """
     recipe = run.recipe
-    if recipe.prune is not None and source.kind == "onnx":
-        raise UsageError(
-            "an ONNX file cannot be pruned: pruning fine-tunes, which needs the torch checkpoint.",
-            hint="Give the checkpoint, or leave `prune:` out.",
-        )
-    layout, seen_size = _said_of_images(recipe, source, validation)
-    loaded = run.stage(
-        "load",
-        inputs={"model": source.sha256, **source.beside},
-        settings={
-            **source.settings(),
-            "layout": layout,
-            "name": source.path.stem if source.kind == "onnx" else None,
-            **({"seen_size": list(seen_size)} if seen_size is not None else {}),
-        },
-        produce=lambda folder, *_: load_source(source, folder, layout=layout, seen_size=seen_size),
-    )
+    check_prunable_source(recipe, source)
+    loaded = load_network(run, source, validation)
     facts = ModelFacts.load(loaded.file(FACTS))
     for note in facts.notes:
         run.warn_once(f"{facts.name}: {note}")
@@ -159,10 +122,14 @@ def prepare_networks(
         run.warn_once(relatives_note(facts.name))
     preprocess = choose_preprocess(recipe.preprocess, facts)
     check_classes(validation, facts.num_classes)
-    if source.kind == "onnx":
-        network = _network("dense", loaded.file(run_folder.MODEL), None)
-        _compare_with_source(run, source, network, validation, preprocess)
-        return Networks(facts, preprocess, network, None)
+    if source.kind != "checkpoint":
+        network = network_of("dense", loaded.file(run_folder.MODEL), None)
+        original = source.path if source.kind == "onnx" else loaded.file(TRACED)
+        compare_with_source(run, source, original, network.onnx, validation, preprocess)
+        pruned = None
+        if recipe.prune is not None:
+            pruned = prune_source(run, source, network, preprocess)
+        return Networks(facts, preprocess, network, pruned)
     checkpoint = loaded.file(CHECKPOINT)
     sample = first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)
@@ -193,25 +160,6 @@ def prepare_networks(
     return Networks(facts, preprocess, dense, pruned, prediction=prediction)
 
 
-def _said_of_images(
-    recipe: Recipe, source: Source, validation: Dataset
-) -> tuple[Literal["nchw", "nhwc"] | None, tuple[int, int] | None]:
-    """Layout of an ONNX file's input as the recipe says it, and the size of what it will see.
-
-    A file may leave its height and width open; then they are those of the first image, as the
-    preprocessing makes it.
-    """
-    if source.kind != "onnx":
-        return None, None
-    block = recipe.preprocess
-    layout = block.layout if block is not None and "layout" in block.said() else None
-    if source.input_size is not None:
-        return layout, None
-    sample = first_image(validation)
-    preprocess = Preprocess() if block is None else block.complete()
-    return layout, preprocess.output_size(sample.height, sample.width)
-
-
 def equalize_network(run: Run, networks: Networks) -> Networks:
     """Adds the equalized form of the final network, if the recipe asks for it.
 
@@ -227,7 +175,7 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
         settings={},
         produce=lambda folder, *_: equalize(final.onnx, folder / run_folder.MODEL),
     ).file(run_folder.MODEL)
-    return replace(networks, equalized=_network(f"{final.label} equalized", onnx, None))
+    return replace(networks, equalized=network_of(f"{final.label} equalized", onnx, None))
 
 
 def _latency(run: Run, dense: Network, latency_on: LatencyTarget) -> tuple[Path, LatencyModel]:
@@ -310,32 +258,6 @@ def _prune(
     return result.file(CHECKPOINT), summary.confirmed
 
 
-def _compare_with_source(
-    run: Run, source: Source, network: Network, validation: Dataset, preprocess: Preprocess
-) -> None:
-    """The parity gate of an imported file on images of the validation set."""
-
-    def produce(folder: Path, *_: object) -> None:
-        from edgeres.exporting.real_parity import check_real_images
-
-        images = some_images(validation, preprocess, PARITY_IMAGES)
-        distances = {} if images is None else check_real_images(source.path, network.onnx, images)
-        (folder / PARITY).write_text(json.dumps(distances, indent=1))
-
-    run.stage(
-        "parity",
-        inputs={
-            "model": source.sha256,
-            **source.beside,
-            "onnx": network.sha256,
-            "data": validation.fingerprint,
-        },
-        settings={"preprocess": preprocess.to_dict(), "images": PARITY_IMAGES},
-        produce=produce,
-        label="compare with the source",
-    )
-
-
 def _export(
     run: Run,
     label: str,
@@ -358,22 +280,4 @@ def _export(
         ),
         label=f"export ({label})",
     )
-    return _network(label, result.file(run_folder.MODEL), checkpoint)
-
-
-def _network(label: str, onnx: Path, checkpoint: Path | None) -> Network:
-    return Network(label, onnx, file_sha256(onnx), summarize(onnx), checkpoint)
-
-
-def train_data_of(recipe: Recipe, why: str) -> str:
-    """Training images of a recipe, as after ``--data``.
-
-    Raises:
-        UsageError: It names none.
-    """
-    if recipe.data.train is None:
-        raise UsageError(
-            f"{why}, and the recipe names no training images.",
-            hint="Set `data: {train: ...}` or give --train-data.",
-        )
-    return recipe.data.train
+    return network_of(label, result.file(run_folder.MODEL), checkpoint)

@@ -267,6 +267,7 @@ def _target(
         speedup=timed.speedup,
         speedup_interval=timed.speedup_interval,
         doubts=timed.doubts,
+        yardstick=timed.yardstick,
     )
     verdict = decide([accuracy, *covered, *speed])
     judged = replace(
@@ -299,7 +300,9 @@ def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison)
 
 def _with_latency(part: TargetPart, times: MeasuredTimes) -> TargetPart:
     fp32, int8 = times.fp32.latency, times.engine.latency
-    ratio = speedup(fp32, int8)
+    arithmetic, fastest = times.yardstick
+    yardstick = fastest.latency
+    ratio = speedup(yardstick, int8)
     if times.unpruned is not None:
         gain = speedup(times.unpruned.latency, int8)
         part = replace(
@@ -312,13 +315,15 @@ def _with_latency(part: TargetPart, times: MeasuredTimes) -> TargetPart:
         part,
         latency_ms=_percentiles(int8),
         fp32_latency_ms=_percentiles(fp32),
+        yardstick=arithmetic,
+        yardstick_latency_ms=_percentiles(yardstick),
         speedup=ratio.value,
         speedup_interval=(ratio.low, ratio.high),
         throughput_per_s=int8.throughput_per_s,
         load_ms=times.engine.load_ms,
         overhead_ms=int8.overhead_ms,
-        stable=int8.stable and fp32.stable,
-        doubts=doubts_of_both(int8.doubts, fp32.doubts),
+        stable=int8.stable and yardstick.stable,
+        doubts=doubts_of_both(int8.doubts, yardstick.doubts),
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.source import training_fingerprint
-from edgeres.pipeline.networks import Networks, train_data_of
+from edgeres.pipeline.network import train_data_of
+from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
 from edgeres.stages.int8 import qat, summary_path
 from edgeres.system.files import file_sha256

@@ -12,7 +12,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
-from edgeres.pipeline.networks import train_data_of
+from edgeres.pipeline.network import train_data_of
 from edgeres.pipeline.source import onnx_preprocess
 from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe.quantize import QuantizeBlock

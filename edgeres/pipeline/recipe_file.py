@@ -15,6 +15,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from edgeres.backends import get_backend
 from edgeres.errors import RecipeError
+from edgeres.models.plan import ARCHITECTURES
+from edgeres.modules.spec import is_code
 from edgeres.recipe.block import Block, complaint
 from edgeres.recipe.recipe import Recipe
 from edgeres.recipe.training import TrainingRecipe
@@ -49,6 +51,7 @@ def load_recipe(
     recipe = _checked(Recipe, document, file)
     if not (trusted or embedded):
         _refuse_outside(document, recipe, file)
+        _refuse_code(document, recipe, file, overrides or {})
     recipe = _anchored(recipe, file.parent)
     return recipe.override(overrides, where="command line") if overrides else recipe
 
@@ -134,6 +137,18 @@ def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
             )
 
 
+def _refuse_code(
+    document: CommentedMap, recipe: Recipe, file: Path, overrides: Mapping[str, Any]
+) -> None:
+    """A recipe may come from a stranger, and so may the code that it names."""
+    if is_code(recipe.model.source) and "model.source" not in overrides:
+        raise RecipeError(
+            f"{file}:{_line(document, ['model', 'source'])}: `model.source` names Python code that "
+            f"would run: {recipe.model.source}.",
+            hint="Read it, then pass --trust-recipe, or give it as --model.",
+        )
+
+
 def _path_options(recipe: Recipe) -> dict[tuple[str, str, str], str]:
     """Paths among the options of the targets, by their keys below ``build``."""
     return {
@@ -156,7 +171,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     changes: dict[str, Any] = {}
     for block, key in _PATH_KEYS:
         text = getattr(getattr(recipe, block), key)
-        if text and PurePath(text).suffix:
+        known = text in ARCHITECTURES  # whatever folder has that name
+        if text and (PurePath(text).suffix or (not known and (folder / text).is_dir())):
             changes[f"{block}.{key}"] = str(folder / text)
     for key in _DATA_KEYS:
         kind, colon, rest = (getattr(recipe.data, key) or "").partition(":")

@@ -8,23 +8,20 @@ writes down what later stages must know, so that they need neither torch nor the
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import ModelError, UsageError
+from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
 from edgeres.graph.summary import summarize
-from edgeres.models.beside import files_beside
-from edgeres.models.plan import ARCHITECTURES, ChannelPlan
+from edgeres.models.plan import ChannelPlan
 from edgeres.models.variant import Variant
+from edgeres.pipeline.find_source import Source
 from edgeres.recipe.preprocess import PreprocessBlock
-from edgeres.recipe.recipe import ModelBlock, Recipe, is_onnx
-from edgeres.system.files import file_sha256, write_atomic
-from edgeres.system.store import json_sha256
+from edgeres.recipe.recipe import Recipe
+from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
 
 if TYPE_CHECKING:
@@ -32,45 +29,9 @@ if TYPE_CHECKING:
     from edgeres.models.checkpoint import Checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
+TRACED = "traced.onnx"
+"""What torch's exporter made of a module, before it is brought into edgeres' form."""
 FACTS = "model.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the network lies and which kind of file it is.
-
-    Attributes:
-        kind: Which kind of file.
-        path: The file.
-        sha256: Its hash, with that of the files that hold its weights.
-        architecture: As the recipe names it.
-        num_classes: Likewise.
-        output: The output of an ONNX file that is judged, where it is named.
-        input_size: Height and width of an ONNX file that leaves them open, where they are said.
-        beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
-            folder that describe it, and its sample answer.
-        sample_answer: The sample answer's file, where there is one.
-    """
-
-    kind: Literal["checkpoint", "onnx"]
-    path: Path
-    sha256: str
-    architecture: str | None
-    num_classes: int | None
-    output: str | None = None
-    input_size: tuple[int, int] | None = None
-    beside: Mapping[str, str] = field(default_factory=dict)
-    sample_answer: Path | None = None
-
-    def settings(self) -> dict[str, object]:
-        """All that decides what is loaded, where the files lie and its own hash aside."""
-        values = asdict(self)
-        for name in ("path", "sha256", "beside", "sample_answer"):
-            del values[name]
-        for name in ("output", "input_size"):  # results that were stored before keep their keys
-            if values[name] is None:
-                del values[name]
-        return values
 
 
 @dataclass(frozen=True)
@@ -113,111 +74,34 @@ class ModelFacts:
         return read_stored(path, ModelFacts)
 
 
-def find_source(block: ModelBlock) -> Source:
-    """Says what a recipe's ``model:`` block names.
+def import_file(
+    path: Path,
+    out: Path,
+    *,
+    layout: Literal["nchw", "nhwc"] | None,
+    open_size: tuple[int, int] | None = None,
+    output: str | None = None,
+    remove_given_scales: bool = False,
+) -> ImportedModel:
+    """Brings an ONNX file into the normal form; its notes say, too, what its outputs are.
 
     Raises:
-        ModelError: The file does not exist or has an ending that is not read.
-        UsageError: Neither a file nor an architecture, an architecture without weights, or a sample
-            answer for an ONNX file.
+        EdgeResError: As :func:`edgeres.exporting.import_onnx.import_onnx`.
     """
-    named_file = Path(block.source).suffix.lower() in {".safetensors", ".pt", ".pth", ".onnx"}
-    architecture = None if named_file else block.source
-    if not named_file and block.source not in ARCHITECTURES:
-        raise UsageError(
-            f"{block.source!r} is neither a model file nor an architecture.",
-            hint="Give a .safetensors, .pt, .pth or .onnx file, or one of "
-            f"{', '.join(sorted(ARCHITECTURES))} with --weights FILE.",
-        )
-    if not named_file and block.weights is None:
-        raise UsageError(
-            f"{block.source!r} is an architecture; its trained weights are missing.",
-            hint="Give --weights FILE, or a .safetensors, .pt or .onnx file as the model.",
-        )
-    if named_file and block.weights is not None:
-        raise UsageError(
-            f"both {block.source} and {block.weights} are given as weights.",
-            hint="--weights goes with an architecture name: --model resnet18 --weights FILE.",
-        )
-    path = Path(block.source if named_file else block.weights or "")
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file.", hint="Check the path.")
-    kind: Literal["checkpoint", "onnx"] = "onnx" if is_onnx(str(path)) else "checkpoint"
-    if kind == "checkpoint" and (block.outputs is not None or block.input_size is not None):
-        raise UsageError(
-            "an output and an input size are chosen for an .onnx file, not for a checkpoint.",
-            hint="Leave --output-name and --input-size (`model: {outputs: ..., input_size: ...}`) "
-            "out; --resize and --crop say the size of a checkpoint's images.",
-        )
-    answer = None if block.sample_answer is None else Path(block.sample_answer)
-    if answer is not None and kind == "onnx":
-        raise UsageError(
-            "a sample answer is for a checkpoint; an ONNX file says itself what it computes.",
-            hint="Leave --sample-answer (`model: {sample_answer: ...}`) out.",
-        )
-    if answer is not None and not answer.is_file():
-        raise ModelError(f"{answer}: no such sample answer.", hint="Check the path.")
-    described = () if kind == "onnx" else files_beside(path)
-    return Source(
-        kind=kind,
-        path=path,
-        sha256=_sha256(path),
-        architecture=architecture,
-        num_classes=block.num_classes,
-        output=block.outputs[0] if block.outputs else None,
-        input_size=block.input_size,
-        beside={
-            **{file.name: file_sha256(file) for file in described},
-            **({"sample_answer": file_sha256(answer)} if answer is not None else {}),
-        },
-        sample_answer=answer,
+    from edgeres.exporting.import_onnx import import_onnx
+
+    imported = import_onnx(
+        path,
+        out,
+        layout=layout,
+        open_size=open_size,
+        output=output,
+        remove_given_scales=remove_given_scales,
     )
-
-
-def _sha256(path: Path) -> str:
-    """Hash of a model file; for ONNX also of the files that it names as its weights."""
-    own = file_sha256(path)
-    if not is_onnx(str(path)):
-        return own
-    weights = [
-        (name, file_sha256(path.parent / name))
-        for name in sorted(_weight_files(path.read_bytes()))
-        if _is_file(path.parent / name)
-    ]
-    return json_sha256([own, weights]) if weights else own
-
-
-def _weight_files(content: bytes) -> set[str]:
-    """Relative paths that an ONNX file gives as the location of its weights.
-
-    Its entries are found without parsing it: a file from elsewhere is parsed only where that may
-    fail. A path that leads out of the folder is left out here and refused when it is loaded.
-    """
-    files = set()
-    for match in re.finditer(rb"\x0a\x08location\x12", content):
-        start, length, shift = match.end(), 0, 0
-        while start < len(content) and shift < 21:  # the length is a varint
-            byte = content[start]
-            length, shift, start = length | (byte & 127) << shift, shift + 7, start + 1
-            if byte < 128:
-                break
-        name = content[start : start + length].decode(errors="replace")
-        if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-            files.add(name)
-    return files
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _softmax_note(ends_in: str | None) -> tuple[str, ...]:
-    if ends_in != "Softmax":
-        return ()
-    return ("it ends in Softmax, so its outputs and their SQNR are probabilities, not logits.",)
+    if imported.ends_in.lower() != "softmax":
+        return imported
+    note = "it ends in Softmax, so its outputs and their SQNR are probabilities, not logits."
+    return replace(imported, notes=(*imported.notes, note))
 
 
 def relatives_note(name: str) -> str:
@@ -255,14 +139,13 @@ def load_source(
         ModelError: The file cannot be used.
     """
     if source.kind == "onnx":
-        from edgeres.exporting.import_onnx import import_onnx
-
-        imported = import_onnx(
+        imported = import_file(
             source.path,
             folder / run_folder.MODEL,
             layout=layout,
             open_size=source.input_size or seen_size,
             output=source.output,
+            remove_given_scales=source.given_scales == "remove",
         )
         ModelFacts(
             name=source.path.stem,
@@ -270,7 +153,7 @@ def load_source(
             in_channels=imported.in_channels,
             preprocess=_pixels(imported) if imported.whole_numbers else None,
             class_names=(),
-            notes=(*imported.notes, *_softmax_note(imported.ends_in)),
+            notes=imported.notes,
             layout=imported.layout,
         ).save(folder / FACTS)
         return
@@ -299,7 +182,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         in_channels=checkpoint.plan.in_channels,
         preprocess=checkpoint.preprocess,
         class_names=checkpoint.class_names,
-        notes=_variant_note(checkpoint.plan),
+        notes=(*_variant_note(checkpoint.plan), *checkpoint.notes),
         assumed=checkpoint.plan.assumed,
     )
 

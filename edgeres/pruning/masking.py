@@ -40,7 +40,8 @@ def silenced(
     for group in groups:
         mask = torch.ones(group.channels, device=next(module.parameters()).device)
         mask[list(removed.get(group.name, ()))] = 0
-        for layer in group.layers("norm") or group.layers("out"):
+        # Of the layers that write into a sum some may have a normalization and some not.
+        for layer in (*group.layers("out"), *group.layers("norm")):
             hook = silence(mask)
             handles.append(module.get_submodule(layer).register_forward_hook(hook))  # type: ignore[arg-type]
     try:

@@ -12,9 +12,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from edgeres.data.batches import batches
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.layer_latency.bench import NetworkBench
@@ -24,17 +21,15 @@ from edgeres.models.cost import count_macs
 from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.latency_cost import predicted_ms
 from edgeres.pruning.prune import prune
+from edgeres.pruning.rounds import calibration_batches, round_settings, steps_of, trainings_of
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.summary import CONFIRMED
 from edgeres.recipe.prune import PruneSettings
-from edgeres.recipe.training import FinetuneSettings, Training
 from edgeres.system.progress import ProgressCallback
-from edgeres.training.epoch import steps_an_epoch
 from edgeres.training.loop import train
 
 PRUNED_NAME = "pruned.safetensors"
 SPARSE_FOLDER = "sparse"
-_BATCH = 64
 
 
 def prune_and_finetune(
@@ -84,11 +79,11 @@ def prune_and_finetune(
             hint="Give the recipe's preprocess block or --scale, --mean and --std.",
         )
     dense = load_module(checkpoint)
-    data = _calibration_batches(checkpoint, settings, train_set)
+    data = calibration_batches(checkpoint.preprocess, settings, train_set)
     shape = _shape(data)
     whole_macs = count_macs(dense, shape)
-    trainings = _trainings(settings)
-    total = sum(_steps(training, train_set) for training in (settings.sparse, *trainings))
+    trainings = trainings_of(settings)
+    total = sum(steps_of(training, train_set) for training in (settings.sparse, *trainings))
     done = 0
 
     def advance(step: int, _: int) -> None:
@@ -107,7 +102,7 @@ def prune_and_finetune(
             progress=advance,
         )
         current = load_checkpoint(slimmed.checkpoint)
-        done = _steps(settings.sparse, train_set)
+        done = steps_of(settings.sparse, train_set)
     for index, training in enumerate(trainings):
         rounds = len(trainings)
         folder = output if rounds == 1 else output / f"round-{index + 1}"
@@ -126,7 +121,7 @@ def prune_and_finetune(
                 progress=advance,
             )
             current = load_checkpoint(result.checkpoint)
-            done += _steps(training, train_set)
+            done += steps_of(training, train_set)
     ratio = count_macs(load_module(current), shape) / whole_macs
     described = _described(current, checkpoint, settings, ratio)
     if latency is None:
@@ -142,29 +137,6 @@ def prune_and_finetune(
         notes[CONFIRMED] = account
     notes["predicted_latency_ms"] = f"{predicted:.6f}"
     return replace(described, metadata={**described.metadata, **notes})
-
-
-def _trainings(settings: PruneSettings) -> list[FinetuneSettings | None]:
-    """The training after each round of pruning; one round where nothing comes between."""
-    if settings.epochs_between == 0 or settings.finetune is None:
-        return [settings.finetune]
-    between = settings.finetune.replace(epochs=settings.epochs_between)
-    return [*[between] * (settings.iterative_steps - 1), settings.finetune]
-
-
-def _steps(training: Training | None, train_set: Dataset) -> int:
-    return 0 if training is None else training.epochs * steps_an_epoch(len(train_set), training)
-
-
-def _calibration_batches(
-    checkpoint: Checkpoint, settings: PruneSettings, train_set: Dataset
-) -> list[Batch]:
-    """The same images each time: a random choice by seed, in batches."""
-    assert checkpoint.preprocess is not None
-    order = np.random.default_rng(settings.seed).permutation(len(train_set))[: settings.samples]
-    # Torch networks take channels first, whatever the engine's input will be.
-    preprocess = replace(checkpoint.preprocess, layout="nchw")
-    return list(batches(train_set, preprocess, _BATCH, indices=np.sort(order)))
 
 
 def _pruned_start(
@@ -189,9 +161,7 @@ def _pruned_start(
         share = share * whole_macs / count_macs(module, _shape(data))
         if share >= 1:  # the round before reached it already
             return current
-        settings = settings.replace(macs_ratio=share)
-    if settings.epochs_between > 0:
-        settings = settings.replace(iterative_steps=1, epochs_between=0)
+    settings = round_settings(settings, share)
     path = folder / PRUNED_NAME
     identity = _identity(current, settings, data, latency)
     if path.exists():

@@ -26,20 +26,25 @@ from edgeres.graph.layers import (
     consumers,
     inputs,
     is_activation,
+    is_norm,
     layer_of,
     node_name,
     only_moves,
     only_rectified,
     value_name,
 )
+from edgeres.quantization.epilogues import is_sum, runs_inside
 from edgeres.quantization.faulty_kernels import fault_of, read_in_float
 
 #: Reason in ``float_nodes`` for the nodes that a rule set names.
 KEPT_FLOAT = "kept in float: sensitivity"
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
+_JOINS = frozenset({"Add", "Mul", "Concat"})
 _DENSE = WEIGHTED - {"Conv"}
-_NO_ARITHMETIC = PASS_THROUGH | RECTIFIERS | {"Constant", "Shape", "Gather", "Concat", "Softmax"}
+_MOVES = frozenset({"Constant", "Shape", "Gather", "Concat", "Split", "Slice", "Expand", "Tile",
+                    "DepthToSpace", "SpaceToDepth", "Cast"})  # fmt: skip
+_NO_ARITHMETIC = PASS_THROUGH | RECTIFIERS | _MOVES | {"Softmax"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Placement:
         source: Tensor name to the tensor whose range it shares, because the op between only moves
             or selects values.
         quantized_nodes: Names of the nodes that become INT8.
-        float_nodes: Name to the reason, for arithmetic that stays float.
+        float_nodes: Name to the reason, for arithmetic that stays float. What an INT8 layer
+            computes before it writes its sums is none (a Relu, ``rules.epilogues``).
     """
 
     layers: tuple[Layer, ...]
@@ -85,7 +91,7 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     layers: list[Layer] = []
     uses: dict[str, list[tuple[ir.Node, int]]] = {}
     everywhere: set[str] = set()
-    quantized: list[str] = []
+    quantized: list[ir.Node] = []
     in_float: dict[str, str] = {}
     depth = depths(graph)
     float_path = read_in_float(graph, rules)
@@ -94,11 +100,17 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
         reason = KEPT_FLOAT if is_kept else _reason_for_float(node, rules)
         if reason is None and node in float_path:
             reason = "an AveragePool or a Pad behind it is in float and may not read Q/DQ"
+        if reason is None and node.op_type == "Add" and rules.float_adds:
+            skip = skip_input(node, depth)
+            if not is_sum(node.inputs[1 - skip], quantized):
+                if is_sum(node.inputs[skip], quantized):
+                    continue  # the layer of the shortcut adds it to its sums
+                reason = f"{rules.name} adds in float where no INT8 layer gives the main input"
         if reason is not None:
-            if node.op_type not in _NO_ARITHMETIC:
+            if node.op_type not in _NO_ARITHMETIC and not runs_inside(node, rules, quantized):
                 in_float[node_name(node)] = reason
             continue
-        quantized.append(node_name(node))
+        quantized.append(node)
         layer = layer_of(node)
         if layer is not None:
             layers.append(layer)
@@ -122,38 +134,49 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     }
     source = {name: _range_source(value) for name, value in _by_name(graph, readers).items()}
     return Placement(
-        tuple(layers), readers, frozenset(everywhere), source, tuple(quantized), in_float
+        tuple(layers),
+        readers,
+        frozenset(everywhere),
+        source,
+        tuple(node_name(node) for node in quantized),
+        in_float,
     )
 
 
 def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     """Why a node stays float; ``None`` where it becomes INT8."""
-    if node.op_type not in rules.ops or node.domain not in ("", "ai.onnx"):
-        return f"{rules.name} runs {node.op_type} in float"
-    if node.op_type in WEIGHTED:
-        return _reason_for_float_layer(node) or fault_of(node, rules)
-    if node.op_type == "Add":
-        if not all(is_activation(value) for value in node.inputs):
-            return "this Add adds a constant"
-        return None
-    if not is_activation(node.inputs[0]):
-        return f"the input of this {node.op_type} is no image"
-    return fault_of(node, rules)
+    op = node.op_type
+    if op not in rules.ops or node.domain not in ("", "ai.onnx"):
+        return f"{rules.name} runs {op} in float"
+    if op in WEIGHTED:
+        reason = _reason_for_float_layer(node, rules)
+    elif op in _JOINS:
+        constants = not all(is_activation(value) for value in node.inputs)
+        reason = f"one input of this {op} is a constant" if constants else None
+    else:
+        reason = None if is_activation(node.inputs[0]) else f"the input of this {op} is no image"
+    reason = reason or fault_of(node, rules)
+    needs_output = rules.quantize_outputs and op not in _DENSE
+    if reason is None and needs_output and _stored_output(node, rules) is None:
+        return f"{rules.name} runs {op} in INT8 only if its output is, which the answer is not"
+    return reason
 
 
-def _reason_for_float_layer(node: ir.Node) -> str | None:
+def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
     if layer_of(node) is None:
         return f"this {node.op_type} has no constant float32 weight of the usual form"
+    if rules.float_norms and is_norm(node):
+        return f"{rules.name} computes the factor and shift of a norm better in float"
     return None
 
 
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:
     """Indices of the inputs that must stand behind DequantizeLinear."""
-    if node.op_type != "Add":
+    if node.op_type not in _JOINS:
         return (0,)
-    if rules.residual == "both":
-        return (0, 1)
-    return (skip_input(node, depth),)
+    if node.op_type == "Add" and rules.residual == "skip":
+        return (skip_input(node, depth),)
+    return tuple(range(len(node.inputs)))
 
 
 def skip_input(node: ir.Node, depth: dict[str, int]) -> int:

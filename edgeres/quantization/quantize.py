@@ -22,6 +22,7 @@ from edgeres.quantization.floors import floored
 from edgeres.quantization.integer_clips import guard_clips
 from edgeres.quantization.lint import lint_model
 from edgeres.quantization.mean_steps import coarse_enough
+from edgeres.quantization.norms import write_norms
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.qdq import (
@@ -36,6 +37,7 @@ from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
 from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
 from edgeres.quantization.sequential import learn_network
+from edgeres.quantization.strided_layers import sample_in_front
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 from edgeres.recipe.quantize import QuantizeSettings
@@ -243,7 +245,11 @@ def _assemble(
     insert_activations(model.graph, placement, params, pair_per_reader=rules.pair_per_reader)
     for layer, item in zip(placement.layers, items, strict=True):
         insert_layer(model.graph, replace(item, layer=layer), rules)
+    if rules.float_norms:
+        write_norms(model.graph)
     insert_barriers(model.graph, rules)
+    if rules.sinks_strides:
+        sample_in_front(model.graph)
     if rules.clips_integers:
         guard_clips(model.graph)
     if rules.quantizes_floats:

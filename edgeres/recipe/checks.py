@@ -32,7 +32,9 @@ class Limits(Block):
         description="Share of residual additions that must run inside a convolution.",
     )
     max_p99_ms: Positive | None = None
-    min_speedup: Positive | None = Field(default=None, description="FP32 p50 over INT8 p50.")
+    min_speedup: Positive | None = Field(
+        default=None, description="p50 of the fastest float engine over the engine's p50."
+    )
     max_size_bytes: Annotated[int, Field(gt=0)] | None = None
 
 

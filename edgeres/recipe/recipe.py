@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -28,10 +28,15 @@ Axes = Many[Annotated[int, Field(ge=1)]]
 
 
 class ModelBlock(Block):
-    """The trained network: an architecture with weights, a checkpoint, or an ONNX file."""
+    """The trained network: an architecture with weights, a checkpoint, code, or an ONNX file."""
 
-    source: str = Field(description="Architecture name, .safetensors/.pt checkpoint or .onnx file.")
-    weights: str | None = Field(default=None, description="Checkpoint for a named architecture.")
+    source: str = Field(
+        description="Checkpoint or its folder, .onnx, .keras, .pt2, architecture name, or "
+        "FILE.py:FUNCTION, code that returns a torch module."
+    )
+    weights: str | None = Field(
+        default=None, description="Weights for a named architecture or for code."
+    )
     num_classes: int | None = Field(default=None, ge=2)
     declared_top1: OpenShare | None = Field(
         default=None, description="Top-1 that the model is known to reach, in (0, 1); checked."
@@ -50,8 +55,13 @@ class ModelBlock(Block):
     )
     input_size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         default=None,
-        description="[height, width] of an .onnx file that leaves them open; what the "
-        "preprocessing gives where left out.",
+        description="[height, width] of an .onnx file or a module that leaves them open; what "
+        "the preprocessing gives where left out.",
+    )
+    given_scales: Literal["remove"] | None = Field(
+        default=None,
+        description="remove: take the scales out of an .onnx file that another tool has quantized; "
+        "without it such a file is refused.",
     )
 
 

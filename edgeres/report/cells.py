@@ -82,10 +82,11 @@ def engine_kind(target: TargetPart) -> str:
 
 
 def speedup(target: TargetPart) -> str:
-    """FP32 p50 over the engine's p50; a question mark where the times are doubted."""
+    """The fastest float engine's p50 over the engine's p50; a question mark where it is doubted."""
     if target.speedup is None:
         return MISSING
-    return f"{target.speedup:.2f}x" + ("?" if target.stable is False else "")
+    over = "" if target.yardstick == "fp32" else f" of {target.yardstick.upper()}"
+    return f"{target.speedup:.2f}x" + ("?" if target.stable is False else "") + over
 
 
 def size(size_bytes: int) -> str:

@@ -81,9 +81,8 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
 def _slow(report: Report, name: str, target: TargetPart) -> Finding:
     """INT8 that does not pay, with the reasons that the report itself shows."""
     speedup = target.speedup or 0.0
-    times = [
-        milliseconds(p.p50 if p else None) for p in (target.latency_ms, target.fp32_latency_ms)
-    ]
+    yardstick = target.yardstick_latency_ms or target.fp32_latency_ms
+    times = [milliseconds(p.p50 if p else None) for p in (target.latency_ms, yardstick)]
     reasons = []
     if not report.environment.int8_dot_products:
         reasons.append(
@@ -111,7 +110,8 @@ def _slow(report: Report, name: str, target: TargetPart) -> Finding:
         )
     surely = target.speedup_interval is not None and target.speedup_interval[1] < 1.0
     word = "slower than" if surely or speedup < 0.95 else "not clearly faster than"
-    text = f"INT8 ({times[0]} ms) is {word} FP32 ({times[1]} ms): {'; '.join(reasons)}."
+    slower = f"{word} {target.yardstick.upper()} ({times[1]} ms)"
+    text = f"INT8 ({times[0]} ms) is {slower}: {'; '.join(reasons)}."
     code = "int8-slower" if word == "slower than" else "int8-no-faster"
     return Finding("warning", code, text, name)
 

@@ -123,7 +123,9 @@ class TargetPart:
         commands: How to build the same with the vendor's own tools, a sentence each.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
-        speedup: FP32 p50 over the engine's p50.
+        yardstick: Arithmetic of the fastest float engine of this backend, ``fp32`` or ``fp16``.
+        yardstick_latency_ms: Its times, in the same rounds.
+        speedup: The yardstick's p50 over the engine's p50.
         speedup_interval: Two-sided confidence interval of it.
         unpruned_latency_ms: The dense network's INT8 engine, in the same rounds; only where
             something was pruned.
@@ -162,6 +164,8 @@ class TargetPart:
     commands: tuple[str, ...] = ()
     latency_ms: Percentiles | None = None
     fp32_latency_ms: Percentiles | None = None
+    yardstick: str = "fp32"
+    yardstick_latency_ms: Percentiles | None = None
     speedup: float | None = None
     speedup_interval: tuple[float, float] | None = None
     unpruned_latency_ms: Percentiles | None = None
@@ -213,11 +217,11 @@ class Winner:
 
     Attributes:
         target: Its backend.
-        engine: Its path, relative to the report; empty for the FP32 network as it came, which wins
+        engine: Its path, relative to the report; empty for the float network as it came, which wins
             where no engine that passed is faster.
         p50_ms: Its latency.
-        speedup: How many times as fast it is as the fastest FP32 network.
-        fastest_fp32: The backend of that network.
+        speedup: How many times as fast it is as the fastest float network, FP32 or FP16.
+        fastest_float: The backend of that network.
         text: The choice and its reason, in words.
     """
 
@@ -225,7 +229,7 @@ class Winner:
     engine: str
     p50_ms: float
     speedup: float
-    fastest_fp32: str
+    fastest_float: str
     text: str
 
 

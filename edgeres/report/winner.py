@@ -21,9 +21,9 @@ def choose_winner(report: Report) -> Winner | None:
         report: With the targets' times and verdicts; its own winner is not looked at.
     """
     float_ms = {
-        name: part.fp32_latency_ms.p50
+        name: times.p50
         for name, part in report.targets.items()
-        if part.fp32_latency_ms is not None
+        if (times := part.yardstick_latency_ms or part.fp32_latency_ms) is not None
     }
     if not float_ms:
         return None
@@ -33,6 +33,7 @@ def choose_winner(report: Report) -> Winner | None:
         if part.verdict == "pass" and part.latency_ms is not None
     }
     floats = min(float_ms, key=float_ms.__getitem__)
+    arithmetic = report.targets[floats].yardstick.upper()
     if not passed:
         reason = "no engine passed"
     else:
@@ -40,26 +41,30 @@ def choose_winner(report: Report) -> Winner | None:
         part, p50_ms = passed[name]
         gain = float_ms[floats] / p50_ms
         if gain >= LEAST_SPEEDUP:
-            return _of_engine(name, part, p50_ms, gain, floats, len(passed))
+            return _of_engine(name, part, p50_ms, gain, floats, arithmetic, len(passed))
         reason = (
             f"the fastest engine that passed ({name}, {cells.milliseconds(p50_ms)} ms) is "
             f"{gain:.2f} times as fast, less than {LEAST_SPEEDUP:g}"
         )
-    text = (
-        f"the FP32 network on {floats}, {cells.milliseconds(float_ms[floats])} ms: {reason}."
-        + _doubt(report.targets[floats])
-    )
+    network = f"the {arithmetic} network on {floats}, {cells.milliseconds(float_ms[floats])} ms"
+    text = f"{network}: {reason}.{_doubt(report.targets[floats])}"
     return Winner(floats, "", float_ms[floats], 1.0, floats, text)
 
 
 def _of_engine(
-    name: str, part: TargetPart, p50_ms: float, gain: float, floats: str, passed: int
+    name: str,
+    part: TargetPart,
+    p50_ms: float,
+    gain: float,
+    floats: str,
+    arithmetic: str,
+    passed: int,
 ) -> Winner:
     kind = cells.engine_kind(part)
     first = "the fastest that passed" if passed > 1 else "the only one that passed"
     text = (
         f"{name} {kind}, {cells.milliseconds(p50_ms)} ms: {first}, {gain:.2f} times as fast as "
-        f"the fastest FP32 network ({floats})." + _doubt(part)
+        f"the fastest float network ({arithmetic} on {floats})." + _doubt(part)
     )
     return Winner(name, part.engine, p50_ms, gain, floats, text)
 

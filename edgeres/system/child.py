@@ -44,7 +44,7 @@ _SMALL_ADDRESS_SPACE = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_limited(
-    function: Callable[P, T], *, seconds: float, memory_bytes: int | None
+    function: Callable[P, T], *, seconds: float, memory_bytes: int | None, what: str = ""
 ) -> Callable[P, T]:
     """A function of a module as one that does its work in a child process.
 
@@ -56,12 +56,14 @@ def run_limited(
         memory_bytes: Limit on the child's address space (``RLIMIT_AS``), or on its resident memory
             where the system bounds no address space (macOS, Windows); ``None`` for no limit, which
             GPU drivers need.
+        what: What the child does, for messages; the function's name where empty.
 
     Returns:
         The function to call. It raises an ``EdgeResError`` that the function raised as one of the
         same class, and a ``StageError`` where the child crashed, ran out of time or memory, or
         raised any other exception.
     """
+    what = what or name_of(function)
 
     def call_there(*args: P.args, **kwargs: P.kwargs) -> T:
         limits = pickle.dumps((os.getpid(), memory_bytes, seconds))
@@ -81,18 +83,15 @@ def run_limited(
                     answer, _ = process.communicate(request, timeout=seconds)
                 except subprocess.TimeoutExpired:
                     raise StageError(
-                        f"{name_of(function)} did not end within its limit of {seconds:g} s and "
-                        "was stopped.",
+                        f"{what} did not end within its limit of {seconds:g} s and was stopped.",
                         hint="Give it more time, or suspect the model.",
                     ) from None
                 finally:
                     watch.over.set()
                     kill_group(process)
             if watch.exceeded:
-                raise _out_of_memory(name_of(function), memory_bytes, "it was stopped")
-            result: T = read_answer(
-                name_of(function), answer, process.returncode, memory_bytes, printed
-            )
+                raise _out_of_memory(what, memory_bytes, "it was stopped")
+            result: T = read_answer(what, answer, process.returncode, memory_bytes, printed)
             return result
 
     return call_there

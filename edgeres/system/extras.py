@@ -19,6 +19,7 @@ EXTRAS = {
     "torch": "torch",
     "onnxscript": "torch",
     "torch_pruning": "torch",
+    "keras": "keras",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
@@ -63,10 +64,25 @@ def import_extra(module: str, *, extra: str = "", user: str = "") -> ModuleType:
             f"{name} is installed but needs {error.name}, which is not.", hint=hint
         ) from error
     except (ImportError, OSError) as error:
+        _pass_on_an_ending(error)
         raise BackendMissingError(
             f"{name} is installed but does not load: {one_line(error)}.",
             hint=f"Reinstall it for this machine. {hint}",
         ) from error
+
+
+def _pass_on_an_ending(error: BaseException) -> None:
+    """Lets a program end that was told to while native code was imported, which says less of it.
+
+    Raises:
+        KeyboardInterrupt: As the code that was imported got it.
+        SystemExit: Likewise.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SystemExit | KeyboardInterrupt):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def missing_package(error: BaseException) -> BackendMissingError | None:

@@ -19,7 +19,7 @@ class Measured:
     Attributes:
         latency_ms: p50 of the engine, in the precision that was tried.
         fp32_latency_ms: p50 of the dense FP32 network, in the same rounds.
-        speedup: The second over the first.
+        speedup: p50 of the fastest float engine of the dense network over the first.
         top1: Of that engine, in [0, 1].
         drop_pp: Percentage points lost against the dense FP32 network.
         drop_upper_pp: Upper confidence bound of it.

@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from edgeres.backends import target_names
 from edgeres.calibrators import calibrator_names
 from edgeres.errors import UsageError
+from edgeres.modules.spec import may_train
 from edgeres.recipe.block import Block, Many
 from edgeres.recipe.prune import Importance
 from edgeres.recipe.quantize import Calibrator
-from edgeres.recipe.recipe import Recipe, is_onnx
+from edgeres.recipe.recipe import Recipe
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
@@ -95,7 +96,7 @@ def budgets_of(recipe: Recipe, settings: TuneSettings) -> tuple[float, ...]:
     Raises:
         UsageError: None is left.
     """
-    prunable = not is_onnx(recipe.model.source) and recipe.data.train is not None
+    prunable = may_train(recipe.model.source) and recipe.data.train is not None
     fixed = recipe.prune is not None and recipe.prune.allocation == "per_layer"
     budgets = tuple(b for b in settings.budgets if b == WHOLE or (prunable and not fixed))
     if not budgets:

@@ -214,6 +214,12 @@ def test_unknown_options_are_refused(backend, source, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("threads", [0, -1, 10**5, 10**30])
+def test_threads_that_no_machine_has_are_refused(threads):
+    with pytest.raises(UsageError, match="expected 1 to 4096 threads"):
+        BuildConfig(threads=threads)
+
+
 def test_unknown_devices_are_refused(backend, source, tmp_path):
     with pytest.raises((BackendMissingError, UsageError), match="abacus"):
         backend.build(source, tmp_path / "x", BuildConfig(device="abacus:0"))

@@ -64,6 +64,14 @@ def test_some_nodes_on_the_cpu_are_refused_unless_allowed():
     providers.refuse_fallback(session(**{AZURE: ["stem"]}), place, allowed=False)
 
 
+def test_float32_is_not_tf32():
+    settings = ort.SessionOptions()
+    place = providers.ExecutionProvider(providers.GPU_PROVIDERS["cuda"], index=1)
+    (name, options), cpu = providers.add_provider(ort, settings, place, quantized=False)
+    assert (name, cpu) == ("CUDAExecutionProvider", providers.CPU)
+    assert options == {"device_id": "1", "use_tf32": "0"}
+
+
 def test_a_runtime_that_does_not_tell_is_not_believed():
     mute = session()
     del mute.get_provider_graph_assignment_info

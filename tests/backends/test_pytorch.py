@@ -22,6 +22,21 @@ def test_layers_are_modules_in_float(checkpoint, tmp_path):
     assert {layer.precision for layer in layers.values()} == {"float32"}
 
 
+def test_float32_is_not_tf32_and_the_process_keeps_its_choice(checkpoint, tmp_path, images):
+    import torch
+
+    seen = []
+    engine = BACKEND.build(checkpoint, tmp_path / "model.safetensors", BuildConfig())
+    with BACKEND.load(engine, BuildConfig()) as runner:
+        runner._module.register_forward_hook(
+            lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+        )
+        before = torch.backends.cudnn.allow_tf32
+        runner.infer({"input": images})
+        assert torch.backends.cudnn.allow_tf32 == before
+    assert seen == [False]
+
+
 def test_a_failing_run_is_a_stage_error(checkpoint, tmp_path, images):
     engine = BACKEND.build(checkpoint, tmp_path / "net.safetensors", BuildConfig())
     with BACKEND.load(engine, BuildConfig()) as runner:

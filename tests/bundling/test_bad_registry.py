@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -22,6 +26,17 @@ from . import registry_server as wrong
 pytest.importorskip("oras", reason="oras is not installed")
 
 SECONDS = 5.0
+UPLOAD = """
+import sys, tracemalloc
+from pathlib import Path
+from edgeres.bundling.oci import open_registry, upload
+reference, path = sys.argv[1], Path(sys.argv[2])
+with open_registry(reference, True) as (client, container):
+    tracemalloc.start()
+    layer = {"digest": sys.argv[3], "size": path.stat().st_size}
+    upload(client, container, path, layer)
+    print(tracemalloc.get_traced_memory()[1] >> 20)
+"""
 
 
 @pytest.fixture
@@ -103,6 +118,30 @@ def test_a_push_is_tried_once(registry, bundle_file, answers) -> None:
         push(bundle_file, f"{registry.host}/models/net:1", plain_http=True)
     assert time.monotonic() - begin < SECONDS
     assert len(registry.requests) == len(set(registry.requests))
+
+
+def test_a_layer_is_sent_as_it_is_read_and_anew_after_a_login(registry, tmp_path) -> None:
+    registry.wrong = lambda handler: (
+        (
+            handler.path.startswith("/token")
+            or (handler.command == "PUT" and "Authorization" not in handler.headers)
+        )
+        and wrong.wants_token(handler)
+    )
+    layer = tmp_path / "layer"
+    layer.write_bytes(bytes(64 << 20))
+    digest = f"sha256:{hashlib.sha256(layer.read_bytes()).hexdigest()}"
+    done = subprocess.run(
+        [sys.executable, "-c", UPLOAD, f"{registry.host}/models/net:1", str(layer), digest],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(registry.blobs) == [digest]
+    assert sum(one.startswith("PUT") for one in registry.requests) == 2
+    assert int(done.stdout) < 16  # MiB
 
 
 def test_a_layer_that_is_longer_than_it_says_is_cut_off(registry, bundle_file, tmp_path) -> None:

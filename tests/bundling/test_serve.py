@@ -43,7 +43,8 @@ def test_text_that_is_not_tritons_does_not_parse(model_config):
 
 
 def test_triton_repository(output, tmp_path, model_config):
-    place, models = serve(output, "triton", tmp_path / "models")
+    served = serve(output, "triton", tmp_path / "models")
+    place, models = served.place, served.models
     report = json.loads((output / "report.json").read_text())
     assert set(models) == {f"resnet20_{target}" for target in report["targets"]}
     for name in models:
@@ -104,7 +105,8 @@ _OVMS = {
 def test_openvino_model_server_repository(output, tmp_path):
     if not (output / "openvino").is_dir():
         pytest.skip("openvino is not installed")
-    place, models = serve(output, "openvino-model-server", tmp_path / "models")
+    served = serve(output, "openvino-model-server", tmp_path / "models")
+    place, models = served.place, served.models
     config = json.loads((place / "config.json").read_text())
     jsonschema.validate(config, _OVMS)
     assert models == ("resnet20_openvino",)
@@ -150,7 +152,7 @@ def test_the_servers_own_schema_takes_it(output, tmp_path):
     if not (output / "openvino").is_dir():
         pytest.skip("openvino is not installed")
     schema = _cpp_text(Path(source).read_text(encoding="utf-8"), "MODELS_CONFIG_SCHEMA")
-    place, _ = serve(output, "openvino-model-server", tmp_path / "models")
+    place = serve(output, "openvino-model-server", tmp_path / "models").place
     config = json.loads((place / "config.json").read_text())
     jsonschema.validate(config, schema)
     config["model_config_list"][0]["config"]["colour"] = "red"
@@ -173,7 +175,7 @@ def test_a_report_that_names_an_engine_elsewhere_is_refused(output, tmp_path):
 
 
 def test_an_earlier_repository_is_replaced_and_nothing_else(output, tmp_path):
-    place, _ = serve(output, "triton", tmp_path / "models")
+    place = serve(output, "triton", tmp_path / "models").place
     marker = place / next(place.iterdir()).name / "old"
     marker.write_text("x")
     serve(output, "triton", place)
@@ -231,6 +233,14 @@ def test_a_batch_is_as_large_as_the_engine_takes(tmp_path, model_config):
     assert "takes 2 and more" in str(get_server("triton").refusal(limited(2, 32).engine))
 
 
+@pytest.mark.parametrize(("batches", "profiles"), [("8", []), ("1,8", ["0", "1"])])
+def test_triton_is_told_of_several_profiles(tmp_path, model_config, batches, profiles):
+    model = _model(tmp_path, "tensorrt", versions={"opt_batch": batches})
+    get_server("triton").write([model], tmp_path / "models")
+    config = model_config((tmp_path / "models" / model.name / "config.pbtxt").read_text())
+    assert list(config.instance_group[0].profile) == profiles
+
+
 def test_what_a_server_cannot_run_is_said(output, tmp_path):
     rtx = _model(tmp_path, "tensorrt", versions={"flavor": "tensorrt_rtx"}).engine
     assert "TensorRT for RTX" in str(get_server("triton").refusal(rtx))
@@ -257,3 +267,19 @@ def test_the_command(output, tmp_path):
     assert (place / json.loads(made.stdout)["models"][0] / "config.pbtxt").is_file()
     bad = ["bundle", str(tmp_path / "out"), "--serve", "triton", "--license", "MIT"]
     assert CliRunner().invoke(app, bad).exit_code == 2
+
+
+def test_what_is_left_out_is_told(output, tmp_path):
+    if not ((output / "openvino").is_dir() and (output / "onnxruntime").is_dir()):
+        pytest.skip("the run has one engine")
+    place = tmp_path / "models"
+    served = serve(output, "openvino-model-server", place)
+    assert served.models == ("resnet20_openvino",)
+    assert list(served.left_out) == ["onnxruntime"]
+    arguments = ["bundle", str(output), "--serve", "openvino-model-server", "--output", str(place)]
+    made = CliRunner().invoke(app, [*arguments, "--json"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["left_out"] == served.left_out
+    told = f"warning: the engine for onnxruntime is left out: {served.left_out['onnxruntime']}"
+    assert made.stderr.count("warning: the engine for onnxruntime") == 1
+    assert told in made.stderr

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeres.pipeline.source import _weight_files, find_source
+from edgeres.pipeline.find_source import _weight_files, find_source
 from edgeres.recipe.recipe import ModelBlock
 
 

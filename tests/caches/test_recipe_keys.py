@@ -53,6 +53,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "model.sample_answer": ("trained", "{place}/answer.npz", {"load"}),
     "model.outputs": ("onnx", ["logits"], {"load"}),
     "model.input_size": ("onnx", [28, 28], {"load"}),
+    "model.given_scales": ("onnx", "remove", {"load"}),
     "preprocess.scale": ("onnx", 0.01, FORWARD),
     "preprocess.mean": ("onnx", [0.5], FORWARD),
     "preprocess.std": ("onnx", [0.5], FORWARD),

@@ -8,10 +8,17 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
 from edgeres.devices import runtime
 from edgeres.devices.framing import unframed
+from edgeres.devices.remote import pack
+from edgeres.evaluation.predictions import load_predictions
+
+from .conftest import bare_packages
 
 
 def test_equal_code_gives_equal_bytes(tmp_path) -> None:
@@ -48,3 +55,31 @@ def test_a_python_that_is_too_old_is_told(tmp_path, monkeypatch, capsys) -> None
     assert ended.value.code == 4
     told = unframed(capsys.readouterr().out.encode())["error"]
     assert told["message"] == "Python is 3.9 there."
+
+
+@pytest.mark.parametrize("name", ["answer", "benchmark"])
+def test_it_runs_where_little_is_installed(engine, tmp_path, name: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)
+    images[np.arange(30), ..., np.arange(30) % 3] //= 4  # else all are of one class
+    dataset = ArrayDataset("noise", images, np.arange(30) % 3)
+    (tmp_path / "images.npz").write_bytes(pack(dataset, Preprocess(), None))
+    request = {
+        "answer": {"engine": str(engine), "images": "images.npz", "answers": "answers.npz",
+                   "threads": 1},
+        "benchmark": {"engines": [str(engine)], "batch_size": 1, "threads": 1, "seconds": 0.1,
+                      "sustained_s": None},
+    }[name]  # fmt: skip
+    command = [sys.executable, "-S", runtime.write_runtime(tmp_path), name, json.dumps(request)]
+    done = subprocess.run(
+        command,
+        env={"PYTHONPATH": str(bare_packages(tmp_path / "packages"))},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: this machine is busy
+    if name == "answer":
+        assert load_predictions(tmp_path / "answers.npz").logits.shape == (30, 3)
+    else:
+        assert str(engine) in unframed(done.stdout.encode())["engines"]

@@ -31,8 +31,7 @@ from edgeres.devices import workers as cluster
 from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.devices.workers import Shard, assemble, predict_sharded
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
-from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH
+from edgeres.evaluation.predict import BATCH, predict
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 SAMPLES = 1950
@@ -291,3 +290,15 @@ def test_a_worker_that_does_not_answer_has_a_limit(place, hub, monkeypatch) -> N
             _run(place, scheduler=address)
     finally:
         os.kill(worker.pid, signal.SIGCONT)
+
+
+def test_a_port_that_takes_connections_and_says_nothing_has_a_limit(place, monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        begin = time.monotonic()
+        with pytest.raises(BackendMissingError, match="no dask scheduler answers there"):
+            predict_sharded(
+                place / "model.onnx", f"npz:{place / 'images.npz'}", PLAIN, scheduler=address
+            )
+        assert time.monotonic() - begin < 60

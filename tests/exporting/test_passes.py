@@ -102,6 +102,11 @@ def test_shared_weights_are_folded_apart(build_graph, normalize) -> None:
         "p = ReduceMean<keepdims=1>(c, axes) f = Flatten(p)",
         "f = ReduceMean<keepdims=0>(c, axes)",
         "p = ReduceMean<keepdims=1>(c, negative) f = Squeeze(p, axes)",
+        "v = Reshape(c, to_pixels) f = ReduceMean<keepdims=0>(v, rows)",
+        "v = Reshape(c, to_pixels) p = ReduceMean<keepdims=1>(v, last) f = Flatten(p)",
+        "q = ReduceMean<keepdims=0>(c, columns) f = ReduceMean<keepdims=0>(q, rows)",
+        "q = ReduceMean<keepdims=0>(c, rows) f = ReduceMean<keepdims=0>(q, last)",
+        "q = ReduceMean(c, columns) p = ReduceMean(q, rows) f = Flatten(p)",
         "p = AveragePool<kernel_shape=[4,4]>(c) f = Reshape(p, to_rows)",
         "t = Transpose<perm=[0,2,3,1]>(c) f = ReduceMean<keepdims=0>(t, nhwc)",
         "t = Transpose<perm=[0,2,3,1]>(c) p = ReduceMean<keepdims=1>(t, nhwc) f = Flatten(p)",
@@ -122,6 +127,10 @@ def test_every_way_to_pool_and_flatten_is_one(build_graph, normalize, body) -> N
             "axes": np.array([2, 3]),
             "negative": np.array([-1, -2]),
             "nhwc": np.array([1, 2]),
+            "rows": np.array([2]),
+            "columns": np.array([3]),
+            "last": np.array([-1]),
+            "to_pixels": np.array([-1, 8, 16]),
             "zero": np.array([0]),
             "first": np.array(0),
             "to_rows": np.array([-1, 8]),
@@ -131,6 +140,29 @@ def test_every_way_to_pool_and_flatten_is_one(build_graph, normalize, body) -> N
     result = normalize(model)
     assert ops(result) == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
     assert attribute(result, "Flatten", "axis") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "q = ReduceMean<keepdims=0>(c, channels) f = ReduceMean<keepdims=0>(q, rows)",
+        "v = Reshape(c, to_rows8) f = ReduceMean<keepdims=0>(v, rows)",
+    ],
+)
+def test_means_over_other_axes_stay(build_graph, normalize, body) -> None:
+    model = build_graph(
+        f"b = Conv(x, w) c = Relu(b) {body} y = Gemm<transB=1>(f, fw4)",
+        {
+            **CONV_WEIGHTS,
+            "fw4": floats(4, 4) if "channels" in body else floats(4, 16),
+            "rows": np.array([2]),
+            "channels": np.array([1]),
+            "to_rows8": np.array([-1, 16, 8]),
+        },
+    )
+    found = ops(normalize(model))
+    assert "ReduceMean" in found
+    assert "GlobalAveragePool" not in found
 
 
 @pytest.mark.parametrize("target", [[1, -1], [1, 8], [0, -1], [-1, 8]])

@@ -8,11 +8,18 @@ from dataclasses import replace
 import pytest
 
 from edgeres.backends.base import LayerInfo
-from edgeres.errors import ArtefactError
+from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.pipeline import engines
-from edgeres.pipeline.engines import COVERAGE, LAYERS, build_fp32, build_target, calibration_table
+from edgeres.pipeline.engines import (
+    COVERAGE,
+    LAYERS,
+    build_floats,
+    build_fp32,
+    build_target,
+    calibration_table,
+)
 from edgeres.quantization.account import QuantizeAccount
 from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe.quantize import QuantizeBlock
@@ -95,6 +102,31 @@ def test_options_of_precision_are_left_out_of_fp32_engines(ran, new_run, monkeyp
     config = replace(target.config, options={"half": "true", "spinning": "false"})
     build_fp32(new_run, ran.table, replace(target, backend=backend, config=config), label="fp32")
     assert asked == [{"spinning": "false"}]
+
+
+def test_other_float_engines_are_built_beside_fp32(ran, new_run, monkeypatch):
+    (target,) = ran.inputs.targets
+    asked: list[dict[str, str]] = []
+
+    def build(run, onnx, target, config, *, label):
+        asked.append(dict(config.options))
+        if config.options["half"] == "wide":
+            raise ModelError("a weight is beyond 65504.")
+        return label
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    builds = {"fp16": {"half": "true"}, "bf16": {"half": "wide"}}
+    backend = type("Backend", (), {"name": "onnxruntime", "float_builds": builds})()
+    config = replace(target.config, options={"spinning": "false"})
+    target = replace(target, backend=backend, config=config)
+    made = build_floats(new_run, ran.proof.networks.dense, target)
+    assert made == {"fp16": "build FP16 dense (onnxruntime)"}
+    assert asked == [{"spinning": "false", **options} for options in builds.values()]
+    assert new_run.warnings == [
+        "onnxruntime: INT8 is compared with no BF16: a weight is beyond 65504."
+    ]
+    new_run.recipe = new_run.recipe.override({"quantize.precision": "fp32"})
+    assert build_floats(new_run, ran.proof.networks.dense, target) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,8 @@ import pytest
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.pipeline import networks as module
-from edgeres.pipeline.networks import (
-    Networks,
-    equalize_network,
-    prepare_networks,
-    train_data_of,
-)
+from edgeres.pipeline.network import train_data_of
+from edgeres.pipeline.networks import Networks, equalize_network, prepare_networks
 from edgeres.pipeline.source import ModelFacts
 from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.recipe.recipe import PreprocessBlock

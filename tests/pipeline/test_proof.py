@@ -7,13 +7,18 @@ from dataclasses import replace
 
 import pytest
 
+from edgeres.backends import get_backend
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.pipeline.measure import TimedEngines, latencies
-from edgeres.pipeline.networks import LatencyPrediction, Network
+from edgeres.pipeline.convert import open_inputs, prove, stage_store
+from edgeres.pipeline.measure import MeasuredTimes, TimedEngines, latencies
+from edgeres.pipeline.network import Network
+from edgeres.pipeline.networks import LatencyPrediction
 from edgeres.pipeline.proof import make_report, write_evidence
 from edgeres.pipeline.unpruned import build_unpruned
+from edgeres.report import cells
 from edgeres.report.evidence import LATENCY, RECIPE, read_target
+from edgeres.system.progress import Silent
 
 
 def report_of(ran, proof=None, **changes):
@@ -41,6 +46,47 @@ def test_figures_are_those_of_the_measurements(ran):
     assert report.model.sha256 == "ab" * 32
     assert report.pruning is None
     assert [stage.name for stage in report.stages] == [part.name for part in ran.run.stages]
+
+
+@pytest.mark.parametrize(
+    ("fp16_ms", "yardstick", "speedup"), [(1.0, "fp16", 0.5), (16.0, "fp32", 4.0)]
+)
+def test_int8_has_to_beat_the_fastest_float_engine(ran, fp16_ms, yardstick, speedup):
+    timed = ran.proof.times["onnxruntime"]
+
+    def taking(times, p50_ms):
+        rounds = (p50_ms,) * 12
+        latency = replace(times.latency, p50_ms=p50_ms, round_medians_ms=rounds, doubts=())
+        return replace(times, latency=latency)
+
+    measured = MeasuredTimes(
+        taking(timed.fp32, 8.0),
+        taking(timed.engine, 2.0),
+        floats={"fp16": taking(timed.fp32, fp16_ms)},
+    )
+    times = {"onnxruntime": measured}
+    proof = replace(ran.proof, times=times)
+    report = report_of(ran, proof, **{"checks.min_speedup": 1.5})
+    part = report.targets["onnxruntime"]
+    assert (part.yardstick, part.speedup) == (yardstick, speedup)
+    assert part.fp32_latency_ms.p50 == 8.0
+    assert part.yardstick_latency_ms.p50 == min(8.0, fp16_ms)
+    (check,) = [check for check in part.checks if check.name == "speedup"]
+    assert check.outcome == ("fail" if yardstick == "fp16" else "pass")
+    told = [finding.text for finding in report.findings if finding.code == "int8-slower"]
+    assert any("slower than FP16" in text for text in told) == (yardstick == "fp16")
+    assert ("of FP16" in cells.speedup(part)) == (yardstick == "fp16")
+
+
+def test_a_run_times_the_other_float_engines_too(recipe, monkeypatch, tmp_path):
+    builds = {"fp16": {"graph_optimization": "basic"}}  # any other engine of that network
+    monkeypatch.setattr(type(get_backend("onnxruntime")), "float_builds", builds)
+    run, report, proof, _ = prove(open_inputs(recipe), stage_store(tmp_path / "out"), Silent())
+    times = proof.times["onnxruntime"]
+    assert list(times.floats) == ["fp16"]
+    assert times.floats["fp16"].engine.options == builds["fp16"]
+    assert report.targets["onnxruntime"].yardstick == times.yardstick[0]
+    assert "build FP16 dense (onnxruntime)" in [stage.name for stage in run.stages]
 
 
 def test_each_check_that_was_asked_for_is_judged(ran):

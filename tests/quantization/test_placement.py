@@ -78,7 +78,7 @@ def test_layers_without_a_constant_weight_and_constant_adds_stay_float(tmp_path)
     assert {layer.name for layer in placement.layers} == {"conv", "fc"}
     assert set(placement.float_nodes) == {"gate", "scaled", "shift", "strange"}
     assert "no constant" in placement.float_nodes["strange"]
-    assert "adds a constant" in placement.float_nodes["shift"]
+    assert "one input of this Add is a constant" in placement.float_nodes["shift"]
 
 
 def test_two_rectifiers_behind_one_convolution(tmp_path):

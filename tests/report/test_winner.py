@@ -30,7 +30,7 @@ def test_the_fastest_engine_that_passed_wins_against_the_fastest_float_network(r
         openvino=at(target, 1.0, fp32=3.0, engine="openvino/model.xml"),
         other=at(target, 0.5, verdict="inconclusive"),
     )
-    assert (won.target, won.engine, won.fastest_fp32) == (
+    assert (won.target, won.engine, won.fastest_float) == (
         "openvino",
         "openvino/model.xml",
         "openvino",
@@ -45,6 +45,16 @@ def test_float_wins_where_int8_gains_less_than_two_percent(report, target, p50, 
     assert bool(won.engine) is engine
     if not engine:
         assert won.text.startswith("the FP32 network on onnxruntime, 1.00 ms: the fastest engine")
+
+
+def test_fp16_is_a_float_network_too(report, target):
+    fp16 = {"yardstick": "fp16", "yardstick_latency_ms": Percentiles(1.0, 1.0, 1.0)}
+    won = winner_of(report, tensorrt=at(target, 1.1, fp32=4.0, **fp16))
+    assert (won.engine, won.p50_ms) == ("", 1.0)
+    assert won.text.startswith("the FP16 network on tensorrt, 1.00 ms: the fastest engine")
+    won = winner_of(report, tensorrt=at(target, 0.5, fp32=4.0, **fp16))
+    assert won.speedup == pytest.approx(2.0)
+    assert "2.00 times as fast as the fastest float network (FP16 on tensorrt)" in won.text
 
 
 def test_a_slower_backend_is_no_yardstick(report, target):

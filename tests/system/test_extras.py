@@ -44,3 +44,13 @@ def test_long_messages_are_cut():
     text = one_line(ValueError("first\n\n  second\t" + "x" * 1000))
     assert text.startswith("first second xxx")
     assert len(text) == 300
+
+
+@pytest.mark.parametrize("ending", ["SystemExit(129)", "KeyboardInterrupt()"])
+def test_a_signal_while_native_code_is_imported_is_no_broken_package(tmp_path, monkeypatch, ending):
+    # What pybind11 makes of an exception in its initialization.
+    code = f"try:\n    raise {ending}\nexcept BaseException as e:\n"
+    package(tmp_path, "stopped", code + "    raise ImportError('initialization failed') from e")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        import_extra("stopped", extra="fast")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import edgeres
 from edgeres.backends import get_backend, target_names
 from edgeres.devices.runtime import write_runtime
 from edgeres.system.no_telemetry import VARIABLES, disable_telemetry, without_telemetry
 
-PROGRAMS = {
-    "convert": "from edgeres.cli import main; main()",
-    "report to MLflow": "from edgeres.system.extras import import_extra\nimport_extra('mlflow')",
-}
+COMMAND = "from edgeres.cli import main; main()"
+MLFLOW = "from edgeres.system.extras import import_extra\nimport_extra('mlflow')"
+
+
+CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
 
 
 def runtimes() -> list[str]:
@@ -34,16 +38,15 @@ def recipe(load_program, tmp_path_factory) -> Path:
     return path
 
 
-def traced(command: list[str], folder: Path) -> tuple[list[str], list[Path]]:
-    """Look-ups and connections of a command and its children; files that it left at home."""
+def traced(words: list[str], folder: Path) -> tuple[list[str], list[Path]]:
+    """Look-ups and connections of a program and its children; files that it left at home."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
-    home, temporary, trace = folder / "home", folder / "tmp", folder / "trace"
-    home.mkdir()
-    temporary.mkdir()
+    trace = folder / "trace"
+    home, temporary = (Path(tempfile.mkdtemp(dir=folder)) for _ in range(2))
     done = subprocess.run(
-        [strace, "-f", "-qq", "-o", str(trace), "-e", "trace=connect,sendto,sendmsg", *command],
+        [strace, "-f", "-qq", "-o", str(trace), "-e", CALLS, sys.executable, "-c", *words],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -66,14 +69,20 @@ def traced(command: list[str], folder: Path) -> tuple[list[str], list[Path]]:
 def test_a_whole_run_asks_nobody_and_leaves_nothing_at_home(recipe, tmp_path) -> None:
     if not runtimes():
         pytest.skip("no runtime runs here")
-    command = [sys.executable, "-c", PROGRAMS["convert"], "convert", str(recipe)]
-    assert traced([*command, "--output", "out"], tmp_path) == ([], [])
-    assert (tmp_path / "out" / "report.json").is_file()
+    Image.new("L", (28, 28), 90).save(tmp_path / "cat.png")
+    assert traced([COMMAND, "convert", str(recipe), "--output", "out"], tmp_path) == ([], [])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert traced([COMMAND, "bundle", "out", "--output", "b"], tmp_path) == ([], [])
+    for name, target in report["targets"].items():
+        run = ["run", "b", "cat.png", "--target", name]
+        benchmark = ["benchmark", f"out/{target['engine']}", "--seconds", "0.1", "--threads", "1"]
+        for words in (run, benchmark):
+            assert traced([COMMAND, *words], tmp_path) == ([], []), words
 
 
 def test_mlflow_does_not_report_itself(tmp_path) -> None:
     pytest.importorskip("mlflow", reason="MLflow is not installed")
-    assert traced([sys.executable, "-c", PROGRAMS["report to MLflow"]], tmp_path) == ([], [])
+    assert traced([MLFLOW], tmp_path) == ([], [])
 
 
 def test_the_program_that_hosts_run_says_it_too(tmp_path) -> None:

@@ -251,7 +251,11 @@ def test_a_full_place_for_temporary_files_is_named(tmp_path, monkeypatch, mount)
     assert list(disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("junk", [b"\xff\x00\x1b[2J" * 9999, b"", b"process 7\x1b[2J\nx" * 50])
+@pytest.mark.parametrize(
+    "junk",
+    [b"\xff\x00\x1b[2J" * 9999, b"", b"process 7\x1b[2J\nx" * 50],
+    ids=["binary", "empty", "lines"],  # pytest hands a test's name to its children
+)
 def test_a_holder_file_with_junk_is_no_crash(tmp_path, junk):
     (tmp_path / ".edgeres.holder").write_bytes(junk)
     with pytest.warns(StaleLockWarning) as told, output_lock(tmp_path):

@@ -104,7 +104,8 @@ class OnnxRuntime(PackagedBackend):
 
         It fuses ``DQ -> op -> Q`` only, so both inputs of a residual Add and every output take
         Q/DQ. Activations are uint8 with a zero point: a Relu disappears into the Q behind it only
-        where zero is the lowest value, and int8 leaves half of the network in float.
+        where zero is the lowest value, and int8 leaves half of the network in float. Mul and
+        Sigmoid (SE, SiLU) are quicker in INT8, Concat is not.
 
         Raises:
             BackendMissingError: The runtime is not here, or the device has no INT8 kernels.
@@ -122,7 +123,17 @@ class OnnxRuntime(PackagedBackend):
             activation_dtype="uint8",
             activation_symmetric=False,
             ops=frozenset(
-                {"Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool"}
+                {
+                    "Conv",
+                    "Gemm",
+                    "MatMul",
+                    "Add",
+                    "Mul",
+                    "Sigmoid",
+                    "MaxPool",
+                    "AveragePool",
+                    "GlobalAveragePool",
+                }
             ),
             bias="int32",
             residual="both",

@@ -106,6 +106,8 @@ def add_provider(
     settings.add_session_config_entry(_RECORD, "1")
     if not place.plugin:
         options = {"device_id": str(place.index)}
+        if place.provider == GPU_PROVIDERS["cuda"]:
+            options["use_tf32"] = "0"  # float32 is float32; by itself it keeps 10 bits of a factor
         if place.provider == GPU_PROVIDERS["tensorrt"] and quantized:
             options["trt_int8_enable"] = "1"
         return [(place.provider, options), CPU]

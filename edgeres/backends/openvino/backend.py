@@ -97,6 +97,12 @@ class OpenVino(PackagedBackend):
             concat_barrier=True,
             factor_barrier=True,
             clips_integers=True,
+            epilogues=frozenset(
+                {"PRelu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Tanh"}
+            ),
+            float_adds=True,
+            float_norms=True,
+            sinks_strides=True,
             saturating=saturates(self, device),
         )
 

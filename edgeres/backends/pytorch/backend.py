@@ -7,7 +7,8 @@ to doubt. There is nothing to quantize and no INT8 here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class PyTorchRunner(CheckedRunner):
         torch = _TORCH.load()
         images = feeds["input"]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _float32(torch):
                 logits = self._module(torch.tensor(images, device=self._device))
                 return {"logits": logits.cpu().numpy()}
         except RuntimeError as error:
@@ -154,6 +155,18 @@ class PyTorch(PackagedBackend):
             for name, part in module.named_modules()
             if not any(part.children())
         ]
+
+
+@contextmanager
+def _float32(torch: Any) -> Iterator[None]:
+    """Products of float32 that are float32: of itself torch convolves in TF32 on a GPU."""
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = conv.allow_tf32, matmul.allow_tf32
+    conv.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        conv.allow_tf32, matmul.allow_tf32 = before
 
 
 def _open(engine: Engine) -> tuple[Any, Any]:

@@ -61,7 +61,7 @@ def _config(model: ServedModel) -> str:
         f"max_batch_size: {largest if free else 0}",
         f"input [\n  {{\n{_tensor(model.input, free)}  }}\n]",
         f"output [\n  {{\n{_tensor(model.output, free)}{labels}  }}\n]",
-        f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n  }}\n]",
+        f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n{_profiles(model)}  }}\n]",
     ]
     if free:
         blocks.append("dynamic_batching {\n}")
@@ -79,6 +79,14 @@ def _container(engine: Engine) -> str:
         "# NVIDIA's Frameworks Support Matrix names it; in a container,\n"
         "# `find / -name 'libnvinfer.so.*'` shows the version.\n"
     )
+
+
+def _profiles(model: ServedModel) -> str:
+    """The profiles of an engine that has several: of itself Triton takes the first alone."""
+    batches = model.engine.versions.get("opt_batch", "").split(",")
+    if len(batches) < 2:
+        return ""
+    return f"    profile: [ {', '.join(_quoted(str(number)) for number in range(len(batches)))} ]\n"
 
 
 def _tensor(spec: TensorSpec, free: bool) -> str:

@@ -79,21 +79,34 @@ def load_trt(flavor: Flavor | None = None) -> Trt:
     raise BackendMissingError(f"{wanted} is not installed here{why}.", hint=INSTALL_HINT)
 
 
-def create_network(trt: Trt, builder: Any) -> Any:
+def create_network(trt: Trt, builder: Any, *, weakly: bool = False) -> Any:
     """An empty network in which the graph alone decides every precision.
 
     8.6 knows only weak typing and must be told that the batch is explicit; 10 is asked for strong
     typing; 11 and TensorRT for RTX know nothing else and need no flag.
+
+    Args:
+        trt: The imported TensorRT.
+        builder: Its builder.
+        weakly: On 10, leave the choice to the builder: see :func:`is_weakly_typed`.
     """
     module = trt.module
     creation = module.NetworkDefinitionCreationFlag
     if hasattr(creation, "STRONGLY_TYPED"):
-        flags = 1 << int(creation.STRONGLY_TYPED) if has_precision_flags(trt) else 0
+        strongly = has_precision_flags(trt) and not weakly
+        flags = 1 << int(creation.STRONGLY_TYPED) if strongly else 0
     elif hasattr(creation, "EXPLICIT_BATCH"):
         flags = 1 << int(creation.EXPLICIT_BATCH)
     else:
         flags = 0
     return builder.create_network(flags)
+
+
+def is_weakly_typed(trt: Trt, *, dla: bool) -> bool:
+    """Whether a network's precision needs flags: always on 8.6, and on 10 for a DLA."""
+    if not hasattr(trt.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return True
+    return dla and has_precision_flags(trt)
 
 
 def has_precision_flags(trt: Trt) -> bool:
@@ -111,26 +124,43 @@ def half_pays(trt: Trt) -> bool:
     return not trt.is_rtx
 
 
-def is_weakly_typed(trt: Trt) -> bool:
-    """True for 8.6, where flags of the builder allow precisions and no graph demands them."""
-    return not hasattr(trt.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-
-def allow_graph_precisions(trt: Trt, network: Any, builder_config: Any, *, half: bool) -> None:
-    """Lets a weakly typed network (8.6) use INT8 where it has Q/DQ, and float16 for the rest.
+def allow_graph_precisions(
+    trt: Trt, network: Any, builder_config: Any, *, half: bool, dla: bool = False
+) -> None:
+    """Lets a weakly typed network use INT8 where it has Q/DQ, and float16 for the rest.
 
     In 8.6 a Q/DQ graph is refused unless INT8 is allowed as a whole; the Q/DQ still decide where.
-    Without Q/DQ that flag would ask for the range of every tensor. Strongly typed versions have no
-    such flags, or refuse them.
+    Without Q/DQ, as for a DLA, that flag would ask for the range of every tensor. Strongly typed
+    versions have no such flags, or refuse them.
+
+    Args:
+        trt: The imported TensorRT.
+        network: The parsed network.
+        builder_config: Of the build.
+        half: What is not INT8 is float16.
+        dla: It is for a DLA.
     """
     module = trt.module
-    if not is_weakly_typed(trt):
+    if not is_weakly_typed(trt, dla=dla):
         return
     kinds = {network.get_layer(index).type for index in range(network.num_layers)}
     if module.LayerType.QUANTIZE in kinds and hasattr(module.BuilderFlag, "INT8"):
         builder_config.set_flag(module.BuilderFlag.INT8)
     if half and hasattr(module.BuilderFlag, "FP16"):
         builder_config.set_flag(module.BuilderFlag.FP16)
+
+
+def choose_tf32(trt: Trt, builder_config: Any, *, wanted: bool) -> None:
+    """Whether float32 products may keep only 10 bits of each factor.
+
+    Every version allows it by itself, on compute capability 8.0 and later, so float32 that is to be
+    float32 must forbid it.
+    """
+    flag = trt.module.BuilderFlag.TF32
+    if wanted:
+        builder_config.set_flag(flag)
+    else:
+        builder_config.clear_flag(flag)
 
 
 def check_targets(trt: Trt, targets: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
@@ -41,14 +41,16 @@ from edgeres.backends.tensorrt.compatibility import (
     versions_of,
     with_targets,
 )
-from edgeres.backends.tensorrt.cuda import Gpu, list_gpus
-from edgeres.backends.tensorrt.options import parse_options
+from edgeres.backends.tensorrt.gpus import Gpu, list_gpus
+from edgeres.backends.tensorrt.options import TensorRTOptions, parse_options
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from edgeres.backends.tensorrt.audit import Audit
+    from edgeres.backends.tensorrt.build import BuiltPlan
+    from edgeres.backends.tensorrt.compatibility import Loadable
     from edgeres.backends.tensorrt.form import Form
     from edgeres.backends.tensorrt.graph import Graph
     from edgeres.backends.tensorrt.layers import LayerRecord
@@ -65,6 +67,7 @@ class TensorRTBackend:
     engine_suffix = ".plan"
     default_device = "cuda:0"
     precision_options = frozenset({"rest", "io"})
+    float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {"fp16": {"rest": "float16"}}
     path_options = frozenset({"timing_cache", "runtime_cache"})
     place_options = frozenset({"flavor", "compute_capabilities"})
 
@@ -157,6 +160,7 @@ class TensorRTBackend:
             StorageError: The folder cannot be written.
         """
         from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
+        from edgeres.backends.tensorrt.dla import refuse_for_dla
         from edgeres.backends.tensorrt.flags import sparsity_note
         from edgeres.backends.tensorrt.form import choose_form
         from edgeres.backends.tensorrt.graph import read_graph
@@ -176,7 +180,9 @@ class TensorRTBackend:
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
-        form = choose_form(weakly_typed=is_weakly_typed(trt), rest=options.rest or "float32")
+        form = choose_form(
+            weakly_typed=is_weakly_typed(trt, dla=False), rest=options.rest or "float32"
+        )
         if options.io == "float16" and form != "float16":
             here = "the rest is float32" if form == "source" else f"{trt.title} takes float32 alone"
             raise UsageError(
@@ -188,6 +194,8 @@ class TensorRTBackend:
                 f"{onnx}: strip_plan keeps this file beside the plan, its weights lie in others.",
                 hint="Save the model with its weights inside.",
             )
+        if options.dla_core is not None:
+            refuse_for_dla(trt, graph, onnx)
         findings = lint(graph)
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
@@ -203,11 +211,12 @@ class TensorRTBackend:
                     beside=graph.data_files if as_is else (),
                     plan=folder / out.name,
                     half=options.rest == "float16",
+                    ordinal=gpu.ordinal if gpu else None,
                     progress=progress,
                 )
                 if options.strip_plan:
                     shutil.copyfile(file, folder / weights_path(out).name)
-            layers = _layers_of(trt, built.plan, built.layer_log, gpu, graph)
+            layers = _layers_of(trt, built, options, gpu, graph)
             audit = Audit(
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
@@ -216,6 +225,7 @@ class TensorRTBackend:
                     *repaired.told,
                     *(finding.message for finding in findings),
                     *([sparsity_note(graph)] if options.sparse_weights else ()),
+                    *built.notes,
                 ),
             )
             beside = audit_path(out)
@@ -225,7 +235,7 @@ class TensorRTBackend:
             backend=self.name,
             device=f"cuda:{gpu.ordinal}" if gpu else self.default_device,
             source_sha256=source_sha256,
-            versions=versions_of(trt, options, gpu),
+            versions=versions_of(trt, options, gpu, built.batches),
             options=kept_options(config, self.path_options),
             shapes=built.shapes,
         )
@@ -249,8 +259,9 @@ class TensorRTBackend:
         cache = options.runtime_cache
         if cache is not None and cache == Path(cache.name):
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))
-        trt, gpu = check_loadable(engine, config.device, self.name)
-        return TensorRTRunner(trt, _plan_in(engine, trt, gpu), gpu.ordinal, options)
+        found = check_loadable(engine, config.device, self.name)
+        options = replace(options, version_compatible=found.version_compatible)
+        return TensorRTRunner(found.trt, _plan_in(engine, found, options), found.gpu, options)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """The layers of a plan: from the inspector on a GPU that can load it, else as built.
@@ -260,17 +271,20 @@ class TensorRTBackend:
         """
         from edgeres.backends.tensorrt.audit import read_audit
         from edgeres.backends.tensorrt.layers import assign_products, to_layer_infos
-        from edgeres.backends.tensorrt.run import inspect_plan
+        from edgeres.backends.tensorrt.load import inspect_plan
 
         check_engine(engine, self.name)
         audit = read_audit(engine.path)
         try:
-            trt, gpu = check_loadable(engine, engine.device, self.name)
+            found = check_loadable(engine, engine.device, self.name)
         except (BackendMissingError, ArtefactError):
             # Without that GPU and version, the list that the builder printed is what there is; its
             # hash was just checked.
             return to_layer_infos(audit.layers)
-        records = inspect_plan(trt, _plan_in(engine, trt, gpu), gpu.ordinal, audit.products)
+        compatible = found.version_compatible
+        options = replace(parse_options(engine.options), version_compatible=compatible)
+        plan, ordinal = _plan_in(engine, found, options), found.gpu.ordinal
+        records = inspect_plan(found.trt, plan, ordinal, options, audit.products)
         return to_layer_infos(assign_products(records, audit.products))
 
     def remarks(self, engine: Engine) -> Remarks:
@@ -313,27 +327,28 @@ def _built_file(graph: Graph, onnx: Path, made: Path | None, form: Form, io: str
         made.unlink(missing_ok=True)
 
 
-def _plan_in(engine: Engine, trt: Trt, gpu: Gpu) -> bytes:
+def _plan_in(engine: Engine, found: Loadable, options: TensorRTOptions) -> bytes:
     """The checked plan of an engine, with its weights where they lie beside it."""
     plan = engine.path.read_bytes()
     if read_engine(engine.path).versions.get("strip_plan") != "true":
         return plan
     from edgeres.backends.tensorrt.refit import weights_path, whole_plan
 
-    return whole_plan(trt, plan, weights_path(engine.path), gpu.ordinal)
+    weights = weights_path(engine.path)
+    return whole_plan(found.trt, plan, weights, found.gpu.ordinal, options)
 
 
 def _layers_of(
-    trt: Trt, plan: bytes, log: tuple[str, ...], gpu: Gpu | None, graph: Graph
+    trt: Trt, built: BuiltPlan, options: TensorRTOptions, gpu: Gpu | None, graph: Graph
 ) -> list[LayerRecord]:
     """The layers from the build log, or from the inspector where the log has none."""
     from edgeres.backends.tensorrt.layerlist import read_log
     from edgeres.backends.tensorrt.layers import assign_products
-    from edgeres.backends.tensorrt.run import inspect_plan
+    from edgeres.backends.tensorrt.load import inspect_plan
 
-    records = read_log(log, graph.op_types)
+    records = read_log(built.layer_log, graph.op_types)
     if not records and gpu is not None:
-        records = inspect_plan(trt, plan, gpu.ordinal, graph.op_types)
+        records = inspect_plan(trt, built.plan, gpu.ordinal, options, graph.op_types)
     return assign_products(records, graph.op_types)
 
 

@@ -11,13 +11,16 @@ from edgeres.backends.base import ShapeRange
 from edgeres.backends.tensorrt.api import (
     Trt,
     allow_graph_precisions,
+    choose_tf32,
     create_network,
+    is_weakly_typed,
     set_targets,
 )
+from edgeres.backends.tensorrt.dla import use_dla
 from edgeres.backends.tensorrt.flags import set_flags
-from edgeres.backends.tensorrt.log import TrtLog, make_log, make_monitor
+from edgeres.backends.tensorrt.log import Heard, listening, make_monitor, process_log
 from edgeres.backends.tensorrt.options import TensorRTOptions
-from edgeres.backends.tensorrt.profile import batch_profile
+from edgeres.backends.tensorrt.profile import add_profiles, opt_batches, widest
 from edgeres.errors import (
     BackendMissingError,
     EdgeResError,
@@ -38,13 +41,18 @@ class BuiltPlan:
         plan: The serialized engine.
         layer_log: Messages that hold the list of layers.
         warnings: The builder's own warnings, each once, in order.
-        shapes: Ranges of the inputs with a dynamic size.
+        shapes: Ranges of the inputs with a dynamic size, over all profiles.
+        batches: Batch sizes that kernels were chosen for, one for each profile; empty where the
+            batch is fixed.
+        notes: What edgeres found out in the build.
     """
 
     plan: bytes
     layer_log: tuple[str, ...]
     warnings: tuple[str, ...]
     shapes: Mapping[str, ShapeRange]
+    batches: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build_plan(
@@ -75,58 +83,83 @@ def build_plan(
         BackendMissingError: An option that this TensorRT or this machine cannot do.
         StageError: The build failed.
     """
+    with listening(trt) as heard:
+        return _build(trt, onnx, options, shapes, heard, half, shown or str(onnx), progress)
+
+
+def _build(
+    trt: Trt,
+    onnx: Path,
+    options: TensorRTOptions,
+    shapes: Mapping[str, ShapeRange],
+    heard: Heard,
+    half: bool,
+    shown: str,
+    progress: ProgressCallback | None,
+) -> BuiltPlan:
     module = trt.module
-    shown = shown or str(onnx)
-    log = make_log(trt)
+    dla = options.dla_core is not None
     try:
-        builder = module.Builder(log)
+        builder = module.Builder(process_log(trt))
     except TypeError as error:  # pybind's way to say that the constructor returned nothing
         raise BackendMissingError(
-            f"{trt.title} cannot start its builder here ({log.first_error() or error}).",
+            f"{trt.title} cannot start its builder here "
+            f"({heard.reason() if heard.errors else error}).",
             hint="Standard TensorRT needs a GPU to build; flavor=tensorrt_rtx does not.",
         ) from error
-    network = _parse(trt, builder, log, onnx, shown)
+    network = create_network(trt, builder, weakly=is_weakly_typed(trt, dla=dla))
+    _parse(trt, network, heard, onnx, shown)
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    allow_graph_precisions(trt, network, builder_config, half=half)
+    allow_graph_precisions(trt, network, builder_config, half=half, dla=dla)
+    choose_tf32(trt, builder_config, wanted=options.rest == "tf32")
     set_targets(trt, builder_config, options.compute_capabilities)
     set_flags(trt, builder_config, options)
-    _set_options(trt, builder, builder_config, options)
-    ranges = batch_profile(builder, network, builder_config, options, shapes)
+    _set_options(trt, builder_config, options)
+    profiles = add_profiles(builder, network, builder_config, options, shapes)
+    notes = []
+    if options.dla_core is not None:
+        notes.append(use_dla(trt, builder, network, builder_config, options.dla_core))
     timing_cache = _load_timing_cache(trt, builder_config, options.timing_cache)
     monitor = make_monitor(trt, progress)
     if monitor is not None and hasattr(builder_config, "progress_monitor"):
         builder_config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, builder_config)
     if serialized is None:
-        raise _build_error(trt, shown, log)
+        raise _build_error(trt, shown, heard)
     if timing_cache is not None and options.timing_cache is not None:
         write_atomic(options.timing_cache, bytes(timing_cache.serialize()))
-    return BuiltPlan(bytes(serialized), tuple(log.layer_messages), tuple(log.warnings), ranges)
+    return BuiltPlan(
+        bytes(serialized),
+        tuple(heard.layer_messages),
+        tuple(heard.warnings),
+        widest(profiles),
+        opt_batches(profiles),
+        tuple(notes),
+    )
 
 
-def _parse(trt: Trt, builder: Any, log: TrtLog, onnx: Path, shown: str) -> Any:
-    network = create_network(trt, builder)
-    parser = trt.module.OnnxParser(network, log)
+def _parse(trt: Trt, network: Any, heard: Heard, onnx: Path, shown: str) -> None:
+    parser = trt.module.OnnxParser(network, process_log(trt))
     if parser.parse_from_file(str(onnx)):
-        return network
+        return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    text = str(errors[0]) if errors else log.first_error() or "no reason given"
+    text = str(errors[0]) if errors else heard.reason()
     raise ModelError(
         f"{shown}: {trt.title} does not take the model: {one_line(text)}.",
         hint="Quantize it with `edgeres quantize --target tensorrt`, or see docs/tensorrt.md.",
     )
 
 
-def _build_error(trt: Trt, shown: str, log: TrtLog) -> EdgeResError:
-    text = log.first_error() or "no reason given"
+def _build_error(trt: Trt, shown: str, heard: Heard) -> EdgeResError:
+    text = heard.reason()
     hint = "Run again with -v to see all that the builder said."
     if "workspace" in text:
         hint = "Raise the option workspace_mib or leave it out."
     return StageError(f"{shown}: {trt.title} could not build it: {one_line(text)}.", hint=hint)
 
 
-def _set_options(trt: Trt, builder: Any, builder_config: Any, options: TensorRTOptions) -> None:
+def _set_options(trt: Trt, builder_config: Any, options: TensorRTOptions) -> None:
     module = trt.module
     _share_profile(module, builder_config)
     if options.workspace_mib is not None:
@@ -150,16 +183,6 @@ def _set_options(trt: Trt, builder: Any, builder_config: Any, options: TensorRTO
                 hint="Leave version_compatible out; building again takes a second.",
             )
         builder_config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    if options.dla_core is not None:
-        if options.dla_core >= builder.num_DLA_cores:
-            raise BackendMissingError(
-                f"dla_core={options.dla_core}: {trt.title} sees {builder.num_DLA_cores} DLA cores "
-                "here.",
-                hint="DLA is on Jetson Orin, with TensorRT 10 up to 10.7 or 11.4.1 and later.",
-            )
-        builder_config.default_device_type = module.DeviceType.DLA
-        builder_config.DLA_core = options.dla_core
-        builder_config.set_flag(module.BuilderFlag.GPU_FALLBACK)
 
 
 def _share_profile(module: Any, builder_config: Any) -> None:

@@ -31,6 +31,8 @@ def trtexec_options(options: TensorRTOptions, shapes: Mapping[str, ShapeRange]) 
         if shapes:
             sizes = (f"{n}:{'x'.join(map(str, getattr(s, part)))}" for n, s in shapes.items())
             found.append(f"--{option}={','.join(sizes)}")
+    if options.rest != "tf32":
+        found.append("--noTF32")
     found.append("--profilingVerbosity=detailed")
     if options.workspace_mib is not None:
         found.append(f"--memPoolSize=workspace:{options.workspace_mib}")

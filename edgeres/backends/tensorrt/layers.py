@@ -22,6 +22,7 @@ _PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _FUSED = re.compile(r"fusion|foreignnode|myelin|dla", re.IGNORECASE)
 _POINTWISE = re.compile(r"kgen|pointwise|eltwise|elementwise|activation|scale", re.IGNORECASE)
 
+UNTOLD = "unknown"
 _WIDEST_FIRST = ("float32", "bfloat16", "float16", "fp8", "int64", "int32", "uint8", "int8")
 
 
@@ -56,9 +57,13 @@ class LayerRecord:
     def precision(self) -> str:
         """Type that the arithmetic runs in.
 
+        What a DLA does inside of a layer is not told, and its inputs and outputs do not show it.
+
         A product is INT8 only if its data and its weights both are; INT8 weights alone (weight-only
         quantization) multiply in float. Any other layer is as wide as the widest type it touches.
         """
+        if self.op.upper().startswith("DLA"):
+            return UNTOLD
         if self.is_product and self.inputs:
             operands = (*self.inputs[1:], *self.constants)
             if self.inputs[0] == "int8":

@@ -1,32 +1,76 @@
-"""Listens to TensorRT: keeps its warnings, its first error and the list of layers.
+"""Listens to TensorRT: its warnings, its errors and the list of layers.
 
-TensorRT calls these objects from C++ code that expects no exception, so none may escape them.
+TensorRT keeps the first logger that a process gives it and sends there what belongs to no object
+of its own, so there is one logger for each TensorRT that is loaded, which lives as long as the
+process. Who wants to hear something listens for the time of his own work. TensorRT calls these
+objects from C++ code that expects no exception, so none may escape them.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgeres.backends.tensorrt.api import Trt
 from edgeres.system.progress import ProgressCallback
 
 _LAYERS = "Layers:"
+_lock = threading.Lock()
 
 
-class TrtLog(Protocol):
-    """What the log keeps; the object itself is a subclass of the loaded module's ``ILogger``."""
+@dataclass
+class Heard:
+    """What TensorRT said while someone listened.
 
-    layer_messages: list[str]
-    warnings: list[str]
-    errors: list[str]
+    Attributes:
+        thread: Who listens. What TensorRT says in a thread of its own is for all who listen.
+        layer_messages: Messages that hold the list of layers.
+        warnings: Each once, in order.
+        errors: In order.
+    """
 
-    def first_error(self) -> str:
-        """The first error, without the place in TensorRT's source; empty if there was none."""
-        ...
+    thread: int = field(default_factory=threading.get_ident)
+    layer_messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def reason(self) -> str:
+        """The first error, without the place in TensorRT's source."""
+        text = self.errors[0] if self.errors else "no reason given"
+        return text.partition(" In ")[0].rstrip(" .(")
 
 
-def make_log(trt: Trt) -> TrtLog:
-    """A logger for one build or one runtime; keep it as long as TensorRT's objects live."""
+class ProcessLog(Protocol):
+    """The logger; the object itself is a subclass of the loaded module's ``ILogger``."""
+
+    listeners: list[Heard]
+
+
+def process_log(trt: Trt) -> ProcessLog:
+    """The one logger of this process for that TensorRT."""
+    with _lock:
+        return _make_log(trt)
+
+
+@contextmanager
+def listening(trt: Trt) -> Iterator[Heard]:
+    """Collects what TensorRT says to this thread as long as the block lasts."""
+    log, heard = process_log(trt), Heard()
+    with _lock:
+        log.listeners = [*log.listeners, heard]
+    try:
+        yield heard
+    finally:
+        with _lock:
+            log.listeners = [other for other in log.listeners if other is not heard]
+
+
+@functools.cache
+def _make_log(trt: Trt) -> ProcessLog:
     module = trt.module
     severity = module.ILogger.Severity
     base: Any = module.ILogger
@@ -34,24 +78,21 @@ def make_log(trt: Trt) -> TrtLog:
     class Log(base):  # type: ignore[misc]  # the base class is only known at run time
         def __init__(self) -> None:
             super().__init__()
-            self.layer_messages: list[str] = []
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
+            self.listeners: list[Heard] = []
 
         def log(self, level: Any, message: str) -> None:
-            if level == severity.WARNING:
-                if message.strip() not in self.warnings:
-                    self.warnings.append(message.strip())
-            elif level in (severity.ERROR, severity.INTERNAL_ERROR):
-                self.errors.append(message.strip())
-            elif level == severity.VERBOSE and message.lstrip().startswith(_LAYERS):
-                self.layer_messages.append(message)
+            here = threading.get_ident()
+            listeners = self.listeners
+            for heard in [one for one in listeners if one.thread == here] or listeners:
+                if level == severity.WARNING:
+                    if message.strip() not in heard.warnings:
+                        heard.warnings.append(message.strip())
+                elif level in (severity.ERROR, severity.INTERNAL_ERROR):
+                    heard.errors.append(message.strip())
+                elif level == severity.VERBOSE and message.lstrip().startswith(_LAYERS):
+                    heard.layer_messages.append(message)
 
-        def first_error(self) -> str:
-            text = self.errors[0] if self.errors else ""
-            return text.partition(" In ")[0].rstrip(" .(")
-
-    log: TrtLog = Log()
+    log: ProcessLog = Log()
     return log
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from edgeres.backends.tensorrt.api import Flavor
 from edgeres.errors import UsageError
 
-Rest = Literal["float32", "float16"]
+Rest = Literal["float32", "tf32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,21 @@ class TensorRTOptions:
     Attributes:
         flavor: ``tensorrt`` or ``tensorrt_rtx``; by default TensorRT where it and a GPU are
             present, else TensorRT for RTX, which builds without a GPU.
-        rest: Type of everything that is not INT8: ``float32`` or ``float16``. By default float16
-            for a Q/DQ file on strongly typed TensorRT (10 and later), else float32.
+        rest: Arithmetic of everything that is not INT8: ``float32``, ``float16``, or ``tf32``,
+            float32 whose products keep 10 bits of each factor. By default float16 for a Q/DQ file
+            on strongly typed TensorRT (10 and later) and on a DLA, else float32.
         io: Type of the network's inputs and outputs where ``rest`` is float16: ``float32`` (with a
             cast inside) or ``float16``.
         compute_capabilities: TensorRT for RTX: what the plan runs on, e.g. ``8.6,8.9``.
-        opt_batch: Batch size that kernels are chosen for when the batch is dynamic.
+        opt_batch: Batch size that kernels are chosen for when the batch is dynamic. Of several,
+            each has an optimization profile that begins behind the one before and ends with it,
+            the last with ``max_batch``. On a DLA the one batch size.
         max_batch: Largest batch size when the batch is dynamic.
         workspace_mib: Limit of scratch memory in MiB.
         optimization_level: 0 (quick build) to 5 (long search); TensorRT's own default is 3.
         hardware_compatibility: TensorRT: ``ampere_plus`` or ``same_compute_capability``.
         version_compatible: TensorRT: a plan that later versions of the same major also run.
-        dla_core: TensorRT on Jetson: build for this DLA core, the rest on the GPU.
+        dla_core: TensorRT on Jetson: build for this DLA core and run there, the rest on the GPU.
         refit: TensorRT: a plan whose weights can be replaced, at some cost in speed.
         strip_plan: TensorRT 10 and later: a plan without its weights, which lie beside it and are
             put back on loading.
@@ -47,9 +50,9 @@ class TensorRTOptions:
 
     flavor: Flavor | None = None
     rest: Rest | None = None
-    io: Rest = "float32"
+    io: Literal["float32", "float16"] = "float32"
     compute_capabilities: tuple[str, ...] = ()
-    opt_batch: int = 1
+    opt_batch: tuple[int, ...] = (1,)
     max_batch: int = 64
     workspace_mib: int | None = None
     optimization_level: int | None = None
@@ -88,13 +91,33 @@ def parse_options(options: Mapping[str, str]) -> TensorRTOptions:
                 hint="See docs/tensorrt.md.",
             ) from error
     parsed = TensorRTOptions(**values)
-    if parsed.opt_batch > parsed.max_batch:
+    if parsed.dla_core is not None:
+        return _for_dla(parsed, options)
+    if parsed.opt_batch[-1] > parsed.max_batch:
         raise UsageError(
-            f"tensorrt options: opt_batch {parsed.opt_batch} is above max_batch "
+            f"tensorrt options: opt_batch {parsed.opt_batch[-1]} is above max_batch "
             f"{parsed.max_batch}.",
             hint="Raise max_batch or lower opt_batch.",
         )
     return parsed
+
+
+def _for_dla(parsed: TensorRTOptions, given: Mapping[str, str]) -> TensorRTOptions:
+    """A DLA computes in FP16 and INT8, and only with the sizes that it was built for."""
+    if parsed.rest not in (None, "float16"):
+        raise UsageError(
+            f"tensorrt options: rest={parsed.rest} does not go with dla_core: a DLA computes in "
+            "FP16 and INT8.",
+            hint="Say rest=float16, or leave rest or dla_core out.",
+        )
+    batch = parsed.opt_batch[0]
+    if len(parsed.opt_batch) > 1 or ("max_batch" in given and parsed.max_batch != batch):
+        raise UsageError(
+            "tensorrt options: a DLA runs one batch size, got opt_batch "
+            f"{given.get('opt_batch', 1)} and max_batch {parsed.max_batch}.",
+            hint="Say the same number for both.",
+        )
+    return replace(parsed, rest="float16", max_batch=batch)
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -135,6 +158,14 @@ def _capabilities(text: str) -> tuple[str, ...]:
     return tuple(sorted(set(found), key=lambda item: tuple(map(int, item.split(".")))))
 
 
+def _batches(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    found = [int(part) for part in parts if part.isdecimal()]
+    if len(found) != len(parts) or found[0] < 1 or sorted(set(found)) != found:
+        raise ValueError("a batch size, or several in rising order such as 1,8")
+    return tuple(found)
+
+
 def _path(text: str) -> Path:
     if not text:
         raise ValueError("a path")
@@ -143,10 +174,10 @@ def _path(text: str) -> Path:
 
 _READERS: Mapping[str, Callable[[str], object]] = {
     "flavor": cast(Callable[[str], object], _choice("tensorrt", "tensorrt_rtx")),
-    "rest": _choice("float32", "float16"),
+    "rest": _choice("float32", "tf32", "float16"),
     "io": _choice("float32", "float16"),
     "compute_capabilities": _capabilities,
-    "opt_batch": _integer(1),
+    "opt_batch": _batches,
     "max_batch": _integer(1),
     "workspace_mib": _integer(1),
     "optimization_level": _integer(0, 5),

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.backends.tensorrt.api import Trt
-from edgeres.backends.tensorrt.cuda import CudaSession
-from edgeres.backends.tensorrt.log import TrtLog, make_log
-from edgeres.backends.tensorrt.run import deserialize
+from edgeres.backends.tensorrt.cuda import on_gpu
+from edgeres.backends.tensorrt.load import deserialize
+from edgeres.backends.tensorrt.log import Heard, listening, process_log
+from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.errors import StageError
 
 _SUFFIX = ".weights.onnx"
@@ -25,7 +26,9 @@ def weights_path(plan: Path) -> Path:
     return plan.with_name(plan.name + _SUFFIX)
 
 
-def whole_plan(trt: Trt, plan: bytes, weights: Path, ordinal: int) -> bytes:
+def whole_plan(
+    trt: Trt, plan: bytes, weights: Path, ordinal: int, options: TensorRTOptions
+) -> bytes:
     """A stripped plan with its weights.
 
     Args:
@@ -33,21 +36,37 @@ def whole_plan(trt: Trt, plan: bytes, weights: Path, ordinal: int) -> bytes:
         plan: The checked plan.
         weights: ONNX file of :func:`weights_path`, checked as well.
         ordinal: Which GPU.
+        options: As for :func:`edgeres.backends.tensorrt.load.deserialize`.
 
     Raises:
         BackendMissingError: There is no driver.
         StageError: This TensorRT cannot, or the weights do not belong to the plan.
     """
-    log = make_log(trt)
-    session = CudaSession(ordinal)
+    with on_gpu(ordinal), listening(trt) as heard:
+        whole = _refit(trt, plan, weights, options, heard)
+        # Raised here: a traceback through the frames below would keep the engine alive.
+        if whole is None:
+            raise StageError(
+                f"{weights}: {trt.title} does not take these weights for the plan beside them "
+                f"({heard.reason()}).",
+                hint="Build the engine again.",
+            )
+        return whole
+
+
+def _refit(
+    trt: Trt, plan: bytes, weights: Path, options: TensorRTOptions, heard: Heard
+) -> bytes | None:
+    """Refitters, engine and runtime are gone in that order on return."""
+    runtime, cuda_engine = deserialize(trt, plan, options, heard)
     try:
-        _runtime, cuda_engine = deserialize(trt, plan, log)
-        return _refit(trt, cuda_engine, log, weights)
+        return _refitted(trt, cuda_engine, weights)
     finally:
-        session.close()
+        del cuda_engine
+        del runtime
 
 
-def _refit(trt: Trt, cuda_engine: Any, log: TrtLog, weights: Path) -> bytes:
+def _refitted(trt: Trt, cuda_engine: Any, weights: Path) -> bytes | None:
     module = trt.module
     if not (
         hasattr(module, "OnnxParserRefitter")
@@ -56,14 +75,14 @@ def _refit(trt: Trt, cuda_engine: Any, log: TrtLog, weights: Path) -> bytes:
         and hasattr(cuda_engine, "serialize_with_config")
     ):
         raise StageError(f"{trt.title} cannot refit a plan.", hint="Use TensorRT 10 or later.")
+    log = process_log(trt)
     refitter = module.Refitter(cuda_engine, log)
     parser_refitter = module.OnnxParserRefitter(refitter, log)
-    if not (parser_refitter.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
-        raise StageError(
-            f"{weights}: {trt.title} does not take these weights for the plan beside them "
-            f"({log.first_error() or 'no reason given'}).",
-            hint="Build the engine again.",
-        )
+    fits = parser_refitter.refit_from_file(str(weights)) and refitter.refit_cuda_engine()
+    del parser_refitter
+    del refitter
+    if not fits:
+        return None
     # A stripped engine leaves its weights out by itself.
     serialization = cuda_engine.create_serialization_config()
     serialization.flags &= ~(1 << int(module.SerializationFlag.EXCLUDE_WEIGHTS))

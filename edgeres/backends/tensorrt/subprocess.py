@@ -8,6 +8,7 @@ always has the same name. A crash of the compiler, and Ctrl-C, end that child an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgeres.backends.base import ShapeRange
 from edgeres.backends.sidecar import shapes_from_json, shapes_to_json
 from edgeres.backends.tensorrt.api import Flavor, Trt, load_trt
 from edgeres.backends.tensorrt.build import BuiltPlan, build_plan
+from edgeres.backends.tensorrt.cuda import on_gpu
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.system.files import disk_errors
 from edgeres.system.progress import ProgressCallback
@@ -38,6 +40,7 @@ def build_alone(
     beside: Iterable[str],
     plan: Path,
     half: bool,
+    ordinal: int | None,
     progress: ProgressCallback | None,
 ) -> BuiltPlan:
     """As :func:`edgeres.backends.tensorrt.build.build_plan`, in a child process.
@@ -50,6 +53,7 @@ def build_alone(
         beside: Names of the files beside ``onnx`` that hold its external data.
         plan: Where the plan goes.
         half: The graph holds float16 tensors.
+        ordinal: The GPU to build on; ``None`` to build without one.
         progress: Called with (done, known) steps of the build where TensorRT reports them.
 
     Raises:
@@ -76,9 +80,16 @@ def build_alone(
             replace(options, runtime_cache=None),  # which is for running
             shapes,
             half=half,
+            ordinal=ordinal,
         )
-    layer_log, warnings = tuple(told["layer_log"]), tuple(told["warnings"])
-    return BuiltPlan(plan.read_bytes(), layer_log, warnings, shapes_from_json(told["shapes"]))
+    return BuiltPlan(
+        plan.read_bytes(),
+        tuple(told["layer_log"]),
+        tuple(told["warnings"]),
+        shapes_from_json(told["shapes"]),
+        tuple(told["batches"]),
+        tuple(told["notes"]),
+    )
 
 
 def build_here(
@@ -90,18 +101,23 @@ def build_here(
     shapes: Mapping[str, ShapeRange],
     *,
     half: bool,
+    ordinal: int | None,
 ) -> dict[str, Any]:
-    """What the child does: ``model.onnx`` in the current folder becomes ``plan``."""
+    """What the child does: ``model.onnx`` in the current folder becomes ``plan``.
+
+    TensorRT builds on the GPU whose context is current in the thread that asks it to.
+    """
     trt = load_trt(flavor)
-    built = build_plan(
-        trt,
-        Path(_MODEL),
-        options,
-        shapes,
-        half=half,
-        shown=shown,
-        progress=progress,
-    )
+    with nullcontext() if ordinal is None else on_gpu(ordinal):
+        built = build_plan(
+            trt,
+            Path(_MODEL),
+            options,
+            shapes,
+            half=half,
+            shown=shown,
+            progress=progress,
+        )
     with disk_errors(plan):
         plan.write_bytes(built.plan)
     warnings = list(built.warnings)
@@ -112,4 +128,6 @@ def build_here(
         "layer_log": list(built.layer_log),
         "warnings": warnings,
         "shapes": shapes_to_json(built.shapes),
+        "batches": list(built.batches),
+        "notes": list(built.notes),
     }

@@ -267,7 +267,9 @@ def test_a_wrong_profile_is_one_line(
 def test_profiles_reach_the_plan(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
     onnx.save(qdq_net().model(), tmp_path / "net.onnx")
     trt = load_trt("tensorrt_rtx")
-    built = build_plan(trt, tmp_path / "net.onnx", TensorRTOptions(opt_batch=2, max_batch=32), {})
+    built = build_plan(
+        trt, tmp_path / "net.onnx", TensorRTOptions(opt_batch=(2,), max_batch=32), {}
+    )
     assert "MinShape: [1,3,16,16], OptShape: [2,3,16,16], MaxShape: [32,3,16,16]" in "".join(
         built.layer_log
     )
@@ -276,6 +278,30 @@ def test_profiles_reach_the_plan(qdq_net: Callable[..., Any], tmp_path: Path) ->
     assert "MinShape: [3,3,16,16], OptShape: [4,3,16,16], MaxShape: [5,3,16,16]" in "".join(
         built.layer_log
     )
+
+
+def test_several_profiles_reach_the_plan(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    onnx.save(qdq_net().model(), tmp_path / "net.onnx")
+    trt = load_trt("tensorrt_rtx")
+    options = TensorRTOptions(opt_batch=(1, 8), max_batch=32)
+    built = build_plan(trt, tmp_path / "net.onnx", options, {})
+    assert built.batches == (1, 8)
+    assert built.shapes == {"input": ShapeRange((1, 3, 16, 16), (1, 3, 16, 16), (32, 3, 16, 16))}
+    told = "".join(built.layer_log)
+    assert "MinShape: [2,3,16,16], OptShape: [8,3,16,16], MaxShape: [32,3,16,16]" in told
+    engine = build(qdq_net(), tmp_path, opt_batch="1,8", max_batch="32")
+    assert engine.versions["opt_batch"] == "1,8"
+    assert set(product_precisions(engine, qdq_net()).values()) == {"int8"}
+
+
+@pytest.mark.parametrize("rest", ["float32", "tf32"])
+def test_tf32_is_a_choice_that_the_real_builder_takes(
+    float_net: Callable[..., Any], tmp_path: Path, rest: str
+) -> None:
+    net = float_net()
+    engine = build(net, tmp_path, rest=rest)
+    assert engine.versions["rest"] == rest
+    assert set(product_precisions(engine, net).values()) == {"float32"}
 
 
 def test_too_little_workspace_says_what_to_raise(
@@ -296,7 +322,7 @@ def test_too_little_workspace_says_what_to_raise(
         ({"workspce_mib": "1"}, "no option 'workspce_mib'.*Did you mean workspace_mib"),
         ({"workspace_mib": "0"}, "workspace_mib: expected a whole number from 1"),
         ({"optimization_level": "6"}, "expected a whole number from 0 to 5"),
-        ({"rest": "int4"}, "rest: expected one of float32, float16, got 'int4'"),
+        ({"rest": "int4"}, "rest: expected one of float32, tf32, float16, got 'int4'"),
         ({"cuda_graph": "maybe"}, "cuda_graph: expected true or false"),
         ({"opt_batch": "8", "max_batch": "4"}, "opt_batch 8 is above max_batch 4"),
     ],

@@ -102,6 +102,37 @@ def test_several_contexts_answer_as_one(qdq_net: Callable[..., Any], tmp_path: P
             np.testing.assert_allclose(answer, wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_tensors_of_torch_stay_on_the_gpu(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    feed = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
+    for replay in ("false", "true"):
+        config = BuildConfig("cuda:0", options={"cuda_graph": replay})
+        with BACKEND.load(build(qdq_net(), tmp_path), config) as runner:
+            images = torch.from_numpy(feed).to("cuda:0")
+            for _ in range(2):
+                answer = runner.infer_resident({"input": images})["logits"]
+            logits = torch.from_dlpack(answer).cpu().numpy()
+            expected = runner.infer({"input": feed})["logits"]
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+        assert float(images.sum()) == pytest.approx(float(feed.sum()), rel=1e-4)
+
+
+def test_several_profiles_answer_as_one(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    plans = {}
+    for batches in ("1", "1,4"):
+        (tmp_path / batches).mkdir()
+        plans[batches] = build(qdq_net(), tmp_path / batches, opt_batch=batches, max_batch="8")
+    feeds = [np.random.default_rng(n).random((n, 3, 16, 16), np.float32) for n in (1, 4, 8, 1)]
+    with BACKEND.load(plans["1"], CUDA) as one, BACKEND.load(plans["1,4"], CUDA) as several:
+        for feed in feeds:
+            expected = one.infer({"input": feed})["logits"]
+            np.testing.assert_allclose(
+                several.infer({"input": feed})["logits"], expected, rtol=1e-2, atol=1e-2
+            )
+
+
 def test_the_inspector_finds_every_product_in_int8(
     qdq_net: Callable[..., Any], tmp_path: Path
 ) -> None:

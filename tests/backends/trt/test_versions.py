@@ -35,6 +35,7 @@ CLASS_OF = {
     "runtime_cache": "IRuntimeCache",
     "timing_cache": "ITimingCache",
     "tensor": "ITensor",
+    "network_layer": "ILayer",
 }
 # Members of classes that the lists leave out, the same in all four versions' documentation.
 UNLISTED = {
@@ -45,7 +46,7 @@ UNLISTED = {
 }
 # Files in which a name of the table stands for something else.
 OTHER_MEANING = {"graph.py": {"tensor"}, "fp16.py": {"tensor"}}
-OTHER_MEANING["layerlist.py"] = {"tensor"}
+OTHER_MEANING["layerlist.py"] = OTHER_MEANING["dlpack.py"] = {"tensor"}
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,11 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Iterator[Callable[[str], StandIn]]:
     """``install("10")`` puts the stand-in of a version where ``import`` finds it, alone."""
 
+    made: list[StandIn] = []
+
     def put(version: str) -> StandIn:
         stand_in = StandIn(version, driver)
+        made.append(stand_in)
         for name in ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
             monkeypatch.setitem(sys.modules, name, None)
         name = "tensorrt_rtx" if version == "rtx" else "tensorrt"
@@ -61,6 +64,8 @@ def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Iterator[Callabl
     monkeypatch.setattr(_tensorrt_alone, "addresses_are_fixed", lambda: True)
     yield put
     assert not driver.alive(), "something was not freed"
+    assert driver.stack == [], "a CUDA context was left current"
+    assert [stand_in.complaints for stand_in in made if stand_in.complaints] == []
 
 
 def run_here(

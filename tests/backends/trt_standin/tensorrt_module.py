@@ -10,6 +10,8 @@ import ast
 import enum
 import json
 import re
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .cuda_driver import Driver
+from .cuda_driver import ALIGNMENT, Driver
 
 LISTS = Path(__file__).parents[1] / "tensorrt_api"
 FILES = {
@@ -44,6 +46,7 @@ LOG = (
 )
 PLAN = b"a plan"
 STRIPPED = b"a plan without weights"
+IMAGE = (1, 4, 4)
 MIN_BATCH = 1
 MAX_BATCH = 4
 
@@ -68,31 +71,48 @@ class Strict:
 
 
 class StandIn:
-    """One version of TensorRT: ``module`` for the code under test, the rest for the tests."""
+    """One version of TensorRT: ``module`` for the code under test, the rest for the tests.
+
+    Attributes:
+        complaints: What TensorRT's documentation forbids and the code under test did.
+    """
 
     def __init__(self, version: str, driver: Driver) -> None:
         first, *lines = (LISTS / FILES[version]).read_text().splitlines()
         self.version = first
         self.driver = driver
+        self.complaints: list[str] = []
         self.flags: list[str] = []
+        self.cleared: list[str] = []
         self.network_flags = -1
+        self.built_on: int | None = None
         self.deserialized = 0
         self.valid = True
         self.loads_plan = True
         self.log_has_layers = True
+        self.layer = LAYER
         self.parses = True
         self.parsed = ""
         self.quantized = False
         self.refitted = ""
         self.weights_fit = True
         self.dla_cores = 0
+        self.dla_takes = {"conv": True, "pool": True, "flatten": False}
         self.previews: list[str] = []
         self.contexts = 0
+        self.says: str | None = None
+        self.capturable = True
+        self.before_run: Callable[[], None] = lambda: None
+        self.output_is_open = False
+        self.shape: tuple[int, ...] = (-1, 1, 4, 4)
         self.timings: list[bytes] = []
         self.kernels: list[bytes] = []
         self.config: Strict | None = None
+        self.runtime: dict[str, Any] = {}
         self.runtime_config: Strict | None = None
-        self.profile: dict[str, tuple[Any, ...]] = {}
+        self.profiles: list[dict[str, tuple[Any, ...]]] = []
+        self.loaded_profiles = [(MIN_BATCH, MAX_BATCH)]
+        self._logger: Any = None
         self._members: dict[str, frozenset[str]] = {}
         enums: dict[str, Any] = {}
         names: frozenset[str] = frozenset()
@@ -123,29 +143,75 @@ class StandIn:
         self.module = Strict("module", names | {"__version__"}, **answers)
         self.module.__dict__["__version__"] = first
 
+    @property
+    def profile(self) -> dict[str, tuple[Any, ...]]:
+        """The one profile of the last build."""
+        (only,) = self.profiles
+        return only
+
     def _strict(self, kind: str, **answers: Any) -> Strict:
         members = self._members[kind]
         # A version without a member simply does not get the answer.
         known = {name: value for name, value in answers.items() if name in members}
         return Strict(kind, members, **known)
 
+    def _owned(self, thing: Strict, needs: Strict | None = None) -> Strict:
+        """An object that holds memory of the GPU: it must go before what it needs, in a context."""
+        kind = thing.__dict__["_kind"]
+        device = self.driver.device
+        if device is None:
+            self.complaints.append(f"{kind} made without a CUDA context")
+        # Weakly, for Python alone would not keep what it needs.
+        needed = None if needs is None else weakref.ref(needs)
+
+        def gone() -> None:
+            if self.driver.device != device:
+                self.complaints.append(f"{kind} freed outside of its CUDA context")
+            if needed is not None and needed() is None:
+                self.complaints.append(f"{kind} freed after what it needs")
+
+        weakref.finalize(thing, gone)
+        return thing
+
+    def _take_logger(self, log: Any) -> None:
+        """TensorRT keeps the first logger of the process and warns about another one."""
+        if self._logger is None:
+            self._logger = log
+        elif self._logger is not log:
+            self.complaints.append("another logger than the first")
+
+    def _error(self, text: str) -> None:
+        self._logger.log(Logger.Severity.ERROR, text)
+
     def _builder(self, log: Any) -> Strict:
+        self._take_logger(log)
+        self.built_on = self.driver.device
+        self.profiles = []
+
         def build(network: Strict, config: Strict) -> bytes | None:
             if self.log_has_layers:
                 log.log(Logger.Severity.VERBOSE, LOG)
             log.log(Logger.Severity.WARNING, "a warning")
             return STRIPPED if "STRIP_PLAN" in self.flags else PLAN
 
+        def layer(index: int, name: str) -> Strict:
+            made = self._strict("ILayer")
+            kinds = self.module.LayerType
+            kind = kinds.QUANTIZE if self.quantized and index == 0 else kinds.ACTIVATION
+            metadata = f"[ONNX Layer: {name}]"
+            made.__dict__.update(name=name, num_inputs=1, metadata=metadata, type=kind)
+            return made
+
         def create_network(flags: int) -> Strict:
             self.network_flags = flags
             tensor = self._strict("ITensor")
-            tensor.__dict__.update(name="input", shape=(-1, 1, 4, 4))
+            tensor.__dict__.update(name="input", shape=self.shape)
             return self._strict(
                 "INetworkDefinition",
                 num_inputs=1,
                 get_input=lambda index: tensor,
-                num_layers=2,
-                get_layer=self._layer,
+                num_layers=len(self.dla_takes),
+                get_layer=lambda index: layer(index, list(self.dla_takes)[index]),
             )
 
         def create_config() -> Strict:
@@ -154,6 +220,8 @@ class StandIn:
                 "IBuilderConfig",
                 set_preview_feature=lambda feature, on: self.previews.append(feature.name),
                 set_flag=lambda flag: self.flags.append(flag.name),
+                clear_flag=lambda flag: self.cleared.append(flag.name),
+                can_run_on_DLA=lambda layer: self.dla_takes[layer.name],
                 add_optimization_profile=lambda profile: 0,
                 create_timing_cache=lambda data: self.timings.append(data) or cache,
                 set_timing_cache=lambda cache, ignore: True,
@@ -162,19 +230,26 @@ class StandIn:
             )
             return self.config
 
+        def create_profile() -> Strict:
+            made: dict[str, tuple[Any, ...]] = {}
+            self.profiles.append(made)
+            return self._strict(
+                "IOptimizationProfile",
+                set_shape=lambda name, *shapes: made.update({name: shapes}),
+            )
+
         return self._strict(
             "Builder",
             create_network=create_network,
             create_builder_config=create_config,
-            create_optimization_profile=lambda: self._strict(
-                "IOptimizationProfile",
-                set_shape=lambda name, *shapes: self.profile.update({name: shapes}),
-            ),
+            create_optimization_profile=create_profile,
             build_serialized_network=build,
             num_DLA_cores=self.dla_cores,
         )
 
     def _parser(self, network: Strict, log: Any) -> Strict:
+        self._take_logger(log)
+
         def parse(path: str) -> bool:
             assert Path(path).is_file()
             self.parsed = Path(path).resolve().name
@@ -187,13 +262,6 @@ class StandIn:
             parse_from_file=parse,
             num_errors=1,
             get_error=lambda index: "In node 3:\n  no such thing.",
-        )
-
-    def _layer(self, index: int) -> SimpleNamespace:
-        """Of a parsed network: a quantizer where the file has one, and another layer."""
-        kinds = self.module.LayerType
-        return SimpleNamespace(
-            type=kinds.QUANTIZE if self.quantized and index == 0 else kinds.ACTIVATION
         )
 
     def _refitter(self, engine: Strict, log: Any) -> Strict:
@@ -213,46 +281,67 @@ class StandIn:
         return PLAN
 
     def _runtime(self, log: Any) -> Strict:
+        self._take_logger(log)
+
         def deserialize(plan: bytes) -> Strict | None:
             self.deserialized += 1
             assert plan in (PLAN, STRIPPED)
             if not self.loads_plan:
-                log.log(Logger.Severity.ERROR, "wrong GPU In load at runtime.cpp:12")
+                self._error("wrong GPU In load at runtime.cpp:12")
                 return None
-            return self._engine()
+            trusted = self.runtime.get("engine_host_code_allowed")
+            if "VERSION_COMPATIBLE" in self.flags and not trusted:
+                self._error("Engine host code is not allowed to be executed")
+                return None
+            runtime = this()
+            assert runtime is not None
+            return self._engine(runtime)
 
         def validity(plan: bytes) -> tuple[Any, int]:
             kinds = self.module.EngineValidity
             return (kinds.VALID if self.valid else kinds.INVALID), 0
 
-        return self._strict(
-            "Runtime", deserialize_cuda_engine=deserialize, get_engine_validity=validity
+        made = self._strict(
+            "Runtime",
+            deserialize_cuda_engine=deserialize,
+            get_engine_validity=validity,
+            num_DLA_cores=self.dla_cores,
         )
+        this = weakref.ref(made)
+        self.runtime = made.set_values
+        return self._owned(made)
 
-    def _engine(self) -> Strict:
+    def _engine(self, runtime: Strict) -> Strict:
         modes = self.module.TensorIOMode
-        shapes = {"input": (-1, 1, 4, 4), "logits": (-1, 2)}
-        document = {"Layers": [LAYER], "Bindings": ["input", "logits"]}
-        return self._strict(
+        shapes = {"input": self.shape, "logits": (-1, 2)}
+        document = {"Layers": [self.layer], "Bindings": ["input", "logits"]}
+
+        def profile_shape(name: str, index: int) -> list[tuple[int, ...]]:
+            low, high = self.loaded_profiles[index]
+            return [(low, *IMAGE), (low, *IMAGE), (high, *IMAGE)]
+
+        made = self._strict(
             "ICudaEngine",
             num_io_tensors=2,
+            num_optimization_profiles=len(self.loaded_profiles),
             get_tensor_name=lambda index: list(shapes)[index],
             get_tensor_shape=lambda name: shapes[name],
             get_tensor_dtype=lambda name: self.module.DataType.FLOAT,
             get_tensor_mode=lambda name: modes.INPUT if name == "input" else modes.OUTPUT,
-            get_tensor_profile_shape=lambda name, index: [
-                (MIN_BATCH, 1, 4, 4),
-                (MIN_BATCH, 1, 4, 4),
-                (MAX_BATCH, 1, 4, 4),
-            ],
-            create_execution_context=self._execution,
+            get_tensor_profile_shape=profile_shape,
+            create_execution_context=lambda *config: self._execution(engine()),
+            create_runtime_config=self._make_runtime_config,
             create_serialization_config=lambda: SimpleNamespace(flags=1),
             serialize_with_config=self._serialize,
-            create_runtime_config=self._make_runtime_config,
-            create_engine_inspector=lambda: self._strict(
-                "EngineInspector", get_engine_information=lambda kind: json.dumps(document)
+            create_engine_inspector=lambda: self._owned(
+                self._strict(
+                    "EngineInspector", get_engine_information=lambda kind: json.dumps(document)
+                ),
+                needs=engine(),
             ),
         )
+        engine = weakref.ref(made)
+        return self._owned(made, needs=runtime)
 
     def _make_runtime_config(self) -> Strict:
         cache = None
@@ -267,37 +356,64 @@ class StandIn:
         )
         return self.runtime_config
 
-    def _execution(self, config: Strict | None = None) -> Strict:
+    def _execution(self, engine: Strict | None) -> Strict:
         """The "network": for each image the sum and the largest of its 16 pixels."""
         self.contexts += 1
+        device = self.driver.device
         addresses: dict[str, int] = {}
-        batch = [0]
+        # Only the first context of an engine has a profile by itself.
+        state: dict[str, Any] = {"batch": 0, "times": 0, "profile": 0 if self.contexts == 1 else -1}
+
+        def choose_profile(index: int, stream: int) -> bool:
+            state["profile"] = index
+            return 0 <= index < len(self.loaded_profiles)
 
         def set_shape(name: str, shape: tuple[int, ...]) -> bool:
-            batch[0] = shape[0]
-            return MIN_BATCH <= shape[0] <= MAX_BATCH
+            if state["profile"] < 0:
+                self._error("no optimization profile was chosen")
+                return False
+            if shape[0] != state["batch"]:
+                state["times"] += 1
+            state["batch"] = shape[0]
+            low, high = self.loaded_profiles[state["profile"]]
+            return low <= shape[0] <= high
+
+        def set_address(name: str, address: int) -> bool:
+            addresses[name] = address
+            return address % ALIGNMENT == 0
 
         def shape_of(name: str) -> tuple[int, ...]:
-            return (batch[0], 1, 4, 4) if name == "input" else (batch[0], 2)
+            rows = -1 if self.output_is_open else state["batch"]
+            return (state["batch"], *IMAGE) if name == "input" else (rows, 2)
 
         def execute(stream: int) -> bool:
-            rows = batch[0]
+            rows, times, bound = state["batch"], state["times"], dict(addresses)
+            if self.driver.device != device:
+                self.complaints.append("ran outside of its CUDA context")
+            if self.says is not None or (self.driver.is_recording(stream) and not self.capturable):
+                self._error(self.says or "not in a recording In enqueue at context.cpp:7")
+                return False
 
             def run() -> None:
-                images = self.driver.floats(addresses["input"], rows * 16).reshape(rows, 16)
+                self.before_run()
+                images = self.driver.floats(bound["input"], rows * 16).reshape(rows, 16)
                 results = np.stack([images.sum(1), images.max(1)], 1)
-                self.driver.floats(addresses["logits"], rows * 2)[:] = results.ravel()
+                if state["times"] != times:
+                    results = np.full_like(results, np.nan)  # another shape has its memory now
+                self.driver.floats(bound["logits"], rows * 2)[:] = results.ravel()
 
             self.driver.submit(stream, run)
             return True
 
-        return self._strict(
+        made = self._strict(
             "IExecutionContext",
+            set_optimization_profile_async=choose_profile,
             set_input_shape=set_shape,
             get_tensor_shape=shape_of,
-            set_tensor_address=lambda name, address: addresses.update({name: address}),
+            set_tensor_address=set_address,
             execute_async_v3=execute,
         )
+        return self._owned(made, needs=engine)
 
 
 class Logger:

@@ -17,8 +17,8 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.selftest import answer
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
-from edgeres.evaluation.predict import predict
-from edgeres.evaluation.validate import BATCH, validate
+from edgeres.evaluation.predict import BATCH, predict
+from edgeres.evaluation.validate import validate
 
 from . import tensorrt_module
 

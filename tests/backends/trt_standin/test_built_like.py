@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
+from edgeres.errors import ModelError
+from edgeres.evaluation.gates import deployment_checks
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.evaluation.speed import measure_speed
 from edgeres.evaluation.validate import validate
@@ -71,7 +74,62 @@ def test_the_yardstick_of_a_speed_up(
     monkeypatch.setattr("edgeres.benchmarking.benchmark.benchmark", _Stop())
     with pytest.raises(_BuiltError):
         measure_speed(engine, Limits(min_speedup=1.0), qdq_file, None)
-    assert [config.options for config in configs] == [{"max_batch": "8"}]
+    assert [config.options for config in configs] == [
+        {"max_batch": "8"},
+        {"max_batch": "8", "rest": "float16"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fp32_ms", "fp16_ms", "yardstick", "ratio"), [(4.0, 2.0, "fp16", 2.0), (4.0, 5.0, "fp32", 4.0)]
+)
+def test_a_speed_up_is_that_over_the_fastest_float_engine(
+    engine: Engine,
+    qdq_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fp32_ms: float,
+    fp16_ms: float,
+    yardstick: str,
+    ratio: float,
+) -> None:
+    times = {"fp32.plan": fp32_ms, "fp16.plan": fp16_ms, engine.path.name: 1.0}
+
+    def measured(paths: list[Path], **_: Any) -> Any:
+        assert paths[-1] == engine.path
+        return SimpleNamespace(engines={str(path): _time(times[path.name]) for path in paths})
+
+    monkeypatch.setattr("edgeres.benchmarking.benchmark.benchmark", measured)
+    limits = Limits(min_speedup=3.0)
+    speed = measure_speed(engine, limits, qdq_file, None)
+    assert (speed.yardstick, speed.speedup) == (yardstick, ratio)
+    (check,) = deployment_checks(limits, **vars(speed))
+    assert check.outcome == ("pass" if ratio >= 3 else "fail")
+    assert ("as fast as FP16" in check.reason) == (yardstick == "fp16")
+
+
+def test_without_fp16_the_yardstick_is_fp32_and_that_is_told(
+    engine: Engine, qdq_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = type(BACKEND).build
+
+    def refuse(self: Any, onnx: Path, out: Path, config: BuildConfig) -> Engine:
+        if config.options.get("rest") == "float16":
+            raise ModelError("a weight is beyond 65504.")
+        return build(self, onnx, out, config)
+
+    monkeypatch.setattr(type(BACKEND), "build", refuse)
+    monkeypatch.setattr(
+        "edgeres.benchmarking.benchmark.benchmark",
+        lambda paths, **_: SimpleNamespace(engines={str(path): _time(1.0) for path in paths}),
+    )
+    with pytest.warns(UserWarning, match="no FP16: a weight is beyond 65504"):
+        speed = measure_speed(engine, Limits(min_speedup=1.0), qdq_file, None)
+    assert speed.yardstick == "fp32"
+
+
+def _time(p50_ms: float) -> Any:
+    latency = SimpleNamespace(p50_ms=p50_ms, round_medians_ms=(p50_ms,) * 12, doubts=())
+    return SimpleNamespace(latency=latency)
 
 
 class _BuiltError(Exception):

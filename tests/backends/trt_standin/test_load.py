@@ -46,7 +46,7 @@ def test_no_driver_is_one_line(
 ) -> None:
     trt = install("rtx")
     engine = built()
-    monkeypatch.setattr("edgeres.backends.tensorrt.cuda.LIBRARY", "libnothing.so.1")
+    monkeypatch.setattr("edgeres.backends.tensorrt.driver.LIBRARY", "libnothing.so.1")
     with pytest.raises(BackendMissingError, match="no NVIDIA driver here: libnothing") as caught:
         BACKEND.load(engine, CUDA)
     assert caught.value.hint

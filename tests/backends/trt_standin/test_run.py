@@ -58,7 +58,7 @@ def test_feeds_need_not_be_contiguous(install: Install, built: Callable[..., Eng
         ({}, "input is missing"),
         (
             {"input": images(5)},
-            r"takes shapes \(1, 1, 4, 4\) to \(4, 1, 4, 4\), got \(5, 1, 4, 4\)",
+            r"takes input of shapes \(1, 1, 4, 4\) to \(4, 1, 4, 4\), got \(5, 1, 4, 4\)",
         ),
         ({"input": images(1).astype(np.float64)}, "expected an array of float32"),
         ({"input": images(1), "more": images(1)}, "no input more"),

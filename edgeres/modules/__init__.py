@@ -1,0 +1,1 @@
+"""Trained networks that come as torch modules: from Python code, Keras files, exported programs."""

@@ -1,0 +1,263 @@
+"""What a recipe's ``model:`` block names: which file, of which kind, and the hash of all in it.
+
+A network comes as a checkpoint (of edgeres or of other training code, in one file, in shards or in
+a model hub's folder), as an architecture name with weights, as a torch module (Python code, a Keras
+file, an exported program), or as an ONNX file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edgeres.errors import ModelError, UsageError
+from edgeres.models.beside import files_beside
+from edgeres.models.plan import ARCHITECTURES
+from edgeres.models.weights_place import SUFFIXES, weights_place, weights_sha256
+from edgeres.modules.spec import KERAS_SUFFIXES, ModuleSpec, code_spec, file_spec, is_code
+from edgeres.recipe.recipe import ModelBlock, Recipe, is_onnx
+from edgeres.system.files import file_sha256
+from edgeres.system.store import json_sha256
+
+_FILES = (*SUFFIXES, *KERAS_SUFFIXES, ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the network lies and which kind of file it is.
+
+    Attributes:
+        kind: Which kind of file.
+        path: The file.
+        sha256: Its hash, with that of the files that hold its weights.
+        architecture: As the recipe names it.
+        num_classes: Likewise.
+        output: The output of an ONNX file that is judged, where it is named.
+        input_size: Height and width of an ONNX file or a module that leaves them open, where they
+            are said.
+        beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
+            folder that describe it, and its sample answer.
+        sample_answer: The sample answer's file, where there is one.
+        given_scales: What becomes of the scales of an ONNX file that is quantized already.
+        module: What a torch module is made from, where the kind is that.
+    """
+
+    kind: Literal["checkpoint", "onnx", "module"]
+    path: Path
+    sha256: str
+    architecture: str | None
+    num_classes: int | None
+    output: str | None = None
+    input_size: tuple[int, int] | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
+    sample_answer: Path | None = None
+    module: ModuleSpec | None = None
+    given_scales: Literal["remove"] | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending: what a network without a known architecture is."""
+        return self.path.stem
+
+    def settings(self) -> dict[str, object]:
+        """All that decides what is loaded, where the files lie and its own hash aside."""
+        values = asdict(self)
+        for name in ("path", "sha256", "beside", "sample_answer", "module"):
+            del values[name]
+        for name in (
+            "output",
+            "input_size",
+            "given_scales",
+        ):  # results that were stored before keep their keys
+            if values[name] is None:
+                del values[name]
+        return values
+
+
+def find_source(block: ModelBlock) -> Source:
+    """Says what a recipe's ``model:`` block names.
+
+    Raises:
+        ModelError: The file does not exist, or is of a kind that is not read.
+        UsageError: Neither a file nor an architecture, an architecture without weights, or an
+            option that is for another kind of file.
+    """
+    if is_code(block.source):
+        return _module(code_spec(block.source, block.weights), block)
+    given, architecture = Path(block.source), None
+    if block.source in ARCHITECTURES and not given.is_file():
+        architecture = block.source
+        if block.weights is None:
+            raise UsageError(
+                f"{block.source!r} is an architecture; its trained weights are missing.",
+                hint="Give --weights FILE, or a .safetensors, .pt or .onnx file as the model.",
+            )
+        given = Path(block.weights)
+    elif given.suffix.lower() not in _FILES and not given.exists():
+        raise UsageError(
+            f"{block.source!r} is neither a model file nor an architecture.",
+            hint=f"Give a file ({', '.join(_FILES)}), the folder of one, FILE.py:FUNCTION, or one "
+            f"of {', '.join(sorted(ARCHITECTURES))} with --weights FILE.",
+        )
+    elif block.weights is not None:
+        raise UsageError(
+            f"both {block.source} and {block.weights} are given as weights.",
+            hint="--weights goes with an architecture name, --model resnet18 --weights FILE, or "
+            "with code, --model mymodel.py:build --weights FILE.",
+        )
+    if not given.exists():
+        raise ModelError(f"{given}: no such model file.", hint="Check the path.")
+    path = weights_place(given)
+    if is_onnx(str(path)):
+        return _onnx(path, block)
+    spec = None if architecture is not None else file_spec(path)
+    if spec is not None:
+        return _module(spec, block)
+    return _checkpoint(path, architecture, block)
+
+
+def model_name(source: str, weights: str | Path | None) -> str:
+    """What a run without a recipe is called: after the weights, else after the model's file."""
+    if is_code(source):
+        return Path(weights).stem if weights is not None else Path(source.rpartition(":")[0]).stem
+    return Path(source).stem or "model"
+
+
+def _onnx(path: Path, block: ModelBlock) -> Source:
+    _refuse_answer(block, "an ONNX file says itself what it computes")
+    return Source(
+        kind="onnx",
+        path=path,
+        sha256=_onnx_sha256(path),
+        architecture=None,
+        num_classes=block.num_classes,
+        output=block.outputs[0] if block.outputs else None,
+        input_size=block.input_size,
+        given_scales=block.given_scales,
+    )
+
+
+def _module(spec: ModuleSpec, block: ModelBlock) -> Source:
+    _refuse_answer(block, "a module is run as it is")
+    _refuse_scales(block)
+    if block.outputs is not None:
+        raise UsageError(
+            f"an output is chosen for an .onnx file, not for {spec.shown}.",
+            hint="Leave --output-name (`model: {outputs: ...}`) out; let the network return its "
+            "class scores.",
+        )
+    return Source(
+        kind="module",
+        path=spec.path,
+        sha256=spec.sha256(),
+        architecture=None,
+        num_classes=block.num_classes,
+        input_size=block.input_size,
+        module=spec,
+    )
+
+
+def _checkpoint(path: Path, architecture: str | None, block: ModelBlock) -> Source:
+    if block.outputs is not None or block.input_size is not None:
+        raise UsageError(
+            "an output and an input size are chosen for an .onnx file, not for a checkpoint.",
+            hint="Leave --output-name and --input-size (`model: {outputs: ..., input_size: ...}`) "
+            "out; --resize and --crop say the size of a checkpoint's images.",
+        )
+    _refuse_scales(block)
+    answer = None if block.sample_answer is None else Path(block.sample_answer)
+    if answer is not None and not answer.is_file():
+        raise ModelError(f"{answer}: no such sample answer.", hint="Check the path.")
+    return Source(
+        kind="checkpoint",
+        path=path,
+        sha256=weights_sha256(path),
+        architecture=architecture,
+        num_classes=block.num_classes,
+        beside={
+            **{file.name: file_sha256(file) for file in files_beside(path)},
+            **({"sample_answer": file_sha256(answer)} if answer is not None else {}),
+        },
+        sample_answer=answer,
+    )
+
+
+def _refuse_answer(block: ModelBlock, why: str) -> None:
+    if block.sample_answer is not None:
+        raise UsageError(
+            f"a sample answer is for a checkpoint; {why}.",
+            hint="Leave --sample-answer (`model: {sample_answer: ...}`) out.",
+        )
+
+
+def _refuse_scales(block: ModelBlock) -> None:
+    if block.given_scales is not None:
+        raise UsageError(
+            "scales are taken out of an .onnx file only.",
+            hint="Leave --given-scales (`model: {given_scales: ...}`) out.",
+        )
+
+
+def _onnx_sha256(path: Path) -> str:
+    """Hash of an ONNX file, and of the files that it names as its weights."""
+    own = file_sha256(path)
+    weights = [
+        (name, file_sha256(path.parent / name))
+        for name in sorted(_weight_files(path.read_bytes()))
+        if _is_file(path.parent / name)
+    ]
+    return json_sha256([own, weights]) if weights else own
+
+
+def _weight_files(content: bytes) -> set[str]:
+    """Relative paths that an ONNX file gives as the location of its weights.
+
+    Its entries are found without parsing it: a file from elsewhere is parsed only where that may
+    fail. A path that leads out of the folder is left out here and refused when it is loaded.
+    """
+    files = set()
+    for match in re.finditer(rb"\x0a\x08location\x12", content):
+        start, length, shift = match.end(), 0, 0
+        while start < len(content) and shift < 21:  # the length is a varint
+            byte = content[start]
+            length, shift, start = length | (byte & 127) << shift, shift + 7, start + 1
+            if byte < 128:
+                break
+        name = content[start : start + length].decode(errors="replace")
+        if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+            files.add(name)
+    return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def check_prunable_source(recipe: Recipe, source: Source) -> None:
+    """Refuses pruning of what cannot be trained, before any work.
+
+    Raises:
+        UsageError: The recipe prunes, and the network is an ONNX file or a file of another library.
+    """
+    if recipe.prune is None or source.kind == "checkpoint":
+        return
+    if source.module is not None and source.module.kind == "factory":
+        if recipe.prune.allocation == "latency":
+            raise UsageError(
+                "a network that comes from code is not pruned by latency: its layers are not those "
+                "that the latency table knows.",
+                hint="Set `prune: {allocation: global}` with `macs_ratio`.",
+            )
+        return
+    kind = "an ONNX file" if source.kind == "onnx" else f"{source.path.name} as it is"
+    raise UsageError(
+        f"prune needs a trainable checkpoint; {kind} cannot be fine-tuned.",
+        hint="Give the checkpoint or the code (`--model mymodel.py:build --weights FILE`), or "
+        "leave `prune:` out.",
+    )

@@ -1,0 +1,49 @@
+"""What one pruning consists of: its images, its rounds, and the training after each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from edgeres.data.batches import batches
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
+from edgeres.pruning.signals import Batch
+from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.training import FinetuneSettings, Training
+from edgeres.training.epoch import steps_an_epoch
+
+_BATCH = 64
+
+
+def trainings_of(settings: PruneSettings) -> list[FinetuneSettings | None]:
+    """The training after each round of pruning; one round where nothing comes between."""
+    if settings.epochs_between == 0 or settings.finetune is None:
+        return [settings.finetune]
+    between = settings.finetune.replace(epochs=settings.epochs_between)
+    return [*[between] * (settings.iterative_steps - 1), settings.finetune]
+
+
+def steps_of(training: Training | None, train_set: Dataset) -> int:
+    """Steps of one training; 0 where there is none."""
+    return 0 if training is None else training.epochs * steps_an_epoch(len(train_set), training)
+
+
+def calibration_batches(
+    preprocess: Preprocess, settings: PruneSettings, train_set: Dataset
+) -> list[Batch]:
+    """The same images each time: a random choice by seed, in batches, channels first."""
+    order = np.random.default_rng(settings.seed).permutation(len(train_set))[: settings.samples]
+    # Torch networks take channels first, whatever the engine's input will be.
+    first = replace(preprocess, layout="nchw")
+    return list(batches(train_set, first, _BATCH, indices=np.sort(order)))
+
+
+def round_settings(settings: PruneSettings, share: float) -> PruneSettings:
+    """The settings of one round that keeps ``share`` of the multiply-adds that it begins with."""
+    if settings.allocation not in ("per_layer", "latency"):
+        settings = settings.replace(macs_ratio=share)
+    if settings.epochs_between > 0:
+        settings = settings.replace(iterative_steps=1, epochs_between=0)
+    return settings
