@@ -8,6 +8,7 @@ import pytest
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, UsageError
+from edgeres.pipeline import loaded
 from edgeres.pipeline import networks as module
 from edgeres.pipeline.network import train_data_of
 from edgeres.pipeline.networks import Networks, equalize_network, prepare_networks
@@ -27,7 +28,7 @@ def test_an_onnx_file_becomes_the_dense_network(ran):
 
 def test_the_import_is_compared_with_its_source_on_real_images(ran):
     (folder,) = ran.run.store.root.glob("parity-*")
-    assert json.loads((folder / module.PARITY).read_text())
+    assert json.loads((folder / loaded.PARITY).read_text())
 
 
 def test_equalizing_adds_a_network_that_is_quantized_instead(ran, new_run):
@@ -43,7 +44,7 @@ def test_equalizing_adds_a_network_that_is_quantized_instead(ran, new_run):
 
 def test_an_onnx_file_cannot_be_pruned(ran, new_run):
     new_run.recipe = new_run.recipe.override({"prune.macs_ratio": 0.5})
-    with pytest.raises(UsageError, match="an ONNX file cannot be pruned"):
+    with pytest.raises(UsageError, match="an ONNX file cannot be fine-tuned"):
         prepare_networks(new_run, ran.inputs.source, ran.inputs.everything)
     assert new_run.stages == []
 

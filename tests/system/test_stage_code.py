@@ -158,14 +158,9 @@ def test_the_shipped_pruning_is_found_whatever_the_code_around_it(monkeypatch, t
     Only what decides a pruning may be in its key: a change elsewhere must not make it stale.
     """
     pytest.importorskip("torch", reason="torch is not installed")
+    from edgeres.pipeline.find_source import find_source
     from edgeres.pipeline.recipe_file import load_recipe
-    from edgeres.pipeline.source import (
-        CHECKPOINT,
-        FACTS,
-        ModelFacts,
-        choose_preprocess,
-        find_source,
-    )
+    from edgeres.pipeline.source import CHECKPOINT, FACTS, ModelFacts, choose_preprocess
     from edgeres.pipeline.source import load_source as load
 
     monkeypatch.setattr(stage_code, "code_sha256", lambda: "another version of all the rest")
