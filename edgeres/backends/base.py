@@ -199,11 +199,13 @@ class Remarks:
 
     Attributes:
         warnings: The builder's own warnings, each once.
-        notes: What edgeres itself found that is slow, not wrong.
+        notes: What edgeres itself found that is slow, not wrong, and what it repaired.
+        commands: How to build the same with the vendor's own tools, a sentence each.
     """
 
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

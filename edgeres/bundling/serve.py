@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeres.backends.base import Engine
 from edgeres.backends.serving import ServedModel, get_server
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.outputs import engine_in
-from edgeres.errors import UsageError
+from edgeres.data.preprocess import Preprocess
+from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.graph.summary import summarize
-from edgeres.system.files import disk_errors
+from edgeres.system.files import disk_errors, file_sha256
 from edgeres.system.store import replace_folder
 
 
@@ -75,11 +77,7 @@ def serve(
         if reason is not None:
             left_out[target] = reason
             continue
-        facts = summarize(engine.path.with_name(run_folder.QDQ))
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{report.model.name}_{target}")
-        models.append(
-            ServedModel(name, engine, facts.inputs[0], facts.outputs[0], answers.class_names)
-        )
+        models.append(_served(folder, f"{report.model.name}_{target}", engine, answers.class_names))
     if not models or (targets and left_out):
         reasons = " ".join(f"{target}: {reason}" for target, reason in left_out.items())
         raise UsageError(f"{folder}: {server} cannot run its engines. {reasons}")
@@ -97,6 +95,47 @@ def serve(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Served(place, tuple(model.name for model in models), left_out)
+
+
+def _served(folder: Path, name: str, engine: Engine, class_names: tuple[str, ...]) -> ServedModel:
+    """One engine with all that is known of it."""
+    baseline = folder / run_folder.BASELINE
+    qdq = engine.path.with_name(run_folder.QDQ)
+    facts = summarize(qdq)
+    network, magnitudes = _calibrated(folder, baseline / run_folder.TABLE)
+    return ServedModel(
+        re.sub(r"[^A-Za-z0-9._-]", "_", name),
+        engine,
+        facts.inputs[0],
+        facts.outputs[0],
+        class_names,
+        preprocess=_preprocess(baseline / run_folder.PREPROCESS),
+        qdq=qdq,
+        network=network,
+        magnitudes=magnitudes,
+    )
+
+
+def _calibrated(folder: Path, table_file: Path) -> tuple[Path | None, dict[str, float]]:
+    """The float network that was calibrated, and the largest magnitude of each of its tensors."""
+    from edgeres.quantization.table import CalibrationTable
+
+    if not table_file.is_file():
+        return None, {}
+    table = CalibrationTable.load(table_file)
+    for path in (folder / name for name in run_folder.QUANTIZED):
+        if path.is_file() and file_sha256(path) == table.model_sha256:
+            return path, {name: table.range_of(name).magnitude for name in table.tensors}
+    return None, {}
+
+
+def _preprocess(file: Path) -> Preprocess:
+    try:
+        return Preprocess.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{file}: cannot be read ({error}).", hint="Run `edgeres convert` again."
+        ) from error
 
 
 def _is_repository(place: Path) -> bool:

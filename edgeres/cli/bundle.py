@@ -37,7 +37,10 @@ def bundle(
     ] = None,
     serve: Annotated[
         str | None,
-        typer.Option(help="Write a model repository instead: triton or openvino-model-server."),
+        typer.Option(
+            help="Write a folder for a server or a tool instead: triton, openvino-model-server, "
+            "deepstream or trtexec."
+        ),
     ] = None,
     as_json: o.Json = False,
     debug: o.Debug = False,

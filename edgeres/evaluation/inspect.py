@@ -49,6 +49,7 @@ class Inspection:
             "fusions": asdict(self.fusions),
             "builder_warnings": list(self.remarks.warnings),
             "notes": list(self.remarks.notes),
+            "commands": list(self.remarks.commands),
             "layers": [vars(layer) | {"nodes": list(layer.nodes)} for layer in self.layers],
         }
 

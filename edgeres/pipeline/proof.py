@@ -247,6 +247,7 @@ def _target(
         fusions=item.inside.fusions,
         builder_warnings=item.remarks.warnings,
         notes=item.remarks.notes,
+        commands=item.remarks.commands,
         saturating=item.target.saturates,
         saturation_safe=item.saturation_safe,
     )

@@ -146,6 +146,7 @@ def inspection_table(found: Inspection) -> ConsoleRenderable:
     lines.append(Text(cells.fusions(found.fusions)))
     lines += [Text(f"the builder warns: {text}") for text in found.remarks.warnings]
     lines += [Text(f"note: {text}") for text in found.remarks.notes]
+    lines += [Text(text) for text in found.remarks.commands]
     return Group(table, Text(), *lines)
 
 

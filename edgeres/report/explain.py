@@ -72,6 +72,8 @@ def _of_target(report: Report, name: str, target: TargetPart) -> Iterator[Findin
         others = len(target.builder_warnings) - _TOLD
         text = f"the builder warns: {warnings}" + (f"; and {others} more" if others > 0 else "")
         yield Finding("info", "builder-warnings", text, name)
+    for sentence in target.commands:
+        yield Finding("info", "vendor-command", sentence, name)
     if quantized and target.saturating:
         yield _saturation(name, target)
 

@@ -75,6 +75,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         *results_table(report),
         "",
         *([f"To deploy there: {plain(report.winner.text)}", ""] if report.winner else []),
+        *_commands(report),
         "## Limits",
         "",
         *_limits(report),
@@ -116,6 +117,16 @@ def _not_proven(report: Report) -> list[str]:
         if part.verdict != "pass"
     ]
     return ["## Not proven", "", *lines, ""] if lines else []
+
+
+def _commands(report: Report) -> list[str]:
+    """How to build the same engines with their vendors' own tools."""
+    told = [
+        f"- {plain(name)}: {plain(sentence)}"
+        for name, part in report.targets.items()
+        for sentence in part.commands
+    ]
+    return ["## Built with the vendor's own tools", "", *told, ""] if told else []
 
 
 def _limits(report: Report) -> list[str]:

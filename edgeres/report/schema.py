@@ -119,7 +119,8 @@ class TargetPart:
         int8_coverage: Share of MACs in INT8, read from the engine.
         fusions: Where additions and activations are computed, read from the engine.
         builder_warnings: What the engine's builder warned of.
-        notes: What was found in the Q/DQ model that is slow, not wrong.
+        notes: What was found in the Q/DQ model that is slow, not wrong, and what was repaired.
+        commands: How to build the same with the vendor's own tools, a sentence each.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
         yardstick: Arithmetic of the fastest float engine of this backend, ``fp32`` or ``fp16``.
@@ -160,6 +161,7 @@ class TargetPart:
     fusions: Fusions | None = None
     builder_warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     latency_ms: Percentiles | None = None
     fp32_latency_ms: Percentiles | None = None
     yardstick: str = "fp32"

@@ -258,7 +258,7 @@ def test_what_a_server_cannot_run_is_said(output, tmp_path):
 
 
 def test_the_command(output, tmp_path):
-    assert server_names() == ("openvino-model-server", "triton")
+    assert server_names() == ("deepstream", "openvino-model-server", "triton", "trtexec")
     shutil.copytree(output, tmp_path / "out", ignore=shutil.ignore_patterns(".stages"))
     made = CliRunner().invoke(app, ["bundle", str(tmp_path / "out"), "--serve", "triton", "--json"])
     assert made.exit_code == 0, made.output

@@ -103,6 +103,12 @@ def test_broken_outputs_are_no_loss_of_accuracy(report, target) -> None:
     assert findings(broken)[0].level == "warning"
 
 
+def test_how_to_build_it_by_hand_is_told(report, target) -> None:
+    assert "vendor-command" not in codes(report(targets={"x": target()}))
+    told = report(targets={"x": target(commands=("with the tool: tool --flag",))})
+    assert text_of(told, "vendor-command") == "with the tool: tool --flag"
+
+
 def test_where_the_accuracy_went(report) -> None:
     assert codes(report())["where-lost"] == ["onnxruntime", "openvino"]
     assert "pruning took +0.13 and quantization +0.08" in text_of(report(), "where-lost")

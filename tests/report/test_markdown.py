@@ -37,6 +37,15 @@ def test_card_has_a_head_that_is_yaml_and_says_what_is_open(report) -> None:
     assert "Licence of the weights: not stated" in model_card(report())
 
 
+def test_card_says_how_the_vendors_tool_builds_it(report) -> None:
+    assert "vendor" not in model_card(report())
+    targets = report().targets
+    told = dataclasses.replace(targets["tensorrt"], commands=("in MODEL/1: tool --onnx=a",))
+    card = model_card(dataclasses.replace(report(), targets={**targets, "tensorrt": told}))
+    section = card.partition("## Built with the vendor's own tools")[2].partition("##")[0]
+    assert "- tensorrt: in MODEL/1: tool --onnx=a" in section
+
+
 def test_card_of_engines_that_never_ran_claims_no_accuracy(report) -> None:
     targets = {"tensorrt": report().targets["tensorrt"]}
     text = model_card(dataclasses.replace(report(), targets=targets))

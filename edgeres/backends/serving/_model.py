@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from edgeres.backends.base import Engine
+from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError
 from edgeres.graph.summary import TensorSpec
 
@@ -22,6 +24,10 @@ class ServedModel:
         input: Its image input; a free size is ``None``.
         output: Its scores.
         class_names: In the order of the scores.
+        preprocess: How an image becomes numbers, where it is known.
+        qdq: The Q/DQ file that the engine was built from.
+        network: The float network that was calibrated.
+        magnitudes: Largest magnitude of each of its tensors, as calibration chose it.
     """
 
     name: str
@@ -29,6 +35,10 @@ class ServedModel:
     input: TensorSpec
     output: TensorSpec
     class_names: tuple[str, ...]
+    preprocess: Preprocess | None = None
+    qdq: Path | None = None
+    network: Path | None = None
+    magnitudes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def free_batch(self) -> bool:

@@ -65,7 +65,20 @@ def _config(model: ServedModel) -> str:
     ]
     if free:
         blocks.append("dynamic_batching {\n}")
-    return "\n".join(blocks) + "\n"
+    return _container(model.engine) + "\n".join(blocks) + "\n"
+
+
+def _container(engine: Engine) -> str:
+    """Which container runs a plan: the one with the very TensorRT that built it."""
+    version = engine.versions.get("tensorrt")
+    if engine.backend != "tensorrt" or version is None:
+        return ""
+    release = ".".join(version.split(".")[:3])
+    return (
+        f"# Needs a container nvcr.io/nvidia/tritonserver:YY.MM-py3 with TensorRT {release}.\n"
+        "# NVIDIA's Frameworks Support Matrix names it; in a container,\n"
+        "# `find / -name 'libnvinfer.so.*'` shows the version.\n"
+    )
 
 
 def _profiles(model: ServedModel) -> str:

@@ -115,32 +115,36 @@ def has_precision_flags(trt: Trt) -> bool:
 
 
 def half_pays(trt: Trt) -> bool:
-    """True where float16 between INT8 layers is what the graph should ask for.
+    """True where float16 between INT8 layers is what should be asked for.
 
-    That is strongly typed TensorRT. TensorRT for RTX turns the scales back to float32 and keeps the
-    convolutions' outputs in float32 either way (read from the layer lists of 1.7.1); in 8.6 the
-    builder picks types itself.
+    That is TensorRT: in the graph where it is strongly typed, by a flag in 8.6. TensorRT for RTX
+    turns the scales back to float32 and keeps the convolutions' outputs in float32 either way (read
+    from the layer lists of 1.7.1).
     """
-    module = trt.module
-    return not trt.is_rtx and hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    return not trt.is_rtx
 
 
-def allow_graph_precisions(trt: Trt, builder_config: Any, *, half: bool, dla: bool = False) -> None:
-    """Lets a weakly typed network use the types that its graph spells out.
+def allow_graph_precisions(
+    trt: Trt, network: Any, builder_config: Any, *, half: bool, dla: bool = False
+) -> None:
+    """Lets a weakly typed network use INT8 where it has Q/DQ, and float16 for the rest.
 
-    In 8.6 a Q/DQ graph is refused unless INT8 is allowed as a whole; the Q/DQ still decide where. A
-    graph for a DLA has none there. Strongly typed versions have no such flags, or refuse them.
+    In 8.6 a Q/DQ graph is refused unless INT8 is allowed as a whole; the Q/DQ still decide where.
+    Without Q/DQ, as for a DLA, that flag would ask for the range of every tensor. Strongly typed
+    versions have no such flags, or refuse them.
 
     Args:
         trt: The imported TensorRT.
+        network: The parsed network.
         builder_config: Of the build.
-        half: The graph holds float16 tensors.
+        half: What is not INT8 is float16.
         dla: It is for a DLA.
     """
     module = trt.module
     if not is_weakly_typed(trt, dla=dla):
         return
-    if hasattr(module.BuilderFlag, "INT8") and not dla:
+    kinds = {network.get_layer(index).type for index in range(network.num_layers)}
+    if module.LayerType.QUANTIZE in kinds and hasattr(module.BuilderFlag, "INT8"):
         builder_config.set_flag(module.BuilderFlag.INT8)
     if half and hasattr(module.BuilderFlag, "FP16"):
         builder_config.set_flag(module.BuilderFlag.FP16)

@@ -8,6 +8,7 @@ only run on a machine with a supported GPU. ``Engine.versions["flavor"]`` says w
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
-from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
-from edgeres.backends.tensorrt.api import FLAVORS, Trt, check_targets, half_pays, load_trt
+from edgeres.backends.sidecar import (
+    check_engine,
+    read_engine,
+    run_config,
+    staged,
+    write_sidecar,
+)
+from edgeres.backends.tensorrt.api import (
+    FLAVORS,
+    Trt,
+    check_targets,
+    half_pays,
+    is_weakly_typed,
+    load_trt,
+)
 from edgeres.backends.tensorrt.compatibility import (
     check_loadable,
     choose_trt,
@@ -36,6 +50,8 @@ from edgeres.system.progress import ProgressCallback
 if TYPE_CHECKING:
     from edgeres.backends.tensorrt.audit import Audit
     from edgeres.backends.tensorrt.build import BuiltPlan
+    from edgeres.backends.tensorrt.compatibility import Loadable
+    from edgeres.backends.tensorrt.form import Form
     from edgeres.backends.tensorrt.graph import Graph
     from edgeres.backends.tensorrt.layers import LayerRecord
     from edgeres.backends.tensorrt.run import TensorRTRunner
@@ -145,9 +161,13 @@ class TensorRTBackend:
         """
         from edgeres.backends.tensorrt.audit import Audit, audit_path, audit_to_text
         from edgeres.backends.tensorrt.dla import refuse_for_dla
+        from edgeres.backends.tensorrt.flags import sparsity_note
+        from edgeres.backends.tensorrt.form import choose_form
         from edgeres.backends.tensorrt.graph import read_graph
         from edgeres.backends.tensorrt.layers import product_nodes
         from edgeres.backends.tensorrt.lint import lint, refuse_fatal
+        from edgeres.backends.tensorrt.refit import weights_path
+        from edgeres.backends.tensorrt.repair import repair
         from edgeres.backends.tensorrt.subprocess import build_alone
 
         options = parse_options(config.options)
@@ -155,14 +175,24 @@ class TensorRTBackend:
         trt = choose_trt(options.flavor)
         options = with_targets(trt, options, config.device)
         gpu = None if trt.is_rtx else gpu_of(config.device)
-        graph = read_graph(onnx)
+        repaired = repair(read_graph(onnx), onnx)
+        graph = repaired.graph
         if options.rest is None:
             half_by_default = half_pays(trt) and graph.is_quantized
             options = replace(options, rest="float16" if half_by_default else "float32")
-        if options.io == "float16" and options.rest != "float16":
+        form = choose_form(
+            weakly_typed=is_weakly_typed(trt, dla=False), rest=options.rest or "float32"
+        )
+        if options.io == "float16" and form != "float16":
+            here = "the rest is float32" if form == "source" else f"{trt.title} takes float32 alone"
             raise UsageError(
-                f"{onnx}: io=float16 needs rest=float16; here the rest is float32.",
-                hint="Say rest=float16 too, or leave io out.",
+                f"{onnx}: io=float16 needs rest=float16 in the graph; here {here}.",
+                hint="Say rest=float16 too, on TensorRT 10 or later, or leave io out.",
+            )
+        if options.strip_plan and graph.data_files:
+            raise UsageError(
+                f"{onnx}: strip_plan keeps this file beside the plan, its weights lie in others.",
+                hint="Save the model with its weights inside.",
             )
         if options.dla_core is not None:
             refuse_for_dla(trt, graph, onnx)
@@ -170,25 +200,33 @@ class TensorRTBackend:
         refuse_fatal(findings, str(onnx))
         source_sha256 = file_sha256(onnx)
         with staged(out) as folder:
-            half = options.rest == "float16"
-            with _built_file(graph, onnx, folder, half=half, io=options.io) as file:
+            as_is = form == "source" and not repaired.told
+            made = None if as_is else folder / f"{form}.onnx"
+            with _built_file(graph, onnx, made, form, options.io) as file:
                 built = build_alone(
                     trt,
                     file,
                     options,
                     config.shapes,
-                    beside=() if half else graph.data_files,
+                    beside=graph.data_files if as_is else (),
                     plan=folder / out.name,
-                    half=half,
+                    half=options.rest == "float16",
                     ordinal=gpu.ordinal if gpu else None,
                     progress=progress,
                 )
+                if options.strip_plan:
+                    shutil.copyfile(file, folder / weights_path(out).name)
             layers = _layers_of(trt, built, options, gpu, graph)
             audit = Audit(
                 layers=tuple(layers),
                 products=product_nodes(graph.op_types),
                 warnings=built.warnings,
-                notes=(*(finding.message for finding in findings), *built.notes),
+                notes=(
+                    *repaired.told,
+                    *(finding.message for finding in findings),
+                    *([sparsity_note(graph)] if options.sparse_weights else ()),
+                    *built.notes,
+                ),
             )
             beside = audit_path(out)
             (folder / beside.name).write_text(audit_to_text(audit), encoding="utf-8")
@@ -201,7 +239,8 @@ class TensorRTBackend:
             options=kept_options(config, self.path_options),
             shapes=built.shapes,
         )
-        write_sidecar(engine, companions=[beside])
+        companions = [beside, *([weights_path(out)] if options.strip_plan else ())]
+        write_sidecar(engine, companions=companions)
         return engine
 
     def load(self, engine: Engine, config: BuildConfig) -> TensorRTRunner:
@@ -222,7 +261,7 @@ class TensorRTBackend:
             options = replace(options, runtime_cache=engine.path.with_name(cache.name))
         found = check_loadable(engine, config.device, self.name)
         options = replace(options, version_compatible=found.version_compatible)
-        return TensorRTRunner(found.trt, engine.path.read_bytes(), found.gpu, options)
+        return TensorRTRunner(found.trt, _plan_in(engine, found, options), found.gpu, options)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """The layers of a plan: from the inspector on a GPU that can load it, else as built.
@@ -244,18 +283,22 @@ class TensorRTBackend:
             return to_layer_infos(audit.layers)
         compatible = found.version_compatible
         options = replace(parse_options(engine.options), version_compatible=compatible)
-        plan, ordinal = engine.path.read_bytes(), found.gpu.ordinal
+        plan, ordinal = _plan_in(engine, found, options), found.gpu.ordinal
         records = inspect_plan(found.trt, plan, ordinal, options, audit.products)
         return to_layer_infos(assign_products(records, audit.products))
 
     def remarks(self, engine: Engine) -> Remarks:
-        """The builder's warnings and the lint's notes.
+        """The builder's warnings, the lint's notes, and the same build with ``trtexec``.
 
         Raises:
             ArtefactError: The plan or the list beside it is damaged.
         """
+        from edgeres.backends.tensorrt.commands import told_command
+
         audit = self.audit(engine)
-        return Remarks(audit.warnings, audit.notes)
+        options = parse_options(engine.options)
+        command = told_command(options, engine.shapes, engine.versions)
+        return Remarks(audit.warnings, audit.notes, (command,))
 
     def audit(self, engine: Engine) -> Audit:
         """What the builder and the lint said when the plan was made; needs no GPU.
@@ -270,19 +313,29 @@ class TensorRTBackend:
 
 
 @contextlib.contextmanager
-def _built_file(graph: Graph, onnx: Path, folder: Path, *, half: bool, io: str) -> Iterator[Path]:
-    """The file that TensorRT parses: the given one, or for a moment its float16 form."""
-    if not half:
+def _built_file(graph: Graph, onnx: Path, made: Path | None, form: Form, io: str) -> Iterator[Path]:
+    """The file that TensorRT parses: the given one, or for a moment another form of it."""
+    if made is None:
         yield onnx
         return
-    from edgeres.backends.tensorrt.fp16 import to_half
+    from edgeres.backends.tensorrt.form import write_form
 
-    path = folder / "half.onnx"
     try:
-        to_half(graph, path, io=io)
-        yield path
+        write_form(graph, form, made, io=io)
+        yield made
     finally:
-        path.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
+
+
+def _plan_in(engine: Engine, found: Loadable, options: TensorRTOptions) -> bytes:
+    """The checked plan of an engine, with its weights where they lie beside it."""
+    plan = engine.path.read_bytes()
+    if read_engine(engine.path).versions.get("strip_plan") != "true":
+        return plan
+    from edgeres.backends.tensorrt.refit import weights_path, whole_plan
+
+    weights = weights_path(engine.path)
+    return whole_plan(found.trt, plan, weights, found.gpu.ordinal, options)
 
 
 def _layers_of(

@@ -17,6 +17,7 @@ from edgeres.backends.tensorrt.api import (
     set_targets,
 )
 from edgeres.backends.tensorrt.dla import use_dla
+from edgeres.backends.tensorrt.flags import set_flags
 from edgeres.backends.tensorrt.log import Heard, listening, make_monitor, process_log
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.backends.tensorrt.profile import add_profiles, opt_batches, widest
@@ -71,7 +72,7 @@ def build_plan(
         onnx: The linted file.
         options: Checked options.
         shapes: Shape range by input name; a dynamic batch without one gets 1 to ``max_batch``.
-        half: The graph holds float16 tensors.
+        half: What is not INT8 is float16: in the graph, or by a flag in 8.6.
         shown: What messages call the file; its path by default.
         progress: Called with (done, known) steps of the build where TensorRT reports them; it may
             not raise.
@@ -110,9 +111,10 @@ def _build(
     _parse(trt, network, heard, onnx, shown)
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    allow_graph_precisions(trt, builder_config, half=half, dla=dla)
+    allow_graph_precisions(trt, network, builder_config, half=half, dla=dla)
     choose_tf32(trt, builder_config, wanted=options.rest == "tf32")
     set_targets(trt, builder_config, options.compute_capabilities)
+    set_flags(trt, builder_config, options)
     _set_options(trt, builder_config, options)
     profiles = add_profiles(builder, network, builder_config, options, shapes)
     notes = []

@@ -130,6 +130,8 @@ def versions_of(
         versions["opt_batch"] = ",".join(map(str, batches))
     if gpu is None:
         return {**versions, "compute_capabilities": ",".join(options.compute_capabilities)}
+    if options.strip_plan:
+        versions["strip_plan"] = "true"
     if options.hardware_compatibility is not None:
         versions["hardware_compatibility"] = options.hardware_compatibility
     if options.version_compatible:

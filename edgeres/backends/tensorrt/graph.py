@@ -83,10 +83,26 @@ def index_graph(model: onnx.ModelProto, path: Path) -> Graph:
         for index, name in enumerate(node.input):
             consumers[name].append((node, index))
         if node.op_type == "Constant":
-            value = next((item.t for item in node.attribute if item.name == "value"), None)
+            value = _constant(node, path)
             if value is not None:
-                constants[node.output[0]] = _array(value, path)
+                constants[node.output[0]] = value
     return Graph(model, constants, producers, consumers)
+
+
+def _constant(node: onnx.NodeProto, path: Path) -> NDArray[np.generic] | None:
+    """The number that a Constant holds in any of its attributes; ``None`` for text or sparse."""
+    item = next(iter(node.attribute), None)
+    if item is None:
+        return None
+    if item.name == "value":
+        return _array(item.t, path)
+    numbers: dict[str, NDArray[np.generic]] = {
+        "value_float": np.asarray(item.f, np.float32),
+        "value_floats": np.asarray(item.floats, np.float32),
+        "value_int": np.asarray(item.i, np.int64),
+        "value_ints": np.asarray(item.ints, np.int64),
+    }
+    return numbers.get(item.name)
 
 
 def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[np.generic]:
@@ -107,6 +123,31 @@ def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[np.generic]:
             f"{path}: tensor {tensor.name!r} cannot be read ({error}).",
             hint="Export the model again.",
         ) from error
+
+
+def taken_names(model: onnx.ModelProto) -> set[str]:
+    """Names of all nodes and tensors of a model, for :func:`free_name`."""
+    graph = model.graph
+    names = {item.name for item in (*graph.input, *graph.output, *graph.initializer, *graph.node)}
+    return names.union(*((*node.input, *node.output) for node in graph.node))
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The wanted name, with a number behind it where it is taken; the result is taken then."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
+
+
+def nested_node(model: onnx.ModelProto) -> str | None:
+    """Name of the first node with a graph inside (If, Loop, Scan), or of a local function."""
+    for node in model.graph.node:
+        if any(item.HasField("g") or item.graphs for item in node.attribute):
+            return str(node.name or node.op_type)
+    return next((str(function.name) for function in model.functions), None)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

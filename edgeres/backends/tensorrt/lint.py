@@ -211,9 +211,8 @@ def _product(graph: Graph, node: onnx.NodeProto) -> Iterator[Finding]:
     scale = graph.constants.get(weights.input[1])
     if scale is None or scale.size == 1:
         return
-    rank = 4 if node.op_type.startswith("Conv") else 2
     axis = attribute(weights, "axis", 1)
-    axis = axis + rank if axis < 0 else axis
+    axis = axis + _weight_rank(graph, weights) if axis < 0 else axis
     wanted = _output_axis(node)
     if axis != wanted:
         # Silently a float layer.
@@ -222,6 +221,13 @@ def _product(graph: Graph, node: onnx.NodeProto) -> Iterator[Finding]:
             f"axis {wanted}, or TensorRT runs it in float"
         )
         yield Finding("weight-axis", name, message)
+
+
+def _weight_rank(graph: Graph, dequantizer: onnx.NodeProto) -> int:
+    """Dimensions of quantized weights: 3, 4 or 5 for a Conv over 1, 2 or 3 axes."""
+    producer = graph.producers.get(dequantizer.input[0])
+    source = producer.input[0] if producer is not None and producer.op_type == Q else None
+    return graph.constants[source or dequantizer.input[0]].ndim
 
 
 def _output_axis(node: onnx.NodeProto) -> int:

@@ -36,6 +36,10 @@ class TensorRTOptions:
         hardware_compatibility: TensorRT: ``ampere_plus`` or ``same_compute_capability``.
         version_compatible: TensorRT: a plan that later versions of the same major also run.
         dla_core: TensorRT on Jetson: build for this DLA core and run there, the rest on the GPU.
+        refit: TensorRT: a plan whose weights can be replaced, at some cost in speed.
+        strip_plan: TensorRT 10 and later: a plan without its weights, which lie beside it and are
+            put back on loading.
+        sparse_weights: Let kernels for the 2:4 pattern compete where weights have it.
         timing_cache: TensorRT: file with the timings of earlier builds, made if absent.
         runtime_cache: TensorRT for RTX: file with kernels compiled in earlier runs; a plain name
             is a file beside the plan.
@@ -55,6 +59,9 @@ class TensorRTOptions:
     hardware_compatibility: Literal["ampere_plus", "same_compute_capability"] | None = None
     version_compatible: bool = False
     dla_core: int | None = None
+    refit: bool = False
+    strip_plan: bool = False
+    sparse_weights: bool = False
     timing_cache: Path | None = None
     runtime_cache: Path | None = None
     cuda_graph: bool = False
@@ -177,6 +184,9 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "hardware_compatibility": _choice("ampere_plus", "same_compute_capability"),
     "version_compatible": _flag,
     "dla_core": _integer(0),
+    "refit": _flag,
+    "strip_plan": _flag,
+    "sparse_weights": _flag,
     "timing_cache": _path,
     "runtime_cache": _path,
     "cuda_graph": _flag,

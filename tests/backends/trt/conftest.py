@@ -159,3 +159,40 @@ def qdq_net() -> Callable[..., Net]:
         return with_qdq(residual_net(**of_net), **(qdq or {}))  # type: ignore[arg-type]
 
     return make
+
+
+def quantized_conv(dimensions: int, *, axis: int = 0, channels: int = 16) -> onnx.ModelProto:
+    """One quantized Conv over 1, 2 or 3 dimensions whose weight scales run along ``axis``."""
+    random = np.random.default_rng(0)
+    shape = (channels, channels, *[3] * dimensions)
+    constants = {
+        "scale": np.float32(0.05),
+        "zero": np.int8(0),
+        "weight": random.integers(-127, 128, shape).astype(np.int8),
+        "weight_scale": random.uniform(0.001, 0.01, shape[axis]).astype(np.float32),
+        "weight_zero": np.zeros(shape[axis], np.int8),
+    }
+    pads = {"kernel_shape": [3] * dimensions, "pads": [1] * 2 * dimensions}
+    weight = ["weight", "weight_scale", "weight_zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"], "dq"),
+        helper.make_node("DequantizeLinear", weight, ["weight_dq"], "weight_dq", axis=axis),
+        helper.make_node("Conv", ["dq", "weight_dq"], ["sums"], "conv", **pads),
+        helper.make_node("Relu", ["sums"], ["logits"], "relu"),
+    ]
+    image = [2, channels, *[8] * dimensions]
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("input", floats, image)],
+        [helper.make_tensor_value_info("logits", floats, image)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def qdq_conv() -> Callable[..., onnx.ModelProto]:
+    return quantized_conv

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends.tensorrt.fp16 import half_scale, requantize, to_half
 from edgeres.backends.tensorrt.graph import read_graph
@@ -200,3 +200,99 @@ def test_what_float16_cannot_hold_is_one_line(
         to_half(read_graph(tmp_path / "net.onnx"), tmp_path / "half.onnx")
     assert caught.value.hint
     assert not (tmp_path / "half.onnx").exists()
+
+
+def with_constant_node(net: Any, attribute: dict[str, Any]) -> onnx.ModelProto:
+    """The network with its input multiplied by a Constant node's number."""
+    net.nodes.insert(0, helper.make_node("Constant", [], ["factor"], "factor", **attribute))
+    net.nodes.insert(1, helper.make_node("Mul", ["input", "factor"], ["scaled"], "mul"))
+    net.node("input_q").input[0] = "scaled"
+    return net.model()
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        {"value_float": 0.5},
+        {"value_floats": [0.5]},
+        {"value": numpy_helper.from_array(np.float32(0.5))},
+    ],
+    ids=lambda attribute: next(iter(attribute)),
+)
+def test_a_constant_node_is_float16_however_it_is_written(
+    qdq_net: Callable[..., Any], tmp_path: Path, attribute: dict[str, Any]
+) -> None:
+    feed = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    net = qdq_net()
+    model = with_constant_node(net, attribute)
+    half = halved(net, tmp_path)
+    assert sqnr_db(run(model, feed)[0], run(half, feed)[0]) > 35
+
+
+def test_integers_in_constant_nodes_stay(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    net = qdq_net(pool="ReduceMean")
+    del net.constants["axes"]
+    net.nodes.insert(0, helper.make_node("Constant", [], ["axes"], "axes", value_ints=[2, 3]))
+    half = halved(net, tmp_path)
+    feed = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    assert sqnr_db(run(net.model(), feed)[0], run(half, feed)[0]) > 35
+
+
+def test_names_that_are_taken_are_not_taken_twice(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    net = qdq_net()
+    feed = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    before = run(net.model(), feed)[0]
+    renamed = {
+        "conv1_out": "input_half",
+        "relu_out": "logits_half",
+        "relu_out_q_out": "input_scale_half",
+        "relu_out_dq_out": "input_half_cast",
+    }
+    for node in net.nodes:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    assert np.array_equal(run(net.model(), feed)[0], before)
+    half = halved(net, tmp_path)
+    assert sqnr_db(before, run(half, feed)[0]) > 35
+
+
+def test_the_scales_of_a_resize_stay_float32(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
+    net = qdq_net()
+    net.constants["sizes"] = np.array([1, 1, 0.5, 0.5], np.float32)
+    net.nodes.insert(0, helper.make_node("Resize", ["input", "", "sizes"], ["small"], "resize"))
+    net.node("input_q").input[0] = "small"
+    half = halved(net, tmp_path)
+    feed = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    assert sqnr_db(run(net.model(), feed)[0], run(half, feed)[0]) > 30
+
+
+def test_constants_made_from_a_shape_are_float16(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    net = qdq_net()
+    net.nodes.insert(0, helper.make_node("Shape", ["input"], ["shape"], "shape"))
+    net.nodes.insert(1, helper.make_node("ConstantOfShape", ["shape"], ["zeros"], "zeros"))
+    net.nodes.insert(2, helper.make_node("Add", ["input", "zeros"], ["same"], "same"))
+    net.node("input_q").input[0] = "same"
+    half = halved(net, tmp_path)
+    feed = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    assert sqnr_db(run(net.model(), feed)[0], run(half, feed)[0]) > 35
+
+
+def test_a_graph_inside_a_node_is_a_true_message(
+    qdq_net: Callable[..., Any], tmp_path: Path
+) -> None:
+    net = qdq_net()
+    value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["input"], ["inner"])], "body", [], [value]
+    )
+    net.constants["yes"] = np.array(True)
+    net.nodes.insert(
+        0, helper.make_node("If", ["yes"], ["chosen"], "if", then_branch=body, else_branch=body)
+    )
+    net.node("input_q").input[0] = "chosen"
+    with pytest.raises(ModelError, match="if: holds a graph of its own, which rest=float16"):
+        halved(net, tmp_path)

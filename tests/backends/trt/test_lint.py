@@ -15,7 +15,7 @@ from onnx import helper
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.backends.tensorrt.fp16 import to_half
-from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.graph import index_graph, read_graph
 from edgeres.backends.tensorrt.lint import Finding, lint, refuse_fatal
 from edgeres.errors import ModelError
 
@@ -213,6 +213,17 @@ def test_build_refuses_before_it_needs_tensorrt_and_leaves_the_old_plan(
     assert "edgeres quantize" in caught.value.hint
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.plan"]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_an_axis_may_count_from_the_end_whatever_a_conv_runs_over(
+    qdq_conv: Callable[..., onnx.ModelProto], dimensions: int
+) -> None:
+    for axis, rules in ((0, set()), (-dimensions - 2, set()), (1, {"weight-axis"}), (-1, None)):
+        findings = lint(index_graph(qdq_conv(dimensions, axis=axis), Path("conv.onnx")))
+        assert {finding.rule for finding in findings} == (
+            {"weight-axis"} if rules is None else rules
+        )
 
 
 def test_slow_but_right_is_a_note(qdq_net: Callable[..., Any], tmp_path: Path) -> None:

@@ -119,6 +119,19 @@ def test_wrong_weight_axes_are_silently_float(
     assert (in_float, plan.warnings) == ({node}, ())
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_a_conv_over_any_dimensions_is_int8_by_output_channel(
+    qdq_conv: Callable[..., onnx.ModelProto], tmp_path: Path, dimensions: int
+) -> None:
+    precisions = []
+    for axis in (0, -dimensions - 2, 1):
+        onnx.save(qdq_conv(dimensions, axis=axis), tmp_path / "net.onnx")
+        plan = build_plan(load_trt("tensorrt_rtx"), tmp_path / "net.onnx", TensorRTOptions(), {})
+        records = read_log(plan.layer_log, ["conv"])
+        precisions += [record.precision for record in records if record.is_product]
+    assert precisions == ["int8", "int8", "float32"]
+
+
 def test_a_computed_scale_crashes_the_process(qdq_net: Callable[..., Any], tmp_path: Path) -> None:
     net = qdq_net()
     net.nodes.insert(0, helper.make_node("ReduceMax", ["input"], ["top"], "top", keepdims=0))

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
+from edgeres.backends.tensorrt.graph import read_graph
+from edgeres.backends.tensorrt.opset17 import to_opset17
 from edgeres.evaluation.coverage import int8_coverage
 from edgeres.graph.summary import node_macs
+
+from .onnx_parsers import complaints
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -83,6 +88,8 @@ def test_all_multiply_adds_are_int8(
     rest: str,
 ) -> None:
     check_all_int8(exported(name, shape, width), tmp_path, rest)
+    if rest == "float32":
+        check_8_6(exported(name, shape, width), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fmnist_resnet20", "fmnist_pooled_resnet", "pruned"])
@@ -96,6 +103,7 @@ def test_the_shipped_networks_are_int8(tmp_path: Path, name: str) -> None:
     path = pruned if name == "pruned" else recipes / "checkpoints" / f"{name}.safetensors"
     module = load_module(load_checkpoint(path))
     check_all_int8(_quantized(module, (1, 28, 28), tmp_path), tmp_path, "float32")
+    check_8_6(tmp_path, tmp_path)
 
 
 def check_all_int8(network: Path, tmp_path: Path, rest: str) -> None:
@@ -107,6 +115,16 @@ def check_all_int8(network: Path, tmp_path: Path, rest: str) -> None:
     assert BACKEND.remarks(engine).notes == ()
     again = BACKEND.build(network / "net.qdq.onnx", tmp_path / "again.plan", config)
     assert again.path.read_bytes() == engine.path.read_bytes()
+
+
+def check_8_6(network: Path, tmp_path: Path) -> None:
+    """The file for TensorRT 8.6 keeps its parser's limits; a later builder makes INT8 of it."""
+    lowered = tmp_path / "opset17.onnx"
+    to_opset17(read_graph(network / "net.qdq.onnx"), lowered)
+    assert complaints(onnx.load(lowered)) == []
+    engine = BACKEND.build(lowered, tmp_path / "old.plan", BuildConfig(options={"rest": "float32"}))
+    coverage = int8_coverage(node_macs(network / "net.onnx"), BACKEND.layers(engine))
+    assert coverage.int8_coverage == 1
 
 
 def test_the_numerics_program(

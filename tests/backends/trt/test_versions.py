@@ -42,6 +42,7 @@ UNLISTED = {
     "ILogger": {"Severity"},
     "LayerInformationFormat": {"JSON"},
     "TensorIOMode": {"INPUT"},
+    "LayerType": {"QUANTIZE"},
 }
 # Files in which a name of the table stands for something else.
 OTHER_MEANING = {"graph.py": {"tensor"}, "fp16.py": {"tensor"}}

@@ -117,6 +117,22 @@ def qdq_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def float_file(tmp_path: Path) -> Path:
+    """One Relu."""
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["input"], ["logits"], name="relu")],
+        "net",
+        [helper.make_tensor_value_info("input", floats, ["N", 1, 4, 4])],
+        [helper.make_tensor_value_info("logits", floats, ["N", 1, 4, 4])],
+    )
+    path = tmp_path / "float.onnx"
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return path
+
+
+@pytest.fixture
 def built(qdq_file: Path) -> Callable[..., Engine]:
     """``built(**options)``: the engine of ``qdq_file`` for the GPU."""
 

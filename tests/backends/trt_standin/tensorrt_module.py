@@ -13,9 +13,11 @@ import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from .cuda_driver import ALIGNMENT, Driver
 
@@ -43,6 +45,7 @@ LOG = (
     "StreamId: 0, Metadata: [ONNX Layer: conv]"
 )
 PLAN = b"a plan"
+STRIPPED = b"a plan without weights"
 IMAGE = (1, 4, 4)
 MIN_BATCH = 1
 MAX_BATCH = 4
@@ -90,6 +93,9 @@ class StandIn:
         self.layer = LAYER
         self.parses = True
         self.parsed = ""
+        self.quantized = False
+        self.refitted = ""
+        self.weights_fit = True
         self.dla_cores = 0
         self.dla_takes = {"conv": True, "pool": True, "flatten": False}
         self.previews: list[str] = []
@@ -123,12 +129,15 @@ class StandIn:
         answers |= {
             "ILogger": Logger,
             "TensorIOMode": enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"]),
+            "LayerType": enum.Enum("LayerType", ["QUANTIZE", "ACTIVATION"]),
             "LayerInformationFormat": enum.Enum("LayerInformationFormat", ["JSON", "ONELINE"]),
             "Builder": self._builder,
             "OnnxParser": self._parser,
             "Runtime": self._runtime,
             "nptype": lambda kind: np.float32,
         }
+        if "OnnxParserRefitter" in names:
+            answers |= {"Refitter": self._refitter, "OnnxParserRefitter": self._parser_refitter}
         if "IProgressMonitor" in names:
             answers["IProgressMonitor"] = type("IProgressMonitor", (), {})
         self.module = Strict("module", names | {"__version__"}, **answers)
@@ -183,11 +192,14 @@ class StandIn:
             if self.log_has_layers:
                 log.log(Logger.Severity.VERBOSE, LOG)
             log.log(Logger.Severity.WARNING, "a warning")
-            return PLAN
+            return STRIPPED if "STRIP_PLAN" in self.flags else PLAN
 
-        def layer(name: str) -> Strict:
+        def layer(index: int, name: str) -> Strict:
             made = self._strict("ILayer")
-            made.__dict__.update(name=name, num_inputs=1, metadata=f"[ONNX Layer: {name}]")
+            kinds = self.module.LayerType
+            kind = kinds.QUANTIZE if self.quantized and index == 0 else kinds.ACTIVATION
+            metadata = f"[ONNX Layer: {name}]"
+            made.__dict__.update(name=name, num_inputs=1, metadata=metadata, type=kind)
             return made
 
         def create_network(flags: int) -> Strict:
@@ -199,7 +211,7 @@ class StandIn:
                 num_inputs=1,
                 get_input=lambda index: tensor,
                 num_layers=len(self.dla_takes),
-                get_layer=lambda index: layer(list(self.dla_takes)[index]),
+                get_layer=lambda index: layer(index, list(self.dla_takes)[index]),
             )
 
         def create_config() -> Strict:
@@ -241,6 +253,8 @@ class StandIn:
         def parse(path: str) -> bool:
             assert Path(path).is_file()
             self.parsed = Path(path).resolve().name
+            model = onnx.load(path, load_external_data=False)
+            self.quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
             return self.parses
 
         return self._strict(
@@ -250,12 +264,28 @@ class StandIn:
             get_error=lambda index: "In node 3:\n  no such thing.",
         )
 
+    def _refitter(self, engine: Strict, log: Any) -> Strict:
+        return self._strict("Refitter", refit_cuda_engine=lambda: bool(self.refitted))
+
+    def _parser_refitter(self, refitter: Strict, log: Any) -> Any:
+        def refit(path: str) -> bool:
+            self.refitted = path if self.weights_fit else ""
+            return self.weights_fit
+
+        return SimpleNamespace(refit_from_file=refit)
+
+    def _serialize(self, serialization: SimpleNamespace) -> bytes:
+        """A plan with its weights, if there are some and they are not left out."""
+        assert not serialization.flags & 1
+        assert self.refitted
+        return PLAN
+
     def _runtime(self, log: Any) -> Strict:
         self._take_logger(log)
 
         def deserialize(plan: bytes) -> Strict | None:
             self.deserialized += 1
-            assert plan == PLAN
+            assert plan in (PLAN, STRIPPED)
             if not self.loads_plan:
                 self._error("wrong GPU In load at runtime.cpp:12")
                 return None
@@ -301,6 +331,8 @@ class StandIn:
             get_tensor_profile_shape=profile_shape,
             create_execution_context=lambda *config: self._execution(engine()),
             create_runtime_config=self._make_runtime_config,
+            create_serialization_config=lambda: SimpleNamespace(flags=1),
+            serialize_with_config=self._serialize,
             create_engine_inspector=lambda: self._owned(
                 self._strict(
                     "EngineInspector", get_engine_information=lambda kind: json.dumps(document)

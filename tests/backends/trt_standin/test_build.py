@@ -26,7 +26,7 @@ def build(onnx: Path, device: str = "cuda:0", **options: str) -> Engine:
 
 @pytest.mark.parametrize(
     ("version", "network_flags", "flags"),
-    [("8.6", 1, ["INT8"]), ("10", 2, []), ("11", 0, []), ("rtx", 0, [])],
+    [("8.6", 1, ["INT8", "FP16"]), ("10", 2, []), ("11", 0, []), ("rtx", 0, [])],
 )
 def test_each_version_gets_its_own_network_and_flags(
     install: Install, qdq_file: Path, version: str, network_flags: int, flags: list[str]
@@ -67,38 +67,53 @@ def test_a_plan_of_tensorrt_remembers_its_gpu(
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "rest"),
+    ("version", "asked", "rest", "parsed"),
     [
-        ("8.6", {}, "float32"),
-        ("10", {}, "float16"),
-        ("11", {}, "float16"),
-        ("rtx", {}, "float32"),
-        ("10", {"rest": "float32"}, "float32"),
-        ("rtx", {"rest": "float16"}, "float16"),
+        ("8.6", {}, "float16", "opset17.onnx"),
+        ("10", {}, "float16", "float16.onnx"),
+        ("11", {}, "float16", "float16.onnx"),
+        ("rtx", {}, "float32", "net.onnx"),
+        ("8.6", {"rest": "float32"}, "float32", "opset17.onnx"),
+        ("10", {"rest": "float32"}, "float32", "net.onnx"),
+        ("rtx", {"rest": "float16"}, "float16", "float16.onnx"),
     ],
 )
 def test_the_rest_is_float16_where_that_pays(
-    install: Install, qdq_file: Path, version: str, asked: dict[str, str], rest: str
+    install: Install, qdq_file: Path, version: str, asked: dict[str, str], rest: str, parsed: str
 ) -> None:
     trt = install(version)
     engine = build(qdq_file, **asked)
     assert engine.versions["rest"] == rest
-    assert trt.parsed == ("half.onnx" if rest == "float16" else "net.onnx")
-    assert not list(qdq_file.parent.glob("*half*"))
+    assert trt.parsed == parsed
+    assert sorted(path.suffix for path in qdq_file.parent.iterdir()) == [
+        ".json", ".json", ".onnx", ".plan",
+    ]  # fmt: skip
 
 
 def test_inputs_and_outputs_are_float16_on_demand(install: Install, qdq_file: Path) -> None:
     trt = install("10")
     build(qdq_file, io="float16")
-    assert trt.parsed == "half.onnx"
-    with pytest.raises(UsageError, match="io=float16 needs rest=float16"):
+    assert trt.parsed == "float16.onnx"
+    with pytest.raises(UsageError, match=r"io=float16 needs rest=float16.*the rest is float32"):
         build(qdq_file, io="float16", rest="float32")
+    install("8.6")
+    with pytest.raises(UsageError, match=r"TensorRT 8\.6\.1 takes float32 alone"):
+        build(qdq_file, io="float16")
 
 
-def test_half_on_8_6_needs_its_flag_too(install: Install, qdq_file: Path) -> None:
+def test_8_6_is_allowed_what_the_graph_needs_and_no_more(
+    install: Install, qdq_file: Path, float_file: Path
+) -> None:
     trt = install("8.6")
-    build(qdq_file, rest="float16")
-    assert trt.flags == ["INT8", "FP16"]
+    for onnx, rest, flags in (
+        (qdq_file, "float32", ["INT8"]),
+        (float_file, "float32", []),
+        (float_file, "float16", ["FP16"]),
+    ):
+        trt.flags.clear()
+        build(onnx, rest=rest)
+        assert trt.flags == flags
+        assert trt.parsed == "opset17.onnx"
 
 
 @pytest.mark.parametrize("version", ["8.6", "10", "11"])
