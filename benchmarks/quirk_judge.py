@@ -10,8 +10,12 @@ requantization tip values that lie near the middle. The widest error of that kin
 value rounds up or down at random, with the nearer integer the likelier one. So the file is
 evaluated again, twelve times, with a uniform draw of one step added in front of every Q. An engine
 that only rounds is at most one more such draw: its root mean square error lies below the draws'
-mean plus four of their standard deviations, which is the tolerance. Clipped sums, wrong padding,
-lost scales and overflown biases are off by many steps at once, or all in one direction.
+mean plus four of their standard deviations. Halves are the exception: where two scales have a
+simple ratio, many values lie exactly between two integers, and an engine may round all of them one
+way, which a mean over pixels does not average out. So the file is evaluated twice more with every
+value moved by a thousandth of a step, up and down, and what that changes is allowed, too. Clipped
+sums, wrong padding, lost scales and overflown biases are off by many steps at once, or all in one
+direction.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 DRAWS, DEVIATIONS = 12, 4.0
+TIE = 2.0**-10
+"""Of a step: moves an exact half to one side, and next to nothing else."""
 FLOAT_ERROR = 2.0**-16
 """Of the largest output: what float32 sums in another order may differ by."""
-_AMOUNT = "quirk_amount"
+_AMOUNT, _TIE = "quirk_amount", "quirk_tie"
 
 
 @dataclass(frozen=True)
@@ -52,18 +58,22 @@ def expected(qdq: onnx.ModelProto, images: NDArray[np.float32]) -> Expected:
     session = _session(_with_draws(qdq))
     name = session.get_inputs()[0].name
 
-    def run(amount: float) -> NDArray[np.float32]:
-        feeds = {name: images, _AMOUNT: np.array(amount, np.float32)}
-        return np.asarray(session.run(None, feeds)[0])
+    def run(amount: float, tie: float = 0.0) -> NDArray[np.float32]:
+        moved = {_AMOUNT: np.array(amount, np.float32), _TIE: np.array(tie, np.float32)}
+        return np.asarray(session.run(None, {name: images, **moved})[0])
 
     outputs = run(0.0)
     draws = [_rms(run(1.0), outputs) for _ in range(DRAWS)]
     rounding = np.mean(draws) + DEVIATIONS * np.std(draws)
+    rounding += max(_rms(run(0.0, tie), outputs) for tie in (-TIE, TIE))
     return Expected(outputs, float(rounding + FLOAT_ERROR * np.abs(outputs).max()))
 
 
 def _with_draws(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with a draw, times an input that is 0 or 1, in front of each Q of an activation."""
+    """The model with a draw, times an input that is 0 or 1, in front of each Q of an activation.
+
+    Another input, in steps, is added to all.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(qdq)
     graph = model.graph
@@ -72,28 +82,29 @@ def _with_draws(qdq: onnx.ModelProto) -> onnx.ModelProto:
     for number, node in enumerate(graph.node):
         if node.op_type == "QuantizeLinear":
             step = float(numpy_helper.to_array(scales[node.input[1]]))
-            draw, part, moved = (f"quirk_{kind}{number}" for kind in ("draw", "part", "moved"))
+            draw, part, off, away, moved = (
+                f"quirk_{kind}{number}" for kind in ("draw", "part", "off", "away", "moved")
+            )
             nodes += [
                 helper.make_node(
                     "RandomUniformLike", [node.input[0]], [draw],
                     low=-0.5, high=0.5, seed=float(number), dtype=TensorProto.FLOAT,
                 ),
-                helper.make_node("Mul", [draw, f"quirk_step{number}"], [part]),
-                helper.make_node("Add", [node.input[0], part], [moved]),
+                helper.make_node("Mul", [draw, _AMOUNT], [part]),
+                helper.make_node("Add", [part, _TIE], [off]),
+                helper.make_node("Mul", [off, f"quirk_scale{number}"], [away]),
+                helper.make_node("Add", [node.input[0], away], [moved]),
             ]  # fmt: skip
             graph.initializer.append(
                 numpy_helper.from_array(np.asarray(step, np.float32), f"quirk_scale{number}")
-            )
-            nodes.insert(
-                len(nodes) - 3,
-                helper.make_node("Mul", [_AMOUNT, f"quirk_scale{number}"], [f"quirk_step{number}"]),
             )
             node.input[0] = moved
         nodes.append(node)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
-    graph.input.append(helper.make_tensor_value_info(_AMOUNT, TensorProto.FLOAT, []))
+    for name in (_AMOUNT, _TIE):
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
     return model
 
 
