@@ -54,6 +54,29 @@ def test_error_just_above_the_limit_fails(model: bytes) -> None:
         check_parity(lambda b: shifted(b, 0.0102), model, sample_shape=SAMPLE, tolerance=strict)
 
 
+def test_a_source_that_magnifies_rounding_may_differ_by_that_and_by_no_more(model: bytes) -> None:
+    """The last bits of the input move such a network by more than others may differ by."""
+
+    def coarse(batch: np.ndarray, factor: float = 1.0) -> dict[str, np.ndarray]:
+        wanted = logits(batch) * np.float32(factor)
+        return {"y": wanted + np.float32(0.02) * np.sin(wanted * np.float32(1e6))}
+
+    report = check_parity(coarse, model, sample_shape=SAMPLE)
+    assert report.max_rel_error > 2e-4  # more than others may differ by
+    with pytest.raises(GateError, match="differs from its source"):
+        check_parity(lambda b: coarse(b, 1.05), model, sample_shape=SAMPLE)
+
+
+def test_what_magnifies_everything_is_not_believed(model: bytes) -> None:
+    """A network of noise says nothing: it may not excuse any difference."""
+
+    def chaos(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"y": np.sin(logits(batch) * np.float32(1e7)).astype(np.float32)}
+
+    with pytest.raises(GateError, match="differs from its source"):
+        check_parity(chaos, model, sample_shape=SAMPLE)
+
+
 def test_another_class_fails(model: bytes) -> None:
     with pytest.raises(GateError, match="1 of 1 predicted classes differ"):
         check_parity(lambda b: {"y": -logits(b)}, model, sample_shape=SAMPLE, batch_sizes=(1,))
