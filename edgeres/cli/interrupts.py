@@ -29,17 +29,29 @@ def end_by_signals() -> None:
     """
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     endings = {n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-    for number in endings - {signal.SIGINT}:  # Ctrl-C is Python's own KeyboardInterrupt
-        signal.signal(number, _leave)
+    leave = _Leave()
+    for number in endings:
+        signal.signal(number, leave)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_count, args=(reader, endings), daemon=True).start()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Leaves by an exception, so that temporaries are removed on the way out."""
-    sys.exit(128 + number)
+class _Leave:
+    """Leaves by an exception, once, so that temporaries are removed on the way out."""
+
+    def __init__(self) -> None:
+        self._leaves = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Takes a signal; the next one does not disturb what the first began."""
+        if self._leaves:
+            return
+        self._leaves = True
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
 
 
 def _count(reader: socket.socket, endings: set[int]) -> None:

@@ -39,6 +39,7 @@ from edgeres.quantization.faulty_kernels import fault_of, read_in_float
 #: Reason in ``float_nodes`` for the nodes that a rule set names.
 KEPT_FLOAT = "kept in float: sensitivity"
 
+_FLOAT_PATH = "an AveragePool or a Pad behind it is in float and may not read Q/DQ"
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
 _JOINS = frozenset({"Add", "Mul", "Concat"})
 _DENSE = WEIGHTED - {"Conv"}
@@ -92,20 +93,22 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     uses: dict[str, list[tuple[ir.Node, int]]] = {}
     everywhere: set[str] = set()
     quantized: list[ir.Node] = []
+    hosts: list[ir.Node] = []  # and those that only the choice of layers keeps in float
     in_float: dict[str, str] = {}
     depth = depths(graph)
     float_path = read_in_float(graph, rules)
     for node in graph:
         is_kept = node_name(node) in rules.keep_float
-        reason = KEPT_FLOAT if is_kept else _reason_for_float(node, rules)
-        if reason is None and node in float_path:
-            reason = "an AveragePool or a Pad behind it is in float and may not read Q/DQ"
+        own_reason = _reason_for_float(node, rules) or (_FLOAT_PATH if node in float_path else None)
+        reason = KEPT_FLOAT if is_kept else own_reason
         if reason is None and node.op_type == "Add" and rules.float_adds:
             skip = skip_input(node, depth)
-            if not is_sum(node.inputs[1 - skip], quantized):
-                if is_sum(node.inputs[skip], quantized):
+            if not is_sum(node.inputs[1 - skip], hosts):
+                if is_sum(node.inputs[skip], hosts):
                     continue  # the layer of the shortcut adds it to its sums
                 reason = f"{rules.name} adds in float where no INT8 layer gives the main input"
+        if reason is None or (own_reason is None and reason == KEPT_FLOAT):
+            hosts.append(node)
         if reason is not None:
             if node.op_type not in _NO_ARITHMETIC and not runs_inside(node, rules, quantized):
                 in_float[node_name(node)] = reason
@@ -156,8 +159,8 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     else:
         reason = None if is_activation(node.inputs[0]) else f"the input of this {op} is no image"
     reason = reason or fault_of(node, rules)
-    needs_output = rules.quantize_outputs and op not in _DENSE
-    if reason is None and needs_output and _stored_output(node, rules) is None:
+    needs_output = rules.quantize_outputs and op not in _DENSE | {"MaxPool"}
+    if reason is None and needs_output and not _is_stored(node, rules):
         return f"{rules.name} runs {op} in INT8 only if its output is, which the answer is not"
     return reason
 
@@ -207,6 +210,15 @@ def _stored_output(node: ir.Node, rules: QdqRules) -> ir.Value | None:
             value = consumers(value)[0][0].outputs[0]
     reaches_logits = value.is_graph_output() or not consumers(value)
     return None if reaches_logits or only_moved_to_output(value) else value
+
+
+def _is_stored(node: ir.Node, rules: QdqRules) -> bool:
+    """Whether the output of an INT8 op stands in front of a Q: its own, or that of a pool."""
+    value = node.outputs[0]
+    while only_rectified(value):
+        value = consumers(value)[0][0].outputs[0]
+    pooled = any(reader.op_type == "MaxPool" for reader, _ in consumers(value))
+    return pooled or _stored_output(node, rules) is not None
 
 
 def only_moved_to_output(value: ir.Value) -> bool:

@@ -43,7 +43,8 @@ sys.platform = system
 import edgeres
 
 root = Path(edgeres.__file__).parent
-away = {"training", "pruning", "models", "exporting", "pytorch", "__main__.py"}  # with torch
+# With torch:
+away = {"training", "pruning", "models", "modules", "exporting", "pytorch", "__main__.py"}
 for path in sorted(root.rglob("*.py")):
     parts = path.relative_to(root).parts
     if not away & set(parts):

@@ -145,14 +145,17 @@ def test_channel_last_network_keeps_its_input(build_graph, bring) -> None:
 
 
 def test_scores_with_a_spatial_tail_are_flattened(build_graph, bring) -> None:
-    body = "c = Conv(x, w) p = GlobalAveragePool(c) y = Conv(p, k)"
     kernel = WEIGHTS["fw"].reshape(4, 8, 1, 1)
-    told, model = bring(
-        build_graph(body, {"w": WEIGHTS["w"], "k": kernel}, scores="float[N,4,1,1] y")
-    )
-    assert told["notes"] == ["scores (N, 4, 1, 1) became (N, 4)"]
-    assert model.graph.node[-1].op_type == "Flatten"
-    assert [o.name for o in model.graph.output] == ["y"]
+    for body, last in (
+        ("c = Conv(x, w) d = Conv(c, k) y = GlobalAveragePool(d)", "Flatten"),
+        ("c = Conv(x, w) p = GlobalAveragePool(c) y = Conv(p, k)", "Gemm"),  # a head of one pixel
+    ):
+        told, model = bring(
+            build_graph(body, {"w": WEIGHTS["w"], "k": kernel}, scores="float[N,4,1,1] y")
+        )
+        assert told["notes"] == ["scores (N, 4, 1, 1) became (N, 4)"]
+        assert model.graph.node[-1].op_type == last
+        assert [o.name for o in model.graph.output] == ["y"]
 
 
 def test_open_image_size_must_be_given(build_graph, bring) -> None:

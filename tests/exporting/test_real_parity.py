@@ -15,7 +15,7 @@ from edgeres.evaluation import run_folder
 from edgeres.exporting.import_onnx import import_onnx
 from edgeres.exporting.parity import F32
 from edgeres.exporting.real_parity import compare_files
-from edgeres.pipeline import networks
+from edgeres.pipeline import loaded
 
 
 def _save(path: Path, *, limit: float | None) -> Path:
@@ -72,13 +72,13 @@ def test_images_of_another_size_are_left_to_who_reads_them_all(tmp_path) -> None
 
 def test_convert_compares_on_the_validation_images(tmp_path, monkeypatch) -> None:
     source = _save(tmp_path / "source.onnx", limit=20.0)
-    real = networks.load_source
+    real = loaded.load_source
 
     def faulty(source, folder, **options) -> None:
         real(source, folder, **options)
         _save(folder / run_folder.MODEL, limit=None)
 
-    monkeypatch.setattr(networks, "load_source", faulty)
+    monkeypatch.setattr(loaded, "load_source", faulty)
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(30) % 3)
