@@ -1,0 +1,58 @@
+"""What the outputs of a network mean: the one thing that a task has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgeres.graph.summary import TensorSpec
+from edgeres.tasks.metric import Metric, Rows
+
+Outputs = Mapping[str, NDArray[Any]]
+"""What a network gives for a batch, by the output's name; the first dimension is the batch."""
+
+Targets = Mapping[str, NDArray[Any]]
+"""What is right, by name, ``(N, ...)``: class numbers under ``""`` where a set has one target."""
+
+
+class Task(Protocol):
+    """A task. One file in ``edgeres/tasks/`` exposes ``make_task``, which makes it from settings.
+
+    Attributes:
+        name: Its name, that of its file.
+        needs_targets: Whether it can say nothing of samples that nobody has labelled.
+        metrics: What it measures; the first is the one that is gated unless a recipe names another.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+    @property
+    def needs_targets(self) -> bool: ...  # noqa: D102
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...  # noqa: D102
+
+    def reads(self, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        """Names of the outputs that it reads of those that there are.
+
+        Raises:
+            ModelError: They are not what this task judges, with what to do.
+        """
+        ...
+
+    def rows(self, outputs: Outputs, targets: Targets) -> Rows:
+        """What is kept of a batch to judge it later: as little as its metrics need.
+
+        Args:
+            outputs: The outputs that it reads, ``(N, ...)``.
+            targets: What is right for these samples; empty where nobody has said it.
+
+        Raises:
+            DataError: Targets of another shape, type or range than the outputs call for.
+        """
+        ...
+
+    def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
+        """What ``edgeres run`` prints for one sample, on one line; outputs are ``(1, ...)``."""
+        ...
