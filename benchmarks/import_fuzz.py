@@ -83,7 +83,7 @@ def judge(seed: int, folder: Path) -> tuple[str, str]:
     try:
         made = normalize_file(
             source=source, out=out, opset=20, layout=None, sample_shape=None,
-            output=None, images=None, tolerance=Tolerance(), max_bytes=1 << 30,
+            outputs=(), classes=True, images=None, tolerance=Tolerance(), max_bytes=1 << 30,
             open_size=told["size"],
         )  # fmt: skip
     except EdgeResError as error:

@@ -30,7 +30,7 @@ from edgeres.exporting.parity import BATCH_SIZES, F32, ParityReport, Tolerance, 
 from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.exporting.precision_parity import takes_whole_numbers, told_parity
 from edgeres.exporting.remove_scales import remove_scales
-from edgeres.exporting.scores import check_scores, choose_output
+from edgeres.exporting.scores import check_outputs, check_scores, choose_outputs
 from edgeres.graph.external_data import load_self_contained
 from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
@@ -45,7 +45,8 @@ def normalize_file(
     opset: int,
     layout: Layout | None,
     sample_shape: Sequence[int] | None,
-    output: str | None,
+    outputs: Sequence[str],
+    classes: bool,
     images: F32 | None,
     tolerance: Tolerance,
     max_bytes: int,
@@ -58,7 +59,7 @@ def normalize_file(
     ``max_bytes`` bounds the weights and each tensor for one image.
 
     Raises:
-        ModelError: The model is not safe, or not an image classifier.
+        ModelError: The model is not safe, or not what is asked for.
         StageError: It asks for too much memory, or a pass failed.
         GateError: The normal form computes something else than the original.
     """
@@ -76,8 +77,8 @@ def normalize_file(
         notes.append(f"opset {source_opset} upgraded to {opset}")
     plain, precisions = in_float32(original)
     model = ir.from_proto(_upgraded(plain, source_opset, opset))
-    choose_output(model, output)
-    scores = model.graph.outputs[0].name or ""
+    choose_outputs(model, outputs, classes=classes)
+    names = [value.name or "" for value in model.graph.outputs]
     sample, found = set_image_shape(model, layout, sample_shape, open_size)
     batch = free_fixed_batch(model)
     notes += _drop_unused(model)
@@ -88,22 +89,20 @@ def normalize_file(
     run_pass(FoldConstants(), model)  # may tell more shapes
     run_pass(GroupNormForm(), model)
     check_sizes(model, max_bytes)
-    classes = check_scores(model)
-    shape = list(model.graph.outputs[0].shape or ())
-    if len(shape) != 2:
-        _flatten_scores(model, classes)
-        notes.append(f"scores ({', '.join(['N', *map(str, shape[1:])])}) became (N, {classes})")
+    scores = _checked_scores(model, notes) if classes else 0
+    if not classes:
+        check_outputs(model)
     whole = takes_whole_numbers(original)
-    reference = Original(plain, scores, sample, batch)
+    reference = Original(plain, names, sample, batch)
     content, parity = _normalize(model, reference, sample, images, tolerance, notes, whole=whole)
-    notes += told_parity(original, content, scores, sample, batch, precisions)
+    notes += told_parity(original, content, names, sample, batch, precisions)
     out.write_bytes(content)
     return _described(content) | {
         "source_opset": source_opset,
         "sample_shape": list(sample),
         "layout": found,
         "whole_numbers": whole,
-        "num_classes": classes,
+        "num_classes": scores,
         "notes": notes,
         "parity": {**asdict(parity), "batch_sizes": list(parity.batch_sizes)},
     }
@@ -146,6 +145,16 @@ def _drop_unused(model: ir.Model) -> list[JsonValue]:
         f"weights that nothing uses hold NaN or infinite values and are left out: "
         f"{', '.join(gone[:_LISTED])}{more}"
     ]
+
+
+def _checked_scores(model: ir.Model, notes: list[JsonValue]) -> int:
+    """How many class scores there are; they become ``(N, K)``."""
+    count = check_scores(model)
+    shape = list(model.graph.outputs[0].shape or ())
+    if len(shape) != 2:
+        _flatten_scores(model, count)
+        notes.append(f"scores ({', '.join(['N', *map(str, shape[1:])])}) became (N, {count})")
+    return count
 
 
 def _flatten_scores(model: ir.Model, classes: int) -> None:
@@ -202,7 +211,7 @@ def _normalize(
 def _described(content: bytes) -> dict[str, JsonValue]:
     """What the written file says about itself."""
     model = onnx.ModelProto.FromString(content)
-    image, scores = model.graph.input[0], model.graph.output[0]
+    image, scores = model.graph.input[0], model.graph.output[0]  # the first, of several
     logits = before_activation(model, scores.name)
     last = {name: node.op_type for node in model.graph.node for name in node.output}
     return {

@@ -37,12 +37,13 @@ class ImportedModel:
         opset: Version of ``ai.onnx`` of the file.
         source_opset: Version of the foreign file.
         input_name: Name of the image input, as in the foreign file.
-        output_name: Name of the scores' output, as in the foreign file.
+        output_name: Name of the (first) output, as in the foreign file.
         sample_shape: Shape of one sample as it is fed: ``(C, H, W)``, or ``(H, W, C)`` for nhwc.
         layout: Layout of the input; the network itself computes in nchw.
         whole_numbers: Whether the foreign file takes whole numbers, such as 8-bit pixels. The
             written one takes the same numbers as float32.
-        num_classes: Number of scores; one is the probability of class 1 of two.
+        num_classes: Number of scores; one is the probability of class 1 of two, 0 where no
+            classifier was asked for.
         dynamic_batch: Whether any batch is accepted; else only 1 is.
         ends_in: ``logits``, or the final activation: ``softmax``, ``logsoftmax``, ``sigmoid``.
         logits_name: The tensor in front of the final activation; the output itself if none.
@@ -81,7 +82,8 @@ def import_onnx(
     layout: Layout | None = "nchw",
     sample_shape: Sequence[int] | None = None,
     open_size: Sequence[int] | None = None,
-    output: str | None = None,
+    outputs: Sequence[str] = (),
+    classes: bool = True,
     remove_given_scales: bool = False,
     images: F32 | None = None,
     tolerance: Tolerance | None = None,
@@ -101,7 +103,8 @@ def import_onnx(
         layout: Layout of the model's input, ``nchw`` or ``nhwc``; ``None`` for what it looks like.
         sample_shape: Shape of one sample as the model takes it; it must agree with the file.
         open_size: Height and width where the file leaves them open; else not looked at.
-        output: The output to keep, where there are several, or a tensor inside the network.
+        outputs: The outputs to keep, where there are several, or tensors inside the network.
+        classes: Whether a classifier is wanted: one output with class scores.
         remove_given_scales: Take the scales of a quantized file out; without it one is refused.
         images: Real preprocessed images ``(M, *sample_shape) float32`` for the parity gate; random
             ones are always used.
@@ -111,7 +114,7 @@ def import_onnx(
 
     Raises:
         UsageError: An opset or a layout that is not supported.
-        ModelError: The file is not safe, not ONNX, or not an image classifier.
+        ModelError: The file is not safe, not ONNX, or not what is asked for.
         GateError: The result computes something else; nothing is written.
         StageError: A limit was hit, or the child crashed.
         BackendMissingError: ONNX Runtime, which the gate needs, is not installed.
@@ -135,7 +138,8 @@ def import_onnx(
                 layout=layout,
                 sample_shape=sample_shape,
                 open_size=open_size,
-                output=output,
+                outputs=outputs,
+                classes=classes,
                 remove_given_scales=remove_given_scales,
                 images=None if images is None else images.astype(np.float32, copy=False),
                 tolerance=tolerance or Tolerance(),

@@ -32,7 +32,7 @@ class Original:
 
     Args:
         model: The whole model, with its data inside.
-        scores: Name of the output with the class scores.
+        outputs: Names of the outputs that are compared.
         sample_shape: Shape of one sample as the model takes it.
         batch: The batch that the model insists on; ``None`` where any will do.
     """
@@ -40,11 +40,11 @@ class Original:
     def __init__(
         self,
         model: onnx.ModelProto,
-        scores: str,
+        outputs: Sequence[str],
         sample_shape: Sequence[int],
         batch: int | None,
     ) -> None:
-        watched, self._names = expose(model, scores)
+        watched, self._names = expose(model, outputs)
         self._session = open_session(watched)
         (fed,) = self._session.get_inputs()
         self._input, self._dtype = fed.name, _DTYPES.get(fed.type)
@@ -54,7 +54,7 @@ class Original:
         """Runs ``(N, ...)`` images in batches that the model accepts.
 
         Returns:
-            Scores ``(N, K)``, then the tensor in front of a final activation, if there is one.
+            Each output flat, ``(N, K)``, then the tensors in front of their final activations.
         """
         step = self._batch or len(images)
         padding = np.zeros((-len(images) % step, *self._sample_shape), np.float32)
@@ -68,18 +68,22 @@ class Original:
         return [values.astype(np.float32) for values in flat]
 
 
-def expose(model: onnx.ModelProto, scores: str | None = None) -> tuple[bytes, list[str]]:
-    """Makes the tensor in front of a final activation an output as well.
+def expose(model: onnx.ModelProto, outputs: Sequence[str] = ()) -> tuple[bytes, list[str]]:
+    """Makes the tensors in front of final activations outputs as well.
+
+    Args:
+        model: The model.
+        outputs: Names of the outputs that count; all where none is named.
 
     Returns:
-        The changed copy's bytes, and the names of its scores and, if there is one, that tensor.
+        The changed copy's bytes, and the names of those outputs and of such tensors.
     """
-    name = scores if scores is not None else model.graph.output[0].name
-    before = before_activation(model, name)
-    names = [name] if before is None else [name, before]
+    known = {value.name for value in model.graph.output}
+    wanted = list(outputs) or [value.name for value in model.graph.output]
+    before = [name for output in wanted if (name := before_activation(model, output)) is not None]
+    names = list(dict.fromkeys([*wanted, *before]))
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    known = {value.name for value in copy.graph.output}
     for tensor in names:
         if tensor not in known:
             copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))

@@ -33,7 +33,7 @@ def takes_whole_numbers(model: onnx.ModelProto) -> bool:
 def told_parity(
     original: onnx.ModelProto,
     content: bytes,
-    scores: str,
+    outputs: Sequence[str],
     sample: Sequence[int],
     batch: int | None,
     precisions: Sequence[str],
@@ -43,7 +43,7 @@ def told_parity(
     Args:
         original: The foreign model.
         content: The written file.
-        scores: Name of the output that was kept.
+        outputs: Names of the outputs that were kept.
         sample: Shape of one sample.
         batch: The batch that the foreign model insists on.
         precisions: Float types that the foreign model held, float32 aside.
@@ -61,7 +61,7 @@ def told_parity(
     kinds = " and ".join(precisions) or "whole numbers"
     watched, names = expose(onnx.ModelProto.FromString(content))
     try:
-        came = Original(original, scores, sample, batch)
+        came = Original(original, outputs, sample, batch)
         report = check_parity(
             lambda images: dict(zip(names, came.run(images), strict=False)),
             watched,

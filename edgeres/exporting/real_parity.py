@@ -75,7 +75,7 @@ def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, Json
     fed = image_of(original)
     batch = fed.type.tensor_type.shape.dim[0].dim_value or None
     watched, names = expose(made)
-    reference = Original(original, made.graph.output[0].name, sample, batch)
+    reference = Original(original, [value.name for value in made.graph.output], sample, batch)
     free = not made.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
     sizes = [size for size in BATCH_SIZES if size <= len(images)] if free else [1]
     try:

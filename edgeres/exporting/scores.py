@@ -1,6 +1,7 @@
-"""The output of a foreign model that is judged: class scores, chosen by name where there are more.
+"""The outputs of a foreign model that are judged, chosen by name where there are more.
 
-What is no set of class scores is refused here, and not judged as if it were.
+A classifier has one, and what is no set of class scores is refused here, and not judged as if it
+were. Other tasks read one output or several, of any shape.
 """
 
 from __future__ import annotations
@@ -18,32 +19,62 @@ _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "C
 _NORM_PARTS = frozenset({"Clip", "Max", "Add", "Expand", "Sqrt", "ReduceSum", "Identity", "Cast"})
 
 
-def choose_output(model: ir.Model, output: str | None) -> None:
-    """Keeps one graph output: the only one, or the one that the user named.
+def choose_outputs(model: ir.Model, outputs: Sequence[str], *, classes: bool) -> None:
+    """Keeps the graph outputs that the user named; with none named, the only one, or all.
 
     A tensor inside the network may be named too, such as the logits in front of an activation.
 
+    Args:
+        model: The model.
+        outputs: Names; empty where nobody named any.
+        classes: Whether a classifier is wanted, of which one output is judged.
+
     Raises:
-        ModelError: Several and none named, or no such tensor; the outputs are listed.
+        ModelError: A classifier with several and not one named, or no such tensor; the outputs are
+            listed.
     """
     names = [value.name or "" for value in model.graph.outputs]
-    if output is None:
-        if len(names) != 1:
-            raise ModelError(
-                f"Expected one output, got {len(names)}: {_listed(names)}.",
-                hint="Name the one that holds the class scores: --output-name NAME "
-                "(`model: {outputs: [NAME]}`).",
-            )
-        return
-    inside = {value.name: value for node in model.graph for value in node.outputs}
-    chosen = next((v for v in model.graph.outputs if v.name == output), inside.get(output))
-    if chosen is None:
+    if classes and len(outputs or names) != 1:
+        got = f"--output-name names {len(outputs)}" if outputs else f"got {len(names)}"
         raise ModelError(
-            f"There is no output '{output}'; there are {_listed(names)}.",
-            hint="Give --output-name one of them (`model: {outputs: [NAME]}`).",
+            f"Expected one output, {got}: {_listed(outputs or names)}.",
+            hint="Name the one that holds the class scores: --output-name NAME "
+            "(`model: {outputs: [NAME]}`), or say what they mean: --task outputs compares all of "
+            "them with the float network's.",
         )
-    model.graph.outputs.clear()
-    model.graph.outputs.append(chosen)
+    known = {value.name: value for node in model.graph for value in node.outputs}
+    known |= {value.name: value for value in model.graph.outputs}
+    for output in outputs:
+        if output not in known:
+            raise ModelError(
+                f"There is no output '{output}'; there are {_listed(names)}.",
+                hint="Give --output-name one of them (`model: {outputs: [NAME]}`).",
+            )
+    if outputs:
+        model.graph.outputs.clear()
+        model.graph.outputs.extend(known[name] for name in dict.fromkeys(outputs))
+
+
+def check_outputs(model: ir.Model) -> None:
+    """Checks the outputs of a network of any task for a batch of one.
+
+    Raises:
+        ModelError: One is not ``(1, ...)`` float32 of a known shape, or is an input as it came.
+    """
+    for value in model.graph.outputs:
+        shape = static_shape(value)
+        if value.producer() is None or shape is None or shape[:1] != (1,):
+            raise ModelError(
+                f"Expected one answer (N, ...) for each sample at output '{value.name}', got "
+                f"{value.type} {value.shape} for one.",
+                hint="--output-name names the outputs that are judged; leave this one out.",
+            )
+        if value.dtype != ir.DataType.FLOAT:
+            raise ModelError(
+                f"Expected float32 at output '{value.name}', got {value.type}.",
+                hint="--output-name names the outputs that are judged; give the tensor that this "
+                "one is made from.",
+            )
 
 
 def check_scores(model: ir.Model) -> int:
@@ -63,8 +94,8 @@ def check_scores(model: ir.Model) -> int:
         raise ModelError(
             f"Expected class scores (N, K) float32 at output '{value.name}', got "
             f"{value.type} {value.shape} for one image.",
-            hint="Only image classifiers are judged; --output-name takes another output or tensor "
-            "of the network, if one of them holds the scores.",
+            hint="A classifier is expected where no --task is given; --output-name takes another "
+            "output or tensor of the network, if one of them holds the scores.",
         )
     scores = math.prod(shape)
     _check_task(value, scores)
@@ -79,22 +110,22 @@ def _check_task(value: ir.Value, scores: int) -> None:
         raise ModelError(
             f"Output '{value.name}' ends in a Sigmoid for each of {scores} scores: several labels "
             "an image, which top-1 accuracy does not judge.",
-            hint=f"If one class an image is right all the same, judge what the Sigmoid reads: "
-            f"--output-name {before}.",
+            hint="Give --task multilabel (`task: {name: multilabel}`). If one class an image is "
+            f"right all the same, judge what the Sigmoid reads: --output-name {before}.",
         )
     if _is_normalized(last):
         raise ModelError(
             f"Output '{value.name}' is divided by its own length: an embedding of {scores} "
             "numbers, which top-1 accuracy does not judge.",
-            hint="Export the network with its classifier, or name the class scores with "
+            hint="Give --task embedding (`task: {name: embedding}`), or name the class scores with "
             "--output-name.",
         )
     if scores == 1 and not sigmoid:
         raise ModelError(
             f"Output '{value.name}' is one number an image and no probability: it does not end in "
             "a Sigmoid.",
-            hint="A two-class network must end in a Sigmoid or have two scores; regression is not "
-            "judged.",
+            hint="A two-class network must end in a Sigmoid or have two scores; give --task "
+            "regression (`task: {name: regression}`) where the number itself is the answer.",
         )
 
 

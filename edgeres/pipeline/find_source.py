@@ -35,7 +35,8 @@ class Source:
         sha256: Its hash, with that of the files that hold its weights.
         architecture: As the recipe names it.
         num_classes: Likewise.
-        output: The output of an ONNX file that is judged, where it is named.
+        outputs: The outputs of an ONNX file that are judged, where they are named.
+        classes: Whether it is taken for a classifier.
         input_size: Height and width of an ONNX file or a module that leaves them open, where they
             are said.
         beside: SHA-256 of each other file that tells something of a checkpoint: the ones in its
@@ -50,7 +51,8 @@ class Source:
     sha256: str
     architecture: str | None
     num_classes: int | None
-    output: str | None = None
+    outputs: tuple[str, ...] = ()
+    classes: bool = True
     input_size: tuple[int, int] | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
@@ -67,13 +69,6 @@ class Source:
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer", "module"):
             del values[name]
-        for name in (
-            "output",
-            "input_size",
-            "given_scales",
-        ):  # results that were stored before keep their keys
-            if values[name] is None:
-                del values[name]
         return values
 
 
@@ -134,7 +129,7 @@ def _onnx(path: Path, block: ModelBlock) -> Source:
         sha256=_onnx_sha256(path),
         architecture=None,
         num_classes=block.num_classes,
-        output=block.outputs[0] if block.outputs else None,
+        outputs=block.outputs or (),
         input_size=block.input_size,
         given_scales=block.given_scales,
     )

@@ -8,6 +8,7 @@ writes down what later stages must know, so that they need neither torch nor the
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,7 +41,8 @@ class ModelFacts:
 
     Attributes:
         name: Architecture, or the file's stem for an ONNX model.
-        num_classes: Number of classes; 2 where the network gives the probability of class 1 alone.
+        num_classes: Number of classes; 2 where the network gives the probability of class 1 alone,
+            0 where it is no classifier.
         in_channels: Channels of the image.
         preprocess: As it travelled with the checkpoint; ``None`` where the file did not say.
         class_names: In the order of the logits; empty where the file did not say.
@@ -80,7 +82,8 @@ def import_file(
     *,
     layout: Literal["nchw", "nhwc"] | None,
     open_size: tuple[int, int] | None = None,
-    output: str | None = None,
+    outputs: Sequence[str] = (),
+    classes: bool = True,
     remove_given_scales: bool = False,
 ) -> ImportedModel:
     """Brings an ONNX file into the normal form; its notes say, too, what its outputs are.
@@ -95,7 +98,8 @@ def import_file(
         out,
         layout=layout,
         open_size=open_size,
-        output=output,
+        outputs=outputs,
+        classes=classes,
         remove_given_scales=remove_given_scales,
     )
     if imported.ends_in.lower() != "softmax":
@@ -144,12 +148,13 @@ def load_source(
             folder / run_folder.MODEL,
             layout=layout,
             open_size=source.input_size or seen_size,
-            output=source.output,
+            outputs=source.outputs,
+            classes=source.classes,
             remove_given_scales=source.given_scales == "remove",
         )
         ModelFacts(
             name=source.path.stem,
-            num_classes=max(2, imported.num_classes),
+            num_classes=max(2, imported.num_classes) if source.classes else 0,
             in_channels=imported.in_channels,
             preprocess=_pixels(imported) if imported.whole_numbers else None,
             class_names=(),

@@ -177,9 +177,21 @@ def test_one_of_several_outputs_is_kept(build_graph, bring) -> None:
     with pytest.raises(ModelError, match="Expected one output, got 2: y, f"):
         bring(source)
     with pytest.raises(ModelError, match="no output 'z'; there are y, f"):
-        bring(source, output="z")
-    told, model = bring(source, output="y")
+        bring(source, outputs=["z"])
+    told, model = bring(source, outputs=["y"])
     assert [o.name for o in model.graph.output] == [told["output_name"]] == ["y"]
+
+
+def test_all_outputs_stay_where_no_classifier_is_asked_for(build_graph, bring) -> None:
+    source = build_graph(NETWORK, WEIGHTS)
+    source.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", 8]))
+    told, model = bring(source, classes=False)
+    assert [o.name for o in model.graph.output] == ["y", "f"]
+    assert told["num_classes"] == 0
+    _, model = bring(source, classes=False, outputs=["f", "y"])
+    assert [o.name for o in model.graph.output] == ["f", "y"]
+    with pytest.raises(ModelError, match="Expected one output, --output-name names 2: f, y"):
+        bring(source, outputs=["f", "y"])
 
 
 def test_local_functions_are_written_out(build_graph, bring) -> None:

@@ -52,7 +52,7 @@ def test_several_labels_an_image_are_refused_and_the_logits_can_be_named(
     with pytest.raises(ModelError, match="several labels an image") as caught:
         bring(source)
     assert "--output-name l." in caught.value.hint
-    told, model = bring(source, output="l")
+    told, model = bring(source, outputs=["l"])
     assert told["output_name"] == "l"
     assert [node.op_type for node in model.graph.node][-1] == "Gemm"
 
