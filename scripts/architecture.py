@@ -30,6 +30,7 @@ FLOORS = (
     "recipe",
     "benchmarking",
     "quantization",
+    "tasks",
     "evaluation",
     "layer_latency",
     "training",

@@ -23,7 +23,7 @@ class Task(Protocol):
     Attributes:
         name: Its name, that of its file.
         needs_targets: Whether it can say nothing of samples that nobody has labelled.
-        metrics: What it measures; the first is the one that is gated unless a recipe names another.
+        metrics: What it measures.
     """
 
     @property
@@ -32,6 +32,15 @@ class Task(Protocol):
     def needs_targets(self) -> bool: ...  # noqa: D102
     @property
     def metrics(self) -> tuple[Metric, ...]: ...  # noqa: D102
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """Names of the metrics that are gated unless a recipe names another: the first."""
+        return (self.metrics[0].name,)
+
+    def for_outputs(self, names: Sequence[str]) -> Task:
+        """The task for a network with these outputs, where its metrics depend on them."""
+        return self
 
     def reads(self, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
         """Names of the outputs that it reads of those that there are.

@@ -1,0 +1,168 @@
+"""``custom:FILE.py:FUNCTION``: a metric that the user wrote, run in the user's own process.
+
+The function gets the outputs and the targets of a batch, ``{name: (N, ...)}`` each, and returns one
+score for each sample, ``(N,)``. The metric is their mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import DataError, UsageError, one_line
+from edgeres.graph.summary import TensorSpec
+from edgeres.tasks.metric import Metric, Rows
+from edgeres.tasks.outputs import OutputsTask
+from edgeres.tasks.task import Outputs, Targets, Task
+
+_SCORE = "score"
+_KEYS = ("function", "unit", "better", "max_drop")
+
+
+@dataclass(frozen=True)
+class CustomTask(Task):
+    """The user's own metric.
+
+    Attributes:
+        function: What scores a batch.
+        where: ``FILE.py:FUNCTION``, for messages.
+        code_sha256: Hash of the file: another one is another task.
+        unit: Of the scores.
+        higher_is_better: Which way is good.
+        max_drop: Loss of the mean score that is allowed where no gate says otherwise.
+    """
+
+    function: Callable[[Outputs, Targets], Any]
+    where: str
+    code_sha256: str
+    unit: str = ""
+    higher_is_better: bool = True
+    max_drop: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return "custom"
+
+    @property
+    def needs_targets(self) -> bool:
+        """The function says itself what it cannot do without."""
+        return False
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The mean of the function's scores, under the function's name."""
+        label = self.where.rpartition(":")[2]
+        return (
+            Metric(
+                name=label,
+                title=label,
+                unit=self.unit,
+                higher_is_better=self.higher_is_better,
+                max_drop=self.max_drop,
+                scores=lambda rows: rows[_SCORE].astype(np.float64),
+            ),
+        )
+
+    def reads(self, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        """All outputs."""
+        return OutputsTask().reads(outputs)
+
+    def rows(self, outputs: Outputs, targets: Targets) -> Rows:
+        """The scores of a batch.
+
+        Raises:
+            DataError: The function raised, or did not return one number for each sample.
+        """
+        count = len(next(iter(outputs.values())))
+        try:
+            scores: NDArray[np.float64] = np.asarray(
+                self.function(outputs, targets), dtype=np.float64
+            )
+        except Exception as error:  # the user's code may raise anything
+            raise DataError(
+                f"{self.where}: {type(error).__name__}: {one_line(error)}.",
+                hint="It gets (outputs, targets), a dictionary of arrays (N, ...) each, and "
+                "returns one score for each sample.",
+            ) from error
+        if scores.shape != (count,):
+            raise DataError(
+                f"{self.where}: expected one score for each of {count} samples, got an array of "
+                f"shape {scores.shape}.",
+                hint="Return numpy.array of shape (N,); the metric is their mean.",
+            )
+        if np.isnan(scores).any() and all(np.isfinite(v).all() for v in outputs.values()):
+            raise DataError(
+                f"{self.where}: {int(np.isnan(scores).sum())} of {count} scores are NaN though all "
+                "outputs are numbers.",
+                hint="Return a number for every sample.",
+            )
+        return {_SCORE: scores}
+
+    def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
+        """Shape and first numbers of each output."""
+        return OutputsTask().text(outputs, class_names)
+
+
+def make_task(settings: dict[str, Any]) -> CustomTask:
+    """Loads the user's function.
+
+    Raises:
+        UsageError: No such file or function, or it cannot be imported; a key that there is not.
+    """
+    for key in settings:
+        if key not in _KEYS:
+            raise UsageError(
+                f"`task`: custom has no key `{key}`.", hint=f"It has: {', '.join(_KEYS)}."
+            )
+    where = settings.get("function")
+    file, _, name = str(where or "").rpartition(":")
+    path = Path(file).expanduser()
+    if not name or not path.is_file():
+        raise UsageError(
+            f"`task`: expected FILE.py:FUNCTION for the custom metric, got {where!r}.",
+            hint="Give --task custom:metrics.py:score, with a file that exists.",
+        )
+    better = settings.get("better", "higher")
+    if better not in ("higher", "lower"):
+        raise UsageError(f"`task`: `better`: expected higher or lower, got {better!r}.")
+    unit, max_drop = settings.get("unit", ""), settings.get("max_drop", 0.0)
+    if not isinstance(unit, str):
+        raise UsageError(f"`task`: `unit`: expected a text, got {unit!r}.")
+    if isinstance(max_drop, bool) or not isinstance(max_drop, int | float):
+        raise UsageError(f"`task`: `max_drop`: expected a number, got {max_drop!r}.")
+    return CustomTask(
+        _function(path, name),
+        f"{path.name}:{name}",
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        unit,
+        better == "higher",
+        float(max_drop),
+    )
+
+
+def _function(path: Path, name: str) -> Callable[[Outputs, Targets], Any]:
+    loader = SourceFileLoader(f"edgeres_custom_{path.stem}", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None  # this loader has one for any file
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise UsageError(
+            f"{path}: cannot be imported: {type(error).__name__}: {one_line(error)}.",
+            hint="Run it with python to see where.",
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(f"{path}: has no function {name!r}.", hint="Check its name.")
+    chosen: Callable[[Outputs, Targets], Any] = function
+    return chosen
