@@ -42,7 +42,7 @@ model: {source: net.onnx}
 preprocess: {mean: [0.286], std: [0.353], channels: 1}
 data: {validation_samples: 40, calibration_samples: 16}
 targets: [onnxruntime]
-checks: {max_drop_pp: 100, untrained: true}
+gates: {max_drop: 100, untrained: true}
 benchmark: {seconds: 0.02}
 """
 STAGES = ".stages"

@@ -65,7 +65,7 @@ def prepare(folder: Path) -> None:
         " calibration_samples: 16}\n"
         f"targets: [{', '.join(TARGETS)}]\n"
         "quantize: {bias_correction: false}\n"
-        "checks: {untrained: true, max_drop_pp: 100}\n"
+        "gates: {untrained: true, max_drop: 100}\n"
         "benchmark: {seconds: 0.2}\n"
     )
     edgeres.convert(edgeres.load_recipe(folder / "recipe.yaml"), folder / "out")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgeres.evaluation.validate import validate
     from edgeres.pipeline.convert import convert
     from edgeres.pipeline.recipe_file import load_recipe
-    from edgeres.recipe.checks import Limits
+    from edgeres.recipe.gates import Limits
     from edgeres.recipe.preprocess import PreprocessBlock
     from edgeres.recipe.prune import PruneSettings
     from edgeres.recipe.quantize import MixedPrecisionSettings, QuantizeBlock, QuantizeSettings
@@ -119,7 +119,7 @@ _HOMES = {
     "edgeres.evaluation.validate": "validate",
     "edgeres.pipeline.convert": "convert",
     "edgeres.pipeline.recipe_file": "load_recipe",
-    "edgeres.recipe.checks": "Limits",
+    "edgeres.recipe.gates": "Limits",
     "edgeres.recipe.preprocess": "PreprocessBlock",
     "edgeres.recipe.prune": "PruneSettings",
     "edgeres.recipe.quantize": "MixedPrecisionSettings QuantizeBlock QuantizeSettings",

@@ -15,7 +15,7 @@ def main(photo: str) -> None:
     pixels = edgeres.Preprocess(scale=1 / 255, resize=256, crop=224)
     engine = "out/onnxruntime/model.onnx"
     try:
-        found = edgeres.validate(engine, images, pixels, limits=edgeres.Limits(max_drop_pp=1.0))
+        found = edgeres.validate(engine, images, pixels, limits=edgeres.Limits(max_drop=1.0))
         times = edgeres.benchmark([engine])
     except edgeres.BackendMissingError as error:
         sys.exit(f"{error} {error.hint}")
@@ -33,7 +33,7 @@ def main(photo: str) -> None:
         )
         pixels = recipe.preprocess.complete()
     smaller = edgeres.QuantizeBlock(calibrator="mse", qat=edgeres.QatSettings(epochs=1))
-    print(recipe.replace(quantize=smaller, checks=recipe.checks.replace(max_drop_pp=1.0)))
+    print(recipe.replace(quantize=smaller, gates=recipe.gates.replace(max_drop=1.0)))
     edgeres.bundle("out", "model.edgeres")
     with edgeres.Session("model.edgeres") as session:
         for answers in session.classify([photo]):

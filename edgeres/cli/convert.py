@@ -105,10 +105,10 @@ def convert(
             "data.calibration": calibration_data or data,
             "data.train": train_data,
             "targets": target,
-            "checks.max_drop_pp": max_drop,
-            "checks.confidence": confidence,
+            "gates.max_drop": max_drop,
+            "gates.confidence": confidence,
             "benchmark.threads": threads,
-            "checks.untrained": untrained or None,
+            "gates.untrained": untrained or None,
             "report.layers": layers or None,
         }
         changes = {key: value for key, value in changes.items() if value is not None}

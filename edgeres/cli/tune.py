@@ -58,7 +58,7 @@ def tune(
         from edgeres.tuning.settings import TuneSettings
         from edgeres.tuning.tune import tune as run
 
-        changes: dict[str, Any] = {} if max_drop is None else {"checks.max_drop_pp": max_drop}
+        changes: dict[str, Any] = {} if max_drop is None else {"gates.max_drop": max_drop}
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)
         told: dict[str, Any] = {
             "trials": trials,

@@ -73,7 +73,7 @@ def validate(
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
         from edgeres.evaluation.validate import validate as run
-        from edgeres.recipe.checks import Limits
+        from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
 
@@ -82,7 +82,7 @@ def validate(
             out.note(f"warning: {note}")
         prepared = run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
         limits = Limits(
-            max_drop_pp=max_drop,
+            max_drop=max_drop,
             confidence=confidence,
             min_int8_coverage=min_int8_coverage,
             max_p99_ms=max_p99_ms,

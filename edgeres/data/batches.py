@@ -16,6 +16,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import DataError, UsageError
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Images and one number for each: its label, or its place in the set."""
 
 IMAGES_AHEAD = 8
 """Images that each worker may decode ahead of the batch that is being filled."""
@@ -30,7 +31,28 @@ def batches(
     workers: int = 0,
     skipped: BadImages | None = None,
 ) -> Iterator[Batch]:
-    """Yields preprocessed images and their labels.
+    """Yields preprocessed images and their labels; see :func:`numbered_batches`.
+
+    Returns:
+        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``) and labels
+        ``(N,) int64``.
+    """
+    numbered = numbered_batches(
+        dataset, preprocess, batch_size, indices=indices, workers=workers, skipped=skipped
+    )
+    return ((images, dataset.labels[rows]) for images, rows in numbered)
+
+
+def numbered_batches(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+    workers: int = 0,
+    skipped: BadImages | None = None,
+) -> Iterator[Batch]:
+    """Yields preprocessed images and which ones they are.
 
     Args:
         dataset: Where the images come from. Images that are in memory in the network's size take a
@@ -44,8 +66,8 @@ def batches(
             first of them raises.
 
     Yields:
-        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``) and labels
-        ``(N,) int64``.
+        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``) and their places
+        in the set ``(N,) int64``.
 
     Raises:
         UsageError: ``batch_size`` under 1, ``workers`` under 0, or an index out of range.
@@ -85,7 +107,7 @@ def _from_array(
 ) -> Iterator[Batch]:
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        yield preprocess.normalize(dataset.images[part]), dataset.labels[part]
+        yield preprocess.normalize(dataset.images[part]), part
 
 
 def _from_images(
@@ -116,10 +138,10 @@ def _from_images(
         pixels.append(fitted)
         batch_rows.append(index)
         if len(pixels) == batch_size:
-            yield preprocess.normalize(np.stack(pixels)), dataset.labels[batch_rows]
+            yield preprocess.normalize(np.stack(pixels)), np.array(batch_rows, dtype=np.int64)
             pixels, batch_rows = [], []
     if pixels:
-        yield preprocess.normalize(np.stack(pixels)), dataset.labels[batch_rows]
+        yield preprocess.normalize(np.stack(pixels)), np.array(batch_rows, dtype=np.int64)
     elif shape is None:
         raise DataError(f"Expected images in {dataset.name}, got none that can be decoded.")
 

@@ -11,7 +11,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
 from edgeres.evaluation.predictions import Predictions
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 from edgeres.system.progress import ProgressCallback
 
 _WORKERS = 2

@@ -16,7 +16,7 @@ from edgeres.evaluation.compare import Comparison
 from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.latency import Latency

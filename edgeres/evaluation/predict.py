@@ -8,15 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, Runner
-from edgeres.backends.classifier import (
-    check_images,
-    class_scores,
-    fed_batches,
-    single_input,
-    single_output,
-)
+from edgeres.backends.classifier import class_scores, single_output
 from edgeres.errors import DataError
 from edgeres.evaluation.distinct import Sketcher, Sketches
+from edgeres.evaluation.passes import answer, one_pass
 from edgeres.evaluation.predictions import Predictions
 from edgeres.system.progress import ProgressCallback
 
@@ -66,56 +61,44 @@ def predict(
         ModelError: The engine is not such a classifier, gives a wrong number of rows, or answers
             that depend on the batch.
     """
-    from edgeres.data.batches import batches
     from edgeres.evaluation.batching import BatchWatch
 
-    if len(dataset) == 0:
-        raise DataError(f"{dataset.name}: the data set is empty.", hint="Give labelled images.")
-    source, target = single_input(runner), single_output(runner)
-    rows: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
+    target = single_output(runner)
+    logits: list[NDArray[np.float32]] = []
+    places: list[NDArray[np.int64]] = []
     sketches: list[Sketches] = []
     sketch: Sketcher | None = None
     watch = BatchWatch(len(dataset))
-    done = 0
 
-    def answer(images: Array) -> NDArray[np.float32]:
-        scores = [
-            class_scores(runner.infer({source.name: fed}), target, len(fed))[:count]
-            for fed, count in fed_batches(runner, images)
-        ]
-        return scores[0] if len(scores) == 1 else np.concatenate(scores)
+    def scores(images: Array) -> NDArray[np.float32]:
+        return class_scores(answer(runner, images), target, len(images))
 
-    for images, batch_labels in batches(
-        dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, skipped=skipped
+    for images, outputs, rows in one_pass(
+        runner,
+        dataset,
+        preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        skipped=skipped,
+        progress=progress,
     ):
-        check_images(source, images)
-        rows.append(answer(images))
+        logits.append(class_scores(outputs, target, len(images)))
         classes = len(dataset.class_names)
-        if classes not in (0, rows[-1].shape[1]):  # before the rest is answered in vain
+        if classes not in (0, logits[-1].shape[1]):  # before the rest is answered in vain
             raise DataError(
                 f"{name or 'the engine'}: {dataset.name} has {classes} classes, the model gives "
-                f"{rows[-1].shape[1]} scores.",
+                f"{logits[-1].shape[1]} scores.",
                 hint="Use the data set that the model was trained for.",
             )
-        labels.append(batch_labels)
+        places.append(rows)
         sketch = sketch or Sketcher(preprocess, images.shape[1:])
         sketches.append(sketch(images))
         if batches_alike:
-            watch.saw(images, rows[-1])
-        done += len(images)
-        if progress is not None:
-            progress(done, len(dataset))
-    left_out = len(skipped.reasons) if skipped is not None else 0
-    if not len(dataset) - left_out <= done <= len(dataset):
-        raise DataError(
-            f"{dataset.name}: expected {len(dataset)} images, {done} were read.",
-            hint="The data set changed while it was read; run again.",
-        )
-    watch.check(answer, runner.batch_limits, name or "the engine")
+            watch.saw(images, logits[-1])
+    watch.check(scores, runner.batch_limits, name or "the engine")
     return Predictions(
-        logits=np.concatenate(rows),
-        labels=np.concatenate(labels).astype(np.int64, copy=False),
+        logits=np.concatenate(logits),
+        labels=dataset.labels[np.concatenate(places)].astype(np.int64, copy=False),
         name=name,
         model_sha256=model_sha256,
         data_fingerprint=dataset.fingerprint,

@@ -13,7 +13,7 @@ from edgeres.backends.isolate import build_isolated
 from edgeres.backends.sidecar import sidecar_path
 from edgeres.errors import ModelError, StageError, UsageError
 from edgeres.evaluation.rebuild_config import built_like
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.temporary import temporary_folder
@@ -222,7 +222,7 @@ def validate(
             f"{path}: {SAME_FOR_ALL}: there is nothing to judge.",
             hint=(cause_of_it().text if explain else "") or "Build it again from its ONNX file.",
         )
-    checks = [accuracy_check(comparison, limits.max_drop_pp)]
+    checks = [accuracy_check(comparison, limits.max_top1_drop_pp)]
     coverage = None
     needs_coverage = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
     if needs_coverage or "int8_coverage" in expected:

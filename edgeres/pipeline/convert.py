@@ -230,7 +230,7 @@ def _prove(
         return build_fp32(run, network.onnx, target, label=label)
 
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
-    if not run.recipe.checks.untrained:
+    if not run.recipe.gates.untrained:
         check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
     run.warn_once(contradicting_labels(dense, validation))
     pruned = networks.pruned

@@ -165,7 +165,7 @@ def latencies(
         EdgeResError: As :func:`edgeres.benchmarking.benchmark.benchmark`.
     """
     settings = run.recipe.benchmark
-    least = 100 if run.recipe.checks.max_p99_ms is None else GATE_RUNS
+    least = 100 if run.recipe.gates.max_p99_ms is None else GATE_RUNS
     size = settings.batch_size
     images = validation.subset(range(min(len(validation), LATENCY_INPUTS * size)))
     parts = [part for part, _ in batches(images, preprocess, size, skipped=BadImages(1.0))]

@@ -84,7 +84,7 @@ def with_float_layers(
             "rules": target.rules.to_dict(),
             "quantize": recipe.quantize.part().key(),
             "mixed_precision": block.key(),
-            "min_int8_coverage": recipe.checks.min_int8_coverage,
+            "min_int8_coverage": recipe.gates.min_int8_coverage,
             "benchmark": recipe.benchmark.model_dump(include={"batch_size", "threads"}),
             "preprocess": networks.preprocess.to_dict(),
             **place_key(target),
@@ -114,7 +114,7 @@ class _Workshop:
     ) -> None:
         self._settings = run.recipe.quantize
         self._benchmark = run.recipe.benchmark
-        self._least = run.recipe.checks.min_int8_coverage
+        self._least = run.recipe.gates.min_int8_coverage
         self._networks = networks
         self._table = table
         self._target = target

@@ -30,7 +30,7 @@ from edgeres.pipeline.layers import LayerFiles
 from edgeres.pipeline.measure import MeasuredTimes
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
-from edgeres.recipe.checks import ChecksBlock
+from edgeres.recipe.gates import GatesBlock
 from edgeres.report.evidence import (
     COMPARED,
     LATENCY,
@@ -89,7 +89,7 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         proof: The measurements.
         model_sha256: Hash of the model file as the user brought it.
     """
-    checks, networks, dense = run.recipe.checks, proof.networks, proof.dense
+    gates, networks, dense = run.recipe.gates, proof.networks, proof.dense
     right = int(dense.correct.sum())
     report = Report(
         environment=run.environment,
@@ -104,21 +104,21 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
             samples=dense.samples,
             latency_ms={n: _percentiles(t.fp32.latency) for n, t in proof.times.items()},
             top5=top_k(dense, 5),
-            top1_interval=wilson_interval(right, dense.samples, checks.confidence),
+            top1_interval=wilson_interval(right, dense.samples, gates.confidence),
             data=proof.data,
             data_fingerprint=dense.data_fingerprint,
         ),
-        pruning=_pruning(proof, checks.confidence),
+        pruning=_pruning(proof, gates.confidence),
         stages=tuple(run.stages),
         targets={
-            item.target.name: _target(proof, item, checks, run.recipe.quantize.precision)
+            item.target.name: _target(proof, item, gates, run.recipe.quantize.precision)
             for item in proof.built
         },
         agreement_matrix=_agreement({"fp32": proof.final, **proof.answers}),
-        confidence=checks.confidence,
+        confidence=gates.confidence,
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
-    repeats = compare(dense, dense, confidence=checks.confidence).repeats
+    repeats = compare(dense, dense, confidence=gates.confidence).repeats
     if repeats:
         text = f"{proof.data}: {repeats}, which all bounds take into account."
         warned += (Finding("warning", "repeated-images", text),)
@@ -221,18 +221,18 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
 
 
 def _target(
-    proof: Proof, item: BuiltTarget, checks: ChecksBlock, precision: Literal["int8", "fp32"]
+    proof: Proof, item: BuiltTarget, gates: GatesBlock, precision: Literal["int8", "fp32"]
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
     coverage = item.inside
     covered = []
     if precision == "int8":
-        covered.append(coverage_check(coverage, checks.min_int8_coverage))
-    if checks.min_fused_adds is not None:
-        covered.append(fusion_check(item.inside.fusions, checks.min_fused_adds))
-    if checks.max_size_bytes is not None:
-        covered.append(size_check(item.size_bytes, checks.max_size_bytes))
+        covered.append(coverage_check(coverage, gates.min_int8_coverage))
+    if gates.min_fused_adds is not None:
+        covered.append(fusion_check(item.inside.fusions, gates.min_fused_adds))
+    if gates.max_size_bytes is not None:
+        covered.append(size_check(item.size_bytes, gates.max_size_bytes))
     part = TargetPart(
         engine=f"{name}/{item.engine.path.name}",
         size_bytes=item.size_bytes,
@@ -257,12 +257,12 @@ def _target(
             verdict = decide(covered)
         return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(covered))
     answers = proof.answers[name]
-    overall = compare(proof.dense, answers, confidence=checks.confidence)
-    quantized = compare(proof.final, answers, confidence=checks.confidence)
-    accuracy = accuracy_check(overall, checks.max_drop_pp)
+    overall = compare(proof.dense, answers, confidence=gates.confidence)
+    quantized = compare(proof.final, answers, confidence=gates.confidence)
+    accuracy = accuracy_check(overall, gates.max_top1_drop_pp)
     timed = _with_latency(part, proof.times[name])
     speed = deployment_checks(
-        checks.replace(max_size_bytes=None),
+        gates.replace(max_size_bytes=None),
         latency=proof.times[name].engine.latency,
         speedup=timed.speedup,
         speedup_interval=timed.speedup_interval,

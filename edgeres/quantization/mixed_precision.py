@@ -149,7 +149,7 @@ def _not_held(growth: FloatSearch, min_int8_coverage: float, *, more: bool) -> G
     """Says how near the search came, and only what can help."""
     ways = ["allow more"]
     if growth.refused_for_coverage:
-        ways.insert(0, "lower checks.min_int8_coverage")
+        ways.insert(0, "lower gates.min_int8_coverage")
     if more:
         ways.append("raise mixed_precision.candidates")
     best = growth.best

@@ -17,6 +17,8 @@ from edgeres.errors import UsageError
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Field(strict=False)]
 """A list of YAML, or a tuple."""
+_RENAMED = {"checks": "gates", "max_drop_pp": "max_drop"}
+"""Keys that had another name."""
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -90,5 +92,7 @@ def _suggestion(keys: list[str], kind: type[BaseModel]) -> str:
         choices = [annotation, *getattr(annotation, "__args__", ())]
         kind = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
     known = list(kind.model_fields)
+    if keys[-1] in _RENAMED and _RENAMED[keys[-1]] in known:
+        return f" It is called `{_RENAMED[keys[-1]]}`."
     close = difflib.get_close_matches(keys[-1], known, n=1)
     return f" Did you mean `{close[0]}`?" if close else f" Known keys: {', '.join(known)}."

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from edgeres.backends import target_names
 from edgeres.errors import RecipeError
 from edgeres.recipe.block import Block, Many, OpenShare, complaint
-from edgeres.recipe.checks import ChecksBlock
+from edgeres.recipe.gates import GatesBlock
 from edgeres.recipe.preprocess import PreprocessBlock, Side
 from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.quantize import QuantizeBlock
@@ -62,6 +62,22 @@ class ModelBlock(Block):
         default=None,
         description="remove: take the scales out of an .onnx file that another tool has quantized; "
         "without it such a file is refused.",
+    )
+
+
+class TaskBlock(Block):
+    """What an output means; the keys beside these are the task's own."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(
+        description="classification, outputs, regression, embedding and so on; custom with "
+        "`function: FILE.py:FUNCTION`."
+    )
+    output: str | None = Field(
+        default=None, description="The output that it reads, where there are several."
+    )
+    target: str | None = Field(
+        default=None, description="The target that it is held against, where there are several."
     )
 
 
@@ -150,6 +166,11 @@ class Recipe(Block):
     name: str = "model"
     model: ModelBlock
     preprocess: PreprocessBlock | None = None
+    task: Many[TaskBlock] = Field(
+        default=(),
+        description="What the outputs mean: a task, or a list with one for each head; "
+        "classification where left out.",
+    )
     data: DataBlock = DataBlock()
     prune: PruneSettings | None = None
     quantize: QuantizeBlock = QuantizeBlock()
@@ -158,7 +179,7 @@ class Recipe(Block):
     build: dict[str, BuildBlock] = Field(
         default={}, description="Options and shapes of a target's engines, by target."
     )
-    checks: ChecksBlock = ChecksBlock()
+    gates: GatesBlock = GatesBlock()
     benchmark: BenchmarkBlock = BenchmarkBlock()
     report: ReportBlock = ReportBlock()
 
@@ -183,6 +204,15 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def _a_drop_of_top1_is_a_share(self) -> Recipe:
+        drop = self.gates.max_drop
+        if not self.task and drop is not None and not -100.0 <= drop <= 100.0:
+            raise ValueError(
+                f"`gates.max_drop`: expected -100 to 100 percentage points of top-1, got {drop:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_batch_fits_the_network(self) -> Recipe:
         exported = not is_onnx(self.model.source)
         if exported and self.benchmark.batch_size > 1 and not self.export.dynamic_batch:
@@ -193,7 +223,7 @@ class Recipe(Block):
         return self
 
     def override(self, changes: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-        """Returns a copy with dotted keys replaced, e.g. ``{"checks.max_drop_pp": 1.0}``.
+        """Returns a copy with dotted keys replaced, e.g. ``{"gates.max_drop": 1.0}``.
 
         Args:
             changes: New values by dotted key.

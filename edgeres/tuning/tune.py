@@ -111,7 +111,7 @@ def tune(
                 listener.note(f"all {len(space)} points of the search were tried: it is finished.")
                 break
             _try(study, space, recipe, store, listener, hashes, settings=settings)
-            _write(output, pooled(study.tries()), recipe.checks.max_drop_pp)
+            _write(output, pooled(study.tries()), recipe.gates.max_top1_drop_pp)
         return _result(output, pooled(study.tries()), recipe)
 
 
@@ -143,7 +143,7 @@ def _try(
         try:
             question.tell(
                 _measure(recipe, candidate, store, listener, hashes, settings.epochs),
-                max_drop_pp=recipe.checks.max_drop_pp,
+                max_drop_pp=recipe.gates.max_top1_drop_pp,
             )
         except EdgeResError as error:
             listener.note(f"try {number} failed: {error.message}")
@@ -182,7 +182,7 @@ def _write(output: Path, tries: tuple[Try, ...], max_drop_pp: float) -> None:
 
 
 def _result(output: Path, tries: tuple[Try, ...], recipe: Recipe) -> TuneResult:
-    best, budget = fastest(tries), recipe.checks.max_drop_pp
+    best, budget = fastest(tries), recipe.gates.max_top1_drop_pp
     _write(output, tries, budget)
     path = output / WINNER
     if best is None:

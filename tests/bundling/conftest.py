@@ -40,7 +40,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write_text(
         f"name: small\nmodel: {{source: net.safetensors}}\ntargets: [{', '.join(executable())}]\n"
         "data: {validation_samples: 100, calibration_samples: 32}\n"
-        "checks: {max_drop_pp: 20}\nbenchmark: {seconds: 0.1}\n"
+        "gates: {max_drop: 20}\nbenchmark: {seconds: 0.1}\n"
     )
     edgeres.convert(edgeres.load_recipe(recipe), folder / "out")
     return folder / "out"

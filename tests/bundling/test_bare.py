@@ -71,7 +71,7 @@ def test_a_trained_network_names_what_is_on_a_photograph(bare, tmp_path):
         "preprocess: {scale: 1.0, mean: [104, 117, 123], std: [1, 1, 1], resize: [256, 256], "
         "crop: 224, channel_order: bgr, layout: nhwc}\n"
         "data: {calibration: 'list:.', validation: 'list:.', calibration_samples: 8}\n"
-        "targets: [onnxruntime]\nchecks: {max_drop_pp: 30, untrained: true}\n"
+        "targets: [onnxruntime]\ngates: {max_drop: 30, untrained: true}\n"
         "benchmark: {seconds: 0.1}\n"
     )
     edgeres.convert(edgeres.load_recipe(recipe, trusted=True), tmp_path / "out")

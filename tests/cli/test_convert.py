@@ -50,8 +50,8 @@ def test_what_is_said_goes_over_the_recipe(converted):
     )  # fmt: skip
     after = recipe_of(converted)
     assert after.prune == before.prune
-    assert (after.checks.max_drop_pp, after.checks.confidence) == (2.0, 0.9)
-    assert (after.checks.untrained, after.report.layers) == (True, True)
+    assert (after.gates.max_drop, after.gates.confidence) == (2.0, 0.9)
+    assert (after.gates.untrained, after.report.layers) == (True, True)
     assert (after.benchmark.threads, after.data.calibration) == (3, "npz:c")
     assert after.data.validation == before.data.validation
     assert after.build["tensorrt"].options == {"max_batch": "8"}

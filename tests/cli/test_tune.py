@@ -32,7 +32,7 @@ def test_lists_are_read_at_their_commas(tuned):
     assert (settings.calibrators, settings.precisions) == (("mse", "minmax"), ("int8",))
     assert (settings.epochs, settings.seed) == (2, 7)
     recipe, folder = tuned.args
-    assert recipe.checks.max_drop_pp == 2.0
+    assert recipe.gates.max_drop == 2.0
     assert folder == Path("runs") / f"{recipe.name}-tune"
     told = " ".join(result.stdout.split())
     assert "openvino 0.5: 1.25 ms, 2.50 times as fast as FP32, drop +0.25 pp" in told

@@ -40,7 +40,7 @@ def test_limits_reach_the_library_and_the_verdict_is_the_exit_code(judged):
     assert result.exit_code == VERDICT.exit_code, result.output
     assert json.loads(result.stdout)["verdict"] == VERDICT.outcome
     limits = judged.options["limits"]
-    assert (limits.max_drop_pp, limits.min_int8_coverage, limits.max_p99_ms) == (1.0, 0.9, 5.0)
+    assert (limits.max_drop, limits.min_int8_coverage, limits.max_p99_ms) == (1.0, 0.9, 5.0)
     assert (limits.min_speedup, limits.max_size_bytes) == (1.5, 100)
     assert judged.options["answered"] is None
     assert judged.options["isolate"] is True

@@ -27,7 +27,7 @@ name: small
 model: {{source: net.safetensors}}
 data: {{validation_samples: {samples}, calibration_samples: 64}}
 targets: [{targets}]
-checks: {{max_drop_pp: 5}}
+gates: {{max_drop: 5}}
 benchmark: {{seconds: 0.2, threads: 1}}
 """
 

@@ -71,7 +71,7 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
                         "classes"),
         "no such target": ([recipe, "--target", "tpu"], 2, "no target 'tpu'"),
         "weights missing": ([recipe, "--model", "resnet18"], 2, "--weights"),
-        "limit out of range": ([recipe, "--max-drop", "-300"], 2, "max_drop_pp"),
+        "limit out of range": ([recipe, "--max-drop", "-300"], 2, "max_drop"),
         "no preprocessing": ([recipe, "--mean", "a,b"], 2, "--mean"),
         "two weights": ([recipe, "--weights", folder / "nan.pt"], 2, "nan.pt"),
     }  # fmt: skip

@@ -29,7 +29,7 @@ data:
   {calibration: "npz:p.npz", validation: "npz:p.npz", train: "npz:p.npz", calibration_samples: 16}
 prune: {macs_ratio: 0.6, round_to: 4, samples: 16, finetune: {epochs: 1, held_out: 8}}
 targets: [onnxruntime]
-checks: {untrained: true, max_drop_pp: 100, min_int8_coverage: 0}
+gates: {untrained: true, max_drop: 100, min_int8_coverage: 0}
 benchmark: {seconds: 0.1, threads: 1}
 """
 

@@ -22,7 +22,7 @@ model: {source: net.safetensors}
 data: {validation_samples: 300, calibration_samples: 64}
 quantize: {calibrator: half}
 targets: [throwaway]
-checks: {max_drop_pp: 30}
+gates: {max_drop: 30}
 benchmark: {seconds: 0.2, threads: 1}
 """
 

@@ -8,8 +8,8 @@ from .conftest import RECIPE, SAMPLES, invoke
 
 def test_one_gate_over_accuracy_coverage_size_and_speed(own_copy, tmp_path):
     text = RECIPE.format(samples=SAMPLES, targets="onnxruntime")
-    limits = "max_drop_pp: 5, max_size_bytes: 1000, max_p99_ms: 5000, min_speedup: 0.01"
-    (own_copy / "strict.yaml").write_text(text.replace("max_drop_pp: 5", limits))
+    limits = "max_drop: 5, max_size_bytes: 1000, max_p99_ms: 5000, min_speedup: 0.01"
+    (own_copy / "strict.yaml").write_text(text.replace("max_drop: 5", limits))
     junit = tmp_path / "junit.xml"
     result = invoke(
         "convert", own_copy / "strict.yaml", "--output", tmp_path / "out", "--json",

@@ -19,7 +19,7 @@ model: {{source: net.pth{more}}}
 preprocess: {{mean: [0.286], std: [0.353]}}
 data: {{validation_samples: 200, calibration_samples: 32}}
 targets: [onnxruntime]
-checks: {{max_drop_pp: 10}}
+gates: {{max_drop: 10}}
 benchmark: {{seconds: 0.1}}
 """
 DOUBT = "cannot tell a plain network from its relatives"

@@ -14,7 +14,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError
 from edgeres.evaluation.batching import SIZES, BatchWatch
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 from .conftest import template_model
 
@@ -109,7 +109,7 @@ def test_a_fixed_batch_is_tried_with_other_neighbours(engines, shapes, build) ->
         shapes,
         PLAIN,
         baseline=engines["fp32"],
-        limits=Limits(max_drop_pp=2.0),
+        limits=Limits(max_drop=2.0),
     )
     assert found.verdict.outcome == "pass"
 

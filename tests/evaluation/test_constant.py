@@ -16,7 +16,7 @@ from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.gates import accuracy_check
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 from .conftest import template_model
 
@@ -61,7 +61,7 @@ def test_a_rare_class_does_not_hide_it(engines, shapes, build) -> None:
     pick = shapes.subset([*np.tile(often, 3)[:398], *rare])
     always = build(bias=(100.0, 0.0, 0.0))
     with pytest.raises(ModelError, match="the same for all"):
-        validate(always, pick, PLAIN, baseline=engines["fp32"], limits=Limits(max_drop_pp=50.0))
+        validate(always, pick, PLAIN, baseline=engines["fp32"], limits=Limits(max_drop=50.0))
 
 
 def test_one_class_of_images_is_refused(engines, shapes) -> None:

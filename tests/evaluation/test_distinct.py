@@ -17,7 +17,7 @@ from edgeres.evaluation.gates import accuracy_check
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.evaluation.statistics import drop_upper
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 
@@ -106,7 +106,7 @@ def repeated(shapes):
 
 
 def test_repeated_images_do_not_tighten_the_bound(engines, repeated, shapes) -> None:
-    limits = Limits(max_drop_pp=1.0)
+    limits = Limits(max_drop=1.0)
     options = {"baseline": engines["fp32"], "limits": limits}
     once = validate(engines["int8"], shapes.subset(range(100)), PLAIN, **options)
     found = validate(engines["int8"], repeated(100, 12), PLAIN, **options)

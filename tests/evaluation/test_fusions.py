@@ -7,7 +7,7 @@ import pytest
 from edgeres.backends.base import LayerInfo
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.evaluation.gates import fusion_check
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 OPS = {
     **dict.fromkeys(("conv1", "conv2", "fc"), "Conv"),

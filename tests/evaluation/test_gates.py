@@ -190,8 +190,8 @@ def test_not_executed_breaks_no_limit_and_is_no_pass() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"max_drop_pp": math.nan},
-        {"max_drop_pp": 101.0},
+        {"max_drop": math.nan},
+        {"max_drop": 1e10},
         {"confidence": 1.0},
         {"confidence": 0.3},
         {"min_int8_coverage": 1.1},

@@ -159,7 +159,7 @@ def test_empty_data_set_is_refused() -> None:
 def test_other_networks_are_refused() -> None:
     detector = Brightness(tail=(4,))
     detector.infer = lambda feeds: {"scores": np.zeros((7, 3, 4), dtype=np.float32)}
-    with pytest.raises(ModelError, match=r"scores to be \(7, K\)"):
+    with pytest.raises(ModelError, match=r"scores to be \(7, \.\.\.\)"):
         predict(detector, data(), PLAIN)
     two = Brightness()
     two.inputs = (*two.inputs, TensorSpec("mask", (None, 4), "float32"))
@@ -174,5 +174,5 @@ def test_other_networks_are_refused() -> None:
 def test_an_engine_that_ignores_the_batch_is_caught() -> None:
     broken = Brightness()
     broken.infer = lambda feeds: {"scores": np.zeros((1, 3), dtype=np.float32)}
-    with pytest.raises(ModelError, match=r"scores to be \(7, K\), got \(1, 3\)"):
+    with pytest.raises(ModelError, match=r"scores to be \(7, \.\.\.\), got \(1, 3\)"):
         predict(broken, data(), PLAIN)

@@ -15,10 +15,10 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, BackendMissingError, DataError
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
-LOOSE = Limits(max_drop_pp=2.0)
+LOOSE = Limits(max_drop=2.0)
 
 
 def test_a_good_engine_passes(engines, shapes) -> None:
@@ -27,7 +27,7 @@ def test_a_good_engine_passes(engines, shapes) -> None:
         shapes,
         PLAIN,
         baseline=engines["fp32"],
-        limits=Limits(max_drop_pp=2.0, min_int8_coverage=1.0),
+        limits=Limits(max_drop=2.0, min_int8_coverage=1.0),
         source=engines["int8 source"],
     )
     assert found.verdict.outcome == "pass", found.verdict.reason
@@ -104,14 +104,14 @@ def test_low_coverage_fails(engines, shapes) -> None:
         shapes,
         PLAIN,
         baseline=engines["fp32"],
-        limits=Limits(max_drop_pp=2.0, min_int8_coverage=0.9),
+        limits=Limits(max_drop=2.0, min_int8_coverage=0.9),
     )
     assert found.verdict.outcome == "fail"
     assert "templates" in found.verdict.reason
 
 
 def test_an_engine_that_is_too_large_fails(engines, shapes) -> None:
-    limits = Limits(max_drop_pp=2.0, max_size_bytes=10)
+    limits = Limits(max_drop=2.0, max_size_bytes=10)
     found = validate(engines["int8"], shapes, PLAIN, baseline=engines["fp32"], limits=limits)
     assert found.verdict.outcome == "fail"
     assert "at most 10 asked" in found.verdict.reason

@@ -74,7 +74,7 @@ def recipe(place: Path) -> Recipe:
                 "validation_samples": 40,
             },
             "targets": ["onnxruntime"],
-            "checks": {"untrained": True, "max_drop_pp": 100, "min_int8_coverage": 0},
+            "gates": {"untrained": True, "max_drop": 100, "min_int8_coverage": 0},
             "benchmark": {"seconds": 0.1, "threads": 1},
         }
     )

@@ -23,7 +23,7 @@ model: {{source: net.safetensors}}
 data: {{validation_samples: 200, calibration_samples: 64}}
 quantize: {{mixed_precision: {{{budget}, samples: 48, candidates: 3, seconds: 0.1}}}}
 targets: [{target}]
-checks: {{max_drop_pp: 5, min_int8_coverage: {coverage}}}
+gates: {{max_drop: 5, min_int8_coverage: {coverage}}}
 benchmark: {{seconds: 0.2, threads: 1}}
 """
 

@@ -66,7 +66,7 @@ def test_int8_has_to_beat_the_fastest_float_engine(ran, fp16_ms, yardstick, spee
     )
     times = {"onnxruntime": measured}
     proof = replace(ran.proof, times=times)
-    report = report_of(ran, proof, **{"checks.min_speedup": 1.5})
+    report = report_of(ran, proof, **{"gates.min_speedup": 1.5})
     part = report.targets["onnxruntime"]
     assert (part.yardstick, part.speedup) == (yardstick, speedup)
     assert part.fp32_latency_ms.p50 == 8.0
@@ -92,7 +92,7 @@ def test_a_run_times_the_other_float_engines_too(recipe, monkeypatch, tmp_path):
 def test_each_check_that_was_asked_for_is_judged(ran):
     names = {check.name for check in report_of(ran).targets["onnxruntime"].checks}
     assert "size" not in " ".join(names)
-    wide = report_of(ran, **{"checks.max_size_bytes": 1})
+    wide = report_of(ran, **{"gates.max_size_bytes": 1})
     part = wide.targets["onnxruntime"]
     assert len(part.checks) == len(names) + 1
     assert part.verdict == "fail"

@@ -27,7 +27,7 @@ model: {{source: net.safetensors}}
 data: {{train: "idx:{images},{labels}", validation_samples: 200, calibration_samples: 64}}
 prune: {{allocation: latency, target_latency: 0.7, samples: 64, finetune: null}}
 targets: [{target}]
-checks: {{max_drop_pp: 100, untrained: true}}
+gates: {{max_drop: 100, untrained: true}}
 benchmark: {{seconds: 0.5, threads: 1}}
 """
 

@@ -211,4 +211,4 @@ def test_the_hint_names_only_what_can_help() -> None:
     assert error.value.hint == "Allow more."
     with pytest.raises(GateError) as error:
         on(noise, Budget(min_sqnr_db=40), least=0.75, candidates=4)
-    assert error.value.hint.startswith("Lower checks.min_int8_coverage or allow more or raise")
+    assert error.value.hint.startswith("Lower gates.min_int8_coverage or allow more or raise")

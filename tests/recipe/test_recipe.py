@@ -34,7 +34,7 @@ def test_the_smallest_recipe(write, tmp_path):
     recipe = load_recipe(write(GOOD))
     assert recipe.targets == ("onnxruntime",)
     assert recipe.prune is None
-    assert recipe.checks.max_drop_pp == 0.5
+    assert (recipe.gates.max_drop, recipe.gates.max_top1_drop_pp) == (None, 0.5)
     assert Path(recipe.model.source) == tmp_path / "net.onnx"
 
 
@@ -47,14 +47,16 @@ def test_the_smallest_recipe(write, tmp_path):
             ["quantize.bias_correction", "'analytic'"],
         ),
         (GOOD + "quantise: {}\n", 3, ["unknown key `quantise`", "Did you mean `quantize`?"]),
-        (GOOD + "checks:\n  max_drop: 1\n", 4, ["checks.max_drop", "Did you mean `max_drop_pp`"]),
-        (GOOD + "checks:\n  zzz: 1\n", 4, ["checks.zzz", "Known keys: max_drop_pp"]),
+        (GOOD + "gates:\n  max_drp: 1\n", 4, ["gates.max_drp", "Did you mean `max_drop`"]),
+        (GOOD + "gates:\n  max_drop_pp: 1\n", 4, ["gates.max_drop_pp", "called `max_drop`"]),
+        (GOOD + "checks:\n  max_drop_pp: 1\n", 3, ["`checks`", "called `gates`"]),
+        (GOOD + "gates:\n  zzz: 1\n", 4, ["gates.zzz", "Known keys: metric, max_drop"]),
         (GOOD + "name: a\nname: b\n", 4, ["duplicate key"]),
         ("modell: {}\ntargets: [openvino]\n", 1, ["unknown key `modell`", "Did you mean `model`"]),
         ("targets: [onnxruntime]\n", 1, ["`model` is missing"]),
         ("model: {source: a.onnx}\ntargets: []\n", 2, ["targets"]),
-        (GOOD + "checks: {max_drop_pp: .nan}\n", 3, ["checks.max_drop_pp", "nan"]),
-        (GOOD + "checks: {confidence: 1.0}\n", 3, ["checks.confidence", "equal to 0.999999"]),
+        (GOOD + "gates: {max_drop: .nan}\n", 3, ["gates.max_drop", "nan"]),
+        (GOOD + "gates: {confidence: 1.0}\n", 3, ["gates.confidence", "equal to 0.999999"]),
         (GOOD + "prune: {macs_ratio: 1.0}\n", 3, ["prune.macs_ratio"]),
         (GOOD + "prune: {macs_ratio: -1}\n", 3, ["prune.macs_ratio"]),
         (GOOD + "data: {calibration_samples: 1}\n", 3, ["data.calibration_samples"]),
@@ -167,12 +169,12 @@ def test_settings_of_the_network_before_calibration_go_with_all(write, settings)
 
 
 def test_overrides_win_and_are_checked(write):
-    recipe = load_recipe(write(GOOD), {"checks.max_drop_pp": 2.0, "prune.macs_ratio": 0.7})
-    assert recipe.checks.max_drop_pp == 2.0
+    recipe = load_recipe(write(GOOD), {"gates.max_drop": 2.0, "prune.macs_ratio": 0.7})
+    assert recipe.gates.max_drop == 2.0
     assert recipe.prune is not None
     assert recipe.prune.macs_ratio == 0.7
-    with pytest.raises(RecipeError, match=r"command line.*max_drop_pp"):
-        load_recipe(write(GOOD), {"checks.max_drop_pp": -101})
+    with pytest.raises(RecipeError, match=r"command line.*max_drop"):
+        load_recipe(write(GOOD), {"gates.max_drop": -101})
 
 
 def _embedded():

@@ -30,8 +30,8 @@ TORCH = "model: {source: net.safetensors}\ntargets: [onnxruntime]\n"
 @pytest.mark.parametrize(
     ("text", "line", "key"),
     [
-        ("checks:\n  confidence: 0.3\n", 4, "checks.confidence"),
-        ("checks:\n  max_drop_pp: -101\n", 4, "checks.max_drop_pp"),
+        ("gates:\n  confidence: 0.3\n", 4, "gates.confidence"),
+        ("gates:\n  max_drop: -101\n", 4, "gates.max_drop"),
         ("benchmark:\n  seconds: 121\n", 4, "benchmark.seconds"),
         ("prune:\n  widths: {conv1: 8}\n", 4, "widths"),
         ("prune:\n  allocation: global\n  widths: {conv1: 8}\n", 5, "widths"),
@@ -95,10 +95,10 @@ def test_a_key_that_is_almost_right_is_named(tmp_path: Path, key: str, meant: st
 
 
 def test_a_gain_may_be_asked_for_by_both() -> None:
-    assert edgeres.Limits(max_drop_pp=-5.0).max_drop_pp == -5
-    recipe = load_recipe(None, {"checks.max_drop_pp": -5.0})
-    assert recipe.checks.max_drop_pp == -5
-    assert isinstance(recipe.checks, edgeres.Limits)
+    assert edgeres.Limits(max_drop=-5.0).max_drop == -5
+    recipe = load_recipe(None, {"gates.max_drop": -5.0})
+    assert recipe.gates.max_drop == -5
+    assert isinstance(recipe.gates, edgeres.Limits)
 
 
 def test_a_time_that_would_be_cut_is_refused_by_the_measurement_too() -> None:
@@ -112,8 +112,8 @@ def test_a_wrong_value_in_python_is_one_line_too() -> None:
     assert str(caught.value) == (
         "PruneSettings: `macs_ratio`: Input should be less than 1, got 1.5."
     )
-    with pytest.raises(RecipeError, match=r"recipe: `checks.confidence`: .* got 2.0"):
-        load_recipe(None).override({"checks.confidence": 2.0})
+    with pytest.raises(RecipeError, match=r"recipe: `gates.confidence`: .* got 2.0"):
+        load_recipe(None).override({"gates.confidence": 2.0})
 
 
 def blocks() -> Iterator[tuple[type[Block], str]]:

@@ -85,7 +85,7 @@ def test_another_setting_is_no_upgrade(report, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
     recipe = Recipe.model_validate({"model": {"source": "net.onnx"}, "targets": ("all",)})
     minmax = recipe.override({"quantize.calibrator": "minmax"})
-    named = recipe.override({"name": "other", "checks.max_drop_pp": 9})
+    named = recipe.override({"name": "other", "gates.max_drop": 9})
     assert recipe_sha256(recipe) == recipe_sha256(named) != recipe_sha256(minmax)
     append_run(path, report(), name="net", recipe_sha256=recipe_sha256(recipe))
     later = _later(report(), sqnr_db=9.0)

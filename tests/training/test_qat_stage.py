@@ -24,7 +24,7 @@ preprocess: {mean: [0.3], std: [0.4], channels: 1}
 data: {calibration: "npz:data.npz", validation: "npz:data.npz", calibration_samples: 48}
 quantize: {saturation_safe: "off", qat: {epochs: 1, batch_size: 32, held_out: 24, flip: false}}
 targets: [onnxruntime]
-checks: {max_drop_pp: 50, untrained: true, min_int8_coverage: 0}
+gates: {max_drop: 50, untrained: true, min_int8_coverage: 0}
 benchmark: {seconds: 0.05}
 """
 

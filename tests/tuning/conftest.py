@@ -21,7 +21,7 @@ model: {{source: net.safetensors}}
 data: {{train: "idx:{images},{labels}", validation_samples: 300, calibration_samples: 32}}
 prune: {{samples: 64, finetune: {{epochs: 3, held_out: 100}}}}
 targets: [{target}]
-checks: {{max_drop_pp: 20}}
+gates: {{max_drop: 20}}
 benchmark: {{seconds: 0.1, threads: 1}}
 """
 

@@ -254,7 +254,7 @@ def test_no_try_measures_layers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_an_fp32_try_is_a_real_engine(recipe: Recipe, tmp_path: Path) -> None:
     space = SETTINGS.replace(trials=1, budgets=(0.7,), precisions=("fp32",))
-    result = edgeres.tune(recipe.override({"checks.max_drop_pp": 100}), tmp_path, settings=space)
+    result = edgeres.tune(recipe.override({"gates.max_drop": 100}), tmp_path, settings=space)
     assert not result.tries[0].error
     assert result.best.candidate.precision == "fp32"
     winner = edgeres.load_recipe(tmp_path / "best.yaml", {}, trusted=True)

@@ -19,7 +19,7 @@ from edgeres.evaluation.gates import deployment_checks
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.evaluation.speed import measure_speed
 from edgeres.evaluation.validate import validate
-from edgeres.recipe.checks import Limits
+from edgeres.recipe.gates import Limits
 
 BACKEND = get_backend("tensorrt")
 OPTIONS = {"rest": "float16", "max_batch": "8", "timing_cache": "timing.bin"}
