@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeres.errors import UsageError
 from edgeres.evaluation.compare import Comparison
@@ -17,51 +16,33 @@ from edgeres.evaluation.coverage import Coverage
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.statistics import samples_to_decide
 from edgeres.recipe.gates import Limits
+from edgeres.tasks.check import Check, Outcome, Verdict, decide, not_executed
 
 if TYPE_CHECKING:
     from edgeres.benchmarking.latency import Latency
 
-Outcome = Literal["pass", "fail", "inconclusive", "not_executed"]
+__all__ = [
+    "SAME_FOR_ALL",
+    "Check",
+    "Limits",
+    "Outcome",
+    "Verdict",
+    "accuracy_check",
+    "coverage_check",
+    "decide",
+    "deployment_checks",
+    "fusion_check",
+    "latency_check",
+    "not_executed",
+    "size_check",
+    "speedup_check",
+]
 
 Measured = TypeVar("Measured")
 
 _TOLD = 3
 
 SAME_FOR_ALL = "answers the same for all images, and its baseline does not"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One measurement against one limit."""
-
-    name: str
-    outcome: Outcome
-    reason: str
-    value: float | None = None
-    limit: float | None = None
-    samples_to_decide: int | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome over all checks; the worst one decides."""
-
-    outcome: Outcome
-    reason: str
-    checks: tuple[Check, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 for ``pass`` and for ``not_executed``, which is told but breaks no limit; else 1."""
-        return 0 if self.outcome in ("pass", "not_executed") else 1
-
-    def to_dict(self) -> dict[str, object]:
-        """As plain JSON values."""
-        return {
-            "verdict": self.outcome,
-            "reason": self.reason,
-            "checks": [vars(check).copy() for check in self.checks],
-        }
 
 
 def accuracy_check(comparison: Comparison, max_drop_pp: float) -> Check:
@@ -263,26 +244,6 @@ def deployment_checks(
         ratio = _measured("min_speedup", speedup)
         checks.append(speedup_check(ratio, interval, limits.min_speedup, doubts, yardstick))
     return checks
-
-
-def decide(checks: Sequence[Check]) -> Verdict:
-    """The verdict over several checks: a failure outweighs doubt, doubt outweighs a pass.
-
-    Raises:
-        UsageError: There is no check: nothing was asked, so nothing passed.
-    """
-    if not checks:
-        raise UsageError("expected at least one check, got none.", hint="Ask for a limit.")
-    for outcome in ("fail", "inconclusive", "not_executed"):
-        hits = [check for check in checks if check.outcome == outcome]
-        if hits:
-            return Verdict(hits[0].outcome, " ".join(c.reason for c in hits), tuple(checks))
-    return Verdict("pass", " ".join(check.reason for check in checks), tuple(checks))
-
-
-def not_executed(reason: str) -> Verdict:
-    """The verdict on an engine that was built but cannot run here."""
-    return Verdict("not_executed", reason)
 
 
 def _measured(limit: str, value: Measured | None) -> Measured:

@@ -28,6 +28,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import EdgeResError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
+from edgeres.evaluation.judge import check_answers
 from edgeres.evaluation.predictions import Predictions
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
@@ -39,6 +40,7 @@ from edgeres.pipeline.networks import Networks, equalize_network, prepare_networ
 from edgeres.pipeline.proof import Proof, make_report, write_evidence
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.superseded import to_set_aside
+from edgeres.pipeline.tasks import said_of
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.recipe.recipe import Recipe
 from edgeres.report.history import append_run, read_history, recipe_sha256
@@ -53,6 +55,9 @@ from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
 from edgeres.system.stored_json import read_stored
+from edgeres.tasks import open_tasks
+from edgeres.tasks.answers import Answers
+from edgeres.tasks.task import Task
 
 HASHES = "file_hashes.json"
 TELL_UNUSED_BYTES = 2**30
@@ -132,6 +137,7 @@ class Inputs:
         calibration: The calibration images, opened once for all stages.
         hashes: What is known of the content of image files.
         note: What was shrunk of the recipe's default numbers of images; empty where nothing was.
+        task: What the outputs mean; ``None`` for a classifier.
     """
 
     recipe: Recipe
@@ -142,6 +148,7 @@ class Inputs:
     calibration: CalibrationImages
     hashes: FileHashes
     note: str = ""
+    task: Task | None = None
 
 
 def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
@@ -157,7 +164,8 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     targets = open_targets(
         target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
-    source = find_source(recipe.model)
+    source = find_source(recipe.model, outputs=recipe.kept_outputs, classes=recipe.is_classifier)
+    task = None if recipe.is_classifier else open_tasks(said_of(recipe))
     require_packages(_packages(recipe, source))
     hashes = hashes or FileHashes()
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
@@ -172,7 +180,9 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     recipe = fitted.recipe
     calibration = CalibrationImages(images, recipe.data.calibration_samples)
     check_calibration(calibration.used)
-    return Inputs(recipe, targets, source, everything, validation, calibration, hashes, fitted.note)
+    return Inputs(
+        recipe, targets, source, everything, validation, calibration, hashes, fitted.note, task
+    )
 
 
 def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
@@ -190,7 +200,13 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
         EdgeResError: A stage could not be done.
     """
     run = Run(
-        inputs.recipe, store, listener, describe_environment(), inputs.calibration, inputs.hashes
+        inputs.recipe,
+        store,
+        listener,
+        describe_environment(),
+        inputs.calibration,
+        inputs.hashes,
+        task=inputs.task,
     )
     run.warn_once(inputs.note)
     for data in (inputs.calibration.used, inputs.everything):
@@ -215,7 +231,7 @@ def _prove(
 ) -> Proof:
     reference = _reference(targets)
 
-    def answers(engine: Engine, target: Target, label: str) -> Predictions:
+    def answers(engine: Engine, target: Target, label: str) -> Predictions | Answers:
         return predictions(
             run,
             engine,
@@ -230,9 +246,7 @@ def _prove(
         return build_fp32(run, network.onnx, target, label=label)
 
     dense = answers(fp32(networks.dense, reference), reference, "FP32 dense")
-    if not run.recipe.gates.untrained:
-        check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
-    run.warn_once(contradicting_labels(dense, validation))
+    _check_dense(run, dense, validation)
     pruned = networks.pruned
     final = answers(fp32(pruned, reference), reference, "FP32 pruned") if pruned else dense
     built = [build_target(run, networks, table, target) for target in targets]
@@ -251,6 +265,16 @@ def _prove(
     times = latencies(run, engines, validation, networks.preprocess) if engines else {}
     layers = measure_layers(run, networks, table, built, validation)
     return Proof(networks, validation.name, dense, final, built, int8, times, layers)
+
+
+def _check_dense(run: Run, dense: Predictions | Answers, validation: Dataset) -> None:
+    """Stops where the network that the user brought cannot be what it should be."""
+    if isinstance(dense, Answers):
+        check_answers(dense)
+        return
+    if not run.recipe.gates.untrained:
+        check_baseline(dense, declared_top1=run.recipe.model.declared_top1)
+    run.warn_once(contradicting_labels(dense, validation))
 
 
 def _reference(targets: list[Target]) -> Target:

@@ -72,8 +72,15 @@ class Source:
         return values
 
 
-def find_source(block: ModelBlock) -> Source:
+def find_source(
+    block: ModelBlock, *, outputs: tuple[str, ...] = (), classes: bool = True
+) -> Source:
     """Says what a recipe's ``model:`` block names.
+
+    Args:
+        block: The block.
+        outputs: Outputs that are kept; empty where nobody names any.
+        classes: Whether a classifier is expected.
 
     Raises:
         ModelError: The file does not exist, or is of a kind that is not read.
@@ -81,7 +88,8 @@ def find_source(block: ModelBlock) -> Source:
             option that is for another kind of file.
     """
     if is_code(block.source):
-        return _module(code_spec(block.source, block.weights), block)
+        spec = code_spec(block.source, block.weights)
+        return _module(spec, block, outputs, classes=classes)
     given, architecture = Path(block.source), None
     if block.source in ARCHITECTURES and not given.is_file():
         architecture = block.source
@@ -107,10 +115,10 @@ def find_source(block: ModelBlock) -> Source:
         raise ModelError(f"{given}: no such model file.", hint="Check the path.")
     path = weights_place(given)
     if is_onnx(str(path)):
-        return _onnx(path, block)
-    spec = None if architecture is not None else file_spec(path)
-    if spec is not None:
-        return _module(spec, block)
+        return _onnx(path, block, outputs, classes=classes)
+    file = None if architecture is not None else file_spec(path)
+    if file is not None:
+        return _module(file, block, outputs, classes=classes)
     return _checkpoint(path, architecture, block)
 
 
@@ -121,7 +129,7 @@ def model_name(source: str, weights: str | Path | None) -> str:
     return Path(source).stem or "model"
 
 
-def _onnx(path: Path, block: ModelBlock) -> Source:
+def _onnx(path: Path, block: ModelBlock, outputs: tuple[str, ...], *, classes: bool) -> Source:
     _refuse_answer(block, "an ONNX file says itself what it computes")
     return Source(
         kind="onnx",
@@ -129,27 +137,26 @@ def _onnx(path: Path, block: ModelBlock) -> Source:
         sha256=_onnx_sha256(path),
         architecture=None,
         num_classes=block.num_classes,
-        outputs=block.outputs or (),
+        outputs=outputs,
+        classes=classes,
         input_size=block.input_size,
         given_scales=block.given_scales,
     )
 
 
-def _module(spec: ModuleSpec, block: ModelBlock) -> Source:
+def _module(
+    spec: ModuleSpec, block: ModelBlock, outputs: tuple[str, ...], *, classes: bool
+) -> Source:
     _refuse_answer(block, "a module is run as it is")
     _refuse_scales(block)
-    if block.outputs is not None:
-        raise UsageError(
-            f"an output is chosen for an .onnx file, not for {spec.shown}.",
-            hint="Leave --output-name (`model: {outputs: ...}`) out; let the network return its "
-            "class scores.",
-        )
     return Source(
         kind="module",
         path=spec.path,
         sha256=spec.sha256(),
         architecture=None,
         num_classes=block.num_classes,
+        outputs=outputs,
+        classes=classes,
         input_size=block.input_size,
         module=spec,
     )
@@ -158,7 +165,7 @@ def _module(spec: ModuleSpec, block: ModelBlock) -> Source:
 def _checkpoint(path: Path, architecture: str | None, block: ModelBlock) -> Source:
     if block.outputs is not None or block.input_size is not None:
         raise UsageError(
-            "an output and an input size are chosen for an .onnx file, not for a checkpoint.",
+            "outputs and an input size are chosen for an .onnx file or code, not for a checkpoint.",
             hint="Leave --output-name and --input-size (`model: {outputs: ..., input_size: ...}`) "
             "out; --resize and --crop say the size of a checkpoint's images.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,16 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.answer_set import answer_set
 from edgeres.evaluation.predict import predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.pipeline.keys import machine_key, path_key, place_key, run_key
 from edgeres.pipeline.run import Run
+from edgeres.pipeline.tasks import task_key
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.tasks.answers import Answers, load_answers
 
 F32 = NDArray[np.float32]
 
@@ -83,19 +87,25 @@ def predictions(
     validation: Dataset,
     preprocess: Preprocess,
     label: str,
-) -> Predictions:
+) -> Predictions | Answers:
     """Runs an engine over the validation images, each once.
 
+    Returns:
+        Class scores, or what the run's task keeps.
+
     Raises:
-        EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
+        EdgeResError: As :func:`edgeres.evaluation.predict.predict`,
+            :func:`edgeres.evaluation.answer_set.answer_set` and the backend's ``load``.
     """
+    task = run.task
+    ask = predict if task is None else partial(answer_set, task=task)
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         skipped = BadImages()
         with target.backend.load(
             engine, BuildConfig(target.device, options=path_key(target))
         ) as runner:
-            predict(
+            ask(
                 runner,
                 validation,
                 preprocess,
@@ -116,12 +126,14 @@ def predictions(
             **machine_key(run),
             **run_key(engine),
             "preprocess": preprocess.to_dict(),
+            **task_key(run),
         },
         produce=produce,
         label=f"evaluate ({label})",
     )
     run.warn_once(result.file(LEFT_OUT).read_text())
-    return load_predictions(result.file(run_folder.PREDICTIONS))
+    stored = result.file(run_folder.PREDICTIONS)
+    return load_predictions(stored) if task is None else load_answers(stored)
 
 
 def timed_batches(parts: Sequence[F32], size: int) -> list[F32]:

@@ -39,9 +39,15 @@ def load_module_source(
         image=image,
         input_size=source.input_size,
     )
-    imported = import_file(folder / TRACED, folder / run_folder.MODEL, layout=brought.layout)
-    classes = max(2, imported.num_classes)
-    if source.num_classes is not None and source.num_classes != classes:
+    imported = import_file(
+        folder / TRACED,
+        folder / run_folder.MODEL,
+        layout=brought.layout,
+        outputs=source.outputs,
+        classes=source.classes,
+    )
+    classes = max(2, imported.num_classes) if source.classes else 0
+    if source.classes and source.num_classes is not None and source.num_classes != classes:
         raise ModelError(
             f"{spec.shown} has {classes} classes where {source.num_classes} were expected.",
             hint="Correct the class count, or the code that makes the network.",

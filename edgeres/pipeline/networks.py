@@ -121,7 +121,8 @@ def prepare_networks(
     if facts.assumed and recipe.model.declared_top1 is None:
         run.warn_once(relatives_note(facts.name))
     preprocess = choose_preprocess(recipe.preprocess, facts)
-    check_classes(validation, facts.num_classes)
+    if run.task is None:
+        check_classes(validation, facts.num_classes)
     if source.kind != "checkpoint":
         network = network_of("dense", loaded.file(run_folder.MODEL), None)
         original = source.path if source.kind == "onnx" else loaded.file(TRACED)

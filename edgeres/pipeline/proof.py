@@ -13,9 +13,7 @@ from edgeres.benchmarking.latency import Latency
 from edgeres.benchmarking.speedup import speedup
 from edgeres.benchmarking.stability import doubts_of_both
 from edgeres.data.types import Dataset
-from edgeres.evaluation.compare import Comparison, compare, finite_sqnr_db, top_k
 from edgeres.evaluation.gates import (
-    accuracy_check,
     coverage_check,
     decide,
     deployment_checks,
@@ -24,8 +22,15 @@ from edgeres.evaluation.gates import (
     size_check,
 )
 from edgeres.evaluation.predictions import Predictions
-from edgeres.evaluation.statistics import wilson_interval
 from edgeres.pipeline.engines import BuiltTarget
+from edgeres.pipeline.judged import (
+    RunAnswers,
+    agreement,
+    baseline_figures,
+    judged,
+    repeats_of,
+    task_part,
+)
 from edgeres.pipeline.layers import LayerFiles
 from edgeres.pipeline.measure import MeasuredTimes
 from edgeres.pipeline.networks import Networks
@@ -42,7 +47,6 @@ from edgeres.report.evidence import (
 )
 from edgeres.report.explain import findings
 from edgeres.report.schema import (
-    AgreementMatrix,
     BaselinePart,
     Finding,
     ModelPart,
@@ -54,6 +58,7 @@ from edgeres.report.schema import (
 )
 from edgeres.report.winner import choose_winner
 from edgeres.system.files import disk_errors, write_atomic
+from edgeres.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,10 @@ class Proof:
 
     networks: Networks
     data: str
-    dense: Predictions
-    final: Predictions
+    dense: RunAnswers
+    final: RunAnswers
     built: Sequence[BuiltTarget]
-    answers: Mapping[str, Predictions]
+    answers: Mapping[str, RunAnswers]
     times: Mapping[str, MeasuredTimes]
     layers: Mapping[str, LayerFiles]
 
@@ -90,7 +95,10 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         model_sha256: Hash of the model file as the user brought it.
     """
     gates, networks, dense = run.recipe.gates, proof.networks, proof.dense
-    right = int(dense.correct.sum())
+    targets = {
+        item.target.name: _target(proof, item, gates, run.recipe.quantize.precision, run.task)
+        for item in proof.built
+    }
     report = Report(
         environment=run.environment,
         model=ModelPart(
@@ -100,49 +108,25 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
             sha256=model_sha256,
         ),
         baseline=BaselinePart(
-            top1=right / dense.samples,
             samples=dense.samples,
             latency_ms={n: _percentiles(t.fp32.latency) for n, t in proof.times.items()},
-            top5=top_k(dense, 5),
-            top1_interval=wilson_interval(right, dense.samples, gates.confidence),
             data=proof.data,
             data_fingerprint=dense.data_fingerprint,
+            **baseline_figures(dense, gates, targets.values()),
         ),
-        pruning=_pruning(proof, gates.confidence),
+        task=task_part(run.task, dense),
+        pruning=_pruning(proof, gates, run.task),
         stages=tuple(run.stages),
-        targets={
-            item.target.name: _target(proof, item, gates, run.recipe.quantize.precision)
-            for item in proof.built
-        },
-        agreement_matrix=_agreement({"fp32": proof.final, **proof.answers}),
+        targets=targets,
+        agreement_matrix=agreement({"fp32": proof.final, **proof.answers}),
         confidence=gates.confidence,
     )
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
-    repeats = compare(dense, dense, confidence=gates.confidence).repeats
+    repeats = repeats_of(dense, gates.confidence)
     if repeats:
         text = f"{proof.data}: {repeats}, which all bounds take into account."
         warned += (Finding("warning", "repeated-images", text),)
     return replace(report, findings=(*warned, *findings(report)), winner=choose_winner(report))
-
-
-def _agreement(answers: Mapping[str, Predictions]) -> AgreementMatrix | None:
-    """All pairs of models that ran; ``None`` where there is only one."""
-    if len(answers) < 2:
-        return None
-    models = list(answers.values())
-    return AgreementMatrix(
-        names=tuple(answers),
-        agreement=tuple(
-            tuple(float((a.predicted == b.predicted).mean()) for b in models) for a in models
-        ),
-        sqnr_db=tuple(
-            tuple(
-                None if a is b else finite_sqnr_db(*(p.logits[a.finite & b.finite] for p in (a, b)))
-                for b in models
-            )
-            for a in models
-        ),
-    )
 
 
 def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
@@ -169,7 +153,9 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
             name,
             layers=item.layers,
             macs_by_node=proof.networks.final.summary.macs_by_node,
-            answers=pair_answers(proof.dense, answers) if answers is not None else None,
+            answers=pair_answers(proof.dense, answers)
+            if isinstance(answers, Predictions) and isinstance(proof.dense, Predictions)
+            else None,
             images=validation,
             preprocess=proof.networks.preprocess,
         )
@@ -190,11 +176,11 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
     return folder
 
 
-def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
+def _pruning(proof: Proof, gates: GatesBlock, task: Task | None) -> PruningPart | None:
     dense, pruned = proof.networks.dense, proof.networks.pruned
     if pruned is None:
         return None
-    lost = compare(proof.dense, proof.final, confidence=confidence)
+    _, lost = judged(task, proof.dense, proof.final, proof.final, gates)
     prediction = proof.networks.prediction
     latency = None
     if prediction is not None:
@@ -210,18 +196,23 @@ def _pruning(proof: Proof, confidence: float) -> PruningPart | None:
             kept=prediction.kept,
         )
     return PruningPart(
-        top1=lost.top1,
+        top1=lost.get("top1"),
         macs=pruned.summary.macs,
         parameters=pruned.summary.parameters,
         macs_ratio=pruned.summary.macs / dense.summary.macs,
-        drop_pp=lost.drop_pp,
-        drop_upper_pp=lost.drop_upper_pp,
+        drop_pp=lost.get("drop_pp"),
+        drop_upper_pp=lost.get("drop_upper_pp"),
+        metrics=lost.get("metrics", {}),
         latency=latency,
     )
 
 
 def _target(
-    proof: Proof, item: BuiltTarget, gates: GatesBlock, precision: Literal["int8", "fp32"]
+    proof: Proof,
+    item: BuiltTarget,
+    gates: GatesBlock,
+    precision: Literal["int8", "fp32"],
+    task: Task | None,
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
     name = item.target.name
@@ -256,10 +247,7 @@ def _target(
         if any(check.outcome != "pass" for check in covered):
             verdict = decide(covered)
         return replace(part, verdict=verdict.outcome, reason=verdict.reason, checks=tuple(covered))
-    answers = proof.answers[name]
-    overall = compare(proof.dense, answers, confidence=gates.confidence)
-    quantized = compare(proof.final, answers, confidence=gates.confidence)
-    accuracy = accuracy_check(overall, gates.max_top1_drop_pp)
+    checks, figures = judged(task, proof.dense, proof.final, proof.answers[name], gates)
     timed = _with_latency(part, proof.times[name])
     speed = deployment_checks(
         gates.replace(max_size_bytes=None),
@@ -269,32 +257,14 @@ def _target(
         doubts=timed.doubts,
         yardstick=timed.yardstick,
     )
-    verdict = decide([accuracy, *covered, *speed])
-    judged = replace(
+    verdict = decide([*checks, *covered, *speed])
+    return replace(
         timed,
         executed=True,
         verdict=verdict.outcome,
         reason=verdict.reason,
         checks=verdict.checks,
-    )
-    return _with_accuracy(judged, overall, quantized)
-
-
-def _with_accuracy(part: TargetPart, overall: Comparison, quantized: Comparison) -> TargetPart:
-    return replace(
-        part,
-        top1=overall.top1,
-        top5=overall.top5,
-        drop_pp=overall.drop_pp,
-        drop_lower_pp=overall.drop_lower_pp,
-        drop_upper_pp=overall.drop_upper_pp,
-        quantization_drop_pp=quantized.drop_pp,
-        quantization_drop_upper_pp=quantized.drop_upper_pp,
-        agreement=quantized.agreement,
-        flips=quantized.flips,
-        sqnr_db=quantized.sqnr_db,
-        nan_samples=quantized.nan_samples,
-        inf_samples=quantized.inf_samples,
+        **figures,
     )
 
 

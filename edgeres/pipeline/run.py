@@ -15,6 +15,7 @@ from edgeres.system.environment import Environment
 from edgeres.system.memory import peak_rss_bytes
 from edgeres.system.progress import Listener, ProgressCallback, StagePart, advance
 from edgeres.system.store import StageResult, Store
+from edgeres.tasks.task import Task
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Run:
     environment: Environment
     calibration: CalibrationImages
     hashes: FileHashes = field(default_factory=FileHashes)
+    task: Task | None = None
     stages: list[StagePart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

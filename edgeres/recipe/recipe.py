@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeres.backends import target_names
 from edgeres.errors import RecipeError
@@ -49,9 +49,8 @@ class ModelBlock(Block):
     outputs: Many[str] | None = Field(
         default=None,
         min_length=1,
-        max_length=1,
-        description="The output of an .onnx file that is judged, where it has several, or a tensor "
-        "inside the network; one for now.",
+        description="The outputs of an .onnx file or a module that are kept, where it has several, "
+        "or tensors inside the network; a classifier has one.",
     )
     input_size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         default=None,
@@ -203,10 +202,31 @@ class Recipe(Block):
             )
         return self
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _one_task_is_a_list(cls, said: object) -> object:
+        return [said] if isinstance(said, Mapping) else () if said is None else said
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether one output with class scores is judged by its labels."""
+        return not self.task or (
+            len(self.task) == 1
+            and self.task[0].model_dump(exclude_none=True) == {"name": "classification"}
+        )
+
+    @property
+    def kept_outputs(self) -> tuple[str, ...]:
+        """Outputs of the network that a run keeps; empty where nobody names any."""
+        if self.model.outputs is not None:
+            return self.model.outputs
+        read = [block.output for block in self.task if block.output is not None]
+        return tuple(read) if len(read) == len(self.task) else ()
+
     @model_validator(mode="after")
     def _a_drop_of_top1_is_a_share(self) -> Recipe:
         drop = self.gates.max_drop
-        if not self.task and drop is not None and not -100.0 <= drop <= 100.0:
+        if self.is_classifier and drop is not None and not -100.0 <= drop <= 100.0:
             raise ValueError(
                 f"`gates.max_drop`: expected -100 to 100 percentage points of top-1, got {drop:g}"
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeres.report.cells import engine_kind
 from edgeres.report.evidence import Answers, TargetTimes
+from edgeres.report.figures import allowed_drop, plotted
 from edgeres.report.history import Row
 from edgeres.report.page_layers import LayerRow
 from edgeres.report.schema import Report
@@ -26,19 +27,18 @@ _MARK = re.compile(r'<(path|rect|line|text)( [^>]*?)?aria-label="([^"]*)"([^>]*?
 
 
 def drops(report: Report) -> str | None:
-    """Drop of top-1 of each engine with its bounds, beside what is allowed; SVG."""
+    """What each engine loses of accuracy with its bounds, beside what is allowed; SVG."""
     alt = _altair()
+    title, found = plotted(report)
     rows = [
-        {"engine": n, "drop": t.drop_pp, "low": t.drop_lower_pp, "high": t.drop_upper_pp}
-        for n, t in report.targets.items()
-        if t.drop_pp is not None and t.drop_upper_pp is not None
+        {"engine": name, "drop": own.drop, "low": own.low, "high": own.high}
+        for name, own in found.items()
     ]
     if not rows:
         return None
-    limits = {c.limit for t in report.targets.values() for c in t.checks if c.name == "accuracy"}
-    for row in rows:
-        row["low"] = row["drop"] if row["low"] is None else row["low"]
-    axis = alt.X("low:Q", title="points of top-1 lost (right is worse)").scale(zero=True)
+    limits = {allowed_drop(part) for part in report.targets.values()}
+    lost = "points of top-1 lost" if report.baseline.top1 is not None else f"lost: {title}"
+    axis = alt.X("low:Q", title=f"{lost} (right is worse)").scale(zero=True)
     names = alt.Y("engine:N", title=None)
     base = alt.Chart(_data(rows))
     layers = [
@@ -60,6 +60,11 @@ def drops(report: Report) -> str | None:
             )
         )
     return _svg(alt.layer(*layers).properties(width=WIDTH - 90, height=46 * len(rows) + 20))
+
+
+def _good(report: Report) -> str:
+    part = next((p for t in report.targets.values() for p in t.metrics.values()), None)
+    return "up" if part is None or part.higher_is_better else "down"
 
 
 def latency(times: TargetTimes, engine: str = "INT8") -> str | None:
@@ -91,22 +96,28 @@ def latency(times: TargetTimes, engine: str = "INT8") -> str | None:
 
 
 def pareto(report: Report) -> str | None:
-    """Top-1 over latency of every engine and of the FP32 model on its backend; SVG."""
+    """Accuracy over latency of every engine and of the FP32 model on its backend; SVG."""
     alt = _altair()
     rows = []
+    title, found = plotted(report)
     for name, target in report.targets.items():
         baseline = report.baseline.latency_ms.get(name) or target.fp32_latency_ms
+        own = found.get(name)
+        if own is None:
+            continue
         if baseline is not None:
             row = {"engine": name, "precision": "FP32", "ms": baseline.p50}
-            rows.append({**row, "top1": 100 * report.baseline.top1})
-        if target.latency_ms is not None and target.top1 is not None:
+            rows.append({**row, "accuracy": own.fp32})
+        if target.latency_ms is not None:
             row = {"engine": name, "precision": engine_kind(target), "ms": target.latency_ms.p50}
-            rows.append({**row, "top1": 100 * target.top1})
+            rows.append({**row, "accuracy": own.engine})
     if not rows:
         return None
     base = alt.Chart(_data(rows)).encode(
         alt.X("ms:Q", title="latency p50, ms (left is better)").scale(zero=True, nice=True),
-        alt.Y("top1:Q", title="top-1, % (up is better)").scale(zero=False, padding=18),
+        alt.Y("accuracy:Q", title=f"{title} ({_good(report)} is better)").scale(
+            zero=False, padding=18
+        ),
     )
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     colours = [f"var(--c{number % 3 + 1})" for number in range(len(engines))]

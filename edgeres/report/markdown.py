@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from edgeres.report import cells
+from edgeres.report.figures import accuracy_rows, headline, pruned_headline
 from edgeres.report.schema import Report, TargetPart
 from edgeres.system.foreign_text import visible
 
@@ -19,22 +20,19 @@ def report_markdown(report: Report, *, name: str = "") -> str:
         report: What the run found.
         name: Title; the model's name where empty.
     """
-    model, baseline, machine = report.model, report.baseline, report.environment
-    of = f" of {plain(baseline.data)}" if baseline.data else ""
+    model, machine = report.model, report.environment
     lines = [
         f"# {plain(name or model.name)}",
         "",
         f"{plain(model.name)}, {cells.millions(model.parameters)} parameters, "
-        f"{cells.millions(model.macs)} MACs; FP32 top-1 {cells.percent(baseline.top1)} % on "
-        f"{baseline.samples:,} images{of}.",
+        f"{cells.millions(model.macs)} MACs; {plain(headline(report))}.",
     ]
     if report.pruning is not None:
         pruned = report.pruning
         lines += [
             "",
             f"Pruned to {100 * pruned.macs_ratio:.0f} % of the MACs, "
-            f"{cells.millions(pruned.parameters)} parameters: FP32 top-1 "
-            f"{cells.percent(pruned.top1)} %.",
+            f"{cells.millions(pruned.parameters)} parameters: {plain(pruned_headline(report))}.",
         ]
     lines += ["", *results_table(report), "", "## Verdicts", ""]
     for target, part in report.targets.items():
@@ -66,12 +64,11 @@ def report_markdown(report: Report, *, name: str = "") -> str:
 
 def results_table(report: Report) -> list[str]:
     """The figures of all targets as lines of a Markdown table, one column for each target."""
-    bound = f"{100 * report.confidence:g} %"
-    kind = cells.precision(report.targets.values())
     rows: list[tuple[str, Iterable[str]]] = [
-        (f"Top-1 %, FP32 → {kind}", _each(report, lambda t: cells.top1(report.baseline, t, "→"))),
-        (f"Drop pp ({bound} bound)", _each(report, lambda t: cells.drop(t, "≤ "))),
-        ("Agreement %", _each(report, lambda t: cells.percent(t.agreement))),
+        *(
+            (plain(row.label), _each(report, row.cell))
+            for row in accuracy_rows(report, "→", "≤ ", every=True)
+        ),
         ("SQNR dB", _each(report, cells.sqnr)),
         ("INT8 % of MACs", _each(report, lambda t: cells.percent(t.int8_coverage, 1))),
         ("Latency ms p50 / p90 / p99", _each(report, lambda t: cells.latency(t.latency_ms))),

@@ -10,8 +10,17 @@ from __future__ import annotations
 import json
 
 from edgeres.report import cells
+from edgeres.report.figures import headline
 from edgeres.report.markdown import plain, results_table
 from edgeres.report.schema import Report
+from edgeres.tasks import CLASSIFICATION
+
+_TAGS = {
+    CLASSIFICATION: "image-classification",
+    "segmentation": "image-segmentation",
+    "embedding": "image-feature-extraction",
+}
+"""What the Hugging Face Hub calls a task."""
 
 
 def model_card(report: Report, *, name: str = "", license_name: str = "") -> str:
@@ -60,15 +69,15 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         "",
         "## Intended use",
         "",
-        f"Classification of images like those of {plain(data)}, with the preprocessing that is "
+        f"{_purpose(report)} like those of {plain(data)}, with the preprocessing that is "
         "shipped beside the engine. Other images, classes or preprocessing were not evaluated. Who "
         "deploys it says here what it is for and what it must not be used for.",
         "",
         "## Evaluation",
         "",
-        f"{baseline.samples:,} labelled images of {plain(data)}"
+        f"{baseline.samples:,} samples of {plain(data)}"
         + (f" (SHA-256 `{plain(baseline.data_fingerprint)}`)" if baseline.data_fingerprint else "")
-        + f". FP32 top-1 {cells.percent(baseline.top1)} %. Engines with figures "
+        + f"; {plain(headline(report, data=False))}. Engines with figures "
         f"below were run themselves, on {plain(machine.cpu)}, and compared with the FP32 network "
         f"image by image; the bound is one-sided, at {100 * report.confidence:g} % confidence.",
         "",
@@ -83,13 +92,23 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
     return "\n".join(lines) + "\n"
 
 
+def _purpose(report: Report) -> str:
+    """What the network is for, as the beginning of a sentence."""
+    if report.task.name == CLASSIFICATION:
+        return "Classification of images"
+    return f"The task {plain(report.task.name)} on samples"
+
+
 def _quantized(report: Report) -> bool:
     return any(part.precision == "int8" for part in report.targets.values())
 
 
 def _head(report: Report, title: str, license_name: str) -> list[str]:
     """Metadata that the Hugging Face Hub reads; texts are JSON, which is YAML."""
-    head = ["---", "pipeline_tag: image-classification", "library_name: edgeres"]
+    head = ["---", "library_name: edgeres"]
+    tag = _TAGS.get(report.task.name)
+    if tag is not None:
+        head.insert(1, f"pipeline_tag: {tag}")
     if license_name:
         head.append(f"license: {json.dumps(license_name)}")
     tags = ["int8", "quantized"] if _quantized(report) else ["fp32"]
@@ -141,7 +160,7 @@ def _limits(report: Report) -> list[str]:
         if finding.level == "warning"
     ]
     limits.append(
-        "- Latency holds for the machine above; accuracy was measured as top-1 over all images, "
-        "not for groups of people or conditions."
+        "- Latency holds for the machine above; accuracy was measured over all samples, not for "
+        "groups of people or conditions."
     )
     return limits

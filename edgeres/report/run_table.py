@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeres.report import cells
+from edgeres.report.figures import accuracy_rows, headline, pruned_headline
 from edgeres.report.schema import AgreementMatrix, Finding, Report, TargetPart
 
 _LABEL_WIDTH = 23
@@ -54,18 +55,16 @@ def report_table(report: Report, console: Console) -> ConsoleRenderable:
 
 def _heading(report: Report) -> Text:
     """What was converted, on what data and machine."""
-    model, baseline, machine = report.model, report.baseline, report.environment
+    model, machine = report.model, report.environment
     lines = [
         f"{model.name}: {cells.millions(model.parameters)} parameters, "
-        f"{cells.millions(model.macs)} MACs, FP32 top-1 {cells.percent(baseline.top1)} % on "
-        f"{baseline.samples:,} images" + (f" of {baseline.data}" if baseline.data else "")
+        f"{cells.millions(model.macs)} MACs, {headline(report)}"
     ]
     if report.pruning is not None:
         pruned = report.pruning
         lines.append(
             f"pruned to {100 * pruned.macs_ratio:.0f} % of the MACs, "
-            f"{cells.millions(pruned.parameters)} parameters: FP32 top-1 "
-            f"{cells.percent(pruned.top1)} %"
+            f"{cells.millions(pruned.parameters)} parameters: {pruned_headline(report)}"
         )
         if pruned.latency is not None:
             latency = pruned.latency
@@ -91,13 +90,11 @@ def _heading(report: Report) -> Text:
 
 def _wide(report: Report, unicode: bool) -> Table:
     arrow, at_most = _signs(unicode)
-    bound = f"{100 * report.confidence:g} %"
+    accuracy = accuracy_rows(report, arrow, at_most)
     table = _table(unicode)
     table.add_column("Target\n")
     for heading in (
-        f"Top-1 %\nFP32 {arrow} {cells.precision(report.targets.values())}",
-        f"Drop pp\n({bound} bound)",
-        "Agree\n%",
+        *(row.heading for row in accuracy),
         "SQNR\ndB",
         "INT8\n%",
         "Latency ms\np50 / p90 / p99",
@@ -109,9 +106,7 @@ def _wide(report: Report, unicode: bool) -> Table:
     for name, target in report.targets.items():
         table.add_row(
             name,
-            cells.top1(report.baseline, target, arrow),
-            cells.drop(target, at_most),
-            cells.percent(target.agreement),
+            *(row.cell(target) for row in accuracy),
             cells.sqnr(target),
             cells.percent(target.int8_coverage, 1),
             cells.latency(target.latency_ms),
@@ -134,15 +129,12 @@ def _narrow(report: Report, unicode: bool, width: int) -> ConsoleRenderable:
 
 def _columns(report: Report, targets: Mapping[str, TargetPart], unicode: bool) -> Table:
     arrow, at_most = _signs(unicode)
-    kind = cells.precision(report.targets.values())
     table = _table(unicode)
     table.add_column("")
     for name in targets:
         table.add_column(name, justify="right")
     rows: Sequence[tuple[str, Callable[[TargetPart], str | Text]]] = (
-        (f"Top-1 %, FP32 {arrow} {kind}", lambda t: cells.top1(report.baseline, t, arrow)),
-        (f"Drop pp ({100 * report.confidence:g} % bound)", lambda t: cells.drop(t, at_most)),
-        ("Agreement %", lambda t: cells.percent(t.agreement)),
+        *((row.label, row.cell) for row in accuracy_rows(report, arrow, at_most)),
         ("SQNR dB", cells.sqnr),
         ("INT8 % of MACs", lambda t: cells.percent(t.int8_coverage, 1)),
         ("Latency ms p50", lambda t: _time(t, "p50")),

@@ -18,9 +18,11 @@ from edgeres.evaluation.compare import Flips
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.evaluation.fusions import Fusions
 from edgeres.evaluation.gates import Check, Outcome
+from edgeres.evaluation.judge import MetricPart, OutputPart
 from edgeres.system.environment import Environment
 from edgeres.system.files import write_atomic
 from edgeres.system.progress import StagePart
+from edgeres.tasks import CLASSIFICATION
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -37,6 +39,14 @@ class Percentiles:
 
 
 @dataclass(frozen=True)
+class TaskPart:
+    """What the outputs mean: name of the task, and the outputs that it reads."""
+
+    name: str = CLASSIFICATION
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelPart:
     """The FP32 model that the user brought."""
 
@@ -50,13 +60,14 @@ class ModelPart:
 class BaselinePart:
     """The user's FP32 model on the validation data; ``latency_ms`` is keyed by target."""
 
-    top1: float
-    samples: int
+    top1: float | None = None
+    samples: int = 0
     latency_ms: Mapping[str, Percentiles] = field(default_factory=dict)
     top5: float | None = None
     top1_interval: tuple[float, float] | None = None
     data: str = ""
     data_fingerprint: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,13 @@ class PruningLatency:
 class PruningPart:
     """The pruned and fine-tuned FP32 model; ``drop_pp`` is against the baseline."""
 
-    top1: float
+    top1: float | None
     macs: int
     parameters: int
     macs_ratio: float
     drop_pp: float | None = None
     drop_upper_pp: float | None = None
+    metrics: Mapping[str, MetricPart] = field(default_factory=dict)
     latency: PruningLatency | None = None
 
 
@@ -110,6 +122,10 @@ class TargetPart:
         reason: Why that is the verdict.
         runtime: Runtime and version, e.g. ``TensorRT for RTX 1.7.1``.
         device: ``cpu`` or ``cuda:N``.
+        metrics: Of the task, by name, the gated ones first; empty for a classifier, whose figures
+            are ``top1`` and those beside it.
+        quantization_drops: What each loses against the FP32 model that was quantized.
+        outputs: How near each output is to that model's.
         drop_pp: Percentage points of top-1 lost against the baseline, on the same samples.
         drop_upper_pp: One-sided upper confidence bound of it.
         quantization_drop_pp: Drop against the FP32 model that was quantized, as are ``agreement``,
@@ -144,6 +160,9 @@ class TargetPart:
     reason: str = ""
     runtime: str = ""
     device: str = "cpu"
+    metrics: Mapping[str, MetricPart] = field(default_factory=dict)
+    quantization_drops: Mapping[str, float] = field(default_factory=dict)
+    outputs: Mapping[str, OutputPart] = field(default_factory=dict)
     top1: float | None = None
     top5: float | None = None
     drop_pp: float | None = None
@@ -237,10 +256,11 @@ class Winner:
 class Report:
     """The whole of ``report.json``."""
 
-    schema: Literal[1] = 1
+    schema: Literal[2] = 2
     environment: Environment
     model: ModelPart
     baseline: BaselinePart
+    task: TaskPart = TaskPart()
     pruning: PruningPart | None = None
     stages: tuple[StagePart, ...] = ()
     targets: Mapping[str, TargetPart]

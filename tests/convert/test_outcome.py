@@ -15,7 +15,7 @@ def test_json_on_stdout_is_the_report(workplace, report):
 
 
 def test_report_has_the_fields_of_the_contract(report):
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert {"cpu", "isa", "threads", "versions"} <= set(report["environment"])
     assert report["model"]["name"] == "resnet20"
     assert 0.26e6 < report["model"]["parameters"] < 0.28e6

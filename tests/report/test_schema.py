@@ -49,7 +49,7 @@ def test_names_of_the_contract(report) -> None:
     assert set(STAGE) <= set(told["stages"][0])
     for found in told["targets"].values():
         assert set(TARGET) <= set(found)
-    assert told["schema"] == 1
+    assert told["schema"] == 2
     engine = told["targets"]["onnxruntime"]
     assert engine["flips"] == {"lost": 40, "gained": 19}
     assert {"p50", "p90", "p99"} <= set(engine["latency_ms"])
