@@ -143,9 +143,7 @@ class Preprocess:
                 hint="Give npz:FILE with images (N, H, W, C) uint8.",
             )
         image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
-        return np.array(
-            center_crop(resize_image(image, self.resize, self.interpolation), self.crop)
-        )
+        return np.array(self.place(image))
 
     def _fit_planes(self, image: Planes) -> NDArray[np.uint8]:
         if image.channels != self.channels:
@@ -155,11 +153,22 @@ class Preprocess:
                 hint="Give the images that the network was made for.",
             )
         planes = (Image.fromarray(image.pixels[..., plane]) for plane in range(image.channels))
-        fitted = (
-            center_crop(resize_image(plane, self.resize, self.interpolation), self.crop)
-            for plane in planes
-        )
-        return np.stack([np.asarray(plane) for plane in fitted], axis=-1)
+        return np.stack([np.asarray(self.place(plane)) for plane in planes], axis=-1)
+
+    def place(
+        self,
+        image: Image.Image,
+        *,
+        interpolation: Interpolation | None = None,
+        fill: int = 0,
+    ) -> Image.Image:
+        """Resizes and crops; a mask over the image takes another filter and another surrounding.
+
+        Raises:
+            DataError: The resized image would be too large.
+        """
+        resized = resize_image(image, self.resize, interpolation or self.interpolation)
+        return center_crop(resized, self.crop, fill)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Puts the channels in order and computes ``(x * scale - mean) / std``.
