@@ -13,22 +13,25 @@ from edgeres.data.hashes import FileHashes
 from edgeres.data.idx_source import open_idx
 from edgeres.data.imagefolder import open_imagefolder
 from edgeres.data.npz import open_npz
+from edgeres.data.tensors import open_tensors
 from edgeres.data.types import Dataset, Split
 from edgeres.errors import DataError, UsageError
 
-FORMS = "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH or list:FILE[,ROOT]"
+FORMS = (
+    "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH, list:FILE[,ROOT] or tensors:PATH"
+)
 """The forms of a data set, for help texts."""
 
-_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list")
+_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list", "tensors")
 
 
 def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -> Dataset:
     """Opens a data set; nothing is decoded yet where the images are files.
 
     Args:
-        spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH`` or
-            ``list:FILE[,ROOT]``. A comma inside a path works wherever only one reading of the
-            text names files that exist. ``~`` is the home folder.
+        spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH``,
+            ``list:FILE[,ROOT]`` or ``tensors:PATH``. A comma inside a path works wherever only one
+            reading of the text names files that exist. ``~`` is the home folder.
         split: ``train``, ``validation`` or ``calibration``. A source that has no parts gives the
             same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
         hashes: What is known of image files' content, for the fingerprint; asked of the files
@@ -55,6 +58,8 @@ def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -
         dataset = open_imagefolder(_path(rest), split)
     elif kind == "npz":
         dataset = open_npz(_path(rest), split)
+    elif kind == "tensors":
+        dataset = open_tensors(_path(rest), split)
     elif kind == "idx":
         dataset = open_idx(*_pair(rest), split)
     else:
