@@ -22,8 +22,8 @@ from edgeres.errors import DataError
 from edgeres.system.plain_files import refuse_special
 
 
-def open_npz(path: Path, split: Split) -> ArrayDataset:
-    """Opens a NumPy archive.
+def open_npz(path: Path, split: Split, *, labels_needed: bool = True) -> ArrayDataset:
+    """Opens a NumPy archive; without ``labels_needed`` every split may go without labels.
 
     Raises:
         DataError: Not an archive, damaged, keys missing, a dtype or shape that is not that of
@@ -32,7 +32,7 @@ def open_npz(path: Path, split: Split) -> ArrayDataset:
     refuse_special(path, DataError)
     try:
         with zipfile.ZipFile(path) as archive:
-            return _open(archive, path, split)
+            return _open(archive, path, split, needed=labels_needed and split != "calibration")
     except ARRAY_ERRORS as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(
@@ -41,7 +41,7 @@ def open_npz(path: Path, split: Split) -> ArrayDataset:
         ) from error
 
 
-def _open(archive: zipfile.ZipFile, path: Path, split: Split) -> ArrayDataset:
+def _open(archive: zipfile.ZipFile, path: Path, split: Split, *, needed: bool) -> ArrayDataset:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     pairs = [("images", "labels")]
     for prefix in SPLIT_NAMES[split]:
@@ -60,7 +60,7 @@ def _open(archive: zipfile.ZipFile, path: Path, split: Split) -> ArrayDataset:
         images = images[..., 0]
     if label_key in members:
         labels = _labels(read_member(archive, members[label_key], path), label_key, path)
-    elif split == "calibration":
+    elif not needed:
         labels = np.full(images.shape[:1], UNLABELLED, dtype=np.int64)
     else:
         raise DataError(

@@ -25,7 +25,9 @@ FORMS = (
 _KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list", "tensors")
 
 
-def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -> Dataset:
+def open_dataset(
+    spec: str, *, split: Split, hashes: FileHashes | None = None, labels_needed: bool = True
+) -> Dataset:
     """Opens a data set; nothing is decoded yet where the images are files.
 
     Args:
@@ -36,6 +38,8 @@ def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -
             same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
         hashes: What is known of image files' content, for the fingerprint; asked of the files
             themselves where ``None``.
+        labels_needed: Whether training and validation need labels or other targets; calibration
+            goes without them.
 
     Raises:
         UsageError: The text has none of these forms.
@@ -55,15 +59,15 @@ def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -
     elif not rest:
         raise UsageError(f"Expected a path after '{kind}:', got {spec!r}.", hint=f"Forms: {FORMS}.")
     elif kind == "imagefolder":
-        dataset = open_imagefolder(_path(rest), split)
+        dataset = open_imagefolder(_path(rest), split, labels_needed=labels_needed)
     elif kind == "npz":
-        dataset = open_npz(_path(rest), split)
+        dataset = open_npz(_path(rest), split, labels_needed=labels_needed)
     elif kind == "tensors":
         dataset = open_tensors(_path(rest), split)
     elif kind == "idx":
-        dataset = open_idx(*_pair(rest), split)
+        dataset = open_idx(*_pair(rest), split, labels_needed=labels_needed)
     else:
-        dataset = open_list(*_pair(rest), split)
+        dataset = open_list(*_pair(rest), split, labels_needed=labels_needed)
     if len(dataset) == 0:
         raise DataError(f"Expected images in the {split} split of {spec!r}, got an empty set.")
     if hashes is not None and isinstance(dataset, FileDataset):
