@@ -86,12 +86,11 @@ def as_features(values: NDArray[Any], name: str, spread: float = 1.0) -> Feature
 
 
 def spread_of(dataset: Dataset) -> float | None:
-    """Standard deviation of the numbers of a set of features; ``None`` where it has images.
-
-    Raises:
-        DataError: No sample can be read.
-    """
-    from edgeres.data.bad_images import first_image
-
-    sample = first_image(dataset)
-    return sample.spread if isinstance(sample, Features) else None
+    """Standard deviation of the numbers of a set of features; ``None`` where it has images."""
+    for index in range(len(dataset)):
+        try:
+            sample = dataset.image(index)
+        except DataError:
+            continue
+        return sample.spread if isinstance(sample, Features) else None
+    return None
