@@ -5,29 +5,39 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeres.data.decode import decode_bytes, decode_file, decode_image
-from edgeres.data.types import UNLABELLED
+from edgeres.data.decode import decode_bytes, decode_image
+from edgeres.data.features import as_features
+from edgeres.data.sample_file import read_sample
+from edgeres.data.types import UNLABELLED, Sample
 from edgeres.errors import DataError
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
-"""A path, the content of an image file, a Pillow image, or an array of pixels."""
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+"""A path, the content of an image file, a Pillow image, or an array: 8-bit pixels, or features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Images of a call, unlabelled; see :class:`edgeres.data.types.Dataset`."""
+    """Images of a call, unlabelled; see :class:`edgeres.data.types.Dataset`.
+
+    Attributes:
+        images: What the caller gave.
+        name: For messages.
+        class_names: None: nothing is known of them.
+        features: Whether arrays of floats are meant, which are the network's input already.
+    """
 
     images: tuple[ImageInput, ...]
     name: str = "images"
     class_names: tuple[str, ...] = ()
+    features: bool = False
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -44,8 +54,10 @@ class Inputs:
         """Number of images."""
         return len(self.images)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Sample:
         """One image in mode ``L`` or ``RGB``, as a viewer shows it: EXIF orientation is applied.
+
+        A path that ends in ``.npy`` is features, and so is an array where the network takes those.
 
         Raises:
             DataError: It cannot be read, or is no 8-bit grey or RGB array.
@@ -56,6 +68,8 @@ class Inputs:
         if isinstance(image, bytes | bytearray | memoryview):
             return decode_bytes(bytes(image), name)
         if isinstance(image, np.ndarray):
+            if self.features:
+                return as_features(image, name)
             colour = image.ndim == 3 and image.shape[2] == 3
             if image.dtype != np.uint8 or not (image.ndim == 2 or colour) or image.size == 0:
                 raise DataError(
@@ -64,7 +78,7 @@ class Inputs:
                 )
             return Image.fromarray(image)
         if isinstance(image, str | os.PathLike):
-            return decode_file(Path(image))
+            return read_sample(Path(image))
         raise DataError(
             f"{name}: expected a path, the bytes of an image file, a Pillow image or an array, got "
             f"{type(image).__name__}.",
@@ -78,4 +92,4 @@ class Inputs:
 
     def subset(self, indices: Sequence[int]) -> Inputs:
         """The images at these indices, in that order."""
-        return Inputs(tuple(self.images[int(index)] for index in indices), self.name)
+        return replace(self, images=tuple(self.images[int(index)] for index in indices))

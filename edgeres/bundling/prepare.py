@@ -18,7 +18,7 @@ from edgeres.bundling.manifest import EngineEntry
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.rebuild import rebuild_engine
 from edgeres.bundling.selftest import SelfTest, answer, answer_isolated, compare
-from edgeres.data.decode import decode_file
+from edgeres.data.sample_file import read_sample
 from edgeres.data.samples import scores_from_json
 from edgeres.errors import ArtefactError, BackendMissingError, UsageError
 from edgeres.system.temporary import temporary_folder
@@ -157,7 +157,7 @@ class _Work:
 
     def self_test(self, runner: Runner) -> SelfTest:
         """Compares the answers to the samples with the recorded ones."""
-        images = [decode_file(path) for path in self.samples]
+        images = [read_sample(path) for path in self.samples]
         got = answer(runner, images, self.bundle.preprocess)
         return compare(self._expected(), got, str(self.bundle.path))
 

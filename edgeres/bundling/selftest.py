@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Runner
@@ -26,8 +25,9 @@ from edgeres.backends.classifier import (
     single_output,
 )
 from edgeres.backends.sidecar import read_engine
-from edgeres.data.decode import decode_file
 from edgeres.data.preprocess import Preprocess
+from edgeres.data.sample_file import read_sample
+from edgeres.data.types import Sample
 from edgeres.errors import GateError
 from edgeres.sqnr import sqnr_db
 from edgeres.system.child import run_limited
@@ -52,9 +52,7 @@ class SelfTest:
         }
 
 
-def answer(
-    runner: Runner, images: Sequence[Image.Image], preprocess: Preprocess
-) -> NDArray[np.float32]:
+def answer(runner: Runner, images: Sequence[Sample], preprocess: Preprocess) -> NDArray[np.float32]:
     """Scores ``(S, K)`` of a few images, each run on its own.
 
     Raises:
@@ -109,7 +107,7 @@ def answer_isolated(
     Args:
         engine: Engine file with its sidecar.
         device: Where to run it.
-        samples: Image files.
+        samples: Image files, or ``.npy`` files of features.
         preprocess: How an image becomes numbers.
 
     Raises:
@@ -129,7 +127,7 @@ def answer_files(
 ) -> list[list[float]]:
     """What the child does: the scores, NaN and infinity included."""
     found = read_engine(engine)
-    images = [decode_file(path) for path in samples]
+    images = [read_sample(path) for path in samples]
     with get_backend(found.backend).load(found, BuildConfig(device=device)) as runner:
         scores: list[list[float]] = answer(runner, images, preprocess).astype(float).tolist()
     return scores

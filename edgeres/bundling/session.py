@@ -196,7 +196,10 @@ class Session(Closing):
         ahead: deque[Future[NDArray[np.float32]]] = deque()
         try:
             for batch, _ in batches(
-                Inputs(tuple(images)), self._preprocess, self._batch_size, workers=usable_threads()
+                Inputs(tuple(images), features=self._preprocess.features),
+                self._preprocess,
+                self._batch_size,
+                workers=usable_threads(),
             ):
                 ahead.append(self._submit(batch))
                 if len(ahead) > self._at_once:

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 from edgeres.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from edgeres.data.planes import Planes
-    from edgeres.data.types import Dataset
+    from edgeres.data.types import Dataset, Sample
 
 
 @dataclass
@@ -60,7 +57,7 @@ class BadImages:
         return f"{len(self.reasons)} images could not be decoded and were left out: {names}{more}"
 
 
-def first_image(images: Dataset) -> Image.Image | Planes:
+def first_image(images: Dataset) -> Sample:
     """The first image that can be decoded; a bad one does not hide the size of the others.
 
     Raises:

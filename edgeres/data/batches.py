@@ -1,4 +1,4 @@
-"""Batches of preprocessed images, in order, from any data set."""
+"""Batches of preprocessed images or of features, in order, from any data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.bad_images import BadImages
-from edgeres.data.preprocess import Preprocess
+from edgeres.data.preprocess import Fitted, Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError, UsageError
 
@@ -66,8 +66,8 @@ def numbered_batches(
             first of them raises.
 
     Yields:
-        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``) and their places
-        in the set ``(N,) int64``.
+        Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``), or features
+        ``(N, ...) float32`` as they are; and their places in the set ``(N,) int64``.
 
     Raises:
         UsageError: ``batch_size`` under 1, ``workers`` under 0, or an index out of range.
@@ -119,7 +119,7 @@ def _from_images(
     workers: int,
     skipped: BadImages | None,
 ) -> Iterator[Batch]:
-    pixels: list[NDArray[np.uint8]] = []
+    pixels: list[Fitted] = []
     batch_rows: list[int] = []
     shape: tuple[int, ...] | None = None
     for index, fitted in _fitted(dataset, preprocess, rows, workers):
@@ -131,29 +131,29 @@ def _from_images(
         shape = shape or fitted.shape
         if fitted.shape != shape:
             raise DataError(
-                f"Expected every image of {dataset.name} in the size of the first, {shape[:2]}, "
-                f"got {fitted.shape[:2]} for {dataset.image_name(index)}.",
-                hint="Set a crop, or an exact resize [height, width].",
+                f"Expected every sample of {dataset.name} in the size of the first, {shape}, "
+                f"got {fitted.shape} for {dataset.image_name(index)}.",
+                hint="Images need a crop or an exact resize [height, width]; features one shape.",
             )
         pixels.append(fitted)
         batch_rows.append(index)
         if len(pixels) == batch_size:
-            yield preprocess.normalize(np.stack(pixels)), np.array(batch_rows, dtype=np.int64)
+            yield preprocess.batch(pixels), np.array(batch_rows, dtype=np.int64)
             pixels, batch_rows = [], []
     if pixels:
-        yield preprocess.normalize(np.stack(pixels)), np.array(batch_rows, dtype=np.int64)
+        yield preprocess.batch(pixels), np.array(batch_rows, dtype=np.int64)
     elif shape is None:
         raise DataError(f"Expected images in {dataset.name}, got none that can be decoded.")
 
 
 def _fitted(
     dataset: Dataset, preprocess: Preprocess, rows: NDArray[np.int64], workers: int
-) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
+) -> Iterator[tuple[int, Fitted | DataError]]:
     """Decodes and fits the chosen images in order, with threads that stay a few images ahead."""
 
-    def fit(index: int) -> NDArray[np.uint8] | DataError:
+    def fit(index: int) -> Fitted | DataError:
         try:
-            return preprocess.fit(dataset.image(index))
+            return preprocess.fit_sample(dataset.image(index))
         except DataError as error:
             return error
 
@@ -163,7 +163,7 @@ def _fitted(
             yield index, fit(index)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="edgeres-decode")
-    ahead: deque[tuple[int, Future[NDArray[np.uint8] | DataError]]] = deque()
+    ahead: deque[tuple[int, Future[Fitted | DataError]]] = deque()
     try:
         for index in order:
             ahead.append((index, pool.submit(fit, index)))

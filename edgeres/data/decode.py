@@ -64,6 +64,9 @@ _DECODER_ERRORS = (
 _ALPHA_GREY = frozenset({"1", "LA", "La"})
 _UNDEFINED = frozenset({"I", "F", "LAB"})
 
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})  # of the EXIF orientations, those that swap the sides
+
 
 def decode_file(path: Path) -> Image.Image:
     """Decodes an image file to mode ``L`` or ``RGB``.
@@ -110,11 +113,7 @@ def decode_image(image: Image.Image, name: str) -> Image.Image:
         DataError: It cannot be decoded, is too large or of an undefined range.
     """
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"Expected at most {MAX_PIXELS:,} pixels in {name!r}, got "
-            f"{image.height}x{image.width}.",
-            hint="Scale the image down.",
-        )
+        raise _too_large(image, name)
     try:
         image.load()
         if image.mode == "I" and image.format == "PPM":  # Pillow's form of 16-bit PGM
@@ -123,6 +122,53 @@ def decode_image(image: Image.Image, name: str) -> Image.Image:
         return to_grey_or_rgb(_upright(image), name)
     except _DECODER_ERRORS as error:
         raise _undecodable(name, error) from error
+
+
+def open_pixels(path: Path) -> Image.Image:
+    """Decodes an image file as it is stored, in its own mode: for numbers that are no colours.
+
+    Raises:
+        DataError: As :func:`decode_file`; the message names it.
+    """
+    image = _opened(path)
+    try:
+        image.load()
+    except _DECODER_ERRORS as error:
+        raise _undecodable(str(path), error) from error
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, upright, from its header.
+
+    Raises:
+        DataError: As :func:`decode_file`.
+    """
+    image = _opened(path)
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+    except _DECODER_ERRORS:
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The header of an image file of bounded size."""
+    name = str(path)
+    try:
+        image = Image.open(io.BytesIO(_read(path)), formats=FORMATS)
+    except _DECODER_ERRORS as error:
+        raise _undecodable(name, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(image, name)
+    return image
+
+
+def _too_large(image: Image.Image, name: str) -> DataError:
+    return DataError(
+        f"Expected at most {MAX_PIXELS:,} pixels in {name!r}, got {image.height}x{image.width}.",
+        hint="Scale the image down.",
+    )
 
 
 def _undecodable(name: str, error: BaseException) -> DataError:

@@ -6,14 +6,18 @@ calibration. The label is the last word and a whole number, so a path may contai
 lines count for nothing; UTF-8, and bytes that are not UTF-8 stand for themselves. Paths are
 relative to ROOT, which is the list's own folder where it is not given.
 
+A list whose first line is a header may say more of an image than its class: a number, several
+labels, a mask. See :mod:`edgeres.data.table`.
+
 Where FILE is a folder, it is ROOT, and the split decides which list in it is read: ``train.txt``;
 ``val.txt``, ``validation.txt``, ``test.txt`` or ``val_map.txt``; ``calibration.txt`` or
-``train.txt``.
+``train.txt``; likewise with ``.csv`` and ``.tsv``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.data.files import FileDataset
+from edgeres.data.table import Table, is_table, parse_table
+from edgeres.data.target_files import TargetFiles
 from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import DataError
 from edgeres.system.plain_files import refuse_special
@@ -29,9 +35,15 @@ MAX_LIST_BYTES = 256_000_000
 """Largest list that is read, in bytes."""
 
 SPLIT_LISTS: dict[Split, tuple[str, ...]] = {
-    "train": ("train.txt",),
-    "validation": ("val.txt", "validation.txt", "test.txt", "val_map.txt"),
-    "calibration": ("calibration.txt", "train.txt"),
+    "train": ("train.txt", "train.csv", "train.tsv"),
+    "validation": (
+        *("val.txt", "validation.txt", "test.txt", "val_map.txt"),
+        *("val.csv", "validation.csv", "test.csv", "val.tsv", "validation.tsv", "test.tsv"),
+    ),
+    "calibration": (
+        *("calibration.txt", "calibration.csv", "calibration.tsv"),
+        *("train.txt", "train.csv", "train.tsv"),
+    ),
 }
 """Names of a split's list in a folder, the first that exists is taken."""
 
@@ -83,13 +95,16 @@ def parse_list(text: str, name: str = "list") -> FileList:
     return FileList(paths, labels)
 
 
-def open_list(path: Path, root: Path | None, split: Split) -> FileDataset:
+def open_list(
+    path: Path, root: Path | None, split: Split, *, labels_needed: bool = True
+) -> FileDataset:
     """Opens a list of image files.
 
     Args:
         path: The list, or a folder with one list for each split.
         root: Folder that the listed paths are relative to; by default the list's own.
-        split: Which list of a folder; labels are needed unless it is ``calibration``.
+        split: Which list of a folder; ``calibration`` goes without labels.
+        labels_needed: Whether the other splits need labels or other targets.
 
     Raises:
         DataError: The list or a listed file is missing, the list does not parse, or it has no
@@ -104,25 +119,60 @@ def open_list(path: Path, root: Path | None, split: Split) -> FileDataset:
                 f"{str(folder)!r}, got none.",
                 hint="Name the list so, or give the list itself.",
             )
-    parsed = parse_list(_read(path), str(path))
-    if parsed.labels is None and split != "calibration":
+    text = _read(path)
+    needed = labels_needed and split != "calibration"
+    if is_table(text):
+        return _open_table(parse_table(text, str(path)), path, root, split, needed=needed)
+    parsed = parse_list(text, str(path))
+    if parsed.labels is None and needed:
         raise DataError(
             f"Expected 'path label' in the lines of {str(path)!r} for the {split} split, got only "
             f"paths, e.g. {parsed.paths[0]!r}.",
             hint="Only calibration goes without labels.",
         )
     folder = path.parent if root is None else root
-    missing = [name for name in parsed.paths if not _exists(folder / name)]
-    if missing:
-        raise DataError(
-            f"Expected all {len(parsed.paths)} files of {str(path)!r} in {str(folder)!r}, got "
-            f"{len(missing)} missing, e.g. {missing[0]!r}.",
-            hint="Give the folder of the images: list:FILE,ROOT.",
-        )
+    _check_files(parsed.paths, path, folder)
     labels = parsed.labels
     if labels is None:
         labels = np.full(len(parsed.paths), UNLABELLED, dtype=np.int64)
     return FileDataset(f"list/{split}", folder, parsed.paths, labels)
+
+
+def _open_table(
+    table: Table, path: Path, root: Path | None, split: Split, *, needed: bool
+) -> TargetFiles:
+    if needed and not table.columns:
+        raise DataError(
+            f"Expected a column with what is right in {str(path)!r} for the {split} split, got "
+            f"only files{' and ' if table.skipped else ''}"
+            f"{', '.join(map(repr, table.skipped))}.",
+            hint="Only calibration goes without: add a column such as label, mask or a number.",
+        )
+    folder = path.parent if root is None else root
+    _check_files(table.paths, path, folder)
+    _check_files(table.masks, path, folder)
+    left_out = ", ".join(map(repr, table.skipped))
+    return TargetFiles(
+        f"list/{split}",
+        folder,
+        table.paths,
+        table.labels,
+        table.class_names,
+        skipped=f"columns that hold no numbers were left out: {left_out}" if left_out else "",
+        values=table.values,
+        masks=table.masks,
+        columns=tuple(table.columns),
+    )
+
+
+def _check_files(names: Sequence[str], path: Path, folder: Path) -> None:
+    missing = [name for name in names if not _exists(folder / name)]
+    if missing:
+        raise DataError(
+            f"Expected all {len(names)} files of {str(path)!r} in {str(folder)!r}, got "
+            f"{len(missing)} missing, e.g. {missing[0]!r}.",
+            hint="Give the folder of the images: list:FILE,ROOT.",
+        )
 
 
 def _read(path: Path) -> str:

@@ -69,8 +69,8 @@ def resize_image(
     return image.resize((width, height), _FILTERS[interpolation])
 
 
-def center_crop(image: Image.Image, crop: Size | None) -> Image.Image:
-    """Cuts out the middle; where the image is smaller, black is added on both sides.
+def center_crop(image: Image.Image, crop: Size | None, fill: int = 0) -> Image.Image:
+    """Cuts out the middle; where the image is smaller, ``fill`` is added on both sides.
 
     An odd remainder of a cut is rounded half to even, an odd remainder of added black goes to the
     right and the bottom.
@@ -79,7 +79,12 @@ def center_crop(image: Image.Image, crop: Size | None) -> Image.Image:
     if (height, width) == (image.height, image.width):
         return image
     top, left = _offset(image.height, height), _offset(image.width, width)
-    return image.crop((left, top, left + width, top + height))
+    inside = top >= 0 and left >= 0
+    if fill == 0 or inside:
+        return image.crop((left, top, left + width, top + height))
+    around = Image.new(image.mode, (width, height), fill)
+    around.paste(image, (-left, -top))
+    return around
 
 
 def _offset(length: int, target: int) -> int:

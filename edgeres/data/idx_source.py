@@ -12,19 +12,22 @@ from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import UsageError
 
 
-def open_idx(images: Path, labels: Path | None, split: Split) -> ArrayDataset:
+def open_idx(
+    images: Path, labels: Path | None, split: Split, *, labels_needed: bool = True
+) -> ArrayDataset:
     """Opens a pair of IDX files; the same pair serves every split.
 
     Args:
         images: ``(N, H, W)`` or ``(N, H, W, 3)`` unsigned bytes.
         labels: ``(N,)`` unsigned bytes; ``None`` is enough for calibration.
-        split: Only decides whether labels are needed.
+        split: Only decides whether labels are needed; ``calibration`` goes without.
+        labels_needed: Whether the other splits need them.
 
     Raises:
         DataError: A file is missing, damaged or of another shape, or the counts differ.
         UsageError: No labels for a split that needs them.
     """
-    if labels is None and split != "calibration":
+    if labels is None and labels_needed and split != "calibration":
         raise UsageError(
             f"Expected idx:IMAGES,LABELS for the {split} split, got no labels.",
             hint="Only calibration goes without labels.",

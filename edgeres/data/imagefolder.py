@@ -34,8 +34,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 _SPLITS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 
 
-def open_imagefolder(path: Path, split: Split) -> FileDataset:
-    """Opens a folder of class folders.
+def open_imagefolder(path: Path, split: Split, *, labels_needed: bool = True) -> FileDataset:
+    """Opens a folder of class folders; without ``labels_needed`` every split may lack classes.
 
     Raises:
         DataError: No such folder, no folder for this split, no classes, only one class, or a class
@@ -45,7 +45,8 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
     root = _split_folder(path, split)
     skipped = [f"the folder {folder!r}" for folder in _folders(root) if _left_behind(folder)]
     classes = _subfolders(root)
-    if split == "calibration" and not classes:
+    needed = labels_needed and split != "calibration"
+    if not needed and not classes:
         paths = _images_below(root, root, skipped)
         if not paths:
             raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
@@ -59,13 +60,13 @@ def open_imagefolder(path: Path, split: Split) -> FileDataset:
             f"{len(classes)} folders and no image.",
             hint=_HINT,
         )
-    if split != "calibration" and empty:
+    if needed and empty:
         raise DataError(
             f"Expected images in every class of {str(root)!r}, got none in {len(empty)} of "
             f"{len(classes)}: {', '.join(map(repr, empty[:10]))}.",
             hint="Add images, or take the folder away and train without the class.",
         )
-    if split != "calibration" and len(classes) < 2:
+    if needed and len(classes) < 2:
         raise DataError(
             f"Expected at least two class folders in {str(root)!r}, got only {classes[0]!r}.",
             hint=_HINT,

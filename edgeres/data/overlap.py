@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 
 import numpy as np
-from PIL import Image
 
-from edgeres.data.planes import Planes
-from edgeres.data.types import Dataset
+from edgeres.data.types import Dataset, Sample
 from edgeres.errors import DataError
 from edgeres.system.progress import ProgressCallback
 
@@ -56,10 +54,10 @@ def find_overlap(
     return [(index, place[d]) for index, d in pairs if d is not None and d in place]
 
 
-def pixel_digest(image: Image.Image | Planes) -> bytes:
+def pixel_digest(image: Sample) -> bytes:
     """Digest of an image's size and pixels; grey in mode ``RGB`` gives that of mode ``L``."""
     pixels = np.asarray(image)
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+    if pixels.ndim == 3 and pixels.dtype == np.uint8 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     digest.update(np.ascontiguousarray(pixels).data)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeres.data.decode import to_grey_or_rgb
+from edgeres.data.features import Features
 from edgeres.data.geometry import (
     Interpolation,
     Size,
@@ -33,8 +34,20 @@ from edgeres.data.geometry import (
     resized_size,
 )
 from edgeres.data.planes import Planes
+from edgeres.data.setting_values import (
+    SETTINGS_HINT,
+    check_choice,
+    number,
+    numbers,
+    size,
+    wrong_setting,
+)
+from edgeres.data.types import Sample
 from edgeres.errors import DataError, UsageError
 from edgeres.system.foreign_json import parse_json
+
+Fitted = NDArray[np.uint8] | NDArray[np.float32]
+"""A sample before normalization: pixels, or features that need none."""
 
 ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
@@ -43,10 +56,9 @@ COLOURS = 3
 MAX_CHANNELS = 1024
 """Most planes of an image."""
 
-MAX_SIDE = 16_384
-"""Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
 
-_HINT = "See the 'preprocess' block of the recipe or --scale, --mean, --std, --resize, --crop."
+_RARE: Mapping[str, object] = {"features": False}
+"""Settings that are not written where they have this value."""
 
 
 class PreprocessLike(Protocol):
@@ -74,6 +86,8 @@ class Preprocess:
             planes of images that have others, which nothing is converted to.
         interpolation: Filter of ``resize``: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``,
             as Pillow has them.
+        features: The network takes features, which are its input already: all the other settings
+            but ``layout`` mean nothing, and images are refused.
     """
 
     scale: float = 1 / 255
@@ -85,6 +99,7 @@ class Preprocess:
     layout: Layout = "nchw"
     channels: int = 3
     interpolation: Interpolation = "bilinear"
+    features: bool = False
 
     def __post_init__(self) -> None:
         """Normalizes numbers and pairs, and checks every field.
@@ -93,38 +108,44 @@ class Preprocess:
             UsageError: A value that makes no sense, with the field's name.
         """
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        object.__setattr__(self, "scale", _number("scale", self.scale))
+            object.__setattr__(self, name, numbers(name, getattr(self, name)))
+        object.__setattr__(self, "scale", number("scale", self.scale))
         for name in ("resize", "crop"):
-            object.__setattr__(self, name, _size(name, getattr(self, name)))
-        _choice("channel_order", self.channel_order, get_args(ChannelOrder))
-        _choice("layout", self.layout, get_args(Layout))
-        _choice("interpolation", self.interpolation, get_args(Interpolation))
+            object.__setattr__(self, name, size(name, getattr(self, name)))
+        check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
+        check_choice("layout", self.layout, get_args(Layout))
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        if type(self.features) is not bool:
+            raise wrong_setting("features", "true or false", self.features)
         if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
-            raise _wrong("channels", f"1 to {MAX_CHANNELS}", self.channels)
+            raise wrong_setting("channels", f"1 to {MAX_CHANNELS}", self.channels)
         if self.channels != COLOURS and self.channel_order == "bgr":
             channels = "one channel" if self.channels == 1 else f"{self.channels} channels"
-            raise _wrong("channel_order", f"'rgb' for an image of {channels}", self.channel_order)
+            raise wrong_setting(
+                "channel_order", f"'rgb' for an image of {channels}", self.channel_order
+            )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
-                raise _wrong(name, f"1 or {self.channels} numbers", list(getattr(self, name)))
+                raise wrong_setting(
+                    name, f"1 or {self.channels} numbers", list(getattr(self, name))
+                )
         if self.scale <= 0:
-            raise _wrong("scale", "a number over 0", self.scale)
+            raise wrong_setting("scale", "a number over 0", self.scale)
         if min(self.std) <= 0:
-            raise _wrong("std", "numbers over 0", list(self.std))
+            raise wrong_setting("std", "numbers over 0", list(self.std))
         if not np.isfinite(self._table).all():
-            raise _wrong("scale, mean and std", "finite float32 results", self.to_dict())
+            raise wrong_setting("scale, mean and std", "finite float32 results", self.to_dict())
 
     def complete(self) -> Preprocess:
         """These very settings, which lack nothing."""
         return self
 
-    def fit(self, image: Image.Image | Planes) -> NDArray[np.uint8]:
+    def fit(self, image: Sample) -> NDArray[np.uint8]:
         """Converts, resizes and crops.
 
         Args:
             image: A Pillow image of any mode that :func:`~edgeres.data.decode.to_grey_or_rgb`
-                takes, or planes.
+                takes, or planes; no features.
 
         Returns:
             ``(H, W) uint8`` for one channel, ``(H, W, 3) uint8`` in RGB order for three,
@@ -132,10 +153,15 @@ class Preprocess:
 
         Raises:
             DataError: The mode has no defined range, the image has other channels than the network,
-                or the resized image would be too large.
+                the resized image would be too large, or it is none at all.
         """
         if isinstance(image, Planes):
             return self._fit_planes(image)
+        if isinstance(image, Features):
+            raise DataError(
+                f"Expected an image, got {image.mode}.",
+                hint="Features are taken as they are; here only images can be.",
+            )
         if self.channels not in (1, COLOURS):
             raise DataError(
                 f"Expected an image of {self.channels} channels, as the network takes, got one of "
@@ -143,9 +169,7 @@ class Preprocess:
                 hint="Give npz:FILE with images (N, H, W, C) uint8.",
             )
         image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
-        return np.array(
-            center_crop(resize_image(image, self.resize, self.interpolation), self.crop)
-        )
+        return np.array(self.place(image))
 
     def _fit_planes(self, image: Planes) -> NDArray[np.uint8]:
         if image.channels != self.channels:
@@ -155,11 +179,44 @@ class Preprocess:
                 hint="Give the images that the network was made for.",
             )
         planes = (Image.fromarray(image.pixels[..., plane]) for plane in range(image.channels))
-        fitted = (
-            center_crop(resize_image(plane, self.resize, self.interpolation), self.crop)
-            for plane in planes
-        )
-        return np.stack([np.asarray(plane) for plane in fitted], axis=-1)
+        return np.stack([np.asarray(self.place(plane)) for plane in planes], axis=-1)
+
+    def place(
+        self,
+        image: Image.Image,
+        *,
+        interpolation: Interpolation | None = None,
+        fill: int = 0,
+    ) -> Image.Image:
+        """Resizes and crops; a mask over the image takes another filter and another surrounding.
+
+        Raises:
+            DataError: The resized image would be too large.
+        """
+        resized = resize_image(image, self.resize, interpolation or self.interpolation)
+        return center_crop(resized, self.crop, fill)
+
+    def fit_sample(self, sample: Sample) -> Fitted:
+        """As :meth:`fit` for images; features ``(...) float32`` are what the network takes already.
+
+        Raises:
+            DataError: See :meth:`fit`.
+        """
+        if isinstance(sample, Features):
+            return sample.values
+        if self.features:
+            raise DataError(
+                f"Expected features, as the network takes, got an image of mode {sample.mode}.",
+                hint="Give an array of floats, the .npy file of one, or tensors:FILE.",
+            )
+        return self.fit(sample)
+
+    def batch(self, fitted: Sequence[Fitted]) -> NDArray[np.float32]:
+        """Samples of one shape that :meth:`fit_sample` gave, as the network takes them."""
+        stacked = np.stack(fitted)
+        if stacked.dtype != np.uint8:
+            return stacked.astype(np.float32, copy=False)
+        return self.normalize(stacked.astype(np.uint8, copy=False))
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Puts the channels in order and computes ``(x * scale - mean) / std``.
@@ -182,13 +239,15 @@ class Preprocess:
             return np.ascontiguousarray(result.transpose(0, 2, 3, 1))
         return result
 
-    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+    def apply(self, sample: Sample) -> NDArray[np.float32]:
         """Turns one decoded image into the network's input, ``(C, H, W)`` or ``(H, W, C) float32``.
+
+        Features ``(...) float32`` are one already.
 
         Raises:
             DataError: See :meth:`fit`.
         """
-        result: NDArray[np.float32] = self.normalize(self.fit(image)[None])[0]
+        result: NDArray[np.float32] = self.batch([self.fit_sample(sample)])[0]
         return result
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -202,7 +261,12 @@ class Preprocess:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Smallest and largest number that :meth:`normalize` can give, over all channels."""
+        """Smallest and largest number that :meth:`normalize` can give, over all channels.
+
+        Features may be any number.
+        """
+        if self.features:
+            return -math.inf, math.inf
         return float(self._table.min()), float(self._table.max())
 
     @cached_property
@@ -217,8 +281,13 @@ class Preprocess:
         return table
 
     def to_dict(self) -> dict[str, object]:
-        """The settings as JSON values (pairs as lists), in the words of the recipe."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The settings as JSON values (pairs as lists), in the words of the recipe.
+
+        What few networks need is left out where it is at its default: results that were stored
+        before there was such a setting stay valid.
+        """
+        said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in said.items() if k not in _RARE or v != _RARE[k]}
 
     def to_json(self) -> str:
         """The settings as one line of JSON; :meth:`from_json` gives back an equal object."""
@@ -237,7 +306,7 @@ class Preprocess:
                 close = get_close_matches(str(name), names, n=1)
                 raise UsageError(
                     f"Expected preprocess settings among {', '.join(names)}, got {name!r}.",
-                    hint=f"Did you mean {close[0]!r}?" if close else _HINT,
+                    hint=f"Did you mean {close[0]!r}?" if close else SETTINGS_HINT,
                 )
         return cls(**values)
 
@@ -256,41 +325,3 @@ class Preprocess:
         if not isinstance(values, dict):
             raise DataError(f"Expected preprocess settings as a JSON object, got {text[:60]!r}.")
         return cls.from_dict(values)
-
-
-def _wrong(name: str, expected: str, value: object) -> UsageError:
-    return UsageError(f"Preprocess: `{name}`: expected {expected}, got {value!r}.", hint=_HINT)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise _wrong(name, "a number", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _wrong(name, "a finite number", value)
-    return number
-
-
-def _numbers(name: str, value: object) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple | np.ndarray) or len(value) == 0:
-        raise _wrong(name, "a list of numbers", value)
-    return tuple(_number(name, item) for item in value)
-
-
-def _size(name: str, value: object) -> Size | None:
-    """Checks a size: a whole number, a pair of them, or ``None``."""
-    if value is None:
-        return None
-    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool)]
-    if len(sides) != 2 or len(whole) != 2 or not all(1 <= side <= MAX_SIDE for side in whole):
-        raise _wrong(name, f"a length or [height, width] in 1 to {MAX_SIDE:,} pixels", value)
-    return (whole[0], whole[1]) if isinstance(value, list | tuple) else whole[0]
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise _wrong(name, " or ".join(repr(choice) for choice in choices), value)

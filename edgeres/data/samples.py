@@ -1,4 +1,4 @@
-"""Self-test samples: a few validation images, kept losslessly, that a bundle is checked with."""
+"""Self-test samples: a few validation samples, kept losslessly, that a bundle is checked with."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ _TRIED = 4 * SAMPLES
 
 
 def save_samples(dataset: Dataset, folder: Path) -> None:
-    """Writes a few images of different classes as PNG; images that cannot be read are passed over.
+    """Writes a few samples of different classes; those that cannot be read are passed over.
 
-    Images of other channels than grey or RGB have no PNG: of them none is written.
+    Images go into PNG files, features into NumPy's. Images of other channels than grey or RGB have
+    no PNG: of them none is written.
 
     Args:
-        dataset: The validation images.
-        folder: Where ``sample-0.png`` and so on go.
+        dataset: The validation samples.
+        folder: Where ``sample-0.png`` or ``sample-0.npy`` and so on go.
 
     Raises:
         DataError: None of the first images can be read.
     """
+    from edgeres.data.features import Features
     from edgeres.data.planes import Planes
     from edgeres.data.sampling import take
 
@@ -49,8 +51,12 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
         if isinstance(image, Planes):
             return
         buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        write_atomic(folder / f"sample-{count}.png", buffer.getvalue())
+        if isinstance(image, Features):
+            np.save(buffer, image.values, allow_pickle=False)
+        else:
+            image.save(buffer, "PNG")
+        ending = "npy" if isinstance(image, Features) else "png"
+        write_atomic(folder / f"sample-{count}.{ending}", buffer.getvalue())
         count += 1
         if count == SAMPLES:
             return
@@ -97,4 +103,5 @@ def scores_from_json(content: bytes, where: str, *, shape: tuple[int, int]) -> N
 
 def names_of(folder: Path) -> Sequence[Path]:
     """The samples that :func:`save_samples` left in a folder, in order."""
-    return sorted(folder.glob("sample-*.png"), key=lambda path: (len(path.name), path.name))
+    found = [path for path in folder.glob("sample-*.*") if path.suffix in (".png", ".npy")]
+    return sorted(found, key=lambda path: (len(path.name), path.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,26 +14,36 @@ from edgeres.data.hashes import FileHashes
 from edgeres.data.idx_source import open_idx
 from edgeres.data.imagefolder import open_imagefolder
 from edgeres.data.npz import open_npz
+from edgeres.data.python_set import open_python
+from edgeres.data.tensors import open_tensors
 from edgeres.data.types import Dataset, Split
 from edgeres.errors import DataError, UsageError
 
-FORMS = "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH or list:FILE[,ROOT]"
+FORMS = (
+    "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH, list:FILE[,ROOT], "
+    "tensors:PATH or python:FILE.py:FACTORY"
+)
 """The forms of a data set, for help texts."""
 
-_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list")
+_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list", "tensors", "python")
 
 
-def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -> Dataset:
+def open_dataset(
+    spec: str, *, split: Split, hashes: FileHashes | None = None, labels_needed: bool = True
+) -> Dataset:
     """Opens a data set; nothing is decoded yet where the images are files.
 
     Args:
-        spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH`` or
-            ``list:FILE[,ROOT]``. A comma inside a path works wherever only one reading of the
-            text names files that exist. ``~`` is the home folder.
+        spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH``,
+            ``list:FILE[,ROOT]``, ``tensors:PATH`` or ``python:FILE.py:FACTORY``. A comma inside a
+            path works wherever only one reading of the text names files that exist. ``~`` is the
+            home folder.
         split: ``train``, ``validation`` or ``calibration``. A source that has no parts gives the
             same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
         hashes: What is known of image files' content, for the fingerprint; asked of the files
             themselves where ``None``.
+        labels_needed: Whether training and validation need labels or other targets; calibration
+            goes without them.
 
     Raises:
         UsageError: The text has none of these forms.
@@ -45,25 +56,29 @@ def open_dataset(spec: str, *, split: Split, hashes: FileHashes | None = None) -
         if not close and Path(spec).exists():
             hint = f"For a folder of class folders say 'imagefolder:{spec}'."
         raise UsageError(f"Expected a data set as {FORMS}, got {spec!r}.", hint=hint)
-    if kind == "fashion-mnist":
-        if colon:
-            raise UsageError(f"Expected 'fashion-mnist' alone, got {spec!r}.")
-        dataset: Dataset = open_fashion_mnist(split)
-    elif not rest:
+    if kind == "fashion-mnist" and colon:
+        raise UsageError(f"Expected 'fashion-mnist' alone, got {spec!r}.")
+    if kind != "fashion-mnist" and not rest:
         raise UsageError(f"Expected a path after '{kind}:', got {spec!r}.", hint=f"Forms: {FORMS}.")
-    elif kind == "imagefolder":
-        dataset = open_imagefolder(_path(rest), split)
-    elif kind == "npz":
-        dataset = open_npz(_path(rest), split)
-    elif kind == "idx":
-        dataset = open_idx(*_pair(rest), split)
-    else:
-        dataset = open_list(*_pair(rest), split)
+    dataset = _open(kind, rest, split, labels_needed=labels_needed)
     if len(dataset) == 0:
         raise DataError(f"Expected images in the {split} split of {spec!r}, got an empty set.")
     if hashes is not None and isinstance(dataset, FileDataset):
         return replace(dataset, hashes=hashes)
     return dataset
+
+
+def _open(kind: str, rest: str, split: Split, *, labels_needed: bool) -> Dataset:
+    openers: Mapping[str, Callable[[], Dataset]] = {
+        "fashion-mnist": lambda: open_fashion_mnist(split),
+        "imagefolder": lambda: open_imagefolder(_path(rest), split, labels_needed=labels_needed),
+        "idx": lambda: open_idx(*_pair(rest), split, labels_needed=labels_needed),
+        "npz": lambda: open_npz(_path(rest), split, labels_needed=labels_needed),
+        "list": lambda: open_list(*_pair(rest), split, labels_needed=labels_needed),
+        "tensors": lambda: open_tensors(_path(rest), split),
+        "python": lambda: open_python(rest, split),
+    }
+    return openers[kind]()
 
 
 def training_fingerprint(spec: str, hashes: FileHashes | None = None) -> str:

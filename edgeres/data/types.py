@@ -1,4 +1,4 @@
-"""What a labelled image set is, for every source: a small protocol and nothing else."""
+"""What a set of samples is, for every source: a small protocol and nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeres.data.features import Features
 from edgeres.data.planes import Planes
 
 Split = Literal["train", "validation", "calibration"]
@@ -21,16 +22,20 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 }
 """What a split's part is called in folders and archives; the first that exists is taken."""
 
+Sample = Image.Image | Planes | Features
+"""What a data set hands out: an image, or features that need no preprocessing."""
+
 UNLABELLED = -1
 """Label of an image whose class is not known (calibration needs none)."""
 
 
 class Dataset(Protocol):
-    """Labelled images that are decoded one at a time.
+    """Labelled images, or other samples, that are decoded one at a time.
 
     ``labels`` has shape ``(N,)`` and dtype int64, :data:`UNLABELLED` where there is none.
     ``class_names`` is empty where the source does not say which classes exist. ``fingerprint`` is a
-    SHA-256 over the images and labels (over names, content and labels of files, undecoded).
+    SHA-256 over the images and labels (over names, content and labels of files, undecoded). What
+    else is right for a sample than a class, :func:`edgeres.data.targets.targets_of` tells.
     """
 
     @property
@@ -57,8 +62,10 @@ class Dataset(Protocol):
         """Number of images."""
         ...
 
-    def image(self, index: int) -> Image.Image | Planes:
+    def image(self, index: int) -> Sample:
         """Decodes one image to mode ``L`` or ``RGB``, or to planes where it has other channels.
+
+        A set of features hands out those.
 
         Raises ``DataError`` naming a bad file.
         """

@@ -53,6 +53,7 @@ def answer_set(
         DataError: The data set is empty, a sample is bad, or its targets do not fit the task.
         ModelError: The outputs are not what the task judges, or depend on the batch.
     """
+    from edgeres.data.features import spread_of
     from edgeres.data.targets import targets_of
 
     reads = task.reads(runner.outputs)
@@ -76,7 +77,7 @@ def answer_set(
         rows |= {f"{OUTPUT}{output}": kept(values) for output, values in read.items()}
         for row, values in rows.items():
             parts.setdefault(row, []).append(values)
-        sketch = sketch or Sketcher(preprocess, inputs.shape[1:])
+        sketch = sketch or Sketcher(preprocess, inputs.shape[1:], spread_of(dataset))
         sketches.append(sketch(inputs))
         watched = watched or _Watched(read)
         watch.saw(inputs, watched(read))

@@ -9,6 +9,9 @@ was compressed again or disturbed by a grey level or two. Each image leaves a sk
 numbers while it is answered, its projections on fixed random signs (D. Achlioptas, "Database-
 friendly random projections", Journal of Computer and System Sciences 66, 2003): their distance is
 that of the images, within a quarter, whatever the size of the images.
+
+Features are brought to the same measure: the standard deviation of all their numbers counts as 64
+levels, about that of a photograph.
 """
 
 from __future__ import annotations
@@ -36,20 +39,30 @@ _SAME_ANSWER = 0.25
 defect decides its class is another image."""
 
 
+_SPREAD_LEVELS = 64.0  # grey levels that the standard deviation of features counts as
+
+
 class Sketcher:
-    """Sketches preprocessed images.
+    """Sketches preprocessed images, or features.
 
     Args:
         preprocess: How the images became numbers, which is undone up to a constant.
-        shape: ``(C, H, W)``, or ``(H, W, C)`` with layout ``nhwc``, of one image.
+        shape: ``(C, H, W)``, or ``(H, W, C)`` with layout ``nhwc``, of one image; any of features.
+        spread: Standard deviation of the features of the whole set, over 0, as
+            :func:`edgeres.data.features.spread_of` gives it; ``None`` for images.
     """
 
-    def __init__(self, preprocess: Preprocess, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, preprocess: Preprocess, shape: tuple[int, ...], spread: float | None = None
+    ) -> None:
         size = int(np.prod(shape))
         signs = np.random.default_rng(_SEED).integers(0, 2, (size, SKETCH)) * 2.0 - 1.0
-        levels = np.asarray(preprocess.std, dtype=np.float64) / preprocess.scale
-        places = (-1, 1, 1) if preprocess.layout == "nchw" else (1, 1, -1)
-        scale = np.broadcast_to(levels.reshape(places), shape).reshape(size, 1)
+        if spread is not None:
+            scale = np.full((size, 1), _SPREAD_LEVELS / spread)
+        else:
+            levels = np.asarray(preprocess.std, dtype=np.float64) / preprocess.scale
+            places = (-1, 1, 1) if preprocess.layout == "nchw" else (1, 1, -1)
+            scale = np.broadcast_to(levels.reshape(places), shape).reshape(size, 1)
         self._projection = signs * scale * (_UNIT / np.sqrt(size))
 
     def __call__(self, images: NDArray[np.float32]) -> Sketches:

@@ -61,6 +61,7 @@ def predict(
         ModelError: The engine is not such a classifier, gives a wrong number of rows, or answers
             that depend on the batch.
     """
+    from edgeres.data.features import spread_of
     from edgeres.evaluation.batching import BatchWatch
 
     target = single_output(runner)
@@ -91,7 +92,7 @@ def predict(
                 hint="Use the data set that the model was trained for.",
             )
         places.append(rows)
-        sketch = sketch or Sketcher(preprocess, images.shape[1:])
+        sketch = sketch or Sketcher(preprocess, images.shape[1:], spread_of(dataset))
         sketches.append(sketch(images))
         if batches_alike:
             watch.saw(images, logits[-1])

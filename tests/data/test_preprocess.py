@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeres.data.preprocess import MAX_SIDE, Preprocess
+from edgeres.data.preprocess import Preprocess
+from edgeres.data.setting_values import MAX_SIDE
 from edgeres.errors import DataError, EdgeResError, UsageError
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -92,3 +92,12 @@ def test_an_empty_set_is_bad_data(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((0, 3, 3), np.uint8), labels=np.zeros(0, int))
     with pytest.raises(DataError, match="empty set"):
         open_dataset(f"npz:{tmp_path}/a.npz", split="validation")
+
+
+@pytest.mark.parametrize("spec", ["idx:{0}/i,mages", "npz:{0}/b.npz", "imagefolder:{0}/folder/a"])
+def test_labels_are_needed_unless_somebody_says_otherwise(place, spec):
+    np.savez(place / "b.npz", images=np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises((DataError, UsageError)):
+        open_dataset(spec.format(place), split="validation")
+    dataset = open_dataset(spec.format(place), split="validation", labels_needed=False)
+    assert set(dataset.labels.tolist()) == {-1}

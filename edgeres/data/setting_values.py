@@ -1,0 +1,77 @@
+"""Values of single preprocessing settings: what each may be, and the error where it is not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgeres.data.geometry import Size
+from edgeres.errors import UsageError
+
+MAX_SIDE = 16_384
+"""Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
+
+SETTINGS_HINT = (
+    "See the 'preprocess' block of the recipe or --scale, --mean, --std, --resize, --crop."
+)
+
+
+def wrong_setting(name: str, expected: str, value: object) -> UsageError:
+    """The error of one setting."""
+    return UsageError(
+        f"Preprocess: `{name}`: expected {expected}, got {value!r}.", hint=SETTINGS_HINT
+    )
+
+
+def number(name: str, value: object) -> float:
+    """Checks a finite number.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise wrong_setting(name, "a number", value)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise wrong_setting(name, "a finite number", value)
+    return found
+
+
+def numbers(name: str, value: object) -> tuple[float, ...]:
+    """Checks a list of finite numbers.
+
+    Raises:
+        UsageError: It is none, or empty.
+    """
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) == 0:
+        raise wrong_setting(name, "a list of numbers", value)
+    return tuple(number(name, item) for item in value)
+
+
+def size(name: str, value: object) -> Size | None:
+    """Checks a size in pixels: a whole number, a pair of them, or ``None``.
+
+    Raises:
+        UsageError: It is none of these, or out of range.
+    """
+    if value is None:
+        return None
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool)]
+    if len(sides) != 2 or len(whole) != 2 or not all(1 <= side <= MAX_SIDE for side in whole):
+        raise wrong_setting(name, f"a length or [height, width] in 1 to {MAX_SIDE:,} pixels", value)
+    return (whole[0], whole[1]) if isinstance(value, list | tuple) else whole[0]
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Checks that a word is one of some.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if value not in choices:
+        raise wrong_setting(name, " or ".join(repr(choice) for choice in choices), value)
