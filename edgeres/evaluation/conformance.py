@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation.gates import Check, Outcome
+from edgeres.evaluation.judge import Judgement
 from edgeres.system.files import write_atomic
 from edgeres.system.yaml_file import plain, read_yaml
 
@@ -147,17 +148,22 @@ def conformance_checks(
 
 
 def figures_of(
-    comparison: Comparison, coverage: Coverage | None, size_bytes: int
+    comparison: Comparison | Judgement, coverage: Coverage | None, size_bytes: int
 ) -> dict[str, float | None]:
     """The metrics of a validated engine by name; ``None`` where there is no such figure."""
+    about = {
+        "int8_coverage": coverage.int8_coverage if coverage is not None else None,
+        "size_bytes": float(size_bytes),
+    }
+    if isinstance(comparison, Judgement):
+        return {name: part.engine for name, part in comparison.metrics.items()} | about
     return {
         "top1": comparison.top1,
         "top5": comparison.top5,
         "drop_pp": comparison.drop_pp,
         "agreement": comparison.agreement,
         "sqnr_db": comparison.sqnr_db,
-        "int8_coverage": coverage.int8_coverage if coverage is not None else None,
-        "size_bytes": float(size_bytes),
+        **about,
     }
 
 

@@ -10,6 +10,7 @@ from edgeres.errors import EdgeResError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.preprocess_check import images_differ
+from edgeres.tasks.answers import Answers
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
@@ -48,7 +49,7 @@ class Explanation:
 
 def explain(
     engine: Path,
-    baseline: Predictions,
+    baseline: Predictions | Answers,
     dataset: Dataset,
     preprocess: Preprocess,
     *,

@@ -11,12 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import EdgeResError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
 from edgeres.sqnr import sqnr_db
 from edgeres.system.files import file_sha256
+from edgeres.tasks.answers import Answers
+from edgeres.tasks.kept import kept
 
 if TYPE_CHECKING:
     from edgeres.data.types import Dataset
@@ -52,7 +57,7 @@ def preprocess_differs(folder: Path, preprocess: Preprocess) -> str:
 
 def images_differ(
     folder: Path,
-    baseline: Predictions,
+    baseline: Predictions | Answers,
     dataset: Dataset,
     preprocess: Preprocess,
     *,
@@ -97,14 +102,13 @@ def images_differ(
         sample = dataset.subset(range(min(samples, len(dataset))))
         parts = (part for part, _ in batches(sample, preprocess, _BATCH))
         now = simulated_logits(fp32, parts, threads=threads)
-        then = baseline.logits[: len(now)]
+        then, now, same = _then(baseline, now)
         distance = sqnr_db(then, now)
         if distance >= _SAME_DB:
             return ""
-        same = float((then.argmax(axis=1) == now.argmax(axis=1)).mean())
         answers_differ = (
             f"the FP32 network itself does not give the baseline's answers again ({distance:.1f} "
-            f"dB, {100 * same:.0f} % the same class)"
+            f"dB{same})"
         )
     if not answers_differ and not settings:
         return ""
@@ -113,6 +117,17 @@ def images_differ(
         f"the images are prepared otherwise than for the baseline: {reasons}. That is no layer's "
         "fault; check scale, mean, std, channel order and size first."
     )
+
+
+def _then(
+    baseline: Predictions | Answers, now: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+    """What the baseline kept of the first output, the same of ``now``, and what more is told."""
+    if isinstance(baseline, Answers):
+        return next(iter(baseline.outputs.values()))[: len(now)], kept(now), ""
+    then = baseline.logits[: len(now)]
+    same = float((then.argmax(axis=1) == now.argmax(axis=1)).mean())
+    return then, now, f", {100 * same:.0f} % the same class"
 
 
 def _short(value: object) -> str:

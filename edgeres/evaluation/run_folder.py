@@ -24,6 +24,7 @@ EQUALIZED = "equalized.onnx"
 PREDICTIONS = "predictions.npz"
 TABLE = "calibration_table.json"
 PREPROCESS = "preprocess.json"
+TASK = "task.json"
 SAMPLES = "samples"
 
 QDQ = "model.qdq.onnx"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgeres.backends import isolate
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
 from edgeres.backends.classifier import fed_batches, single_input
-from edgeres.errors import EdgeResError, ModelError
+from edgeres.errors import EdgeResError
 from edgeres.evaluation.points import Point
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.graph.layers import activations, load_model, value_name
@@ -117,7 +117,8 @@ class EngineInside(Closing):
             self._folder = stack.enter_context(temporary_folder())
             self._original = stack.enter_context(backend.load(engine, as_given))
             self._input = single_input(self._original)
-            self._probe(stack, list(points[:-1]), first, self._answer(self._original, first)[0])
+            self._own = len(self._original.outputs)
+            self._probe(stack, list(points[:-1]), first, self._answer(self._original, first))
             self._stack = stack.pop_all()
 
     @property
@@ -127,14 +128,15 @@ class EngineInside(Closing):
 
     def run(self, images: NDArray[np.float32]) -> Tensors:
         """See :class:`Inside`; hidden tensors are left out."""
-        output = self._answer(self._original, images)[0]
+        outputs = self._answer(self._original, images)
         tensors: Tensors = {}
         for probe in self._probes:
-            own, *values = self._answer(probe.runner, images)
-            if not np.array_equal(own, output, equal_nan=True):
+            answer = self._answer(probe.runner, images)
+            own, values = answer[: self._own], answer[self._own :]
+            if not _equal(own, outputs):
                 self.altered.update(point.tensor for point in probe.points)
             tensors |= {p.tensor: v for p, v in zip(probe.points, values, strict=True)}
-        return tensors | {self._output.tensor: output}
+        return tensors | {self._output.tensor: outputs[0]}
 
     def close(self) -> None:
         """Frees all engines and removes the probing ones."""
@@ -145,9 +147,9 @@ class EngineInside(Closing):
         stack: ExitStack,
         points: list[Point],
         images: NDArray[np.float32],
-        output: NDArray[np.float32],
+        outputs: list[NDArray[np.float32]],
     ) -> None:
-        """Makes probing engines for some points, as few as leave the output as it is."""
+        """Makes probing engines for some points, as few as leave the outputs as they are."""
         if not points:
             return
         half = len(points) // 2
@@ -158,7 +160,7 @@ class EngineInside(Closing):
                 self.hidden[points[0].tensor] = error.message
                 return
         else:
-            same = np.array_equal(self._answer(runner, images)[0], output, equal_nan=True)
+            same = _equal(self._answer(runner, images)[: self._own], outputs)
             if same or not half:
                 stack.callback(runner.close)
                 self._probes.append(_Probe(runner, points))
@@ -166,8 +168,8 @@ class EngineInside(Closing):
                     self.altered.add(points[0].tensor)
                 return
             runner.close()
-        self._probe(stack, points[:half], images, output)
-        self._probe(stack, points[half:], images, output)
+        self._probe(stack, points[:half], images, outputs)
+        self._probe(stack, points[half:], images, outputs)
 
     def _build(self, points: Sequence[Point]) -> Runner:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
@@ -190,20 +192,20 @@ class EngineInside(Closing):
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
+def _equal(one: Sequence[NDArray[np.float32]], two: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether all are equal to the last bit, NaN included."""
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, two, strict=True))
+
+
 def exposed(path: Path, points: Sequence[Point]) -> ir.Model:
     """The model of a file with the points as further outputs behind its own, in their order.
 
     Raises:
-        ModelError: The file cannot be read, or has several outputs.
+        ModelError: The file cannot be read.
     """
     model = load_model(path, may_be_quantized=True)
-    if len(model.graph.outputs) != 1:
-        raise ModelError(
-            f"{path}: expected one output with class scores, got {len(model.graph.outputs)}.",
-            hint="Export the model with its logits as the only output.",
-        )
     infer_shapes(model)
     values = {value_name(value): value for value in activations(model.graph)}
-    own = value_name(model.graph.outputs[0])
-    model.graph.outputs.extend(values[p.value] for p in points if p.value != own)
+    own = {value_name(value) for value in model.graph.outputs}
+    model.graph.outputs.extend(values[p.value] for p in points if p.value not in own)
     return model

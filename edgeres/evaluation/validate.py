@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from edgeres.backends.isolate import build_isolated, try_engine
 from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.answer_set import answer_set
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.compare import Comparison, compare
 from edgeres.evaluation.conformance import Conformance, conformance_checks, figures_of
@@ -30,14 +32,19 @@ from edgeres.evaluation.gates import (
     fusion_check,
 )
 from edgeres.evaluation.inspect import inspect, source_of
+from edgeres.evaluation.judge import Judgement, check_answers, judge
 from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
+from edgeres.evaluation.run_task import run_task
 from edgeres.recipe.gates import Limits
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.temporary import temporary_folder
+from edgeres.tasks.answers import Answers, are_answers, load_answers
+from edgeres.tasks.check import Check
+from edgeres.tasks.task import Task
 
 if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
@@ -68,9 +75,9 @@ class Validation:
 
     engine: Engine
     size_bytes: int
-    baseline: Predictions
-    predictions: Predictions
-    comparison: Comparison
+    baseline: Predictions | Answers
+    predictions: Predictions | Answers
+    comparison: Comparison | Judgement
     coverage: Coverage | None
     verdict: Verdict
     cause: Explanation | None = None
@@ -107,7 +114,7 @@ class Validation:
             "findings": findings_json(self.findings),
             "baseline": {
                 "name": self.baseline.name,
-                "top1": self.comparison.baseline_top1,
+                **_baseline_figures(self.comparison),
                 "samples": self.baseline.samples,
                 "model_sha256": self.baseline.model_sha256,
                 "data_fingerprint": self.baseline.data_fingerprint,
@@ -121,14 +128,15 @@ def validate(
     dataset: Dataset,
     preprocess: PreprocessLike,
     *,
-    baseline: StrPath | Predictions | None = None,
+    task: Task | None = None,
+    baseline: StrPath | Predictions | Answers | None = None,
     limits: Limits | None = None,
     threads: int | None = None,
     source: StrPath | None = None,
     explain: bool = False,
     conformance: Conformance | None = None,
     fp32: StrPath | None = None,
-    answered: Predictions | None = None,
+    answered: Predictions | Answers | None = None,
     skipped: BadImages | None = None,
     isolate: bool = False,
     check_source: bool = False,
@@ -138,8 +146,10 @@ def validate(
 
     Args:
         path: The engine file, with its sidecar beside it.
-        dataset: Labelled images.
+        dataset: Samples, labelled where the task needs it.
         preprocess: How an image becomes numbers.
+        task: What the outputs mean; left out, that of the ``edgeres convert`` that made the
+            engine or the baseline, else classification.
         baseline: Answers or a file of them, another engine, or an FP32 ONNX file, which is built
             and run by the engine's own backend; left out, the ``baseline/predictions.npz`` in the
             output folder of the ``edgeres convert`` that made the engine.
@@ -176,6 +186,8 @@ def validate(
     from edgeres.evaluation.speed import measure_speed  # it needs this module, too
 
     limits, prepared = limits or Limits(), preprocess.complete()
+    if task is None and not isinstance(baseline, Predictions | Answers):
+        task = run_task(path, baseline)
     engine = read_engine(path)
     if isolate and answered is None:
         executable_backend(engine)
@@ -186,9 +198,11 @@ def validate(
     size = engine_size(engine)
     expected = conformance.of(engine.backend) if conformance is not None else {}
 
-    def answers(of: Engine, by: Backend, name: str = "") -> Predictions:
+    ask = predict if task is None else partial(answer_set, task=task)
+
+    def answers(of: Engine, by: Backend, name: str = "") -> Predictions | Answers:
         with by.load(of, BuildConfig(device=of.device, threads=threads)) as runner:
-            return predict(
+            return ask(
                 runner,
                 dataset,
                 prepared,
@@ -201,9 +215,8 @@ def validate(
 
     base = baseline or _default_baseline(path)
     reference = _baseline(engine, base, threads, answers, isolate=isolate)
-    check_baseline(reference)
     candidate = answered or answers(engine, executable_backend(engine))
-    comparison = compare(reference, candidate, confidence=limits.confidence)
+    comparison, checks = _compared(task, reference, candidate, limits)
 
     def cause_of_it() -> Explanation:
         return find_cause(
@@ -222,7 +235,6 @@ def validate(
             f"{path}: {SAME_FOR_ALL}: there is nothing to judge.",
             hint=(cause_of_it().text if explain else "") or "Build it again from its ONNX file.",
         )
-    checks = [accuracy_check(comparison, limits.max_top1_drop_pp)]
     coverage = None
     needs_coverage = limits.min_int8_coverage is not None or limits.min_fused_adds is not None
     if needs_coverage or "int8_coverage" in expected:
@@ -247,9 +259,36 @@ def validate(
         verdict,
         cause,
         skipped.summary() if skipped is not None else "",
-        contradicting_labels(reference, dataset),
+        contradicting_labels(reference, dataset) if isinstance(reference, Predictions) else "",
         _source_findings(engine, source) if check_source else (),
     )
+
+
+def _compared(
+    task: Task | None,
+    reference: Predictions | Answers,
+    candidate: Predictions | Answers,
+    limits: Limits,
+) -> tuple[Comparison | Judgement, list[Check]]:
+    """The two, sample by sample, and the checks of the gates on it."""
+    if isinstance(reference, Predictions) and isinstance(candidate, Predictions):
+        check_baseline(reference)
+        comparison = compare(reference, candidate, confidence=limits.confidence)
+        return comparison, [accuracy_check(comparison, limits.max_top1_drop_pp)]
+    if task is None or isinstance(reference, Predictions) or isinstance(candidate, Predictions):
+        raise ArtefactError(
+            f"{reference.name or 'the baseline'}: was answered for another task than the engine.",
+            hint="Say the task of both with --task, or give the FP32 model as --baseline.",
+        )
+    check_answers(reference)
+    judged = judge(task, reference, candidate, limits)
+    return judged, list(judged.checks)
+
+
+def _baseline_figures(comparison: Comparison | Judgement) -> dict[str, object]:
+    if isinstance(comparison, Comparison):
+        return {"top1": comparison.baseline_top1}
+    return {"metrics": {name: part.fp32 for name, part in comparison.metrics.items()}}
 
 
 def _source_findings(engine: Engine, source: Path | None) -> tuple[Finding, ...]:
@@ -271,7 +310,7 @@ def _try_other(path: Path) -> None:
         try_model(path)
 
 
-def _runnable(baseline: Path | Predictions | None) -> Path | None:
+def _runnable(baseline: Path | Predictions | Answers | None) -> Path | None:
     """A baseline that can be run, not only read."""
     return baseline if isinstance(baseline, Path) and baseline.suffix != ".npz" else None
 
@@ -289,19 +328,19 @@ def _default_baseline(path: Path) -> Path:
 
 def _baseline(
     engine: Engine,
-    base: Path | Predictions,
+    base: Path | Predictions | Answers,
     threads: int | None,
-    answers: Callable[..., Predictions],
+    answers: Callable[..., Predictions | Answers],
     *,
     isolate: bool,
-) -> Predictions:
+) -> Predictions | Answers:
     """Turns whatever stands for the baseline into its answers."""
-    if isinstance(base, Predictions):
+    if isinstance(base, Predictions | Answers):
         return base
     if not base.is_file():
         raise ArtefactError(f"{base}: no such baseline.", hint="Check the path.")
     if base.suffix == ".npz":
-        return load_predictions(base)
+        return load_answers(base) if are_answers(base) else load_predictions(base)
     if sidecar_path(base).is_file():
         other = read_engine(base)
         return answers(other, executable_backend(other))

@@ -30,6 +30,7 @@ from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.judge import check_answers
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.run_task import task_of, write_task
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
 from edgeres.pipeline.find_source import Source, check_prunable_source, find_source
@@ -55,7 +56,6 @@ from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
 from edgeres.system.stored_json import read_stored
-from edgeres.tasks import open_tasks
 from edgeres.tasks.answers import Answers
 from edgeres.tasks.task import Task
 
@@ -165,7 +165,7 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
         target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
     source = find_source(recipe.model, outputs=recipe.kept_outputs, classes=recipe.is_classifier)
-    task = None if recipe.is_classifier else open_tasks(said_of(recipe))
+    task = task_of([] if recipe.is_classifier else said_of(recipe))
     require_packages(_packages(recipe, source))
     hashes = hashes or FileHashes()
     everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
@@ -365,6 +365,8 @@ def _publish(
         baseline = waiting.new / run_folder.BASELINE
         proof.dense.save(baseline / run_folder.PREDICTIONS)
         (baseline / run_folder.PREPROCESS).write_text(networks.preprocess.to_json())
+        if not recipe.is_classifier:
+            write_task(baseline, said_of(recipe))
         save_samples(validation, baseline / run_folder.SAMPLES)
         evidence.chmod(0o755)
         shutil.move(evidence, waiting.new / run_folder.EVIDENCE)

@@ -12,7 +12,12 @@ from edgeres.system.files import file_sha256
 
 def said_of(recipe: Recipe) -> list[dict[str, Any]]:
     """What a recipe says of each head, without what it leaves out."""
-    return [block.model_dump(mode="json", exclude_none=True) for block in recipe.task]
+    said = [block.model_dump(mode="json", exclude_none=True) for block in recipe.task]
+    for block in said:
+        if isinstance(block.get("function"), str):  # whoever reads it later stands elsewhere
+            file, _, name = block["function"].rpartition(":")
+            block["function"] = f"{Path(file).expanduser().resolve()}:{name}"
+    return said
 
 
 def task_key(run: Run) -> dict[str, object]:

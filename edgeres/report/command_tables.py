@@ -12,7 +12,9 @@ from edgeres.backends.doctor import Health
 from edgeres.benchmarking.benchmark import Benchmark
 from edgeres.benchmarking.loadgen_summary import LoadGenResult
 from edgeres.benchmarking.runtime_options import Tuning
+from edgeres.evaluation.compare import Comparison
 from edgeres.evaluation.inspect import Inspection
+from edgeres.evaluation.judge import Judgement
 from edgeres.evaluation.qdq_check import finding_lines
 from edgeres.evaluation.validate import Validation
 from edgeres.report import cells
@@ -25,18 +27,7 @@ def validation_table(found: Validation) -> ConsoleRenderable:
     rows = (
         ("Engine", f"{found.engine.path} ({found.engine.backend}, {found.engine.device})"),
         ("Samples", f"{c.samples:,}"),
-        ("Top-1 %", f"{cells.percent(c.baseline_top1)} baseline, {cells.percent(c.top1)} engine"),
-        (
-            "Drop pp",
-            f"{c.drop_pp:+.2f}, at {c.confidence:.4g} confidence between {c.drop_lower_pp:+.2f} "
-            f"and {c.drop_upper_pp:+.2f} (McNemar p = {c.p_value:.3g})",
-        ),
-        (
-            "Agreement %",
-            f"{cells.percent(c.agreement)} with the baseline, {c.flips.lost} lost, "
-            f"{c.flips.gained} gained",
-        ),
-        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f} against the baseline"),
+        *(_of_classes(c) if isinstance(c, Comparison) else _of_task(c)),
     )
     for name, value in rows:
         _add(table, name, value)
@@ -50,6 +41,43 @@ def validation_table(found: Validation) -> ConsoleRenderable:
     why = [Text(f"Look first at: {found.explanation}")] if found.explanation else []
     findings = [Text(line) for line in finding_lines(found.findings)]
     return Group(table, Text(), Text(verdict), *why, *findings)
+
+
+def _of_classes(c: Comparison) -> list[tuple[str, str]]:
+    return [
+        ("Top-1 %", f"{cells.percent(c.baseline_top1)} baseline, {cells.percent(c.top1)} engine"),
+        (
+            "Drop pp",
+            f"{c.drop_pp:+.2f}, at {c.confidence:.4g} confidence between {c.drop_lower_pp:+.2f} "
+            f"and {c.drop_upper_pp:+.2f} (McNemar p = {c.p_value:.3g})",
+        ),
+        (
+            "Agreement %",
+            f"{cells.percent(c.agreement)} with the baseline, {c.flips.lost} lost, "
+            f"{c.flips.gained} gained",
+        ),
+        ("SQNR dB", "exact" if c.sqnr_db is None else f"{c.sqnr_db:.1f} against the baseline"),
+    ]
+
+
+def _of_task(judged: Judgement) -> list[tuple[str, str]]:
+    rows = []
+    for name, part in judged.metrics.items():
+        unit = f" {part.unit}" if part.unit else ""
+        bounds = f"at {judged.confidence:.4g} confidence between"
+        if part.fp32 is None:
+            text = f"{part.engine:.4g}, {bounds} {-part.drop_upper:.4g} and {-part.drop_lower:.4g}"
+        else:
+            text = (
+                f"{part.fp32:.4g} baseline, {part.engine:.4g} engine, drop {part.drop:+.3g}, "
+                f"{bounds} {part.drop_lower:+.3g} and {part.drop_upper:+.3g}"
+            )
+        rows.append((f"{name}{unit}", text))
+    for name, near in judged.outputs.items():
+        noise = "exact" if near.sqnr_db is None else f"{near.sqnr_db:.1f} dB"
+        text = f"{noise} against the baseline, cosine {near.cosine:.5f}, "
+        rows.append((f"Output {name}", f"{text}largest deviation {near.max_deviation:.3g}"))
+    return rows
 
 
 def benchmark_table(

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, UsageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.tasks.metric import Metric, Rows
 from edgeres.tasks.outputs import OutputsTask
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _SCORE = "score"
 _KEYS = ("function", "unit", "better", "max_drop")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.tasks.metric import Counts, Metric, Rows
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _OWN = ("name", "output", "target")
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.targets import Targets
 from edgeres.errors import ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.tasks.kept import OUTPUT
 from edgeres.tasks.metric import Metric, Rows
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 LEAST_DB = 20.0
 """SQNR that an output must have where nobody says otherwise: an error of a tenth of its size."""

@@ -7,14 +7,12 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from edgeres.data.targets import Targets
 from edgeres.graph.summary import TensorSpec
 from edgeres.tasks.metric import Metric, Rows
 
 Outputs = Mapping[str, NDArray[Any]]
 """What a network gives for a batch, by the output's name; the first dimension is the batch."""
-
-Targets = Mapping[str, NDArray[Any]]
-"""What is right, by name, ``(N, ...)``: class numbers under ``""`` where a set has one target."""
 
 
 class Task(Protocol):

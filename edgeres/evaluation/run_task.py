@@ -1,0 +1,63 @@
+"""The task that a run was judged by, kept beside its baseline for whoever judges its engines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeres.errors import ArtefactError
+from edgeres.evaluation import run_folder
+from edgeres.system.files import write_atomic
+from edgeres.system.stored_json import read_stored
+from edgeres.tasks import CLASSIFICATION, CUSTOM, open_tasks
+from edgeres.tasks.task import Task
+
+
+def said_task(text: str) -> dict[str, Any]:
+    """What ``--task`` says, as a recipe would: a name, or ``custom:FILE.py:FUNCTION``."""
+    name, colon, function = text.partition(":")
+    return {"name": CUSTOM, "function": function} if colon and name == CUSTOM else {"name": text}
+
+
+def task_of(said: Sequence[dict[str, Any]]) -> Task | None:
+    """The task that is said; ``None`` for a plain classifier.
+
+    Raises:
+        UsageError: As :func:`edgeres.tasks.open_tasks`.
+    """
+    return None if list(said) in ([], [{"name": CLASSIFICATION}]) else open_tasks(said)
+
+
+def write_task(folder: Path, said: Sequence[dict[str, Any]]) -> None:
+    """Writes what a recipe says of its task into a ``baseline`` folder.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    write_atomic(folder / run_folder.TASK, (json.dumps(list(said), indent=1) + "\n").encode())
+
+
+def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
+    """The task of the run that an engine is from, or that its baseline lies in.
+
+    Args:
+        engine: The engine file.
+        baseline: A file of answers, where one was given.
+
+    Raises:
+        ArtefactError: What is kept of it is damaged.
+        UsageError: The user's own metric is not there any more.
+    """
+    folders = [run_folder.run_of(engine) / run_folder.BASELINE]
+    if baseline is not None:
+        folders.insert(0, baseline.resolve().parent)
+    for folder in folders:
+        file = folder / run_folder.TASK
+        if file.is_file():
+            said = read_stored(file, list[dict[str, Any]])
+            if not all(isinstance(block.get("name"), str) for block in said):
+                raise ArtefactError(f"{file}: says no task.", hint="Run `edgeres convert` again.")
+            return task_of(said)
+    return None
