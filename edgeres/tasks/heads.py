@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
-from edgeres.tasks.metric import Counts, Metric, Rows
+from edgeres.tasks.metric import Metric, Rows, Whole
 from edgeres.tasks.task import Outputs, Targets, Task
 
 _OWN = ("name", "output", "target")
@@ -178,9 +178,9 @@ def _of_head(metric: Metric, output: str) -> Metric:
         assert scores is not None
         return scores(own(rows))
 
-    def value_of(rows: Rows, counts: Counts) -> float:
+    def value_of(rows: Rows) -> Whole:
         assert value is not None
-        return value(own(rows), counts)
+        return value(own(rows))
 
     def closeness_of(
         reference: Rows, candidate: Rows
