@@ -34,13 +34,13 @@ class Gate:
         difference: How the candidate differs, at the confidence that was asked.
         max_drop: Loss that is allowed, in the metric's unit; for a metric of closeness the least
             figure. ``None`` for the metric's own.
-        at: The same difference at another confidence, for several gates.
+        at: The same difference at another ``confidence``, for several gates.
     """
 
     metric: Metric
     difference: Difference
     max_drop: float | None = None
-    at: Callable[[float], Difference] | None = None
+    at: Callable[..., Difference] | None = None
 
 
 def metric_check(metric: Metric, difference: Difference, max_drop: float | None = None) -> Check:
@@ -99,6 +99,8 @@ def floor_check(metric: Metric, difference: Difference, floor: float) -> Check:
         difference: How the candidate differs, with the bounds of its own figure.
         floor: In the metric's unit.
     """
+    if metric.closeness is not None:  # its figure is the one thing that there is
+        return metric_check(metric, difference, floor)
     d = difference
     name = f"{metric.name}_floor"
     if d.broken:
@@ -151,7 +153,7 @@ def metric_checks(gates: Sequence[Gate]) -> list[Check]:
         gate = gates[index]
         at = gate.difference
         if gate.at is not None and rank < len(gates) - 1:
-            at = gate.at(1 - (1 - at.confidence) / (len(gates) - rank))
+            at = gate.at(confidence=1 - (1 - at.confidence) / (len(gates) - rank))
         chance = chance or at.lower <= _limit(gate)
         if chance:
             checks[index] = replace(

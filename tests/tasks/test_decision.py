@@ -140,7 +140,7 @@ def test_of_many_metrics_one_that_looks_bad_by_chance_does_not_fail() -> None:
         for index in range(10):
             rows = pair(400, shift if index == 0 else 0.0, seed=index)
             run = partial(difference, MAE, *rows)
-            made.append(Gate(MAE, run(), 0.25, lambda c, run=run: run(confidence=c)))
+            made.append(Gate(MAE, run(), 0.25, run))
         return made
 
     slight, clear = 0.29 + 0.02, 0.6
