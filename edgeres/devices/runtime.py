@@ -15,7 +15,7 @@ import edgeres
 from edgeres.system.files import write_atomic
 
 NAME = "edgeres.pyz"
-PACKAGES = ("backends", "benchmarking", "data", "devices", "evaluation", "graph", "system")
+PACKAGES = ("backends", "benchmarking", "data", "devices", "evaluation", "graph", "system", "tasks")
 """What loads, runs, times and answers. They import torch nowhere and, for this, neither ONNX nor
 SciPy nor what draws the command line."""
 

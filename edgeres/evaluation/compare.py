@@ -9,11 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError
-from edgeres.evaluation.distinct import (
-    contradicted_samples,
-    effective_samples,
-    same_images,
-)
+from edgeres.evaluation.distinct import contradicted_samples, same_images
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.statistics import (
     drop_lower,
@@ -23,6 +19,7 @@ from edgeres.evaluation.statistics import (
     wilson_interval,
 )
 from edgeres.sqnr import sqnr_db
+from edgeres.tasks.repeats import effective_samples
 
 _ALL_DIFFERENT = 0.99
 _CONSTANT = 1e-4  # variance of the answers over the images, as a share of the baseline's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from edgeres.recipe.gates import Limits
 from edgeres.sqnr import sqnr_db
 from edgeres.tasks.answers import Answers
 from edgeres.tasks.check import Check, Outcome
-from edgeres.tasks.decision import metric_check
+from edgeres.tasks.decision import Gate, floor_check, metric_checks
 from edgeres.tasks.difference import difference
 from edgeres.tasks.metric import Difference, Metric
 from edgeres.tasks.task import Task
@@ -127,17 +128,24 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
                 hint=f"It has: {', '.join(by_name)}.",
             )
     groups = _groups(baseline, candidate)
-    found = {
-        name: difference(
-            by_name[name],
-            baseline.rows,
-            candidate.rows,
-            confidence=limits.confidence,
-            groups=groups,
-        )
+    at = {
+        name: partial(difference, by_name[name], baseline.rows, candidate.rows, groups=groups)
         for name in dict.fromkeys((*gated, *by_name))
     }
-    checks = _checks(by_name, found, gated, limits)
+    found = {name: one(confidence=limits.confidence) for name, one in at.items()}
+    gates = [
+        Gate(
+            by_name[name],
+            found[name],
+            # how near an output must be is a floor, not a loss
+            None if by_name[name].closeness is not None else limits.max_drop,
+            at[name],
+        )
+        for name in gated
+        if by_name[name].closeness is None or name not in limits.floor
+    ]
+    checks = metric_checks(gates)
+    checks += [floor_check(by_name[n], found[n], floor) for n, floor in limits.floor.items()]
     broken = int((~candidate.finite).sum())
     constant = _constant(baseline, candidate)
     if broken:
@@ -175,29 +183,6 @@ def check_answers(baseline: Answers) -> None:
             "Inf before quantization.",
             hint="Check the weights and the preprocessing.",
         )
-
-
-def _checks(
-    by_name: Mapping[str, Metric],
-    found: Mapping[str, Difference],
-    gated: tuple[str, ...],
-    limits: Limits,
-) -> list[Check]:
-    checks = []
-    for name in gated:
-        metric = by_name[name]
-        if metric.closeness is not None:
-            continue
-        allowed = metric.max_drop if limits.max_drop is None else limits.max_drop
-        checks.append(
-            metric_check(metric, found[name], max_drop=allowed, confidence=limits.confidence)
-        )
-    floors = {n: by_name[n].max_drop for n in gated if by_name[n].closeness is not None}
-    for name, floor in {**floors, **limits.floor}.items():
-        checks.append(
-            metric_check(by_name[name], found[name], floor=floor, confidence=limits.confidence)
-        )
-    return checks
 
 
 def _part(metric: Metric, found: Difference, check: Check | None) -> MetricPart:

@@ -123,6 +123,7 @@ class Answers:
                 "model_sha256": self.model_sha256,
                 "data_fingerprint": self.data_fingerprint,
                 "class_names": list(self.class_names),
+                "rows": list(self.rows),
                 "arrays": {
                     name: f"{array.dtype.name}{list(array.shape)}"
                     for name, array in sorted(self._arrays().items())
@@ -141,6 +142,7 @@ class _About:
     model_sha256: str
     data_fingerprint: str
     class_names: tuple[str, ...]
+    rows: tuple[str, ...]
     digest: str
 
 
@@ -155,7 +157,7 @@ def load_answers(path: Path) -> Answers:
     try:
         arrays, about = _read(path)
         answers = Answers(
-            {n.removeprefix(_ROW): row for n, row in arrays.items() if n.startswith(_ROW)},
+            {name: arrays[f"{_ROW}{name}"] for name in about.rows},
             name=about.name,
             model_sha256=about.model_sha256,
             data_fingerprint=about.data_fingerprint,

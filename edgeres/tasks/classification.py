@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
-from edgeres.tasks.metric import Counts, Metric, Rows
+from edgeres.tasks.metric import Counts, Metric, Rows, Whole
 from edgeres.tasks.task import Outputs, Task
 
 _RANK = "rank"
@@ -114,10 +114,14 @@ def _within(most: int, rows: Rows) -> NDArray[np.float64]:
     return np.asarray(rows[_RANK] < most, dtype=np.float64)
 
 
-def _balanced(rows: Rows, counts: Counts) -> float:
+def _balanced(rows: Rows) -> Whole:
     """Mean over the classes of the share that is right."""
     labels, right = rows[_LABEL], rows[_RANK] == 0
-    taken = np.bincount(labels, weights=counts)
-    hit = np.bincount(labels, weights=counts * right)
-    there = taken > 0
-    return float((hit[there] / taken[there]).mean())
+
+    def figure(counts: Counts) -> float:
+        taken = np.bincount(labels, weights=counts)
+        hit = np.bincount(labels, weights=counts * right)
+        there = taken > 0
+        return float((hit[there] / taken[there]).mean())
+
+    return figure

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
-from edgeres.tasks.metric import Counts, Metric, Rows
+from edgeres.tasks.metric import Metric, Rows, Whole
 from edgeres.tasks.task import Outputs, Task
 
 _OWN = ("name", "output", "target")
@@ -179,9 +179,9 @@ def _of_head(metric: Metric, output: str) -> Metric:
         assert scores is not None
         return scores(own(rows))
 
-    def value_of(rows: Rows, counts: Counts) -> float:
+    def value_of(rows: Rows) -> Whole:
         assert value is not None
-        return value(own(rows), counts)
+        return value(own(rows))
 
     def closeness_of(
         reference: Rows, candidate: Rows

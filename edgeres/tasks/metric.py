@@ -19,6 +19,9 @@ What a model answered and what was right stand side by side in it: the latter un
 Counts = NDArray[np.int64]
 """``(N,)``: how often each sample is taken, so that a figure can be had of a resampled set."""
 
+Whole = Callable[[Counts], float]
+"""Figure of a whole set from its samples' counts; NaN where they lack what it needs."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -34,8 +37,9 @@ class Metric:
         max_drop: Loss against the FP32 network, in ``unit``, that is allowed where nobody says
             otherwise; for ``closeness``, the least figure that is allowed.
         scores: Figure of each sample, ``(N,) float64``, whose mean is the metric.
-        value: The metric of the whole set, where it is no mean; ``counts`` says how often each
-            sample is taken.
+        value: The metric of the whole set, where it is no mean: from the rows to a function of the
+            samples' counts. It is called once for a model, so that it can sort and sum beforehand,
+            and the function some thousand times.
         closeness: How near the second rows are to the first, those of the FP32 network: two
             ``(N,) float64`` arrays, signal and noise of each sample, whose sums' ratio is shown in
             decibels. Needs no labels.
@@ -48,7 +52,7 @@ class Metric:
     higher_is_better: bool
     max_drop: float
     scores: Callable[[Rows], NDArray[np.float64]] | None = None
-    value: Callable[[Rows, Counts], float] | None = None
+    value: Callable[[Rows], Whole] | None = None
     closeness: Callable[[Rows, Rows], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
     factor: float = 1.0
 
@@ -67,6 +71,14 @@ class Difference:
         spread: Standard deviation of one sample's share of the drop, for the number of samples
             that would decide.
         effective: Independent samples that the bounds count.
+        engine_lower: One-sided lower confidence bound of ``engine``, for absolute floors.
+        engine_upper: One-sided upper confidence bound of ``engine``.
+        samples: All samples.
+        broken: Samples whose outputs are NaN or Inf of the candidate and numbers of the baseline.
+            Each counts as the worst score that any sample has; for ``value`` and ``closeness`` they
+            are left out. An engine that has any fails, whatever the figure.
+        differing: Samples whose score differs, where the metric is a mean of scores; else ``None``.
+        confidence: Of the bounds.
     """
 
     fp32: float | None
@@ -76,3 +88,9 @@ class Difference:
     upper: float
     spread: float
     effective: float
+    engine_lower: float
+    engine_upper: float
+    samples: int
+    broken: int = 0
+    differing: int | None = None
+    confidence: float = 0.95

@@ -12,12 +12,13 @@ from PIL import Image
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.compare import compare
-from edgeres.evaluation.distinct import Sketcher, effective_samples, same_images
+from edgeres.evaluation.distinct import Sketcher, same_images
 from edgeres.evaluation.gates import accuracy_check
 from edgeres.evaluation.predictions import load_predictions
 from edgeres.evaluation.statistics import drop_upper
 from edgeres.evaluation.validate import validate
 from edgeres.recipe.gates import Limits
+from edgeres.tasks.repeats import effective_samples
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 
