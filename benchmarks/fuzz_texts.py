@@ -88,7 +88,7 @@ def kinds() -> tuple[Any, ...]:
 
 
 def _scores(path: Path) -> None:
-    scores_from_json(path.read_bytes(), "scores", shape=(1, 2))
+    scores_from_json(path.read_bytes(), "scores", samples=1)
 
 
 def _registry(bundle: bytes) -> Any:

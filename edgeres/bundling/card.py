@@ -66,9 +66,9 @@ def _use(preprocess: Preprocess, class_names: Sequence[str]) -> str:
     from edgeres.report.markdown import plain
 
     shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+    classes = f"Classes ({len(class_names)}): {plain(shown)}\n\n" if class_names else ""
     return (
-        "## Use of the bundle\n\n"
-        f"Classes ({len(class_names)}): {plain(shown)}\n\n"
+        f"## Use of the bundle\n\n{classes}"
         "An image is decoded, resized, cropped and turned into `(x * scale - mean) / std`:\n\n"
         f"```json\n{preprocess.to_json()}\n```\n\n"
         "`edgeres run BUNDLE IMAGE` does that; so does `edgeres.Session`."

@@ -24,7 +24,8 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.samples import names_of, scores_to_json
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
 from edgeres.evaluation import run_folder
-from edgeres.evaluation.predictions import load_predictions
+from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.run_task import load_run_answers, stored_task
 from edgeres.system.files import StrPath, file_sha256
 from edgeres.system.foreign_json import parse_json
 from edgeres.system.publish import refuse_half_handover
@@ -108,8 +109,12 @@ def bundle(
     chosen = _targets(report, targets, folder)
     baseline = folder / run_folder.BASELINE
     preprocess = Preprocess.from_json(_text(baseline / run_folder.PREPROCESS))
-    answers = load_predictions(baseline / run_folder.PREDICTIONS)
-    names = _class_names(tuple(class_names) or answers.class_names, answers.classes)
+    said = stored_task(folder)
+    answers = load_run_answers(baseline / run_folder.PREDICTIONS)
+    names = tuple(class_names) or answers.class_names
+    kind: OutputKind = "values"
+    if isinstance(answers, Predictions):
+        names, kind = _class_names(names, answers.classes), _output_kind(answers.logits)
     samples = {f"samples/{path.name}": path for path in names_of(baseline / run_folder.SAMPLES)}
     if not samples:
         raise ArtefactError(
@@ -136,11 +141,12 @@ def bundle(
         created_by=f"edgeres {__version__}",
         preprocess=preprocess.to_dict(),
         class_names=names,
-        outputs=_output_kind(answers.logits),
+        outputs=kind,
         samples=tuple(samples),
         engines=engines,
         proven_on=report.environment.to_dict(),
         files={name: _entry(content[name]) for name in sorted(content)},
+        task=tuple(said),
     )
     path = output or folder / BUNDLE
     write_archive(path, manifest.to_bytes(), content)

@@ -21,8 +21,8 @@ from edgeres.errors import ArtefactError, one_line
 FORMAT = "edgeres-bundle"
 SCHEMA = 1
 
-OutputKind = Literal["logits", "probabilities"]
-_KINDS = ("logits", "probabilities")
+OutputKind = Literal["logits", "probabilities", "values"]
+_KINDS = ("logits", "probabilities", "values")
 _HINT = "Make the bundle again with `edgeres bundle`."
 
 
@@ -78,12 +78,14 @@ class Manifest:
         name: Name of the network.
         created_by: Version of edgeres.
         preprocess: How an image becomes numbers (:class:`edgeres.data.preprocess.Preprocess`).
-        class_names: In the order of the scores.
-        outputs: Whether the engines answer with logits or with probabilities.
+        class_names: In the order of the scores; may be empty where the network is no classifier.
+        outputs: Whether the engines answer with logits, with probabilities, or with the values of
+            another task.
         samples: Names of the self-test images in the bundle.
         engines: By target.
         proven_on: CPU, instruction sets and versions of the machine that proved it.
         files: By name, all but the manifest.
+        task: What a recipe says of the task, one mapping a head; empty for a classifier.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Manifest:
     engines: Mapping[str, EngineEntry]
     proven_on: Mapping[str, Any]
     files: Mapping[str, FileEntry]
+    task: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def not_proven(self) -> dict[str, str]:
@@ -151,7 +154,17 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         engines={_text(key): _engine(value) for key, value in _mapping(raw["engines"]).items()},
         proven_on=_mapping(raw["proven_on"]),
         files={name: _file(value) for name, value in _mapping(raw["files"]).items()},
+        task=_task(raw.get("task", [])),
     )
+
+
+def _task(raw: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(raw, list):
+        raise ValueError("its task is no list")  # noqa: TRY004 - said with the other faults
+    said = tuple(_mapping(block) for block in raw)
+    for block in said:
+        _text(block["name"])
+    return said
 
 
 def _engine(raw: Any) -> EngineEntry:
@@ -195,7 +208,7 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{name[:100]!r} cannot be a file of a bundle")
     if not manifest.engines:
         raise ValueError("it has no engine")
-    if len(manifest.class_names) < 2:
+    if not manifest.task and len(manifest.class_names) < 2:
         raise ValueError(f"it has {len(manifest.class_names)} classes")
     named = list(manifest.samples)
     for target, entry in manifest.engines.items():

@@ -162,9 +162,9 @@ class _Work:
         return compare(self._expected(), got, str(self.bundle.path))
 
     def _expected(self) -> NDArray[np.float32]:
-        shape = (len(self.samples), len(self.bundle.manifest.class_names))
         name = self.entry.expected
-        return scores_from_json(self.bundle.read(name), f"{self.bundle.path}: {name}", shape=shape)
+        where = f"{self.bundle.path}: {name}"
+        return scores_from_json(self.bundle.read(name), where, samples=len(self.samples))
 
 
 def _first_that_runs(bundle: OpenBundle) -> str:

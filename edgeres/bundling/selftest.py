@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, Runner
-from edgeres.backends.classifier import (
-    check_images,
-    class_scores,
-    fed_batches,
-    single_input,
-    single_output,
-)
+from edgeres.backends.classifier import check_images, fed_batches, single_input
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sample_file import read_sample
@@ -31,6 +25,7 @@ from edgeres.data.types import Sample
 from edgeres.errors import GateError
 from edgeres.sqnr import sqnr_db
 from edgeres.system.child import run_limited
+from edgeres.tasks.kept import kept
 
 MIN_SQNR_DB = 25.0
 TRIAL_SECONDS = 300.0
@@ -53,19 +48,20 @@ class SelfTest:
 
 
 def answer(runner: Runner, images: Sequence[Sample], preprocess: Preprocess) -> NDArray[np.float32]:
-    """Scores ``(S, K)`` of a few images, each run on its own.
+    """What an engine gives for a few samples, each run on its own: ``(S, D)``, all outputs.
 
     Raises:
         EdgeResError: The images do not fit the engine, or it failed.
     """
-    source, target = single_input(runner), single_output(runner)
+    source = single_input(runner)
     rows = []
     for image in images:
         batch = preprocess.apply(image)[None]
         check_images(source, batch)
         for fed, count in fed_batches(runner, batch):
             found = runner.infer({source.name: fed})
-            rows.append(class_scores(found, target, len(fed))[:count])
+            values = [kept(found[spec.name])[:count] for spec in runner.outputs]
+            rows.append(np.concatenate(values, axis=1))
     return np.concatenate(rows)
 
 
@@ -73,7 +69,7 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -
     """Compares the answers with the recorded ones.
 
     Args:
-        expected: ``(S, K)``, finite.
+        expected: ``(S, D)``, finite.
         got: What the engine answered here.
         who: For the message.
 

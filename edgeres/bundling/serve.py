@@ -16,7 +16,7 @@ from edgeres.bundling.outputs import engine_in
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
-from edgeres.evaluation.predictions import load_predictions
+from edgeres.evaluation.run_task import load_run_answers
 from edgeres.graph.summary import summarize
 from edgeres.system.files import disk_errors, file_sha256
 from edgeres.system.store import replace_folder
@@ -62,7 +62,7 @@ def serve(
 
     chosen = get_server(server)
     report = read_report(folder / run_folder.REPORT)
-    answers = load_predictions(folder / run_folder.BASELINE / run_folder.PREDICTIONS)
+    answers = load_run_answers(folder / run_folder.BASELINE / run_folder.PREDICTIONS)
     models: list[ServedModel] = []
     left_out: dict[str, str] = {}
     for target in targets or list(report.targets):

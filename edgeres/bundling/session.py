@@ -18,17 +18,20 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.classifier import class_scores, fed_batches, single_input, single_output
+from edgeres.backends.base import Array
+from edgeres.backends.classifier import class_scores, single_input, single_output
 from edgeres.bundling.inputs import ImageInput, Inputs
 from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
+from edgeres.bundling.reading import Reading, reader, readings
 from edgeres.bundling.runner_pool import RunnerPool, closed
 from edgeres.bundling.scores import check_preprocessed, check_scores
 from edgeres.bundling.selftest import SelfTest
 from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import UsageError
+from edgeres.evaluation.passes import answer
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.closing import Closing
 from edgeres.system.container_limits import usable_threads
@@ -91,7 +94,10 @@ class Session(Closing):
         self._self_test = prepared.self_test
         self._rebuilt = prepared.rebuilt
         first, self._at_once = prepared.runners[0], len(prepared.runners)
-        self._input, self._output = single_input(first), single_output(first)
+        self._input = single_input(first)
+        said = self._manifest.task
+        self._task = reader(said) if said else None
+        self._output = single_output(first) if self._task is None else None
         self._batch_size = first.batch_limits.fit(batch_size)
         self._runners = prepared.runners
         self._engines = RunnerPool(prepared.runners)
@@ -101,6 +107,11 @@ class Session(Closing):
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
         return self._manifest
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether :meth:`classify` says what the outputs mean; else :meth:`read` does."""
+        return self._task is None
 
     @property
     def target(self) -> str:
@@ -149,16 +160,54 @@ class Session(Closing):
             UsageError: The session is closed, or was while this waited, or this process was forked
                 from the one that opened it.
         """
+        if self._output is None:
+            raise UsageError(
+                f"{self._manifest.name} is no classifier.",
+                hint="outputs() runs it on preprocessed arrays, read() on files and images.",
+            )
+        scores = class_scores(self.outputs(images), self._output, len(images))
+        check_scores(scores)
+        return scores
+
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, Array]:
+        """Runs preprocessed samples through the engine, whatever its task is.
+
+        Args:
+            images: As for :meth:`infer`.
+
+        Returns:
+            Every output of the network by name, ``(N, ...)``, as it comes.
+
+        Raises:
+            DataError: The samples do not fit the engine, have NaN or Inf, or are not normalized.
+            StageError: The engine failed.
+            UsageError: As :meth:`infer`.
+        """
         self._engines.check()
         check_preprocessed(self._input, self._preprocess, images)
         with self._engines.runner() as runner:
-            rows = [
-                class_scores(runner.infer({self._input.name: fed}), self._output, len(fed))[:count]
-                for fed, count in fed_batches(runner, images)
-            ]
-        scores = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        check_scores(scores)
-        return scores
+            return answer(runner, images)
+
+    def read(self, images: Sequence[ImageInput]) -> list[Reading]:
+        """Decodes and preprocesses samples, runs them, and says what the outputs mean.
+
+        Args:
+            images: As for :meth:`classify`; ``.npy`` files and arrays of floats where the network
+                takes features.
+
+        Raises:
+            DataError: A sample cannot be read, or comes to another size than the engine's.
+            StageError: The engine failed, or an output is NaN or Inf.
+            UsageError: The session is closed, or the network is a classifier.
+        """
+        if self._task is None:
+            raise UsageError(
+                f"{self._manifest.name} is a classifier.", hint="classify() names the classes."
+            )
+        found: list[Reading] = []
+        for batch in self._batches(images):
+            found += readings(self._task, self.outputs(batch), self.class_names)
+        return found
 
     def classify(self, images: Sequence[ImageInput], *, top: int = 5) -> list[tuple[Answer, ...]]:
         """Decodes, preprocesses and classifies images; decoding goes on while the engine runs.
@@ -181,9 +230,22 @@ class Session(Closing):
 
     def stream(self, images: Sequence[ImageInput], *, top: int = 5) -> Iterator[tuple[Answer, ...]]:
         """As :meth:`classify`, one image after the other as they get ready."""
-        self._engines.check()
         if top < 1:
             raise UsageError(f"expected at least one class for each image, got {top}.")
+        ahead: deque[Future[NDArray[np.float32]]] = deque()
+        try:
+            for batch in self._batches(images):
+                ahead.append(self._submit(batch))
+                if len(ahead) > self._at_once:
+                    yield from self._answers(_result(ahead.popleft()), top)
+            while ahead:
+                yield from self._answers(_result(ahead.popleft()), top)
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _batches(self, images: Sequence[ImageInput]) -> Iterator[NDArray[np.float32]]:
+        self._engines.check()
         if isinstance(images, str | bytes | os.PathLike | np.ndarray) or not isinstance(
             images, Sequence
         ):
@@ -193,22 +255,13 @@ class Session(Closing):
             )
         if not images:
             return
-        ahead: deque[Future[NDArray[np.float32]]] = deque()
-        try:
-            for batch, _ in batches(
-                Inputs(tuple(images), features=self._preprocess.features),
-                self._preprocess,
-                self._batch_size,
-                workers=usable_threads(),
-            ):
-                ahead.append(self._submit(batch))
-                if len(ahead) > self._at_once:
-                    yield from self._answers(_result(ahead.popleft()), top)
-            while ahead:
-                yield from self._answers(_result(ahead.popleft()), top)
-        finally:
-            for future in ahead:
-                future.cancel()
+        for batch, _ in batches(
+            Inputs(tuple(images), features=self._preprocess.features),
+            self._preprocess,
+            self._batch_size,
+            workers=usable_threads(),
+        ):
+            yield batch
 
     async def infer_async(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """As :meth:`infer`, in a thread of the pool."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from edgeres.cli import options as o
 from edgeres.cli.screen import Screen, screen
 from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
+
+if TYPE_CHECKING:
+    from edgeres.bundling.reading import Reading
+    from edgeres.bundling.session import Answer
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `edgeres convert`.")]
 Targets = Annotated[
@@ -99,6 +103,18 @@ def _warn(out: Screen, not_proven: Mapping[str, str]) -> None:
         out.note(f"warning: the engine for {target} is not proven; its verdict is {told}")
 
 
+def _classes(best: Sequence[Answer]) -> tuple[dict[str, object], list[str]]:
+    """The classes of one image, as JSON values and as lines."""
+    lines = [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in best]
+    return {"answers": [vars(answer) for answer in best]}, lines
+
+
+def _reading(found: Reading) -> tuple[dict[str, object], list[str]]:
+    """What a network of another task gives for one sample, as JSON values and as a line."""
+    outputs = {name: values.tolist() for name, values in found.outputs.items()}
+    return {"text": found.text, "outputs": outputs}, [f"  {found.text}"]
+
+
 Reference = Annotated[
     str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAME:TAG, or @sha256:... for pull.")
 ]
@@ -158,7 +174,7 @@ def run(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Classify images with a bundle; needs a runtime and no torch.
+    """Run images or other samples through a bundle; needs a runtime and no torch.
 
     The engine of a bundle without a signature (--key) first runs in a child process, so that one
     that crashes or hangs is an error message.
@@ -175,7 +191,10 @@ def run(
             rebuild=rebuild,
             isolate=key is None and not trust,
         ) as session:
-            answers = session.classify(images, top=top)
+            if session.is_classifier:
+                shown = [_classes(found) for found in session.classify(images, top=top)]
+            else:
+                shown = [_reading(found) for found in session.read(images)]
             not_proven = session.manifest.not_proven
             _warn(out, {t: told for t, told in not_proven.items() if t == session.target})
             content = {
@@ -184,12 +203,11 @@ def run(
                 "rebuilt": session.rebuilt,
                 "self_test": session.self_test.to_dict() if session.self_test else None,
                 "images": [
-                    {"image": str(path), "answers": [vars(answer) for answer in best]}
-                    for path, best in zip(images, answers, strict=True)
+                    {"image": str(path), **told}
+                    for path, (told, _) in zip(images, shown, strict=True)
                 ],
             }
         lines = []
-        for path, best in zip(images, answers, strict=True):
-            lines.append(f"{path}")
-            lines += [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in best]
+        for path, (_, said) in zip(images, shown, strict=True):
+            lines += [f"{path}", *said]
         out.lines(content, lines)

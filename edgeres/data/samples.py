@@ -78,13 +78,13 @@ def scores_to_json(scores: NDArray[np.float32]) -> bytes:
     return (json.dumps({"scores": scores.astype(float).tolist()}) + "\n").encode()
 
 
-def scores_from_json(content: bytes, where: str, *, shape: tuple[int, int]) -> NDArray[np.float32]:
+def scores_from_json(content: bytes, where: str, *, samples: int) -> NDArray[np.float32]:
     """Reads what :func:`scores_to_json` wrote.
 
     Args:
         content: The JSON.
         where: For messages.
-        shape: Number of samples and of classes that there must be.
+        samples: How many there must be.
 
     Raises:
         ArtefactError: Not such scores.
@@ -93,9 +93,9 @@ def scores_from_json(content: bytes, where: str, *, shape: tuple[int, int]) -> N
         scores = np.asarray(parse_json(content)["scores"], dtype=np.float32)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ArtefactError(f"{where}: holds no scores ({error!r:.100}).") from error
-    if scores.shape != shape or not np.isfinite(scores).all():
+    if scores.ndim != 2 or len(scores) != samples or not np.isfinite(scores).all():
         raise ArtefactError(
-            f"{where}: expected finite scores of shape {shape}, got {scores.shape}.",
+            f"{where}: expected finite scores of shape ({samples}, D), got {scores.shape}.",
             hint="Make the bundle again with `edgeres bundle`.",
         )
     return scores

@@ -9,9 +9,11 @@ from typing import Any
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
 from edgeres.tasks import CLASSIFICATION, CUSTOM, open_tasks
+from edgeres.tasks.answers import Answers, are_answers, load_answers
 from edgeres.tasks.task import Task
 
 
@@ -39,6 +41,24 @@ def write_task(folder: Path, said: Sequence[dict[str, Any]]) -> None:
     write_atomic(folder / run_folder.TASK, (json.dumps(list(said), indent=1) + "\n").encode())
 
 
+def stored_task(run: Path) -> list[dict[str, Any]]:
+    """What the recipe of a run said of its task; empty for a classifier.
+
+    Raises:
+        ArtefactError: It is damaged.
+    """
+    return _read(run / run_folder.BASELINE / run_folder.TASK)
+
+
+def load_run_answers(path: Path) -> Predictions | Answers:
+    """Reads a file of answers, of a classifier or of another task.
+
+    Raises:
+        ArtefactError: It is none.
+    """
+    return load_answers(path) if are_answers(path) else load_predictions(path)
+
+
 def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
     """The task of the run that an engine is from, or that its baseline lies in.
 
@@ -54,10 +74,16 @@ def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
     if baseline is not None:
         folders.insert(0, baseline.resolve().parent)
     for folder in folders:
-        file = folder / run_folder.TASK
-        if file.is_file():
-            said = read_stored(file, list[dict[str, Any]])
-            if not all(isinstance(block.get("name"), str) for block in said):
-                raise ArtefactError(f"{file}: says no task.", hint="Run `edgeres convert` again.")
+        said = _read(folder / run_folder.TASK)
+        if said:
             return task_of(said)
     return None
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    said = read_stored(file, list[dict[str, Any]])
+    if not all(isinstance(block.get("name"), str) for block in said):
+        raise ArtefactError(f"{file}: says no task.", hint="Run `edgeres convert` again.")
+    return said

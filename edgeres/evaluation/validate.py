@@ -34,15 +34,15 @@ from edgeres.evaluation.gates import (
 from edgeres.evaluation.inspect import inspect, source_of
 from edgeres.evaluation.judge import Judgement, check_answers, judge
 from edgeres.evaluation.predict import BATCH, predict
-from edgeres.evaluation.predictions import Predictions, load_predictions
+from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
-from edgeres.evaluation.run_task import run_task
+from edgeres.evaluation.run_task import load_run_answers, run_task
 from edgeres.recipe.gates import Limits
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.temporary import temporary_folder
-from edgeres.tasks.answers import Answers, are_answers, load_answers
+from edgeres.tasks.answers import Answers
 from edgeres.tasks.check import Check
 from edgeres.tasks.task import Task
 
@@ -340,7 +340,7 @@ def _baseline(
     if not base.is_file():
         raise ArtefactError(f"{base}: no such baseline.", hint="Check the path.")
     if base.suffix == ".npz":
-        return load_answers(base) if are_answers(base) else load_predictions(base)
+        return load_run_answers(base)
     if sidecar_path(base).is_file():
         other = read_engine(base)
         return answers(other, executable_backend(other))

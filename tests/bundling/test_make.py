@@ -142,12 +142,12 @@ def test_wrong_targets_and_labels_are_usage_errors(output, tmp_path):
 
 def test_scores_keep_every_bit():
     scores = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
-    assert (scores_from_json(scores_to_json(scores), "", shape=(3, 5)) == scores).all()
+    assert (scores_from_json(scores_to_json(scores), "", samples=3) == scores).all()
     with pytest.raises(ArtefactError, match="not finite"):
         scores_to_json(scores * np.nan)
     for content in (b"", b"{}", b'{"scores": [[1]]}', b'{"scores": [["x"]]}', b'{"scores": 1e999}'):
         with pytest.raises(ArtefactError):
-            scores_from_json(content, "here", shape=(3, 5))
+            scores_from_json(content, "here", samples=3)
 
 
 @pytest.fixture
