@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,19 @@ class QdqWriter:
         opsets = [helper.make_opsetid("", 20)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         return path
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], object]], None]:
+    """``until(condition)`` waits for what must come, up to a minute on a busy machine."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        limit = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < limit, "it has not come within a minute"
+            time.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture(scope="session")
