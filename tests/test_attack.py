@@ -117,4 +117,4 @@ def test_a_signal_is_sent_in_time(attack, tmp_path) -> None:
     one = attack.Try("x", (), (-15,), code="import time; time.sleep(60)", end_with=15, after=0.5)
     found = attack.attack_try.attempt(one, tmp_path)
     assert (found.code, found.wrong) == (-15, "")
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 50

@@ -47,7 +47,7 @@ def varied(quirks, turn, turns):
         kinds = [" ".join(re.findall("[A-Za-z_]+", part)) for part in quirks.draw(seed).parts]
         left[seed] = {*kinds, *itertools.pairwise(kinds)}
     seen = set()
-    for _ in range(12):
+    for _ in range(6):
         best = max(left, key=lambda seed: len(left[seed] - seen))
         seen |= left.pop(best)
         yield best
@@ -58,7 +58,7 @@ def test_engines_compute_what_their_files_say(quirks, wanted):
     seeds = [seed for turn in range(turns) for seed in varied(quirks, turn, turns)]
     found = quirks.summary(list(quirks.search(seeds, wanted, each=False)))
     assert found["unexplained_runs"] == []
-    assert found["networks"] > 50
+    assert found["networks"] > 25
     # Not only within the tolerance: where an engine rounds as the file says, it is there exactly.
     assert all(each["median"] < 0.3 for each in found["steps"].values())
 

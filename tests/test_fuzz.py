@@ -21,16 +21,16 @@ def fuzz(load_program):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_damaged_files_are_read_or_refused(fuzz):
-    found = fuzz.fuzz(600, seed=1)
+    found = fuzz.fuzz(300, seed=1)
     totals = fuzz.totals(found)
-    assert totals["inputs"] == 600
+    assert totals["inputs"] == 300
     assert totals["hangs"] == totals["unforeseen"] == totals["stray_files"] == 0
-    assert all(counts["refused"] > 20 for counts in found.values())
+    assert all(counts["refused"] > 10 for counts in found.values())
 
 
 def test_damaged_texts_are_read_or_refused(fuzz, load_program):
     texts = load_program(PROGRAM.with_name("fuzz_texts.py"))
-    found = fuzz.fuzz(1500, seed=1, chosen=texts.kinds)
+    found = fuzz.fuzz(900, seed=1, chosen=texts.kinds)
     totals = fuzz.totals(found)
     assert len(found) == 9
     assert totals["hangs"] == totals["unforeseen"] == totals["stray_files"] == 0
@@ -47,7 +47,7 @@ def test_good_files_of_every_kind_get_past_the_first_check(fuzz, kind, tmp_path)
 
 
 def test_what_must_not_happen_is_counted(fuzz, monkeypatch):
-    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    monkeypatch.setattr(fuzz, "SECONDS", 3)
 
     def stray(path):
         Path("stray").write_text("x")
@@ -56,7 +56,7 @@ def test_what_must_not_happen_is_counted(fuzz, monkeypatch):
         raise KeyError("x")
 
     def hang(path):
-        time.sleep(5)
+        time.sleep(60)
 
     def crash(path):
         import ctypes

@@ -16,13 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
-TOGETHER = ("tests/bundling/", "tests/training/")
+TOGETHER = ("tests/bundling/", "tests/convert/", "tests/training/")
 LONGEST = (
-    "tests/test_engine_quirks.py",
-    "tests/evaluation/",
-    "tests/pipeline/test_mixed_precision.py",
-    "tests/test_faults.py",
     "tests/convert/",
+    "tests/evaluation/",
+    "tests/test_engine_quirks.py",
+    "tests/test_faults.py",
     "tests/training/",
     "tests/bundling/",
     "tests/quantization/",

@@ -18,6 +18,7 @@ from edgeres.backends.sidecar import read_engine
 from edgeres.cli import app
 from edgeres.errors import ArtefactError, ModelError, StageError
 from edgeres.quantization.isolate import input_shape, try_model
+from edgeres.system.child import run_limited
 
 pytestmark = pytest.mark.skipif(
     get_backend("onnxruntime").missing() is not None, reason="needs onnxruntime"
@@ -99,7 +100,7 @@ def test_an_engine_that_hangs_is_stopped(tmp_path):
     started = time.monotonic()
     with pytest.raises(StageError, match="did not end within its limit of 3 s"):
         try_engine(engine, seconds=3)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100
 
 
 def test_an_engine_that_takes_all_memory_is_stopped(tmp_path):
@@ -113,7 +114,7 @@ def test_an_engine_that_takes_all_memory_is_stopped(tmp_path):
     [("validate", ()), ("benchmark", ()), ("benchmark", ("--tune-runtime",)), ("inspect", ())],
 )
 def test_commands_try_before_they_load(tmp_path, monkeypatch, command, options):
-    monkeypatch.setattr("edgeres.backends.isolate.TRIAL_SECONDS", 3.0)
+    monkeypatch.setattr("edgeres.backends.isolate.TRIAL_SECONDS", 1.0)
     engine = build(endless(tmp_path / "net"))
     more = ["--mean", "0", "--std", "1", "--baseline", str(engine)] if command == "validate" else []
     result = CliRunner().invoke(app, [command, str(engine), *options, *more])
@@ -121,14 +122,26 @@ def test_commands_try_before_they_load(tmp_path, monkeypatch, command, options):
     assert "did not end within its limit" in result.stderr
 
 
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    """``net.onnx`` has a second to answer; what else is tried has all its time."""
+
+    def limited(function, *, seconds, memory_bytes):
+        def call(path, *more):
+            limit = 1.0 if Path(path).name == "net.onnx" else seconds
+            return run_limited(function, seconds=limit, memory_bytes=memory_bytes)(path, *more)
+
+        return call
+
+    for module in ("backends", "quantization"):
+        monkeypatch.setattr(f"edgeres.{module}.isolate.run_limited", limited)
+
+
 GREY = ("--mean", "0", "--std", "1")
 
 
 @pytest.mark.parametrize("command", ["compare", "sensitivity", "quantize", "baseline", "speed-up"])
-def test_commands_try_onnx_files_before_they_read_them(tmp_path, monkeypatch, command):
-    # Two of them try a good engine first, which must have ended by then.
-    seconds = 10.0 if command in ("baseline", "speed-up") else 3.0
-    monkeypatch.setattr("edgeres.backends.isolate.TRIAL_SECONDS", seconds)
+def test_commands_try_onnx_files_before_they_read_them(tmp_path, impatient, command):
     net = str(endless(tmp_path / "net.onnx"))
     int8 = ["--data", "fashion-mnist", "--target", "onnxruntime"]
     if command in ("baseline", "speed-up"):

@@ -11,16 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, BatchLimits
-from edgeres.benchmarking import latency
+from edgeres.benchmarking import benchmark, latency
 from edgeres.graph.summary import TensorSpec
 
 WARM_CHANGE = latency._WARM_CHANGE
 
 
 @pytest.fixture(autouse=True)
-def whole_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is for users; the root's conftest shortens it for all other tests."""
+def whole_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are for users; the root's conftest shortens them for all other tests."""
     monkeypatch.setattr(latency, "_WARM_CHANGE", WARM_CHANGE)
+    monkeypatch.setattr(benchmark, "measure", latency.measure)
 
 
 class Clock:

@@ -176,4 +176,4 @@ def test_an_engine_that_hangs_is_stopped(changed, monkeypatch):
     started = time.monotonic()
     with pytest.raises(StageError, match="did not end within its limit of 4 s"):
         edgeres.Session(changed(hang), target="onnxruntime", isolate=True)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100

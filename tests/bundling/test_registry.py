@@ -50,7 +50,7 @@ def registry(tmp_path_factory) -> Iterator[Registry]:
             [program, "serve", folder / "config.yml"], stdout=log, stderr=log
         )
     try:
-        for _ in range(300):
+        for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -152,7 +152,7 @@ def test_absent_names_and_registries_are_told_apart(registry, tmp_path):
     begin = time.monotonic()
     with pytest.raises(BackendMissingError, match="cannot be reached"):
         pull("127.0.0.1:1/net:1", tmp_path / "b", plain_http=True)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
     for wrong in ("net", "host/net", "host/net:", "host/net@sha256:12", "https://host/net:1"):
         with pytest.raises(UsageError, match="expected REGISTRY/NAME:TAG"):
             pull(wrong, tmp_path / "b")

@@ -39,18 +39,18 @@ def outcome(work) -> str:
 
 
 def test_who_waits_hears_that_it_was_closed(session, pixels, images, monkeypatch) -> None:
-    runner, begun = session._runners[0], threading.Event()
+    runner, begun, go_on = session._runners[0], threading.Event(), threading.Event()
     infer = runner.infer
 
     def slow(feeds):
         begun.set()
-        time.sleep(1)
+        assert go_on.wait(60)
         return infer(feeds)
 
     monkeypatch.setattr(runner, "infer", slow)
-    with ThreadPoolExecutor(5) as pool:
+    with ThreadPoolExecutor(6) as pool:
         first = pool.submit(outcome, lambda: session.infer(pixels))
-        assert begun.wait(10)
+        assert begun.wait(60)
         works = [
             lambda: session.infer(pixels),
             lambda: session.classify(images[:9]),
@@ -59,9 +59,12 @@ def test_who_waits_hears_that_it_was_closed(session, pixels, images, monkeypatch
         ]
         waiting = [pool.submit(outcome, work) for work in works]
         time.sleep(0.3)
-        session.close()
-        assert first.result(10) == "done"  # it had an engine
-        assert [one.result(10) for one in waiting] == ["the session is closed."] * len(works)
+        closing = pool.submit(session.close)
+        assert [one.result(60) for one in waiting] == ["the session is closed."] * len(works)
+        assert not closing.done()  # it waits for who has an engine
+        go_on.set()
+        assert first.result(60) == "done"
+        closing.result(60)
     session.close()
 
 
@@ -85,7 +88,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(session, pixels, images) 
         told = [outcome(work) for work in works]
         session.close()
         os._exit(sum("forked" in one for one in told))
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +32,26 @@ def place(kills: ModuleType, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def first_run(kills: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place after one run on ``a`` with ``MEAN``; only to copy."""
+    folder = tmp_path_factory.mktemp("first")
+    kills.write_network(folder / "net.onnx")
+    write_images(folder / "a.npz", seed=0)
+    write_images(folder / "b.npz", seed=1)
+    write_images(folder / "few.npz", count=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeres.quantization.isolate.try_model", lambda path: None)
+        assert quantize(folder, *MEAN).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def kept(first_run: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a second run."""
+    return Path(shutil.copytree(first_run, tmp_path / "kept"))
+
+
 def quantize(place: Path, *more: str, data: str = "a", model: str = "net.onnx") -> Result:
     return CliRunner().invoke(
         app,
@@ -45,15 +66,14 @@ def table_of(place: Path) -> str:
     return hashlib.sha256((place / "q.calibration.json").read_bytes()).hexdigest()
 
 
-def test_a_kept_table_is_used_while_nothing_changes(place, monkeypatch):
-    assert quantize(place, *MEAN).exit_code == 0
-    before, model = table_of(place), (place / "q.onnx").read_bytes()
+def test_a_kept_table_is_used_while_nothing_changes(kept, monkeypatch):
+    before, model = table_of(kept), (kept / "q.onnx").read_bytes()
     monkeypatch.setattr("edgeres.stages.int8.calibrate", None)
-    again = quantize(place, *MEAN)
+    again = quantize(kept, *MEAN)
     assert again.exit_code == 0, again.output
     assert "made anew" not in again.stderr
-    assert table_of(place) == before
-    assert (place / "q.onnx").read_bytes() == model
+    assert table_of(kept) == before
+    assert (kept / "q.onnx").read_bytes() == model
 
 
 @pytest.mark.parametrize(
@@ -66,44 +86,39 @@ def test_a_kept_table_is_used_while_nothing_changes(place, monkeypatch):
         (MEAN, "few", "it is of 40 images, now there are 20"),
     ],
 )
-def test_a_kept_table_of_something_else_is_made_anew_and_said(place, options, data, why):
-    write_images(place / "few.npz", count=20)
-    assert quantize(place, *MEAN).exit_code == 0
-    before, model = table_of(place), (place / "q.onnx").read_bytes()
-    changed = quantize(place, *options, data=data)
+def test_a_kept_table_of_something_else_is_made_anew_and_said(kept, options, data, why):
+    before, model = table_of(kept), (kept / "q.onnx").read_bytes()
+    changed = quantize(kept, *options, data=data)
     assert changed.exit_code == 0, changed.output
     assert f"q.calibration.json is not used but made anew: {why}" in changed.stderr
-    assert table_of(place) != before
-    assert (place / "q.onnx").read_bytes() != model
+    assert table_of(kept) != before
+    assert (kept / "q.onnx").read_bytes() != model
     # What comes out is what a first run with these options gives.
-    found = (place / "q.onnx").read_bytes()
-    (place / "q.calibration.json").unlink()
-    assert quantize(place, *options, data=data).exit_code == 0
-    assert (place / "q.onnx").read_bytes() == found
+    found = (kept / "q.onnx").read_bytes()
+    (kept / "q.calibration.json").unlink()
+    assert quantize(kept, *options, data=data).exit_code == 0
+    assert (kept / "q.onnx").read_bytes() == found
 
 
-def test_images_replaced_in_place_and_damage_are_noticed(place):
-    assert quantize(place, *MEAN).exit_code == 0
-    (place / "a.npz").write_bytes((place / "b.npz").read_bytes())
-    assert "other images" in quantize(place, *MEAN).stderr
-    (place / "q.calibration.json").write_text("{")
-    again = quantize(place, *MEAN)
+def test_images_replaced_in_place_and_damage_are_noticed(kept):
+    (kept / "a.npz").write_bytes((kept / "b.npz").read_bytes())
+    assert "other images" in quantize(kept, *MEAN).stderr
+    (kept / "q.calibration.json").write_text("{")
+    again = quantize(kept, *MEAN)
     assert again.exit_code == 0
     assert "made anew: " in again.stderr
-    assert "other version" not in quantize(place, *MEAN).stderr
+    assert "other version" not in quantize(kept, *MEAN).stderr
 
 
-def test_another_model_is_noticed(place, kills):
-    assert quantize(place, *MEAN).exit_code == 0
-    raw = (place / "net.onnx").read_bytes().replace(b"small", b"other", 1)
-    (place / "net.onnx").write_bytes(raw)
-    assert "it is of model" in quantize(place, *MEAN).stderr
+def test_another_model_is_noticed(kept):
+    raw = (kept / "net.onnx").read_bytes().replace(b"small", b"other", 1)
+    (kept / "net.onnx").write_bytes(raw)
+    assert "it is of model" in quantize(kept, *MEAN).stderr
 
 
-def test_another_version_of_the_code_calibrates_anew(place, monkeypatch):
-    assert quantize(place, *MEAN).exit_code == 0
+def test_another_version_of_the_code_calibrates_anew(kept, monkeypatch):
     monkeypatch.setattr("edgeres.system.stage_code.code_sha256", lambda: "0" * 64)
-    assert "another version of edgeres" in quantize(place, *MEAN).stderr
+    assert "another version of edgeres" in quantize(kept, *MEAN).stderr
 
 
 @pytest.mark.parametrize(
@@ -145,8 +160,8 @@ def test_a_table_given_by_name_says_its_preprocessing_and_serves_a_larger_set(pl
     assert json.loads((place / "t.json").read_text())["made_from"]["samples"] == 16
 
 
-def test_sensitivity_refuses_a_table_of_another_preprocessing(place):
-    assert quantize(place, *MEAN).exit_code == 0
+def test_sensitivity_refuses_a_table_of_another_preprocessing(kept):
+    place = kept
     result = CliRunner().invoke(
         app,
         [

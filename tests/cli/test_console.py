@@ -12,8 +12,8 @@ from edgeres.cli.console import ConsoleListener
 from edgeres.system.progress import StagePart
 
 
-def told(work, **options) -> str:
-    text = io.StringIO()
+def told(work, text: io.StringIO | None = None, **options) -> str:
+    text = text or io.StringIO()
     with ConsoleListener(Console(file=text, width=200), **options) as listener:
         work(listener)
     return text.getvalue()
@@ -46,26 +46,29 @@ def test_warnings_are_lines_while_it_draws():
     assert "warning: the lock is old" in told(work)
 
 
-def test_a_log_gets_a_line_of_the_stage_at_work_again_and_again():
+def test_a_log_gets_a_line_of_the_stage_at_work_again_and_again(until):
+    text = io.StringIO()
+
     def work(listener: ConsoleListener) -> None:
         listener.bar("prune")(25, 100)
-        time.sleep(0.5)
+        until(lambda: text.getvalue().count("at work") >= 3)
         listener.finished(StagePart("prune", 0.5, False, 0))
         time.sleep(0.3)  # nothing is at work: no line
 
-    *lines, end = filter(str.strip, told(work, line_every_s=0.1).splitlines())
+    *lines, end = filter(str.strip, told(work, text, line_every_s=0.1).splitlines())
     assert end.split() == ["prune", "0.5", "s"]
-    assert 2 <= len(lines) <= 5
     assert all("prune" in line and "25 of 100 (25 %)" in line for line in lines)
     assert lines[-1].endswith(" s left")
 
 
-def test_work_of_unknown_length_is_told_too():
+def test_work_of_unknown_length_is_told_too(until):
+    text = io.StringIO()
+
     def work(listener: ConsoleListener) -> None:
         listener.started("search")
-        time.sleep(0.25)
+        until(text.getvalue)
 
-    assert told(work, line_every_s=0.1).split()[:4] == ["search", "at", "work", "for"]
+    assert told(work, text, line_every_s=0.1).split()[:4] == ["search", "at", "work", "for"]
 
 
 def test_a_terminal_gets_a_bar_and_no_such_lines():
@@ -86,5 +89,5 @@ def test_a_log_that_nobody_reads_ends_the_lines_and_nothing_else():
 
     with ConsoleListener(Console(file=Closed(), width=200), line_every_s=0.05) as listener:
         listener.started("prune")
-        time.sleep(0.2)
+        listener._lines.join(60)
         assert not listener._lines.is_alive()

@@ -14,11 +14,19 @@ import pytest
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 #: Native code that gives no way to a handler, and lets other threads run: some minutes of hashing.
+#: The other thread gets to run once that code lets it.
 HANGS = """
-import hashlib
+import hashlib, sys, threading
 from edgeres.cli.interrupts import end_by_signals
 end_by_signals()
-print("ready", flush=True)
+go = threading.Lock()
+go.acquire()
+def tell():
+    go.acquire()
+    print("ready", flush=True)
+threading.Thread(target=tell, daemon=True).start()
+sys.setswitchinterval(1000)
+go.release()
 hashlib.pbkdf2_hmac("sha256", b"p", b"s", 400_000_000)
 """
 TIDIES = """
@@ -65,12 +73,11 @@ def started() -> Iterator[object]:
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_the_second_signal_ends_native_code_at_once(started, number: str, code: int) -> None:
     program = started(HANGS)
-    time.sleep(0.3)  # into the kernel
     program.send_signal(getattr(signal, number))
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(timeout=0.6)
     program.send_signal(getattr(signal, number))
-    assert program.wait(timeout=10) == code
+    assert program.wait(timeout=60) == code
 
 
 @pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP"])
@@ -80,7 +87,7 @@ def test_the_first_signal_tidies_up_even_where_two_come_at_once(started, second:
     for number in (signal.SIGINT, getattr(signal, second)):
         program.send_signal(number)
     program.send_signal(signal.SIGCONT)
-    out, _ = program.communicate(timeout=20)
+    out, _ = program.communicate(timeout=60)
     assert out == "tidied\n"
 
 

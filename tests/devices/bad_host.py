@@ -108,7 +108,7 @@ def running(folder: Path) -> Iterator[Host]:
     host, ready = Host(folder), threading.Event()
     thread = threading.Thread(target=host.run, args=(ready,), daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     try:
         yield host
     finally:

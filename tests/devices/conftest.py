@@ -102,7 +102,7 @@ def sshd(tmp_path_factory) -> Iterator[Sshd]:
             [program, "-D", "-e", "-f", folder / "config"], stderr=log, start_new_session=True
         )
     try:
-        for _ in range(100):
+        for _ in range(1200):  # a minute, on a busy machine
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break

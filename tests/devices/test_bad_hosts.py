@@ -34,14 +34,6 @@ def host(tmp_path: Path) -> Iterator[bad_host.Host]:
         yield running
 
 
-@pytest.fixture
-def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(ssh, "_STEP_S", 2.0)
-    monkeypatch.setattr(ssh, "_WAIT_S", 0.01)
-    monkeypatch.setattr(ssh, "_CLOSE_S", 1.0)
-    monkeypatch.setattr(ssh.Session.repeat, "__kwdefaults__", {"seconds": 2.0})
-
-
 async def hangs(process, command: str) -> bool:
     await asyncio.sleep(600)
     return True
@@ -75,7 +67,6 @@ def test_a_motd_and_a_profile_are_harmless(host, engine) -> None:
     assert list((host.home / ".cache/edgeres").glob("run-*")) == []
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -86,14 +77,19 @@ def test_a_motd_and_a_profile_are_harmless(host, engine) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_commands_that_hang_or_talk_have_a_limit(host, engine, wrong, told) -> None:
+def test_commands_that_hang_or_talk_have_a_limit(host, engine, monkeypatch, wrong, told) -> None:
     host.wrong = wrong
+    monkeypatch.setattr(ssh, "_WAIT_S", 0.01)
+    if wrong in (hangs, talks):  # the others answer, on a busy machine perhaps later than that
+        monkeypatch.setattr(ssh, "_STEP_S", 2.0)
+        monkeypatch.setattr(ssh, "_CLOSE_S", 1.0)
+        monkeypatch.setattr(ssh.Session.repeat, "__kwdefaults__", {"seconds": 2.0})
     begin = time.monotonic()
     with pytest.raises((StageError, DataError, Exception), match=told) as caught:
         benchmark_on(host.device(), [engine], threads=1, seconds=0.1)
     assert caught.value.exit_code in (3, 5)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 100
 
 
 @pytest.mark.parametrize(
@@ -186,7 +182,7 @@ def keys(tmp_path: Path) -> Path:
 
 
 def nothing_on(device) -> None:
-    asyncio.run(run_on(device, {}, ["true"], seconds=5))
+    asyncio.run(run_on(device, {}, ["true"], seconds=60))
 
 
 @pytest.mark.parametrize(

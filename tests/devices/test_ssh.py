@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,26 +119,28 @@ def test_a_full_disk_there_is_said_before_anything_is_sent(sshd, mount, tmp_path
     upload(device, big)
 
 
-def test_a_disk_there_that_fills_up_meanwhile_is_named(sshd, mount, tmp_path: Path) -> None:
+def test_a_disk_there_that_fills_up_meanwhile_is_named(
+    sshd, mount, monkeypatch, tmp_path: Path
+) -> None:
     disk = mount("size=80m")
     device = replace(sshd.device(), store=str(disk / "store"))
     big = tmp_path / "big"
     big.write_bytes(bytes(64 << 20))
     filler = disk / "filler"
 
-    def fill() -> None:
-        for _ in range(10_000):
-            if any(part.stat().st_size for part in disk.rglob("*.part")):
-                with filler.open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, 32 << 20)  # half of it is still to come
-                return
-            time.sleep(0.001)
+    import asyncssh
 
-    filling = threading.Thread(target=fill)
-    filling.start()
+    write = asyncssh.SFTPClientFile.write
+
+    async def fill_and_write(self, data, offset):
+        if offset and not filler.exists():
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 32 << 20)  # half of it is still to come
+        return await write(self, data, offset)
+
+    monkeypatch.setattr(asyncssh.SFTPClientFile, "write", fill_and_write)
     with pytest.raises(StorageError, match="no space left at the host"):
         upload(device, big)
-    filling.join()
     assert filler.stat().st_size == 32 << 20
     assert list(disk.rglob("*.part")) == []  # a full disk is not left full
 

@@ -278,7 +278,7 @@ def test_the_end_of_the_only_worker_or_the_scheduler_is_told(place, hub, who: st
 
     with pytest.raises(StageError, match=f"{who} ended while images"):
         _run(place, scheduler=address, progress=kill)
-    assert time.monotonic() - killed[0] < 30
+    assert time.monotonic() - killed[0] < 100
 
 
 def test_a_worker_that_does_not_answer_has_a_limit(place, hub, monkeypatch) -> None:

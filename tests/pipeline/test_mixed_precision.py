@@ -54,7 +54,9 @@ def convert(
     return CliRunner().invoke(app, ["convert", str(file), "--output", out, "--json"])
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_layers_stay_float_until_the_budget_holds(folder, target) -> None:
     plain = convert(folder, "loose", "min_sqnr_db: 10", target=target)
     assert plain.exit_code == 0, plain.output

@@ -87,7 +87,7 @@ def test_statistics_from_the_engine_depend_on_neither_batch_nor_order(
     """Random networks with odd maps, of which the engine adds up all but the smallest tensors."""
     monkeypatch.setattr(Places, "SAMPLE", 8)
     quirks = load_program(Path(__file__).parents[2] / "benchmarks" / "engine_quirks.py")
-    for seed in (51, 52, 54, 58):
+    for seed in (51, 58):
         network = quirks.draw(seed)
         path = tmp_path / f"{seed}.onnx"
         path.write_bytes(quirks._normalized(network))

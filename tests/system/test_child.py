@@ -52,7 +52,7 @@ def test_time_limit_holds() -> None:
     start = time.monotonic()
     with pytest.raises(StageError, match="did not end within its limit of 1 s"):
         call("rest", for_s=600, seconds=1, memory=None)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 100
 
 
 def test_where_the_system_bounds_no_memory_the_parent_does(

@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def start(function: str, folder: Path, temporary: Path) -> tuple[subprocess.Popen[bytes], int]:
+def start(
+    function: str, folder: Path, temporary: Path, until: Callable[..., None]
+) -> tuple[subprocess.Popen[bytes], int]:
     """A parent whose child hangs, and the child's number."""
     file = folder / "pid"
     parent = subprocess.Popen(  # nohup makes its children ignore SIGHUP
@@ -43,43 +45,41 @@ def start(function: str, folder: Path, temporary: Path) -> tuple[subprocess.Pope
         },
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
     )
-    limit = time.monotonic() + 60
-    while not (file.is_file() and file.read_text()):
+
+    def told() -> bool:
         assert parent.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+        return file.is_file() and bool(file.read_text())
+
+    until(told)
     return parent, int(file.read_text())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems look for the parent in a thread")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_a_child_that_hangs_in_native_code_ends_with_its_parent(tmp_path: Path, number) -> None:
-    parent, child = start("hang_holding", tmp_path, tmp_path)
+def test_a_child_that_hangs_in_native_code_ends_with_its_parent(
+    tmp_path: Path, until, number
+) -> None:
+    parent, child = start("hang_holding", tmp_path, tmp_path, until)
     assert alive(child)
     parent.send_signal(number)
-    parent.wait(10)
-    begin = time.monotonic()
-    while alive(child) and time.monotonic() - begin < 10:
-        time.sleep(0.05)
-    assert not alive(child)
+    parent.wait(60)
+    until(lambda: not alive(child))
 
 
 def test_the_next_run_removes_the_folders_of_killed_ones_and_no_others(
-    tmp_path: Path, monkeypatch
+    tmp_path: Path, monkeypatch, until
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     foreign = tmp_path / "edgeres-mine"
     foreign.mkdir()
     (tmp_path / "work").mkdir()
-    parent, child = start("hang_in_folder", tmp_path / "work", tmp_path)
+    parent, child = start("hang_in_folder", tmp_path / "work", tmp_path, until)
     (dead,) = tmp_path.glob("edgeres-*/files/big")
     with temporary_folder() as folder:
         assert dead.is_file()  # its run is alive
         parent.kill()
-        parent.wait(10)
-        limit = time.monotonic() + 10
-        while alive(child) and time.monotonic() < limit:
-            time.sleep(0.05)
+        parent.wait(60)
+        until(lambda: not alive(child))
         with temporary_folder() as other:
             assert not dead.parent.parent.exists()
             assert folder.is_dir()

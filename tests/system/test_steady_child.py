@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from edgeres.errors import ModelError, StageError
 from edgeres.system.child import JsonValue
 from edgeres.system.steady_child import run_steady
 
+Until = Callable[[Callable[[], object]], None]
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -45,13 +45,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def ends(pid: int) -> bool:
-    limit = time.monotonic() + 10
-    while alive(pid) and time.monotonic() < limit:
-        time.sleep(0.05)
-    return not alive(pid)
 
 
 def test_steps_and_result_come_back(tmp_path: Path) -> None:
@@ -99,7 +92,9 @@ def test_memory_lies_as_in_every_other_child(
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_ends_the_child(tmp_path: Path, interrupt: type[BaseException]) -> None:
+def test_an_interrupt_ends_the_child(
+    tmp_path: Path, until: Until, interrupt: type[BaseException]
+) -> None:
     pids = []
 
     def stop(pid: int, known: int) -> None:
@@ -108,18 +103,18 @@ def test_an_interrupt_ends_the_child(tmp_path: Path, interrupt: type[BaseExcepti
 
     with pytest.raises(interrupt):
         call("hang", tmp_path, stop)
-    assert ends(pids[0])
+    until(lambda: not alive(pids[0]))
 
 
-def test_a_time_limit_holds(tmp_path: Path) -> None:
+def test_a_time_limit_holds(tmp_path: Path, until: Until) -> None:
     pids = []
     with pytest.raises(StageError, match="the build did not end within its limit of 1 s"):
         call("spin", tmp_path, lambda pid, _: pids.append(pid), seconds=1)
-    assert ends(pids[0])
+    until(lambda: not alive(pids[0]))
 
 
 @pytest.mark.parametrize("function", ["hang", "spin"])
-def test_the_child_ends_with_a_killed_parent(tmp_path: Path, function: str) -> None:
+def test_the_child_ends_with_a_killed_parent(tmp_path: Path, until: Until, function: str) -> None:
     program = (
         "from pathlib import Path; from edgeres.system.steady_child import run_steady; "
         f"from child_functions import {function}; run_steady({function}, folder=Path(), what='it', "
@@ -133,4 +128,4 @@ def test_the_child_ends_with_a_killed_parent(tmp_path: Path, function: str) -> N
         child = int(parent.stdout.readline())
         assert alive(child)
         parent.send_signal(signal.SIGKILL)
-    assert ends(child)
+    until(lambda: not alive(child))

@@ -67,16 +67,21 @@ def _quantized(module: Any, shape: tuple[int, int, int], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rest", ["float32", "float16"])
 @pytest.mark.parametrize(
-    ("name", "shape", "width"),
+    ("name", "shape", "width", "rest"),
     [
-        ("resnet20", (1, 28, 28), 0.5),
-        ("resnet18", (3, 64, 64), 0.25),
-        ("resnet50", (3, 64, 64), 0.25),
-        ("pooled_resnet", (1, 28, 28), 0.5),
-        pytest.param("resnet18", (3, 224, 224), 1.0, marks=pytest.mark.slow),
-        pytest.param("resnet50", (3, 224, 224), 1.0, marks=pytest.mark.slow),
+        ("resnet20", (1, 28, 28), 0.5, "float32"),
+        ("resnet18", (3, 64, 64), 0.25, "float32"),
+        ("resnet50", (3, 64, 64), 0.25, "float32"),
+        ("pooled_resnet", (1, 28, 28), 0.5, "float32"),
+        ("resnet50", (3, 64, 64), 0.25, "float16"),
+        pytest.param("resnet20", (1, 28, 28), 0.5, "float16", marks=pytest.mark.slow),
+        pytest.param("resnet18", (3, 64, 64), 0.25, "float16", marks=pytest.mark.slow),
+        pytest.param("pooled_resnet", (1, 28, 28), 0.5, "float16", marks=pytest.mark.slow),
+        pytest.param("resnet18", (3, 224, 224), 1.0, "float32", marks=pytest.mark.slow),
+        pytest.param("resnet18", (3, 224, 224), 1.0, "float16", marks=pytest.mark.slow),
+        pytest.param("resnet50", (3, 224, 224), 1.0, "float32", marks=pytest.mark.slow),
+        pytest.param("resnet50", (3, 224, 224), 1.0, "float16", marks=pytest.mark.slow),
     ],
 )
 def test_all_multiply_adds_are_int8(
