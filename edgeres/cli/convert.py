@@ -48,6 +48,7 @@ def convert(
     weights: o.Weights = None,
     declared_top1: o.DeclaredTop1 = None,
     sample_answer: o.SampleAnswer = None,
+    task: o.Task = None,
     output_name: o.OutputName = None,
     input_size: o.InputSize = None,
     given_scales: o.GivenScales = None,
@@ -56,6 +57,7 @@ def convert(
     train_data: o.TrainData = None,
     target: Targets = None,
     output: Output = None,
+    metric: o.MetricName = None,
     max_drop: o.MaxDrop = None,
     confidence: o.Confidence = None,
     threads: o.Threads = None,
@@ -89,6 +91,7 @@ def convert(
     told = CiTold("convert", junit, annotations)
     with screen(as_json=as_json, verbose=verbose, debug=debug, ci=told) as out:
         from edgeres.cli.closing_lines import closing_lines
+        from edgeres.evaluation.run_task import said_task
         from edgeres.pipeline.convert import convert as run
         from edgeres.pipeline.find_source import model_name
         from edgeres.pipeline.recipe_file import load_recipe
@@ -101,6 +104,8 @@ def convert(
             "model.declared_top1": declared_top1,
             "model.sample_answer": str(sample_answer) if sample_answer else None,
             "model.given_scales": given_scales,
+            "task": None if task is None else said_task(task),
+            "gates.metric": metric,
             "data.validation": data,
             "data.calibration": calibration_data or data,
             "data.train": train_data,
@@ -117,6 +122,7 @@ def convert(
         changes |= o.preprocess_changes(preprocess)
         if model is not None and recipe is None:
             changes |= {"name": model_name(model, weights), "prune": None}
+            changes.setdefault("task", [])
             for key in _OF_ONE_MODEL:
                 changes.setdefault(f"model.{key}", None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)

@@ -49,7 +49,8 @@ RecipeOption = Annotated[
 Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 MaxDrop = Annotated[
-    float | None, typer.Option(help="Largest allowed drop of top-1, in percentage points.")
+    float | None,
+    typer.Option(help="Largest allowed loss of the gated metric, in its unit: points for top-1."),
 ]
 Confidence = Annotated[
     float | None, typer.Option(help="One-sided confidence of the bound on the drop, e.g. 0.95.")
@@ -73,6 +74,18 @@ Layout = Annotated[str | None, typer.Option(help="nchw or nhwc.")]
 Interpolation = Annotated[
     str | None, typer.Option(help="Of the resize: nearest, bilinear, bicubic or lanczos.")
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the outputs mean: classification, outputs (no labels needed), regression, "
+        "binary, multilabel, embedding, segmentation, or custom:FILE.py:FUNCTION.",
+    ),
+]
+MetricName = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Metric of the task that is gated; repeat for several."),
+]
 DeclaredTop1 = Annotated[
     float | None, typer.Option(help="Top-1 that the model is known to reach, in (0, 1); checked.")
 ]
@@ -83,7 +96,8 @@ SampleAnswer = Annotated[
 OutputName = Annotated[
     list[str] | None,
     typer.Option(
-        help="The output of an .onnx file that is judged, where it has several, or a tensor inside."
+        help="Output of an .onnx file or code that is kept, where it has several, or a tensor "
+        "inside; repeat for several."
     ),
 ]
 InputSize = Annotated[
@@ -174,14 +188,9 @@ def source_changes(output_name: list[str] | None, input_size: str | None) -> dic
     """Recipe changes (dotted keys) that ``--output-name`` and ``--input-size`` stand for.
 
     Raises:
-        UsageError: Several outputs, or a text that is no size.
+        UsageError: A text that is no size.
     """
     changes: dict[str, Any] = {}
-    if output_name is not None and len(output_name) > 1:
-        raise UsageError(
-            f"--output-name: one output is judged, {len(output_name)} are named.",
-            hint="Name the one that holds the class scores.",
-        )
     if output_name:
         changes["model.outputs"] = output_name
     if input_size is not None:

@@ -19,8 +19,10 @@ def validate(
         Path | None,
         typer.Option(help="Predictions (.npz), engine or FP32 ONNX; the run's own if left out."),
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="Largest drop of top-1, in points.")] = 0.5,
+    max_drop: o.MaxDrop = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the bounds.")] = 0.95,
+    task: o.Task = None,
+    metric: o.MetricName = None,
     min_int8_coverage: Annotated[
         float | None, typer.Option(help="Smallest share of MACs in INT8.")
     ] = None,
@@ -72,6 +74,7 @@ def validate(
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
+        from edgeres.evaluation.run_task import said_task, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
@@ -82,6 +85,7 @@ def validate(
             out.note(f"warning: {note}")
         prepared = run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
         limits = Limits(
+            metric=tuple(metric) if metric else None,
             max_drop=max_drop,
             confidence=confidence,
             min_int8_coverage=min_int8_coverage,
@@ -106,6 +110,7 @@ def validate(
                 engine,
                 images,
                 prepared,
+                task=None if task is None else task_of([said_task(task)]),
                 baseline=baseline,
                 limits=limits,
                 threads=threads,

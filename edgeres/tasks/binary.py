@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
@@ -25,7 +26,7 @@ from edgeres.tasks.reading import (
     one_target,
     whole_numbers,
 )
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _SCORES = "scores"
 _LABEL = "label"

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
 from edgeres.tasks.metric import Metric, Rows, Whole
 from edgeres.tasks.pairs import cosines, nearest_is_same, pairs_of, true_accepts
 from edgeres.tasks.reading import flat_output, one_output, one_target
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _UNIT = "unit"
 _LABEL = "label"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
@@ -19,7 +20,7 @@ from edgeres.tasks.binary import Form
 from edgeres.tasks.metric import Counts, Metric, Rows, Whole
 from edgeres.tasks.ranking import mean_average_precision
 from edgeres.tasks.reading import are_shares, flat_output, one_output, one_target, whole_numbers
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _SCORES = "scores"
 _LABELS = "labels"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
-from edgeres.tasks.task import Outputs, Targets
+from edgeres.tasks.task import Outputs
 
 _SUM = 0.1
 """Probabilities in INT8 do not add up to one exactly."""

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, Many
 from edgeres.tasks.metric import Metric, Rows
 from edgeres.tasks.reading import are_distributions, flat_output, one_output, one_target, softmax
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _PREDICTED = "predicted"
 _TARGET = "target"

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block
 from edgeres.tasks.metric import Counts, Metric, Rows, Whole
 from edgeres.tasks.reading import one_output, one_target
-from edgeres.tasks.task import Outputs, Targets, Task
+from edgeres.tasks.task import Outputs, Task
 
 _HIT = "hit"
 _SAID = "said"
