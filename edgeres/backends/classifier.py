@@ -1,4 +1,4 @@
-"""What feeds an image classifier on any engine: its one input and output, batches that fit it."""
+"""What feeds a network on any engine: its one input and output, batches that fit it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from edgeres.backends.base import Array, BatchLimits, Runner
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 
+_IMAGE = 3  # dimensions of one image
 _ROUNDING = 0.01
 """How far an INT8 probability may lie outside of [0, 1]."""
 
 
 def single_input(runner: Runner) -> TensorSpec:
-    """The one input of an image classifier.
+    """The one input of a network: of images, or of features of any shape.
 
     Raises:
-        ModelError: The engine has several inputs, or one that is not a batch of images.
+        ModelError: The engine has several inputs, or one that is not a batch.
     """
-    if len(runner.inputs) != 1 or len(runner.inputs[0].shape) != 4:
+    if len(runner.inputs) != 1 or len(runner.inputs[0].shape) < 2:
         found = ", ".join(f"{spec.name} {_shape(spec)}" for spec in runner.inputs) or "none"
         raise ModelError(
-            f"expected one image input with four dimensions, got {found}.",
-            hint="Only image classifiers with one input can be evaluated.",
+            f"expected one input (N, ...), got {found}.",
+            hint="Only networks with one input of images or features can be evaluated.",
         )
     return runner.inputs[0]
 
@@ -41,8 +42,13 @@ def check_images(source: TensorSpec, images: Array) -> None:
     if len(wanted) != len(got) or any(w not in (None, g) for w, g in zip(wanted, got, strict=True)):
         raise DataError(
             f"the engine takes images of shape {_shape(source)}, preprocessing gives "
+            f"(N, {', '.join(map(str, got))})."
+            if len(wanted) == _IMAGE
+            else f"the engine takes features of shape {_shape(source)}, the data set has "
             f"(N, {', '.join(map(str, got))}).",
-            hint="Set resize, crop, channels and layout in the preprocessing to fit the model.",
+            hint="Set resize, crop, channels and layout in the preprocessing to fit the model."
+            if len(wanted) == _IMAGE
+            else "Give the features that the network was trained on.",
         )
 
 

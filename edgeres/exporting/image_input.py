@@ -1,7 +1,8 @@
-"""The image input of a foreign model: which one it is, its layout, and its size where it is open.
+"""The input of a foreign model: which one it is, its layout, and its size where it is open.
 
 Exporters leave height and width open where the network takes any. Engines and calibration need
-one size; it is what the preprocessing gives, or what the user says.
+one size; it is what the preprocessing gives, or what the user says. Features may have another
+number of dimensions than images; what is open of their shape is what a sample has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from edgeres.graph.edit import static_shape
 
 Layout = Literal["nchw", "nhwc"]
 _CHANNELS = (1, 3, 4)
+_RANKS = (2, 3, 4)
+_IMAGE_RANK = 4
 _LISTED = 5
 _MOVES = frozenset({"Cast", "Identity", "Sub", "Add", "Mul", "Div", "Pad", "Dropout", "Clip"})
 
@@ -26,7 +29,7 @@ def set_image_shape(
     image_shape: Sequence[int] | None,
     open_size: Sequence[int] | None = None,
 ) -> tuple[tuple[int, ...], Layout]:
-    """Checks the one image input and fixes its size.
+    """Checks the one input, of images or of features, and fixes its size.
 
     Args:
         model: Its input is changed in place; initializers are no inputs any more.
@@ -43,13 +46,15 @@ def set_image_shape(
     """
     value = _only_input(model)
     shown = f"{value.name}: {value.type} {value.shape}"
-    if value.dtype != ir.DataType.FLOAT or value.shape is None or len(value.shape) != 4:
+    if value.dtype != ir.DataType.FLOAT or value.shape is None or len(value.shape) not in _RANKS:
         raise ModelError(
-            f"Expected an image input of 4 dimensions and of float or 8-bit numbers, got {shown}.",
+            f"Expected an input of 2 to 4 dimensions and of float or 8-bit numbers, got {shown}.",
             hint="Export the network so that it takes a batch of images, (N, C, H, W) or "
-            "(N, H, W, C).",
+            "(N, H, W, C), or of features, (N, K), (N, C, T) or (N, C, F, T).",
         )
     dims = [dim if isinstance(dim, int) else None for dim in list(value.shape)[1:]]
+    if len(value.shape) != _IMAGE_RANK:
+        return _set_features(value, dims, image_shape, open_size, shown)
     found = layout or _layout_of(value, dims)
     given = image_shape if image_shape is not None else _filled(value, dims, found, open_size)
     agrees = len(given) == 3 and all(d is None or d == g for d, g in zip(dims, given, strict=True))
@@ -66,6 +71,31 @@ def set_image_shape(
     return sample, found
 
 
+def _set_features(
+    value: ir.Value,
+    dims: Sequence[int | None],
+    sample_shape: Sequence[int] | None,
+    open_size: Sequence[int] | None,
+    shown: str,
+) -> tuple[tuple[int, ...], Layout]:
+    """The same for features; one open dimension is as long as the width that is seen."""
+    given = list(dims if sample_shape is None else sample_shape)
+    if sample_shape is None and open_size is not None and given.count(None) == 1:
+        given[given.index(None)] = open_size[-1]
+    agrees = len(given) == len(dims) and all(
+        d is None or d == g for d, g in zip(dims, given, strict=True)
+    )
+    sample = tuple(int(g) for g in given if g is not None and g >= 1)
+    if not agrees or len(sample) != len(dims):
+        raise ModelError(
+            f"Expected features of known size, got {shown}"
+            + (f" for a sample of shape {tuple(given)}." if sample_shape is not None else "."),
+            hint="Export the network with a fixed size, where only the batch is open.",
+        )
+    value.shape = ir.Shape([next(iter(value.shape or ())), *sample])
+    return sample, "nchw"
+
+
 def _only_input(model: ir.Model) -> ir.Value:
     initializers = model.graph.initializers
     inputs = [value for value in model.graph.inputs if value.name not in initializers]
@@ -73,10 +103,8 @@ def _only_input(model: ir.Model) -> ir.Value:
         shown = [f"{v.name}: {v.type} {v.shape}" for v in inputs]
         more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
         raise ModelError(
-            f"Expected one image input, got {len(inputs)}: "
-            f"{', '.join(shown[:_LISTED]) or 'none'}{more}.",
-            hint="Export the network with its image as the only input; other inputs become "
-            "constants of the export.",
+            f"Expected one input, got {len(inputs)}: {', '.join(shown[:_LISTED]) or 'none'}{more}.",
+            hint="Export the network with one input; other inputs become constants of the export.",
         )
     model.graph.inputs.clear()
     model.graph.inputs.append(inputs[0])

@@ -7,6 +7,7 @@ Every later stage relies on it:
   a depthwise Conv where no layer is in front of it;
 * AveragePool with explicit pads that are left out of the mean, no ``ceil_mode``, no dilation;
 * ``Gemm`` with ``transB=1`` and a bias, also for a 1x1 Conv that is then flattened;
+* Conv, pools and normalization over lines ``(N, C, T)`` over images of one row;
 * ``GlobalAveragePool``; ``Flatten(axis=1)``;
 * no pixels computed that no layer reads (strides stand as near to the image as they can);
 * no Identity, Dropout or doubled Relu; readable, unique, deterministic names;
@@ -30,6 +31,7 @@ from edgeres.exporting.conv_form import ConvForm
 from edgeres.exporting.fold_affine import FoldAffine
 from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.global_pool import GlobalPools
+from edgeres.exporting.line_form import LinesAsImages
 from edgeres.exporting.linear import LinearForm
 from edgeres.exporting.naming import NameEverything
 from edgeres.exporting.point_layers import PointLayers
@@ -58,6 +60,7 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
     set_batch(model, 1)
     run_pass(FoldConstants(), model)
     for rewrite in (
+        LinesAsImages(),
         RemoveNoOps(),
         BlockForm(),
         ResizeForm(),

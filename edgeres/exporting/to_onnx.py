@@ -35,7 +35,7 @@ class ExportResult:
         opset: Version of ``ai.onnx``.
         input_name: Name of the image input.
         output_name: Name of the logits output.
-        sample_shape: ``(C, H, W)``.
+        sample_shape: ``(C, H, W)``, or that of features.
         parity: How near the file is to the torch network.
     """
 
@@ -44,13 +44,13 @@ class ExportResult:
     opset: int
     input_name: str
     output_name: str
-    sample_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...]
     parity: ParityReport
 
 
 def export_onnx(
     module: torch.nn.Module,
-    sample_shape: tuple[int, int, int],
+    sample_shape: tuple[int, ...],
     out: Path,
     *,
     opset: int = 20,

@@ -36,7 +36,7 @@ def trace(
 
     Args:
         module: Takes ``(N, *sample_shape) float32``; it must be in eval mode and on the CPU.
-        sample_shape: Shape of one sample, ``(C, H, W)``.
+        sample_shape: Shape of one sample, ``(C, H, W)``, or of features ``(C, T)`` or ``(K,)``.
         opset: Version of ``ai.onnx`` that the graph must have.
         dynamic_batch: Whether the batch must be free.
         input_name: Name of the graph's input.
@@ -104,8 +104,10 @@ def check_request(sample_shape: Sequence[int], opset: int) -> None:
     Raises:
         UsageError: Not ``(C, H, W)``, or an opset that is too old.
     """
-    if len(sample_shape) != 3 or min(sample_shape) < 1:
-        raise UsageError(f"Expected a sample shape (C, H, W), got {tuple(sample_shape)}.")
+    if len(sample_shape) not in (1, 2, 3) or min(sample_shape) < 1:
+        raise UsageError(
+            f"Expected a sample shape (C, H, W), (C, T) or (K,), got {tuple(sample_shape)}."
+        )
     if opset < OLDEST_OPSET:
         raise UsageError(
             f"Expected opset {OLDEST_OPSET} or later, got {opset}.",

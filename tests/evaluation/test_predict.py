@@ -163,7 +163,7 @@ def test_other_networks_are_refused() -> None:
         predict(detector, data(), PLAIN)
     two = Brightness()
     two.inputs = (*two.inputs, TensorSpec("mask", (None, 4), "float32"))
-    with pytest.raises(ModelError, match="one image input"):
+    with pytest.raises(ModelError, match="expected one input"):
         predict(two, data(), PLAIN)
     heads = Brightness()
     heads.outputs = (*heads.outputs, TensorSpec("boxes", (None, 4), "float32"))

@@ -229,9 +229,10 @@ def test_what_is_no_float_classifier_is_refused(build_graph, bring, body, scores
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("float[N,3,6,6] x, float[N,3] other", "Expected one image input, got 2"),
-        ("float[N,108] x", "Expected an image input of 4 dimensions"),
-        ("int8[N,3,6,6] x", "Expected an image input of 4 dimensions"),
+        ("float[N,3,6,6] x, float[N,3] other", "Expected one input, got 2"),
+        ("float[N,1,3,6,6] x", "Expected an input of 2 to 4 dimensions"),
+        ("int8[N,3,6,6] x", "Expected an input of 2 to 4 dimensions"),
+        ("float[N,M,T] x", "Expected features of known size"),
     ],
 )
 def test_wrong_inputs_are_listed(build_graph, bring, image: str, message: str) -> None:
