@@ -118,9 +118,12 @@ def _without(
     left_out: list[NDArray[np.int64]],
 ) -> NDArray[np.float64]:
     """Figures of the set without each of these groups of units, ``(L, M)``, where it has any."""
-    found: NDArray[np.float64] = np.array(
-        [figures((~np.isin(unit, out)).astype(np.int64)) for out in left_out]
-    )
+    rows = []
+    for units in left_out:
+        kept = np.ones(int(unit.max()) + 1, dtype=np.int64)
+        kept[units] = 0
+        rows.append(figures(kept[unit]))
+    found: NDArray[np.float64] = np.array(rows)
     return np.asarray(found[np.isfinite(found).all(axis=1)])
 
 
