@@ -74,7 +74,7 @@ def validate(
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
-        from edgeres.evaluation.run_task import said_task, task_of
+        from edgeres.evaluation.run_task import run_task, said_task, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
@@ -99,7 +99,8 @@ def validate(
                 device, known_hosts=known_hosts, identity=identity, python=remote_python
             )
         elsewhere = Elsewhere(host, workers, scheduler, threads)
-        elsewhere.check(limits)
+        judged_by = run_task(engine, baseline) if task is None else task_of([said_task(task)])
+        elsewhere.check(limits, judged_by)
         skipped = BadImages()
         with out.listener() as listener:
             bar = listener.bar("validate")
@@ -110,7 +111,7 @@ def validate(
                 engine,
                 images,
                 prepared,
-                task=None if task is None else task_of([said_task(task)]),
+                task=judged_by,
                 baseline=baseline,
                 limits=limits,
                 threads=threads,

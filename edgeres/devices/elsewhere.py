@@ -10,9 +10,11 @@ from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
+from edgeres.errors import UsageError
 from edgeres.evaluation.predictions import Predictions
 from edgeres.recipe.gates import Limits
 from edgeres.system.progress import ProgressCallback
+from edgeres.tasks.task import Task
 
 _WORKERS = 2
 
@@ -34,12 +36,23 @@ class Elsewhere:
     scheduler: str | None = None
     threads: int | None = None
 
-    def check(self, limits: Limits) -> None:
-        """Refuses limits on what only a run on this machine tells.
+    def check(self, limits: Limits, task: Task | None = None) -> None:
+        """Refuses limits on what only a run on this machine tells, and answers that do not travel.
+
+        Args:
+            limits: What is allowed.
+            task: What the outputs mean; ``None`` for a classifier.
 
         Raises:
-            UsageError: The engine runs on a host, and coverage or latency is limited.
+            UsageError: The engine runs on a host, and coverage or latency is limited; or the
+                network is no classifier and runs elsewhere.
         """
+        elsewhere = (self.host, self.workers, self.scheduler) != (None, None, None)
+        if task is not None and elsewhere:
+            raise UsageError(
+                f"only the scores of a classifier are fetched from elsewhere; this is {task.name}.",
+                hint="Run `edgeres validate` on that machine itself.",
+            )
         if self.host is not None:
             from edgeres.devices.remote import check_limits
 

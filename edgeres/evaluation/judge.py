@@ -120,13 +120,7 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
     _check_pairs(baseline, candidate)
     task = task.for_outputs(list(baseline.outputs))
     gated = limits.metric or task.gated
-    by_name = {metric.name: metric for metric in task.metrics}
-    for name in (*gated, *limits.floor):
-        if name not in by_name:
-            raise UsageError(
-                f"`gates`: {task.name} has no metric {name!r}.",
-                hint=f"It has: {', '.join(by_name)}.",
-            )
+    by_name = _by_name(task, limits)
     groups = _groups(baseline, candidate)
     at = {
         name: partial(difference, by_name[name], baseline.rows, candidate.rows, groups=groups)
@@ -170,12 +164,14 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
     )
 
 
-def check_answers(baseline: Answers) -> None:
-    """Stops where a baseline cannot be judged against.
+def check_answers(task: Task, baseline: Answers, limits: Limits) -> None:
+    """Stops where a baseline cannot be judged against, or a gate is on nothing.
 
     Raises:
         ModelError: It gives NaN or Inf.
+        UsageError: A gate on a metric that the task does not have.
     """
+    _by_name(task.for_outputs(list(baseline.outputs)), limits)
     bad = int((~baseline.finite).sum())
     if bad:
         raise ModelError(
@@ -183,6 +179,18 @@ def check_answers(baseline: Answers) -> None:
             "Inf before quantization.",
             hint="Check the weights and the preprocessing.",
         )
+
+
+def _by_name(task: Task, limits: Limits) -> dict[str, Metric]:
+    """Metrics of a task; every gate is on one of them."""
+    by_name = {metric.name: metric for metric in task.metrics}
+    for name in (*(limits.metric or ()), *limits.floor):
+        if name not in by_name:
+            raise UsageError(
+                f"`gates`: {task.name} has no metric {name!r}.",
+                hint=f"It has: {', '.join(by_name)}.",
+            )
+    return by_name
 
 
 def _part(metric: Metric, found: Difference, check: Check | None) -> MetricPart:

@@ -280,7 +280,7 @@ def _compared(
             f"{reference.name or 'the baseline'}: was answered for another task than the engine.",
             hint="Say the task of both with --task, or give the FP32 model as --baseline.",
         )
-    check_answers(reference)
+    check_answers(task, reference, limits)
     judged = judge(task, reference, candidate, limits)
     return judged, list(judged.checks)
 

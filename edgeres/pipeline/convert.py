@@ -269,8 +269,9 @@ def _prove(
 
 def _check_dense(run: Run, dense: Predictions | Answers, validation: Dataset) -> None:
     """Stops where the network that the user brought cannot be what it should be."""
-    if isinstance(dense, Answers):
-        check_answers(dense)
+    if isinstance(dense, Answers) and run.task is not None:
+        check_answers(run.task, dense, run.recipe.gates)
+    if not isinstance(dense, Predictions):
         return
     if not run.recipe.gates.untrained:
         check_baseline(dense, declared_top1=run.recipe.model.declared_top1)

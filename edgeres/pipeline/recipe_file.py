@@ -18,7 +18,7 @@ from edgeres.errors import RecipeError
 from edgeres.models.plan import ARCHITECTURES
 from edgeres.modules.spec import is_code
 from edgeres.recipe.block import Block, complaint
-from edgeres.recipe.recipe import Recipe
+from edgeres.recipe.recipe import Recipe, TaskBlock
 from edgeres.recipe.training import TrainingRecipe
 from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.yaml_file import plain, read_yaml
@@ -147,6 +147,25 @@ def _refuse_code(
             f"would run: {recipe.model.source}.",
             hint="Read it, then pass --trust-recipe, or give it as --model.",
         )
+    if "task" not in overrides and any(_function(block) for block in recipe.task):
+        raise RecipeError(
+            f"{file}:{_line(document, ['task'])}: `task` names Python code that would run.",
+            hint="Read it, then pass --trust-recipe, or give it as --task.",
+        )
+    for key in _DATA_KEYS:
+        spec = getattr(recipe.data, key) or ""
+        if spec.startswith("python:") and f"data.{key}" not in overrides:
+            raise RecipeError(
+                f"{file}:{_line(document, ['data', key])}: `data.{key}` names Python code that "
+                f"would run: {spec}.",
+                hint="Read it, then pass --trust-recipe, or give it on the command line.",
+            )
+
+
+def _function(block: TaskBlock) -> str:
+    """The user's own metric that a task names; empty where it names none."""
+    said = block.model_extra or {}
+    return str(said.get("function") or "")
 
 
 def _path_options(recipe: Recipe) -> dict[tuple[str, str, str], str]:
@@ -182,4 +201,11 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     for keys, text in _path_options(recipe).items():
         if PurePath(text).name != text:  # a plain name has a meaning of its own
             changes[".".join(("build", *keys))] = str(folder / text)
+    if any(_function(block) for block in recipe.task):
+        changes["task"] = [
+            {**block.model_dump(exclude_unset=True), "function": str(folder / _function(block))}
+            if _function(block)
+            else block.model_dump(exclude_unset=True)
+            for block in recipe.task
+        ]
     return recipe.override(changes) if changes else recipe

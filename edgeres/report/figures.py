@@ -145,6 +145,7 @@ def _metric_rows(
     name: str, part: MetricPart, kind: str, bound: str, arrow: str, at_most: str
 ) -> list[Row]:
     unit = f" {_shown(part.unit)}" if part.unit else ""
+    lost = f" {part.unit}" if part.unit else ""
 
     def found(target: TargetPart) -> MetricPart | None:
         return target.metrics.get(name)
@@ -169,7 +170,7 @@ def _metric_rows(
 
     return [
         Row(f"{name}{unit}\nFP32 {arrow} {kind}", f"{name}{unit}, FP32 {arrow} {kind}", value),
-        Row(f"Drop{unit}\n({bound} bound)", f"{name}: drop{unit} ({bound} bound)", loss),
+        Row(f"Drop{lost}\n({bound} bound)", f"{name}: drop{lost} ({bound} bound)", loss),
     ]
 
 

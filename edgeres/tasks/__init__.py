@@ -56,7 +56,7 @@ def open_tasks(said: Sequence[Mapping[str, Any]]) -> Task:
     Raises:
         UsageError: As :func:`open_task`; or two heads of one name.
     """
-    if len(said) == 1:
+    if len(said) == 1 and not {"output", "target"} & said[0].keys():
         (only,) = said
         return open_task(only["name"], {k: v for k, v in only.items() if k != "name"})
     from edgeres.tasks.heads import Heads
