@@ -6,6 +6,7 @@ All texts of the package are read from its source, so a new one is held too.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ import typer.main
 from pydantic import BaseModel
 
 from edgeres.cli import app
-from edgeres.recipe.recipe import Recipe
+from edgeres.recipe.recipe import Recipe, TaskBlock
 from edgeres.recipe.training import TrainingRecipe
 from edgeres.system.yaml_file import plain
+from edgeres.tasks import task_names
 
 PACKAGE = Path(__file__).parent.parent / "edgeres"
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
@@ -94,7 +96,7 @@ def fields(kind: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
 def every_block() -> dict[str, list[type[BaseModel]]]:
     """Blocks by each key that leads to them or lies in them."""
     found: dict[str, list[type[BaseModel]]] = {}
-    pending: list[type[BaseModel]] = [Recipe, TrainingRecipe]
+    pending: list[type[BaseModel]] = [Recipe, TrainingRecipe, *task_settings()]
     seen = set()
     while pending:
         kind = pending.pop()
@@ -108,11 +110,24 @@ def every_block() -> dict[str, list[type[BaseModel]]]:
     return found
 
 
+def task_settings() -> list[type[BaseModel]]:
+    """What each task says of itself in a recipe, beside the keys that all have."""
+    modules = [importlib.import_module(f"edgeres.tasks.{name}") for name in task_names()]
+    return [
+        kind
+        for module in modules
+        for name, kind in vars(module).items()
+        if name.endswith("Settings")
+    ]
+
+
 def wrong_keys(value: Any, blocks: list[type[BaseModel]], free: bool = False) -> Iterator[str]:
     """Keys of a piece of a recipe that none of the blocks has."""
     if not isinstance(value, dict):
         return
     for key, inner in value.items():
+        if TaskBlock in blocks:
+            blocks = [*blocks, *task_settings()]
         holders = [block for block in blocks if key in block.model_fields]
         if not holders and not free:
             yield str(key)

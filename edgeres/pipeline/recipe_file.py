@@ -156,8 +156,8 @@ def _refuse_code(
         spec = getattr(recipe.data, key) or ""
         if spec.startswith("python:") and f"data.{key}" not in overrides:
             raise RecipeError(
-                f"{file}:{_line(document, ['data', key])}: `data.{key}` names Python code that "
-                f"would run: {spec}.",
+                f"{file}:{_line(document, ['data', key])}: `data:` names Python code that would "
+                f"run: {spec}.",
                 hint="Read it, then pass --trust-recipe, or give it on the command line.",
             )
 

@@ -12,20 +12,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edgeres.data.targets import Targets
 from edgeres.errors import DataError, UsageError, one_line
 from edgeres.graph.summary import TensorSpec
+from edgeres.recipe.block import Block
 from edgeres.tasks.metric import Metric, Rows
 from edgeres.tasks.outputs import OutputsTask
 from edgeres.tasks.task import Outputs, Task
 
 _SCORE = "score"
-_KEYS = ("function", "unit", "better", "max_drop")
+
+
+class CustomSettings(Block):
+    """What a recipe says of it."""
+
+    function: str = Field(description="FILE.py:FUNCTION, which scores a batch.")
+    unit: str = Field(default="", description="Unit of the scores, as it is shown.")
+    better: Literal["higher", "lower"] = Field(default="higher", description="Which way is good.")
+    max_drop: float = Field(
+        default=0.0, description="Loss of the mean score that is allowed where no gate says it."
+    )
 
 
 @dataclass(frozen=True)
@@ -119,34 +131,21 @@ def make_task(settings: dict[str, Any]) -> CustomTask:
     Raises:
         UsageError: No such file or function, or it cannot be imported; a key that there is not.
     """
-    for key in settings:
-        if key not in _KEYS:
-            raise UsageError(
-                f"`task`: custom has no key `{key}`.", hint=f"It has: {', '.join(_KEYS)}."
-            )
-    where = settings.get("function")
-    file, _, name = str(where or "").rpartition(":")
+    own = CustomSettings(**settings)
+    file, _, name = own.function.rpartition(":")
     path = Path(file).expanduser()
     if not name or not path.is_file():
         raise UsageError(
-            f"`task`: expected FILE.py:FUNCTION for the custom metric, got {where!r}.",
+            f"`task`: expected FILE.py:FUNCTION for the custom metric, got {own.function!r}.",
             hint="Give --task custom:metrics.py:score, with a file that exists.",
         )
-    better = settings.get("better", "higher")
-    if better not in ("higher", "lower"):
-        raise UsageError(f"`task`: `better`: expected higher or lower, got {better!r}.")
-    unit, max_drop = settings.get("unit", ""), settings.get("max_drop", 0.0)
-    if not isinstance(unit, str):
-        raise UsageError(f"`task`: `unit`: expected a text, got {unit!r}.")
-    if isinstance(max_drop, bool) or not isinstance(max_drop, int | float):
-        raise UsageError(f"`task`: `max_drop`: expected a number, got {max_drop!r}.")
     return CustomTask(
         _function(path, name),
         f"{path.name}:{name}",
         hashlib.sha256(path.read_bytes()).hexdigest(),
-        unit,
-        better == "higher",
-        float(max_drop),
+        own.unit,
+        own.better == "higher",
+        own.max_drop,
     )
 
 

@@ -1,0 +1,54 @@
+"""What a recipe says of its task, and the code that it may name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeres.errors import RecipeError
+from edgeres.pipeline.recipe_file import load_recipe
+
+GOOD = "model: {source: net.onnx}\ntargets: onnxruntime\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "r.yaml").write_text(GOOD + text)
+    return folder / "r.yaml"
+
+
+def test_one_task_or_one_for_each_head(tmp_path) -> None:
+    assert load_recipe(write(tmp_path, "")).is_classifier
+    assert load_recipe(write(tmp_path, "task: {name: classification}\n")).is_classifier
+    one = load_recipe(write(tmp_path, "task: {name: regression, unit: years}\n"))
+    assert not one.is_classifier
+    assert one.task[0].model_extra == {"unit": "years"}
+    assert one.kept_outputs == ()
+    heads = "task: [{name: classification, output: a}, {name: embedding, output: b}]\n"
+    assert load_recipe(write(tmp_path, heads)).kept_outputs == ("a", "b")
+    some = "task: [{name: classification, output: a}, {name: outputs}]\n"
+    assert load_recipe(write(tmp_path, some)).kept_outputs == ()
+
+
+def test_a_drop_of_another_metric_is_no_share(tmp_path) -> None:
+    text = "task: {name: regression}\ngates: {max_drop: 500}\n"
+    assert load_recipe(write(tmp_path, text)).gates.max_drop == 500
+    with pytest.raises(RecipeError, match=r"r.yaml:3: .*percentage points of top-1, got 500"):
+        load_recipe(write(tmp_path, "gates: {max_drop: 500}\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: {name: custom, function: 'm.py:f'}\n",
+        "data: {calibration: 'python:d.py:f'}\n",
+        "data: {validation: 'python:d.py:f'}\n",
+    ],
+)
+def test_code_of_a_recipe_needs_trust(tmp_path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"r.yaml:3: .*names Python code") as caught:
+        load_recipe(write(tmp_path, text))
+    assert "--trust-recipe" in caught.value.hint
+    trusted = load_recipe(write(tmp_path, text), trusted=True)
+    if "task" in text:  # relative to the recipe, not to where it is run
+        assert trusted.task[0].model_extra == {"function": str(tmp_path / "m.py:f")}
