@@ -157,8 +157,8 @@ class LogMel:
         """Triangles ``(n_mels, n_fft // 2 + 1)``."""
         bins = np.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)
         top = self.sample_rate / 2 if self.f_max is None else self.f_max
-        ends = _to_mel(np.array([self.f_min, top]), self.mel_scale)
-        edges = _to_hertz(np.linspace(*ends, self.n_mels + 2), self.mel_scale)
+        low, high = _to_mel(np.array([self.f_min, top]), self.mel_scale).tolist()
+        edges = _to_hertz(np.linspace(low, high, self.n_mels + 2), self.mel_scale)
         gaps = np.diff(edges)
         slopes = edges[:, None] - bins[None]
         rising, falling = -slopes[:-2] / gaps[:-1, None], slopes[2:] / gaps[1:, None]
