@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from edgeres.data.decode import decode_file
 from edgeres.data.hashes import FileHashes
-from edgeres.data.types import Dataset
+from edgeres.data.sample_file import read_sample
+from edgeres.data.types import Dataset, Sample
 from edgeres.errors import DataError
 
 
@@ -66,13 +65,13 @@ class FileDataset:
             digest.update(os.fsencode(path) + f"\0{content}\0{label}\n".encode())
         return digest.hexdigest()
 
-    def image(self, index: int) -> Image.Image:
-        """Decodes one file to mode ``L`` or ``RGB``.
+    def image(self, index: int) -> Sample:
+        """Decodes one file: an image to mode ``L`` or ``RGB``, a sound, or features.
 
         Raises:
-            DataError: The file is missing, damaged or not an image; the message names it.
+            DataError: The file is missing, damaged or none of these; the message names it.
         """
-        return decode_file(self.root / self.paths[index])
+        return read_sample(self.root / self.paths[index])
 
     def image_name(self, index: int) -> str:
         """Path of the file relative to the root, quoted so that odd names print on one line."""

@@ -34,25 +34,39 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 _SPLITS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 
 
-def open_imagefolder(path: Path, split: Split, *, labels_needed: bool = True) -> FileDataset:
-    """Opens a folder of class folders; without ``labels_needed`` every split may lack classes.
+def open_imagefolder(
+    path: Path,
+    split: Split,
+    *,
+    labels_needed: bool = True,
+    kind: str = "imagefolder",
+    endings: tuple[str, ...] = EXTENSIONS,
+) -> FileDataset:
+    """Opens a folder of class folders.
+
+    Args:
+        path: The folder.
+        split: Which part of it.
+        labels_needed: Whether training and validation need classes.
+        kind: For the name of the set.
+        endings: Of the files that count.
 
     Raises:
         DataError: No such folder, no folder for this split, no classes, only one class, or a class
             without images.
     """
-    name = f"imagefolder/{split}"
+    name = f"{kind}/{split}"
     root = _split_folder(path, split)
     skipped = [f"the folder {folder!r}" for folder in _folders(root) if _left_behind(folder)]
     classes = _subfolders(root)
     needed = labels_needed and split != "calibration"
     if not needed and not classes:
-        paths = _images_below(root, root, skipped)
+        paths = _images_below(root, root, skipped, endings)
         if not paths:
             raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
         unknown = np.full(len(paths), UNLABELLED, dtype=np.int64)
         return FileDataset(name, root, paths, unknown, skipped=_told(skipped))
-    class_paths = [_images_below(root / folder, root, skipped) for folder in classes]
+    class_paths = [_images_below(root / folder, root, skipped, endings) for folder in classes]
     empty = [folder for folder, paths in zip(classes, class_paths, strict=True) if not paths]
     if not any(class_paths):
         raise DataError(
@@ -80,7 +94,7 @@ def open_imagefolder(path: Path, split: Split, *, labels_needed: bool = True) ->
 
 def _left_behind(name: str) -> bool:
     """Whether a folder or a file is no part of the data set by its name."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "_background_noise_")
 
 
 def _told(skipped: list[str]) -> str:
@@ -122,8 +136,10 @@ def _folders(path: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ...]:
-    """Paths, relative to ``root``, of the image files at any depth, in torchvision's order.
+def _images_below(
+    folder: Path, root: Path, skipped: list[str], endings: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Paths, relative to ``root``, of the files that count at any depth, in torchvision's order.
 
     Links to folders are followed, but never into a folder that is being walked already: a loop of
     links ends there instead of repeating its images some forty times, up to the system's limit.
@@ -145,7 +161,7 @@ def _images_below(folder: Path, root: Path, skipped: list[str]) -> tuple[str, ..
                 skipped += _named(place, items, len(str(root)) + 1)
             items = user_items
             names = [name for name, is_dir in items if not is_dir]
-            folders.append((place, [name for name in names if name.lower().endswith(EXTENSIONS)]))
+            folders.append((place, [name for name in names if name.lower().endswith(endings)]))
             inside = above | {identity}
             waiting += [(f"{place}{os.sep}{name}", inside) for name, is_dir in items if is_dir]
     except OSError as error:

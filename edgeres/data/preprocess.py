@@ -33,6 +33,7 @@ from edgeres.data.geometry import (
     resize_image,
     resized_size,
 )
+from edgeres.data.log_mel import LogMel
 from edgeres.data.planes import Planes
 from edgeres.data.setting_values import (
     SETTINGS_HINT,
@@ -42,6 +43,7 @@ from edgeres.data.setting_values import (
     size,
     wrong_setting,
 )
+from edgeres.data.sound import Sound
 from edgeres.data.types import Sample
 from edgeres.errors import DataError, UsageError
 from edgeres.system.foreign_json import parse_json
@@ -57,7 +59,7 @@ MAX_CHANNELS = 1024
 """Most planes of an image."""
 
 
-_RARE: Mapping[str, object] = {"features": False}
+_RARE: Mapping[str, object] = {"features": False, "log_mel": None}
 """Settings that are not written where they have this value."""
 
 
@@ -88,6 +90,9 @@ class Preprocess:
             as Pillow has them.
         features: The network takes features, which are its input already: all the other settings
             but ``layout`` mean nothing, and images are refused.
+        log_mel: How sounds become spectrograms, of which then ``(x - mean) / std`` is taken; a
+            dictionary of its settings will do. The other settings but ``channels`` (1, or the
+            number of bands for a network over time) and ``layout`` mean nothing.
     """
 
     scale: float = 1 / 255
@@ -100,6 +105,7 @@ class Preprocess:
     channels: int = 3
     interpolation: Interpolation = "bilinear"
     features: bool = False
+    log_mel: LogMel | None = None
 
     def __post_init__(self) -> None:
         """Normalizes numbers and pairs, and checks every field.
@@ -115,8 +121,7 @@ class Preprocess:
         check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         check_choice("layout", self.layout, get_args(Layout))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
-        if type(self.features) is not bool:
-            raise wrong_setting("features", "true or false", self.features)
+        self._check_kind()
         if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
             raise wrong_setting("channels", f"1 to {MAX_CHANNELS}", self.channels)
         if self.channels != COLOURS and self.channel_order == "bgr":
@@ -135,6 +140,18 @@ class Preprocess:
             raise wrong_setting("std", "numbers over 0", list(self.std))
         if not np.isfinite(self._table).all():
             raise wrong_setting("scale, mean and std", "finite float32 results", self.to_dict())
+
+    def _check_kind(self) -> None:
+        """Checks what says that samples are no images."""
+        if type(self.features) is not bool:
+            raise wrong_setting("features", "true or false", self.features)
+        if isinstance(self.log_mel, Mapping):
+            object.__setattr__(self, "log_mel", LogMel.from_dict(self.log_mel))
+        if self.log_mel is not None and not isinstance(self.log_mel, LogMel):
+            raise wrong_setting("log_mel", "settings by name", self.log_mel)
+        if self.log_mel is not None and self.channels not in (1, self.log_mel.n_mels):
+            expected = f"1 or {self.log_mel.n_mels}, the bands of log_mel,"
+            raise wrong_setting("channels", expected, self.channels)
 
     def complete(self) -> Preprocess:
         """These very settings, which lack nothing."""
@@ -157,10 +174,10 @@ class Preprocess:
         """
         if isinstance(image, Planes):
             return self._fit_planes(image)
-        if isinstance(image, Features):
+        if isinstance(image, Features | Sound):
             raise DataError(
                 f"Expected an image, got {image.mode}.",
-                hint="Features are taken as they are; here only images can be.",
+                hint="Sounds need `log_mel` in the `preprocess:` block; features need nothing.",
             )
         if self.channels not in (1, COLOURS):
             raise DataError(
@@ -206,10 +223,27 @@ class Preprocess:
             return sample.values
         if self.features:
             raise DataError(
-                f"Expected features, as the network takes, got an image of mode {sample.mode}.",
+                f"Expected features, as the network takes, got an image or {sample.mode}.",
                 hint="Give an array of floats, the .npy file of one, or tensors:FILE.",
             )
+        if isinstance(sample, Sound) and self.log_mel is not None:
+            return self._spectrogram(sample, self.log_mel)
+        if self.log_mel is not None:
+            raise DataError(
+                "Expected a sound, as the network takes, got an image.",
+                hint="Give WAV or FLAC files, or audiofolder:PATH.",
+            )
         return self.fit(sample)
+
+    def _spectrogram(self, sound: Sound, log_mel: LogMel) -> NDArray[np.float32]:
+        """``(1, F, T)`` or ``(F, T)``, with the channels last for layout ``nhwc``."""
+        bands = (-1, 1)
+        mean = np.array(self.mean, dtype=np.float32).reshape(bands)
+        std = np.array(self.std, dtype=np.float32).reshape(bands)
+        found = (log_mel.apply(sound) - mean) / std
+        if self.channels == 1:
+            found = found[None]
+        return np.ascontiguousarray(np.moveaxis(found, 0, -1) if self.layout == "nhwc" else found)
 
     def batch(self, fitted: Sequence[Fitted]) -> NDArray[np.float32]:
         """Samples of one shape that :meth:`fit_sample` gave, as the network takes them."""
@@ -251,7 +285,12 @@ class Preprocess:
         return result
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width at the network's input of an image of this height and width."""
+        """Height and width at the network's input of an image of this height and width.
+
+        Bands and frames of a spectrogram.
+        """
+        if self.log_mel is not None:
+            return self.log_mel.n_mels, self.log_mel.frames
         return cropped_size(*resized_size(height, width, self.resize), self.crop)
 
     def keeps_pixels(self, height: int, width: int) -> bool:
@@ -265,7 +304,7 @@ class Preprocess:
 
         Features may be any number.
         """
-        if self.features:
+        if self.features or self.log_mel is not None:
             return -math.inf, math.inf
         return float(self._table.min()), float(self._table.max())
 

@@ -27,8 +27,8 @@ _TRIED = 4 * SAMPLES
 def save_samples(dataset: Dataset, folder: Path) -> None:
     """Writes a few samples of different classes; those that cannot be read are passed over.
 
-    Images go into PNG files, features into NumPy's. Images of other channels than grey or RGB have
-    no PNG: of them none is written.
+    Images go into PNG files, sounds into WAV, features into NumPy's. Images of other channels than
+    grey or RGB have no PNG: of them none is written.
 
     Args:
         dataset: The validation samples.
@@ -40,6 +40,7 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
     from edgeres.data.features import Features
     from edgeres.data.planes import Planes
     from edgeres.data.sampling import take
+    from edgeres.data.sound import Sound
 
     candidates = take(dataset, min(_TRIED, len(dataset)))
     count = 0
@@ -51,11 +52,13 @@ def save_samples(dataset: Dataset, folder: Path) -> None:
         if isinstance(image, Planes):
             return
         buffer = io.BytesIO()
-        if isinstance(image, Features):
+        if isinstance(image, Sound):
+            buffer.write(image.to_wav())
+        elif isinstance(image, Features):
             np.save(buffer, image.values, allow_pickle=False)
         else:
             image.save(buffer, "PNG")
-        ending = "npy" if isinstance(image, Features) else "png"
+        ending = {Features: "npy", Sound: "wav"}.get(type(image), "png")
         write_atomic(folder / f"sample-{count}.{ending}", buffer.getvalue())
         count += 1
         if count == SAMPLES:
@@ -103,5 +106,5 @@ def scores_from_json(content: bytes, where: str, *, samples: int) -> NDArray[np.
 
 def names_of(folder: Path) -> Sequence[Path]:
     """The samples that :func:`save_samples` left in a folder, in order."""
-    found = [path for path in folder.glob("sample-*.*") if path.suffix in (".png", ".npy")]
+    found = [path for path in folder.glob("sample-*.*") if path.suffix in (".png", ".npy", ".wav")]
     return sorted(found, key=lambda path: (len(path.name), path.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -12,20 +13,21 @@ from edgeres.data.filelist import open_list
 from edgeres.data.files import FileDataset
 from edgeres.data.hashes import FileHashes
 from edgeres.data.idx_source import open_idx
-from edgeres.data.imagefolder import open_imagefolder
+from edgeres.data.imagefolder import EXTENSIONS, open_imagefolder
 from edgeres.data.npz import open_npz
 from edgeres.data.python_set import open_python
+from edgeres.data.sound import ENDINGS
 from edgeres.data.tensors import open_tensors
 from edgeres.data.types import Dataset, Split
 from edgeres.errors import DataError, UsageError
 
 FORMS = (
     "fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH, list:FILE[,ROOT], "
-    "tensors:PATH or python:FILE.py:FACTORY"
+    "tensors:PATH, python:FILE.py:FACTORY or audiofolder:PATH"
 )
 """The forms of a data set, for help texts."""
 
-_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list", "tensors", "python")
+_KINDS = ("fashion-mnist", "imagefolder", "idx", "npz", "list", "tensors", "python", "audiofolder")
 
 
 def open_dataset(
@@ -35,9 +37,10 @@ def open_dataset(
 
     Args:
         spec: ``fashion-mnist``, ``imagefolder:PATH``, ``idx:IMAGES,LABELS``, ``npz:PATH``,
-            ``list:FILE[,ROOT]``, ``tensors:PATH`` or ``python:FILE.py:FACTORY``. A comma inside a
-            path works wherever only one reading of the text names files that exist. ``~`` is the
-            home folder.
+            ``list:FILE[,ROOT]``, ``tensors:PATH``, ``python:FILE.py:FACTORY`` or
+            ``audiofolder:PATH``; a folder alone is an ``imagefolder``, or an ``audiofolder`` where
+            sounds lie in it. A comma inside a path works wherever only one reading of the text
+            names files that exist. ``~`` is the home folder.
         split: ``train``, ``validation`` or ``calibration``. A source that has no parts gives the
             same images for each; :func:`edgeres.data.overlap.find_overlap` notices.
         hashes: What is known of image files' content, for the fingerprint; asked of the files
@@ -50,11 +53,11 @@ def open_dataset(
         DataError: The files are missing, damaged, or the set is empty.
     """
     kind, colon, rest = spec.partition(":")
+    if kind not in _KINDS and spec and _path(spec).is_dir():
+        kind, colon, rest = folder_kind(_path(spec)), ":", spec
     if kind not in _KINDS:
         close = get_close_matches(kind, _KINDS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else ""
-        if not close and Path(spec).exists():
-            hint = f"For a folder of class folders say 'imagefolder:{spec}'."
         raise UsageError(f"Expected a data set as {FORMS}, got {spec!r}.", hint=hint)
     if kind == "fashion-mnist" and colon:
         raise UsageError(f"Expected 'fashion-mnist' alone, got {spec!r}.")
@@ -68,10 +71,31 @@ def open_dataset(
     return dataset
 
 
+def folder_kind(path: Path) -> str:
+    """What a folder holds: ``imagefolder``, or ``audiofolder`` where sounds lie in it alone.
+
+    Raises:
+        UsageError: Both images and sounds lie in it.
+    """
+    sounds = images = False
+    for _, _, names in os.walk(path):
+        sounds = sounds or any(name.lower().endswith(ENDINGS) for name in names)
+        images = images or any(name.lower().endswith(EXTENSIONS) for name in names)
+    if sounds and images:
+        raise UsageError(
+            f"{str(path)!r} holds images and sounds.",
+            hint=f"Say imagefolder:{path} or audiofolder:{path}.",
+        )
+    return "audiofolder" if sounds else "imagefolder"
+
+
 def _open(kind: str, rest: str, split: Split, *, labels_needed: bool) -> Dataset:
     openers: Mapping[str, Callable[[], Dataset]] = {
         "fashion-mnist": lambda: open_fashion_mnist(split),
         "imagefolder": lambda: open_imagefolder(_path(rest), split, labels_needed=labels_needed),
+        "audiofolder": lambda: open_imagefolder(
+            _path(rest), split, labels_needed=labels_needed, kind="audiofolder", endings=ENDINGS
+        ),
         "idx": lambda: open_idx(*_pair(rest), split, labels_needed=labels_needed),
         "npz": lambda: open_npz(_path(rest), split, labels_needed=labels_needed),
         "list": lambda: open_list(*_pair(rest), split, labels_needed=labels_needed),

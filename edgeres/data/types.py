@@ -11,6 +11,7 @@ from PIL import Image
 
 from edgeres.data.features import Features
 from edgeres.data.planes import Planes
+from edgeres.data.sound import Sound
 
 Split = Literal["train", "validation", "calibration"]
 """Which part of a data set is asked for; a source without parts gives the same images for all."""
@@ -22,8 +23,8 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 }
 """What a split's part is called in folders and archives; the first that exists is taken."""
 
-Sample = Image.Image | Planes | Features
-"""What a data set hands out: an image, or features that need no preprocessing."""
+Sample = Image.Image | Planes | Features | Sound
+"""What a data set hands out: an image, features that need no preprocessing, or a sound."""
 
 UNLABELLED = -1
 """Label of an image whose class is not known (calibration needs none)."""

@@ -39,6 +39,7 @@ _SAME_ANSWER = 0.25
 defect decides its class is another image."""
 
 
+_NEPER_LEVELS = 20.0  # that a change of a spectrogram by one neper counts as
 _SPREAD_LEVELS = 64.0  # grey levels that the standard deviation of features counts as
 
 
@@ -59,6 +60,8 @@ class Sketcher:
         signs = np.random.default_rng(_SEED).integers(0, 2, (size, SKETCH)) * 2.0 - 1.0
         if spread is not None:
             scale = np.full((size, 1), _SPREAD_LEVELS / spread)
+        elif preprocess.log_mel is not None:
+            scale = np.full((size, 1), _NEPER_LEVELS * float(np.mean(preprocess.std)))
         else:
             levels = np.asarray(preprocess.std, dtype=np.float64) / preprocess.scale
             places = (-1, 1, 1) if preprocess.layout == "nchw" else (1, 1, -1)

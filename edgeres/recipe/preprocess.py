@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,28 @@ from edgeres.recipe.block import Block, Many
 
 Side = Annotated[int, Field(gt=0)]
 Size = Side | Annotated[tuple[Side, Side], Field(strict=False)]
+
+
+class LogMelBlock(Block):
+    """How a sound becomes a log-mel spectrogram; what is left out is at its default.
+
+    ``center`` and ``pad_mode`` say what stands in front of the first sample.
+    """
+
+    sample_rate: int = Field(default=16_000, gt=0)
+    duration_s: float = Field(default=1.0, gt=0.0)
+    n_fft: int = Field(default=400, gt=0)
+    win_length: int | None = Field(default=None, gt=0)
+    hop_length: int = Field(default=160, gt=0)
+    n_mels: int = Field(default=40, gt=0)
+    f_min: float = Field(default=0.0, ge=0.0)
+    f_max: float | None = Field(default=None, gt=0.0)
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    norm: Literal["slaney"] | None = None
+    power: float = Field(default=2.0, gt=0.0)
+    log_offset: float = Field(default=1e-6, gt=0.0)
+    center: bool = True
+    pad_mode: Literal["reflect", "constant"] = "reflect"
 
 
 class PreprocessBlock(Block):
@@ -32,6 +54,10 @@ class PreprocessBlock(Block):
         default=None, ge=1, description="3 for colour, 1 for grey, or the planes of the images."
     )
     interpolation: Interpolation = "bilinear"
+    features: bool = Field(
+        default=False, description="The network takes features, which nothing is done to."
+    )
+    log_mel: LogMelBlock | None = None
 
     @model_validator(mode="after")
     def _makes_sense(self) -> PreprocessBlock:
@@ -48,7 +74,9 @@ class PreprocessBlock(Block):
         """
         said = self.said()
         numbers = max(len(self.mean), len(self.std))
-        if "channels" not in said and numbers > COLOURS:
+        if "channels" not in said and self.log_mel is not None:
+            said["channels"] = 1 if numbers == 1 else numbers
+        elif "channels" not in said and numbers > COLOURS:
             said["channels"] = numbers
         return Preprocess.from_dict(said)
 

@@ -34,6 +34,7 @@ EXTRAS = {
     "altair": "report",
     "vl_convert": "report",
     "jinja2": "report",
+    "soundfile": "audio",
 }
 """Package to the extra of edgeres that installs it."""
 

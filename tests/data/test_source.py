@@ -6,7 +6,7 @@ from PIL import Image
 
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.files import FileDataset
-from edgeres.data.source import open_dataset
+from edgeres.data.source import folder_kind, open_dataset
 from edgeres.errors import DataError, UsageError
 
 
@@ -74,10 +74,18 @@ def test_a_slip_in_the_form_is_a_usage_error(spec, hint):
     assert caught.value.exit_code == 2
 
 
-def test_a_bare_folder_gets_a_hint(place):
-    with pytest.raises(UsageError) as caught:
-        open_dataset(str(place / "folder"), split="validation")
-    assert "imagefolder:" in caught.value.hint
+def test_a_bare_folder_is_what_lies_in_it(place):
+    dataset = open_dataset(str(place / "folder"), split="validation")
+    assert dataset.name == "imagefolder/validation"
+    for name in ("a/1.wav", "b/2.FLAC"):
+        (place / "sounds" / name).parent.mkdir(parents=True)
+        (place / "sounds" / name).write_bytes(b"")
+    dataset = open_dataset(str(place / "sounds"), split="validation")
+    assert dataset.name == "audiofolder/validation"
+    assert dataset.labels.tolist() == [0, 1]
+    (place / "folder" / "a" / "1.wav").write_bytes(b"")
+    with pytest.raises(UsageError, match="images and sounds"):
+        folder_kind(place / "folder" / "a")
 
 
 @pytest.mark.parametrize(
