@@ -9,7 +9,7 @@ import pytest
 from edgeres.errors import RecipeError
 from edgeres.pipeline.recipe_file import load_recipe
 
-GOOD = "model: {source: net.onnx}\ntargets: onnxruntime\n"
+GOOD = "model: {source: net.onnx}\ntargets: [onnxruntime]\n"
 
 
 def write(folder: Path, text: str) -> Path:
