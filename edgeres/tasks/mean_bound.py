@@ -21,6 +21,7 @@ from edgeres.errors import UsageError
 
 _BISECTIONS = 60
 _FLAT = 1e12  # a tilt that changes no weight
+_ROUNDING = 1e-9  # of the way to the largest value: where all are equal, the mean is not exact
 
 
 def quantile(confidence: float) -> float:
@@ -60,7 +61,8 @@ def mean_upper(
     nearest = float(below.min())
     inverse = float((1 / below).mean()) if nearest > 0.0 else math.inf
     turn = most - 1 / inverse  # from this mean on, the unseen value has weight
-    if turn - mean <= z * _unseen_spread(values, below, turn, most):
+    room = z * _unseen_spread(values, below, turn, most) + _ROUNDING * (most - mean)
+    if turn - mean <= room:
         low, high = turn, most
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2

@@ -8,7 +8,7 @@ import pytest
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.evaluation.statistics import drop_lower, drop_upper, wilson_interval
 from edgeres.tasks.difference import difference
-from edgeres.tasks.mean_bound import mean_upper
+from edgeres.tasks.mean_bound import mean_upper, quantile
 from edgeres.tasks.metric import Metric
 
 RIGHT = Metric("top1", "top-1", "pp", True, 0.5, scores=lambda r: r["x"], factor=100.0)
@@ -174,3 +174,12 @@ def test_what_makes_no_sense_is_told() -> None:
     rare = Metric("x", "s", "", True, 1.0, value=lambda r: lambda c: 1.0 if c[0] else float("nan"))
     with pytest.raises(DataError, match=r"of 200 sets drawn from the 30 samples lack"):
         difference(rare, good, good, resamples=200)
+
+
+@pytest.mark.parametrize("samples", [30, 500, 2000, 9999])
+def test_equal_values_are_bounded_for_every_largest_value(samples: int) -> None:
+    values = np.full(samples, 0.3)
+    for largest in 0.3 + np.random.default_rng(samples).uniform(1e-3, 1e3, 200):
+        z2 = quantile(0.95) ** 2
+        wanted = z2 / (samples + z2) * (largest - 0.3)
+        assert mean_upper(values, largest, 0.95, samples) - 0.3 == pytest.approx(wanted, rel=1e-5)
