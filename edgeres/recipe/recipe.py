@@ -233,6 +233,18 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def _budgets_of_classes_are_for_classifiers(self) -> Recipe:
+        block = self.quantize.mixed_precision
+        said = [] if block is None else ["max_drop_pp", "min_agreement"]
+        for key in [] if self.is_classifier else said:
+            if getattr(block, key) is not None:
+                raise ValueError(
+                    f"`quantize.mixed_precision.{key}`: is about classes; the task is "
+                    f"{self.task[0].name}, for which `min_sqnr_db` is the budget"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _a_batch_fits_the_network(self) -> Recipe:
         exported = not is_onnx(self.model.source)
         if exported and self.benchmark.batch_size > 1 and not self.export.dynamic_batch:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.data.hashes import FileHashes
-from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
+from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.pipeline.convert import HASHES, open_inputs, prove, stage_store
 from edgeres.recipe.recipe import Recipe
@@ -74,8 +74,14 @@ def tune(
         BackendMissingError: optuna is not installed, or no target runs here.
         GateError: No try passed; ``pareto.json`` says how near they came.
         ArtefactError: The folder holds the journal of another search.
+        UsageError: The recipe's network is no classifier.
         EdgeResError: The recipe names something that is not there.
     """
+    if not recipe.is_classifier:
+        raise UsageError(
+            f"the search compares drops of top-1; this recipe's task is {recipe.task[0].name}.",
+            hint="Convert it as it is, and compare the reports.",
+        )
     output = Path(output)
     settings, listener = settings or TuneSettings(), listener or Silent()
     require_packages(["optuna"])
