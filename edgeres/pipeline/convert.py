@@ -66,7 +66,13 @@ OVERLAP = "overlap.json"
 
 
 def convert(
-    recipe: Recipe, output: StrPath, *, use_cache: bool = True, listener: Listener | None = None
+    recipe: Recipe,
+    output: StrPath,
+    *,
+    validation: Dataset | None = None,
+    calibration: Dataset | None = None,
+    use_cache: bool = True,
+    listener: Listener | None = None,
 ) -> Report:
     """Runs a recipe and writes its engines and their proof into a folder.
 
@@ -77,6 +83,8 @@ def convert(
     Args:
         recipe: What to do.
         output: Folder of the results; stage results are kept in it for the next run.
+        validation: Samples to judge by, in place of what the recipe names.
+        calibration: Samples to calibrate with, likewise.
         use_cache: Whether unchanged stages are taken from an earlier run, or from those shipped
             with edgeres.
         listener: Hears of every stage.
@@ -88,7 +96,12 @@ def convert(
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
     output = Path(output)
-    inputs = open_inputs(recipe, FileHashes(output / run_folder.STAGES / HASHES))
+    inputs = open_inputs(
+        recipe,
+        FileHashes(output / run_folder.STAGES / HASHES),
+        validation=validation,
+        calibration=calibration,
+    )
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)
         if (output / run_folder.HISTORY).is_file():
@@ -151,12 +164,20 @@ class Inputs:
     task: Task | None = None
 
 
-def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
+def open_inputs(
+    recipe: Recipe,
+    hashes: FileHashes | None = None,
+    *,
+    validation: Dataset | None = None,
+    calibration: Dataset | None = None,
+) -> Inputs:
     """Finds what a recipe names, before anything is written.
 
     Args:
         recipe: The recipe.
         hashes: What is known of the content of image files.
+        validation: Samples to judge by, in place of what the recipe names.
+        calibration: Samples to calibrate with, likewise.
 
     Raises:
         EdgeResError: Something is not there, or cannot be used.
@@ -168,9 +189,13 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
     task = task_of([] if recipe.is_classifier else said_of(recipe))
     require_packages(_packages(recipe, source))
     hashes = hashes or FileHashes()
-    everything = open_dataset(recipe.data.validation, split="validation", hashes=hashes)
+    everything = validation or open_dataset(
+        recipe.data.validation, split="validation", hashes=hashes
+    )
     validation = take(everything, recipe.data.validation_samples)
-    images = open_dataset(recipe.data.calibration, split="calibration", hashes=hashes)
+    images = calibration or open_dataset(
+        recipe.data.calibration, split="calibration", hashes=hashes
+    )
     check_prunable_source(recipe, source)
     if recipe.prune is not None:
         train_data_of(recipe, "pruning fine-tunes")
@@ -178,10 +203,10 @@ def open_inputs(recipe: Recipe, hashes: FileHashes | None = None) -> Inputs:
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
     fitted = fit_recipe(recipe, images, validation)
     recipe = fitted.recipe
-    calibration = CalibrationImages(images, recipe.data.calibration_samples)
-    check_calibration(calibration.used)
+    calibrating = CalibrationImages(images, recipe.data.calibration_samples)
+    check_calibration(calibrating.used)
     return Inputs(
-        recipe, targets, source, everything, validation, calibration, hashes, fitted.note, task
+        recipe, targets, source, everything, validation, calibrating, hashes, fitted.note, task
     )
 
 
