@@ -60,7 +60,7 @@ class Items:
         try:
             with self._lock:
                 item = self.source[row]
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise DataError(
                 f"{name}: {type(error).__name__}: {one_line(error)}.", hint="It is your own code."
             ) from error

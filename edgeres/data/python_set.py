@@ -180,7 +180,7 @@ def open_python(text: str, split: Split) -> PythonSet:
         source = function(split=split) if _takes_split(function) else function()
         count = len(source)
         source.__getitem__  # noqa: B018
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise DataError(
             f"{where}: {type(error).__name__}: {one_line(error)}.",
             hint="It takes nothing, or split, and returns an object with __len__ and __getitem__.",

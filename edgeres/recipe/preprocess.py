@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -48,6 +49,13 @@ class PreprocessBlock(Block):
     std: Many[Annotated[float, Field(gt=0.0)]] = (1.0,)
     resize: Size | None = None
     crop: Size | None = None
+    crop_pct: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="Share of the resized shorter side that a square `crop` keeps, as timm has it; "
+        "stands for `resize: floor(crop / crop_pct)`.",
+    )
     channel_order: ChannelOrder = "rgb"
     layout: Layout = "nchw"
     channels: int | None = Field(
@@ -61,6 +69,9 @@ class PreprocessBlock(Block):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> PreprocessBlock:
+        alone = isinstance(self.crop, int) and self.resize is None
+        if self.crop_pct is not None and not alone:
+            raise ValueError("`crop_pct`: expected with a square `crop` and without `resize`")
         try:
             self.complete()
         except UsageError as error:
@@ -81,6 +92,9 @@ class PreprocessBlock(Block):
         return Preprocess.from_dict(said)
 
     def said(self) -> dict[str, object]:
-        """What somebody said, by key."""
+        """What somebody said, by key; ``crop_pct`` as the ``resize`` that it stands for."""
         said = self.model_dump(exclude_unset=True)
+        share = said.pop("crop_pct", None)
+        if share is not None and isinstance(self.crop, int):
+            said["resize"] = math.floor(self.crop / share)
         return {key: value for key, value in said.items() if (key, value) != ("channels", None)}

@@ -36,7 +36,7 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     sys.modules[loader.name] = module  # dataclasses and pickle look for it there
     try:
         loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise UsageError(
             f"{path}: cannot be imported: {type(error).__name__}: {one_line(error)}.",
             hint="Run it with python to see where.",

@@ -19,12 +19,13 @@ import pytest
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, ShapeRange
+from edgeres.data.log_mel import LogMel
 from edgeres.data.preprocess import Preprocess
 from edgeres.pipeline import convert as pipeline
 from edgeres.pipeline.keys import build_key
 from edgeres.pipeline.source import CHECKPOINT
 from edgeres.recipe.block import Block
-from edgeres.recipe.preprocess import PreprocessBlock
+from edgeres.recipe.preprocess import LogMelBlock, PreprocessBlock
 from edgeres.recipe.quantize import QuantizeBlock, QuantizeSettings
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.assets import asset_path
@@ -60,10 +61,17 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     # An open size is that of the images; this file's is not open, so the same comes out.
     "preprocess.resize": ("onnx", 30, {"load", *FORWARD}),
     "preprocess.crop": ("onnx", 24, {"load", *FORWARD}),
+    "preprocess.crop_pct": (
+        "onnx",
+        {"preprocess.crop_pct": 0.8, "preprocess.crop": 24},
+        {"load", *FORWARD},
+    ),
     "preprocess.channel_order": ("onnx", None, FORWARD),
     "preprocess.layout": ("onnx", "nhwc", {"load", *FORWARD}),
     "preprocess.interpolation": ("onnx", "bicubic", FORWARD),
     "preprocess.channels": ("trained", 1, NO_STAGE),  # said already by the checkpoint
+    "preprocess.features": ("onnx", None, FORWARD),  # these networks take images
+    **{f"preprocess.log_mel.{key}": ("onnx", None, FORWARD) for key in LogMelBlock.model_fields},
     "data.calibration": ("onnx", "npz:{place}/more.npz", {"overlap", "calibrate", "quantize"}),
     "data.validation": ("onnx", "npz:{place}/more.npz", {"overlap", "parity", "evaluate", *LAYERS}),
     "data.train": ("trained", "npz:{place}/more.npz", {"prune", "qat"}),
@@ -337,9 +345,18 @@ def test_a_changed_key_changes_the_stages_that_depend_on_it(place, recorded, bef
 
 
 def test_every_setting_of_the_preprocessing_is_in_the_keys():
-    told = Preprocess().to_dict()
-    assert set(told) == {field.name for field in fields(Preprocess)}
-    assert set(told) == set(PreprocessBlock.model_fields)
+    every = {field.name for field in fields(Preprocess)}
+    told = Preprocess(channels=1, features=True, log_mel=LogMel()).to_dict()
+    assert set(told) == every
+    assert set(PreprocessBlock.model_fields) == every | {"crop_pct"}  # which stands for a resize
+    assert LogMelBlock.model_fields.keys() == {field.name for field in fields(LogMel)}
+
+
+def test_settings_that_few_networks_need_leave_earlier_keys_as_they_were():
+    assert set(Preprocess().to_dict()) == {
+        *("scale", "mean", "std", "resize", "crop"),
+        *("channel_order", "layout", "channels", "interpolation"),
+    }
 
 
 def test_everything_that_is_asked_of_a_build_is_in_its_key():

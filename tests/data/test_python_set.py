@@ -140,6 +140,7 @@ def test_features_know_their_spread(opened):
     ("code", "reason"),
     [
         ("def make():\n    raise ValueError('no disk\\nat all')\n", "make: ValueError: no disk at"),
+        ("def make():\n    raise SystemExit(3)\n", "make: SystemExit: 3"),
         ("def make():\n    return 3\n", "make: TypeError: .*len"),
         ("def make():\n    return {1, 2}\n", "make: AttributeError: .*__getitem__"),
         ("def make(path):\n    return []\n", "make: TypeError: .*path"),
