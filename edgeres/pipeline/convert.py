@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
-from edgeres.backends.target import Target, open_target, open_targets, target_list
-from edgeres.data.calibration import CalibrationImages
-from edgeres.data.checks import check_calibration
+from edgeres.backends.target import Target, open_target
 from edgeres.data.files import skipped_note
 from edgeres.data.hashes import FileHashes
 from edgeres.data.overlap import find_overlap
 from edgeres.data.samples import save_samples
-from edgeres.data.sampling import take
-from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import EdgeResError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
 from edgeres.evaluation.judge import check_answers
 from edgeres.evaluation.predictions import Predictions
-from edgeres.evaluation.run_task import task_of, write_task
+from edgeres.evaluation.run_task import write_task
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
-from edgeres.pipeline.find_source import Source, check_prunable_source, find_source
+from edgeres.pipeline.inputs import Inputs, open_inputs
 from edgeres.pipeline.layers import measure_layers
 from edgeres.pipeline.measure import TimedEngines, latencies, predictions
-from edgeres.pipeline.network import Network, train_data_of
+from edgeres.pipeline.network import Network
 from edgeres.pipeline.networks import Networks, equalize_network, prepare_networks
 from edgeres.pipeline.proof import Proof, make_report, write_evidence
 from edgeres.pipeline.run import Run
@@ -46,18 +41,15 @@ from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.recipe.recipe import Recipe
 from edgeres.report.history import append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
-from edgeres.stages.sample_counts import fit_recipe
 from edgeres.system.assets import asset_folder
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.environment import describe_environment
-from edgeres.system.extras import require_packages
 from edgeres.system.files import StrPath
 from edgeres.system.progress import Listener, ProgressCallback, Silent
 from edgeres.system.publish import finish_handover, handover
 from edgeres.system.store import MANIFEST, Store, output_lock
 from edgeres.system.stored_json import read_stored
 from edgeres.tasks.answers import Answers
-from edgeres.tasks.task import Task
 
 HASHES = "file_hashes.json"
 TELL_UNUSED_BYTES = 2**30
@@ -124,90 +116,6 @@ def stage_store(output: Path, *, use_cache: bool = True) -> Store:
     store.begin()
     finish_handover(output)
     return store
-
-
-def _packages(recipe: Recipe, source: Source) -> list[str]:
-    """Packages that stages of this recipe import, whatever its targets are."""
-    trains = recipe.prune is not None or recipe.quantize.qat is not None
-    return [
-        "onnxruntime",
-        *(["torch", "onnxscript"] if trains or source.kind != "onnx" else []),
-        *(["keras"] if source.module is not None and source.module.kind == "keras" else []),
-        *(["torch_pruning"] if recipe.prune is not None else []),
-    ]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything that a recipe names, found and opened.
-
-    Attributes:
-        recipe: The recipe.
-        targets: Each once.
-        source: The trained network.
-        everything: The whole validation set.
-        validation: The part of it that is used.
-        calibration: The calibration images, opened once for all stages.
-        hashes: What is known of the content of image files.
-        note: What was shrunk of the recipe's default numbers of images; empty where nothing was.
-        task: What the outputs mean; ``None`` for a classifier.
-    """
-
-    recipe: Recipe
-    targets: list[Target]
-    source: Source
-    everything: Dataset
-    validation: Dataset
-    calibration: CalibrationImages
-    hashes: FileHashes
-    note: str = ""
-    task: Task | None = None
-
-
-def open_inputs(
-    recipe: Recipe,
-    hashes: FileHashes | None = None,
-    *,
-    validation: Dataset | None = None,
-    calibration: Dataset | None = None,
-) -> Inputs:
-    """Finds what a recipe names, before anything is written.
-
-    Args:
-        recipe: The recipe.
-        hashes: What is known of the content of image files.
-        validation: Samples to judge by, in place of what the recipe names.
-        calibration: Samples to calibrate with, likewise.
-
-    Raises:
-        EdgeResError: Something is not there, or cannot be used.
-    """
-    targets = open_targets(
-        target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
-    )
-    source = find_source(recipe.model, outputs=recipe.kept_outputs, classes=recipe.is_classifier)
-    task = task_of([] if recipe.is_classifier else said_of(recipe))
-    require_packages(_packages(recipe, source))
-    hashes = hashes or FileHashes()
-    everything = validation or open_dataset(
-        recipe.data.validation, split="validation", hashes=hashes
-    )
-    validation = take(everything, recipe.data.validation_samples)
-    images = calibration or open_dataset(
-        recipe.data.calibration, split="calibration", hashes=hashes
-    )
-    check_prunable_source(recipe, source)
-    if recipe.prune is not None:
-        train_data_of(recipe, "pruning fine-tunes")
-    if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
-        training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)
-    fitted = fit_recipe(recipe, images, validation)
-    recipe = fitted.recipe
-    calibrating = CalibrationImages(images, recipe.data.calibration_samples)
-    check_calibration(calibrating.used)
-    return Inputs(
-        recipe, targets, source, everything, validation, calibrating, hashes, fitted.note, task
-    )
 
 
 def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:

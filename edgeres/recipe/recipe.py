@@ -235,13 +235,13 @@ class Recipe(Block):
     @model_validator(mode="after")
     def _budgets_of_classes_are_for_classifiers(self) -> Recipe:
         block = self.quantize.mixed_precision
-        said = [] if block is None else ["max_drop_pp", "min_agreement"]
-        for key in [] if self.is_classifier else said:
-            if getattr(block, key) is not None:
-                raise ValueError(
-                    f"`quantize.mixed_precision.{key}`: is about classes; the task is "
-                    f"{self.task[0].name}, for which `min_sqnr_db` is the budget"
-                )
+        if self.is_classifier or block is None:
+            return self
+        if block.max_drop_pp is not None or block.min_agreement is not None:
+            raise ValueError(
+                "`quantize.mixed_precision`: `max_drop_pp` and `min_agreement` are about classes; "
+                f"for the task {self.task[0].name} `min_sqnr_db` is the budget"
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,8 @@ from typing import Any
 from edgeres.data.hashes import FileHashes
 from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError, UsageError
 from edgeres.evaluation import run_folder
-from edgeres.pipeline.convert import HASHES, open_inputs, prove, stage_store
+from edgeres.pipeline.convert import HASHES, prove, stage_store
+from edgeres.pipeline.inputs import open_inputs
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.extras import require_packages

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres.pipeline.convert import open_inputs, prove
+from edgeres.pipeline.convert import prove
+from edgeres.pipeline.inputs import open_inputs
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.progress import Silent
 from edgeres.system.store import StageResult, Store, content_key

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgeres.backends import get_backend
-from edgeres.pipeline.convert import Inputs, open_inputs, prove, stage_store
+from edgeres.pipeline.convert import prove, stage_store
+from edgeres.pipeline.inputs import Inputs, open_inputs
 from edgeres.pipeline.proof import Proof
 from edgeres.pipeline.run import Run
 from edgeres.recipe.recipe import Recipe

@@ -11,7 +11,8 @@ import edgeres
 from edgeres.data.source import open_dataset
 from edgeres.errors import DataError, EdgeResError, UsageError
 from edgeres.pipeline import convert as module
-from edgeres.pipeline.convert import open_inputs, prove, stage_store
+from edgeres.pipeline.convert import prove, stage_store
+from edgeres.pipeline.inputs import open_inputs
 from edgeres.report.schema import read_report
 
 from .conftest import Notes, write_images

@@ -10,7 +10,8 @@ import pytest
 from edgeres.backends import get_backend
 from edgeres.evaluation.compare import compare
 from edgeres.evaluation.coverage import int8_coverage
-from edgeres.pipeline.convert import open_inputs, prove, stage_store
+from edgeres.pipeline.convert import prove, stage_store
+from edgeres.pipeline.inputs import open_inputs
 from edgeres.pipeline.measure import MeasuredTimes, TimedEngines, latencies
 from edgeres.pipeline.network import Network
 from edgeres.pipeline.networks import LatencyPrediction
