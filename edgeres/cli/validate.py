@@ -69,6 +69,7 @@ def validate(
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
         from edgeres.data.files import skipped_note
+        from edgeres.data.kinds import preprocess_for
         from edgeres.data.source import open_dataset
         from edgeres.devices.address import parse_ssh
         from edgeres.devices.elsewhere import Elsewhere
@@ -80,10 +81,19 @@ def validate(
         from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
 
-        images = open_dataset(data, split="validation")
+        judged_by = run_task(engine, baseline) if task is None else task_of([said_task(task)])
+        images = open_dataset(
+            data,
+            split="validation",
+            labels_needed=judged_by is None or judged_by.needs_targets,
+        )
         if note := skipped_note(images):
             out.note(f"warning: {note}")
-        prepared = run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
+        prepared, said = preprocess_for(
+            images, run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
+        )
+        if said:
+            out.note(f"warning: {said}")
         limits = Limits(
             metric=tuple(metric) if metric else None,
             max_drop=max_drop,
@@ -99,7 +109,6 @@ def validate(
                 device, known_hosts=known_hosts, identity=identity, python=remote_python
             )
         elsewhere = Elsewhere(host, workers, scheduler, threads)
-        judged_by = run_task(engine, baseline) if task is None else task_of([said_task(task)])
         elsewhere.check(limits, judged_by)
         skipped = BadImages()
         with out.listener() as listener:

@@ -48,6 +48,11 @@ def preprocess_for(dataset: Dataset, preprocess: Preprocess) -> tuple[Preprocess
     return preprocess, ""
 
 
+def are_features(dataset: Dataset) -> bool:
+    """Whether a set's samples are the network's input already."""
+    return any(isinstance(sample, Features) for sample in _some(dataset))
+
+
 def _some(dataset: Dataset) -> list[Sample]:
     found: list[Sample] = []
     places = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)

@@ -85,7 +85,10 @@ def open_inputs(
     require_packages(_packages(recipe, source))
     hashes = hashes or FileHashes()
     everything = validation or open_dataset(
-        recipe.data.validation, split="validation", hashes=hashes
+        recipe.data.validation,
+        split="validation",
+        hashes=hashes,
+        labels_needed=task is None or task.needs_targets,
     )
     validation = take(everything, recipe.data.validation_samples)
     images = calibration or open_dataset(

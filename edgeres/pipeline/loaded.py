@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeres.data.bad_images import first_image
+from edgeres.data.kinds import are_features
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import some_images
 from edgeres.data.types import Dataset
@@ -83,6 +84,8 @@ def _said_of_images(
     if source.input_size is not None:
         return layout, None
     sample = first_image(validation)
+    if are_features(validation):
+        return layout, (sample.height, sample.width)
     preprocess = Preprocess() if block is None else block.complete()
     return layout, preprocess.output_size(sample.height, sample.width)
 

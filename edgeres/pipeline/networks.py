@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
+from edgeres.data.kinds import are_features, preprocess_for
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import some_images
 from edgeres.data.source import training_fingerprint
@@ -120,7 +121,10 @@ def prepare_networks(
         run.warn_once(f"{facts.name}: {note}")
     if facts.assumed and recipe.model.declared_top1 is None:
         run.warn_once(relatives_note(facts.name))
-    preprocess = choose_preprocess(recipe.preprocess, facts)
+    features = are_features(validation)
+    preprocess = choose_preprocess(recipe.preprocess, facts, features=features)
+    preprocess, note = preprocess_for(validation, preprocess)
+    run.warn_once(note)
     if run.task is None:
         check_classes(validation, facts.num_classes)
     if source.kind != "checkpoint":

@@ -192,14 +192,21 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     )
 
 
-def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Preprocess:
+def choose_preprocess(
+    block: PreprocessBlock | None, facts: ModelFacts, *, features: bool = False
+) -> Preprocess:
     """What travelled with the model, with what the recipe says put over it, key by key.
+
+    Args:
+        block: What the recipe says.
+        facts: What is known of the network.
+        features: Whether samples are the network's input already, of which nothing need be said.
 
     Raises:
         UsageError: Neither says one, or its channels do not fit the network.
     """
     said = block.said() if block is not None else {}
-    if said or facts.preprocess is not None:
+    if said or facts.preprocess is not None or features:
         travelled = facts.preprocess or Preprocess(channels=facts.in_channels, layout=facts.layout)
         preprocess = Preprocess.from_dict({**travelled.to_dict(), **said})
     else:
@@ -208,6 +215,8 @@ def choose_preprocess(block: PreprocessBlock | None, facts: ModelFacts) -> Prepr
             hint="Give the recipe's `preprocess:` block, or --scale, --mean, --std, --resize and "
             "--crop.",
         )
+    if features:
+        return preprocess
     if preprocess.channels != facts.in_channels:
         raise UsageError(
             f"the preprocessing gives {preprocess.channels} channels, {facts.name} takes "

@@ -7,10 +7,8 @@ score for each sample, ``(N,)``. The metric is their mean.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from edgeres.data.targets import Targets
 from edgeres.errors import DataError, UsageError, one_line
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block
+from edgeres.system.user_code import load_function
 from edgeres.tasks.metric import Metric, Rows
 from edgeres.tasks.outputs import OutputsTask
 from edgeres.tasks.task import Outputs, Task
@@ -140,29 +139,10 @@ def make_task(settings: dict[str, Any]) -> CustomTask:
             hint="Give --task custom:metrics.py:score, with a file that exists.",
         )
     return CustomTask(
-        _function(path, name),
+        load_function(path, name),
         f"{path.name}:{name}",
         hashlib.sha256(path.read_bytes()).hexdigest(),
         own.unit,
         own.better == "higher",
         own.max_drop,
     )
-
-
-def _function(path: Path, name: str) -> Callable[[Outputs, Targets], Any]:
-    loader = SourceFileLoader(f"edgeres_custom_{path.stem}", str(path))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None  # this loader has one for any file
-    try:
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        raise UsageError(
-            f"{path}: cannot be imported: {type(error).__name__}: {one_line(error)}.",
-            hint="Run it with python to see where.",
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(f"{path}: has no function {name!r}.", hint="Check its name.")
-    chosen: Callable[[Outputs, Targets], Any] = function
-    return chosen

@@ -37,7 +37,7 @@ def test_calibration_images_are_opened_once_in_a_run(recipe, tmp_path, monkeypat
         return open_dataset(spec, **options)
 
     # Whoever opened them anew would ask one of these.
-    for name in ("pipeline.convert", "stages.int8", "stages.sample_counts", "stages.network"):
+    for name in ("pipeline.inputs", "stages.int8", "stages.sample_counts", "stages.network"):
         monkeypatch.setattr(f"edgeres.{name}.open_dataset", counting)
     prove(open_inputs(recipe.override(changes)), stage_store(tmp_path), Notes())
     assert sorted(opened) == ["calibration", "validation"]
