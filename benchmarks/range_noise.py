@@ -20,6 +20,7 @@ import json
 import math
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def answers(engine: str, file: Path, images: list[NDArray[np.float32]]) -> NDArr
     return np.concatenate(found).astype(np.float32)
 
 
-def spread(subject: Subject) -> dict[str, Any]:
+def spread(subject: Subject, factors: Sequence[float]) -> dict[str, Any]:
     """SQNR in dB by engine, calibrator and factor, its mean, and how it stands to the default's."""
     batch = 4 if subject.large else 50
     table = calibrate(subject.fp32, subject.batches("calibration", batch), calibrator="output")
@@ -85,14 +86,14 @@ def spread(subject: Subject) -> dict[str, Any]:
         copied.write_bytes(subject.fp32.read_bytes())
         wanted = answers("onnxruntime", copied, images)
     default = chosen(table)
-    found: dict[str, Any] = {"images": count, "default": default}
+    found: dict[str, Any] = {"images": count, "default": default, "factors": list(factors)}
     signal = _squares(wanted)
     for engine in ENGINES:
         noise = {
             calibrator: np.stack(
                 [
                     _noise(subject, scaled(table, calibrator, factor), engine, images, wanted)
-                    for factor in FACTORS
+                    for factor in factors
                 ]
             )
             for calibrator in CALIBRATORS
@@ -165,14 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--subject", action="append", default=[])
+    parser.add_argument("--factor", type=float, action="append", default=[])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out
     rows = json.loads(out.read_text())["rows"] if out is not None and out.is_file() else {}
     for name in arguments.subject or SUBJECTS:
-        rows[name] = spread(open_subject(name, arguments.work))
+        rows[name] = spread(open_subject(name, arguments.work), arguments.factor or FACTORS)
         print(name, rows[name], flush=True)
-        told = {"environment": describe_environment().to_dict(), "factors": FACTORS, "rows": rows}
+        told = {"environment": describe_environment().to_dict(), "rows": rows}
         if out is not None:
             out.write_text(json.dumps(told, indent=1) + "\n")
 
