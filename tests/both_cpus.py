@@ -51,6 +51,7 @@ ANY_CPU = (
     "tests/convert/test_commands.py",
     "tests/convert/test_extending.py",
     "tests/convert/test_foreign_onnx.py",
+    "tests/convert/test_gates.py",
     "tests/convert/test_interruption.py",
     "tests/convert/test_pages.py",
     "tests/convert/test_precision.py",

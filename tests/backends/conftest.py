@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,3 +151,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images() -> NDArray[np.float32]:
     """Seven images in [-1, 1]."""
     return np.random.default_rng(1).uniform(-1, 1, (7, *IMAGE)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]:
+    """``run(model, feed)``: the only output, node by node as it is written."""
+    ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+
+    def answer(model: onnx.ModelProto, feed: NDArray[np.float32]) -> NDArray[np.float32]:
+        providers = ["CPUExecutionProvider"]
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return np.asarray(session.run(None, {"input": feed})[0])
+
+    return answer

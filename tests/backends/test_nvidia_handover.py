@@ -6,7 +6,7 @@ import configparser
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ LISTS = Path(__file__).parent
 PREPROCESS = Preprocess(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=36, crop=32, channel_order="bgr"
 )
+
+Run = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
 
 def network(folder: Path, *, quantized: bool) -> Path:
@@ -186,17 +188,6 @@ def test_the_comparison_spans_what_the_preprocessing_gives(
     assert second[2] == "model.plan"
 
 
-def run(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
-    ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    return np.asarray(session.run(None, {"input": feed})[0])
-
-
 def keys_of(config: Path) -> dict[str, str]:
     parser = configparser.ConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=True)
     parser.read_string(config.read_text())
@@ -210,7 +201,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def test_nvinfers_arithmetic_and_the_graph_give_the_proven_answers(
-    model: ServedModel, tmp_path: Path
+    run: Run, model: ServedModel, tmp_path: Path
 ) -> None:
     get_server("deepstream").write([model], tmp_path / "out")
     place = tmp_path / "out" / "net"

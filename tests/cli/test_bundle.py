@@ -38,6 +38,7 @@ class Session:
     asked: ClassVar[dict] = {}
     manifest = SimpleNamespace(not_proven={})
     target, rebuilt, self_test = "openvino", False, None
+    is_classifier = True
 
     def __init__(self, file, **options):
         Session.asked = options

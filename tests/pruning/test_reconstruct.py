@@ -142,6 +142,7 @@ def lost(module: nn.Module, dense: nn.Module, test: list[Batch]) -> float:
         return float(sum(((module(i) - dense(i)) ** 2).mean() for i in images))
 
 
+@pytest.mark.slow
 def test_half_of_the_work_costs_little_without_any_training(
     reference: tuple[nn.Module, list[Batch], list[Batch]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

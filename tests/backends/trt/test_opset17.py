@@ -22,22 +22,13 @@ from edgeres.errors import ModelError
 
 from .onnx_parsers import complaints, operators, table_complaints
 
+Run = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
+
 
 def lowered(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     to_opset17(index_graph(model, folder / "net.onnx"), folder / "opset17.onnx")
     assert not [f for f in lint(read_graph(folder / "opset17.onnx")) if f.fatal]
     return onnx.load(folder / "opset17.onnx")
-
-
-def run(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
-    ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    return np.asarray(session.run(["logits"], {"input": feed})[0])
 
 
 @pytest.fixture
@@ -56,7 +47,7 @@ def test_the_quantizers_operators_are_in_the_parsers_table() -> None:
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("pool", ["GlobalAveragePool", "ReduceMean"])
 def test_the_parsers_limits_are_kept_and_the_numbers_stay(
-    qdq_net: Callable[..., Any], tmp_path: Path, feed: np.ndarray, stem: str, pool: str
+    run: Run, qdq_net: Callable[..., Any], tmp_path: Path, feed: np.ndarray, stem: str, pool: str
 ) -> None:
     net = qdq_net(pool=pool, stem=stem)
     for name in [name for name in net.constants if name.endswith(".weight_zp")]:
@@ -127,7 +118,7 @@ def test_every_integer_survives_its_float32_weight(scale: float) -> None:
 
 @pytest.mark.parametrize("axis", [0, -4])
 def test_the_scales_axis_goes_along(
-    qdq_conv: Callable[..., onnx.ModelProto], tmp_path: Path, axis: int
+    run: Run, qdq_conv: Callable[..., onnx.ModelProto], tmp_path: Path, axis: int
 ) -> None:
     model = qdq_conv(2, axis=axis)
     feed = np.random.default_rng(0).standard_normal((2, 16, 8, 8)).astype(np.float32)
@@ -138,7 +129,7 @@ def test_the_scales_axis_goes_along(
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 19, 20, 21, 22, 23])
 def test_any_opset_is_read(
-    float_net: Callable[..., Any], tmp_path: Path, feed: np.ndarray, opset: int
+    run: Run, float_net: Callable[..., Any], tmp_path: Path, feed: np.ndarray, opset: int
 ) -> None:
     net = float_net()
     net.opset = opset
@@ -172,6 +163,7 @@ def before_the_network(op: str, inputs: list[str], **attributes: object) -> Call
     ],
 )
 def test_what_opset_17_cannot_say_is_one_line(
+    run: Run,
     float_net: Callable[..., Any],
     tmp_path: Path,
     feed: np.ndarray,

@@ -22,22 +22,13 @@ from edgeres.backends.tensorrt.repair import repair
 ACTIVATION = "layer1.0.relu1_out"
 CONV = "layer1.0.conv2"
 
+Run = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
+
 
 def repaired(net: Any) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     result = repair(index_graph(net.model(), Path("net.onnx")), Path("net.onnx"))
     onnx.checker.check_model(result.graph.model, full_check=True)
     return result.graph.model, result.told
-
-
-def run(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
-    ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    return np.asarray(session.run(["logits"], {"input": feed})[0])
 
 
 def int32_biases(net: Any) -> None:
@@ -107,7 +98,7 @@ EXACT = [
 
 @pytest.mark.parametrize(("plant", "told"), EXACT, ids=lambda item: getattr(item, "__name__", ""))
 def test_what_is_exact_is_repaired_told_and_changes_no_number(
-    qdq_net: Callable[..., Any], plant: Callable[[Any], None], told: str
+    run: Run, qdq_net: Callable[..., Any], plant: Callable[[Any], None], told: str
 ) -> None:
     net = qdq_net()
     plant(net)

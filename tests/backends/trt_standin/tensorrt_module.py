@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 
 from .cuda_driver import ALIGNMENT, Driver
+from .strict import Logger, Strict
 
 LISTS = Path(__file__).parents[1] / "tensorrt_api"
 FILES = {
@@ -49,25 +50,6 @@ STRIPPED = b"a plan without weights"
 IMAGE = (1, 4, 4)
 MIN_BATCH = 1
 MAX_BATCH = 4
-
-
-class Strict:
-    """An object with the listed members and no others; members without an answer are ``None``."""
-
-    def __init__(self, kind: str, members: frozenset[str], **answers: Any) -> None:
-        unknown = set(answers) - members
-        assert not unknown, f"the stand-in answers {unknown}, which {kind} does not have"
-        self.__dict__.update(_kind=kind, _members=members, set_values={}, **answers)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self.__dict__["_members"]:
-            raise AttributeError(f"{self.__dict__['_kind']} has no {name}")
-        return self.set_values.get(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self._members:
-            raise AttributeError(f"{self._kind} has no {name}")
-        self.set_values[name] = value
 
 
 class StandIn:
@@ -414,14 +396,3 @@ class StandIn:
             execute_async_v3=execute,
         )
         return self._owned(made, needs=engine)
-
-
-class Logger:
-    """TensorRT's logger base class, the same in all versions."""
-
-    class Severity(enum.IntEnum):
-        INTERNAL_ERROR = 0
-        ERROR = 1
-        WARNING = 2
-        INFO = 3
-        VERBOSE = 4
