@@ -27,8 +27,8 @@ from edgeres.tasks.resample import RESAMPLES, both, draw
 
 _FEW = 2
 """So few differing samples say nothing of how far another one could be off."""
-_FURTHER = 10.0
-"""The next of ``k`` differing samples may be ``1 + 10 / k`` times as far off as the farthest."""
+_FURTHER = 5.0
+"""The next of ``k`` differing samples may be ``1 + 5 / k`` times as far off as the farthest."""
 
 
 def difference(
