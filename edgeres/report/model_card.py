@@ -57,6 +57,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         f"- Runtimes: {plain(', '.join(runtimes))}",
         f"- Tool: edgeres {plain(machine.versions.get('edgeres', ''))}".rstrip(),
     ]
+    kind = "labelled images" if baseline.top1 is not None else "samples"
     lines = [
         *_head(report, title, license_name),
         f"# {plain(title)}",
@@ -75,7 +76,7 @@ def model_card(report: Report, *, name: str = "", license_name: str = "") -> str
         "",
         "## Evaluation",
         "",
-        f"{baseline.samples:,} samples of {plain(data)}"
+        f"{baseline.samples:,} {kind} of {plain(data)}"
         + (f" (SHA-256 `{plain(baseline.data_fingerprint)}`)" if baseline.data_fingerprint else "")
         + f"; {plain(headline(report, data=False))}. Engines with figures "
         f"below were run themselves, on {plain(machine.cpu)}, and compared with the FP32 network "
