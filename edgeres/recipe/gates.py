@@ -51,12 +51,24 @@ class Limits(Block):
     max_size_bytes: Annotated[int, Field(gt=0)] | None = None
 
     @property
+    def beside_top1(self) -> str:
+        """The first gate on a figure that plain classification does not judge; empty for none."""
+        names = [name for name in self.metric or () if name != "top1"]
+        return next(iter([*names, *self.floor]), "")
+
+    @property
     def max_top1_drop_pp(self) -> float:
         """Largest drop of top-1 in percentage points.
 
         Raises:
-            UsageError: More than there are.
+            UsageError: More than there are, or a gate on another figure.
         """
+        if self.beside_top1:
+            raise UsageError(
+                f"plain classification gates the drop of top1, not {self.beside_top1}.",
+                hint="Name the output of the scores, `task: {name: classification, output: NAME}`, "
+                "to have top1, top5 and balanced with floors.",
+            )
         allowed = _TOP1_DROP_PP if self.max_drop is None else self.max_drop
         if not -100.0 <= allowed <= 100.0:
             raise UsageError(

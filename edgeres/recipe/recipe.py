@@ -226,6 +226,13 @@ class Recipe(Block):
     @model_validator(mode="after")
     def _a_drop_of_top1_is_a_share(self) -> Recipe:
         drop = self.gates.max_drop
+        if self.is_classifier and self.gates.beside_top1:
+            raise ValueError(
+                f"`gates`: plain classification gates the drop of top1, not "
+                f"{self.gates.beside_top1}; name the output of the scores, "
+                "`task: {name: classification, output: NAME}`, to have top1, top5 and balanced "
+                "with floors"
+            )
         if self.is_classifier and drop is not None and not -100.0 <= drop <= 100.0:
             raise ValueError(
                 f"`gates.max_drop`: expected -100 to 100 percentage points of top-1, got {drop:g}"

@@ -139,7 +139,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "build.onnxruntime.options": ("onnx", {"graph_optimization": "basic"}, {"build"}),
     "build.onnxruntime.shapes": ("onnx", None, NO_STAGE),  # only for backends that specialize
     "gates.metric": ("onnx", ["top1"], NO_STAGE),
-    "gates.floor": ("onnx", {"top1": 0.0}, NO_STAGE),
+    "gates.floor": ("onnx", None, NO_STAGE),  # only for tasks that are named
     "gates.max_drop": ("onnx", 1.0, NO_STAGE),
     "gates.confidence": ("onnx", 0.9, NO_STAGE),
     "gates.min_int8_coverage": ("mixed", 0.5, {"mixed_precision"}),

@@ -37,6 +37,15 @@ def test_a_drop_of_another_metric_is_no_share(tmp_path) -> None:
         load_recipe(write(tmp_path, "gates: {max_drop: 500}\n"))
 
 
+@pytest.mark.parametrize("gate", ["metric: [balanced]", "floor: {top1: 90}"])
+def test_a_gate_on_another_figure_than_top1_is_never_passed_over(tmp_path, gate: str) -> None:
+    with pytest.raises(RecipeError, match=r"r.yaml:3: .*gates the drop of top1, not (bal|top1)"):
+        load_recipe(write(tmp_path, f"gates: {{{gate}}}\n"))
+    task = "task: {name: classification, output: logits}\n"
+    assert not load_recipe(write(tmp_path, f"{task}gates: {{{gate}}}\n")).is_classifier
+    assert load_recipe(write(tmp_path, "gates: {metric: [top1]}\n")).is_classifier
+
+
 @pytest.mark.parametrize(
     "text",
     [
