@@ -138,6 +138,11 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "targets": ("plain", ["onnxruntime", "openvino"], {"quantize", "build", "evaluate", *LAYERS}),
     "build.onnxruntime.options": ("onnx", {"graph_optimization": "basic"}, {"build"}),
     "build.onnxruntime.shapes": ("onnx", None, NO_STAGE),  # only for backends that specialize
+    "task": (
+        "onnx",
+        None,
+        NO_STAGE,
+    ),  # stored answers are of another kind: tests/pipeline/test_task_key.py
     "gates.metric": ("onnx", ["top1"], NO_STAGE),
     "gates.floor": ("onnx", None, NO_STAGE),  # only for tasks that are named
     "gates.max_drop": ("onnx", 1.0, NO_STAGE),
@@ -191,7 +196,9 @@ def keys_in(block: type[Block], above: str = "") -> Iterator[str]:
     """Every key that a recipe can have, from its classes, with dots between."""
     for name, info in block.model_fields.items():
         inner = [kind for kind in _kinds(info.annotation) if _is_block(kind)]
-        if name == "build":
+        if name == "task":  # one or a list; what is said beside its keys is the task's own
+            yield name
+        elif name == "build":
             yield from keys_in(inner[0], f"{above}build.onnxruntime.")
         elif inner and info.annotation not in _mappings(info.annotation):
             yield from keys_in(inner[0], f"{above}{name}.")
