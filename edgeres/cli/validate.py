@@ -114,7 +114,14 @@ def validate(
         with out.listener() as listener:
             bar = listener.bar("validate")
             answered = elsewhere.predict(
-                engine, images, data, prepared, skipped=skipped, say=listener.note, progress=bar
+                engine,
+                images,
+                data,
+                prepared,
+                task=judged_by,
+                skipped=skipped,
+                say=listener.note,
+                progress=bar,
             )
             validation = run(
                 engine,

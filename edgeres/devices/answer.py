@@ -6,6 +6,7 @@ answers go back whole and are judged where the baseline is.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,15 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
+from edgeres.devices.raw_answers import RawTask
+from edgeres.evaluation.answer_set import answer_set
 from edgeres.evaluation.predict import BATCH, predict
 from edgeres.system.foreign_json import parse_json
 
 
-def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> None:
+def answer(
+    engine_path: Path, images: Path, out: Path, threads: int | None, *, raw: bool = False
+) -> None:
     """Runs an engine over packed images and writes its predictions.
 
     Args:
@@ -28,6 +33,7 @@ def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> N
             ``preprocess``, JSON as uint8.
         out: Where the predictions (``.npz``) go.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
+        raw: Whether all outputs go back as they are, for a network that is no classifier.
 
     Raises:
         EdgeResError: As :func:`edgeres.evaluation.predict.predict` and the backend's ``load``.
@@ -36,9 +42,10 @@ def answer(engine_path: Path, images: Path, out: Path, threads: int | None) -> N
     with np.load(images, allow_pickle=False) as packed:
         dataset = ArrayDataset("packed", packed["images"], packed["labels"])
         preprocess = Preprocess.from_dict(parse_json(packed["preprocess"].tobytes()))
+    ask = partial(answer_set, task=RawTask()) if raw else predict
     config = BuildConfig(device=engine.device, threads=threads)
     with executable_backend(engine).load(engine, config) as runner:
-        found = predict(
+        found = ask(
             runner,
             dataset,
             preprocess,

@@ -14,6 +14,7 @@ from edgeres.errors import UsageError
 from edgeres.evaluation.predictions import Predictions
 from edgeres.recipe.gates import Limits
 from edgeres.system.progress import ProgressCallback
+from edgeres.tasks.answers import Answers
 from edgeres.tasks.task import Task
 
 _WORKERS = 2
@@ -45,13 +46,13 @@ class Elsewhere:
 
         Raises:
             UsageError: The engine runs on a host, and coverage or latency is limited; or the
-                network is no classifier and runs elsewhere.
+                network is no classifier, and workers are asked for.
         """
-        elsewhere = (self.host, self.workers, self.scheduler) != (None, None, None)
-        if task is not None and elsewhere:
+        if task is not None and (self.workers, self.scheduler) != (None, None):
             raise UsageError(
-                f"only the scores of a classifier are fetched from elsewhere; this is {task.name}.",
-                hint="Run `edgeres validate` on that machine itself.",
+                "only the scores of a classifier are shared out among workers; this is "
+                f"{task.name}.",
+                hint="Leave --workers and --scheduler out.",
             )
         if self.host is not None:
             from edgeres.devices.remote import check_limits
@@ -65,10 +66,11 @@ class Elsewhere:
         data: str,
         preprocess: Preprocess,
         *,
+        task: Task | None = None,
         skipped: BadImages,
         say: Callable[[str], None],
         progress: ProgressCallback,
-    ) -> Predictions | None:
+    ) -> Predictions | Answers | None:
         """The answers; ``None`` where nothing but this process is asked for.
 
         Args:
@@ -76,6 +78,7 @@ class Elsewhere:
             images: Labelled images.
             data: The same, as after ``--data``: workers open them themselves.
             preprocess: How an image becomes numbers.
+            task: What the outputs mean; ``None`` for a classifier.
             skipped: Collects images that cannot be decoded.
             say: Called when a connection was lost.
             progress: Called with images done and images in all.
@@ -92,6 +95,7 @@ class Elsewhere:
                 engine,
                 images,
                 preprocess,
+                task=task,
                 threads=self.threads,
                 skipped=skipped,
                 say=say,

@@ -46,7 +46,7 @@ def answer(request: Mapping[str, Any]) -> int:
     """Runs an engine over packed images and writes its predictions.
 
     Args:
-        request: ``engine``, ``images``, ``answers`` (paths) and ``threads``.
+        request: ``engine``, ``images``, ``answers`` (paths), ``threads`` and ``raw``.
 
     Raises:
         EdgeResError: As :func:`edgeres.devices.answer.answer`.
@@ -58,6 +58,7 @@ def answer(request: Mapping[str, Any]) -> int:
         Path(request["images"]),
         Path(request["answers"]),
         request["threads"],
+        raw=request["raw"],
     )
     return 0
 

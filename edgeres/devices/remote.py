@@ -15,17 +15,20 @@ import numpy as np
 from edgeres.backends.base import Engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.data.bad_images import BadImages
-from edgeres.data.batches import batches
+from edgeres.data.batches import numbered_batches
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
 from edgeres.devices.host_answer import check_benchmark, read_answer
+from edgeres.devices.raw_answers import judged_at_home
 from edgeres.devices.runtime import NAME, write_runtime
 from edgeres.devices.ssh import Finished, run_on
-from edgeres.errors import BackendMissingError, StageError, UsageError
+from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.system.foreign_json import read_json
 from edgeres.system.temporary import temporary_folder
+from edgeres.tasks.answers import Answers, load_answers
+from edgeres.tasks.task import Task
 
 Say = Callable[[str], None]
 
@@ -92,10 +95,11 @@ def predict_on(
     dataset: Dataset,
     preprocess: Preprocess,
     *,
+    task: Task | None = None,
     threads: int | None = None,
     skipped: BadImages | None = None,
     say: Say | None = None,
-) -> Predictions:
+) -> Predictions | Answers:
     """Answers of an engine on a host to images that are here.
 
     Args:
@@ -103,6 +107,7 @@ def predict_on(
         path: The engine file, with its sidecar beside it.
         dataset: Labelled images.
         preprocess: How an image becomes numbers.
+        task: What the outputs mean; ``None`` for a classifier.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         skipped: Collects images that cannot be decoded.
         say: Called when a connection was lost.
@@ -117,11 +122,12 @@ def predict_on(
         "images": "images.npz",
         "answers": "answers.npz",
         "threads": threads,
+        "raw": task is not None,
     }
     command = ["PYTHON", NAME, "answer", json.dumps(request)]
     with temporary_folder() as folder:
         packed = folder / "images.npz"
-        packed.write_bytes(pack(dataset, preprocess, skipped))
+        packed.write_bytes(pack(dataset, preprocess, skipped, places=task is not None))
         files = {f"engine/{key}": file for key, file in engine_files(engine).items()}
         files |= {"images.npz": packed, NAME: write_runtime(folder)}
         done = asyncio.run(
@@ -131,7 +137,12 @@ def predict_on(
             _answer(device, done)
             raise StageError(f"{device.name}: gave no answers.", hint="Run again.")
         (folder / "answers.npz").write_bytes(done.files["answers.npz"])
-        found = load_predictions(folder / "answers.npz")
+        found: Predictions | Answers
+        if task is None:
+            found = load_predictions(folder / "answers.npz")
+        else:
+            whole = load_answers(folder / "answers.npz")
+            found = judged_at_home(whole, task, dataset, preprocess)
     return replace(
         found,
         name=f"{path} on {device.name}",
@@ -140,21 +151,34 @@ def predict_on(
     )
 
 
-def pack(dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None) -> bytes:
+def pack(
+    dataset: Dataset, preprocess: Preprocess, skipped: BadImages | None, *, places: bool = False
+) -> bytes:
     """Images in the network's size as bytes, with labels and normalization, as one ``.npz``.
 
+    Args:
+        dataset: The images.
+        preprocess: How they become numbers.
+        skipped: Collects images that cannot be decoded.
+        places: Whether the labels are the places in the set, for who knows the targets at home.
+
     Raises:
-        DataError: An image is bad (see ``skipped``).
+        DataError: An image is bad (see ``skipped``), or the samples are no images.
     """
+    if preprocess.features or preprocess.log_mel is not None:
+        raise DataError(
+            f"{dataset.name}: only images travel to a device, these are other samples.",
+            hint="Run `edgeres validate` on that machine itself.",
+        )
     # As they are before normalization: with the identity, batches gives the fitted pixels.
     plain = replace(
         preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout="nchw"
     )
     images, labels = [], []
-    for batch, batch_labels in batches(dataset, plain, 256, skipped=skipped):
+    for batch, rows in numbered_batches(dataset, plain, 256, skipped=skipped):
         pixels = np.moveaxis(batch.astype(np.uint8), 1, -1)
         images.append(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        labels.append(batch_labels)
+        labels.append(rows if places else dataset.labels[rows])
     buffer = io.BytesIO()
     whole = replace(preprocess, resize=None, crop=None)
     np.savez(

@@ -18,7 +18,8 @@ RUN = "edgeres.evaluation.validate.validate"
 
 @pytest.fixture
 def judged(note, monkeypatch):
-    monkeypatch.setattr("edgeres.data.source.open_dataset", lambda spec, split: "images")
+    monkeypatch.setattr("edgeres.data.source.open_dataset", lambda spec, **_: "images")
+    monkeypatch.setattr("edgeres.data.kinds.preprocess_for", lambda _, given: (given, ""))
     monkeypatch.setattr("edgeres.data.files.skipped_note", lambda images: "")
     monkeypatch.setattr("edgeres.report.command_tables.validation_table", lambda _: "a table")
     note("edgeres.evaluation.run_preprocess.run_preprocess", Preprocess())
