@@ -24,6 +24,7 @@ from edgeres.devices.runtime import runtime_archive
 from edgeres.devices.ssh import run_on
 from edgeres.errors import BackendMissingError, StorageError, UsageError
 from edgeres.evaluation.validate import validate
+from edgeres.tasks import open_task
 
 
 @pytest.fixture
@@ -71,6 +72,19 @@ def test_answers_are_those_given_here(sshd, engine, images) -> None:
     assert there.data_fingerprint == images.fingerprint
     judged = validate(engine, images, preprocess, baseline=here.predictions, answered=there)
     assert judged.comparison.agreement == 1.0
+
+
+@pytest.mark.parametrize("name", ["outputs", "classification"])
+def test_another_task_is_judged_here(sshd, engine, images, name: str) -> None:
+    task, preprocess = open_task(name), Preprocess(scale=1 / 255)
+    here = validate(engine, images, preprocess, task=task, baseline=engine)
+    there = predict_on(sshd.device(), engine, images, preprocess, task=task)
+    assert there.data_fingerprint == images.fingerprint
+    judged = validate(
+        engine, images, preprocess, task=task, baseline=here.predictions, answered=there
+    )
+    assert judged.comparison.outputs == here.comparison.outputs
+    assert judged.comparison.metrics == here.comparison.metrics
 
 
 def test_a_cut_upload_goes_on_where_it_stopped(sshd, relay, tmp_path: Path) -> None:
