@@ -252,6 +252,15 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def _a_classifier_has_one_output(self) -> Recipe:
+        if self.is_classifier and len(self.model.outputs or ()) > 1:
+            raise ValueError(
+                "`model.outputs`: a classifier has one; for several say what they mean, "
+                "`task: {name: outputs}` or one task for each"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_batch_fits_the_network(self) -> Recipe:
         exported = not is_onnx(self.model.source)
         if exported and self.benchmark.batch_size > 1 and not self.export.dynamic_batch:

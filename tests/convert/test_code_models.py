@@ -95,8 +95,8 @@ def test_sources_are_what_their_names_and_content_say(place: Path) -> None:
     assert (found.kind, found.name) == ("module", "net")
     assert model_name("a/net.py:build", "w/best.pth") == "best"
     assert model_name("a/net.py:build", None) == "net"
-    with pytest.raises(UsageError, match="an output is chosen for"):
-        find_source(ModelBlock(source=f"{place / 'net.py'}:build", outputs=("y",)))
+    code = ModelBlock(source=f"{place / 'net.py'}:build")
+    assert find_source(code, outputs=("y",)).outputs == ("y",)
     with pytest.raises(UsageError, match="a sample answer is for a checkpoint"):
         find_source(ModelBlock(source=f"{place / 'net.py'}:build", sample_answer="a.npz"))
     with pytest.raises(UsageError, match="are given as weights"):

@@ -59,7 +59,7 @@ def test_convert_trains_once_and_says_what_came_of_it(
     """Two targets whose rules differ in name alone share one training; a second run trains none."""
     pytest.importorskip("onnxruntime")
     from edgeres.backends import target as targets
-    from edgeres.pipeline import convert as pipeline
+    from edgeres.pipeline import inputs as pipeline
     from edgeres.pipeline import qat as stage_of
 
     recipe = edgeres.load_recipe(
