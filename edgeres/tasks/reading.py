@@ -49,7 +49,8 @@ def one_target(task: str, targets: Targets, what: str) -> NDArray[Any]:
         named = f"; the data has {', '.join(repr(name) for name in targets)}" if targets else ""
         raise DataError(
             f"{task}: expected {what} for each sample, got none{named}.",
-            hint="Give such data, or `task: {name: outputs}`, which needs no targets.",
+            hint=(f"Choose one: `task: {{name: {task}, target: NAME}}`." if targets else "")
+            or "Give such data, or `task: {name: outputs}`, which needs no targets.",
         )
     return target
 
