@@ -79,8 +79,7 @@ def tune(
         out.result(
             result.to_dict(),
             f"{best.candidate.label}: {best.measured.latency_ms:.3g} ms, "
-            f"{best.measured.speedup:.2f} times as fast as FP32, drop "
-            f"{best.measured.drop_pp:+.2f} pp (at most {best.measured.drop_upper_pp:+.2f})\n"
+            f"{best.measured.speedup:.2f} times as fast as FP32, {best.measured.told}\n"
             f"Run it: edgeres convert {result.recipe} --trust-recipe",
         )
 

@@ -129,6 +129,46 @@ def plotted(report: Report) -> tuple[str, dict[str, Plotted]]:
     return "", {}
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What one engine loses of the first gated figure, less being better.
+
+    Attributes:
+        metric: What people call the figure.
+        unit: Of all figures here.
+        value: The figure of the engine.
+        drop: How much worse it is than the float network's; of a figure that says how near the two
+            are, minus the figure.
+        upper: One-sided upper confidence bound of ``drop``.
+        allowed: Largest ``drop`` that the gate allows; ``None`` without one.
+        closeness: Whether the figure says how near the two are.
+    """
+
+    metric: str
+    unit: str
+    value: float
+    drop: float
+    upper: float
+    allowed: float | None
+    closeness: bool = False
+
+
+def loss_of(target: TargetPart) -> Loss | None:
+    """What an engine loses; ``None`` where it did not run here."""
+    if target.top1 is not None and target.drop_pp is not None and target.drop_upper_pp is not None:
+        return Loss(
+            "top-1", "pp", 100 * target.top1, target.drop_pp, target.drop_upper_pp,
+            allowed_drop(target),
+        )  # fmt: skip
+    for part in target.metrics.values():
+        closeness = part.fp32 is None
+        allowed = -part.limit if closeness and part.limit is not None else part.limit
+        return Loss(
+            part.title, part.unit, part.engine, part.drop, part.drop_upper, allowed, closeness
+        )
+    return None
+
+
 def allowed_drop(target: TargetPart) -> float | None:
     """The loss of the plotted metric that is allowed; ``None`` where no gate is on it."""
     for part in target.metrics.values():

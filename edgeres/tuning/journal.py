@@ -16,7 +16,7 @@ from edgeres.tuning.settings import FP32, WHOLE, Candidate
 
 IDENTITY = "identity"
 _NAME = "edgeres"
-_MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget_pp"
+_MEASURED, _ERROR, _CONSTRAINT = "measured", "error", "over_budget"
 _DRAWS = 20
 """Draws of the sampler that may all be of points that were tried, before one is given to it."""
 
@@ -159,12 +159,9 @@ class Asked:
         self.candidate = _candidate(trial.params)
         self.answered = False
 
-    def tell(self, measured: Measured, *, max_drop_pp: float) -> None:
+    def tell(self, measured: Measured) -> None:
         """What it came to; the objective is the latency."""
-        over = measured.drop_upper_pp - max_drop_pp
-        if over <= 0 and not measured.within_budget:
-            over = 1e-9  # another gate failed
-        self._trial.set_constraint(_CONSTRAINT, over)
+        self._trial.set_constraint(_CONSTRAINT, measured.over_budget)
         self._trial.set_user_attr(_MEASURED, asdict(measured))
         self._study.tell(self._trial, measured.latency_ms)
         self.answered = True

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgeres.report.figures import loss_of
 from edgeres.report.schema import Report
 from edgeres.tuning.settings import Candidate
 
@@ -20,28 +21,59 @@ class Measured:
         latency_ms: p50 of the engine, in the precision that was tried.
         fp32_latency_ms: p50 of the dense FP32 network, in the same rounds.
         speedup: p50 of the fastest float engine of the dense network over the first.
-        top1: Of that engine, in [0, 1].
-        drop_pp: Percentage points lost against the dense FP32 network.
-        drop_upper_pp: Upper confidence bound of it.
+        metric: The first gated figure, e.g. ``top-1``.
+        unit: Of the four that follow.
+        value: That figure of the engine.
+        drop: How much worse it is than the dense FP32 network's; of a figure that says how near
+            the two are, minus the figure.
+        drop_upper: Upper confidence bound of it.
+        max_drop: Largest drop that is allowed; ``None`` without a gate on it.
         verdict: Of all gates.
         macs_ratio: Multiply-adds kept.
         source_sha256: Of the file that the engine was built from.
+        closeness: Whether the figure says how near the engine is to the FP32 network.
     """
 
     latency_ms: float
     fp32_latency_ms: float
     speedup: float
-    top1: float
-    drop_pp: float
-    drop_upper_pp: float
+    metric: str
+    unit: str
+    value: float
+    drop: float
+    drop_upper: float
+    max_drop: float | None
     verdict: str
     macs_ratio: float
     source_sha256: str = ""
+    closeness: bool = False
 
     @property
     def within_budget(self) -> bool:
         """Whether the gates of the recipe passed."""
         return self.verdict == "pass"
+
+    @property
+    def told(self) -> str:
+        """The loss with its bound, in words."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.closeness:
+            return f"{self.metric} {self.value:.4g}{unit} (at least {-self.drop_upper:.4g})"
+        return f"drop of {self.metric} {self.drop:+.3g}{unit} (at most {self.drop_upper:+.3g})"
+
+    @property
+    def asked(self) -> str:
+        """What the gate asks, as the end of a sentence; empty without one."""
+        if self.max_drop is None:
+            return ""
+        asked = f"at least {-self.max_drop:g}" if self.closeness else f"at most {self.max_drop:g}"
+        return f", {asked} asked"
+
+    @property
+    def over_budget(self) -> float:
+        """How far the bound is above what is allowed; above 0 wherever a gate did not pass."""
+        over = 0.0 if self.max_drop is None else self.drop_upper - self.max_drop
+        return over if self.within_budget else max(over, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -71,20 +103,17 @@ class TuneResult:
         tries: All of them, in order.
         pareto: Those that no other beats in both latency and drop, the fastest first.
         best: The fastest within the accuracy budget.
-        max_drop_pp: That budget.
         recipe: The winning recipe's file.
     """
 
     tries: tuple[Try, ...]
     pareto: tuple[Try, ...]
     best: Try
-    max_drop_pp: float
     recipe: Path
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            "max_drop_pp": self.max_drop_pp,
             "best": self.best.to_dict(),
             "recipe": str(self.recipe),
             **pareto_dict(self.tries),
@@ -100,25 +129,28 @@ def measured_in(report: Report, target: str, source_sha256: str = "") -> Measure
         source_sha256: Of the file that the engine was built from.
     """
     part = report.targets[target]
+    loss = loss_of(part)
     if (
-        part.latency_ms is None
+        loss is None
+        or part.latency_ms is None
         or part.fp32_latency_ms is None
         or part.speedup is None
-        or part.top1 is None
-        or part.drop_pp is None
-        or part.drop_upper_pp is None
     ):
         return None
     return Measured(
         latency_ms=part.latency_ms.p50,
         fp32_latency_ms=part.fp32_latency_ms.p50,
         speedup=part.speedup,
-        top1=part.top1,
-        drop_pp=part.drop_pp,
-        drop_upper_pp=part.drop_upper_pp,
+        metric=loss.metric,
+        unit=loss.unit,
+        value=loss.value,
+        drop=loss.drop,
+        drop_upper=loss.upper,
+        max_drop=loss.allowed,
         verdict=part.verdict,
         macs_ratio=1.0 if report.pruning is None else report.pruning.macs_ratio,
         source_sha256=source_sha256,
+        closeness=loss.closeness,
     )
 
 
@@ -186,4 +218,4 @@ def fastest(tries: Sequence[Try]) -> Try | None:
 
 def _latency_and_drop(attempt: Try) -> tuple[float, float]:
     assert attempt.measured is not None
-    return attempt.measured.latency_ms, attempt.measured.drop_pp
+    return attempt.measured.latency_ms, attempt.measured.drop

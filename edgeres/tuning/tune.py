@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.data.hashes import FileHashes
-from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError, UsageError
+from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, GateError
 from edgeres.evaluation import run_folder
 from edgeres.pipeline.convert import HASHES, prove, stage_store
 from edgeres.pipeline.inputs import open_inputs
@@ -75,14 +75,8 @@ def tune(
         BackendMissingError: optuna is not installed, or no target runs here.
         GateError: No try passed; ``pareto.json`` says how near they came.
         ArtefactError: The folder holds the journal of another search.
-        UsageError: The recipe's network is no classifier.
         EdgeResError: The recipe names something that is not there.
     """
-    if not recipe.is_classifier:
-        raise UsageError(
-            f"the search compares drops of top-1; this recipe's task is {recipe.task[0].name}.",
-            hint="Convert it as it is, and compare the reports.",
-        )
     output = Path(output)
     settings, listener = settings or TuneSettings(), listener or Silent()
     require_packages(["optuna"])
@@ -118,7 +112,7 @@ def tune(
                 listener.note(f"all {len(space)} points of the search were tried: it is finished.")
                 break
             _try(study, space, recipe, store, listener, hashes, settings=settings)
-            _write(output, pooled(study.tries()), recipe.gates.max_top1_drop_pp)
+            _write(output, pooled(study.tries()))
         return _result(output, pooled(study.tries()), recipe)
 
 
@@ -148,10 +142,7 @@ def _try(
         candidate = question.candidate
         listener.note(f"try {number} of {settings.trials}: {candidate.label}")
         try:
-            question.tell(
-                _measure(recipe, candidate, store, listener, hashes, settings.epochs),
-                max_drop_pp=recipe.gates.max_top1_drop_pp,
-            )
+            question.tell(_measure(recipe, candidate, store, listener, hashes, settings.epochs))
         except EdgeResError as error:
             listener.note(f"try {number} failed: {error.message}")
             question.fail(str(error))
@@ -176,28 +167,27 @@ def _measure(
     return result
 
 
-def _write(output: Path, tries: tuple[Try, ...], max_drop_pp: float) -> None:
+def _write(output: Path, tries: tuple[Try, ...]) -> None:
     """Keeps what is known so far, whatever comes next."""
     best = fastest(tries)
     content: dict[str, Any] = {
-        "max_drop_pp": max_drop_pp,
         "best": best.to_dict() if best else None,
         **pareto_dict(tries),
     }
     write_atomic(output / PARETO, (json.dumps(content, indent=1) + "\n").encode())
-    write_atomic(output / PLOT, pareto_svg(tries, max_drop_pp=max_drop_pp).encode())
+    write_atomic(output / PLOT, pareto_svg(tries).encode())
 
 
 def _result(output: Path, tries: tuple[Try, ...], recipe: Recipe) -> TuneResult:
-    best, budget = fastest(tries), recipe.gates.max_top1_drop_pp
-    _write(output, tries, budget)
+    best = fastest(tries)
+    _write(output, tries)
     path = output / WINNER
     if best is None:
         path.unlink(missing_ok=True)
-        raise _nothing_passed(tries, budget)
+        raise _nothing_passed(tries)
     winner = recipe_of(recipe, best.candidate)
     write_atomic(path, recipe_yaml(winner.override({"name": f"{recipe.name}-tuned"})).encode())
-    return TuneResult(tries, pareto_front(tries), best, budget, path)
+    return TuneResult(tries, pareto_front(tries), best, path)
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -209,19 +199,18 @@ def recipe_yaml(recipe: Recipe) -> str:
     return stream.getvalue()
 
 
-def _nothing_passed(tries: tuple[Try, ...], budget: float) -> EdgeResError:
-    measured = [t for t in tries if t.measured is not None]
-    if not measured:
+def _nothing_passed(tries: tuple[Try, ...]) -> EdgeResError:
+    ran = [(t, t.measured) for t in tries if t.measured is not None]
+    if not ran:
         return GateError(
             f"all {len(tries)} tries failed; the first: {tries[0].error}",
             hint="Run `edgeres convert` on the recipe to see what is wrong.",
         )
-    nearest = min(measured, key=lambda t: t.measured.drop_upper_pp if t.measured else 0.0)
-    assert nearest.measured is not None
+    nearest, found = min(ran, key=lambda pair: pair[1].over_budget)
     return GateError(
-        f"none of {len(tries)} tries passes within {budget:g} pp; the nearest "
-        f"({nearest.candidate.label}) may lose up to {nearest.measured.drop_upper_pp:.2f} pp.",
-        hint="Allow a larger --max-drop, more epochs of fine-tuning, or more validation images.",
+        f"none of {len(tries)} tries passes; the nearest ({nearest.candidate.label}): "
+        f"{found.told}{found.asked}: {found.verdict}.",
+        hint="Allow a larger --max-drop, more epochs of fine-tuning, or more validation samples.",
     )
 
 

@@ -7,12 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgeres.tuning.record import Measured
+
 from .conftest import invoke
 
 BEST = SimpleNamespace(
     candidate=SimpleNamespace(label="openvino 0.5"),
-    measured=SimpleNamespace(latency_ms=1.25, speedup=2.5, drop_pp=0.25, drop_upper_pp=0.4),
-)
+    measured=Measured(
+        latency_ms=1.25, fp32_latency_ms=3.125, speedup=2.5, metric="top-1", unit="pp", value=90.0,
+        drop=0.25, drop_upper=0.4, max_drop=0.5, verdict="pass", macs_ratio=0.5,
+    ),
+)  # fmt: skip
 RESULT = SimpleNamespace(best=BEST, recipe=Path("out/best.yaml"), to_dict=lambda: {"tries": []})
 
 
@@ -35,7 +40,7 @@ def test_lists_are_read_at_their_commas(tuned):
     assert recipe.gates.max_drop == 2.0
     assert folder == Path("runs") / f"{recipe.name}-tune"
     told = " ".join(result.stdout.split())
-    assert "openvino 0.5: 1.25 ms, 2.50 times as fast as FP32, drop +0.25 pp" in told
+    assert "openvino 0.5: 1.25 ms, 2.50 times as fast as FP32, drop of top-1 +0.25 pp" in told
     assert "edgeres convert out/best.yaml --trust-recipe" in told
 
 

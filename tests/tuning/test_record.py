@@ -21,7 +21,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 20), st.integers(-3, 9)), max_size=12
 def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     tries = [tried(n, measured(float(x), float(y))) for n, (x, y) in enumerate(points)]
     front = pareto_front(tries)
-    kept = {(t.measured.latency_ms, t.measured.drop_pp) for t in front if t.measured}
+    kept = {(t.measured.latency_ms, t.measured.drop) for t in front if t.measured}
     beaten = {
         a
         for a, b in itertools.permutations({(float(x), float(y)) for x, y in points}, 2)
@@ -49,7 +49,7 @@ def test_the_winner_is_the_fastest_that_passed() -> None:
         "number": 2, "target": "onnxruntime", "budget": 0.5, "importance": "l2",
         "calibrator": "mse", "precision": "int8", "error": "it broke",
     }  # fmt: skip
-    root = ElementTree.fromstring(pareto_svg(tries, max_drop_pp=0.5))
+    root = ElementTree.fromstring(pareto_svg(tries))
     told = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
     assert sum(text.endswith((" pass", " fail", " inconclusive")) for text in told) == 4
     (line,) = (group for group in root.iter() if "mark-line" in group.get("class", ""))
@@ -57,8 +57,8 @@ def test_the_winner_is_the_fastest_that_passed() -> None:
 
 
 def test_a_picture_of_nothing() -> None:
-    ElementTree.fromstring(pareto_svg([], max_drop_pp=0.0))
-    ElementTree.fromstring(pareto_svg([tried(0, measured(1.0, 0.0))], max_drop_pp=0.0))
+    ElementTree.fromstring(pareto_svg([]))
+    ElementTree.fromstring(pareto_svg([tried(0, measured(1.0, 0.0))]))
 
 
 def test_equal_engines_share_the_median_of_their_times() -> None:

@@ -18,7 +18,7 @@ from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import describe_environment
 from edgeres.system.progress import Silent
 from edgeres.tuning import tune as module
-from edgeres.tuning.record import Measured
+from edgeres.tuning.record import Measured, Try
 from edgeres.tuning.settings import Candidate, TuneSettings
 
 from .conftest import measured
@@ -131,7 +131,9 @@ def test_nothing_within_the_budget_is_exit_code_1(
     recipe: Recipe, tmp_path: Path, answers: Callable
 ) -> None:
     answers([measured(1.0, 9.0, "fail")] * 3)
-    with pytest.raises(GateError, match=r"none of 3 tries passes within 20 pp.*up to 9\.10 pp"):
+    with pytest.raises(
+        GateError, match=r"none of 3 tries.*at most \+9\.1\), at most 0\.5 asked: f"
+    ):
         edgeres.tune(recipe, tmp_path / "a", settings=SETTINGS)
     assert json.loads((tmp_path / "a" / "pareto.json").read_text())["best"] is None
     assert not (tmp_path / "a" / "best.yaml").exists()
@@ -259,3 +261,33 @@ def test_an_fp32_try_is_a_real_engine(recipe: Recipe, tmp_path: Path) -> None:
     assert result.best.candidate.precision == "fp32"
     winner = edgeres.load_recipe(tmp_path / "best.yaml", {}, trusted=True)
     assert winner.quantize.precision == "fp32"
+
+
+def test_a_search_by_another_task_than_classes(recipe: Recipe, tmp_path: Path) -> None:
+    """How near the outputs are is its figure: less noise is better, and the budget is a floor."""
+    told = recipe.override(
+        {
+            "task": {"name": "outputs"},
+            "prune": None,
+            "data.train": None,
+            "gates": {"floor": {"sqnr_db": 25}, "min_int8_coverage": 0.5},
+        }
+    )
+    space = TuneSettings(trials=2, budgets=(1.0,), calibrators=("mse",), seed=1)
+    result = edgeres.tune(told, tmp_path / "o", settings=space)
+    found = {t.candidate.precision: t.measured for t in result.tries}
+    int8, fp32 = found["int8"], found["fp32"]
+    assert int8 is not None
+    assert fp32 is not None
+    assert (int8.unit, int8.closeness, int8.max_drop) == ("dB", True, -25.0)
+    assert int8.drop == -int8.value
+    assert 25 < int8.value < 60 < fp32.value
+    assert {t.number for t in result.pareto} >= {min(result.tries, key=_ms).number}
+    picture = (tmp_path / "o" / "pareto.svg").read_text()
+    assert "minus" in picture
+    assert "budget -25" in picture
+
+
+def _ms(attempt: Try) -> float:
+    assert attempt.measured is not None
+    return attempt.measured.latency_ms
