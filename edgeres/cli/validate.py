@@ -75,13 +75,14 @@ def validate(
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
-        from edgeres.evaluation.run_task import run_task, said_task, task_of
+        from edgeres.evaluation.run_task import run_said, said_task, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
 
-        judged_by = run_task(engine, baseline) if task is None else task_of([said_task(task)])
+        outputs = run_said(engine, baseline) if task is None else [said_task(task)]
+        judged_by = task_of(outputs)
         images = open_dataset(
             data,
             split="validation",
@@ -109,7 +110,7 @@ def validate(
                 device, known_hosts=known_hosts, identity=identity, python=remote_python
             )
         elsewhere = Elsewhere(host, workers, scheduler, threads)
-        elsewhere.check(limits, judged_by)
+        elsewhere.check(limits)
         skipped = BadImages()
         with out.listener() as listener:
             bar = listener.bar("validate")
@@ -118,7 +119,7 @@ def validate(
                 images,
                 data,
                 prepared,
-                task=judged_by,
+                said=outputs,
                 skipped=skipped,
                 say=listener.note,
                 progress=bar,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeres.data.bad_images import BadImages
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.devices.address import SshDevice
-from edgeres.errors import UsageError
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.run_task import task_of
 from edgeres.recipe.gates import Limits
 from edgeres.system.progress import ProgressCallback
 from edgeres.tasks.answers import Answers
-from edgeres.tasks.task import Task
 
 _WORKERS = 2
 
@@ -37,23 +37,12 @@ class Elsewhere:
     scheduler: str | None = None
     threads: int | None = None
 
-    def check(self, limits: Limits, task: Task | None = None) -> None:
-        """Refuses limits on what only a run on this machine tells, and answers that do not travel.
-
-        Args:
-            limits: What is allowed.
-            task: What the outputs mean; ``None`` for a classifier.
+    def check(self, limits: Limits) -> None:
+        """Refuses limits on what only a run on this machine tells.
 
         Raises:
-            UsageError: The engine runs on a host, and coverage or latency is limited; or the
-                network is no classifier, and workers are asked for.
+            UsageError: The engine runs on a host, and coverage or latency is limited.
         """
-        if task is not None and (self.workers, self.scheduler) != (None, None):
-            raise UsageError(
-                "only the scores of a classifier are shared out among workers; this is "
-                f"{task.name}.",
-                hint="Leave --workers and --scheduler out.",
-            )
         if self.host is not None:
             from edgeres.devices.remote import check_limits
 
@@ -66,7 +55,7 @@ class Elsewhere:
         data: str,
         preprocess: Preprocess,
         *,
-        task: Task | None = None,
+        said: Sequence[dict[str, Any]] = (),
         skipped: BadImages,
         say: Callable[[str], None],
         progress: ProgressCallback,
@@ -75,10 +64,10 @@ class Elsewhere:
 
         Args:
             engine: The engine file, with its sidecar beside it.
-            images: Labelled images.
+            images: The samples.
             data: The same, as after ``--data``: workers open them themselves.
             preprocess: How an image becomes numbers.
-            task: What the outputs mean; ``None`` for a classifier.
+            said: What the outputs mean, as a recipe says it; empty for a classifier.
             skipped: Collects images that cannot be decoded.
             say: Called when a connection was lost.
             progress: Called with images done and images in all.
@@ -95,7 +84,7 @@ class Elsewhere:
                 engine,
                 images,
                 preprocess,
-                task=task,
+                task=task_of(said),
                 threads=self.threads,
                 skipped=skipped,
                 say=say,
@@ -108,6 +97,7 @@ class Elsewhere:
             engine,
             data,
             preprocess,
+            task=said,
             scheduler=self.scheduler,
             workers=self.workers or _WORKERS,
             threads=self.threads or 1,

@@ -1,4 +1,4 @@
-"""An engine over a large labelled set by many workers (dask.distributed), each sample counted once.
+"""An engine over a large set by many workers (dask.distributed), each sample counted once.
 
 The set is cut into shards of whole batches, so that every worker makes the batches that one process
 would make and the answers are the same to the last bit. A shard whose worker dies is done again by
@@ -8,17 +8,15 @@ before it counts. Workers read the engine and the images by their paths, which m
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine, Runner
 from edgeres.backends.fit import executable_backend
@@ -37,13 +35,16 @@ from edgeres.errors import (
     StageError,
     UsageError,
 )
-from edgeres.evaluation.distinct import Sketches
+from edgeres.evaluation.answer_set import answer_set
+from edgeres.evaluation.joined import joined
 from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.run_task import task_of
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 from edgeres.system.within import within
+from edgeres.tasks.answers import Answers
 
 SHARD = 5 * BATCH
 _CONNECT_S = 20
@@ -51,15 +52,16 @@ _CONNECT_S = 20
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker must find: engine and images, proven by their hashes.
+    """What every worker must find: engine and samples, proven by their hashes.
 
     Attributes:
         engine: Path of the engine.
         engine_sha256: Hash of that file.
-        data: Images, as after ``--data``.
+        data: Samples, as after ``--data``.
         data_fingerprint: Of that set.
-        preprocess: How an image becomes numbers.
+        preprocess: How a sample becomes numbers.
         threads: CPU threads of each engine.
+        task: What the outputs mean, as JSON of what a recipe says; ``[]`` for a classifier.
         code_sha256: Of the edgeres that asks (:mod:`edgeres.devices.worker_code`).
     """
 
@@ -69,6 +71,7 @@ class Job:
     data_fingerprint: str
     preprocess: Preprocess
     threads: int | None
+    task: str = "[]"
     code_sha256: str = CODE_SHA256
 
 
@@ -76,18 +79,21 @@ class Job:
 class Shard:
     """Answers to the samples from ``start`` to before ``stop``, bad images left out and named.
 
-    ``code_sha256`` is that of the worker's edgeres.
+    ``answers`` is ``None`` where no image could be decoded; ``code_sha256`` is that of the worker's
+    edgeres.
     """
 
     start: int
     stop: int
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
+    answers: Predictions | Answers | None
     left_out: Mapping[str, str]
     worker: int
-    sketches: Sketches | None
     code_sha256: str
+
+    @property
+    def answered(self) -> int:
+        """Samples that were answered."""
+        return 0 if self.answers is None else self.answers.samples
 
 
 def predict_sharded(
@@ -95,19 +101,22 @@ def predict_sharded(
     data: str,
     preprocess: Preprocess,
     *,
+    task: Sequence[dict[str, Any]] = (),
     scheduler: str | None = None,
     workers: int = 2,
     threads: int | None = 1,
     shard: int = SHARD,
     skipped: BadImages | None = None,
     progress: ProgressCallback | None = None,
-) -> Predictions:
+) -> Predictions | Answers:
     """Answers of an engine on a whole data set, by many workers.
 
     Args:
         path: The engine file, with its sidecar beside it.
-        data: Images, as after ``--data``.
-        preprocess: How an image becomes numbers.
+        data: Samples, as after ``--data``.
+        preprocess: How a sample becomes numbers.
+        task: What the outputs mean, as a recipe says it; empty for a classifier. Files of code are
+            read by their paths.
         scheduler: Address of a running dask scheduler; ``None`` starts workers on this machine.
         workers: How many of those.
         threads: CPU threads of each worker's engine.
@@ -118,7 +127,7 @@ def predict_sharded(
     Raises:
         ArtefactError: A worker finds another engine, or none.
         BackendMissingError: dask is not installed, or the scheduler does not answer.
-        DataError: A worker finds other images, or too many are bad.
+        DataError: A worker finds other samples, or too many are bad.
         StageError: Workers died again and again, one runs another edgeres or none, or shards are
             missing.
         UsageError: Numbers that make no sense.
@@ -129,7 +138,7 @@ def predict_sharded(
             f"and {shard}.",
             hint="Leave the shard size out.",
         )
-    dataset = open_dataset(data, split="validation")
+    dataset = _opened(data, task)
     engine = read_engine(path)
     job = Job(
         engine=str(path.resolve()),
@@ -138,6 +147,7 @@ def predict_sharded(
         data_fingerprint=dataset.fingerprint,
         preprocess=preprocess,
         threads=threads,
+        task=json.dumps(list(task)),
     )
     starts = range(0, len(dataset), shard)
     found: list[Shard] = []
@@ -176,7 +186,7 @@ def predict_sharded(
 
 def assemble(
     parts: Sequence[Shard], dataset: Dataset, engine: Engine, skipped: BadImages | None
-) -> Predictions:
+) -> Predictions | Answers:
     """Puts shards together in the data set's order.
 
     Raises:
@@ -192,9 +202,9 @@ def assemble(
             raise StageError(
                 f"samples from {min(part.start, end)} on are {kind}.", hint="Run again."
             )
-        if len(part.labels) + len(part.left_out) != part.stop - part.start:
+        if part.answered + len(part.left_out) != part.stop - part.start:
             raise StageError(
-                f"the shard at {part.start} answered {len(part.labels)} of "
+                f"the shard at {part.start} answered {part.answered} of "
                 f"{part.stop - part.start} samples.",
                 hint="The data set changed while it was read; run again.",
             )
@@ -205,16 +215,11 @@ def assemble(
         for name, reason in part.left_out.items():
             if skipped is not None:
                 skipped.add(name, DataError(reason), len(dataset))
-    return Predictions(
-        logits=np.concatenate([part.logits for part in ordered]),
-        labels=np.concatenate([part.labels for part in ordered]),
+    return joined(
+        [part.answers for part in ordered if part.answers is not None],
         name=str(engine.path),
         model_sha256=engine.source_sha256,
         data_fingerprint=dataset.fingerprint,
-        class_names=tuple(dataset.class_names),
-        sketches=None
-        if any(part.sketches is None for part in ordered)
-        else np.concatenate([part.sketches for part in ordered if part.sketches is not None]),
     )
 
 
@@ -264,30 +269,39 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
     check_code(job.code_sha256, "a client of this worker")
     dataset = _dataset(job)
     skipped = BadImages(max_share=1.0) if leave_out else None
-    found = predict(
-        _runner(job),
-        dataset.subset(range(start, stop)),
-        job.preprocess,
-        batch_size=BATCH,
-        skipped=skipped,
-        batches_alike=start == 0 or stop == len(dataset),
-    )
+    task = task_of(json.loads(job.task))
+    ask = predict if task is None else partial(answer_set, task=task)
+    try:
+        found = ask(
+            _runner(job),
+            dataset.subset(range(start, stop)),
+            job.preprocess,
+            batch_size=BATCH,
+            skipped=skipped,
+            batches_alike=start == 0 or stop == len(dataset),
+        )
+    except DataError:
+        if skipped is None or len(skipped.reasons) != stop - start:
+            raise
+        found = None
     return Shard(
         start=start,
         stop=stop,
-        logits=found.logits,
-        labels=found.labels,
-        class_names=found.class_names,
+        answers=found,
         left_out=dict(skipped.reasons) if skipped is not None else {},
         worker=os.getpid(),
-        sketches=found.sketches,
         code_sha256=CODE_SHA256,
     )
 
 
+def _opened(data: str, said: Sequence[dict[str, Any]]) -> Dataset:
+    task = task_of(said)
+    return open_dataset(data, split="validation", labels_needed=task is None or task.needs_targets)
+
+
 @lru_cache(maxsize=1)
 def _dataset(job: Job) -> Dataset:
-    dataset = open_dataset(job.data, split="validation")
+    dataset = _opened(job.data, json.loads(job.task))
     if dataset.fingerprint != job.data_fingerprint:
         raise DataError(
             f"{job.data}: a worker finds other images there ({dataset.fingerprint[:12]} against "

@@ -33,6 +33,7 @@ def answer_set(
     model_sha256: str = "",
     workers: int = 0,
     skipped: BadImages | None = None,
+    batches_alike: bool = True,
     progress: ProgressCallback | None = None,
 ) -> Answers:
     """Answers of one engine on a whole data set.
@@ -47,6 +48,7 @@ def answer_set(
         model_sha256: Hash of the engine or model file, kept with the answers.
         workers: Threads that decode images ahead.
         skipped: Collects images that cannot be decoded; without it the first raises.
+        batches_alike: Whether to answer some of the samples again in other batches.
         progress: Called with samples done and samples in all.
 
     Raises:
@@ -79,8 +81,9 @@ def answer_set(
             parts.setdefault(row, []).append(values)
         sketch = sketch or Sketcher(preprocess, inputs.shape[1:], spread_of(dataset))
         sketches.append(sketch(inputs))
-        watched = watched or _Watched(read)
-        watch.saw(inputs, watched(read))
+        if batches_alike:
+            watched = watched or _Watched(read)
+            watch.saw(inputs, watched(read))
     if watched is not None:
         rows_of = watched
 

@@ -61,6 +61,8 @@ def one_pass(
         done += len(inputs)
         if progress is not None:
             progress(done, len(dataset))
+    if not done:
+        raise DataError(f"{dataset.name}: no sample can be decoded.", hint="Repair the data set.")
     left_out = len(skipped.reasons) if skipped is not None else 0
     if not len(dataset) - left_out <= done <= len(dataset):
         raise DataError(

@@ -5,28 +5,23 @@ A baseline is such a file, so a device that has nothing but the engine can still
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError, ModelError
 from edgeres.evaluation.distinct import SKETCH, Sketches
-from edgeres.system.files import write_atomic
-from edgeres.system.stored_json import parse_stored
+from edgeres.system.stored_arrays import arrays_digest, load_arrays, save_arrays
 
 SCHEMA = 1
-_ARRAYS = {"logits", "labels", "about"}
+_ARRAYS = {"logits", "labels"}
 _SKETCHES = "sketches"
 _HINT = "`edgeres convert` writes one to baseline/predictions.npz in its output."
-_MAX_BYTES = 8 << 30  # 8 GiB: a file that claims more is refused before it is unpacked
+_WHAT = "a file of predictions"
 
 
 @dataclass(frozen=True)
@@ -129,12 +124,7 @@ class Predictions:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over logits, labels, sketches and origin, the same on every machine."""
-        parts = hashlib.sha256(self._about().encode())
-        parts.update(np.ascontiguousarray(self.logits, dtype="<f4").tobytes())
-        parts.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
-        if self.sketches is not None:
-            parts.update(np.ascontiguousarray(self.sketches, dtype="<i2").tobytes())
-        return parts.hexdigest()
+        return arrays_digest(self._arrays(), self._about())
 
     def save(self, path: Path) -> None:
         """Writes a ``.npz`` file, whole or not at all; equal predictions give equal bytes.
@@ -142,32 +132,31 @@ class Predictions:
         Raises:
             StorageError: The file cannot be written.
         """
-        about = json.loads(self._about()) | {"digest": self.digest}
-        buffer = io.BytesIO()
-        more: dict[str, Any] = {}
-        if self.sketches is not None:
-            more[_SKETCHES] = np.ascontiguousarray(self.sketches, dtype="<i2")
-        np.savez(
-            buffer,
-            **more,
-            logits=np.ascontiguousarray(self.logits, dtype="<f4"),
-            labels=np.ascontiguousarray(self.labels, dtype="<i8"),
-            about=np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8),
-        )
-        write_atomic(path, buffer.getvalue())
+        save_arrays(path, self._arrays(), self._about())
 
-    def _about(self) -> str:
-        return json.dumps(
-            {
-                "schema": SCHEMA,
-                "name": self.name,
-                "shape": list(self.logits.shape),
-                "model_sha256": self.model_sha256,
-                "data_fingerprint": self.data_fingerprint,
-                "class_names": list(self.class_names),
-            },
-            sort_keys=True,
-        )
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {"logits": self.logits, "labels": self.labels}
+        return arrays if self.sketches is None else {**arrays, _SKETCHES: self.sketches}
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "model_sha256": self.model_sha256,
+            "data_fingerprint": self.data_fingerprint,
+            "class_names": list(self.class_names),
+        }
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a file says of itself beside its arrays."""
+
+    schema: Literal[1]
+    name: str
+    model_sha256: str
+    data_fingerprint: str
+    class_names: tuple[str, ...]
 
 
 def load_predictions(path: Path) -> Predictions:
@@ -176,59 +165,22 @@ def load_predictions(path: Path) -> Predictions:
     Raises:
         ArtefactError: No such file, another kind of file, or content that is not what was saved.
     """
-    if not path.is_file():
-        raise ArtefactError(f"{path}: no such file of predictions.", hint="Check the path.")
+    arrays, about = load_arrays(path, _About, what=_WHAT, hint=_HINT)
+    if arrays.keys() - {_SKETCHES} != _ARRAYS:
+        raise ArtefactError(
+            f"{path}: is not {_WHAT} (expected the arrays {sorted(_ARRAYS)}, got "
+            f"{sorted(arrays)[:5]}).",
+            hint=_HINT,
+        )
     try:
-        arrays, about = _read(path)
-        predictions = Predictions(
-            logits=arrays["logits"].astype(np.float32, copy=False),
-            labels=arrays["labels"].astype(np.int64, copy=False),
+        return Predictions(
+            logits=arrays["logits"],
+            labels=arrays["labels"],
             name=about.name,
             model_sha256=about.model_sha256,
             data_fingerprint=about.data_fingerprint,
             class_names=about.class_names,
-            sketches=arrays[_SKETCHES].astype(np.int16, copy=False)
-            if _SKETCHES in arrays
-            else None,
+            sketches=arrays.get(_SKETCHES),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtefactError(
-            f"{path}: is not a file of predictions ({error or type(error).__name__}).",
-            hint=_HINT,
-        ) from error
     except (DataError, ModelError) as error:
         raise ArtefactError(f"{path}: {error.message}", hint=error.hint) from error
-    if predictions.digest != about.digest:
-        raise ArtefactError(
-            f"{path}: its content is not what was saved (digest differs).",
-            hint="Copy it again from where it was made.",
-        )
-    return predictions
-
-
-@dataclass(frozen=True)
-class _About:
-    """What a file says of itself beside its arrays."""
-
-    schema: int
-    name: str
-    model_sha256: str
-    data_fingerprint: str
-    class_names: tuple[str, ...]
-    digest: str
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], _About]:
-    with zipfile.ZipFile(path) as archive:
-        names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
-        size = sum(info.file_size for info in archive.infolist())
-    if names - {_SKETCHES} != _ARRAYS:
-        raise ValueError(f"expected the arrays {sorted(_ARRAYS)}, got {sorted(names)[:5]}")
-    if size > _MAX_BYTES:
-        raise ValueError(f"it unpacks to {size} bytes, more than {_MAX_BYTES}")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in names}
-    about = parse_stored(arrays["about"].tobytes().decode(), _About, where=str(path), hint=_HINT)
-    if about.schema != SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA}")
-    return arrays, about

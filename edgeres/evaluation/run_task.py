@@ -20,7 +20,11 @@ from edgeres.tasks.task import Task
 def said_task(text: str) -> dict[str, Any]:
     """What ``--task`` says, as a recipe would: a name, or ``custom:FILE.py:FUNCTION``."""
     name, colon, function = text.partition(":")
-    return {"name": CUSTOM, "function": function} if colon and name == CUSTOM else {"name": text}
+    if not colon or name != CUSTOM:
+        return {"name": text}
+    file, _, called = function.rpartition(":")
+    whole = str(Path(file).expanduser().resolve()) if file else ""
+    return {"name": CUSTOM, "function": f"{whole}:{called}" if file else function}
 
 
 def task_of(said: Sequence[dict[str, Any]]) -> Task | None:
@@ -59,25 +63,33 @@ def load_run_answers(path: Path) -> Predictions | Answers:
     return load_answers(path) if are_answers(path) else load_predictions(path)
 
 
-def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
-    """The task of the run that an engine is from, or that its baseline lies in.
+def run_said(engine: Path, baseline: Path | None = None) -> list[dict[str, Any]]:
+    """What was said of the task of the run that an engine is from, or that its baseline lies in.
 
     Args:
         engine: The engine file.
         baseline: A file of answers, where one was given.
 
+    Returns:
+        As a recipe says it; empty for a classifier.
+
     Raises:
         ArtefactError: What is kept of it is damaged.
-        UsageError: The user's own metric is not there any more.
     """
     folders = [run_folder.run_of(engine) / run_folder.BASELINE]
     if baseline is not None:
         folders.insert(0, baseline.resolve().parent)
-    for folder in folders:
-        said = _read(folder / run_folder.TASK)
-        if said:
-            return task_of(said)
-    return None
+    return next((said for folder in folders if (said := _read(folder / run_folder.TASK))), [])
+
+
+def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
+    """The task that :func:`run_said` tells of; ``None`` for a plain classifier.
+
+    Raises:
+        ArtefactError: As there.
+        UsageError: The user's own metric is not there any more.
+    """
+    return task_of(run_said(engine, baseline))
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

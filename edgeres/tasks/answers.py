@@ -5,31 +5,24 @@ A baseline is such a file, so a device that has nothing but the engine can still
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError, DataError
-from edgeres.system.files import write_atomic
-from edgeres.system.stored_json import parse_stored
+from edgeres.system.stored_arrays import arrays_digest, load_arrays, names_in, save_arrays
 from edgeres.tasks.kept import OUTPUT
 from edgeres.tasks.metric import Rows
 
 SCHEMA = 2
 _SKETCHES = "sketches"
-_ABOUT = "about"
 _ROW = "row:"
 _HINT = "`edgeres convert` writes one to baseline/predictions.npz in its output."
-_MAX_BYTES = 8 << 30  # 8 GiB: a file that claims more is refused before it is unpacked
+_WHAT = "a file of answers"
 
 
 @dataclass(frozen=True)
@@ -88,10 +81,7 @@ class Answers:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over rows, sketches and origin, the same on every machine."""
-        parts = hashlib.sha256(self._about().encode())
-        for _, array in sorted(self._arrays().items()):
-            parts.update(array.tobytes())
-        return parts.hexdigest()
+        return arrays_digest(self._arrays(), self._about())
 
     def save(self, path: Path) -> None:
         """Writes a ``.npz`` file, whole or not at all; equal answers give equal bytes.
@@ -99,51 +89,33 @@ class Answers:
         Raises:
             StorageError: The file cannot be written.
         """
-        about = json.dumps(json.loads(self._about()) | {"digest": self.digest}, sort_keys=True)
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = dict(sorted(self._arrays().items()))
-        arrays[_ABOUT] = np.frombuffer(about.encode(), dtype=np.uint8)
-        np.savez(buffer, **arrays)
-        write_atomic(path, buffer.getvalue())
+        save_arrays(path, self._arrays(), self._about())
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays = {f"{_ROW}{name}": row for name, row in self.rows.items()}
-        if self.sketches is not None:
-            arrays[_SKETCHES] = self.sketches
-        return {
-            name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            for name, array in arrays.items()
-        }
+        return arrays if self.sketches is None else {**arrays, _SKETCHES: self.sketches}
 
-    def _about(self) -> str:
-        return json.dumps(
-            {
-                "schema": SCHEMA,
-                "name": self.name,
-                "model_sha256": self.model_sha256,
-                "data_fingerprint": self.data_fingerprint,
-                "class_names": list(self.class_names),
-                "rows": list(self.rows),
-                "arrays": {
-                    name: f"{array.dtype.name}{list(array.shape)}"
-                    for name, array in sorted(self._arrays().items())
-                },
-            },
-            sort_keys=True,
-        )
+    def _about(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "model_sha256": self.model_sha256,
+            "data_fingerprint": self.data_fingerprint,
+            "class_names": list(self.class_names),
+            "rows": list(self.rows),
+        }
 
 
 @dataclass(frozen=True)
 class _About:
     """What a file says of itself beside its arrays."""
 
-    schema: int
+    schema: Literal[2]
     name: str
     model_sha256: str
     data_fingerprint: str
     class_names: tuple[str, ...]
     rows: tuple[str, ...]
-    digest: str
 
 
 def load_answers(path: Path) -> Answers:
@@ -152,11 +124,9 @@ def load_answers(path: Path) -> Answers:
     Raises:
         ArtefactError: No such file, another kind of file, or content that is not what was saved.
     """
-    if not path.is_file():
-        raise ArtefactError(f"{path}: no such file of answers.", hint="Check the path.")
+    arrays, about = load_arrays(path, _About, what=_WHAT, hint=_HINT)
     try:
-        arrays, about = _read(path)
-        answers = Answers(
+        return Answers(
             {name: arrays[f"{_ROW}{name}"] for name in about.rows},
             name=about.name,
             model_sha256=about.model_sha256,
@@ -164,37 +134,12 @@ def load_answers(path: Path) -> Answers:
             class_names=about.class_names,
             sketches=arrays.get(_SKETCHES),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtefactError(
-            f"{path}: is not a file of answers ({error or type(error).__name__}).", hint=_HINT
-        ) from error
+    except KeyError as error:
+        raise ArtefactError(f"{path}: is not {_WHAT} (no {error}).", hint=_HINT) from error
     except DataError as error:
         raise ArtefactError(f"{path}: {error.message}", hint=error.hint) from error
-    if answers.digest != about.digest:
-        raise ArtefactError(
-            f"{path}: its content is not what was saved (digest differs).",
-            hint="Copy it again from where it was made.",
-        )
-    return answers
 
 
 def are_answers(path: Path) -> bool:
     """Whether a file holds answers of some task, and not the scores of a classifier."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.startswith(_ROW) for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _read(path: Path) -> tuple[Mapping[str, NDArray[Any]], _About]:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-    if size > _MAX_BYTES:
-        raise ValueError(f"it unpacks to {size} bytes, more than {_MAX_BYTES}")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    about = parse_stored(arrays.pop(_ABOUT).tobytes().decode(), _About, where=str(path), hint=_HINT)
-    if about.schema != SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA}")
-    return arrays, about
+    return any(name.startswith(_ROW) for name in names_in(path))

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,12 @@ from edgeres.devices import workers as cluster
 from edgeres.devices.worker_code import CODE_SHA256
 from edgeres.devices.workers import Shard, assemble, predict_sharded
 from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
+from edgeres.evaluation.answer_set import answer_set
 from edgeres.evaluation.predict import BATCH, predict
+from edgeres.evaluation.predictions import Predictions
+from edgeres.evaluation.run_task import task_of
+from edgeres.system.files import file_sha256
+from edgeres.tasks.answers import Answers
 
 PLAIN = Preprocess(scale=1 / 255, channels=1)
 SAMPLES = 1950
@@ -40,10 +44,21 @@ SAMPLES = 1950
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """An engine and a labelled set that every worker can read."""
+    folder = tmp_path_factory.mktemp("cluster")
+    rng = np.random.default_rng(1)
+    _engine(folder)
+    np.savez(
+        folder / "images.npz",
+        images=rng.integers(0, 256, (SAMPLES, 16, 16), np.uint8),
+        labels=rng.integers(0, 8, SAMPLES),
+    )
+    return folder
+
+
+def _engine(folder: Path) -> Path:
     backend = get_backend("onnxruntime")
     if (reason := backend.missing()) is not None:
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("cluster")
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((8, 1, 3, 3)).astype(np.float32)
     graph = helper.make_graph(
@@ -60,12 +75,7 @@ def place(tmp_path_factory) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "source.onnx")
     backend.build(folder / "source.onnx", folder / "model.onnx", BuildConfig())
-    np.savez(
-        folder / "images.npz",
-        images=rng.integers(0, 256, (SAMPLES, 16, 16), np.uint8),
-        labels=rng.integers(0, 8, SAMPLES),
-    )
-    return folder
+    return folder / "model.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +132,10 @@ def _kill_one(killed: list[int], done: int) -> None:
     os.kill(pids[0], signal.SIGKILL)
 
 
-def _shard(start: int, stop: int, **changes) -> Shard:
-    count = stop - start
-    logits = np.zeros((count, 8), np.float32)
-    part = Shard(start, stop, logits, np.zeros(count, np.int64), (), {}, 1, None, CODE_SHA256)
-    return replace(part, **changes)
+def _shard(start: int, stop: int, *, left_out: tuple[str, ...] = (), missing: int = 0) -> Shard:
+    count = stop - start - len(left_out) - missing
+    found = Predictions(np.zeros((count, 8), np.float32), np.zeros(count, np.int64))
+    return Shard(start, stop, found, dict.fromkeys(left_out, "cut."), 1, CODE_SHA256)
 
 
 @pytest.mark.parametrize(
@@ -143,28 +152,56 @@ def test_gaps_and_doubles_are_errors(place, parts, told: str) -> None:
     engine = read_engine(place / "model.onnx")
     with pytest.raises(StageError, match=told):
         assemble([_shard(*part) for part in parts], dataset, engine, None)
-    short = _shard(0, SAMPLES, logits=np.zeros((3, 8), np.float32), labels=np.zeros(3, np.int64))
     with pytest.raises(StageError, match="answered 3 of"):
-        assemble([short], dataset, engine, None)
+        assemble([_shard(0, SAMPLES, missing=SAMPLES - 3)], dataset, engine, None)
 
 
 def test_images_left_out_are_counted_over_all_shards(place) -> None:
     dataset = open_dataset(f"npz:{place / 'images.npz'}", split="validation")
     engine = read_engine(place / "model.onnx")
-    part = _shard(0, SAMPLES)
     skipped = BadImages()
-    found = assemble(
-        [replace(part, logits=part.logits[1:], labels=part.labels[1:], left_out={"a": "cut."})],
-        dataset, engine, skipped,
-    )  # fmt: skip
+    found = assemble([_shard(0, SAMPLES, left_out=("a",))], dataset, engine, skipped)
     assert found.samples == SAMPLES - 1
     assert skipped.reasons == {"a": "cut."}
-    many = {str(n): "cut." for n in range(30)}
+    many = _shard(0, SAMPLES, left_out=tuple(map(str, range(30))))
     with pytest.raises(DataError, match=r"at most 1\.00%"):
-        assemble(
-            [replace(part, logits=part.logits[30:], labels=part.labels[30:], left_out=many)],
-            dataset, engine, BadImages(),
+        assemble([many], dataset, engine, BadImages())
+
+
+def test_a_shard_of_bad_images_alone_is_told_as_such(tmp_path) -> None:
+    """A worker that decodes nothing names what it left out, and does not fail."""
+    for label in "01":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.png").write_bytes(b"no image")
+    data = f"imagefolder:{tmp_path}"
+    path = _engine(tmp_path)
+    job = cluster.Job(
+        str(path), file_sha256(path), data, open_dataset(data, split="validation").fingerprint,
+        PLAIN, 1,
+    )  # fmt: skip
+    part = cluster.answer_shard(job, 0, 2, True)
+    assert (part.answered, len(part.left_out)) == (0, 2)
+    with pytest.raises(DataError, match=r"0\.png"):
+        cluster.answer_shard(job, 0, 2, False)
+
+
+def test_another_task_is_shared_out_as_classes_are(place, tmp_path) -> None:
+    """Its rows, the user's own score among them, are those of one process."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    own = tmp_path / "own.py"
+    own.write_text("def score(outputs, targets):\n    return outputs['y'].max(axis=1)\n")
+    said = [{"name": "custom", "function": f"{own}:score"}]
+    engine = read_engine(place / "model.onnx")
+    task = task_of(said)
+    assert task is not None
+    with executable_backend(engine).load(engine, BuildConfig(threads=1)) as runner:
+        whole = answer_set(
+            runner, open_dataset(f"npz:{place / 'images.npz'}", split="validation"), PLAIN, task,
+            batch_size=BATCH, name=str(engine.path), model_sha256=engine.source_sha256,
         )  # fmt: skip
+    found = _run(place, workers=2, task=said)
+    assert isinstance(found, Answers)
+    assert found.digest == whole.digest
 
 
 def test_other_data_or_engine_at_a_worker_is_refused(place, tmp_path) -> None:
