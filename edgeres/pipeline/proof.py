@@ -29,12 +29,14 @@ from edgeres.pipeline.judged import (
     baseline_figures,
     judged,
     repeats_of,
+    rows_of,
     task_part,
 )
 from edgeres.pipeline.layers import LayerFiles
 from edgeres.pipeline.measure import MeasuredTimes
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
+from edgeres.pipeline.samples import write_worst_samples
 from edgeres.recipe.gates import GatesBlock
 from edgeres.report.evidence import (
     COMPARED,
@@ -58,6 +60,7 @@ from edgeres.report.schema import (
 )
 from edgeres.report.winner import choose_winner
 from edgeres.system.files import disk_errors, write_atomic
+from edgeres.tasks.answers import Answers
 from edgeres.tasks.task import Task
 
 
@@ -159,6 +162,16 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
             images=validation,
             preprocess=proof.networks.preprocess,
         )
+        if run.task is not None and isinstance(answers, Answers):
+            write_worst_samples(
+                folder,
+                item,
+                proof.networks.dense.onnx,
+                run.task,
+                (rows_of(proof.dense), answers),
+                validation,
+                proof.networks.preprocess,
+            )
     for name, files in proof.layers.items():
         for file, end in ((files.compared, COMPARED), (files.sensitivity, SENSITIVITY)):
             if file is not None:

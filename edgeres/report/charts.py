@@ -15,6 +15,7 @@ from edgeres.report.evidence import Answers, TargetTimes
 from edgeres.report.figures import allowed_drop, plotted
 from edgeres.report.history import Row
 from edgeres.report.page_layers import LayerRow
+from edgeres.report.samples import Spread
 from edgeres.report.schema import Report
 from edgeres.system.extras import import_extra
 
@@ -90,6 +91,42 @@ def latency(times: TargetTimes, engine: str = "INT8") -> str | None:
             alt.X("ms:Q", title="milliseconds").scale(zero=False),
             alt.Y("share:Q", title="% of runs at most").scale(domain=[0, 100]),
             _two("precision", ("FP32", engine), alt),
+        )
+    )
+    return _svg(chart.properties(width=WIDTH - 70, height=150))
+
+
+def spread(found: Spread, engine: str = "INT8") -> str:
+    """How some numbers are spread over the samples, FP32 beside the engine; SVG.
+
+    Args:
+        found: Shares in bins.
+        engine: What the engine is called.
+    """
+    alt = _altair()
+    names = {"FP32": "FP32", "engine": engine}
+    rows = []
+    for model, kinds in found.shares.items():
+        for kind, shares in kinds.items():
+            width = (found.high - found.low) / len(shares)
+            for place, share in enumerate(shares):
+                middle = found.low + (place + 0.5) * width
+                rows.append(
+                    {"model": names.get(model, model), "kind": kind, "x": middle, "y": share}
+                )
+    named = list(dict.fromkeys(str(row["kind"]) for row in rows))
+    dash = alt.StrokeDash("kind:N", title=None).scale(
+        domain=named, range=[[1, 0], [6, 3], [2, 2]][: len(named)]
+    )
+    told = alt.Legend(orient="top") if len(named) > 1 else None
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=2.5, interpolate="step")
+        .encode(
+            alt.X("x:Q", title=found.title).scale(domain=[found.low, found.high], nice=False),
+            alt.Y("y:Q", title="% of the numbers").scale(domainMin=0),
+            _two("model", ("FP32", engine), alt),
+            dash.legend(told),
         )
     )
     return _svg(chart.properties(width=WIDTH - 70, height=150))

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.predictions import Predictions
+from edgeres.report.pictures import save_sample
+from edgeres.report.samples import SampleEvidence, read_samples
 from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
 
@@ -34,7 +36,6 @@ COMPARED = "-compare.json"  # behind a target's name: what `edgeres compare --js
 SENSITIVITY = "-sensitivity.json"
 _LOST, _GAINED = 8, 4  # example images kept of each target
 _ROWS = 8192  # rows widened to float64 at a time
-_SIDE = 96  # pixels of the longer side of an example image
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class TargetEvidence:
     answers: Answers | None
     flips: tuple[Flip, ...]
     layers: tuple[EngineLayer, ...]
+    samples: SampleEvidence | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def read_target(folder: Path, target: str) -> TargetEvidence:
                 f"{arrays}: the evidence is damaged ({error}).",
                 hint="Run `edgeres convert` again.",
             ) from error
-    return TargetEvidence(answers, record.flips, record.layers)
+    return TargetEvidence(answers, record.flips, record.layers, read_samples(folder, target))
 
 
 def _of(layer: LayerInfo) -> tuple[str, ...]:
@@ -267,7 +269,7 @@ def _flips(
                     dense_probability=round(float(answers.dense_probability[index]), 6),
                     engine=_name(names, int(answers.engine[index])),
                     engine_probability=round(float(answers.engine_probability[index]), 6),
-                    image=_picture(folder, index, images, preprocess) if complete else None,
+                    image=save_sample(folder, index, images, preprocess) if complete else None,
                 )
             )
     return tuple(flips)
@@ -275,25 +277,6 @@ def _flips(
 
 def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label >= 0 else "not a number"
-
-
-def _picture(folder: Path, index: int, images: Dataset, preprocess: Preprocess) -> str:
-    """Saves one image as the network sees it before normalization, made smaller; its file name."""
-    from PIL import Image
-
-    from edgeres.data.preprocess import COLOURS
-
-    pixels = preprocess.fit(images.image(index))
-    if pixels.ndim == 3 and pixels.shape[2] != COLOURS:
-        pixels = pixels[..., :COLOURS] if pixels.shape[2] > COLOURS else pixels[..., 0]
-    picture = Image.fromarray(pixels)
-    small = max(picture.size) <= _SIDE
-    picture.thumbnail((_SIDE, _SIDE))
-    name = f"{index}.png" if small else f"{index}.jpg"
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG" if small else "JPEG", **({} if small else {"quality": 85}))
-    write_atomic(folder / name, buffer.getvalue())
-    return name
 
 
 def _top_probability(of: Predictions) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
 from edgeres.report.evidence import LATENCY, RECIPE, TargetEvidence, TargetTimes, read_target
+from edgeres.report.figures import accuracy_rows, pruned_headline
 from edgeres.report.history import Change, Row, runtime_changes
 from edgeres.report.page_target import shown_target
 from edgeres.report.schema import AgreementMatrix, Report, read_report
@@ -87,6 +88,9 @@ def report_page(output: Output, history: Sequence[Row] = ()) -> str:
             )
             for name, part in report.targets.items()
         },
+        accuracy=accuracy_rows(report, "→", "≤ "),
+        figures=accuracy_rows(report, "→", "≤ ", every=True),
+        pruned=pruned_headline(report),
         drops=charts.drops(report),
         pareto=charts.pareto(report),
         matrix=_square(report.agreement_matrix),

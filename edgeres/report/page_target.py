@@ -12,6 +12,7 @@ from edgeres.report import cells, charts
 from edgeres.report.block_graph import Block, residual_blocks
 from edgeres.report.evidence import Answers, Flip, TargetEvidence, TargetTimes
 from edgeres.report.page_layers import LayerRow, layer_rows, standing_out
+from edgeres.report.samples import SampleEvidence, WorstSample
 from edgeres.report.schema import TargetPart
 
 _MOVES = 10  # changed answers that are listed
@@ -37,6 +38,22 @@ class ShownFlip(Flip):
 
 
 @dataclass(frozen=True)
+class ShownSample(WorstSample):
+    """A sample with its pictures as data URIs: its own, and of what both models say of it."""
+
+    source: str | None = None
+    map_sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShownSpread:
+    """A chart of how figures are spread, with its title."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class ShownTarget:
     """One target on the page; charts are SVG, ``None`` where there is nothing to draw.
 
@@ -47,6 +64,9 @@ class ShownTarget:
         confusion: Chart of the confusion matrix, engine minus FP32.
         known: Whether the output keeps the answers.
         changed: Images that are answered differently.
+        worst: Samples on which it loses most, where the task is another one than classes.
+        lost_of: What they lose of; empty where samples have no figure.
+        spreads: How figures are spread over the samples, likewise.
         layers: The engine's layers.
         standing_out: What is said of those that stand out.
         weights: Chart of the weights' SQNR.
@@ -63,6 +83,9 @@ class ShownTarget:
     confusion: str | None
     known: bool
     changed: int
+    worst: list[ShownSample]
+    lost_of: str
+    spreads: list[ShownSpread]
     layers: list[LayerRow]
     standing_out: list[str]
     weights: str | None
@@ -92,16 +115,23 @@ def shown_target(
     qdq = folder / name / run_folder.QDQ
     rows = layer_rows(folder, name, part, evidence)
     precisions = {row.node: row.precision for row in rows}
-    answers = evidence.answers
+    answers, samples = evidence.answers, evidence.samples or SampleEvidence()
+    kept = folder / run_folder.EVIDENCE
     return ShownTarget(
         part=part,
-        flips=[_flip(folder / run_folder.EVIDENCE, flip) for flip in evidence.flips],
+        flips=[_flip(kept, flip) for flip in evidence.flips],
         moves=_moves(answers) if answers is not None else [],
         confusion=charts.confusion(answers) if answers is not None else None,
         known=answers is not None,
         changed=int((answers.dense != answers.engine).sum()) if answers is not None else 0,
+        worst=[_sample(kept, sample) for sample in samples.worst],
+        lost_of=samples.metric,
+        spreads=[
+            ShownSpread(found.title, charts.spread(found, cells.engine_kind(part)))
+            for found in samples.spreads
+        ],
         layers=rows,
-        standing_out=standing_out(folder / run_folder.EVIDENCE, name),
+        standing_out=standing_out(kept, name),
         weights=charts.weight_noise(rows),
         noise=charts.layer_noise(rows),
         sensitivity=charts.layer_sensitivity(rows),
@@ -137,11 +167,20 @@ def _moves(answers: Answers) -> list[Move]:
 
 
 def _flip(folder: Path, flip: Flip) -> ShownFlip:
-    source = None
-    if flip.image is not None:
-        file = folder / Path(flip.image).name
-        media = _MEDIA.get(file.suffix)
-        if media is not None and file.is_file():
-            data = base64.b64encode(file.read_bytes()).decode("ascii")
-            source = f"data:{media};base64,{data}"
-    return ShownFlip(**vars(flip), source=source)
+    return ShownFlip(**vars(flip), source=_source(folder, flip.image))
+
+
+def _sample(folder: Path, sample: WorstSample) -> ShownSample:
+    maps = tuple(source for name in sample.maps if (source := _source(folder, name)))
+    return ShownSample(**vars(sample), source=_source(folder, sample.image), map_sources=maps)
+
+
+def _source(folder: Path, image: str | None) -> str | None:
+    """A picture of the evidence as a data URI; ``None`` where there is none."""
+    if image is None:
+        return None
+    file = folder / Path(image).name
+    media = _MEDIA.get(file.suffix)
+    if media is None or not file.is_file():
+        return None
+    return f"data:{media};base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"

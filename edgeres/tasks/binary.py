@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -95,6 +95,14 @@ class BinaryTask(Task):
             )
         label = whole_numbers(self.name, target.reshape(-1), 0, 1)
         return {_SCORES: scores, _LABEL: label}
+
+    def distributions(self, rows: Rows) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """Probability of yes, where that is right and where it is not."""
+        odds = _odds(self.settings, rows[_SCORES])
+        with np.errstate(over="ignore"):
+            chance = 1 / (1 + np.exp(-odds))
+        yes = rows[_LABEL] == 1
+        return {"probability of yes": {"no is right": chance[~yes], "yes is right": chance[yes]}}
 
     def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
         """Yes or no, or the two classes' names, with the probability of yes."""

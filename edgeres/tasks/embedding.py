@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -114,6 +114,14 @@ class EmbeddingTask(Task):
                 hint="Give such data, or `task: {name: embedding, labelled: false}`.",
             )
         return rows | {_LABEL: label.astype(np.int64)}
+
+    def distributions(self, rows: Rows) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """Cosines of pairs that show the same, and of pairs that do not."""
+        if not self.settings.labelled:
+            return {}
+        pairs = pairs_of(rows[_LABEL])
+        near = cosines(rows[_UNIT], pairs).astype(np.float64)
+        return {"cosine of pairs": {"the same": near[pairs.same], "others": near[~pairs.same]}}
 
     def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
         """Length and first numbers of the vector."""

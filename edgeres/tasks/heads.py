@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,25 @@ class Heads(Task):
             rows |= {f"{prefix}{name}": row for name, row in found.items()}
         return rows
 
+    def distributions(self, rows: Rows) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """Those of each head."""
+        if len(self.heads) == 1:
+            return self.heads[0].task.distributions(rows)
+        return {
+            f"{head.output}: {title}": kinds
+            for head in self.heads
+            for title, kinds in head.task.distributions(_own(rows, f"{head.output}.")).items()
+        }
+
+    def class_map(self, outputs: Outputs) -> NDArray[np.int64] | None:
+        """That of the first head that has one."""
+        for head in self.heads:
+            own = {name: value for name, value in outputs.items() if head.output in (None, name)}
+            classes = head.task.class_map(own)
+            if classes is not None:
+                return classes
+        return None
+
     def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
         """What each head says."""
         parts = []
@@ -162,17 +182,18 @@ class Heads(Task):
         )
 
 
+def _own(rows: Rows, prefix: str) -> Rows:
+    """One head's among the rows of all, and the outputs as they are."""
+    return {
+        name.removeprefix(prefix): row
+        for name, row in rows.items()
+        if name.startswith(prefix) or ":" in name
+    }
+
+
 def _of_head(metric: Metric, output: str) -> Metric:
     """A metric that reads its own among the rows of all heads."""
-    prefix = f"{output}."
-
-    def own(rows: Rows) -> Rows:
-        return {
-            name.removeprefix(prefix): row
-            for name, row in rows.items()
-            if name.startswith(prefix) or ":" in name  # the outputs as they are
-        }
-
+    own = partial(_own, prefix=f"{output}.")
     scores, value, closeness = metric.scores, metric.value, metric.closeness
 
     def scores_of(rows: Rows) -> NDArray[np.float64]:

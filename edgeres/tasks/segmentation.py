@@ -117,6 +117,11 @@ class SegmentationTask(Task):
                 counts[row, index] = np.bincount(kind, minlength=classes)
         return dict(zip((_HIT, _SAID, _RIGHT), counts, strict=True))
 
+    def class_map(self, outputs: Outputs) -> NDArray[np.int64]:
+        """The class with the largest score at each place of the output."""
+        (scores,) = outputs.values()
+        return np.asarray(scores[0].argmax(axis=0), dtype=np.int64)
+
     def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
         """The classes that cover most of the image, with their shares."""
         (scores,) = outputs.values()

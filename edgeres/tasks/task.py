@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.data.targets import Targets
@@ -59,6 +60,14 @@ class Task(Protocol):
             DataError: Targets of another shape, type or range than the outputs call for.
         """
         ...
+
+    def distributions(self, rows: Rows) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """Numbers whose spread tells something: by what they are, and by kind, ``(N,)`` each."""
+        return {}
+
+    def class_map(self, outputs: Outputs) -> NDArray[np.int64] | None:
+        """Class of each pixel of one sample, ``(h, w)``; ``None`` where outputs are no maps."""
+        return None
 
     def text(self, outputs: Outputs, class_names: Sequence[str]) -> str:
         """What ``edgeres run`` prints for one sample, on one line; outputs are ``(1, ...)``."""
