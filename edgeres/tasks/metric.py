@@ -37,9 +37,9 @@ class Metric:
         max_drop: Loss against the FP32 network, in ``unit``, that is allowed where nobody says
             otherwise; for ``closeness``, the least figure that is allowed.
         scores: Figure of each sample, ``(N,) float64``, whose mean is the metric.
-        value: The metric of the whole set, where it is no mean: from the rows to a function of the
-            samples' counts. It is called once for a model, so that it can sort and sum beforehand,
-            and the function some thousand times.
+        value: The metric of the whole set, a share in [0, 1], where it is no mean: from the rows to
+            a function of the samples' counts. It is called once for a model, so that it can sort
+            and sum beforehand, and the function some thousand times.
         closeness: How near the second rows are to the first, those of the FP32 network: two
             ``(N,) float64`` arrays, signal and noise of each sample, whose sums' ratio is shown in
             decibels. Needs no labels.
