@@ -176,7 +176,7 @@ def train(name: str) -> TaskNetwork:
         rows = torch.randint(len(inputs), (batch,))
         loss = network.loss(inputs[rows], {k: v[rows] for k, v in right.items()})
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if step % 60 == 0 or step == steps - 1:

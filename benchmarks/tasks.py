@@ -71,7 +71,7 @@ CASES = {
         "{name: binary}",
         "{metric: [accuracy, auc], max_drop: 5, min_int8_coverage: 0.9}",
         subject=True,
-    ),  # fmt: skip
+    ),
     "embedding": Case(
         "{name: embedding, false_accepts: 0.01}",
         "{metric: [tar, recall1], max_drop: 2, min_int8_coverage: 0.9}",
