@@ -38,6 +38,11 @@ class Model:
         default_factory=lambda: {"whole": {}, "own": {}}  # engine against its simulated source
     )
 
+    @property
+    def outputs(self) -> tuple[Point, ...]:
+        """The points that are outputs of the network, in their order."""
+        return tuple(point for point in self.points if point.is_output)
+
 
 def open_model(path: Path, near: Sequence[Path], *, isolate: bool) -> Model:
     """Reads an ONNX file, or an engine with its sidecar and its source.
@@ -88,20 +93,25 @@ def choose_points(first: Model, second: Model) -> None:
         ModelError: The two have different outputs.
     """
     stored = [
-        {point.tensor: None for point in find_points(model.graph)[:-1]}
+        _inner(find_points(model.graph))
         for model in (first, second)
         if model.engine is not None or is_quantized(model.graph)
-    ] or [{point.tensor: None for point in find_points(first.graph)[:-1]}]
-    common = set.intersection(*map(set, stored))
+    ] or [_inner(find_points(first.graph))]
+    common = set.intersection(*stored)
     for model in (first, second):
         model.points = find_points(model.graph, common)
     both = {p.tensor for p in first.points} & {p.tensor for p in second.points}
-    outputs = [model.points[-1].tensor for model in (first, second)]
+    outputs = [[p.tensor for p in model.outputs] for model in (first, second)]
     if outputs[0] != outputs[1]:
+        names = [", ".join(found) for found in outputs]
         raise ModelError(
-            f"{first.path} gives {outputs[0]}, {second.path} gives {outputs[1]}: these are not "
+            f"{first.path} gives {names[0]}, {second.path} gives {names[1]}: these are not "
             "forms of one network.",
             hint="Compare models that were made from the same FP32 ONNX file.",
         )
     for model in (first, second):
         model.points = find_points(model.graph, both)
+
+
+def _inner(points: Sequence[Point]) -> set[str]:
+    return {point.tensor for point in points if not point.is_output}

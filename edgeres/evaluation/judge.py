@@ -10,15 +10,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.errors import DataError, ModelError, UsageError
+from edgeres.errors import DataError, ModelError
 from edgeres.evaluation.distinct import same_images
 from edgeres.evaluation.gates import SAME_FOR_ALL
+from edgeres.evaluation.task_baseline import metrics_of, without_figure
 from edgeres.recipe.gates import Limits
 from edgeres.sqnr import sqnr_db
 from edgeres.tasks.answers import Answers
 from edgeres.tasks.check import Check, Outcome
 from edgeres.tasks.decision import Gate, floor_check, metric_checks
 from edgeres.tasks.difference import difference
+from edgeres.tasks.kept import SAME
 from edgeres.tasks.metric import Difference, Metric
 from edgeres.tasks.task import Task
 
@@ -82,6 +84,7 @@ class Judgement:
         checks: One for each gate on a metric.
         broken: Samples with NaN or Inf among the outputs.
         constant: Whether the engine answers the same for all, and the baseline does not.
+        notes: Metrics that the samples cannot tell, a sentence each.
     """
 
     samples: int
@@ -91,6 +94,7 @@ class Judgement:
     checks: tuple[Check, ...] = field(default=())
     broken: int = 0
     constant: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values, with the field names of ``report.json``."""
@@ -100,6 +104,7 @@ class Judgement:
             "metrics": {name: vars(part).copy() for name, part in self.metrics.items()},
             "outputs": {name: vars(part).copy() for name, part in self.outputs.items()},
             "broken_samples": self.broken,
+            "notes": list(self.notes),
         }
 
 
@@ -120,13 +125,29 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
     _check_pairs(baseline, candidate)
     task = task.for_outputs(list(baseline.outputs))
     gated = limits.metric or task.gated
-    by_name = _by_name(task, limits)
+    by_name = metrics_of(task, limits)
+    lacking = without_figure(by_name, baseline, (*gated, *limits.floor))
     groups = _groups(baseline, candidate)
+    same = {} if groups is None else {SAME: groups}
     at = {
-        name: partial(difference, by_name[name], baseline.rows, candidate.rows, groups=groups)
+        name: partial(
+            difference,
+            by_name[name],
+            {**baseline.rows, **same},
+            {**candidate.rows, **same},
+            groups=groups,
+        )
         for name in dict.fromkeys((*gated, *by_name))
+        if name not in lacking
     }
-    found = {name: one(confidence=limits.confidence) for name, one in at.items()}
+    found: dict[str, Difference] = {}
+    for name, one in at.items():
+        try:
+            found[name] = one(confidence=limits.confidence)
+        except DataError as error:  # too rare a class for resampled sets
+            if name in (*gated, *limits.floor):
+                raise
+            lacking[name] = f"{by_name[name].title} is left out: {error.message}"
     gates = [
         Gate(
             by_name[name],
@@ -161,36 +182,8 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
         checks=tuple(checks),
         broken=broken,
         constant=constant,
+        notes=tuple(lacking.values()),
     )
-
-
-def check_answers(task: Task, baseline: Answers, limits: Limits) -> None:
-    """Stops where a baseline cannot be judged against, or a gate is on nothing.
-
-    Raises:
-        ModelError: It gives NaN or Inf.
-        UsageError: A gate on a metric that the task does not have.
-    """
-    _by_name(task.for_outputs(list(baseline.outputs)), limits)
-    bad = int((~baseline.finite).sum())
-    if bad:
-        raise ModelError(
-            f"{baseline.name or 'the FP32 model'}: {bad} of {baseline.samples} outputs have NaN or "
-            "Inf before quantization.",
-            hint="Check the weights and the preprocessing.",
-        )
-
-
-def _by_name(task: Task, limits: Limits) -> dict[str, Metric]:
-    """Metrics of a task; every gate is on one of them."""
-    by_name = {metric.name: metric for metric in task.metrics}
-    for name in (*(limits.metric or ()), *limits.floor):
-        if name not in by_name:
-            raise UsageError(
-                f"`gates`: {task.name} has no metric {name!r}.",
-                hint=f"It has: {', '.join(by_name)}.",
-            )
-    return by_name
 
 
 def _part(metric: Metric, found: Difference, check: Check | None) -> MetricPart:

@@ -48,8 +48,8 @@ class LayerComparison:
     Attributes:
         reference: The first model.
         candidate: The second.
-        layers: One entry for each tensor that both have, in topological order; the output last.
-        output: Their logits.
+        layers: One entry for each tensor that both have, in topological order; the outputs last.
+        output: Their first output.
         suspects: Layers that stand out, the one to look at first in front.
         notes: What a person should know of how this was found.
     """
@@ -179,7 +179,7 @@ class _Loop:
             if simulated is not None:
                 _add(model.sums["whole"], simulated.run(images), values)
                 _add_own(model.sums["own"], model, images, values)
-        ours, theirs = (t[m.points[-1].tensor] for m, t in zip(self._models, tensors, strict=True))
+        ours, theirs = (t[m.outputs[0].tensor] for m, t in zip(self._models, tensors, strict=True))
         ours, theirs = (logits.reshape(len(images), -1) for logits in (ours, theirs))
         self._classes.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
 
@@ -193,9 +193,9 @@ class _Loop:
         )
 
     def output(self) -> OutputDistance:
-        """The logits of both."""
+        """The first output of both."""
         same = np.concatenate(self._classes)
-        distance = self._whole[self._models[1].points[-1].tensor]
+        distance = self._whole[self._models[1].outputs[0].tensor]
         return OutputDistance(len(same), distance.sqnr_db, float(same.mean()), distance.largest)
 
     def notes(self) -> tuple[str, ...]:

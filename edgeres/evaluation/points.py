@@ -9,7 +9,7 @@ names in the FP32 graph, which Q/DQ keeps, so FP32, Q/DQ and engine meet under o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -47,6 +47,7 @@ class Point:
         limits: Smallest and largest value that the quantized tensor can hold, a half step beyond
             the outermost integers; ``None`` where it is float here.
         int8_asked: Whether ``node`` reads nothing but dequantized tensors.
+        is_output: Whether it is an output of the network.
     """
 
     tensor: str
@@ -59,6 +60,7 @@ class Point:
     step: float | None
     limits: tuple[float, float] | None
     int8_asked: bool
+    is_output: bool = False
 
 
 def is_quantized(model: ir.Model) -> bool:
@@ -66,17 +68,12 @@ def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type == Q for node in model.graph)
 
 
-def output_name(model: ir.Model) -> str:
-    """Name of the (first) output: the logits."""
-    return value_name(model.graph.outputs[0])
-
-
 def find_points(model: ir.Model, tensors: Collection[str] | None = None) -> tuple[Point, ...]:
-    """Points of a model in topological order; the output always is the last.
+    """Points of a model in topological order; behind them its outputs in their own order.
 
     Args:
         model: FP32 or Q/DQ model with unique names.
-        tensors: Only these tensors (and the output); left out, all that an engine stores.
+        tensors: Only these tensors (and the outputs); left out, all that an engine stores.
     """
     graph = model.graph
     pairs: dict[str, tuple[ir.Value, ir.Value]] = {}
@@ -87,11 +84,12 @@ def find_points(model: ir.Model, tensors: Collection[str] | None = None) -> tupl
         held = next(iter(_dequantized_forms(value)), value)
         if name in tensors if tensors is not None else _stored(value, held):
             pairs[name] = (value, held)
-    output = graph.outputs[0]
-    point_values = {v for pair in pairs.values() for v in pair}
+    outputs = list(dict.fromkeys(graph.outputs))
+    point_values = {v for pair in pairs.values() for v in pair} | set(outputs)
     order = {node: index for index, node in enumerate(graph)}
     points = [_point(value, held, point_values, order) for value, held in pairs.values()]
-    return (*points, _point(output, output, point_values, order))
+    last = [_point(output, output, point_values, order) for output in outputs]
+    return (*points, *(replace(point, is_output=True) for point in last))
 
 
 def _stored(value: ir.Value, held: ir.Value) -> bool:
@@ -134,7 +132,7 @@ def _point(
         twins=tuple(
             node_name(twin)
             for form in _dequantized_forms(value)
-            if form is not held and (twin := form.producer()) is not None
+            if held is not value and form is not held and (twin := form.producer()) is not None
         ),
         node=node_name(main),
         op=main.op_type,

@@ -2,8 +2,8 @@
 
 Kinds:
     engine        the engine computes something else than its ONNX source, by more than rounding
-    unfused       the source asks for INT8, the engine runs the layer in float
     quantization  the candidate's layer alone loses far more of the signal than the others do
+    unfused       the source asks for INT8, the engine runs the layer in float: slower, not worse
     float         the source leaves this layer in float though others are INT8
 
 Beside the kind stands the cause, as far as it was checked (:mod:`.causes`).
@@ -45,7 +45,7 @@ class Suspect:
     """
 
     node: str
-    kind: Literal["engine", "unfused", "quantization", "float"]
+    kind: Literal["engine", "quantization", "unfused", "float"]
     model: str
     text: str
     cause: str = "unknown"
@@ -62,6 +62,9 @@ def suspects(
                 cause, why = evidence.of_engine(layer, candidate=distance is layer.candidate)
                 text = f"{_engine_text(layer, distance)} {why}"
                 result.append(Suspect(layer.node, "engine", str(model), text, cause))
+    named = {suspect.node for suspect in result}
+    far = _outliers(layers, candidate, evidence)
+    result += [suspect for suspect in far if suspect.node not in named]
     for layer in layers:
         for model, distance in ((reference, layer.reference), (candidate, layer.candidate)):
             if distance is not None and distance.int8_asked and distance.precision != "int8":
@@ -70,9 +73,6 @@ def suspects(
                     f"{distance.precision}: it was not fused."
                 )
                 result.append(Suspect(layer.node, "unfused", str(model), text, "unfused"))
-    named = {suspect.node for suspect in result}
-    far = _outliers(layers, candidate, evidence)
-    result += [suspect for suspect in far if suspect.node not in named]
     weighted = [layer for layer in layers if layer.op in WEIGHTED]
     if any(layer.int8_asked for layer in weighted):
         text = "{} has no Q/DQ in the ONNX file, so it runs in float while other layers are INT8."

@@ -1,6 +1,6 @@
 """The tensors inside a model while it runs: of an ONNX file as it is written, or of an engine.
 
-An engine gives its output and nothing else. To see inside, a probing engine is built from the same
+An engine gives its outputs and nothing else. To see inside, a probing engine is built from the same
 ONNX file with further outputs: tensors behind a DequantizeLinear, which the engine stores anyway,
 so that fusion stays as it was. That it did is not assumed but shown: the probing engine must give
 the outputs of the original to the last bit. Where it does not, the tensors are spread over more
@@ -37,7 +37,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 class Inside(Protocol):
-    """A model that gives its tensors by their names in the FP32 graph; the output is one."""
+    """A model that gives its tensors by their names in the FP32 graph, its outputs among them."""
 
     def run(self, images: NDArray[np.float32]) -> Tensors:
         """Runs images ``(N, C, H, W) float32``; each tensor comes as float32."""
@@ -95,7 +95,7 @@ class EngineInside(Closing):
             engine: The engine.
             backend: Its backend.
             source: ONNX file that it was built from.
-            points: Points of that file, the output last.
+            points: Points of that file, its outputs among them.
             first: Some images, to check each probing engine with.
             threads: CPU threads; ``None`` leaves the choice to the runtime.
             isolate: Whether to build in a child process, for a model from elsewhere.
@@ -111,14 +111,15 @@ class EngineInside(Closing):
         self._isolate = isolate
         self._config = built_like(engine, backend, source, threads=threads)
         as_given = BuildConfig(device=engine.device, threads=threads)
-        self._output = points[-1]
+        self._outputs = [point for point in points if point.is_output]
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._folder = stack.enter_context(temporary_folder())
             self._original = stack.enter_context(backend.load(engine, as_given))
             self._input = single_input(self._original)
             self._own = len(self._original.outputs)
-            self._probe(stack, list(points[:-1]), first, self._answer(self._original, first))
+            inner = [point for point in points if not point.is_output]
+            self._probe(stack, inner, first, self._answer(self._original, first))
             self._stack = stack.pop_all()
 
     @property
@@ -136,7 +137,8 @@ class EngineInside(Closing):
             if not _equal(own, outputs):
                 self.altered.update(point.tensor for point in probe.points)
             tensors |= {p.tensor: v for p, v in zip(probe.points, values, strict=True)}
-        return tensors | {self._output.tensor: outputs[0]}
+        named = {s.name: v for s, v in zip(self._original.outputs, outputs, strict=True)}
+        return tensors | {point.tensor: named[point.value] for point in self._outputs}
 
     def close(self) -> None:
         """Frees all engines and removes the probing ones."""

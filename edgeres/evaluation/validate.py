@@ -32,12 +32,13 @@ from edgeres.evaluation.gates import (
     fusion_check,
 )
 from edgeres.evaluation.inspect import inspect, source_of
-from edgeres.evaluation.judge import Judgement, check_answers, judge
+from edgeres.evaluation.judge import Judgement, judge
 from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
 from edgeres.evaluation.run_task import load_run_answers, run_task
+from edgeres.evaluation.task_baseline import check_answers
 from edgeres.recipe.gates import Limits
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback

@@ -23,9 +23,9 @@ from edgeres.data.types import Dataset
 from edgeres.errors import EdgeResError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.baseline import check_baseline, contradicting_labels
-from edgeres.evaluation.judge import check_answers
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.run_task import write_task
+from edgeres.evaluation.task_baseline import check_answers
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
 from edgeres.pipeline.inputs import Inputs, open_inputs
@@ -203,7 +203,9 @@ def _prove(
 def _check_dense(run: Run, dense: Predictions | Answers, validation: Dataset) -> None:
     """Stops where the network that the user brought cannot be what it should be."""
     if isinstance(dense, Answers) and run.task is not None:
-        check_answers(run.task, dense, run.recipe.gates)
+        gates = run.recipe.gates
+        for note in check_answers(run.task, dense, gates, untrained=gates.untrained):
+            run.warn_once(note)
     if not isinstance(dense, Predictions):
         return
     if not run.recipe.gates.untrained:

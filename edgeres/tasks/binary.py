@@ -16,7 +16,7 @@ from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
-from edgeres.tasks.metric import Metric, Rows, Whole
+from edgeres.tasks.metric import Chance, Metric, Rows, Whole
 from edgeres.tasks.ranking import roc_area
 from edgeres.tasks.reading import (
     are_distributions,
@@ -30,6 +30,11 @@ from edgeres.tasks.task import Outputs, Task
 
 _SCORES = "scores"
 _LABEL = "label"
+
+_GUESSED = Chance(
+    lambda rows: 0.5,
+    "Check the preprocessing, and that 1 stands for yes: far below 50 % the two are exchanged.",
+)
 
 Form = Literal["auto", "probability", "logit"]
 
@@ -67,7 +72,9 @@ class BinaryTask(Task):
         right, area = partial(_right, self.settings), _area
         return (
             Metric("accuracy", "accuracy", "pp", True, 0.5, scores=right, factor=100.0),
-            Metric("auc", "area under ROC", "pp", True, 0.5, value=area, factor=100.0),
+            Metric(
+                "auc", "area under ROC", "pp", True, 0.5, value=area, factor=100.0, chance=_GUESSED
+            ),
         )
 
     def reads(self, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:

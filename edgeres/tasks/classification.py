@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
-from edgeres.tasks.metric import Counts, Metric, Rows, Whole
+from edgeres.tasks.metric import Chance, Counts, Metric, Rows, Whole
+from edgeres.tasks.reading import whole_numbers
 from edgeres.tasks.task import Outputs, Task
 
 _RANK = "rank"
 _LABEL = "label"
 _CLASS = "class"
 _TOP = 5
+_HINT = "Check the preprocessing, and the order of the classes."
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,16 @@ class ClassificationTask(Task):
     def metrics(self) -> tuple[Metric, ...]:
         """Shares in percent."""
         return (
-            Metric("top1", "top-1", "pp", True, 0.5, scores=partial(_within, 1), factor=100.0),
+            Metric(
+                "top1",
+                "top-1",
+                "pp",
+                True,
+                0.5,
+                scores=partial(_within, 1),
+                factor=100.0,
+                chance=Chance(_most_frequent, _HINT),
+            ),
             Metric("top5", "top-5", "pp", True, 0.5, scores=partial(_within, _TOP), factor=100.0),
             Metric("balanced", "balanced accuracy", "pp", True, 1.0, value=_balanced, factor=100.0),
         )
@@ -68,24 +80,19 @@ class ClassificationTask(Task):
         (scores,) = outputs.values()
         scores = scores.reshape(len(scores), -1)
         labels = targets.get("")
-        if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        if labels is None or labels.ndim != 1:
             raise DataError(
                 "classification: expected one class number for each sample, got "
                 f"{'none' if labels is None else f'{labels.shape} {labels.dtype}'}.",
                 hint="Give labelled data, or `task: {name: outputs}`, which needs no labels.",
             )
-        if labels.min() < 0 or labels.max() >= scores.shape[1]:
-            raise DataError(
-                f"classification: the network has {scores.shape[1]} classes, the labels run from "
-                f"{labels.min()} to {labels.max()}.",
-                hint="Use the data that the network was trained for.",
-            )
+        labels = whole_numbers(self.name, labels, 0, scores.shape[1] - 1)
         finite = np.isfinite(scores).all(axis=1)
         own = scores[np.arange(len(scores)), labels][:, None]
         before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
         rank = np.where(finite, before.sum(axis=1), scores.shape[1])
         return {
-            _LABEL: labels.astype(np.int64),
+            _LABEL: labels,
             _CLASS: np.where(finite, scores.argmax(axis=1), -1).astype(np.int64),
             _RANK: rank.astype(np.int64),
         }
@@ -112,6 +119,12 @@ def make_task(settings: dict[str, Any]) -> ClassificationTask:
 
 def _within(most: int, rows: Rows) -> NDArray[np.float64]:
     return np.asarray(rows[_RANK] < most, dtype=np.float64)
+
+
+def _most_frequent(rows: Rows) -> float:
+    """Share of the class that most samples have."""
+    counts = np.bincount(rows[_LABEL])
+    return float(counts.max() / counts.sum()) if np.count_nonzero(counts) > 1 else math.nan
 
 
 def _balanced(rows: Rows) -> Whole:

@@ -27,6 +27,9 @@ from edgeres.tasks.resample import RESAMPLES, both, draw
 
 _FEW = 2
 """So few differing samples say nothing of how far another one could be off."""
+_ONE = 1.0
+"""Figures of whole sets are shares: a sample that is all wrong moves them by about ``1 / N``, also
+where the set is answered perfectly and leaving samples out moves nothing."""
 _FURTHER = 5.0
 """The next of ``k`` differing samples may be ``1 + 5 / k`` times as far off as the farthest."""
 
@@ -153,7 +156,8 @@ def _of_value(
     engine_lower, engine_upper = drawn.bounds(1, confidence)
     if (drawn.figures[:, 0] == 0.0).any():  # a handful of samples differ, or none
         z = quantile(confidence)
-        unseen = z * z / (z * z + effective) * float(drawn.reach[2])
+        reach = max(float(drawn.reach[2]), _ONE)
+        unseen = z * z / (z * z + effective) * reach
         lower, upper = min(lower, drop - unseen), max(upper, drop + unseen)
     factor = metric.factor
     return Difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +16,16 @@ from edgeres.data.targets import Targets
 from edgeres.errors import DataError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
-from edgeres.tasks.metric import Metric, Rows, Whole
+from edgeres.tasks.kept import SAME
+from edgeres.tasks.metric import Chance, Metric, Rows, Whole
 from edgeres.tasks.pairs import cosines, nearest_is_same, pairs_of, true_accepts
-from edgeres.tasks.reading import flat_output, one_output, one_target
+from edgeres.tasks.reading import flat_output, one_output, one_target, whole_numbers
 from edgeres.tasks.task import Outputs, Task
 
 _UNIT = "unit"
 _LABEL = "label"
 _SHOWN = 6
+_HINT = "Check the preprocessing, and that each number says what its sample shows."
 LEAST_DB = 20.0
 """A mean cosine to the float network of 0.995."""
 
@@ -60,9 +63,10 @@ class EmbeddingTask(Task):
     def metrics(self) -> tuple[Metric, ...]:
         """True accepts, recall, and the closeness of directions.
 
-        ``recall1`` takes the other samples as the gallery, as it is; a sample whose label no other
-        has is a miss of both models. ``direction_db`` is the SQNR of the vectors at length 1,
-        ``10 log10(1 / mean(2 - 2 cosine))``: 20 dB are a mean cosine of 0.995.
+        ``recall1`` takes the other samples as the gallery; a sample whose label no other image has
+        is a miss of both models. The same image again is neither a neighbour nor a pair.
+        ``direction_db`` is the SQNR of the vectors at length 1, ``10 log10(1 / mean(2 - 2
+        cosine))``: 20 dB are a mean cosine of 0.995.
         """
         own = self.settings
         near = Metric(
@@ -81,7 +85,16 @@ class EmbeddingTask(Task):
                 value=partial(_accepted, own.false_accepts),
                 factor=100.0,
             ),
-            Metric("recall1", "recall at 1", "pp", True, 0.5, scores=_recalled, factor=100.0),
+            Metric(
+                "recall1",
+                "recall at 1",
+                "pp",
+                True,
+                0.5,
+                scores=_recalled,
+                factor=100.0,
+                chance=Chance(_any_other, _HINT),
+            ),
             near,
         )
 
@@ -107,13 +120,13 @@ class EmbeddingTask(Task):
         if not self.settings.labelled:
             return rows
         label = one_target(self.name, targets, "the number of what it shows")
-        if label.shape != (len(units),) or label.dtype.kind not in "iu":
+        if label.shape != (len(units),):
             raise DataError(
                 f"embedding: expected one number of what it shows for each of {len(units)} "
                 f"samples, got {label.shape} {label.dtype}.",
                 hint="Give such data, or `task: {name: embedding, labelled: false}`.",
             )
-        return rows | {_LABEL: label.astype(np.int64)}
+        return rows | {_LABEL: whole_numbers(self.name, label)}
 
     def distributions(self, rows: Rows) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
         """Cosines of pairs that show the same, and of pairs that do not."""
@@ -140,12 +153,20 @@ def make_task(settings: dict[str, Any]) -> EmbeddingTask:
 
 
 def _accepted(false_accepts: float, rows: Rows) -> Whole:
-    pairs = pairs_of(rows[_LABEL])
+    pairs = pairs_of(rows[_LABEL], same=rows.get(SAME))
     return true_accepts(cosines(rows[_UNIT], pairs), pairs, false_accepts)
 
 
 def _recalled(rows: Rows) -> NDArray[np.float64]:
-    return nearest_is_same(rows[_UNIT], rows[_LABEL])
+    return nearest_is_same(rows[_UNIT], rows[_LABEL], rows.get(SAME))
+
+
+def _any_other(rows: Rows) -> float:
+    """Recall at 1 where any other sample may be the nearest."""
+    sizes = np.unique(rows[_LABEL], return_counts=True)[1].astype(np.float64)
+    count = sizes.sum()
+    share = float((sizes * (sizes - 1)).sum() / max(1.0, count * (count - 1)))
+    return share if 0 < share < 1 else math.nan
 
 
 def _directions(

@@ -210,8 +210,10 @@ def _of_head(metric: Metric, output: str) -> Metric:
         assert closeness is not None
         return closeness(own(reference), own(candidate))
 
+    chance = metric.chance
     return replace(
         metric,
+        chance=replace(chance, figure=lambda rows: chance.figure(own(rows))) if chance else None,
         name=f"{output}.{metric.name}",
         title=f"{metric.title} of {output!r}",
         scores=scores_of if scores else None,

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 OUTPUT = "output:"
 """In front of an output's name among the rows of a sample."""
+SAME = "input:same"
+"""Name among the rows of numbers that are equal for samples that show the same input; it is there
+while two models are judged, where inputs are known again."""
 MOST = 4096
 """Numbers of one output that are kept of one sample; larger outputs are sampled."""
 

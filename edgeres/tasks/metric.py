@@ -24,6 +24,20 @@ Whole = Callable[[Counts], float]
 
 
 @dataclass(frozen=True)
+class Chance:
+    """What is reached without looking at the samples: a baseline near it knows nothing.
+
+    Attributes:
+        figure: From the rows to the figure of the best single answer, in the metric's own range;
+            NaN where that is as good as an answer can be.
+        hint: What to look at where the baseline is no better.
+    """
+
+    figure: Callable[[Rows], float]
+    hint: str
+
+
+@dataclass(frozen=True)
 class Metric:
     """One figure of merit.
 
@@ -37,13 +51,14 @@ class Metric:
         max_drop: Loss against the FP32 network, in ``unit``, that is allowed where nobody says
             otherwise; for ``closeness``, the least figure that is allowed.
         scores: Figure of each sample, ``(N,) float64``, whose mean is the metric.
-        value: The metric of the whole set, where it is no mean: from the rows to a function of the
-            samples' counts. It is called once for a model, so that it can sort and sum beforehand,
-            and the function some thousand times.
+        value: The metric of the whole set, a share in [0, 1], where it is no mean: from the rows to
+            a function of the samples' counts. It is called once for a model, so that it can sort
+            and sum beforehand, and the function some thousand times.
         closeness: How near the second rows are to the first, those of the FP32 network: two
             ``(N,) float64`` arrays, signal and noise of each sample, whose sums' ratio is shown in
             decibels. Needs no labels.
         factor: From the figure to what is shown: 100 for shares in percent.
+        chance: What is reached without looking; at most one metric of a task has it.
     """
 
     name: str
@@ -55,6 +70,7 @@ class Metric:
     value: Callable[[Rows], Whole] | None = None
     closeness: Callable[[Rows, Rows], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
     factor: float = 1.0
+    chance: Chance | None = None
 
 
 @dataclass(frozen=True)

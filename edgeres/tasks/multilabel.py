@@ -17,13 +17,14 @@ from edgeres.errors import DataError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, OpenShare
 from edgeres.tasks.binary import Form
-from edgeres.tasks.metric import Counts, Metric, Rows, Whole
+from edgeres.tasks.metric import Chance, Counts, Metric, Rows, Whole
 from edgeres.tasks.ranking import mean_average_precision
 from edgeres.tasks.reading import are_shares, flat_output, one_output, one_target, whole_numbers
 from edgeres.tasks.task import Outputs, Task
 
 _SCORES = "scores"
 _LABELS = "labels"
+_HINT = "Check the preprocessing, and the order of the classes."
 
 
 class MultilabelSettings(Block):
@@ -58,7 +59,16 @@ class MultilabelTask(Task):
         """Shares in percent. ``f1`` counts the answers of all classes together (micro)."""
         f1 = partial(_f1, self.settings)
         return (
-            Metric("map", "mean average precision", "pp", True, 0.5, value=_map, factor=100.0),
+            Metric(
+                "map",
+                "mean average precision",
+                "pp",
+                True,
+                0.5,
+                value=_map,
+                factor=100.0,
+                chance=Chance(_shares, _HINT),
+            ),
             Metric("f1", "F1", "pp", True, 0.5, value=f1, factor=100.0),
         )
 
@@ -109,6 +119,15 @@ def make_task(settings: dict[str, Any]) -> MultilabelTask:
 
 def _map(rows: Rows) -> Whole:
     return mean_average_precision(rows[_SCORES], rows[_LABELS])
+
+
+def _shares(rows: Rows) -> float:
+    """Mean average precision of one score for everything: how often each class is right."""
+    labels = rows[_LABELS]
+    known, right = (labels >= 0).sum(axis=0), (labels == 1).sum(axis=0)
+    there = right > 0
+    share = float((right[there] / known[there]).mean()) if there.any() else math.nan
+    return share if share < 1 else math.nan
 
 
 def _f1(settings: MultilabelSettings, rows: Rows) -> Whole:

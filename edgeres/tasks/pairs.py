@@ -25,13 +25,27 @@ class Pairs:
     same: NDArray[np.bool_]
 
 
-def pairs_of(labels: NDArray[np.int64], most: int = MOST_PAIRS) -> Pairs:
+def pairs_of(
+    labels: NDArray[np.int64],
+    most: int = MOST_PAIRS,
+    *,
+    same: NDArray[np.int64] | None = None,
+) -> Pairs:
     """All pairs, or a choice that depends on the labels alone, so two models get the same.
 
     Args:
         labels: ``(N,)``: who or what a sample shows.
         most: Pairs of each kind.
+        same: ``(N,)``: samples of one number show the same image and are no pair.
     """
+    pairs = _any_pairs(labels, most)
+    if same is None:
+        return pairs
+    kept = same[pairs.one] != same[pairs.two]
+    return Pairs(pairs.one[kept], pairs.two[kept], pairs.same[kept])
+
+
+def _any_pairs(labels: NDArray[np.int64], most: int) -> Pairs:
     rng = np.random.default_rng(_SEED)
     count = len(labels)
     if count * (count - 1) // 2 <= most:
@@ -98,13 +112,22 @@ def true_accepts(near: NDArray[np.float32], pairs: Pairs, false_accepts: float) 
     return figure
 
 
-def nearest_is_same(units: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1 for each sample whose nearest other one has its label, else 0: ``(N,)``."""
+def nearest_is_same(
+    units: NDArray[np.float32], labels: NDArray[np.int64], same: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """1 for each sample whose nearest other one has its label, else 0: ``(N,)``.
+
+    Args:
+        units: ``(N, D)`` of length 1.
+        labels: ``(N,)``: who or what a sample shows.
+        same: ``(N,)``: samples of one number show the same image, which is no other one.
+    """
+    same = np.arange(len(units)) if same is None else same
     found = np.zeros(len(units))
     for start in range(0, len(units), _BLOCK):
         near = units[start : start + _BLOCK] @ units.T
         near[np.isnan(near)] = -np.inf
         rows = np.arange(len(near))
-        near[rows, start + rows] = -np.inf
+        near[same[start + rows, None] == same[None]] = -np.inf
         found[start : start + _BLOCK] = labels[near.argmax(axis=1)] == labels[start + rows]
     return found

@@ -55,7 +55,9 @@ def one_target(task: str, targets: Targets, what: str) -> NDArray[Any]:
     return target
 
 
-def whole_numbers(task: str, target: NDArray[Any], lowest: int, highest: int) -> NDArray[np.int64]:
+def whole_numbers(
+    task: str, target: NDArray[Any], lowest: int = -(2**53), highest: int = 2**53
+) -> NDArray[np.int64]:
     """Targets that are numbers of classes; whole numbers in float are taken too.
 
     Raises:
@@ -65,9 +67,9 @@ def whole_numbers(task: str, target: NDArray[Any], lowest: int, highest: int) ->
         target.dtype.kind == "f" and bool((target == np.floor(target)).all())
     )
     if not numbers:
+        among = f"whole numbers from {lowest} to {highest}" if highest < 2**53 else "whole numbers"
         raise DataError(
-            f"{task}: expected whole numbers from {lowest} to {highest} as targets, got "
-            f"{target.dtype} with fractions or NaN.",
+            f"{task}: expected {among} as targets, got {target.dtype} with fractions or NaN.",
             hint="Give classes, or use `task: {name: regression}`.",
         )
     if target.size and (target.min() < lowest or target.max() > highest):

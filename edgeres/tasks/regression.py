@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block, Many
-from edgeres.tasks.metric import Metric, Rows
+from edgeres.tasks.metric import Chance, Metric, Rows
 from edgeres.tasks.reading import are_distributions, flat_output, one_output, one_target, softmax
 from edgeres.tasks.task import Outputs, Task
 
@@ -65,7 +66,15 @@ class RegressionTask(Task):
         allowed = own.tolerance / 10 if own.tolerance else 0.0
         if not own.tolerance and own.expected_value:
             allowed = (max(own.expected_value) - min(own.expected_value)) / 100
-        error = Metric("mae", "mean absolute error", own.unit, False, allowed, scores=_errors)
+        error = Metric(
+            "mae",
+            "mean absolute error",
+            own.unit,
+            False,
+            allowed,
+            scores=_errors,
+            chance=_MIDDLE,
+        )
         if own.tolerance is None:
             return (error,)
         return (
@@ -156,6 +165,20 @@ def make_task(settings: dict[str, Any]) -> RegressionTask:
 
 def _errors(rows: Rows) -> NDArray[np.float64]:
     return np.asarray(np.abs(rows[_PREDICTED] - rows[_TARGET]).mean(axis=1))
+
+
+def _middle(rows: Rows) -> float:
+    """Mean absolute error of the middle of the targets for every sample."""
+    target = rows[_TARGET]
+    error = float(np.abs(target - np.median(target, axis=0)).mean())
+    return error if error > 0 else math.nan
+
+
+_MIDDLE = Chance(
+    _middle,
+    "Check the preprocessing, and the column and the unit of the targets; a distribution over bins "
+    "needs `expected_value`.",
+)
 
 
 def _within(tolerance: float, rows: Rows) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from edgeres.data.targets import Targets
 from edgeres.errors import DataError, ModelError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block
-from edgeres.tasks.metric import Counts, Metric, Rows, Whole
+from edgeres.tasks.metric import Chance, Counts, Metric, Rows, Whole
 from edgeres.tasks.reading import one_output, one_target
 from edgeres.tasks.task import Outputs, Task
 
@@ -23,6 +23,7 @@ _HIT = "hit"
 _SAID = "said"
 _RIGHT = "right"
 _TOLD = 3
+_HINT = "Check the preprocessing, and the numbers of the classes in the masks."
 
 
 class SegmentationSettings(Block):
@@ -57,7 +58,16 @@ class SegmentationTask(Task):
     def metrics(self) -> tuple[Metric, ...]:
         """Shares in percent, over all pixels of all images."""
         return (
-            Metric("miou", "mean IoU", "pp", True, 0.5, value=_mean_iou, factor=100.0),
+            Metric(
+                "miou",
+                "mean IoU",
+                "pp",
+                True,
+                0.5,
+                value=_mean_iou,
+                factor=100.0,
+                chance=Chance(_largest, _HINT),
+            ),
             Metric("pixels", "pixel accuracy", "pp", True, 0.5, value=_pixels, factor=100.0),
         )
 
@@ -179,6 +189,13 @@ def _mean_iou(rows: Rows) -> Whole:
         return float((hits[there] / union[there]).mean()) if there.any() else math.nan
 
     return figure
+
+
+def _largest(rows: Rows) -> float:
+    """Mean IoU of the largest class for every pixel."""
+    right = rows[_RIGHT].sum(axis=0)
+    there = int((right > 0).sum())
+    return float(right.max() / right.sum() / there) if there > 1 else math.nan
 
 
 def _pixels(rows: Rows) -> Whole:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
 import edgeres
-from edgeres.data.source import open_dataset
 
 from .conftest import invoke
+from .many_outputs import with_outputs, write_images
 
 SAMPLES = 400
-BACKGROUND, IGNORED = 30, 255
 RECIPE = """\
 name: task
 model: {{source: net.onnx}}
@@ -69,45 +65,9 @@ def place(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference network with four outputs, and images with every kind of target."""
     folder = tmp_path_factory.mktemp("tasks")
     onnx.save(with_outputs(workplace / "out" / "baseline" / "model.onnx"), folder / "net.onnx")
-    images = open_dataset("fashion-mnist", split="validation").subset(range(SAMPLES))
-    (folder / "images").mkdir()
-    table, masks = ["path,label,number"], ["path,mask"]
-    pixels = []
-    for index in range(SAMPLES):
-        image, label = images.image(index), int(images.labels[index])
-        image.save(folder / "images" / f"{index}.png")
-        pixels.append(np.asarray(image))
-        shown = pixels[-1] > BACKGROUND
-        mask = np.where(shown, label, IGNORED).astype(np.uint8)
-        picture(mask).save(folder / "images" / f"{index}-mask.png")
-        table.append(f"images/{index}.png,{label},{label}.0")
-        masks.append(f"images/{index}.png,images/{index}-mask.png")
-    (folder / "table.csv").write_text("\n".join(table) + "\n")
-    (folder / "masks.csv").write_text("\n".join(masks) + "\n")
-    np.savez(folder / "images.npz", images=np.stack(pixels), labels=images.labels)
+    write_images(folder, SAMPLES)
     (folder / "score.py").write_text(SCORE)
     return folder
-
-
-def picture(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels)
-
-
-def with_outputs(path: Path) -> onnx.ModelProto:
-    """The reference with its features, its class shares, and a class map over the image."""
-    model = onnx.load(path)
-    graph = model.graph
-    gemm = next(node for node in graph.node if node.op_type == "Gemm")
-    pool = next(node for node in graph.node if node.op_type == "GlobalAveragePool")
-    weight = numpy_helper.to_array(next(i for i in graph.initializer if i.name == gemm.input[1]))
-    graph.initializer.append(numpy_helper.from_array(weight[:, :, None, None].copy(), "map.weight"))
-    graph.node.append(helper.make_node("Conv", [pool.input[0], "map.weight"], ["map"], "map_conv"))
-    graph.node.append(helper.make_node("Softmax", [graph.output[0].name], ["shares"], "to_shares"))
-    graph.node.append(helper.make_node("Identity", [gemm.input[0]], ["features"], "to_features"))
-    for name, shape in {"features": 2, "shares": 2, "map": 4}.items():
-        dims = ["N", *[None] * (shape - 1)]
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
-    return model
 
 
 @pytest.fixture(scope="module")
