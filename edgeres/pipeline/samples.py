@@ -55,6 +55,8 @@ def write_worst_samples(
     task = task.for_outputs(reads)
     signal, noise = _energies(dense, engine)
     lost, metric = _losses(task, dense, engine)
+    if lost is not None and lost.max() <= 0:  # no sample is worse: the noise tells more
+        lost, metric = None, None
     order = np.lexsort((-noise, np.zeros(len(noise)) if lost is None else -lost))
     places = [int(place) for place in order if noise[place] > 0][:_WORST]
     # Where images were left out, positions no longer are the data set's.

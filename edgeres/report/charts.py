@@ -111,9 +111,7 @@ def spread(found: Spread, engine: str = "INT8") -> str:
             width = (found.high - found.low) / len(shares)
             for place, share in enumerate(shares):
                 middle = found.low + (place + 0.5) * width
-                rows.append(
-                    {"model": names.get(model, model), "kind": kind, "x": middle, "y": share}
-                )
+                rows.append({"model": names[model], "kind": kind, "x": middle, "y": share})
     named = list(dict.fromkeys(str(row["kind"]) for row in rows))
     dash = alt.StrokeDash("kind:N", title=None).scale(
         domain=named, range=[[1, 0], [6, 3], [2, 2]][: len(named)]
@@ -121,11 +119,11 @@ def spread(found: Spread, engine: str = "INT8") -> str:
     told = alt.Legend(orient="top") if len(named) > 1 else None
     chart = (
         alt.Chart(_data(rows))
-        .mark_line(strokeWidth=2.5, interpolate="step")
+        .mark_line(strokeWidth=2.5, interpolate="step", opacity=0.75)
         .encode(
             alt.X("x:Q", title=found.title).scale(domain=[found.low, found.high], nice=False),
             alt.Y("y:Q", title="% of the numbers").scale(domainMin=0),
-            _two("model", ("FP32", engine), alt),
+            _two("model", [names[model] for model in found.shares], alt),
             dash.legend(told),
         )
     )
@@ -323,7 +321,8 @@ def _altair() -> Any:
 
 def _two(field: str, kinds: Sequence[str], alt: Any) -> Any:
     """FP32 and the engine in the same colours everywhere."""
-    scale = alt.Scale(domain=list(kinds), range=["var(--c0)", "var(--c1)"])
+    colours = ["var(--c0)" if kind == "FP32" else "var(--c1)" for kind in kinds]
+    scale = alt.Scale(domain=list(kinds), range=colours)
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
 
 

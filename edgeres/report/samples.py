@@ -56,7 +56,7 @@ class Spread:
         title: What the numbers are.
         low: Where the first bin begins.
         high: Where the last one ends.
-        shares: Percent of the numbers in each bin, by model and by kind of number.
+        shares: Percent of the numbers in each bin, by model (``FP32``, ``engine``) and by kind.
     """
 
     title: str

@@ -132,7 +132,7 @@ class EmbeddingTask(Task):
         """Cosines of pairs that show the same, and of pairs that do not."""
         if not self.settings.labelled:
             return {}
-        pairs = pairs_of(rows[_LABEL])
+        pairs = pairs_of(rows[_LABEL], same=rows.get(SAME))
         near = cosines(rows[_UNIT], pairs).astype(np.float64)
         return {"cosine of pairs": {"the same": near[pairs.same], "others": near[~pairs.same]}}
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import edgeres
+from edgeres.report.samples import read_samples
 
 from .conftest import invoke
 from .many_outputs import with_outputs, write_images
@@ -161,6 +164,28 @@ def test_pages_show_the_metric(converted) -> None:
     assert "top-1 of &#39;logits&#39;" in page
     assert "shares.mae classes, FP32" in card
     assert "FP32 top-1 of" in card
+    assert "features: cosine of pairs" in page
+    assert "Top-1 %" not in page
+
+
+def test_the_worst_samples_are_those_that_differ_most(converted) -> None:
+    """They are answered again for the page, and both models then say what they said before."""
+    folder = converted["segmentation"]
+    found = read_samples(folder / "evidence", TARGETS["segmentation"][0])
+    assert found is not None
+    assert len(found.worst) == 8
+    levels = [sample.sqnr_db for sample in found.worst if sample.sqnr_db is not None]
+    assert levels == sorted(levels)
+    report = json.loads((folder / "report.json").read_text())
+    assert levels[-1] < report["targets"]["onnxruntime"]["outputs"]["map"]["sqnr_db"]
+    for sample in found.worst:
+        assert (sample.fp32, sample.engine) != ("", "")
+        files = [sample.image, *sample.maps]
+        assert len(files) == 3
+        assert all((folder / "evidence" / str(file)).is_file() for file in files)
+    maps = [[np.asarray(Image.open(folder / "evidence" / m)) for m in s.maps] for s in found.worst]
+    assert any((fp32 != int8).any() for fp32, int8 in maps)
+    assert all((fp32 == int8).mean() > 0.5 for fp32, int8 in maps)
 
 
 def test_what_cannot_be_judged_is_told_in_one_line(place, tmp_path) -> None:
