@@ -2,7 +2,8 @@
 
 The same image gives the same bytes as ``torchvision.transforms.Resize`` (whose filters in Pillow
 always scale their support to the reduction, that is with antialiasing) followed by ``CenterCrop``
-on a Pillow image. A published top-1 of an ImageNet model holds only then.
+on a Pillow image. A published top-1 of an ImageNet model holds only then. A letterbox gives the
+bytes of ``PIL.ImageOps.pad``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from edgeres.data.decode import MAX_PIXELS
+from edgeres.data.plain_resize import resize_plain
 from edgeres.errors import DataError
 
 Size = int | tuple[int, int]
@@ -24,6 +27,7 @@ _FILTERS: Mapping[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_TAPS: Mapping[Interpolation, int] = {"bilinear": 2, "bicubic": 4}
 
 
 def resized_size(height: int, width: int, resize: Size | None) -> tuple[int, int]:
@@ -48,10 +52,56 @@ def cropped_size(height: int, width: int, crop: Size | None) -> tuple[int, int]:
     return (crop, crop) if isinstance(crop, int) else crop
 
 
-def resize_image(
-    image: Image.Image, resize: Size | None, interpolation: Interpolation = "bilinear"
+def contained_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the largest image of this shape within a box, as Pillow rounds them."""
+    inside, beside = box
+    if width * inside > beside * height:
+        return round(height / width * beside), beside
+    if width * inside < beside * height:
+        return inside, round(width / height * inside)
+    return box
+
+
+def letterbox_image(
+    image: Image.Image,
+    box: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+    *,
+    antialias: bool = True,
+    fill: int = 0,
 ) -> Image.Image:
-    """Resizes with one of Pillow's filters.
+    """Makes an image as large as it fits into a box, and fills what is left on both sides.
+
+    An odd remainder is rounded half to even on the left and the top.
+
+    Raises:
+        DataError: The image is so thin that nothing of it would be left.
+    """
+    height, width = contained_size(image.height, image.width, box)
+    if not (height and width):
+        raise DataError(
+            f"Expected an image that fits into {box[0]}x{box[1]}, got "
+            f"{image.height}x{image.width}, of which less than one pixel would be left.",
+            hint="Leave the image out.",
+        )
+    resized = resize_image(image, (height, width), interpolation, antialias=antialias)
+    if (height, width) == box:
+        return resized
+    colours = len(image.getbands())
+    around = Image.new(image.mode, (box[1], box[0]), fill if colours == 1 else (fill,) * colours)
+    left, top = round((box[1] - width) * 0.5), round((box[0] - height) * 0.5)
+    around.paste(resized, (left, top))
+    return around
+
+
+def resize_image(
+    image: Image.Image,
+    resize: Size | None,
+    interpolation: Interpolation = "bilinear",
+    *,
+    antialias: bool = True,
+) -> Image.Image:
+    """Resizes with one of Pillow's filters, or as torch does it without antialiasing.
 
     Raises:
         DataError: The result would have more than ``MAX_PIXELS`` pixels (a very thin image that is
@@ -66,7 +116,10 @@ def resize_image(
             f"image of {image.height}x{image.width}.",
             hint="Leave the image out, or give resize an exact height and width.",
         )
-    return image.resize((width, height), _FILTERS[interpolation])
+    if antialias or interpolation not in _TAPS:
+        return image.resize((width, height), _FILTERS[interpolation])
+    pixels = resize_plain(np.asarray(image), (height, width), _TAPS[interpolation])
+    return Image.fromarray(pixels)
 
 
 def center_crop(image: Image.Image, crop: Size | None, fill: int = 0) -> Image.Image:

@@ -13,7 +13,17 @@ from edgeres.data.types import Dataset, Sample
 from edgeres.errors import DataError
 
 _LOOKED_AT = 16
-_IMAGES_ALONE = ("scale", "mean", "std", "resize", "crop", "channel_order", "interpolation")
+_IMAGES_ALONE = (
+    "scale",
+    "mean",
+    "std",
+    "resize",
+    "crop",
+    "channel_order",
+    "interpolation",
+    "antialias",
+    "letterbox",
+)
 
 
 def preprocess_for(dataset: Dataset, preprocess: Preprocess) -> tuple[Preprocess, str]:

@@ -1,7 +1,7 @@
 """From a decoded image to the numbers a network was trained on, as one frozen setting.
 
-Applied in this order and no other: decode, convert to grey or RGB, resize, crop, channel order,
-``(x * scale - mean) / std``.
+Applied in this order and no other: decode, convert to grey or RGB, resize and crop (or letterbox),
+channel order, ``(x * scale - mean) / std``.
 
 The arithmetic, because engines and other languages must repeat it to the bit: ``x * scale`` is
 computed in float64 and rounded once to float32; the subtraction and the division are float32, with
@@ -30,6 +30,7 @@ from edgeres.data.geometry import (
     Size,
     center_crop,
     cropped_size,
+    letterbox_image,
     resize_image,
     resized_size,
 )
@@ -59,7 +60,13 @@ MAX_CHANNELS = 1024
 """Most planes of an image."""
 
 
-_RARE: Mapping[str, object] = {"features": False, "log_mel": None}
+_RARE: Mapping[str, object] = {
+    "antialias": True,
+    "letterbox": None,
+    "letterbox_fill": 114,
+    "features": False,
+    "log_mel": None,
+}
 """Settings that are not written where they have this value."""
 
 
@@ -88,6 +95,12 @@ class Preprocess:
             planes of images that have others, which nothing is converted to.
         interpolation: Filter of ``resize``: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``,
             as Pillow has them.
+        antialias: Whether making smaller averages over all pixels, as Pillow's filters do;
+            ``False`` takes the two or four around each centre, as torch on tensors and OpenCV do.
+            Without a meaning for ``nearest``; ``lanczos`` has no other form.
+        letterbox: Side of a square, or ``(height, width)``: the image is made as large as fits into
+            it with its shape kept, in the middle. In place of ``resize`` and ``crop``.
+        letterbox_fill: Value of the pixels around it, 0 to 255 in every channel.
         features: The network takes features, which are its input already: all the other settings
             but ``layout`` mean nothing, and images are refused.
         log_mel: How sounds become spectrograms, of which then ``(x - mean) / std`` is taken; a
@@ -104,6 +117,9 @@ class Preprocess:
     layout: Layout = "nchw"
     channels: int = 3
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    letterbox: Size | None = None
+    letterbox_fill: int = 114
     features: bool = False
     log_mel: LogMel | None = None
 
@@ -116,11 +132,12 @@ class Preprocess:
         for name in ("mean", "std"):
             object.__setattr__(self, name, numbers(name, getattr(self, name)))
         object.__setattr__(self, "scale", number("scale", self.scale))
-        for name in ("resize", "crop"):
+        for name in ("resize", "crop", "letterbox"):
             object.__setattr__(self, name, size(name, getattr(self, name)))
         check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         check_choice("layout", self.layout, get_args(Layout))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        self._check_letterbox()
         self._check_kind()
         if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
             raise wrong_setting("channels", f"1 to {MAX_CHANNELS}", self.channels)
@@ -140,6 +157,17 @@ class Preprocess:
             raise wrong_setting("std", "numbers over 0", list(self.std))
         if not np.isfinite(self._table).all():
             raise wrong_setting("scale, mean and std", "finite float32 results", self.to_dict())
+
+    def _check_letterbox(self) -> None:
+        """Checks what says how an image is brought into its size without being cut."""
+        if type(self.antialias) is not bool:
+            raise wrong_setting("antialias", "true or false", self.antialias)
+        if not self.antialias and self.interpolation == "lanczos":
+            raise wrong_setting("antialias", "true for lanczos", self.antialias)
+        if self.letterbox is not None and (self.resize is not None or self.crop is not None):
+            raise wrong_setting("letterbox", "no resize and no crop beside it", self.letterbox)
+        if type(self.letterbox_fill) is not int or not 0 <= self.letterbox_fill <= 255:
+            raise wrong_setting("letterbox_fill", "0 to 255", self.letterbox_fill)
 
     def _check_kind(self) -> None:
         """Checks what says that samples are no images."""
@@ -203,15 +231,19 @@ class Preprocess:
         image: Image.Image,
         *,
         interpolation: Interpolation | None = None,
-        fill: int = 0,
+        fill: int | None = None,
     ) -> Image.Image:
         """Resizes and crops; a mask over the image takes another filter and another surrounding.
 
         Raises:
-            DataError: The resized image would be too large.
+            DataError: The resized image would be too large, or nothing would be left of it.
         """
-        resized = resize_image(image, self.resize, interpolation or self.interpolation)
-        return center_crop(resized, self.crop, fill)
+        chosen = interpolation or self.interpolation
+        if self._box is not None:
+            around = self.letterbox_fill if fill is None else fill
+            return letterbox_image(image, self._box, chosen, antialias=self.antialias, fill=around)
+        resized = resize_image(image, self.resize, chosen, antialias=self.antialias)
+        return center_crop(resized, self.crop, fill or 0)
 
     def fit_sample(self, sample: Sample) -> Fitted:
         """As :meth:`fit` for images; features ``(...) float32`` are what the network takes already.
@@ -291,10 +323,14 @@ class Preprocess:
         """
         if self.log_mel is not None:
             return self.log_mel.n_mels, self.log_mel.frames
+        if self._box is not None:
+            return self._box
         return cropped_size(*resized_size(height, width, self.resize), self.crop)
 
     def keeps_pixels(self, height: int, width: int) -> bool:
-        """Tells whether images of this size pass resize and crop unchanged."""
+        """Tells whether images of this size pass resize, crop and letterbox unchanged."""
+        if self._box is not None:
+            return self._box == (height, width)
         resized = resized_size(height, width, self.resize)
         return resized == (height, width) == cropped_size(height, width, self.crop)
 
@@ -307,6 +343,12 @@ class Preprocess:
         if self.features or self.log_mel is not None:
             return -math.inf, math.inf
         return float(self._table.min()), float(self._table.max())
+
+    @property
+    def _box(self) -> tuple[int, int] | None:
+        """Height and width of the letterbox."""
+        box = self.letterbox
+        return (box, box) if isinstance(box, int) else box
 
     @cached_property
     def _table(self) -> NDArray[np.float32]:

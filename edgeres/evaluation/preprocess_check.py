@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,14 @@ def preprocess_differs(folder: Path, preprocess: Preprocess) -> str:
     if not file.is_file():
         return ""
     try:
-        then = Preprocess.from_json(file.read_text(encoding="utf-8")).to_dict()
+        then = _settings(Preprocess.from_json(file.read_text(encoding="utf-8")))
     except (OSError, EdgeResError):
         return ""
-    now = preprocess.to_dict()
+    now = _settings(preprocess)
     other = [
         f"{key} is {_short(now[key])} here and {_short(then[key])} in {file}"
         for key in now
-        if now[key] != then.get(key)
+        if now[key] != then[key]
     ]
     return ", ".join(other)
 
@@ -118,6 +119,11 @@ def images_differ(
         f"the images are prepared otherwise than for the baseline: {reasons}. That is no layer's "
         "fault; check scale, mean, std, channel order and size first."
     )
+
+
+def _settings(preprocess: Preprocess) -> dict[str, object]:
+    """All of them, also those that are hardly ever said."""
+    return {field.name: getattr(preprocess, field.name) for field in fields(preprocess)}
 
 
 def _then(

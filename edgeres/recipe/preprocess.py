@@ -62,6 +62,19 @@ class PreprocessBlock(Block):
         default=None, ge=1, description="3 for colour, 1 for grey, or the planes of the images."
     )
     interpolation: Interpolation = "bilinear"
+    antialias: bool = Field(
+        default=True,
+        description="false: making smaller takes the pixels around each centre alone, as torch on "
+        "tensors and OpenCV do; for bilinear and bicubic.",
+    )
+    letterbox: Size | None = Field(
+        default=None,
+        description="Side of a square or [height, width] that the image is fitted into with its "
+        "shape kept; in place of `resize` and `crop`.",
+    )
+    letterbox_fill: int = Field(
+        default=114, ge=0, le=255, description="Value of the pixels around it."
+    )
     features: bool = Field(
         default=False, description="The network takes features, which nothing is done to."
     )

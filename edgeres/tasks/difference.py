@@ -23,7 +23,7 @@ from edgeres.tasks.mean_bound import mean_upper, quantile
 from edgeres.tasks.metric import Difference, Metric, Rows
 from edgeres.tasks.ratio_bound import ratio_lower, ratio_upper
 from edgeres.tasks.repeats import effective_samples
-from edgeres.tasks.resample import RESAMPLES, both, draw
+from edgeres.tasks.resample import RESAMPLES, Draws, both, draw
 
 _FEW = 2
 """So few differing samples say nothing of how far another one could be off."""
@@ -154,10 +154,10 @@ def _of_value(
     effective = effective_samples(groups)
     lower, upper = drawn.bounds(0, confidence)
     engine_lower, engine_upper = drawn.bounds(1, confidence)
-    if (drawn.figures[:, 0] == 0.0).any():  # a handful of samples differ, or none
+    equal = float((drawn.figures[:, 0] == 0.0).mean())
+    if equal > 0.0:  # a handful of samples differ, or none
         z = quantile(confidence)
-        reach = max(float(drawn.reach[2]), _ONE)
-        unseen = z * z / (z * z + effective) * reach
+        unseen = z * z / (z * z + effective) * _reach_of(drawn, -math.log(equal))
         lower, upper = min(lower, drop - unseen), max(upper, drop + unseen)
     factor = metric.factor
     return Difference(
@@ -174,6 +174,19 @@ def _of_value(
         broken=samples - len(groups),
         confidence=confidence,
     )
+
+
+def _reach_of(drawn: Draws, differing: float) -> float:
+    """How far a sample that was not seen could move a share, times the number of samples.
+
+    Args:
+        drawn: Drop, the candidate's figure, the baseline's.
+        differing: About how many samples differ: none of ``k`` is in ``exp(-k)`` of the draws.
+    """
+    wrong, seen = _ONE, float(drawn.reach[0])
+    if differing > _FEW and seen > 0.0:
+        wrong = min(wrong, seen * (1 + _FURTHER / differing))
+    return max(float(drawn.reach[2]), wrong)
 
 
 def _of_closeness(

@@ -69,6 +69,9 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "preprocess.channel_order": ("onnx", None, FORWARD),
     "preprocess.layout": ("onnx", "nhwc", {"load", *FORWARD}),
     "preprocess.interpolation": ("onnx", "bicubic", FORWARD),
+    "preprocess.antialias": ("onnx", False, FORWARD),
+    "preprocess.letterbox": ("onnx", 30, {"load", *FORWARD}),
+    "preprocess.letterbox_fill": ("onnx", 7, FORWARD),
     "preprocess.channels": ("trained", 1, NO_STAGE),  # said already by the checkpoint
     "preprocess.features": ("onnx", None, FORWARD),  # these networks take images
     **{f"preprocess.log_mel.{key}": ("onnx", None, FORWARD) for key in LogMelBlock.model_fields},
@@ -353,7 +356,8 @@ def test_a_changed_key_changes_the_stages_that_depend_on_it(place, recorded, bef
 
 def test_every_setting_of_the_preprocessing_is_in_the_keys():
     every = {field.name for field in fields(Preprocess)}
-    told = Preprocess(channels=1, features=True, log_mel=LogMel()).to_dict()
+    rare = {"antialias": False, "letterbox": 8, "letterbox_fill": 0, "features": True}
+    told = Preprocess(channels=1, log_mel=LogMel(), **rare).to_dict()
     assert set(told) == every
     assert set(PreprocessBlock.model_fields) == every | {"crop_pct"}  # which stands for a resize
     assert LogMelBlock.model_fields.keys() == {field.name for field in fields(LogMel)}

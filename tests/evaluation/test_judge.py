@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgeres.errors import DataError, ModelError, UsageError
-from edgeres.evaluation.judge import check_answers, judge
+from edgeres.evaluation.judge import judge
+from edgeres.evaluation.task_baseline import check_answers
 from edgeres.recipe.gates import Limits
 from edgeres.tasks import open_task
 from edgeres.tasks.answers import Answers

@@ -112,7 +112,10 @@ MAPS = np.zeros((2, 3, 4, 4), np.float32)
         ("binary", {}, ONE, np.zeros((4, 3)), r"got targets \(4, 3\)"),
         ("multilabel", {}, np.zeros((4, 3)), np.zeros(4, int), "the network has 3 classes"),
         ("multilabel", {}, np.zeros((4, 3)), np.full((4, 3), 2), "from -1 to 1, got 2 to 2"),
-        ("embedding", {}, np.zeros((4, 3)), np.zeros(4), r"got \(4,\) float64"),
+        ("embedding", {}, np.zeros((4, 3)), np.zeros((4, 2)), r"got \(4, 2\) float64"),
+        ("embedding", {}, np.zeros((4, 3)), np.full(4, 0.5), "expected whole numbers as targets"),
+        ("classification", {}, np.zeros((4, 3)), np.full(4, 0.5), "whole numbers from 0 to 2"),
+        ("classification", {}, np.zeros((4, 3)), np.full(4, 3.0), "from 0 to 2, got 3 to 3"),
         ("segmentation", {}, MAPS, np.zeros((2, 4, 4)), "of class numbers for 2 samples"),
         ("segmentation", {}, MAPS, np.zeros((2, 4), int), r"got \(2, 4\) int64"),
         ("segmentation", {}, MAPS, np.full((2, 4, 4), 3), "has 3 classes, the masks hold 3"),
@@ -199,3 +202,10 @@ def test_a_damaged_network_fails_in_every_task_and_an_equal_one_passes(name) -> 
         same, bad = (difference(metric, before, rows, resamples=200) for rows in (near, after))
         assert metric_check(metric, same).outcome == "pass", metric.name
         assert metric_check(metric, bad).outcome == "fail", metric.name
+
+
+def test_columns_of_whole_numbers_are_classes_too() -> None:
+    for name in ("classification", "embedding"):
+        rows = open_task(name).rows({"y": np.eye(3)}, {"": np.array([2.0, 0.0, 1.0])})
+        assert rows["label"].tolist() == [2, 0, 1]
+        assert rows["label"].dtype == np.int64

@@ -140,6 +140,11 @@ def _config(model: ServedModel, preprocess: Preprocess, output: str) -> str:
         steps.append(f"resized to {_size(preprocess.resize)} ({preprocess.interpolation})")
     if preprocess.crop is not None:
         steps.append(f"cropped to {_size(preprocess.crop)} from the centre")
+    if preprocess.letterbox is not None:
+        box = preprocess.letterbox
+        box = (box, box) if isinstance(box, int) else box
+        around = f"with {preprocess.letterbox_fill} around it, where nvinfer has 0"
+        steps.append(f"fitted into {_size(box)} ({preprocess.interpolation}) {around}")
     proven = " and ".join(steps) or "fed as they are"
     keys = {
         "gpu-id": 0,
@@ -155,13 +160,14 @@ def _config(model: ServedModel, preprocess: Preprocess, output: str) -> str:
         "model-color-format": _GREY if grey else _FORMATS[preprocess.channel_order],
         "net-scale-factor": f"{scale / std[0]:.9g}",
         "offsets": ";".join(f"{each / scale:.9g}" for each in means),
-        "maintain-aspect-ratio": 0,
+        "maintain-aspect-ratio": int(preprocess.letterbox is not None),
+        **({"symmetric-padding": 1} if preprocess.letterbox is not None else {}),
         "output-blob-names": output,
         "classifier-threshold": _THRESHOLD,
     }
     head = [
         "# Gst-nvinfer. Run build.sh first: it makes 1/model.plan for this GPU.",
-        f"# nvinfer stretches a frame to the network's size; images were {proven}",
+        f"# nvinfer scales a frame to the network's size; images were {proven}",
         "# where accuracy was measured. network-mode is not read where the plan is there.",
     ]
     return "\n".join([*head, "[property]", *(f"{key}={value}" for key, value in keys.items()), ""])
