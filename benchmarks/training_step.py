@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from edgeres.models.build import build_model, plan_for
-from edgeres.training.memory import freed_memory_kept
+from edgeres.system.freed_memory import freed_memory_kept
 
 
 @dataclass(frozen=True)

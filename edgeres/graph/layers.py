@@ -81,12 +81,21 @@ def load_model(path: Path, *, may_be_quantized: bool = False) -> ir.Model:
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
+        _unpack_weights(model)
     except Exception as error:  # protobuf and onnx-ir raise many types for a bad file
         raise ModelError(
             f"{path} is not a readable ONNX model: {one_line(error)}", hint="Export it again."
         ) from error
     _check(model, path, may_be_quantized=may_be_quantized)
     return model
+
+
+def _unpack_weights(model: ir.Model) -> None:
+    """Makes arrays of float weights once: a tensor of protobuf copies its bytes at each look."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.dtype == _FLOAT:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=_FLOAT, name=tensor.name)
 
 
 def inputs(graph: ir.Graph) -> tuple[ir.Value, ...]:

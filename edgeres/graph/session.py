@@ -20,6 +20,7 @@ def open_session(
     optimize: bool = True,
     fuse_quantized: bool = True,
     weights: dict[str, NDArray[np.generic]] | None = None,
+    trim: bool = True,
 ) -> Any:
     """Opens an ONNX Runtime session on the CPU.
 
@@ -31,6 +32,8 @@ def open_session(
             where scales are inputs of the graph.
         weights: What was taken out of the model before (`detach_weights`); emptied, so that the
             arrays are gone before the engine packs its own.
+        trim: Give freed memory back to the system afterwards. Of many small sessions each would
+            cost the pages of the next.
 
     Raises:
         BackendMissingError: ONNX Runtime is not installed.
@@ -56,7 +59,8 @@ def open_session(
             f"ONNX Runtime rejects the model: {one_line(error)}.",
             hint="Check the model with `onnx.checker` and its opset.",
         ) from error
-    give_back()
+    if trim:
+        give_back()
     return session
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from edgeres.graph.shapes import BATCH, set_batch
 _CHUNK_NUMBERS = 3 * 224 * 224
 _CHUNK_IMAGES = 64
 _SMALL_BYTES = 1024
+_DETACHED = "detached"
 
 
 def chunks(
@@ -44,7 +46,7 @@ def detach_weights(model: ir.Model) -> dict[str, NDArray[np.generic]]:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = ir.ExternalTensor(
-            "detached",
+            _DETACHED,
             0,
             tensor.nbytes,
             tensor.dtype,
@@ -53,6 +55,18 @@ def detach_weights(model: ir.Model) -> dict[str, NDArray[np.generic]]:
             base_dir="",
         )
     return weights
+
+
+def detached_proto(name: str, content: NDArray[np.generic]) -> onnx.TensorProto:
+    """An initializer whose content :func:`edgeres.graph.session.open_session` takes as it is."""
+    proto = onnx.TensorProto(
+        name=name,
+        dims=content.shape,
+        data_type=onnx.helper.np_dtype_to_tensor_dtype(content.dtype),
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    proto.external_data.add(key="location", value=_DETACHED)
+    return proto
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -255,7 +255,7 @@ def add_initializer(
     graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic
 ) -> ir.Value:
     """A new constant of the graph."""
-    tensor = ir.tensor(np.asarray(content), name=name)
+    tensor = ir.Tensor(np.asarray(content), name=name)  # `ir.tensor` asks for protocols: slow
     value = ir.Value(
         name=name,
         const_value=tensor,

@@ -43,6 +43,7 @@ from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.files import write_atomic
+from edgeres.system.freed_memory import freed_memory_kept
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,19 @@ def quantize(
         UsageError: A measured correction without images.
         StorageError: ``out`` cannot be written.
     """
-    settings = settings or QuantizeSettings()
+    with freed_memory_kept():
+        return _quantize(onnx, table, rules, out, settings or QuantizeSettings(), images, qat)
+
+
+def _quantize(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    out: Path,
+    settings: QuantizeSettings,
+    images: NDArray[np.float32] | None,
+    qat: QatParameters | None,
+) -> QuantizeResult:
     prepared = prepare(onnx, table, rules, settings, qat=qat)
     placement, params, items = prepared.placement, prepared.params, list(prepared.items)
     gains: dict[str, float] = {}

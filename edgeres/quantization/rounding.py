@@ -19,7 +19,8 @@ Columns depend on one another, rows do not. So a column of all rows is a contigu
 here, and what wide blocks of columns do to others follows as one matrix product (the lazy batch
 updates of GPTQ, section 3.3). Within a narrow block all columns are rounded at once, again and
 again, each time with the errors of the time before, until nothing changes. Each depends only on
-those before it, so that is what column by column gives, after fewer rounds than there are columns.
+those before it, so that is what column by column gives, after fewer rounds than there are columns;
+and those up to the first that changed are done.
 All groups of a grouped convolution are worked on at once. Products are of float32: integers, and
 errors of some units, against a second moment that is damped by a hundredth.
 
@@ -29,7 +30,7 @@ bounds that its partners leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,9 +42,10 @@ from edgeres.quantization.rounding_pairs import Block, Bounds, pair_columns
 
 Matrix = NDArray[np.float32]
 
-#: Columns after which all others, and after which those of the same wide block hear of it. Even,
-#: so that the weights of a pair are in one block.
-_WIDE, _NARROW = 256, 32
+#: Columns after which all others hear of it. Even, so that the weights of a pair are in one block.
+_WIDE = 256
+#: Likewise those of the same wide block: so many numbers of all rows, and columns between these.
+_NARROW_NUMBERS, _FEWEST, _MOST = 1 << 15, 8, 32
 _SWEEPS = 8
 #: Most columns for which descent sets out from nearest rounding, too. Of the few local minima of a
 #: small layer the better one is worth 0.1 dB; those of larger ones are alike.
@@ -131,7 +133,7 @@ class _Problem:
     def __init__(self, form: Objective, bounds: Bounds) -> None:
         self.form = form
         self.bounds = bounds
-        self.narrow = _NARROW if bounds.alone else 2
+        self.alone = bounds.alone
 
     def solve(
         self, start: Matrix, exact: Matrix, sweeps: int
@@ -158,7 +160,7 @@ class _Problem:
             correction, factor, worth = self.form.behind(wide, error)
             targets = exact[:, wide] - correction
             behind = error[:, wide]
-            for narrow in reversed(list(_blocks(0, behind.shape[1], self.narrow))):
+            for narrow in reversed(list(_blocks(0, behind.shape[1], self._narrow(exact)))):
                 aim = targets[:, narrow]
                 rest = slice(narrow.stop, None)
                 if narrow.stop < behind.shape[1]:
@@ -181,18 +183,21 @@ class _Problem:
         whole: Matrix,
     ) -> Matrix:
         """Integers of a narrow block; ``aim`` knows of all behind the block."""
-        block = self._block(at, factor, worth, whole)
-        if aim.shape[1] == 2:
-            return block.rounded(aim, exact)
         ahead = np.triu(factor, 1)
         pairs = np.arange(0, aim.shape[1], 2)
         ahead[:, pairs, pairs + 1] = 0
-        return _settled(
-            lambda state: block.rounded(
-                aim if state is None else aim - ahead @ (state - exact), exact
-            ),
-            len(pairs),
-        )
+        state = self._block(at, factor, worth, whole).rounded(aim, exact)
+        end = len(pairs) - 1  # those from here on are done: the last pair from the start
+        while end > 0:
+            open_ = slice(0, 2 * end)
+            inside = slice(at.start, at.start + 2 * end)
+            block = self._block(inside, factor[:, open_, open_], worth[:, open_], whole)
+            wanted = aim[:, open_] - ahead[:, open_] @ (state - exact)
+            found = block.rounded(wanted, exact[:, open_])
+            changed = _changed(found, state[:, open_])
+            state[:, open_] = found
+            end = int(changed[-1]) if len(changed) else 0
+        return state
 
     def _descend(self, whole: Matrix, exact: Matrix, sweeps: int) -> NDArray[np.float64]:
         """Coordinate descent in place; the objective ``(G, R)``, which never rises, at its end."""
@@ -216,26 +221,42 @@ class _Problem:
         slopes, own = self.form.slopes(wide, error)
         diagonal = np.einsum("gkk->gk", own)
         steps = np.zeros_like(slopes)
-        for narrow in _blocks(0, slopes.shape[1], self.narrow):
+        for narrow in _blocks(0, slopes.shape[1], self._narrow(slopes)):
             at = slice(wide.start + narrow.start, wide.start + narrow.stop)
             here = slopes[:, narrow]
             if narrow.start:
                 here += own[:, narrow, : narrow.start] @ steps[:, : narrow.start]
-            block = self._block(at, own[:, narrow, narrow], diagonal[:, narrow], whole)
-            steps[:, narrow] = self._moved(block, here, own[:, narrow, narrow], whole[:, at])
+            steps[:, narrow] = self._moved(
+                at, here, own[:, narrow, narrow], diagonal[:, narrow], whole
+            )
             whole[:, at] += steps[:, narrow]
         return steps
 
-    def _moved(self, block: Block, slopes: Matrix, own: Matrix, whole: Matrix) -> Matrix:
-        if slopes.shape[1] == 2:
-            return block.moved(slopes, whole)
+    def _moved(
+        self, at: slice, slopes: Matrix, own: Matrix, diagonal: Matrix, whole: Matrix
+    ) -> Matrix:
         before = np.tril(own, -1)
         pairs = np.arange(0, slopes.shape[1], 2)
         before[:, pairs + 1, pairs] = 0
-        return _settled(
-            lambda state: block.moved(slopes if state is None else slopes + before @ state, whole),
-            len(pairs),
-        )
+        state = self._block(at, own, diagonal, whole).moved(slopes, whole[:, at])
+        begin = 1  # those before are done: the first pair from the start
+        while begin < len(pairs):
+            open_ = slice(2 * begin, None)
+            inside = slice(at.start + 2 * begin, at.stop)
+            block = self._block(inside, own[:, open_, open_], diagonal[:, open_], whole)
+            here = slopes[:, open_] + before[:, open_] @ state
+            found = block.moved(here, whole[:, inside])
+            changed = _changed(found, state[:, open_])
+            state[:, open_] = found
+            begin += int(changed[0]) + 1 if len(changed) else len(pairs)
+        return state
+
+    def _narrow(self, values: Matrix) -> int:
+        """Columns of a narrow block for ``(G, K, R)`` values."""
+        if not self.alone:
+            return 2
+        fit: int = _NARROW_NUMBERS // (len(values) * values.shape[2]) // 2 * 2
+        return min(max(fit, _FEWEST), _MOST)
 
     def _block(self, at: slice, own: Matrix, worth: Matrix, whole: Matrix) -> Block:
         """The pairs of a narrow block, of which ``own`` says what they do to each other."""
@@ -250,11 +271,7 @@ class _Problem:
         )
 
 
-def _settled(step: Callable[[Matrix | None], Matrix], most: int) -> Matrix:
-    """Repeats a step on what it gave until that stays the same; so it does after ``most`` times."""
-    state = step(None)
-    for _ in range(most - 1):
-        last, state = state, step(state)
-        if np.array_equal(last, state):
-            break
-    return state
+def _changed(one: Matrix, other: Matrix) -> NDArray[np.intp]:
+    """Pairs of columns ``(G, 2 P, R)`` in which something differs, in order."""
+    by_column = (one != other).any(axis=(0, 2))
+    return np.flatnonzero(by_column[0::2] | by_column[1::2])

@@ -102,12 +102,12 @@ def clip_beside(
     limits: Matrix,
 ) -> None:
     """Brings integers between their bounds and what the partner in the pair leaves, in place."""
-    edge = np.minimum(partner, 0)
+    edge = np.minimum(partner, -limits - low)  # then no more than the bound is left
     np.subtract(-limits, edge, out=edge)
-    np.maximum(values, np.maximum(edge, low, out=edge), out=values)
-    np.maximum(partner, 0, out=edge)
+    np.maximum(values, edge, out=values)
+    np.maximum(partner, limits - high, out=edge)
     np.subtract(limits, edge, out=edge)
-    np.minimum(values, np.minimum(edge, high, out=edge), out=values)
+    np.minimum(values, edge, out=values)
 
 
 @dataclass(frozen=True)

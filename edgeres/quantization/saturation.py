@@ -105,8 +105,10 @@ def move_pairs(
     weighting = np.broadcast_to(importance, whole.shape)
     for packing in packings:
         left, right = packing[:, 0], packing[:, 1]
-        a, b = whole[:, left], whole[:, right]
-        rows, pairs = np.nonzero((a * b > 0) & (np.abs(a + b) > PAIR_LIMIT))
+        sums = whole.take(left, axis=1)
+        sums += whole.take(right, axis=1)
+        np.abs(sums, out=sums)  # of two signs no two bytes are over the limit
+        rows, pairs = np.divmod(np.flatnonzero(sums > PAIR_LIMIT), len(left))
         if not len(rows):
             continue
         at_a, at_b = (rows, left[pairs]), (rows, right[pairs])

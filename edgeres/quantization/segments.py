@@ -142,7 +142,7 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
         ir_version=model.ir_version,
     )
     session = open_session(
-        proto.SerializeToString(), threads=1, optimize=optimize, fuse_quantized=False
+        proto.SerializeToString(), threads=1, optimize=optimize, fuse_quantized=False, trim=False
     )
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}

@@ -28,10 +28,11 @@ from edgeres.quantization.forward import chunks
 from edgeres.quantization.placement import place
 from edgeres.quantization.quantize import prepare
 from edgeres.quantization.table import CalibrationTable
-from edgeres.quantization.variants import Choices, Variants
+from edgeres.quantization.variants import Choices, Live, Variants
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
 from edgeres.system.container_limits import usable_threads
+from edgeres.system.freed_memory import freed_memory_kept
 from edgeres.system.progress import ProgressCallback
 
 #: Bytes of what goes over the cuts, of both networks, that are kept at once.
@@ -40,7 +41,7 @@ _KEPT_BYTES = 256 << 20
 _AT_ONCE = 4
 
 #: For one batch, what both networks give over each cut.
-_Known = dict[Choices, list[NDArray[np.float32]]]
+_Known = dict[Choices, list[Live]]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,21 @@ def sensitivity(
             hint="Give some hundred images.",
         )
     settings = (settings or QuantizeSettings()).without_images()
+    with freed_memory_kept():
+        return _measured(onnx, table, rules, images, labels, settings, all_but, threads, progress)
+
+
+def _measured(
+    onnx: Path,
+    table: CalibrationTable,
+    rules: QdqRules,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    settings: QuantizeSettings,
+    all_but: bool,
+    threads: int | None,
+    progress: ProgressCallback | None,
+) -> Sensitivity:
     prepared = prepare(onnx, table, rules, settings)
     graph = prepared.model.graph
     names = prepared.placement.quantized_nodes
@@ -202,7 +218,7 @@ def _effects(
         for index, choices in enumerate((variants.exact, *trials)):
             all_logits = pool.map(partial(_logits, variants, choices), shown, shared_outputs)
             for batch, ran, logits in zip(shown, shared_outputs, all_logits, strict=True):
-                exact = ran[variants.exact][-1][: batch.count]
+                exact = variants.answer(ran[variants.exact])[: batch.count]
                 tallies[index].add(exact, logits, batch.labels)
             if progress is not None and index:
                 done += len(shown)
@@ -219,7 +235,14 @@ def _logits(
 
 
 def _bytes(outputs: Sequence[_Known]) -> int:
-    return sum(value.nbytes for pieces in outputs for values in pieces.values() for value in values)
+    tensors = (
+        tensor
+        for ran in outputs
+        for cuts in ran.values()
+        for live in cuts
+        for tensor in live.values()
+    )
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 @dataclass(frozen=True)

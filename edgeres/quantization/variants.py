@@ -1,17 +1,20 @@
 """Runs a network with other nodes quantized each time, and only what that changes.
 
-The float graph is cut wherever one tensor alone goes on, in a ResNet behind each block. The network
-runs once in float and once quantized, and what goes over each cut is kept. A variant then starts at
-its first piece that is in neither: a piece with one layer quantized is small, and those behind it
-are there already. So no variant builds a model, and on average half a pass is run.
+The float graph is cut behind layers wherever at most two tensors go on: in a ResNet the sum of a
+block and what its branch has made of it. The network runs once in float and once quantized, and
+what goes over each cut is kept. A variant then starts at its first piece that is in neither: a
+tensor is quantized where it is read, so that is the piece of the node itself, and all pieces but
+those of its neighbours are opened already. So no variant builds a model, and on average half a pass
+is run.
 
 Scales, integers and biases are those of the whole quantized network. Weights are dequantized
-beforehand, which is what a DequantizeLinear does, and all else runs as a Q/DQ file is written.
+beforehand, which is what a DequantizeLinear does, and ops between Q and DQ run in float. ONNX
+Runtime may lay floats out as it likes there, which moves sums by float rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -25,7 +28,6 @@ from edgeres.backends.base import QdqRules
 from edgeres.graph.layers import (
     WEIGHTED,
     constant,
-    consumers,
     inputs,
     is_activation,
     node_name,
@@ -33,18 +35,27 @@ from edgeres.graph.layers import (
     value_name,
 )
 from edgeres.graph.session import open_session, run_feeds
+from edgeres.quantization.forward import detached_proto
 from edgeres.quantization.placement import Placement, place
 from edgeres.quantization.qdq import DEQUANTIZE, QUANTIZE, QuantizedLayer
 from edgeres.quantization.scales import QuantParams, quantize_bias
 
+#: Tensors by name, ``(N, ...) float32``: what goes over a cut.
+Live = Mapping[str, NDArray[np.float32]]
+
+#: Tensors that may go over a cut.
+_TOGETHER = 2
+#: Weights from this size on are handed to the engine as they are.
+_LARGE_BYTES = 1024
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Nodes between two cuts, the tensor that goes in and the one that goes on."""
+    """Nodes between two cuts, the tensors that they read, and those of theirs that go on."""
 
     nodes: tuple[ir.Node, ...]
-    reads: str
-    gives: str
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,10 @@ class Choice:
     """What is quantized in one piece.
 
     Attributes:
-        stored: Tensors made in the piece of which all readers take the dequantized form.
-        readers: Tensor, node and input index of the other readers that do.
+        readers: Tensor, node and input index of the inputs that take the dequantized form.
         layers: Layers with an INT8 weight.
     """
 
-    stored: frozenset[str]
     readers: frozenset[tuple[str, str, int]]
     layers: frozenset[str]
 
@@ -66,33 +75,36 @@ Choices = tuple[Choice, ...]
 
 
 def pieces(graph: ir.Graph) -> list[Piece]:
-    """Cuts a graph where one float tensor alone goes on and a weighted layer lies behind.
+    """Cuts a graph behind weighted layers where at most two tensors go on, both float.
 
     No cut lies between a layer and the Relu that engines fold into it.
     """
-    nodes = list(graph)
+    nodes = [node for node in graph if node.op_type != "Constant"]
     last_read: dict[ir.Value, int] = {}
     for index, node in enumerate(nodes):
         last_read.update({v: index for v in node.inputs if v is not None and constant(v) is None})
     last_read.update(dict.fromkeys(graph.outputs, len(nodes)))
     parts: list[Piece] = []
     current: list[ir.Node] = []
-    reads = value_name(inputs(graph)[0])
-    live = {inputs(graph)[0]}
+    live = set(inputs(graph))
     for index, node in enumerate(nodes):
-        if node.op_type == "Constant":
-            continue
         current.append(node)
         live = {v for v in (*live, *node.outputs) if last_read.get(v, -1) > index}
-        if index + 1 == len(nodes) or len(live) != 1:
-            continue
-        (value,) = live
-        weighted = any(member.op_type in WEIGHTED for member in current)
-        if weighted and is_activation(value) and not only_rectified(value):
-            parts.append(Piece(tuple(current), reads, value_name(value)))
-            reads, current = value_name(value), []
-    parts.append(Piece(tuple(current), reads, value_name(graph.outputs[0])))
+        cut = any(member.op_type in WEIGHTED for member in current) and len(live) <= _TOGETHER
+        if index + 1 == len(nodes) or (
+            cut and all(is_activation(value) and not only_rectified(value) for value in live)
+        ):
+            parts.append(_piece(current, live))
+            current = []
     return parts
+
+
+def _piece(nodes: Sequence[ir.Node], live: Collection[ir.Value]) -> Piece:
+    made = [value for node in nodes for value in node.outputs]
+    read = [v for node in nodes for v in node.inputs if v is not None and constant(v) is None]
+    outside = dict.fromkeys(value_name(value) for value in read if value not in made)
+    gives = tuple(value_name(value) for value in made if value in live)
+    return Piece(tuple(nodes), tuple(outside), gives)
 
 
 class Variants:
@@ -125,7 +137,10 @@ class Variants:
         self._params = params
         self._rules = rules
         self._pieces = pieces(model.graph)
-        nothing = Choice(frozenset(), frozenset(), frozenset())
+        self._needed_behind = _needed_behind(self._pieces, value_name(model.graph.outputs[0]))
+        self._input = value_name(inputs(model.graph)[0])
+        self._output = value_name(model.graph.outputs[0])
+        nothing = Choice(frozenset(), frozenset())
         self.exact: Choices = (nothing,) * len(self._pieces)
         self.quantized = self.choose(place(model.graph, rules))
         #: Sessions of the two that every variant shares pieces with.
@@ -136,40 +151,29 @@ class Variants:
 
     def choose(self, placement: Placement) -> Choices:
         """What a placement of this model's graph asks for in each piece."""
-        stored: set[str] = set()
-        single: set[tuple[str, str, int]] = set()
-        values = {
-            value_name(v): v for piece in self._pieces for n in piece.nodes for v in n.outputs
+        readers = {
+            (tensor, node_name(node), index)
+            for tensor, found in placement.readers.items()
+            for node, index in found
         }
-        for tensor, readers in placement.readers.items():
-            value = values.get(tensor)
-            if (
-                value is not None
-                and not value.is_graph_output()
-                and set(readers) == set(consumers(value))
-            ):
-                stored.add(tensor)
-            else:
-                single.update((tensor, node_name(node), index) for node, index in readers)
         layers = {layer.name for layer in placement.layers}
         choices = []
         for piece in self._pieces:
             names = {node_name(node) for node in piece.nodes}
-            outputs = {value_name(value) for node in piece.nodes for value in node.outputs}
-            own = frozenset(reader for reader in single if reader[1] in names)
-            choices.append(Choice(frozenset(stored & outputs), own, frozenset(layers & names)))
+            own = frozenset(reader for reader in readers if reader[1] in names)
+            choices.append(Choice(own, frozenset(layers & names)))
         return tuple(choices)
 
-    def run(self, choices: Choices, batch: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """What each piece gives for ``(N, C, H, W) float32`` images, the logits last.
+    def run(self, choices: Choices, batch: NDArray[np.float32]) -> Iterator[Live]:
+        """What goes over each cut for ``(N, C, H, W) float32`` images, at the end the logits.
 
         Raises:
             StageError: ONNX Runtime failed.
         """
-        yield from self._run_from(0, choices, batch)
+        yield from self._run_from(0, choices, {self._input: batch})
 
     def logits(
-        self, choices: Choices, batch: NDArray[np.float32], known: Mapping[Choices, Sequence[Any]]
+        self, choices: Choices, batch: NDArray[np.float32], known: Mapping[Choices, Sequence[Live]]
     ) -> NDArray[np.float32]:
         """Logits of one variant.
 
@@ -187,18 +191,21 @@ class Variants:
         shared = {other: _shared_pieces(choices, other) for other in known}
         nearest = max(shared, key=lambda other: shared[other])
         first = shared[nearest]
-        tensor = known[nearest][first - 1] if first else batch
-        logits: NDArray[np.float32] = list(self._run_from(first, choices, tensor))[-1]
-        return logits
+        live = known[nearest][first - 1] if first else {self._input: batch}
+        return self.answer(list(self._run_from(first, choices, live)))
 
-    def _run_from(
-        self, first: int, choices: Choices, tensor: NDArray[np.float32]
-    ) -> Iterator[NDArray[np.float32]]:
+    def answer(self, cuts: Sequence[Live]) -> NDArray[np.float32]:
+        """``(N, K) float32`` logits of what :meth:`run` gave."""
+        return cuts[-1][self._output]
+
+    def _run_from(self, first: int, choices: Choices, live: Live) -> Iterator[Live]:
+        needed = self._needed_behind
         for index in range(first, len(self._pieces)):
             piece = self._pieces[index]
             session = self._session(index, choices)
-            tensor = run_feeds(session, {piece.reads: tensor}, [piece.gives])[piece.gives]
-            yield tensor
+            made = run_feeds(session, {name: live[name] for name in piece.reads}, piece.gives)
+            live = {name: v for name, v in {**live, **made}.items() if name in needed[index]}
+            yield live
 
     def _session(self, index: int, choices: Choices) -> Any:
         with self._opening:  # of several threads one opens it, the others find it
@@ -211,15 +218,24 @@ class Variants:
             self._own = (choices, {})
         session = self._shared.get((index, choice)) if shared else self._own[1].get(index)
         if session is None:
-            model = self._written(self._pieces[index], choice).SerializeToString()
-            session = open_session(model, threads=1, optimize=False)
+            model, weights = self._written(self._pieces[index], choice)
+            session = open_session(
+                model.SerializeToString(),
+                threads=1,
+                fuse_quantized=False,
+                weights=weights,
+                trim=False,
+            )
             if shared:
                 self._shared[index, choice] = session
             else:
                 self._own[1][index] = session
         return session
 
-    def _written(self, piece: Piece, choice: Choice) -> onnx.ModelProto:
+    def _written(
+        self, piece: Piece, choice: Choice
+    ) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
+        """A model, and the weights that are not in it."""
         from onnx import helper
 
         nodes: list[onnx.NodeProto] = []
@@ -237,33 +253,32 @@ class Variants:
                 elif (name, node_name(node), index) in choice.readers:
                     proto.input[index] = f"{name}/dequantized"
                     if not any(proto.input[index] in other.output for other in nodes):
-                        nodes += self._pair(name, name, constants)
+                        nodes += self._pair(name, constants)
             if is_quantized:
                 self._quantize(proto, constants)
             nodes.append(proto)
-            for position, value in enumerate(node.outputs):
-                name = value_name(value)
-                if name in choice.stored:
-                    proto.output[position] = f"{name}/float"
-                    nodes += self._pair(f"{name}/float", name, constants)
-                    nodes[-1].output[0] = name
+        weights = {n: value for n, value in constants.items() if value.nbytes > _LARGE_BYTES}
         graph = helper.make_graph(
             nodes,
             "piece",
-            [helper.make_tensor_value_info(piece.reads, onnx.TensorProto.FLOAT, None)],
-            [helper.make_tensor_value_info(piece.gives, onnx.TensorProto.FLOAT, None)],
-            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+            [_float_info(name) for name in piece.reads],
+            [_float_info(name) for name in piece.gives],
+            [
+                detached_proto(name, value)
+                if name in weights
+                else onnx.numpy_helper.from_array(value, name)
+                for name, value in constants.items()
+            ],
         )
         opsets = self._model.opset_imports.items()
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets],
             ir_version=self._model.ir_version,
         )
+        return model, weights
 
-    def _pair(
-        self, source: str, tensor: str, constants: dict[str, NDArray[np.generic]]
-    ) -> list[onnx.NodeProto]:
+    def _pair(self, tensor: str, constants: dict[str, NDArray[np.generic]]) -> list[onnx.NodeProto]:
         """QuantizeLinear and DequantizeLinear with the tensor's scale."""
         from onnx import helper
 
@@ -273,7 +288,7 @@ class Variants:
         constants[zero] = np.array(params.zero_point, params.dtype)
         whole = f"{tensor}/whole"
         return [
-            helper.make_node(QUANTIZE, [source, scale, zero], [whole]),
+            helper.make_node(QUANTIZE, [tensor, scale, zero], [whole]),
             helper.make_node(DEQUANTIZE, [whole, scale, zero], [f"{tensor}/dequantized"]),
         ]
 
@@ -293,6 +308,20 @@ class Variants:
         del node.input[2:]
         node.input.append(bias)
         constants[bias] = content.astype(np.float32)
+
+
+def _float_info(name: str) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+
+
+def _needed_behind(parts: Sequence[Piece], output: str) -> list[frozenset[str]]:
+    """Names of the tensors that go on behind each piece."""
+    needed: list[frozenset[str]] = []
+    later = frozenset({output})
+    for part in reversed(parts):
+        needed.append(later)
+        later |= set(part.reads)
+    return needed[::-1]
 
 
 def _shared_pieces(choices: Choices, other: Choices) -> int:

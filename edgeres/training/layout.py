@@ -7,6 +7,10 @@ stream is. The weight gradient is off by as much as itself, and sometimes the pr
 memory is damaged. A network with such a layer is trained channels first wherever it runs, so that
 one recipe is one computation on every CPU. All other shapes are tried first, see
 :mod:`edgeres.training.gradient_check`.
+
+In bfloat16 no layout is right for a larger kernel with a stride on a map of one pixel: on CPUs with
+AVX-512 its gradients come from memory that nobody wrote. A trial may find zeros there and pass, so
+such a network is refused in that type.
 """
 
 from __future__ import annotations
@@ -33,6 +37,11 @@ def has_wrong_gradients(shape: ConvShape) -> bool:
     return shape.kernel == (1, 1) and max(shape.stride) > 1 and narrow and shape.groups == 1
 
 
+def reads_unwritten_memory(shape: ConvShape) -> bool:
+    """Whether a shape's gradients in bfloat16 are known to be wrong in both layouts."""
+    return max(shape.kernel) > 1 and max(shape.stride) > 1 and shape.size == (1, 1)
+
+
 def choose_layout(module: nn.Module, images: Tensor, place: TorchDevice) -> LayoutName:
     """The fastest layout in which a network's gradients are right.
 
@@ -47,6 +56,12 @@ def choose_layout(module: nn.Module, images: Tensor, place: TorchDevice) -> Layo
     if place.device.type != "cpu":
         return "channels_last"
     shapes = conv_shapes(module, images[:1])
+    unwritten = next(filter(reads_unwritten_memory, shapes), None)
+    if unwritten is not None and place.dtype == torch.bfloat16:
+        raise StageError(
+            f"torch computes wrong gradients in bfloat16 for a {unwritten} on a CPU.",
+            hint="Train with `precision: float32`, on larger images, or on a GPU.",
+        )
     known = next(filter(has_wrong_gradients, shapes), None)
     if known is not None:
         _tell(f"torch computes wrong gradients for a {known} in channels-last layout")

@@ -17,6 +17,7 @@ from edgeres.errors import UsageError
 from edgeres.models.checkpoint import Checkpoint, save_checkpoint
 from edgeres.recipe.training import Training
 from edgeres.system.files import disk_errors
+from edgeres.system.freed_memory import freed_memory_kept
 from edgeres.system.progress import ProgressCallback
 from edgeres.training.begin import (
     check_labels,
@@ -30,7 +31,6 @@ from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epo
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.loss import distills
-from edgeres.training.memory import freed_memory_kept
 from edgeres.training.pixels import PixelSet, load_pixels
 from edgeres.training.state import TrainState, load_state, save_log, save_state
 from edgeres.training.summary import EpochRecord, Weights

@@ -193,8 +193,8 @@ def test_a_variant_opens_the_pieces_it_changes_once(
     monkeypatch.setattr(variants, "open_session", lambda *a, **k: opened.append(1) or real(*a, **k))
     monkeypatch.setattr("edgeres.quantization.forward._CHUNK_IMAGES", 12)
     found = sensitivity(resnet, table, FUSING, test_images, threads=1)
-    # Both networks in five pieces, and for each node the one it is in or the one behind, too.
-    assert len(opened) <= 2 * 5 + 2 * len(found.nodes)
+    # Both networks in nine pieces, and for each node those that read what it reads or gives.
+    assert len(opened) <= 2 * 9 + 3 * len(found.nodes)
 
 
 def test_images_run_side_by_side_each_in_one_thread(
@@ -222,13 +222,48 @@ def test_images_run_side_by_side_each_in_one_thread(
     assert set(threads) == {1}
 
 
-def test_cuts_lie_where_one_tensor_goes_on(resnet, table) -> None:
+def test_cuts_lie_where_two_tensors_go_on(resnet) -> None:
     from edgeres.graph.layers import load_model
     from edgeres.quantization.variants import pieces
 
     graph = load_model(resnet).graph
     found = pieces(graph)
-    assert [piece.gives for piece in found] == [
-        "stem.relu_out", "block1.relu2_out", "block2.relu2_out", "block3.relu2_out", "logits",
-    ]  # fmt: skip
     assert [node for piece in found for node in piece.nodes] == list(graph)
+    assert [piece.gives for piece in found] == [
+        ("stem.relu_out",),
+        ("stem.pool_out", "block1.relu1_out"),
+        ("block1.conv2_out",),
+        ("block1.relu2_out", "block2.relu1_out"),
+        ("block2.conv2_out",),
+        ("block2.down_out",),
+        ("block2.relu2_out", "block3.relu1_out"),
+        ("block3.conv2_out",),
+        ("logits",),
+    ]
+    for index, piece in enumerate(found):
+        made = {name for before in found[:index] for name in before.gives} | {"input"}
+        assert set(piece.reads) <= made
+        read_behind = {name for behind in found[index:] for name in behind.reads}
+        assert 1 <= len(made & read_behind) <= 2
+
+
+def test_a_variant_begins_at_the_piece_of_its_node(resnet, table) -> None:
+    """Not at the one before, which makes what the node reads."""
+    from edgeres.graph.layers import load_model
+    from edgeres.quantization.placement import place
+    from edgeres.quantization.quantize import prepare
+    from edgeres.quantization.variants import Variants, pieces
+
+    prepared = prepare(resnet, table, FUSING, QuantizeSettings())
+    graph = prepared.model.graph
+    variants = Variants(prepared.model, prepared.items, prepared.params, FUSING)
+    names = prepared.placement.quantized_nodes
+    found = pieces(load_model(resnet).graph)
+    at = {node.name: index for index, piece in enumerate(found) for node in piece.nodes}
+    for name in names:
+        only = variants.choose(place(graph, replace(FUSING, keep_float=frozenset(names) - {name})))
+        all_but = variants.choose(place(graph, replace(FUSING, keep_float=frozenset({name}))))
+        for choices, shared in ((only, variants.exact), (all_but, variants.quantized)):
+            unlike = [index for index, choice in enumerate(choices) if choice != shared[index]]
+            # Where all others read a sum in INT8, the engine's own INT8 sum changes nothing.
+            assert unlike[:1] == [at[name]] or (shared is variants.quantized and not unlike)

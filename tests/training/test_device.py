@@ -10,8 +10,8 @@ import torch
 
 from edgeres.errors import BackendMissingError, UsageError
 from edgeres.recipe.training import TrainSettings
+from edgeres.system.freed_memory import freed_memory_kept
 from edgeres.training.device import choose_device, cpu_threads
-from edgeres.training.memory import freed_memory_kept
 
 
 def test_cpu_computes_in_float32() -> None:

@@ -64,6 +64,15 @@ def test_narrow_shortcuts_are_never_trained_channels_last(inputs):
     assert not has_wrong_gradients(shape(inputs, 8, 3, 2))
 
 
+def test_strides_over_one_pixel_are_not_trained_in_bfloat16(recwarn):
+    """There gradients come from memory that nobody wrote: a trial may pass, so none is asked."""
+    bfloat16 = TorchDevice(torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(StageError, match="3x3 convolution of 32 to 64 channels stride 2 at 1x1"):
+        choose_layout(network(), torch.zeros(1, 1, 2, 2), bfloat16)
+    choose_layout(network(), torch.zeros(1, 1, 2, 2), CPU)
+    choose_layout(network(), torch.zeros(1, 1, 8, 8), bfloat16)
+
+
 def test_a_narrow_network_is_laid_out_channels_first_and_it_is_told():
     module = network(4)
     with pytest.warns(UserWarning, match=f"{TOLD}: torch .* a 1x1 convolution of 4 to 32 channels"):

@@ -1,8 +1,9 @@
-"""Keeps freed memory in the process while it trains.
+"""Keeps freed memory in the process while it works with large arrays.
 
-Every training step allocates and frees the same large activations. The C library gives blocks of
-that size back to the kernel at once, which must then clear each page again at the next step. With
-higher thresholds these page faults do not happen (``benchmarks/training_step.py`` counts them).
+Every training step, and every layer of a search for integers, allocates and frees the same large
+blocks. The C library gives blocks of that size back to the kernel at once, which must then clear
+each page again at the next step. With higher thresholds these page faults do not happen
+(``benchmarks/training_step.py`` counts them).
 """
 
 from __future__ import annotations
