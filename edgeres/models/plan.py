@@ -67,7 +67,7 @@ class Architecture:
 def _architectures() -> dict[str, Architecture]:
     """Every architecture that edgeres knows, by name."""
     architectures = {
-        f"resnet{6 * n + 2}": Architecture("cifar", "basic", (n, n, n)) for n in (3, 5, 7, 9, 18)
+        f"resnet{6 * n + 2}": Architecture("cifar", "basic", (n, n, n)) for n in (1, 3, 5, 7, 9, 18)
     }
     depths = {
         18: (2, 2, 2, 2),
