@@ -63,9 +63,9 @@ def load_arrays(
     store = np.empty((0,), np.float32)
     # Torch networks take channels first, whatever the engine's input will be.
     first = replace(preprocess, layout="nchw")
-    for values, rows in numbered_batches(dataset, first, _BATCH, workers=_THREADS):
-        if preprocess.features and preprocess.layout == "nhwc":
-            values = np.moveaxis(values, -1, 1)
+    last = preprocess.features and preprocess.layout == "nhwc"
+    for batch, rows in numbered_batches(dataset, first, _BATCH, workers=_THREADS):
+        values = np.moveaxis(batch, -1, 1) if last else batch
         if not len(store):
             needed = count * values[0].nbytes
             if needed > MAX_BYTES:
