@@ -31,14 +31,18 @@ class ArraySet:
         return len(self.labels)
 
     def inputs(self, rows: slice) -> Tensor:
-        """What the network takes, ``(M, ...) float32``."""
-        return self.values[rows]
+        """What the network takes, ``(M, C, F, T) float32``; of a line, an image of one row."""
+        return _as_images(self.values[rows])
 
     def augmented(self, rows: Tensor, settings: Training, generator: torch.Generator) -> Tensor:
         """The same of chosen samples, shifted in time, with bands and moments masked."""
         chosen = shift_time(self.values[rows], settings.time_shift, generator)
         chosen = mask(chosen, settings.time_mask, -1, generator)
-        return mask(chosen, settings.frequency_mask, -2, generator)
+        return _as_images(mask(chosen, settings.frequency_mask, -2, generator))
+
+
+def _as_images(values: Tensor) -> Tensor:
+    return values.unsqueeze(2) if values.dim() == 3 else values
 
 
 def load_arrays(

@@ -18,8 +18,9 @@ from edgeres.data.types import Dataset
 from edgeres.errors import DataError, UsageError
 from edgeres.models.build import build_model, plan_for
 from edgeres.models.checkpoint import Checkpoint, load_module
-from edgeres.models.plan import ChannelPlan
+from edgeres.models.plan import ChannelPlan, architecture
 from edgeres.recipe.training import Training, TrainSettings
+from edgeres.training.samples import takes_arrays
 
 
 def choose_preprocess(
@@ -52,20 +53,26 @@ def choose_preprocess(
     return prepared
 
 
-def input_channels(train_set: Dataset, preprocess: Preprocess) -> int:
+def input_channels(train_set: Dataset, preprocess: Preprocess, *, lines: bool) -> int:
     """Channels of what the network takes; those of features are the data's.
 
+    Args:
+        train_set: The samples.
+        preprocess: Of the network.
+        lines: Whether the network takes lines ``(C, T)``, not images ``(C, H, W)``.
+
     Raises:
-        DataError: Features that are neither lines nor images.
+        DataError: The samples are not of the network's dimensions.
     """
-    if not preprocess.features:
+    if not lines and not takes_arrays(preprocess):
         return preprocess.channels
     shape = preprocess.apply(first_image(train_set)).shape
-    if len(shape) != 3:
+    if len(shape) != (2 if lines else 3):
         raise DataError(
-            f"{train_set.name} has samples of shape {shape}, and a network over (C, H, W) was "
-            "asked for.",
-            hint="Give features of three dimensions, channels first.",
+            f"{train_set.name} has samples of shape {shape}, the network takes "
+            f"{'lines (C, T)' if lines else 'images (C, H, W)'}.",
+            hint="The architecture `line_resnet8` takes lines: features of two dimensions, or "
+            "sounds with as many `channels` as bands; the others take three dimensions.",
         )
     return int(shape[-1] if preprocess.layout == "nhwc" else shape[0])
 
@@ -82,19 +89,21 @@ def choose_plan(
     """
     if len(train_set) == 0:
         raise DataError(f"'{train_set.name}' holds no images.", hint="Check its path.")
-    channels = input_channels(train_set, preprocess)
     if start is None:
         if not isinstance(settings, TrainSettings):
             raise UsageError(
                 f"{type(settings).__name__} name no architecture to train from scratch.",
                 hint="Give a start checkpoint, or TrainSettings.",
             )
+        lines = architecture(settings.architecture).over_lines
+        channels = input_channels(train_set, preprocess, lines=lines)
         return plan_for(
             settings.architecture,
             num_classes=len(train_set.class_names) or int(train_set.labels.max()) + 1,
             in_channels=channels,
             width_multiplier=settings.width_multiplier,
         )
+    channels = input_channels(train_set, preprocess, lines=start.plan.spec.over_lines)
     if start.plan.in_channels != channels:
         raise DataError(
             f"The network takes {start.plan.in_channels} channels, the data have {channels}.",

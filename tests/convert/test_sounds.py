@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edgeres
 from edgeres.data.preprocess import Preprocess
+from edgeres.data.source import open_dataset
 from edgeres.recipe.training import TrainSettings
 
 from ..tones import LOG_MEL, write_tones, write_wav
@@ -23,6 +25,10 @@ TARGETS = [name for name in ("onnxruntime", "openvino") if name in installed()]
 ENGINE = {"onnxruntime": "onnxruntime/model.onnx", "openvino": "openvino/model.xml"}
 pytestmark = pytest.mark.skipif(not TARGETS, reason="needs onnxruntime or openvino")
 
+MEL, MEL_LINES = (
+    Preprocess(log_mel=LOG_MEL, channels=channels, mean=(-4.0,), std=(4.0,))  # type: ignore[arg-type]
+    for channels in (1, LOG_MEL["n_mels"])
+)
 TRAINING = TrainSettings(
     architecture="resnet8", width_multiplier=0.5, epochs=14, batch_size=16, learning_rate=0.05,
     ema_decay=0.9, time_mask=2, held_out=24, device="cpu", threads=1,
@@ -53,8 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tones, a network that was trained on them, and what convert made of it."""
     folder = tmp_path_factory.mktemp("sounds")
     write_tones(folder / "set", train=80, val=60)
-    mel = Preprocess(log_mel=LOG_MEL, channels=1, mean=(-4.0,), std=(4.0,))  # type: ignore[arg-type]
-    summary = edgeres.train(folder, settings=TRAINING, data=f"{folder}/set", preprocess=mel)
+    summary = edgeres.train(folder, settings=TRAINING, data=f"{folder}/set", preprocess=MEL)
     assert summary.test_top1 is not None
     assert summary.test_top1 > 0.9
     convert(folder, "plain", "")
@@ -109,6 +114,62 @@ def test_pruning_recovers_on_sounds(place: Path):
     assert report["pruning"]["macs_ratio"] <= 0.72
     assert report["pruning"]["top1"] > report["baseline"]["top1"] - 0.05
     assert all(report["targets"][name]["verdict"] == "pass" for name in TARGETS)
+
+
+LINES = """\
+name: lines
+model: {{source: {folder}/model.safetensors}}
+data: {{calibration: "{data}", validation: "{data}", train: "{data}", calibration_samples: 60}}
+{prune}
+targets: [{targets}]
+gates: {{max_drop: 6}}
+benchmark: {{seconds: 0.1, threads: 1}}
+"""
+
+
+def lines(folder: Path, data: str, prune: str, preprocess: Preprocess | None) -> dict[str, Any]:
+    """Trains a network over lines, converts and bundles it; the report."""
+    settings = TRAINING.replace(architecture="line_resnet8")
+    summary = edgeres.train(folder, settings=settings, data=data, preprocess=preprocess)
+    assert summary.test_top1 is not None
+    assert summary.test_top1 > 0.9
+    recipe = folder / "lines.yaml"
+    recipe.write_text(
+        LINES.format(folder=folder, data=data, prune=prune, targets=", ".join(TARGETS))
+    )
+    done = invoke("convert", recipe, "--output", folder / "out", "--json", "--trust-recipe")
+    assert done.exit_code == 0, done.output
+    bundled = invoke("bundle", folder / "out", "--output", folder / "lines.edgeres")
+    assert bundled.exit_code == 0, bundled.output
+    report: dict[str, Any] = json.loads(done.stdout)
+    for name in TARGETS:
+        assert report["targets"][name]["verdict"] == "pass"
+        assert report["targets"][name]["int8_coverage"] == 1
+    return report
+
+
+def test_lines_of_features_take_the_same_path(place: Path, tmp_path: Path):
+    parts: dict[str, np.ndarray] = {}
+    for split, name in (("train", "train"), ("validation", "val")):
+        sounds = open_dataset(f"{place}/set", split=split)
+        values = [MEL_LINES.apply(sounds.image(index)) for index in range(len(sounds))]
+        parts |= {f"{name}_inputs": np.stack(values), f"{name}_labels": sounds.labels}
+    np.savez(tmp_path / "lines.npz", **parts, class_names=np.array(["high", "low", "middle"]))
+    lines(tmp_path, f"tensors:{tmp_path}/lines.npz", "", None)
+    np.save(tmp_path / "one.npy", parts["val_inputs"][60])  # the first of the low ones
+    done = invoke("run", tmp_path / "lines.edgeres", tmp_path / "one.npy", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"][0]["answers"][0]["label"] == "low"
+
+
+@pytest.mark.slow
+def test_lines_of_sounds_are_pruned(place: Path, tmp_path: Path):
+    report = lines(tmp_path, f"audiofolder:{place}/set", PRUNE, MEL_LINES)
+    assert report["pruning"]["macs_ratio"] <= 0.72
+    assert report["pruning"]["top1"] > report["baseline"]["top1"] - 0.05
+    word = place / "set" / "val" / "middle" / "3.wav"
+    done = invoke("run", tmp_path / "lines.edgeres", word, "--json")
+    assert json.loads(done.stdout)["images"][0]["answers"][0]["label"] == "middle"
 
 
 def test_another_rate_is_resampled_and_said(place: Path, tmp_path: Path):

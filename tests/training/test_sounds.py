@@ -145,6 +145,13 @@ def test_an_empty_sound_is_named(quick, tmp_path):
     told(caught)
 
 
+def test_samples_of_other_dimensions_than_the_network_takes(tones, quick, tmp_path):
+    lines = quick.replace(architecture="line_resnet8")
+    with pytest.raises(DataError, match=r"shape \(1, 16, 17\), the network takes lines") as caught:
+        edgeres.train(tmp_path, settings=lines, data=str(tones), preprocess=MEL)
+    assert "line_resnet8" in told(caught)
+
+
 @pytest.mark.parametrize("shape", [(16,), (16, 17)])
 def test_features_of_another_shape(tones, quick, tmp_path, shape):
     data = features_file(
