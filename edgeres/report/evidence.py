@@ -277,16 +277,13 @@ def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label >= 0 else "not a number"
 
 
-def _picture(folder: Path, index: int, images: Dataset, preprocess: Preprocess) -> str:
-    """Saves one image as the network sees it before normalization, made smaller; its file name."""
-    from PIL import Image
+def _picture(folder: Path, index: int, images: Dataset, preprocess: Preprocess) -> str | None:
+    """Saves what one sample looks like, made smaller; its file name, if it can be drawn."""
+    from edgeres.report.pictures import picture_of
 
-    from edgeres.data.preprocess import COLOURS
-
-    pixels = preprocess.fit(images.image(index))
-    if pixels.ndim == 3 and pixels.shape[2] != COLOURS:
-        pixels = pixels[..., :COLOURS] if pixels.shape[2] > COLOURS else pixels[..., 0]
-    picture = Image.fromarray(pixels)
+    picture = picture_of(images.image(index), preprocess)
+    if picture is None:
+        return None
     small = max(picture.size) <= _SIDE
     picture.thumbnail((_SIDE, _SIDE))
     name = f"{index}.png" if small else f"{index}.jpg"
