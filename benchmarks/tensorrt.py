@@ -87,7 +87,7 @@ def torch_runners(checkpoint: Path, device: str) -> dict[str, Runner]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32
     loaded = load_checkpoint(checkpoint)
     module = load_module(loaded).to(device)
-    sizes = (loaded.plan.in_channels, loaded.plan.num_classes, device)
+    sizes = ((None, loaded.plan.in_channels, None, None), loaded.plan.num_classes, device)
     compiled = torch.compile(module, dynamic=False)
     return {
         "torch-eager": PyTorchRunner(module, *sizes),

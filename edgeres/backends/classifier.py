@@ -46,7 +46,8 @@ def check_images(source: TensorSpec, images: Array) -> None:
             if len(wanted) == _IMAGE
             else f"the engine takes features of shape {_shape(source)}, the data set has "
             f"(N, {', '.join(map(str, got))}).",
-            hint="Set resize, crop, channels and layout in the preprocessing to fit the model."
+            hint="Set resize, crop, channels and layout in the preprocessing to fit the model; "
+            "features need the shape that it was trained on."
             if len(wanted) == _IMAGE
             else "Give the features that the network was trained on.",
         )

@@ -94,6 +94,8 @@ def numbered_batches(
 
 def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
     """Tells whether the pixels in memory are already what resize and crop would give."""
+    if preprocess.features or preprocess.log_mel is not None:
+        return False  # which no images are
     height, width = dataset.images.shape[1:3]
     grey = dataset.images.ndim == 3
     alike = (

@@ -30,6 +30,7 @@ class _Traits:
     """What the names tell about a network, whatever its widths."""
 
     stem_kernel: int
+    over_lines: bool
     deep_stem: bool
     depths: tuple[int, ...]
     bottleneck: bool
@@ -41,6 +42,7 @@ class _Traits:
         """Whether a network of this architecture has these traits."""
         return (
             self.stem_kernel == (7 if spec.family == "imagenet" and not spec.deep_stem else 3)
+            and self.over_lines == spec.over_lines
             and self.deep_stem == spec.deep_stem
             and self.depths == spec.depths
             and self.bottleneck == (spec.block == "bottleneck")
@@ -50,8 +52,9 @@ class _Traits:
         )
 
     def __str__(self) -> str:
+        rows = 1 if self.over_lines else self.stem_kernel
         parts = [
-            "deep stem" if self.deep_stem else f"{self.stem_kernel}x{self.stem_kernel} stem",
+            "deep stem" if self.deep_stem else f"{rows}x{self.stem_kernel} stem",
             f"{'bottleneck' if self.bottleneck else 'basic'} blocks {list(self.depths)}",
         ]
         if self.squeeze:
@@ -95,7 +98,7 @@ def infer_plan(
         )
     classes = _classes(shapes, source, num_classes)
     in_channels = stem[1]
-    if in_channels not in (1, 3):
+    if in_channels not in (1, 3) and not _is_over_lines(stem):
         raise ModelError(
             f"The stem in {source} takes {in_channels} input channels.",
             hint="edgeres' own networks take grey (1) or colour (3) images; give the code that "
@@ -202,7 +205,8 @@ def _traits(shapes: Shapes, stem: tuple[int, ...]) -> _Traits:
         if ".downsample." in name and len(shape) == 4
     ]
     return _Traits(
-        stem_kernel=stem[2],
+        stem_kernel=stem[3],
+        over_lines=_is_over_lines(stem),
         deep_stem="conv1.0.weight" in shapes,
         depths=tuple(blocks[stage] for stage in sorted(blocks)),
         bottleneck=any(name.endswith(".conv3.weight") for name in shapes),
@@ -210,6 +214,10 @@ def _traits(shapes: Shapes, stem: tuple[int, ...]) -> _Traits:
         average_down=any(name.endswith(".downsample.1.weight") for name, _ in projections),
         projected=len(projections) == sum(blocks.values()),
     )
+
+
+def _is_over_lines(stem: tuple[int, ...]) -> bool:
+    return stem[2] == 1 and stem[3] > 1
 
 
 def _distance(plan: ChannelPlan, shapes: Shapes) -> int:

@@ -30,7 +30,9 @@ class Architecture:
     """The fixed choices of one named network; widths are not among them.
 
     Attributes:
-        family: ``cifar`` (3x3 stem, 3 stages), ``imagenet`` (7x7 stem, 4 stages) or ``pooled``.
+        family: ``cifar`` (3x3 stem, 3 stages), ``imagenet`` (7x7 stem, 4 stages), ``pooled``, or
+            ``line``: over time alone, ``(C, T)``, with windows of 9 in the blocks, as the temporal
+            networks for keywords have them (Choi et al., arXiv:1904.03814).
         block: ``basic`` (two 3x3), ``bottleneck`` (1x1, 3x3, 1x1) or ``pooled``.
         depths: Blocks in each stage.
         groups: Groups of the 3x3 convolution in a bottleneck (ResNeXt cardinality).
@@ -40,7 +42,7 @@ class Architecture:
         squeeze: Squeeze-and-excitation on the residual branch.
     """
 
-    family: Literal["cifar", "imagenet", "pooled"]
+    family: Literal["cifar", "imagenet", "pooled", "line"]
     block: Literal["basic", "bottleneck", "pooled"]
     depths: tuple[int, ...]
     groups: int = 1
@@ -48,6 +50,11 @@ class Architecture:
     deep_stem: bool = False
     average_down: bool = False
     squeeze: bool = False
+
+    @property
+    def over_lines(self) -> bool:
+        """Whether samples are lines ``(C, T)``, not images ``(C, H, W)``."""
+        return self.family == "line"
 
     @property
     def expansion(self) -> int:
@@ -67,7 +74,7 @@ class Architecture:
 def _architectures() -> dict[str, Architecture]:
     """Every architecture that edgeres knows, by name."""
     architectures = {
-        f"resnet{6 * n + 2}": Architecture("cifar", "basic", (n, n, n)) for n in (3, 5, 7, 9, 18)
+        f"resnet{6 * n + 2}": Architecture("cifar", "basic", (n, n, n)) for n in (1, 3, 5, 7, 9, 18)
     }
     depths = {
         18: (2, 2, 2, 2),
@@ -93,6 +100,7 @@ def _architectures() -> dict[str, Architecture]:
         architectures[name] = Architecture(
             "imagenet", "bottleneck", depths[depth], groups=groups, base_width=base_width
         )
+    architectures["line_resnet8"] = Architecture("line", "basic", (1, 1, 1))
     architectures["pooled_resnet"] = Architecture("pooled", "pooled", (1, 1, 1))
     return architectures
 
@@ -107,7 +115,7 @@ class ChannelPlan:
     Attributes:
         architecture: A key of :data:`ARCHITECTURES`.
         num_classes: Outputs of the classifier.
-        in_channels: 1 (grey) or 3.
+        in_channels: 1 (grey) or 3; any number of a network over lines.
         widths: Output channels by convolution name, e.g. ``layer1.0.conv2``. A projection shortcut
             exists exactly where its convolution has an entry.
         groups: Groups of the grouped convolutions; one that is not named has 1.
@@ -128,6 +136,11 @@ class ChannelPlan:
     def spec(self) -> Architecture:
         """The architecture's fixed choices."""
         return architecture(self.architecture)
+
+    def sample_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """``(C, H, W)`` of an image of this size; ``(C, T)`` of a line, which has no height."""
+        size = (width,) if self.spec.over_lines else (height, width)
+        return (self.in_channels, *size)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys: the same plan gives the same bytes."""
@@ -213,7 +226,7 @@ def plan_for(
     Args:
         name: A key of :data:`ARCHITECTURES`.
         num_classes: Outputs of the classifier.
-        in_channels: 1 (grey) or 3.
+        in_channels: 1 (grey) or 3; any number for a network over lines.
         width_multiplier: Scales every width; scaled widths are rounded to multiples of 8 (of the
             group count too, where there is one). 1.0 leaves the published widths alone.
 
@@ -221,13 +234,13 @@ def plan_for(
         UsageError: Unknown name, or an argument out of range.
     """
     spec = architecture(name)
-    if in_channels not in (1, 3):
+    if in_channels not in (1, 3) and not (spec.over_lines and in_channels > 0):
         raise UsageError(f"Expected 1 or 3 input channels, got {in_channels}.")
     if num_classes < 1:
         raise UsageError(f"Expected at least one class, got {num_classes}.")
     if not 0.0 < width_multiplier <= 16.0:
         raise UsageError(f"Expected a width multiplier in (0, 16], got {width_multiplier}.")
-    first = {"cifar": 16, "imagenet": 64, "pooled": 32}[spec.family]
+    first = {"cifar": 16, "imagenet": 64, "pooled": 32, "line": 16}[spec.family]
     stem = _scaled(first, width_multiplier)
     widths: dict[str, int] = {}
     groups: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR-sized and ImageNet-sized images, one definition for all of them.
+"""Residual networks for small and large images and for lines, one definition for all of them.
 
 He et al., 2015 (arXiv:1512.03385), with the stride of a bottleneck on its 3x3 convolution
 ("v1.5", as torchvision has it) and 1x1 projection shortcuts wherever the shape changes. Every
@@ -58,9 +58,9 @@ class BasicBlock(nn.Module):
         middle, out = width(plan, f"{prefix}.conv1"), width(plan, f"{prefix}.conv2")
         self.shrink = _shrink(plan, step)
         stride = 1 if self.shrink is not None else step.stride
-        self.conv1 = nn.Conv2d(in_width, middle, 3, stride, step.first, step.first, bias=False)
+        self.conv1 = _window(plan, in_width, middle, stride, step.first)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, out, 3, 1, step.then, step.then, bias=False)
+        self.conv2 = _window(plan, middle, out, 1, step.then)
         self.bn2 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.se = _squeeze(plan, prefix, out)
@@ -127,6 +127,7 @@ class ResNet(nn.Module):
         super().__init__()
         spec = plan.spec
         self.plan = plan
+        self.takes_lines = False
         self.conv1, stream = _stem(plan)
         self.bn1 = nn.BatchNorm2d(stream)
         self.relu = nn.ReLU(inplace=True)
@@ -152,7 +153,13 @@ class ResNet(nn.Module):
         initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(N, in_channels, H, W) float32`` to logits ``(N, num_classes)``."""
+        """Maps images ``(N, in_channels, H, W) float32`` to logits ``(N, num_classes)``.
+
+        A network over lines takes images of one row, and lines ``(N, in_channels, T)`` once it
+        :attr:`takes_lines`.
+        """
+        if self.takes_lines:
+            x = x.unsqueeze(2)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for layer in self.layers():
             x = layer(x)
@@ -163,6 +170,13 @@ class ResNet(nn.Module):
         """The stages in order."""
         for stage in range(self.stages):
             yield self.get_submodule(f"layer{stage + 1}")
+
+
+def with_lines(module: nn.Module) -> nn.Module:
+    """The same network as engines have it: one over lines takes lines, not images of one row."""
+    if isinstance(module, ResNet):
+        module.takes_lines = module.plan.spec.over_lines
+    return module
 
 
 def width(plan: ChannelPlan, name: str) -> int:
@@ -188,10 +202,19 @@ def initialize(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def _window(plan: ChannelPlan, in_width: int, out: int, stride: int, dilation: int) -> nn.Conv2d:
+    """The 3x3 convolution of a basic block; over lines, one of 9 moments."""
+    if plan.spec.over_lines:
+        return nn.Conv2d(in_width, out, (1, 9), stride, (0, 4), bias=False)
+    return nn.Conv2d(in_width, out, 3, stride, dilation, dilation, bias=False)
+
+
 def _stem(plan: ChannelPlan) -> tuple[nn.Module, int]:
     spec = plan.spec
     if not spec.deep_stem:
         out = width(plan, "conv1")
+        if spec.over_lines:
+            return nn.Conv2d(plan.in_channels, out, (1, 3), 1, (0, 1), bias=False), out
         if spec.family == "cifar":
             return nn.Conv2d(plan.in_channels, out, 3, 1, 1, bias=False), out
         stride = plan.variant.stem_stride

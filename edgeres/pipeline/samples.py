@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, BuildConfig
 from edgeres.data.batches import numbered_batches
-from edgeres.data.features import Features
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.evaluation.passes import answer
@@ -68,8 +67,7 @@ def write_worst_samples(
         texts = [task.text(of, dense.class_names) for of in said] or ["", ""]
         image, maps = None, []
         if said:
-            if not isinstance(validation.image(place), Features) and preprocess.log_mel is None:
-                image = save_sample(folder, place, validation, preprocess)
+            image = save_sample(folder, place, validation, preprocess)
             for model, of in zip(("fp32", built.target.name), said, strict=True):
                 classes = task.class_map(of)
                 if classes is not None:

@@ -37,7 +37,9 @@ def calibration_batches(
     order = np.random.default_rng(settings.seed).permutation(len(train_set))[: settings.samples]
     # Torch networks take channels first, whatever the engine's input will be.
     first = replace(preprocess, layout="nchw")
-    return list(batches(train_set, first, _BATCH, indices=np.sort(order)))
+    found = batches(train_set, first, _BATCH, indices=np.sort(order))
+    # Lines are images of one row, which the networks over lines take, too.
+    return [(x[:, :, None] if x.ndim == 3 else x, labels) for x, labels in found]
 
 
 def round_settings(settings: PruneSettings, share: float) -> PruneSettings:

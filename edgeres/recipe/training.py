@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeres.recipe.block import Block
 from edgeres.recipe.preprocess import PreprocessBlock
@@ -26,6 +26,7 @@ class Training(Block):
     """What every training knows; its kinds add keys and have other defaults."""
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"device", "threads"})
+    _OF_SPECTROGRAMS: ClassVar[tuple[str, ...]] = ("time_shift", "time_mask", "frequency_mask")
 
     epochs: Epochs = 60
     batch_size: BatchSize = 256
@@ -54,6 +55,15 @@ class Training(Block):
     erase_area: Annotated[tuple[Area, Area], Field(strict=False)] = Field(
         default=(0.02, 0.3), description="Smallest and largest share of the image that is erased."
     )
+    time_shift: int = Field(
+        default=0, ge=0, description="Frames that a spectrogram or a line moves by, at most."
+    )
+    time_mask: int = Field(
+        default=0, ge=0, description="Widest stripe of frames that is hidden (arXiv:1904.08779)."
+    )
+    frequency_mask: int = Field(
+        default=0, ge=0, description="Widest stripe of bands or channels that is hidden."
+    )
     ema_decay: Share = Field(
         default=0.998, description="Of the moving average of the weights a step; 0 is none."
     )
@@ -66,6 +76,12 @@ class Training(Block):
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; torch's own if none.")
     seed: int = Field(default=0, description="Of weights, order and augmentation.")
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of every block; what spectrograms alone can have is told where it is used."""
+        told: dict[str, Any] = handler(self)
+        return {k: v for k, v in told.items() if v != 0 or k not in self._OF_SPECTROGRAMS}
 
     @model_validator(mode="after")
     def _erased_area_rises(self) -> Training:

@@ -1,4 +1,7 @@
-"""Small pictures of samples and of what a network says of each pixel, for the report page."""
+"""Small pictures for the report page: samples, and what a network says of each pixel.
+
+An image is shown as the network sees it, numbers over frequency and time as grey.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.preprocess import COLOURS, Preprocess
+from edgeres.data.types import Dataset, Sample
 from edgeres.system.files import write_atomic
 
 if TYPE_CHECKING:
-    from edgeres.data.preprocess import Preprocess
-    from edgeres.data.types import Dataset
+    from PIL import Image
 
 _SIDE = 96  # pixels of the longer side
 _GOLDEN = 0.618034  # of the colour circle: neighbours in number are far apart in colour
 
 
-def save_sample(folder: Path, index: int, images: Dataset, preprocess: Preprocess) -> str:
-    """Saves one image as the network sees it before normalization, made smaller.
+def save_sample(folder: Path, index: int, samples: Dataset, preprocess: Preprocess) -> str | None:
+    """Saves what one sample looks like, made smaller.
 
     Args:
         folder: Where to.
         index: Its place in the set.
-        images: The set.
-        preprocess: How an image becomes numbers.
+        samples: The set.
+        preprocess: How a sample becomes numbers.
 
     Returns:
-        Name of the file.
+        Name of the file; ``None`` where there is nothing to draw.
     """
-    from PIL import Image
-
-    from edgeres.data.preprocess import COLOURS
-
-    pixels = preprocess.fit(images.image(index))
-    if pixels.ndim == 3 and pixels.shape[2] != COLOURS:
-        pixels = pixels[..., :COLOURS] if pixels.shape[2] > COLOURS else pixels[..., 0]
-    return _save(folder, str(index), Image.fromarray(pixels))
+    picture = picture_of(samples.image(index), preprocess)
+    return None if picture is None else _save(folder, str(index), picture)
 
 
 def save_class_map(folder: Path, name: str, classes: NDArray[Any]) -> str:
@@ -56,6 +54,39 @@ def save_class_map(folder: Path, name: str, classes: NDArray[Any]) -> str:
         (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
     )
     return _save(folder, name, larger, lossless=True)
+
+
+def picture_of(sample: Sample, preprocess: Preprocess) -> Image.Image | None:
+    """A sample as the network sees it before normalization; ``None`` for a vector of features.
+
+    A spectrogram has its low bands at the bottom; of features with several planes the first is
+    shown.
+
+    Raises:
+        DataError: It is none that the network takes.
+    """
+    from PIL import Image
+
+    if preprocess.log_mel is None and not preprocess.features:
+        pixels = preprocess.fit(sample)
+        if pixels.ndim == 3 and pixels.shape[2] != COLOURS:
+            pixels = pixels[..., :COLOURS] if pixels.shape[2] > COLOURS else pixels[..., 0]
+        return Image.fromarray(pixels)
+    values = preprocess.apply(sample)
+    if values.ndim > 2 and preprocess.layout == "nhwc":
+        values = np.moveaxis(values, -1, 0)
+    if values.ndim < 2:
+        return None
+    plane = values.reshape(-1, *values.shape[-2:])[0]
+    return Image.fromarray(np.ascontiguousarray(_grey(plane)[::-1]))
+
+
+def _grey(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The smallest number black, the largest white."""
+    least, most = float(values.min()), float(values.max())
+    share = (values - least) / (most - least) if most > least else np.zeros_like(values)
+    grey: NDArray[np.uint8] = np.round(255 * share).astype(np.uint8)
+    return grey
 
 
 def _save(folder: Path, name: str, picture: Any, *, lossless: bool = False) -> str:

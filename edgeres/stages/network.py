@@ -153,7 +153,7 @@ def export(
     Args:
         checkpoint: Dense or pruned network.
         output: Where the ``.onnx`` goes.
-        image_size: Height and width that the network sees.
+        image_size: Height and width that the network sees; of a line, anything and its length.
         settings: The recipe's ``export:`` block.
         images: Real preprocessed images ``(M, C, H, W) float32`` on which both are compared, beside
             random ones.
@@ -166,11 +166,12 @@ def export(
     output = Path(output)
     from edgeres.exporting.to_onnx import export_onnx
     from edgeres.models.checkpoint import load_checkpoint, load_module
+    from edgeres.models.resnet import with_lines
 
     loaded = load_checkpoint(checkpoint)
     export_onnx(
-        load_module(loaded),
-        (loaded.plan.in_channels, *image_size),
+        with_lines(load_module(loaded)),
+        loaded.plan.sample_shape(*image_size),
         output,
         opset=settings.opset,
         dynamic_batch=settings.dynamic_batch,

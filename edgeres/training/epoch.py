@@ -11,13 +11,12 @@ from torch.nn import functional
 
 from edgeres.errors import StageError
 from edgeres.recipe.training import SparseSettings, Training
-from edgeres.training.augment import augment
 from edgeres.training.device import TorchDevice
 from edgeres.training.ema import MovingAverage
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import lay_out_images
 from edgeres.training.loss import training_loss
-from edgeres.training.pixels import PixelSet
+from edgeres.training.samples import Samples
 from edgeres.training.schedule import learning_rate
 from edgeres.training.summary import Weights
 
@@ -65,7 +64,7 @@ def steps_an_epoch(images: int, settings: Training) -> int:
 
 def train_epoch(
     learner: Learner,
-    data: PixelSet,
+    data: Samples,
     settings: Training,
     epoch: int,
     *,
@@ -78,7 +77,7 @@ def train_epoch(
 
     Args:
         learner: Changed in place.
-        data: Training images.
+        data: Training samples.
         settings: Of the run.
         epoch: From 0.
         place: Device and precision.
@@ -104,8 +103,7 @@ def train_epoch(
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
         chosen = order[step * size : (step + 1) * size].to(place.device)
-        images = data.normalization.apply(augment(data.pixels[chosen], settings, generator))
-        images = lay_out_images(images, layout)
+        images = lay_out_images(data.augmented(chosen, settings, generator), layout)
         labels = data.labels[chosen]
         with place.autocast():
             taught = None
@@ -142,12 +140,12 @@ def _norm_scales(module: nn.Module) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(module: nn.Module, data: PixelSet) -> tuple[float, float]:
+def evaluate(module: nn.Module, data: Samples) -> tuple[float, float]:
     """Evaluates without augmentation, in float32.
 
     Args:
         module: Put into evaluation mode; the caller's next epoch sets training mode again.
-        data: Images and labels, on the module's device.
+        data: Samples and labels, on the module's device.
 
     Returns:
         Mean cross-entropy and top-1 in [0, 1].
@@ -158,7 +156,7 @@ def evaluate(module: nn.Module, data: PixelSet) -> tuple[float, float]:
     for start in range(0, len(data), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
         labels = data.labels[part]
-        logits = module(data.normalization.apply(data.pixels[part]))
+        logits = module(data.inputs(part))
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())
     return loss / len(data), right / len(data)

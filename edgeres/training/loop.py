@@ -31,7 +31,7 @@ from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epo
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.loss import distills
-from edgeres.training.pixels import PixelSet, load_pixels
+from edgeres.training.samples import Samples, check_augmentation, load_samples
 from edgeres.training.state import TrainState, load_state, save_log, save_state
 from edgeres.training.summary import EpochRecord, Weights
 
@@ -118,7 +118,7 @@ def train(
             "the settings say distill: true, but there is no teacher.",
             hint="Give a teacher or set distill to false.",
         )
-    preprocess = choose_preprocess(preprocess, start)
+    preprocess = choose_preprocess(preprocess, start, train_set)
     plan = choose_plan(settings, train_set, preprocess, start)
     check_labels(plan.num_classes, train_set, held_out)
     module = first_network(settings, plan, start)
@@ -194,6 +194,7 @@ def fit(
     """
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
+    check_augmentation(settings, preprocess, train_set.name)
     place = choose_device(settings)
     sets = (train_set, held_out)
     identity = fingerprint(
@@ -203,9 +204,9 @@ def fit(
     done = 0 if state is None else len(state.history)
     if state is None or done < settings.epochs:
         with cpu_threads(settings.threads), freed_memory_kept():
-            data = load_pixels(train_set, preprocess, device=place.device)
+            data = load_samples(train_set, preprocess, device=place.device)
             module = module.to(place.device)
-            layout = choose_layout(module, data.normalization.apply(data.pixels[:1]), place)
+            layout = choose_layout(module, data.inputs(slice(1)), place)
             module = lay_out(module, layout)
             if teacher is not None:
                 teacher = lay_out(teacher.to(place.device), layout).eval()
@@ -213,7 +214,7 @@ def fit(
                 settings=settings,
                 learner=make_learner(module, settings, place),
                 data=data,
-                check=load_pixels(held_out, preprocess, device=place.device),
+                check=load_samples(held_out, preprocess, device=place.device),
                 place=place,
                 layout=layout,
                 teacher=teacher,
@@ -231,8 +232,8 @@ class _Run:
 
     settings: Training
     learner: Learner
-    data: PixelSet
-    check: PixelSet
+    data: Samples
+    check: Samples
     place: TorchDevice
     layout: LayoutName
     teacher: nn.Module | None
@@ -335,7 +336,7 @@ class _Candidate:
     top1: float
 
     @staticmethod
-    def of(kind: Weights, module: nn.Module, check: PixelSet) -> _Candidate:
+    def of(kind: Weights, module: nn.Module, check: Samples) -> _Candidate:
         loss, top1 = evaluate(module, check)
         return _Candidate(kind, _weights(module), loss, top1)
 

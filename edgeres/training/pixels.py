@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError
+from edgeres.recipe.training import Training
 from edgeres.system.progress import ProgressCallback
-from edgeres.training.augment import Normalization
+from edgeres.training.augment import Normalization, augment
 
 MAX_BYTES = 8 << 30
 
@@ -28,6 +29,16 @@ class PixelSet:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    def inputs(self, rows: slice) -> torch.Tensor:
+        """What the network takes, ``(M, C, H, W) float32``."""
+        return self.normalization.apply(self.pixels[rows])
+
+    def augmented(
+        self, rows: torch.Tensor, settings: Training, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The same of chosen images, flipped, shifted and erased at random."""
+        return self.normalization.apply(augment(self.pixels[rows], settings, generator))
 
 
 def load_pixels(

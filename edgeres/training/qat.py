@@ -33,7 +33,7 @@ from edgeres.training.fake_quant import (
 )
 from edgeres.training.loop import LOG_NAME, fit
 from edgeres.training.onnx_network import OnnxNetwork, QdqNetwork
-from edgeres.training.pixels import load_pixels
+from edgeres.training.samples import load_samples
 from edgeres.training.summary import QatSummary
 
 
@@ -191,8 +191,8 @@ def _classes(
     teacher: OnnxNetwork, train_set: Dataset, table: CalibrationTable, preprocess: Preprocess
 ) -> int:
     """Number of classes, asked of the network with one image of the kind that it was made for."""
-    one = load_pixels(train_set.subset([0]) if len(train_set) else train_set, preprocess)
-    images = one.normalization.apply(one.pixels)
+    one = load_samples(train_set.subset([0]) if len(train_set) else train_set, preprocess)
+    images = one.inputs(slice(1))
     shape = images.permute(0, 2, 3, 1).shape if teacher.channels_last_input else images.shape
     expected = table.tensors[teacher.image].shape
     if tuple(shape[1:]) != expected:

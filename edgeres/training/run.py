@@ -24,7 +24,7 @@ from edgeres.system.progress import ProgressCallback
 from edgeres.training.device import choose_device, cpu_threads
 from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
-from edgeres.training.pixels import load_pixels
+from edgeres.training.samples import load_samples
 from edgeres.training.split import split_held_out
 
 RESULT_NAME = "train_result.json"
@@ -149,6 +149,6 @@ def _top1(checkpoint: Checkpoint, test: Dataset, settings: TrainSettings) -> flo
     if checkpoint.preprocess is None:  # train() always writes one
         raise AssertionError
     device = choose_device(settings).device
-    data = load_pixels(test, checkpoint.preprocess, device=device)
+    data = load_samples(test, checkpoint.preprocess, device=device)
     with cpu_threads(settings.threads):
         return evaluate(load_module(checkpoint).to(device), data)[1]

@@ -75,8 +75,11 @@ def test_without_a_teacher_its_weight_is_refused() -> None:
 
 def test_the_key_leaves_the_place_out_only() -> None:
     settings = TrainSettings()
-    other = {"device": "cpu", "threads": 3, "seed": 1, "epochs": 9, "flip": False}
+    other = {"device": "cpu", "threads": 3, "seed": 1, "epochs": 9, "flip": False, "time_mask": 2}
     for name, value in other.items():
         same = settings.replace(**{name: value}).key() == settings.key()
         assert same == (name in {"device", "threads"})
-    assert set(settings.key()) == set(TrainSettings.model_fields) - {"device", "threads"}
+    of_sounds = {"time_shift", "time_mask", "frequency_mask"}  # where they are used
+    left_out = {"device", "threads", *of_sounds}
+    assert set(settings.key()) == set(TrainSettings.model_fields) - left_out
+    assert set(settings.replace(**dict.fromkeys(of_sounds, 1)).key()) >= of_sounds

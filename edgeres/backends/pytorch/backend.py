@@ -28,9 +28,11 @@ _TORCH = Package("torch")
 class PyTorchRunner(CheckedRunner):
     """A module in evaluation mode on one device."""
 
-    def __init__(self, module: Any, channels: int, classes: int, device: str) -> None:
+    def __init__(
+        self, module: Any, shape: tuple[int | None, ...], classes: int, device: str
+    ) -> None:
         super().__init__(
-            (TensorSpec("input", (None, channels, None, None), "float32"),),
+            (TensorSpec("input", shape, "float32"),),
             (TensorSpec("logits", (None, classes), "float32"),),
         )
         self._module = module
@@ -137,9 +139,9 @@ class PyTorch(PackagedBackend):
         plan, module = _open(engine)
         if config.threads is not None:
             _TORCH.load().set_num_threads(config.threads)
-        return PyTorchRunner(
-            module.to(config.device), plan.in_channels, plan.num_classes, config.device
-        )
+        size = (None,) if plan.spec.over_lines else (None, None)
+        shape = (None, plan.in_channels, *size)
+        return PyTorchRunner(module.to(config.device), shape, plan.num_classes, config.device)
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the modules that compute, with the precision of their weights.
@@ -172,11 +174,12 @@ def _float32(torch: Any) -> Iterator[None]:
 def _open(engine: Engine) -> tuple[Any, Any]:
     """Channel plan and module of an engine."""
     from edgeres.models.checkpoint import load_checkpoint, load_module
+    from edgeres.models.resnet import with_lines
 
     check_engine(engine, _NAME)
     try:
         checkpoint = load_checkpoint(engine.path)
-        return checkpoint.plan, load_module(checkpoint)
+        return checkpoint.plan, with_lines(load_module(checkpoint))
     except ModelError as error:
         raise ArtefactError(
             f"{engine.path}: expected a checkpoint: {error.message}", hint="Build it again."
