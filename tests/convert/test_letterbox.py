@@ -66,6 +66,6 @@ def test_the_bundle_boxes_as_pillow_does(boxed) -> None:
     assert np.abs(fitted.astype(int) - np.asarray(smooth)).mean() < 8  # the same picture, sharper
     assert (fitted != np.asarray(smooth)).any()
     told = json.loads(invoke("run", boxed / "out" / "bundle.edgeres", file, "--json").stdout)
-    assert told["images"][0]["classes"][0]["index"] == best.index
+    assert told["images"][0]["answers"][0]["index"] == best.index
     label = (boxed / "table.csv").read_text().splitlines()[1].split(",")[1]
     assert best.index == int(label)
