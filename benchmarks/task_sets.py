@@ -4,6 +4,8 @@
 - ``segmentation``: garments laid at several sizes on a noisy canvas; the mask has the class of each
   pixel, 0 behind them, and what a garment hardly covers is ignored.
 - ``heads``: garments turned by quarters; one target is the garment, the other the turn.
+- ``lines``: garments as 28 features over 28 steps, for networks over time; the target is what they
+  are.
 
 The training split comes with the Debian package `dataset-fashion-mnist`, the test images with
 edgeres: networks learn from the former and are judged on the latter.
@@ -22,6 +24,7 @@ from edgeres.data.fashion_mnist import open_fashion_mnist
 from edgeres.data.types import Split
 
 Pictures = NDArray[np.uint8]
+Features = NDArray[np.float32]
 Targets = Mapping[str, NDArray[np.int64]]
 
 SIDE = 28
@@ -74,7 +77,20 @@ def segmentation_set(split: Split, count: int, seed: int = 0) -> tuple[Pictures,
     return pictures, {"mask": masks}
 
 
+def lines_set(split: Split, count: int) -> tuple[Features, Targets]:
+    """``(count, 28, 28) float32``: features, normalized, over steps."""
+    pictures, labels = garments(split, count)
+    return ((pictures / np.float32(255) - MEAN) / STD).astype(np.float32), {"labels": labels}
+
+
 SETS = {"embedding": embedding_set, "segmentation": segmentation_set, "heads": heads_set}
+
+
+def write_lines(split: Split, count: int, file: Path) -> str:
+    """Writes features and their classes; returns what ``--data`` takes."""
+    features, targets = lines_set(split, count)
+    np.savez(file, inputs=features, labels=targets["labels"])
+    return f"tensors:{file}"
 
 
 def write_set(name: str, split: Split, count: int, folder: Path) -> str:

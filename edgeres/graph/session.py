@@ -125,5 +125,5 @@ def check_images(session: Any, images: NDArray[np.float32]) -> None:
         raise DataError(
             f"the model takes float32 images {list(spec.shape)}; got {images.dtype} "
             f"{list(images.shape)}.",
-            hint="Check the preprocessing: size, channels and layout.",
+            hint="Check size, channels and layout of the preprocessing, or the features' shape.",
         )

@@ -168,7 +168,7 @@ def _check_images(images: NDArray[np.float32], expected: tuple[int, ...], done: 
         raise DataError(
             f"the model takes float32 images {list(expected)}; got {images.dtype} "
             f"{list(images.shape[1:])}.",
-            hint="Check the preprocessing: size, channels and layout.",
+            hint="Check size, channels and layout of the preprocessing, or the features' shape.",
         )
     if not np.isfinite(images).all():
         bad = int(np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(axis=1))[0])

@@ -171,8 +171,10 @@ class Heads(Task):
         wanted = head.target if head.target is not None else head.output
         if wanted is not None and wanted in targets:
             return {"": targets[wanted]}
-        if head.target is None and len(self.heads) == 1 and len(targets) == 1:
-            return {"": next(iter(targets.values()))}
+        heads = [h for h in self.heads if h.task.needs_targets] or self.heads
+        asked = {h.target or h.output for h in heads}
+        if len(targets) == 1 and len(asked) == 1 and ("" in targets or head.target is None):
+            return {"": next(iter(targets.values()))}  # one alone has no name
         if not head.task.needs_targets:
             return {}
         raise DataError(

@@ -72,7 +72,7 @@ def place(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("{name: regression, output: footwear}", "list:age.csv", ["finite number", "'nan'"]),
         ("{name: multilabel, output: groups}", "list:answer.csv", ["has 3 classes"]),
         ("{name: outputs}", "tensors:wide.npz", ["28, 28", "28, 30"]),
-        ("{name: outputs}", "tensors:flat.npz", ["28, 28", "(N, 5)"]),
+        ("{name: outputs}", "tensors:flat.npz", ["[1, 28, 28]", "[5]", "features' shape"]),
         (TOP1, "python:raises.py:data", ["raises.py", "KeyError", "no split validation"]),
         (TOP1, "python:item.py:data", ["item.py", "sample"]),
         ("{name: custom, function: 'vector.py:f'}", "list:table.csv", ["shape (40, 10)"]),

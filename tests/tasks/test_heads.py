@@ -48,6 +48,19 @@ def test_a_target_may_have_another_name() -> None:
     assert task.metrics[0].scores(rows).tolist() == [1.0, 1.0]
 
 
+def test_the_only_target_has_no_name_and_is_the_one_that_is_asked_for() -> None:
+    only = {"": np.array([1, 0])}
+    for said in ({"target": "kind"}, {}):
+        task = open_tasks([{"name": "classification", "output": "a", **said}])
+        assert task.metrics[0].scores(task.rows({"a": batch()["a"]}, only)).tolist() == [1.0, 1.0]
+    both = [{"name": "classification", "output": "a", "target": "kind"}]
+    both += [{"name": "embedding", "output": "b", "target": "kind"}]
+    rows = open_tasks(both).rows(batch(), only)
+    assert rows["a.label"].tolist() == rows["b.label"].tolist() == [1, 0]
+    with pytest.raises(DataError, match="no target 'a' for the classification head"):
+        open_tasks(TWO).rows(batch(), only)  # whose is it?
+
+
 def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(ModelError, match="no output 'a' for the classification head; there are b"):
         open_tasks(TWO).reads([B])
