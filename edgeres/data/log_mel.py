@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.data.setting_values import check_names
 from edgeres.data.sound import Sound
 from edgeres.errors import DataError, UsageError
 
@@ -101,14 +101,7 @@ class LogMel:
         Raises:
             UsageError: An unknown name or a value that makes no sense.
         """
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                close = get_close_matches(str(name), names, n=1)
-                raise UsageError(
-                    f"Expected log_mel settings among {', '.join(names)}, got {name!r}.",
-                    hint=f"Did you mean {close[0]!r}?" if close else _HINT,
-                )
+        check_names("log_mel", values, [field.name for field in fields(cls)], _HINT)
         return cls(**values)
 
     @property

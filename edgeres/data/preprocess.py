@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
@@ -39,6 +38,7 @@ from edgeres.data.planes import Planes
 from edgeres.data.setting_values import (
     SETTINGS_HINT,
     check_choice,
+    check_names,
     number,
     numbers,
     size,
@@ -46,7 +46,7 @@ from edgeres.data.setting_values import (
 )
 from edgeres.data.sound import Sound
 from edgeres.data.types import Sample
-from edgeres.errors import DataError, UsageError
+from edgeres.errors import DataError
 from edgeres.system.foreign_json import parse_json
 
 Fitted = NDArray[np.uint8] | NDArray[np.float32]
@@ -381,14 +381,7 @@ class Preprocess:
         Raises:
             UsageError: An unknown name or a value that makes no sense.
         """
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                close = get_close_matches(str(name), names, n=1)
-                raise UsageError(
-                    f"Expected preprocess settings among {', '.join(names)}, got {name!r}.",
-                    hint=f"Did you mean {close[0]!r}?" if close else SETTINGS_HINT,
-                )
+        check_names("preprocess", values, [field.name for field in fields(cls)], SETTINGS_HINT)
         return cls(**values)
 
     @classmethod

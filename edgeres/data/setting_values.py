@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -15,6 +17,27 @@ MAX_SIDE = 16_384
 SETTINGS_HINT = (
     "See the 'preprocess' block of the recipe or --scale, --mean, --std, --resize, --crop."
 )
+
+
+def check_names(of: str, given: Iterable[object], names: Sequence[str], hint: str) -> None:
+    """Checks that settings are among those that there are.
+
+    Args:
+        of: What the settings are of, e.g. ``log_mel``.
+        given: Names that somebody gave.
+        names: Those that there are.
+        hint: What to do about another one that is like none of them.
+
+    Raises:
+        UsageError: One is not.
+    """
+    for name in given:
+        if name not in names:
+            close = get_close_matches(str(name), names, n=1)
+            raise UsageError(
+                f"Expected {of} settings among {', '.join(names)}, got {name!r}.",
+                hint=f"Did you mean {close[0]!r}?" if close else hint,
+            )
 
 
 def wrong_setting(name: str, expected: str, value: object) -> UsageError:

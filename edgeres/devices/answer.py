@@ -1,7 +1,8 @@
 """How a device answers images; see :mod:`edgeres.devices.program`.
 
-The images come fitted to the network's size, as bytes, with the normalization still to do; the
-answers go back whole and are judged where the baseline is.
+Images come fitted to the network's size, as bytes, with the normalization still to do; of sounds
+their spectrograms come, and features as they are. The answers go back whole and are judged where
+the baseline is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from edgeres.backends.base import BuildConfig
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.arrays import ArrayDataset
+from edgeres.data.feature_set import FeatureSet
 from edgeres.data.preprocess import Preprocess
+from edgeres.data.types import Dataset
 from edgeres.devices.raw_answers import RawTask
 from edgeres.evaluation.answer_set import answer_set
 from edgeres.evaluation.predict import BATCH, predict
@@ -29,8 +32,8 @@ def answer(
 
     Args:
         engine_path: The engine, with its sidecar beside it.
-        images: ``.npz`` with ``images`` ``(N, H, W[, 3]) uint8``, ``labels`` ``(N,) int64`` and
-            ``preprocess``, JSON as uint8.
+        images: ``.npz`` with ``samples`` ``(N, H, W[, 3]) uint8``, or features ``(N, ...)
+            float32``; ``labels`` ``(N,) int64``; and ``preprocess``, JSON as uint8.
         out: Where the predictions (``.npz``) go.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         raw: Whether all outputs go back as they are, for a network that is no classifier.
@@ -40,8 +43,13 @@ def answer(
     """
     engine = read_engine(engine_path)
     with np.load(images, allow_pickle=False) as packed:
-        dataset = ArrayDataset("packed", packed["images"], packed["labels"])
         preprocess = Preprocess.from_dict(parse_json(packed["preprocess"].tobytes()))
+        samples, labels = packed["samples"], packed["labels"]
+        dataset: Dataset = (
+            FeatureSet("packed", samples, np.arange(len(samples)), labels, (), {"": labels}, ("",))
+            if preprocess.features
+            else ArrayDataset("packed", samples, labels)
+        )
     ask = partial(answer_set, task=RawTask()) if raw else predict
     config = BuildConfig(device=engine.device, threads=threads)
     with executable_backend(engine).load(engine, config) as runner:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeres.backends.base import Engine
 from edgeres.backends.sidecar import read_engine, sidecar_path
@@ -23,7 +24,7 @@ from edgeres.devices.host_answer import check_benchmark, read_answer
 from edgeres.devices.raw_answers import judged_at_home
 from edgeres.devices.runtime import NAME, write_runtime
 from edgeres.devices.ssh import Finished, run_on
-from edgeres.errors import BackendMissingError, DataError, StageError, UsageError
+from edgeres.errors import BackendMissingError, StageError, UsageError
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.system.foreign_json import read_json
 from edgeres.system.temporary import temporary_folder
@@ -156,38 +157,47 @@ def pack(
 ) -> bytes:
     """Images in the network's size as bytes, with labels and normalization, as one ``.npz``.
 
+    Of sounds the spectrograms travel, and features as they are, ``(N, ...) float32``.
+
     Args:
-        dataset: The images.
+        dataset: The samples.
         preprocess: How they become numbers.
         skipped: Collects images that cannot be decoded.
         places: Whether the labels are the places in the set, for who knows the targets at home.
 
     Raises:
-        DataError: An image is bad (see ``skipped``), or the samples are no images.
+        DataError: A sample is bad (see ``skipped``).
     """
-    if preprocess.features or preprocess.log_mel is not None:
-        raise DataError(
-            f"{dataset.name}: only images travel to a device, these are other samples.",
-            hint="Run `edgeres validate` on that machine itself.",
-        )
+    arrays = preprocess.features or preprocess.log_mel is not None
     # As they are before normalization: with the identity, batches gives the fitted pixels.
-    plain = replace(
-        preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout="nchw"
+    plain = (
+        preprocess
+        if arrays
+        else replace(
+            preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout="nchw"
+        )
     )
-    images, labels = [], []
+    samples, labels = [], []
     for batch, rows in numbered_batches(dataset, plain, 256, skipped=skipped):
-        pixels = np.moveaxis(batch.astype(np.uint8), 1, -1)
-        images.append(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        samples.append(batch if arrays else _pixels(batch))
         labels.append(rows if places else dataset.labels[rows])
     buffer = io.BytesIO()
     whole = replace(preprocess, resize=None, crop=None)
+    if arrays:
+        whole = replace(whole, features=True, log_mel=None)
     np.savez(
         buffer,
-        images=np.concatenate(images),
+        samples=np.concatenate(samples),
         labels=np.concatenate(labels).astype(np.int64),
         preprocess=np.frombuffer(json.dumps(whole.to_dict()).encode(), np.uint8),
     )
     return buffer.getvalue()
+
+
+def _pixels(batch: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A batch ``(N, C, H, W)`` of 8-bit values as a set of images has them."""
+    pixels = np.moveaxis(batch.astype(np.uint8), 1, -1)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def engine_files(engine: Engine) -> dict[str, Path]:

@@ -48,7 +48,7 @@ class _Traits:
             and self.bottleneck == (spec.block == "bottleneck")
             and self.squeeze == spec.squeeze
             and self.average_down == spec.average_down
-            and (spec.family != "pooled" or self.projected)
+            and self.projected == (spec.family == "pooled")
         )
 
     def __str__(self) -> str:

@@ -60,6 +60,8 @@ class OnnxNetwork(nn.Module):
         self.image = value_name(inputs(graph)[0])
         self.logits = value_name(graph.outputs[0])
         self.channels_last_input = channels_last_input
+        shape = inputs(graph)[0].shape
+        self.over_lines = shape is not None and len(shape) == 3
         self.steps = tuple(step_of(node) for node in graph if node.op_type != "Constant")
         self._constants: dict[str, str] = {}
         kept = [node for node in graph if node_name(node) not in without]
@@ -74,11 +76,15 @@ class OnnxNetwork(nn.Module):
         for name, index in reads.items():
             self._dead_after.setdefault(index, []).append(name)
 
+    def as_input(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` as the graph takes them."""
+        if self.over_lines:
+            return images.squeeze(2)
+        return images.permute(0, 2, 3, 1) if self.channels_last_input else images
+
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch."""
-        values: Values = {
-            self.image: images.permute(0, 2, 3, 1) if self.channels_last_input else images
-        }
+        """Logits of a batch; a graph over lines is given images of one row, too."""
+        values: Values = {self.image: self.as_input(images)}
         for index, step in enumerate(self.steps):
             values[step.output] = run_step(step, self.arguments(step, values))
             for name in self._dead_after.get(index, ()):
@@ -141,6 +147,12 @@ class QdqNetwork(OnnxNetwork):
         }
         self._quantizer_of = {name: self.sources.index(source[name]) for name in source}
         self._readers = dict(readers)
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` as the graph takes them."""
+        if self.over_lines:
+            return images.squeeze(2)
+        return images.permute(0, 2, 3, 1) if self.channels_last_input else images
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch, as the Q/DQ file gives them."""

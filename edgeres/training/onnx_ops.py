@@ -177,6 +177,13 @@ def _transpose(step: Step, arguments: Arguments) -> Tensor:
     return x.permute(step.attributes.get("perm", tuple(reversed(range(x.ndim)))))
 
 
+def _unsqueeze(step: Step, arguments: Arguments) -> Tensor:
+    x = _one(arguments)
+    for axis in sorted(_one(arguments, 1).tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
 def _softmax(step: Step, arguments: Arguments) -> Tensor:
     return torch.softmax(_one(arguments), dim=step.attributes.get("axis", -1))
 
@@ -203,6 +210,7 @@ OPERATORS: dict[str, Callable[[Step, Arguments], Tensor]] = {
     "Flatten": lambda s, a: _one(a).flatten(s.attributes.get("axis", 1)),
     "Reshape": _reshape,
     "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
     "Identity": lambda _, a: _one(a),
     "Dropout": lambda _, a: _one(a),
     "Softmax": _softmax,

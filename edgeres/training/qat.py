@@ -193,7 +193,7 @@ def _classes(
     """Number of classes, asked of the network with one image of the kind that it was made for."""
     one = load_samples(train_set.subset([0]) if len(train_set) else train_set, preprocess)
     images = one.inputs(slice(1))
-    shape = images.permute(0, 2, 3, 1).shape if teacher.channels_last_input else images.shape
+    shape = teacher.as_input(images).shape
     expected = table.tensors[teacher.image].shape
     if tuple(shape[1:]) != expected:
         raise DataError(

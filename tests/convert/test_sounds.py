@@ -46,6 +46,8 @@ benchmark: {{seconds: 0.1, threads: 1}}
 PRUNE = """\
 prune: {macs_ratio: 0.7, round_to: 2, samples: 64, finetune: {epochs: 6, batch_size: 16,
   learning_rate: 0.02, time_mask: 2, held_out: 24, threads: 1, device: cpu}}"""
+QAT = """\
+quantize: {qat: {epochs: 1, batch_size: 16, held_out: 24, time_mask: 2, threads: 1, device: cpu}}"""
 RUN_WITHOUT_TORCH = """\
 import sys
 sys.modules["torch"] = None
@@ -163,8 +165,9 @@ def test_lines_of_features_take_the_same_path(place: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_lines_of_sounds_are_pruned(place: Path, tmp_path: Path):
-    report = lines(tmp_path, f"audiofolder:{place}/set", PRUNE, MEL_LINES)
+def test_lines_of_sounds_are_pruned_and_trained_in_int8(place: Path, tmp_path: Path):
+    report = lines(tmp_path, f"audiofolder:{place}/set", f"{PRUNE}\n{QAT}", MEL_LINES)
+    assert any("quantization-aware" in stage["name"] for stage in report["stages"])
     assert report["pruning"]["macs_ratio"] <= 0.72
     assert report["pruning"]["top1"] > report["baseline"]["top1"] - 0.05
     word = place / "set" / "val" / "middle" / "3.wav"

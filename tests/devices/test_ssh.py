@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -19,12 +20,14 @@ from edgeres.cli import app
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.devices.address import parse_ssh
-from edgeres.devices.remote import benchmark_on, predict_on
+from edgeres.devices.remote import benchmark_on, pack, predict_on
 from edgeres.devices.runtime import runtime_archive
 from edgeres.devices.ssh import run_on
 from edgeres.errors import BackendMissingError, StorageError, UsageError
 from edgeres.evaluation.validate import validate
 from edgeres.tasks import open_task
+
+from ..tones import LOG_MEL, write_tones
 
 
 @pytest.fixture
@@ -85,6 +88,42 @@ def test_another_task_is_judged_here(sshd, engine, images, name: str) -> None:
     )
     assert judged.comparison.outputs == here.comparison.outputs
     assert judged.comparison.metrics == here.comparison.metrics
+
+
+@pytest.mark.parametrize("name", [None, "classification"])
+def test_features_and_sounds_travel_as_the_network_takes_them(sshd, engine, tmp_path, name) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(30, 3, 64, 64)).astype(np.float32)
+    labels = np.arange(30) % 3
+    inputs[np.arange(30), labels] += 0.5
+    np.savez(tmp_path / "features.npz", inputs=inputs, labels=labels)
+    features = edgeres.open_dataset(f"tensors:{tmp_path}/features.npz", split="validation")
+    task, preprocess = None if name is None else open_task(name), Preprocess(features=True)
+    here = validate(engine, features, preprocess, task=task, baseline=engine)
+    there = predict_on(sshd.device(), engine, features, preprocess, task=task)
+    judged = validate(
+        engine, features, preprocess, task=task, baseline=here.predictions, answered=there
+    )
+    assert there.data_fingerprint == features.fingerprint
+    if name is None:
+        assert judged.comparison.agreement == 1.0
+        assert (there.logits.argmax(1) == labels).all()
+    else:
+        assert judged.comparison.metrics == here.comparison.metrics
+
+
+def test_of_a_sound_its_spectrogram_travels(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile", reason="the extra audio is not installed")
+    sounds = edgeres.open_dataset(str(write_tones(tmp_path, train=1, val=2)), split="validation")
+    mel = Preprocess(log_mel=LOG_MEL, channels=1, mean=(-4.0,), std=(4.0,))  # type: ignore[arg-type]
+    packed = np.load(io.BytesIO(pack(sounds, mel, None)), allow_pickle=False)
+    assert np.array_equal(packed["samples"][3], mel.apply(sounds.image(3)))
+    assert packed["labels"].tolist() == sounds.labels.tolist()
+    told = Preprocess.from_json(packed["preprocess"].tobytes().decode())
+    assert told.features
+    assert told.log_mel is None
+    places = np.load(io.BytesIO(pack(sounds, mel, None, places=True)), allow_pickle=False)
+    assert places["labels"].tolist() == list(range(6))
 
 
 def test_a_cut_upload_goes_on_where_it_stopped(sshd, relay, tmp_path: Path) -> None:
