@@ -59,7 +59,6 @@ COLOURS = 3
 MAX_CHANNELS = 1024
 """Most planes of an image."""
 
-
 _RARE: Mapping[str, object] = {
     "antialias": True,
     "letterbox": None,
