@@ -17,11 +17,11 @@ SAMPLES = 256
 def sensitivity(
     onnx: o.Onnx,
     target: o.Target,
-    data: Annotated[str, typer.Option(help="Calibration images, as for convert --data.")],
+    data: Annotated[str, typer.Option(help="Calibration samples, as for convert --data.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Held-out images to measure on; 256, or half of a small set."),
+        typer.Option(min=1, help="Held-out samples to measure on; 256, or half of a small set."),
     ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table; made from the other images if none.")
@@ -29,6 +29,11 @@ def sensitivity(
     all_but: Annotated[
         bool, typer.Option("--all-but", help="Also quantize everything but each layer.")
     ] = False,
+    task: o.Task = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric of the task that is measured beside the noise; its first."),
+    ] = None,
     recipe: o.RecipeOption = None,
     threads: o.Threads = None,
     *,
@@ -36,21 +41,25 @@ def sensitivity(
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure the noise that quantizing each layer alone brings to the logits.
+    """Measure the noise that quantizing each layer alone brings to the outputs.
 
     Weights are rounded to nearest and biases corrected from the table, whatever the recipe says.
     """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import rules_of
         from edgeres.data.source import open_dataset
+        from edgeres.evaluation.run_task import said_task, task_of
         from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import onnx_preprocess
+        from edgeres.pipeline.tasks import said_of
         from edgeres.quantization.isolate import try_model
         from edgeres.report.sensitivity_table import sensitivity_table
         from edgeres.stages.int8 import sensitivity as run
         from edgeres.stages.sample_counts import fit_sensitivity
 
         changes = o.preprocess_changes(preprocess)
+        if task is not None:
+            changes["task"] = [said_task(task)]
         settings = stage_recipe(recipe, changes)
         images = open_dataset(data, split="calibration")
         measured = fit_sensitivity(samples, SAMPLES, len(images), calibrated=table is not None)
@@ -67,6 +76,8 @@ def sensitivity(
                 samples=measured,
                 preprocess=onnx_preprocess(settings, onnx),
                 settings=settings.quantize,
+                task=task_of([] if settings.is_classifier else said_of(settings)),
+                metric=metric or "",
                 table=table,
                 all_but=all_but,
                 threads=threads,

@@ -2,7 +2,7 @@
 
 Two measurements that answer two questions. How far is each layer of the real engine from the FP32
 network (:mod:`edgeres.evaluation.layerwise`); and how much noise would each layer bring to the
-logits if it alone were INT8 (:mod:`edgeres.quantization.sensitivity`), which is simulated and so
+outputs if it alone were INT8 (:mod:`edgeres.quantization.sensitivity`), which is simulated and so
 is known of an engine that cannot run here, too.
 """
 
@@ -130,7 +130,7 @@ def _compared(run: Run, networks: Networks, item: BuiltTarget, images: Dataset) 
 def _sensitivity(
     run: Run, networks: Networks, table: Path, item: BuiltTarget, images: Dataset
 ) -> StageResult:
-    """Noise in the logits of each layer alone, under the target's rules."""
+    """Noise in the outputs of each layer alone, under the target's rules."""
     fp32 = networks.quantized
     block = run.recipe.quantize.without_images()
 
@@ -141,6 +141,7 @@ def _sensitivity(
             CalibrationTable.load(table),
             item.target.rules,
             np.concatenate(parts),
+            classes=run.task is None,
             settings=block,
             threads=run.recipe.benchmark.threads,
             progress=progress,

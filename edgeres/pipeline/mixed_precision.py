@@ -11,24 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.classifier import class_scores, fed_batches, single_input, single_output
 from edgeres.backends.target import Target
 from edgeres.benchmarking.benchmark import benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.data.batches import batches
+from edgeres.errors import UsageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import int8_coverage
+from edgeres.evaluation.passes import answer
 from edgeres.pipeline.keys import build_key, machine_key, path_key, place_key
 from edgeres.pipeline.measure import timed_batches
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.run import Run
+from edgeres.pipeline.tasks import task_key
+from edgeres.quantization.effect import Effect, Given, Judged, effect_of
 from edgeres.quantization.float_search import fused_sums
 from edgeres.quantization.mixed_precision import Budget, Measured, MixedPrecision, search
-from edgeres.quantization.sensitivity import Sensitivity, effect_of, sensitivity
-from edgeres.quantization.simulate import simulated_logits
+from edgeres.quantization.sensitivity import Sensitivity, sensitivity
+from edgeres.quantization.simulate import simulated_outputs
 from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe.quantize import MixedPrecisionSettings
 from edgeres.stages.int8 import quantize
+from edgeres.stages.judged_by import judged_by
 from edgeres.stages.network import build
 from edgeres.system.files import file_sha256, write_atomic
 from edgeres.system.progress import ProgressCallback
@@ -65,10 +69,10 @@ def with_float_layers(
     held_out = run.calibration.held_out(block.samples)
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
-        parts = list(batches(held_out, networks.preprocess, _BATCH))
-        images = np.concatenate([part for part, _ in parts])
-        labels = held_out.labels if (held_out.labels >= 0).all() else None
-        workshop = _Workshop(run, networks, table, target, images, labels, progress)
+        parts = [part for part, _ in batches(held_out, networks.preprocess, _BATCH)]
+        gated = next(iter(recipe.gates.metric or ()), "")
+        judged = judged_by(held_out, networks.preprocess, run.task, gated)
+        workshop = _Workshop(run, networks, table, target, np.concatenate(parts), judged, progress)
         choice = json.dumps(workshop.search().to_dict(), indent=1)
         write_atomic(folder / run_folder.MIXED_PRECISION, choice.encode())
 
@@ -85,6 +89,8 @@ def with_float_layers(
             "quantize": recipe.quantize.part().key(),
             "mixed_precision": block.key(),
             "min_int8_coverage": recipe.gates.min_int8_coverage,
+            "metric": recipe.gates.metric,
+            **task_key(run),
             "benchmark": recipe.benchmark.model_dump(include={"batch_size", "threads"}),
             "preprocess": networks.preprocess.to_dict(),
             **place_key(target),
@@ -109,7 +115,7 @@ class _Workshop:
         table: Path,
         target: Target,
         images: NDArray[np.float32],
-        labels: NDArray[np.int64] | None,
+        judged: Judged | None,
         progress: ProgressCallback,
     ) -> None:
         self._settings = run.recipe.quantize
@@ -119,7 +125,8 @@ class _Workshop:
         self._table = table
         self._target = target
         self._images = images
-        self._labels = labels
+        self._judged = judged
+        self._classes = run.task is None
         self._progress = progress
         self._folder = Path()
         self._engines: dict[frozenset[str], Engine] = {}
@@ -129,16 +136,16 @@ class _Workshop:
         block = self._settings.mixed_precision
         assert block is not None
         fp32, dense = self._networks.quantized, self._networks.dense
-        self._exact = simulated_logits(fp32.onnx, [self._images])
-        own = effect_of(self._exact, self._exact, self._labels)
-        reference = own.top1
+        self._exact = simulated_outputs(fp32.onnx, [self._images])
+        own = self._effect(self._exact)
+        reference = own.figure
         if fp32.sha256 != dense.sha256:
-            brought = simulated_logits(dense.onnx, [self._images])
-            reference = effect_of(brought, brought, self._labels).top1
+            brought = simulated_outputs(dense.onnx, [self._images])
+            reference = effect_of(brought, brought, self._judged, classes=self._classes).figure
         with temporary_folder() as folder:
             self._folder = folder
             return search(
-                _budget(block, reference),
+                self._budget(block, reference),
                 own,
                 self._answers,
                 self._sensitivity,
@@ -175,18 +182,38 @@ class _Workshop:
     def _answers(self, keep_float: frozenset[str]) -> Measured:
         engine, backend = self._engine(keep_float), self._target.backend
         config = BuildConfig(self._target.device, options=path_key(self._target))
+        parts = []
         with backend.load(engine, config) as runner:
-            source, out = single_input(runner), single_output(runner)
-            rows = []
             for start in range(0, len(self._images), _BATCH):
-                for fed, count in fed_batches(runner, self._images[start : start + _BATCH]):
-                    answer = runner.infer({source.name: fed})
-                    rows.append(class_scores(answer, out, len(fed))[:count])
-            logits = np.concatenate(rows)
+                parts.append(answer(runner, self._images[start : start + _BATCH]))
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if len(found) == 1:  # a runtime may call the one output as it likes
+            found = dict(zip(self._exact, found.values(), strict=True))
         coverage = int8_coverage(
             self._networks.quantized.summary.macs_by_node, backend.layers(engine)
         ).int8_coverage
-        return Measured(effect_of(self._exact, logits, self._labels), coverage)
+        return Measured(self._effect(found), coverage)
+
+    def _effect(self, outputs: Given) -> Effect:
+        return effect_of(self._exact, outputs, self._judged, classes=self._classes)
+
+    def _budget(self, block: MixedPrecisionSettings, reference: float | None) -> Budget:
+        budget = Budget(block.max_drop, block.min_agreement, block.min_sqnr_db, reference)
+        if self._judged is None or block.max_drop is None:
+            return budget
+        _, _, metric = self._judged.chosen(self._exact)
+        if metric.closeness is not None:
+            raise UsageError(
+                f"`quantize.mixed_precision`: {metric.title} has no drop: it says how near an "
+                "engine is to FP32.",
+                hint="Use `min_sqnr_db` in place of `max_drop`.",
+            )
+        return replace(
+            budget,
+            metric=metric.title,
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
+        )
 
     def _sensitivity(self) -> Sensitivity:
         return sensitivity(
@@ -194,7 +221,8 @@ class _Workshop:
             CalibrationTable.load(self._table),
             self._target.rules,
             self._images,
-            self._labels,
+            self._judged,
+            classes=self._classes,
             settings=self._settings,
             progress=self._progress,
         )
@@ -216,12 +244,3 @@ class _Workshop:
             progress=self._progress,
         ).engines
         return [times[str(engine.path)].latency.p50_ms for engine in engines]
-
-
-def _budget(block: MixedPrecisionSettings, reference_top1: float | None) -> Budget:
-    return Budget(
-        max_drop_pp=block.max_drop_pp,
-        min_agreement=block.min_agreement,
-        min_sqnr_db=block.min_sqnr_db,
-        reference_top1=reference_top1,
-    )

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from edgeres.graph import layers as graphs
-from edgeres.quantization.sensitivity import Effect
+from edgeres.quantization.effect import Effect
 
 #: Candidates that are tried by twos, the best first.
 _PAIRED = 6

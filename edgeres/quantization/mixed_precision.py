@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from edgeres.errors import DataError, GateError
+from edgeres.quantization.effect import Effect
 from edgeres.quantization.float_search import Candidate, FloatSearch, Trial
-from edgeres.quantization.sensitivity import Effect, Sensitivity
+from edgeres.quantization.sensitivity import Sensitivity
 
 #: Differences of latency below this share of it are not measurable; nothing is cheaper.
 _RESOLUTION = 0.01
@@ -26,36 +27,45 @@ class Budget:
     """What must hold; ``None`` leaves a limit out.
 
     Attributes:
-        max_drop_pp: Largest drop of top-1 against ``reference_top1``, in percentage points.
+        max_drop: Largest loss of the metric against ``reference``, in its unit.
         min_agreement: Smallest share of images with the FP32 model's class.
-        min_sqnr_db: Smallest signal to noise of the logits against the FP32 model's.
-        reference_top1: Top-1 of the network that was brought, on the same images.
+        min_sqnr_db: Smallest signal to noise of the outputs against the FP32 model's.
+        reference: The metric of the network that was brought, on the same samples.
+        metric: What people call it.
+        unit: Its unit.
+        higher_is_better: Which way is good.
     """
 
-    max_drop_pp: float | None = None
+    max_drop: float | None = None
     min_agreement: float | None = None
     min_sqnr_db: float | None = None
-    reference_top1: float | None = None
+    reference: float | None = None
+    metric: str = "top-1"
+    unit: str = "pp"
+    higher_is_better: bool = True
 
     def broken(self, effect: Effect) -> str:
         """What does not hold, in words; empty where all does.
 
         Raises:
-            DataError: A drop is asked for and the images have no labels.
+            DataError: A drop is asked for and the samples have no targets.
         """
         parts = []
-        if self.max_drop_pp is not None:
-            if effect.top1 is None or self.reference_top1 is None:
+        if self.max_drop is not None:
+            if effect.figure is None or self.reference is None:
                 raise DataError(
-                    "max_drop_pp needs labels, and the calibration images have none.",
-                    hint="Use min_agreement or min_sqnr_db.",
+                    "`max_drop` needs targets, and the calibration samples have none.",
+                    hint="Use `min_agreement` or `min_sqnr_db`.",
                 )
-            drop = 100 * (self.reference_top1 - effect.top1)
-            if drop > self.max_drop_pp + 1e-9:
-                parts.append(f"top-1 drops {drop:.2f} pp, {self.max_drop_pp:g} allowed")
-        if self.min_agreement is not None and effect.agreement < self.min_agreement:
+            drop = self.reference - effect.figure
+            drop = drop if self.higher_is_better else -drop
+            if drop > self.max_drop + 1e-9:
+                unit = f" {self.unit}" if self.unit else ""
+                parts.append(f"{self.metric} drops {drop:.3g}{unit}, {self.max_drop:g} allowed")
+        agreement = effect.agreement
+        if self.min_agreement is not None and (agreement or 0.0) < self.min_agreement:
             parts.append(
-                f"{100 * effect.agreement:.2f} % agree with FP32, "
+                f"{100 * (agreement or 0.0):.2f} % agree with FP32, "
                 f"{100 * self.min_agreement:g} % asked"
             )
         if self.min_sqnr_db is not None and effect.sqnr_db < self.min_sqnr_db:
@@ -123,7 +133,7 @@ def search(
 
     Raises:
         GateError: The budget does not hold even in float, or not with that much INT8.
-        DataError: The budget asks for labels that are not there.
+        DataError: The budget asks for targets that are not there.
     """
     beyond = budget.broken(fp32)
     if beyond:

@@ -1,8 +1,8 @@
-"""How much of the logits each layer's quantization costs: which layers to keep an eye on, or float.
+"""What each layer's quantization costs the outputs: which layers to keep an eye on, or float.
 
 One layer at a time is quantized, weights and activations, and all others stay float; the network
 then runs in float arithmetic between Q and DQ on a few hundred images, from where it differs on.
-The noise that single layers bring to the logits nearly adds up to that of the whole network, so a
+The noise that single layers bring to the outputs nearly adds up to that of the whole network, so a
 layer's share says what keeping it in float would win (the layer-wise analysis of Wu et al.,
 "Integer Quantization for Deep Learning Inference", arXiv:2004.09602, section 5.2). The other way
 round, all layers but one, is exact where noises are not independent, and costs more.
@@ -10,7 +10,7 @@ round, all layers but one, is exact where noises are not independent, and costs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,13 +24,13 @@ from edgeres.backends.classifier import fitted
 from edgeres.errors import DataError
 from edgeres.graph.layers import node_name
 from edgeres.graph.summary import node_macs, summarize
+from edgeres.quantization.effect import Effect, Given, Judged, Tally
 from edgeres.quantization.forward import chunks
 from edgeres.quantization.placement import place
 from edgeres.quantization.quantize import prepare
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.variants import Choices, Live, Variants
 from edgeres.recipe.quantize import QuantizeSettings
-from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
 from edgeres.system.container_limits import usable_threads
 from edgeres.system.freed_memory import freed_memory_kept
 from edgeres.system.progress import ProgressCallback
@@ -42,26 +42,6 @@ _AT_ONCE = 4
 
 #: For one batch, what both networks give over each cut.
 _Known = dict[Choices, list[Live]]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What some quantization does to the logits, against the FP32 model.
-
-    Attributes:
-        sqnr_db: Signal to noise, at most :data:`EQUAL_DB`.
-        agreement: Share of images with the same class, in [0, 1].
-        top1: Share of images with the right class; ``None`` without labels.
-    """
-
-    sqnr_db: float
-    agreement: float
-    top1: float | None
-
-    @property
-    def noise(self) -> float:
-        """Noise power over signal power."""
-        return 10 ** (-self.sqnr_db / 10)
 
 
 @dataclass(frozen=True)
@@ -82,14 +62,18 @@ class Sensitivity:
     Attributes:
         rules: Name of the rule set.
         samples: Number of images.
-        fp32_top1: Of the FP32 model; ``None`` without labels.
+        metric: What the figures of effects are, e.g. ``top-1``; empty without targets.
+        unit: Of those figures.
+        fp32: Figure of the FP32 model; ``None`` without targets.
         quantized: With everything quantized.
         nodes: One entry for each node that becomes INT8.
     """
 
     rules: str
     samples: int
-    fp32_top1: float | None
+    metric: str
+    unit: str
+    fp32: float | None
     quantized: Effect
     nodes: tuple[NodeSensitivity, ...]
 
@@ -103,8 +87,9 @@ def sensitivity(
     table: CalibrationTable,
     rules: QdqRules,
     images: NDArray[np.float32],
-    labels: NDArray[np.int64] | None = None,
+    judged: Judged | None = None,
     *,
+    classes: bool = True,
     settings: QuantizeSettings | None = None,
     all_but: bool = False,
     threads: int | None = None,
@@ -116,8 +101,9 @@ def sensitivity(
         onnx: FP32 model in normal form.
         table: Its calibration table.
         rules: Of the backend and device that will run it.
-        images: ``(N, C, H, W) float32``, better not those that calibrated.
-        labels: ``(N,) int64`` classes, for accuracy.
+        images: Samples ``(N, ...) float32``, better not those that calibrated.
+        judged: The metric that is measured beside the noise; ``None`` without targets.
+        classes: Whether the network is a classifier, of which the share of equal answers tells.
         settings: How it is quantized; always rounded to nearest and with the analytic bias
             correction, if any, since what measures on images would fit those that it is judged by.
         all_but: Also quantize everything but each node.
@@ -126,18 +112,20 @@ def sensitivity(
         progress: Called with batches run and batches in all, of all variants.
 
     Raises:
-        DataError: There are no images, or another number of labels.
+        DataError: There are no images, or another number of targets, or some that do not fit.
+        ModelError: The outputs are not what the task judges.
         EdgeResError: As :func:`edgeres.quantization.quantize.quantize`.
     """
-    if not len(images) or (labels is not None and len(labels) != len(images)):
+    counts = {len(images)} | {len(v) for v in (judged.targets if judged else {}).values()}
+    if counts != {len(images)} or 0 in counts:
         raise DataError(
-            f"expected images, and a label for each or none, got {len(images)} images and "
-            f"{0 if labels is None else len(labels)} labels.",
-            hint="Give some hundred images.",
+            f"expected samples, and a target for each or none, got {sorted(counts)}.",
+            hint="Give some hundred samples.",
         )
     settings = (settings or QuantizeSettings()).without_images()
     with freed_memory_kept():
-        return _measured(onnx, table, rules, images, labels, settings, all_but, threads, progress)
+        tally = partial(Tally, judged, classes)
+        return _measured(onnx, table, rules, images, tally, settings, all_but, threads, progress)
 
 
 def _measured(
@@ -145,7 +133,7 @@ def _measured(
     table: CalibrationTable,
     rules: QdqRules,
     images: NDArray[np.float32],
-    labels: NDArray[np.int64] | None,
+    tally: Callable[[], Tally],
     settings: QuantizeSettings,
     all_but: bool,
     threads: int | None,
@@ -165,9 +153,11 @@ def _measured(
     only = {name: without(frozenset(names) - {name}) for name in names}
     others = {name: without(frozenset({name})) for name in names} if all_but else {}
     trials = [*only.values(), *others.values(), variants.quantized]
-    batches = list(_batches(onnx, images, labels))
+    batches = list(_batches(onnx, images))
     with ThreadPoolExecutor(threads or usable_threads()) as pool:
-        fp32, *effects = _effects(variants, trials, batches, pool, progress)
+        (metric, unit), (fp32, *effects) = _effects(
+            variants, trials, batches, tally, pool, progress
+        )
     ops = {node_name(node): node.op_type for node in graph}
     nodes = [
         NodeSensitivity(
@@ -183,7 +173,9 @@ def _measured(
     return Sensitivity(
         rules=rules.name,
         samples=len(images),
-        fp32_top1=fp32.top1,
+        metric=metric,
+        unit=unit,
+        fp32=fp32.figure,
         quantized=effects[-1],
         nodes=tuple(nodes),
     )
@@ -193,16 +185,17 @@ def _effects(
     variants: Variants,
     trials: Sequence[Choices],
     batches: Sequence[_Batch],
+    tally: Callable[[], Tally],
     pool: ThreadPoolExecutor,
     progress: ProgressCallback | None,
-) -> list[Effect]:
-    """The effect of nothing quantized, and of each of the variants.
+) -> tuple[tuple[str, str], list[Effect]]:
+    """What figures are, and the effect of nothing quantized and of each of the variants.
 
     Images run in rounds: of one round, what goes over the cuts is in memory for both networks that
     variants share pieces with. Batches of a round run side by side, each in one thread: threads
     that share one small layer mostly wait for each other.
     """
-    tallies = [_Tally() for _ in range(1 + len(trials))]
+    tallies = [tally() for _ in range(1 + len(trials))]
     shared = (variants.exact, variants.quantized)
 
     def run_shared(batch: _Batch) -> _Known:
@@ -216,22 +209,20 @@ def _effects(
             shared_outputs += pool.map(run_shared, batches[first : first + _AT_ONCE])
         shown = batches[begin : begin + len(shared_outputs)]
         for index, choices in enumerate((variants.exact, *trials)):
-            all_logits = pool.map(partial(_logits, variants, choices), shown, shared_outputs)
-            for batch, ran, logits in zip(shown, shared_outputs, all_logits, strict=True):
-                exact = variants.answer(ran[variants.exact])[: batch.count]
-                tallies[index].add(exact, logits, batch.labels)
+            answers = pool.map(partial(_answer, variants, choices), shown, shared_outputs)
+            for batch, ran, answer in zip(shown, shared_outputs, answers, strict=True):
+                exact = variants.answer(ran[variants.exact], batch.count)
+                tallies[index].add(exact, answer)
             if progress is not None and index:
                 done += len(shown)
                 progress(done, len(batches) * len(trials))
         begin += len(shared_outputs)
-    return [tally.effect() for tally in tallies]
+    return tallies[0].measures, [one.effect() for one in tallies]
 
 
-def _logits(
-    variants: Variants, choices: Choices, batch: _Batch, outputs: _Known
-) -> NDArray[np.float32]:
+def _answer(variants: Variants, choices: Choices, batch: _Batch, outputs: _Known) -> Given:
     """Of the images that count."""
-    return variants.logits(choices, batch.fed, outputs)[: batch.count]
+    return variants.outputs(choices, batch.fed, outputs, batch.count)
 
 
 def _bytes(outputs: Sequence[_Known]) -> int:
@@ -247,66 +238,15 @@ def _bytes(outputs: Sequence[_Known]) -> int:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images as a model takes them, how many of them count, and the labels of those."""
+    """Samples as a model takes them, and how many of them count."""
 
     fed: NDArray[np.float32]
     count: int
-    labels: NDArray[np.int64] | None
 
 
-def _batches(
-    onnx: Path, images: NDArray[np.float32], labels: NDArray[np.int64] | None
-) -> Iterator[_Batch]:
+def _batches(onnx: Path, images: NDArray[np.float32]) -> Iterator[_Batch]:
     size = summarize(onnx).inputs[0].shape[0]
     limits = BatchLimits() if size is None else BatchLimits(size, size)
-    begin = 0
     for chunk in chunks(iter([images])):
         for fed, count in fitted(chunk, limits):
-            own = None if labels is None else labels[begin : begin + count]
-            yield _Batch(fed.astype(np.float32, copy=False), count, own)
-            begin += count
-
-
-def effect_of(
-    exact: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64] | None
-) -> Effect:
-    """Compares logits ``(N, K)`` with the FP32 model's; a sample with NaN or Inf never agrees."""
-    tally = _Tally()
-    tally.add(exact, logits, labels)
-    return tally.effect()
-
-
-@dataclass
-class _Tally:
-    """Sums over images of what an :class:`Effect` says."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    agreeing: int = 0
-    right: int | None = None
-    count: int = 0
-    finite: bool = True
-
-    def add(
-        self,
-        exact: NDArray[np.float32],
-        logits: NDArray[np.float32],
-        labels: NDArray[np.int64] | None,
-    ) -> None:
-        """Counts some images in."""
-        sound = np.isfinite(logits).all(axis=1)
-        self.count += len(logits)
-        self.finite &= bool(sound.all())
-        self.agreeing += int(((exact.argmax(axis=1) == logits.argmax(axis=1)) & sound).sum())
-        if labels is not None:
-            self.right = (self.right or 0) + int(((logits.argmax(axis=1) == labels) & sound).sum())
-        self.signal += float(np.square(exact.astype(np.float64)).sum())
-        self.noise += float(np.square(exact[sound].astype(np.float64) - logits[sound]).sum())
-
-    def effect(self) -> Effect:
-        """Of all images so far."""
-        return Effect(
-            sqnr_db=bounded_db(ratio_db(self.signal, self.noise) if self.finite else -EQUAL_DB),
-            agreement=self.agreeing / self.count,
-            top1=None if self.right is None else self.right / self.count,
-        )
+            yield _Batch(fed.astype(np.float32, copy=False), count)

@@ -46,23 +46,29 @@ def simulated_logits(
         DataError: There are no images, or they do not fit the input.
         BackendMissingError: ONNX Runtime is not installed.
     """
+    outputs = simulated_outputs(qdq, batches, threads=threads)
+    if output and output not in outputs:
+        raise ModelError(
+            f"{qdq}: there is no output {output!r}; there are {', '.join(outputs)}.",
+            hint="Compare models that were made from the same file.",
+        )
+    return outputs[output or next(iter(outputs))]
+
+
+def simulated_outputs(
+    qdq: Path, batches: Iterable[NDArray[np.float32]], *, threads: int | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """All outputs of a Q/DQ model, ``(N, ...) float32`` by name; see :func:`simulated_logits`."""
     if not qdq.is_file():
         raise ModelError(f"there is no ONNX file {qdq}.", hint="Check the path.")
     session = open_session(qdq.read_bytes(), threads=threads, optimize=False)
-    names = [one.name for one in session.get_outputs()]
-    output = output or names[0]
-    if output not in names:
-        raise ModelError(
-            f"{qdq}: there is no output {output!r}; there are {', '.join(names)}.",
-            hint="Compare models that were made from the same file.",
-        )
     fixed = session.get_inputs()[0].shape[0]
     limits = BatchLimits(fixed, fixed) if isinstance(fixed, int) else BatchLimits()
-    logits = [
-        run_session(session, fed.astype(np.float32, copy=False))[output][:count]
-        for images in chunks(iter(batches))
-        for fed, count in fitted(images, limits)
-    ]
-    if not logits:
+    parts = []
+    for images in chunks(iter(batches)):
+        for fed, count in fitted(images, limits):
+            found = run_session(session, fed.astype(np.float32, copy=False))
+            parts.append({name: values[:count] for name, values in found.items()})
+    if not parts:
         raise DataError("there are no images to simulate.", hint="Check the data set.")
-    return np.concatenate(logits)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -137,9 +137,9 @@ class Variants:
         self._params = params
         self._rules = rules
         self._pieces = pieces(model.graph)
-        self._needed_behind = _needed_behind(self._pieces, value_name(model.graph.outputs[0]))
+        self._outputs = tuple(value_name(value) for value in model.graph.outputs)
+        self._needed_behind = _needed_behind(self._pieces, self._outputs)
         self._input = value_name(inputs(model.graph)[0])
-        self._output = value_name(model.graph.outputs[0])
         nothing = Choice(frozenset(), frozenset())
         self.exact: Choices = (nothing,) * len(self._pieces)
         self.quantized = self.choose(place(model.graph, rules))
@@ -165,25 +165,30 @@ class Variants:
         return tuple(choices)
 
     def run(self, choices: Choices, batch: NDArray[np.float32]) -> Iterator[Live]:
-        """What goes over each cut for ``(N, C, H, W) float32`` images, at the end the logits.
+        """What goes over each cut for ``(N, C, H, W) float32`` images, at the end the outputs.
 
         Raises:
             StageError: ONNX Runtime failed.
         """
         yield from self._run_from(0, choices, {self._input: batch})
 
-    def logits(
-        self, choices: Choices, batch: NDArray[np.float32], known: Mapping[Choices, Sequence[Live]]
-    ) -> NDArray[np.float32]:
-        """Logits of one variant.
+    def outputs(
+        self,
+        choices: Choices,
+        batch: NDArray[np.float32],
+        known: Mapping[Choices, Sequence[Live]],
+        count: int,
+    ) -> Live:
+        """Outputs of one variant, by name.
 
         Args:
             choices: What is quantized.
-            batch: ``(N, C, H, W) float32``.
+            batch: Samples ``(N, ...) float32``.
             known: For :attr:`exact` and :attr:`quantized` what :meth:`run` gave for the batch.
+            count: How many of the batch's samples are wanted.
 
         Returns:
-            ``(N, K) float32``.
+            ``(count, ...) float32`` each.
 
         Raises:
             StageError: ONNX Runtime failed.
@@ -192,11 +197,11 @@ class Variants:
         nearest = max(shared, key=lambda other: shared[other])
         first = shared[nearest]
         live = known[nearest][first - 1] if first else {self._input: batch}
-        return self.answer(list(self._run_from(first, choices, live)))
+        return self.answer(list(self._run_from(first, choices, live)), count)
 
-    def answer(self, cuts: Sequence[Live]) -> NDArray[np.float32]:
-        """``(N, K) float32`` logits of what :meth:`run` gave."""
-        return cuts[-1][self._output]
+    def answer(self, cuts: Sequence[Live], count: int) -> Live:
+        """The outputs among what :meth:`run` gave, of the first ``count`` samples."""
+        return {name: cuts[-1][name][:count] for name in self._outputs}
 
     def _run_from(self, first: int, choices: Choices, live: Live) -> Iterator[Live]:
         needed = self._needed_behind
@@ -314,10 +319,10 @@ def _float_info(name: str) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
-def _needed_behind(parts: Sequence[Piece], output: str) -> list[frozenset[str]]:
+def _needed_behind(parts: Sequence[Piece], outputs: Sequence[str]) -> list[frozenset[str]]:
     """Names of the tensors that go on behind each piece."""
     needed: list[frozenset[str]] = []
-    later = frozenset({output})
+    later = frozenset(outputs)
     for part in reversed(parts):
         needed.append(later)
         later |= set(part.reads)

@@ -98,21 +98,24 @@ class QuantizeSettings(Block):
 class MixedPrecisionSettings(Block):
     """Keeps layers in float until a budget holds on held-out calibration images."""
 
-    max_drop_pp: float | None = Field(
-        default=None, ge=0.0, le=100.0, description="Of top-1, against the model brought; labels."
+    max_drop: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="Largest loss of the first gated metric against the model brought, in its "
+        "unit: percentage points for top-1. Needs labelled calibration data.",
     )
     min_agreement: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None, description="Share of images with the FP32 model's class."
     )
-    min_sqnr_db: float | None = Field(default=None, description="Of the logits, against FP32.")
+    min_sqnr_db: float | None = Field(default=None, description="Of the outputs, against FP32.")
     samples: int = Field(default=256, ge=2, description="Calibration images held out.")
     candidates: int = Field(default=12, ge=1, description="Layers whose latency cost is measured.")
     seconds: float = Field(default=0.5, gt=0.0, le=60.0, description="Time to measure each engine.")
 
     @model_validator(mode="after")
     def _has_a_budget(self) -> MixedPrecisionSettings:
-        if self.max_drop_pp is None and self.min_agreement is None and self.min_sqnr_db is None:
-            raise ValueError("give `max_drop_pp`, `min_agreement` or `min_sqnr_db`")
+        if self.max_drop is None and self.min_agreement is None and self.min_sqnr_db is None:
+            raise ValueError("give `max_drop`, `min_agreement` or `min_sqnr_db`")
         return self
 
 

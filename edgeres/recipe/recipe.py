@@ -244,10 +244,10 @@ class Recipe(Block):
         block = self.quantize.mixed_precision
         if self.is_classifier or block is None:
             return self
-        if block.max_drop_pp is not None or block.min_agreement is not None:
+        if block.min_agreement is not None:
             raise ValueError(
-                "`quantize.mixed_precision`: `max_drop_pp` and `min_agreement` are about classes; "
-                f"for the task {self.task[0].name} `min_sqnr_db` is the budget"
+                "`quantize.mixed_precision`: `min_agreement` is about classes; for the task "
+                f"{self.task[0].name} `max_drop` or `min_sqnr_db` is the budget"
             )
         return self
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeres.quantization.quantize import QuantizeResult
     from edgeres.quantization.sensitivity import Sensitivity
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.tasks.task import Task
     from edgeres.training.qat import QatResult
 
 CALIBRATION_BATCH = 32
@@ -222,12 +223,14 @@ def sensitivity(
     samples: int,
     preprocess: PreprocessLike,
     settings: QuantizeBlock,
+    task: Task | None = None,
+    metric: str = "",
     table: StrPath | None = None,
     all_but: bool = False,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Sensitivity:
-    """Measures what quantizing each layer alone does to the logits, in simulation.
+    """Measures what quantizing each layer alone does to the outputs, in simulation.
 
     Args:
         onnx: FP32 model in normal form; equalized first, where ``settings`` say so.
@@ -238,6 +241,9 @@ def sensitivity(
         preprocess: How an image becomes numbers.
         settings: The recipe's ``quantize:`` block; rounding is to nearest and the bias correction
             analytic, whatever it says.
+        task: What the outputs mean; ``None`` for a classifier.
+        metric: Name of the figure that is measured beside the noise, where the samples have
+            targets; empty takes the first that the task gates.
         table: Calibration table of the (equalized) model; made from the other images where
             ``None``.
         all_but: Also quantize everything but each layer.
@@ -255,6 +261,7 @@ def sensitivity(
     from edgeres.quantization.calibrate import calibrate as make_table
     from edgeres.quantization.sensitivity import sensitivity as run
     from edgeres.quantization.table import CalibrationTable
+    from edgeres.stages.judged_by import judged_by
     from edgeres.stages.table_origin import check_table
 
     if settings.equalize:
@@ -268,6 +275,8 @@ def sensitivity(
                 samples=samples,
                 preprocess=prepared,
                 settings=settings.replace(equalize=False),
+                task=task,
+                metric=metric,
                 table=table,
                 all_but=all_but,
                 threads=threads,
@@ -295,7 +304,8 @@ def sensitivity(
         calibration,
         rules,
         np.concatenate(list(_images(held_out, prepared, None))),
-        held_out.labels if (held_out.labels >= 0).all() else None,
+        judged_by(held_out, prepared, task, metric),
+        classes=task is None,
         settings=settings,
         all_but=all_but,
         threads=threads,

@@ -129,7 +129,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "quantize.qat.distill_weight": ("trained", 0.5, {"qat"}),
     "quantize.qat.distill_temperature": ("trained", 2.0, {"qat"}),
     "quantize.qat.held_out": ("trained", 20, {"qat"}),
-    "quantize.mixed_precision.max_drop_pp": ("mixed", 1.0, {"mixed_precision"}),
+    "quantize.mixed_precision.max_drop": ("mixed", 1.0, {"mixed_precision"}),
     "quantize.mixed_precision.min_agreement": ("mixed", 0.5, {"mixed_precision"}),
     "quantize.mixed_precision.min_sqnr_db": ("mixed", 20.0, {"mixed_precision"}),
     "quantize.mixed_precision.samples": ("mixed", 10, {"mixed_precision"}),

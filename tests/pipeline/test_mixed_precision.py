@@ -128,7 +128,7 @@ def test_fewer_images_than_a_batch_are_an_error(folder) -> None:
 def test_a_budget_must_be_given(folder) -> None:
     result = convert(folder, "none", "min_sqnr_db: null", target="onnxruntime")
     assert result.exit_code == 2
-    assert "give `max_drop_pp`, `min_agreement` or `min_sqnr_db`" in result.stdout
+    assert "give `max_drop`, `min_agreement` or `min_sqnr_db`" in result.stdout
 
 
 def test_held_out_images_are_none_that_calibrate() -> None:

@@ -10,8 +10,9 @@ import math
 import pytest
 
 from edgeres.errors import DataError, GateError
+from edgeres.quantization.effect import Effect
 from edgeres.quantization.mixed_precision import Budget, Measured, search
-from edgeres.quantization.sensitivity import Effect, NodeSensitivity, Sensitivity
+from edgeres.quantization.sensitivity import NodeSensitivity, Sensitivity
 
 #: Node to (noise, milliseconds that it costs in float, share of the MACs).
 LAYERS = {
@@ -20,11 +21,11 @@ LAYERS = {
     "small": (2e-4, 0.1, 0.05),
     "tiny": (1e-5, 0.0, 0.4),
 }
-FP32 = Effect(200.0, 1.0, 0.9)
+FP32 = Effect(200.0, 1.0, 90.0)
 
 
 def effect(noise: float) -> Effect:
-    return Effect(-10 * math.log10(noise) if noise else 200.0, 1 - 100 * noise, 0.9 - 10 * noise)
+    return Effect(-10 * math.log10(noise) if noise else 200.0, 1 - 100 * noise, 90 - 1000 * noise)
 
 
 def run(budget: Budget, *, least: float = 0.0, fp32: Effect = FP32, asked: list | None = None):
@@ -41,7 +42,7 @@ def run(budget: Budget, *, least: float = 0.0, fp32: Effect = FP32, asked: list 
         budget,
         fp32,
         answers,
-        lambda: Sensitivity("rules", 10, 0.9, effect(1.61e-3), nodes),
+        lambda: Sensitivity("rules", 10, "top-1", "pp", 90.0, effect(1.61e-3), nodes),
         lambda sets: [1 + sum(LAYERS[name][1] for name in kept) for kept in sets],
         min_int8_coverage=least,
         candidates=4,
@@ -81,8 +82,8 @@ def test_int8_coverage_is_respected() -> None:
     ("budget", "kept"),
     [
         (Budget(min_agreement=0.88), {"cheap"}),
-        (Budget(max_drop_pp=1.1, reference_top1=0.9), {"cheap"}),
-        (Budget(max_drop_pp=1.1, min_sqnr_db=30.8, reference_top1=0.9), {"cheap", "small"}),
+        (Budget(max_drop=1.1, reference=90.0), {"cheap"}),
+        (Budget(max_drop=1.1, min_sqnr_db=30.8, reference=90.0), {"cheap", "small"}),
     ],
 )
 def test_every_budget_is_kept(budget, kept) -> None:
@@ -91,14 +92,14 @@ def test_every_budget_is_kept(budget, kept) -> None:
 
 def test_a_budget_beyond_float_is_told_at_once() -> None:
     asked: list[frozenset[str]] = []
-    with pytest.raises(GateError, match=r"even with all layers in float .* drops 3\.00 pp"):
-        run(Budget(max_drop_pp=1.0, reference_top1=0.93), asked=asked)
+    with pytest.raises(GateError, match=r"even with all layers in float .* drops 3 pp"):
+        run(Budget(max_drop=1.0, reference=93.0), asked=asked)
     assert asked == []
 
 
 def test_a_drop_needs_labels() -> None:
-    with pytest.raises(DataError, match="needs labels"):
-        run(Budget(max_drop_pp=1.0), fp32=Effect(200.0, 1.0, None))
+    with pytest.raises(DataError, match="needs targets"):
+        run(Budget(max_drop=1.0), fp32=Effect(200.0, 1.0, None))
 
 
 def on(
@@ -115,7 +116,7 @@ def on(
         budget,
         FP32,
         answers,
-        lambda: Sensitivity("rules", 10, 0.9, effect(1e-3), nodes),
+        lambda: Sensitivity("rules", 10, "top-1", "pp", 90.0, effect(1e-3), nodes),
         lambda sets: [1 + (time_of or (lambda s: 0.1 * len(s)))(keep) for keep in sets],
         min_int8_coverage=least,
         candidates=candidates,

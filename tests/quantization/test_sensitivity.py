@@ -11,11 +11,13 @@ import pytest
 
 from edgeres.calibrators.base import ChosenRange
 from edgeres.errors import DataError, UsageError
+from edgeres.quantization.effect import Judged, effect_of
 from edgeres.quantization.placement import KEPT_FLOAT
 from edgeres.quantization.quantize import quantize
-from edgeres.quantization.sensitivity import effect_of, sensitivity
+from edgeres.quantization.sensitivity import sensitivity
 from edgeres.quantization.simulate import simulated_logits
 from edgeres.recipe.quantize import QuantizeSettings
+from edgeres.tasks import open_tasks
 
 from .conftest import FUSING, SYMMETRIC
 
@@ -66,8 +68,8 @@ def test_noises_of_single_layers_add_up(resnet, table, test_images) -> None:
     found = sensitivity(resnet, table, FUSING, test_images, threads=1)
     total = sum(node.only.noise for node in found.nodes)
     assert 0.3 < total / found.quantized.noise < 3
-    assert found.quantized.top1 is None
-    assert found.fp32_top1 is None
+    assert found.quantized.figure is None
+    assert found.fp32 is None
     assert [n.only.sqnr_db for n in found.nodes] == sorted(n.only.sqnr_db for n in found.nodes)
 
 
@@ -91,25 +93,58 @@ def test_a_fixed_batch_is_filled_up(resnet, test_images, tmp_path) -> None:
     )
 
 
+def classes(labels: np.ndarray) -> Judged:
+    return Judged(open_tasks([{"name": "classification"}]), {"": labels})
+
+
 def test_labels_give_accuracy(resnet, table, test_images) -> None:
     exact = simulated_logits(resnet, [test_images])
     labels = exact.argmax(axis=1).astype(np.int64)
-    found = sensitivity(resnet, table, FUSING, test_images, labels, threads=1)
-    assert found.fp32_top1 == 1.0
-    assert found.quantized.top1 == found.quantized.agreement
-    with pytest.raises(DataError, match="a label for each"):
-        sensitivity(resnet, table, FUSING, test_images, labels[1:])
+    found = sensitivity(resnet, table, FUSING, test_images, classes(labels), threads=1)
+    assert (found.metric, found.unit, found.fp32) == ("top-1", "pp", 100.0)
+    assert found.quantized.figure == pytest.approx(100 * found.quantized.agreement)
+    with pytest.raises(DataError, match="a target for each"):
+        sensitivity(resnet, table, FUSING, test_images, classes(labels[1:]))
+
+
+def test_another_task_is_measured_by_its_own_figure(resnet, table, test_images) -> None:
+    """Numbers have an error, and no class that could be the same."""
+    exact = simulated_logits(resnet, [test_images])
+    judged = Judged(open_tasks([{"name": "regression"}]), {"": exact.astype(np.float64)})
+    found = sensitivity(resnet, table, FUSING, test_images, judged, classes=False, threads=1)
+    assert found.fp32 == pytest.approx(0.0, abs=1e-5)
+    assert found.quantized.agreement is None
+    errors = {node.node: node.only.figure for node in found.nodes}
+    assert all(error > 1e-5 for error in errors.values())
+    assert errors[found.nodes[0].node] > np.median(list(errors.values()))
+    with pytest.raises(UsageError, match="has no metric 'top1'"):
+        sensitivity(
+            resnet, table, FUSING, test_images, replace(judged, metric="top1"), classes=False
+        )
 
 
 def test_broken_logits_never_agree() -> None:
-    exact = np.eye(3, dtype=np.float32)
-    broken = exact.copy()
-    broken[1, 1] = np.nan
-    found = effect_of(exact, broken, np.arange(3))
+    exact = {"y": np.eye(3, dtype=np.float32)}
+    broken = {"y": exact["y"].copy()}
+    broken["y"][1, 1] = np.nan
+    found = effect_of(exact, broken, classes(np.arange(3)))
     assert found.agreement == pytest.approx(2 / 3)
-    assert found.top1 == pytest.approx(2 / 3)
+    assert found.figure == pytest.approx(200 / 3)
     assert found.sqnr_db == -200
-    assert effect_of(exact, exact, None).sqnr_db == 200
+    assert effect_of(exact, exact).sqnr_db == 200
+
+
+def test_every_output_counts_as_much_as_the_others() -> None:
+    """A large output does not hide what happens to a small one."""
+    rng = np.random.default_rng(0)
+    exact = {
+        "large": 100 * rng.standard_normal((2000, 40)),
+        "small": rng.standard_normal((2000, 2)),
+    }
+    hit = {**exact, "small": exact["small"] + 0.1 * rng.standard_normal((2000, 2))}
+    found = effect_of(exact, hit, classes=False)
+    assert found.sqnr_db == pytest.approx(20 + 10 * np.log10(2), abs=0.5)
+    assert found.agreement is None
 
 
 def test_nodes_that_the_rules_name_stay_float(resnet, table, images, tmp_path) -> None:
@@ -152,13 +187,13 @@ def test_each_variant_is_what_its_own_file_gives(
 ) -> None:
     """Against files written for each variant and run from their input, node by node."""
     found = sensitivity(resnet, table, rules, test_images, all_but=True, threads=1)
-    exact = simulated_logits(resnet, [test_images], threads=1)
+    exact = {"y": simulated_logits(resnet, [test_images], threads=1)}
     names = {node.node for node in found.nodes}
 
     def plain(kept):
         out = tmp_path / "q.onnx"
         quantize(resnet, table, replace(rules, keep_float=frozenset(kept)), out)
-        return effect_of(exact, simulated_logits(out, [test_images], threads=1), None)
+        return effect_of(exact, {"y": simulated_logits(out, [test_images], threads=1)})
 
     chosen = ("stem.conv", "stem.pool", "block1.add", "block2.down", "block3.conv1", "pool", "fc")
     pairs = [(found.quantized, plain(()))]

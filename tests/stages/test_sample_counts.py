@@ -26,7 +26,7 @@ def recipe(**blocks: Any) -> Recipe:
     )
 
 
-MIXED = {"mixed_precision": {"max_drop_pp": 1.0}}
+MIXED = {"mixed_precision": {"max_drop": 1.0}}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ MIXED = {"mixed_precision": {"max_drop_pp": 1.0}}
         ({"data": {"calibration_samples": 200}}, 200, None),
         ({"quantize": MIXED}, 167, 83),
         ({"data": {"calibration_samples": 200}, "quantize": MIXED}, 200, 50),
-        ({"quantize": {"mixed_precision": {"max_drop_pp": 1.0, "samples": 100}}}, 150, 100),
+        ({"quantize": {"mixed_precision": {"max_drop": 1.0, "samples": 100}}}, 150, 100),
     ],
 )
 def test_calibration_takes_what_is_there(
@@ -55,7 +55,7 @@ def test_calibration_takes_what_is_there(
     [
         {"data": {"calibration_samples": 251}},
         {"data": {"calibration_samples": 250}, "quantize": MIXED},
-        {"quantize": {"mixed_precision": {"max_drop_pp": 1.0, "samples": 250}}},
+        {"quantize": {"mixed_precision": {"max_drop": 1.0, "samples": 250}}},
         {"benchmark": {"batch_size": 251}},
         {"benchmark": {"batch_size": 90}, "quantize": MIXED},
     ],
