@@ -124,7 +124,7 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
     """
     _check_pairs(baseline, candidate)
     task = task.for_outputs(list(baseline.outputs))
-    gated = limits.metric or task.gated
+    gated = limits.gated or task.gated
     by_name = metrics_of(task, limits)
     lacking = without_figure(by_name, baseline, (*gated, *limits.floor))
     groups = _groups(baseline, candidate)
@@ -153,7 +153,7 @@ def judge(task: Task, baseline: Answers, candidate: Answers, limits: Limits) -> 
             by_name[name],
             found[name],
             # how near an output must be is a floor, not a loss
-            None if by_name[name].closeness is not None else limits.max_drop,
+            None if by_name[name].closeness is not None else limits.drop_of(name),
             at[name],
         )
         for name in gated

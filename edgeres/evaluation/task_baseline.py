@@ -47,21 +47,28 @@ def check_answers(
     if not untrained:
         for metric in by_name.values():
             _check_skill(metric, baseline)
-    return tuple(without_figure(by_name, baseline, limits.metric or task.gated).values())
+    return tuple(without_figure(by_name, baseline, limits.gated or task.gated).values())
 
 
 def metrics_of(task: Task, limits: Limits) -> dict[str, Metric]:
     """Metrics of a task by name; every gate is on one of them.
 
     Raises:
-        UsageError: One is not.
+        UsageError: One is not, or a loss is allowed of what has none.
     """
     by_name = {metric.name: metric for metric in task.metrics}
-    for name in (*(limits.metric or ()), *limits.floor):
+    named = limits.max_drop if isinstance(limits.max_drop, dict) else ()
+    for name in (*(limits.metric or ()), *named, *limits.floor):
         if name not in by_name:
             raise UsageError(
                 f"`gates`: {task.name} has no metric {name!r}.",
                 hint=f"It has: {', '.join(by_name)}.",
+            )
+    for name in named:
+        if by_name[name].closeness is not None:
+            raise UsageError(
+                f"`gates.max_drop`: {name} is how near an output is, which has no loss.",
+                hint="Say in `gates.floor` what it must reach.",
             )
     return by_name
 

@@ -11,6 +11,7 @@ from edgeres.recipe.block import Block, Many
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Drop = Annotated[float, Field(ge=-1e9, le=1e9)]
 _TOP1_DROP_PP = 0.5
 
 
@@ -20,14 +21,14 @@ class Limits(Block):
     metric: Many[str] | None = Field(
         default=None,
         min_length=1,
-        description="Names of the metrics of the task that are gated; its first where left out.",
+        description="Names of the metrics of the task that are gated; where left out those that "
+        "`max_drop` names, else its first.",
     )
-    max_drop: float | None = Field(
+    max_drop: Drop | dict[str, Drop] | None = Field(
         default=None,
-        ge=-1e9,
-        le=1e9,
-        description="Largest loss of the gated metric, in its unit: percentage points for top-1; "
-        "below 0 asks for a gain. The task's own where left out, 0.5 for top-1.",
+        description="Largest loss of the gated metrics, in their units: percentage points for "
+        "top-1; below 0 asks for a gain. One number, or one for each metric by its name. The "
+        "task's own where left out, 0.5 for top-1.",
     )
     floor: dict[str, float] = Field(
         default={},
@@ -51,9 +52,20 @@ class Limits(Block):
     max_size_bytes: Annotated[int, Field(gt=0)] | None = None
 
     @property
+    def gated(self) -> tuple[str, ...]:
+        """Names of the gated metrics; empty where the task says them."""
+        named = tuple(self.max_drop) if isinstance(self.max_drop, dict) else ()
+        return self.metric or named
+
+    def drop_of(self, name: str) -> float | None:
+        """Largest loss of one metric; ``None`` where the task says it."""
+        return self.max_drop.get(name) if isinstance(self.max_drop, dict) else self.max_drop
+
+    @property
     def beside_top1(self) -> str:
         """The first gate on a figure that plain classification does not judge; empty for none."""
-        names = [name for name in self.metric or () if name != "top1"]
+        named = self.max_drop if isinstance(self.max_drop, dict) else ()
+        names = [name for name in (*(self.metric or ()), *named) if name != "top1"]
         return next(iter([*names, *self.floor]), "")
 
     @property
@@ -69,7 +81,8 @@ class Limits(Block):
                 hint="Name the output of the scores, `task: {name: classification, output: NAME}`, "
                 "to have top1, top5 and balanced with floors.",
             )
-        allowed = _TOP1_DROP_PP if self.max_drop is None else self.max_drop
+        said = self.drop_of("top1")
+        allowed = _TOP1_DROP_PP if said is None else said
         if not -100.0 <= allowed <= 100.0:
             raise UsageError(
                 f"`max_drop`: expected -100 to 100 percentage points of top-1, got {allowed:g}.",

@@ -225,7 +225,7 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def _a_drop_of_top1_is_a_share(self) -> Recipe:
-        drop = self.gates.max_drop
+        drop = self.gates.drop_of("top1")
         if self.is_classifier and self.gates.beside_top1:
             raise ValueError(
                 f"`gates`: plain classification gates the drop of top1, not "

@@ -73,6 +73,7 @@ def _of_task(judged: Judgement) -> list[tuple[str, str]]:
                 f"{bounds} {part.drop_lower:+.3g} and {part.drop_upper:+.3g}"
             )
         rows.append((f"{name}{unit}", text))
+    rows += [("Note", note) for note in judged.notes]
     for name, near in judged.outputs.items():
         noise = "exact" if near.sqnr_db is None else f"{near.sqnr_db:.1f} dB"
         text = f"{noise} against the baseline, cosine {near.cosine:.5f}, "

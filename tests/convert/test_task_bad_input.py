@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,25 @@ def test_a_float_network_that_answers_at_random_is_stopped_unless_it_may(place, 
     assert "the column and the unit of the targets" in words
     recipe.write_text(text + "gates: {untrained: true, max_drop: 5}\n")
     assert invoke("convert", recipe, "--output", tmp_path / "out").exit_code in (0, 1)
+
+
+def test_a_set_of_one_answer_is_judged_without_auc_and_that_is_said(place, tmp_path) -> None:
+    header, *rows = (place / "every.csv").read_text().splitlines()
+    column = header.split(",").index("footwear")
+    yes = [row.split(",")[0] + ",1" for row in rows if row.split(",")[column] == "1"]
+    (place / "yes.csv").write_text("\n".join(["path,footwear", *yes]) + "\n")
+    recipe = place / "yes.yaml"
+    task = "{name: binary, output: footwear}"
+    text = RECIPE.format(task=task, data="list:yes.csv", calibration="npz:images.npz")
+    recipe.write_text(text + "gates: {max_drop: 60}\n")
+    result = invoke("convert", recipe, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    said = f"area under ROC is left out: the {len(yes)} samples lack what it needs"
+    assert said in " ".join(result.stderr.split())
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["targets"]["onnxruntime"]["metrics"]) == ["accuracy"]
+    engine = tmp_path / "out" / "onnxruntime" / "model.onnx"
+    options = ("--data", f"list:{place / 'yes.csv'}", "--max-drop", 60)
+    again = invoke("validate", engine, *options)
+    assert again.exit_code == 0, again.output
+    assert said in " ".join(again.output.replace("│", " ").split())

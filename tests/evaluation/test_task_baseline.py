@@ -128,3 +128,34 @@ def test_a_gate_on_no_metric_is_refused() -> None:
     good = answers(task, "binary", outputs("binary", knows=True), YES)
     with pytest.raises(UsageError, match="no metric 'mae'"):
         check_answers(task, good, Limits(metric=["mae"]))
+    with pytest.raises(UsageError, match="no metric 'mae'"):
+        check_answers(task, good, Limits(max_drop={"mae": 1.0}))
+
+
+def test_how_near_an_output_is_has_no_loss() -> None:
+    task = open_task("embedding")
+    good = answers(task, "embedding", outputs("embedding", knows=True), LABELS)
+    with pytest.raises(UsageError, match="direction_db is how near an output is"):
+        check_answers(task, good, Limits(max_drop={"direction_db": 30}))
+
+
+def test_each_head_has_its_own_budget() -> None:
+    said = [{"name": "classification", "output": "a"}, {"name": "regression", "output": "b"}]
+    task = open_tasks(said)
+    values = {"a": outputs("classification", knows=True), "b": outputs("regression", knows=True)}
+    rng = np.random.default_rng(1)
+    worse = {"a": values["a"], "b": values["b"] + rng.normal(0, 2, (N, 1))}
+    targets = {"a": TARGETS["classification"], "b": TARGETS["regression"]}
+    both = [
+        Answers({**task.rows(v, targets), **{f"output:{name}": value for name, value in v.items()}})
+        for v in (values, worse)
+    ]
+
+    def outcomes(**limits: object) -> dict[str, str]:
+        return {c.name: c.outcome for c in judge(task, *both, Limits(**limits)).checks}
+
+    tight = {"a.top1": 3.0, "b.mae": 0.01}
+    assert outcomes(max_drop=tight) == {"a.top1": "pass", "b.mae": "fail"}
+    assert outcomes(max_drop={**tight, "b.mae": 9.0}) == {"a.top1": "pass", "b.mae": "pass"}
+    assert outcomes(max_drop={"a.top1": 3.0}) == {"a.top1": "pass"}  # it alone is gated
+    assert outcomes(max_drop=tight, metric=["b.mae"]) == {"b.mae": "fail"}
