@@ -12,6 +12,7 @@ import pytest
 
 from edgeres.backends.base import LayerInfo
 from edgeres.data.arrays import ArrayDataset
+from edgeres.data.feature_set import FeatureSet
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
@@ -259,6 +260,24 @@ def test_flips_are_those_that_changed_and_their_pictures_are_kept(output, images
     assert kept.answers.lost.tolist() == [False, True, False, False, False, False]
     exact = 1 / (1 + 2 * np.exp(-1.0 - 1.4))
     assert kept.answers.dense_probability[1] == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "drawn"), [((1, 5, 9), True), ((7,), False)])
+def test_flips_of_features_are_drawn_where_they_can_be(tmp_path: Path, shape, drawn) -> None:
+    inputs = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    write_target(
+        tmp_path,
+        "openvino",
+        layers=[],
+        macs_by_node={},
+        answers=pair_answers(_predictions([0, 0, 1, 0, 2, 2]), _predictions([0, 2, 1, 1, 2, 2])),
+        images=FeatureSet("f", inputs, np.arange(6), labels, CLASSES, {}, ()),
+        preprocess=Preprocess(features=True),
+    )
+    flips = read_target(tmp_path, "openvino").flips
+    assert [flip.image for flip in flips] == (["1.png", "3.png"] if drawn else [None, None])
+    assert (tmp_path / "1.png").exists() == drawn
 
 
 @pytest.mark.parametrize("name", ["onnxruntime.json", "onnxruntime.npz", "latency.json"])
