@@ -11,6 +11,9 @@ over all scales can be compared: `ahead_db` is by how much a calibrator's is abo
 the noise, other images of the same kind may say otherwise: `images_db` is the 95 % interval of
 `ahead_db` over images drawn anew from these, with replacement, the same for both calibrators
 (percentile bootstrap); `worst_five` is the share of the noise in the five worst images.
+
+`--which calibration` runs the images that calibrated: what no choice made on them can see is in
+the rows of the test images only.
 """
 
 from __future__ import annotations
@@ -75,12 +78,12 @@ def answers(engine: str, file: Path, images: list[NDArray[np.float32]]) -> NDArr
     return np.concatenate(found).astype(np.float32)
 
 
-def spread(subject: Subject, factors: Sequence[float]) -> dict[str, Any]:
+def spread(subject: Subject, factors: Sequence[float], which: str) -> dict[str, Any]:
     """SQNR in dB by engine, calibrator and factor, its mean, and how it stands to the default's."""
     batch = 4 if subject.large else 50
     table = calibrate(subject.fp32, subject.batches("calibration", batch), calibrator="output")
-    count = min(TEST_IMAGES, subject.count("test"))
-    images = list(subject.batches("test", batch, count))
+    count = min(TEST_IMAGES, subject.count(which), subject.count("test"))
+    images = list(subject.batches(which, batch, count))
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "fp32.onnx"
         copied.write_bytes(subject.fp32.read_bytes())
@@ -167,13 +170,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--subject", action="append", default=[])
     parser.add_argument("--factor", type=float, action="append", default=[])
+    parser.add_argument("--which", choices=("test", "calibration"), default="test")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out
     rows = json.loads(out.read_text())["rows"] if out is not None and out.is_file() else {}
     for name in arguments.subject or SUBJECTS:
-        rows[name] = spread(open_subject(name, arguments.work), arguments.factor or FACTORS)
-        print(name, rows[name], flush=True)
+        subject = open_subject(name, arguments.work)
+        row = name if arguments.which == "test" else f"{name}, {arguments.which} images"
+        rows[row] = spread(subject, arguments.factor or FACTORS, arguments.which)
+        print(row, rows[row], flush=True)
         told = {"environment": describe_environment().to_dict(), "rows": rows}
         if out is not None:
             out.write_text(json.dumps(told, indent=1) + "\n")
