@@ -16,6 +16,7 @@ from edgeres.bundling.outputs import engine_in
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.run_task import load_run_answers
 from edgeres.graph.summary import summarize
 from edgeres.system.files import disk_errors, file_sha256
@@ -63,6 +64,7 @@ def serve(
     chosen = get_server(server)
     report = read_report(folder / run_folder.REPORT)
     answers = load_run_answers(folder / run_folder.BASELINE / run_folder.PREDICTIONS)
+    classifies = isinstance(answers, Predictions)
     models: list[ServedModel] = []
     left_out: dict[str, str] = {}
     for target in targets or list(report.targets):
@@ -77,7 +79,10 @@ def serve(
         if reason is not None:
             left_out[target] = reason
             continue
-        models.append(_served(folder, f"{report.model.name}_{target}", engine, answers.class_names))
+        names = answers.class_names if classifies else ()
+        models.append(
+            _served(folder, f"{report.model.name}_{target}", engine, names, classifies=classifies)
+        )
     if not models or (targets and left_out):
         reasons = " ".join(f"{target}: {reason}" for target, reason in left_out.items())
         raise UsageError(f"{folder}: {server} cannot run its engines. {reasons}")
@@ -97,7 +102,9 @@ def serve(
     return Served(place, tuple(model.name for model in models), left_out)
 
 
-def _served(folder: Path, name: str, engine: Engine, class_names: tuple[str, ...]) -> ServedModel:
+def _served(
+    folder: Path, name: str, engine: Engine, class_names: tuple[str, ...], *, classifies: bool
+) -> ServedModel:
     """One engine with all that is known of it."""
     baseline = folder / run_folder.BASELINE
     qdq = engine.path.with_name(run_folder.QDQ)
@@ -107,8 +114,9 @@ def _served(folder: Path, name: str, engine: Engine, class_names: tuple[str, ...
         re.sub(r"[^A-Za-z0-9._-]", "_", name),
         engine,
         facts.inputs[0],
-        facts.outputs[0],
+        tuple(facts.outputs),
         class_names,
+        classifies=classifies,
         preprocess=_preprocess(baseline / run_folder.PREPROCESS),
         qdq=qdq,
         network=network,

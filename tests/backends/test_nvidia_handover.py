@@ -82,7 +82,7 @@ def model(tmp_path: Path) -> ServedModel:
         "net",
         engine,
         TensorSpec("input", (None, 3, 32, 32), "float32"),
-        TensorSpec("logits", (None, 2), "float32"),
+        (TensorSpec("logits", (None, 2), "float32"),),
         ("cat;dog", "bird"),
         preprocess=PREPROCESS,
         qdq=network(tmp_path, quantized=True),
@@ -236,9 +236,9 @@ def test_what_needs_no_folding_is_not_folded(model: ServedModel) -> None:
     graph = read_graph(model.qdq)
     even, output = folded(graph, model, Preprocess(mean=(0.5,), std=(0.25,)))
     assert "Mul" not in ops(even.model.graph)
-    assert output == "probabilities"
+    assert output == ("probabilities",)
     again, output = folded(even, ServedModel(
-        model.name, model.engine, model.input, TensorSpec(output, (None, 2), "float32"), ()
+        model.name, model.engine, model.input, (TensorSpec(*output, (None, 2), "float32"),), ()
     ), PREPROCESS)  # fmt: skip
     assert ops(again.model.graph).count("Softmax") == 1
     assert ops(again.model.graph)[0] == "Mul"
@@ -250,6 +250,31 @@ def test_images_that_nvinfer_cannot_feed_are_refused(model: ServedModel, tmp_pat
     many = replace(model, preprocess=Preprocess(channels=7))
     with pytest.raises(ModelError, match="has 7 channels; Gst-nvinfer feeds grey or colour"):
         get_server("deepstream").write([many], tmp_path / "out")
+    sounds = replace(model, preprocess=Preprocess(features=True))
+    with pytest.raises(ModelError, match="is for no images; Gst-nvinfer feeds"):
+        get_server("deepstream").write([sounds], tmp_path / "sounds")
     other = replace(model.engine, backend="openvino")
     assert "tensorrt only" in str(get_server("deepstream").refusal(other))
     assert "tensorrt only" in str(get_server("trtexec").refusal(other))
+
+
+def test_tensors_of_another_task_are_handed_on_as_they_are(
+    model: ServedModel, tmp_path: Path
+) -> None:
+    """Gst-nvinfer has no meaning for them: no softmax, no threshold, no labels."""
+    from dataclasses import replace
+
+    other = replace(model, classifies=False, class_names=())
+    get_server("deepstream").write([other], tmp_path / "out")
+    place = tmp_path / "out" / "net"
+    keys = dict(
+        line.split("=", 1) for line in (place / "config_infer.txt").read_text().splitlines()
+        if "=" in line and not line.startswith("#")
+    )  # fmt: skip
+    assert (keys["network-type"], keys["output-tensor-meta"]) == ("100", "1")
+    assert keys["output-blob-names"] == "logits"
+    assert {"classifier-threshold", "labelfile-path"}.isdisjoint(keys)
+    assert not (place / "labels.txt").exists()
+    graphs = [onnx.load(file).graph for file in (place / "1").glob("*.onnx")]
+    assert graphs
+    assert all("Softmax" not in {node.op_type for node in graph.node} for graph in graphs)

@@ -196,7 +196,7 @@ def _model(tmp_path: Path, backend: str, **changes) -> ServedModel:
         "name": 'odd "name"',
         "engine": engine,
         "input": TensorSpec("image", (4, 3, 8, 8), "float32"),
-        "output": TensorSpec("scores", (4, 2), "float32"),
+        "outputs": (TensorSpec("scores", (4, 2), "float32"),),
         "class_names": ("a", "b"),
     }
     return ServedModel(**{**values, **changes})
@@ -214,12 +214,27 @@ def test_a_fixed_batch_and_a_gpu(tmp_path, model_config):
     assert (tmp_path / "models" / model.name / "1" / "model.plan").read_bytes() == b"plan"
 
 
+def test_a_network_of_another_task_has_all_its_outputs_and_no_labels(tmp_path, model_config):
+    outputs = (
+        TensorSpec("age", (4, 1), "float32"),
+        TensorSpec("map", (4, 3, 8, 8), "float32"),
+    )
+    model = _model(tmp_path, "tensorrt", outputs=outputs, class_names=(), classifies=False)
+    get_server("triton").write([model], tmp_path / "models")
+    place = tmp_path / "models" / model.name
+    config = model_config((place / "config.pbtxt").read_text())
+    assert [(one.name, list(one.dims), one.label_filename) for one in config.output] == [
+        ("age", [4, 1], ""), ("map", [4, 3, 8, 8], ""),
+    ]  # fmt: skip
+    assert not (place / "labels.txt").exists()
+
+
 def test_a_batch_is_as_large_as_the_engine_takes(tmp_path, model_config):
     model = _model(
         tmp_path,
         "tensorrt",
         input=TensorSpec("image", (None, 3, 8, 8), "float32"),
-        output=TensorSpec("scores", (None, 2), "float32"),
+        outputs=(TensorSpec("scores", (None, 2), "float32"),),
     )
 
     def limited(low, high):

@@ -21,10 +21,11 @@ class ServedModel:
     Attributes:
         name: Name that clients call it by.
         engine: The engine.
-        input: Its image input; a free size is ``None``.
-        output: Its scores.
-        class_names: In the order of the scores.
-        preprocess: How an image becomes numbers, where it is known.
+        input: Its input; a free size is ``None``.
+        outputs: Its outputs.
+        class_names: In the order of the scores; empty where nobody named any.
+        classifies: Whether its one output holds scores of classes.
+        preprocess: How a sample becomes numbers, where it is known.
         qdq: The Q/DQ file that the engine was built from.
         network: The float network that was calibrated.
         magnitudes: Largest magnitude of each of its tensors, as calibration chose it.
@@ -33,8 +34,9 @@ class ServedModel:
     name: str
     engine: Engine
     input: TensorSpec
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
     class_names: tuple[str, ...]
+    classifies: bool = True
     preprocess: Preprocess | None = None
     qdq: Path | None = None
     network: Path | None = None
@@ -47,7 +49,7 @@ class ServedModel:
         Raises:
             ModelError: Another size than the batch is free.
         """
-        for spec in (self.input, self.output):
+        for spec in (self.input, *self.outputs):
             if None in spec.shape[1:]:
                 raise ModelError(
                     f"{self.name}: {spec.name} has a free size apart from the batch: {spec.shape}.",

@@ -44,6 +44,8 @@ _GREY = 2
 _COLOURS = 3
 _ORDERS = {"nchw": 0, "nhwc": 1}
 _THRESHOLD = 0.5
+_CLASSIFIER, _OTHER = 1, 100
+"""Network types of Gst-nvinfer; of another one than it knows it hands the tensors on."""
 
 
 class DeepStream:
@@ -60,11 +62,13 @@ class DeepStream:
             (place / "1").mkdir(parents=True)
             preprocess = _fitting(model)
             qdq = qdq_file(model)
-            graph, output = folded(repair(read_graph(qdq), qdq).graph, model, preprocess)
+            graph, outputs = folded(repair(read_graph(qdq), qdq).graph, model, preprocess)
             write_models(graph, model, place / "1")
             write_script(place / "build.sh", build_script(model))
-            text = _config(model, preprocess, output)
+            text = _config(model, preprocess, outputs)
             (place / CONFIG).write_text(text, encoding="utf-8", newline="\n")
+            if not model.classifies:
+                continue
             labels = ";".join(
                 name.replace(";", ",").replace("\n", " ") for name in model.class_names
             )
@@ -75,11 +79,13 @@ def _fitting(model: ServedModel) -> Preprocess:
     """The preprocessing, if Gst-nvinfer can do it.
 
     Raises:
-        ModelError: It is not known, or is for images that are neither grey nor colour.
+        ModelError: It is not known, or is not for images that are grey or colour.
     """
     preprocess = model.preprocess
-    if preprocess is None or preprocess.channels not in (1, _COLOURS):
+    images = preprocess is not None and not preprocess.features and preprocess.log_mel is None
+    if preprocess is None or not images or preprocess.channels not in (1, _COLOURS):
         what = "is not known" if preprocess is None else f"has {preprocess.channels} channels"
+        what = what if images or preprocess is None else "is for no images"
         raise ModelError(
             f"{model.name}: its preprocessing {what}; Gst-nvinfer feeds grey or colour images.",
             hint="Feed it from your own code, with Gst-nvdspreprocess.",
@@ -87,8 +93,10 @@ def _fitting(model: ServedModel) -> Preprocess:
     return preprocess
 
 
-def folded(graph: Graph, model: ServedModel, preprocess: Preprocess) -> tuple[Graph, str]:
-    """The graph with what Gst-nvinfer cannot do, and the name of its output.
+def folded(
+    graph: Graph, model: ServedModel, preprocess: Preprocess
+) -> tuple[Graph, tuple[str, ...]]:
+    """The graph with what Gst-nvinfer cannot do, and the names of its outputs.
 
     Args:
         graph: The Q/DQ graph.
@@ -112,20 +120,22 @@ def folded(graph: Graph, model: ServedModel, preprocess: Preprocess) -> tuple[Gr
         proto.graph.initializer.append(numpy_helper.from_array(factors, name))
         node_name = free_name("std_factors_mul", taken)
         first.append(helper.make_node("Mul", [model.input.name, name], [scaled], node_name))
-    output = model.output.name
-    producer = graph.producers.get(output)
-    if producer is None or producer.op_type != "Softmax":
+    names = tuple(spec.name for spec in model.outputs)
+    producer = graph.producers.get(names[0])
+    if model.classifies and (producer is None or producer.op_type != "Softmax"):
+        (output,) = names
         probabilities = free_name("probabilities", taken)
         node_name = free_name("probabilities_softmax", taken)
         last.append(helper.make_node("Softmax", [output], [probabilities], node_name, axis=-1))
         value = next(item for item in proto.graph.output if item.name == output)
-        value.name = output = probabilities
+        value.name = probabilities
+        names = (probabilities,)
     del proto.graph.node[:]
     proto.graph.node.extend([*first, *nodes, *last])
-    return index_graph(proto, Path(model.name)), output
+    return index_graph(proto, Path(model.name)), names
 
 
-def _config(model: ServedModel, preprocess: Preprocess, output: str) -> str:
+def _config(model: ServedModel, preprocess: Preprocess, outputs: tuple[str, ...]) -> str:
     """The configuration: nvinfer's own key file, with what is not the same said in comments."""
     scale, mean, std = preprocess.scale, preprocess.mean, preprocess.std
     means = mean * preprocess.channels if len(mean) == 1 else mean
@@ -150,10 +160,10 @@ def _config(model: ServedModel, preprocess: Preprocess, output: str) -> str:
         "gpu-id": 0,
         "gie-unique-id": 1,
         "process-mode": 1,
-        "network-type": 1,
+        "network-type": _CLASSIFIER if model.classifies else _OTHER,
         "network-mode": 1,
         "model-engine-file": f"1/{PLAN}",
-        "labelfile-path": LABELS,
+        **({"labelfile-path": LABELS} if model.classifies else {"output-tensor-meta": 1}),
         "batch-size": batch,
         "infer-dims": ";".join(map(str, sizes)),
         "network-input-order": _ORDERS[preprocess.layout],
@@ -162,8 +172,8 @@ def _config(model: ServedModel, preprocess: Preprocess, output: str) -> str:
         "offsets": ";".join(f"{each / scale:.9g}" for each in means),
         "maintain-aspect-ratio": int(preprocess.letterbox is not None),
         **({"symmetric-padding": 1} if preprocess.letterbox is not None else {}),
-        "output-blob-names": output,
-        "classifier-threshold": _THRESHOLD,
+        "output-blob-names": ";".join(outputs),
+        **({"classifier-threshold": _THRESHOLD} if model.classifies else {}),
     }
     head = [
         "# Gst-nvinfer. Run build.sh first: it makes 1/model.plan for this GPU.",

@@ -45,8 +45,9 @@ class Triton:
             place = folder / model.name
             model.copy_into(place / "1", _FILES[model.engine.backend])
             (place / "config.pbtxt").write_text(_config(model), encoding="utf-8")
-            labels = "".join(f"{name}\n" for name in model.class_names)
-            (place / _LABELS).write_text(labels, encoding="utf-8")
+            if model.classifies:
+                labels = "".join(f"{name}\n" for name in model.class_names)
+                (place / _LABELS).write_text(labels, encoding="utf-8")
 
 
 def _config(model: ServedModel) -> str:
@@ -54,13 +55,14 @@ def _config(model: ServedModel) -> str:
     free = model.free_batch
     largest = min((shape.max[0] for shape in model.engine.shapes.values()), default=MAX_BATCH)
     kind = "KIND_CPU" if model.engine.device == "cpu" else "KIND_GPU"
-    labels = f"    label_filename: {_quoted(_LABELS)}\n"
+    labels = f"    label_filename: {_quoted(_LABELS)}\n" if model.classifies else ""
+    outputs = ",\n".join(f"  {{\n{_tensor(spec, free)}{labels}  }}" for spec in model.outputs)
     blocks = [
         f"name: {_quoted(model.name)}",
         f"backend: {_quoted(model.engine.backend)}",
         f"max_batch_size: {largest if free else 0}",
         f"input [\n  {{\n{_tensor(model.input, free)}  }}\n]",
-        f"output [\n  {{\n{_tensor(model.output, free)}{labels}  }}\n]",
+        f"output [\n{outputs}\n]",
         f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n{_profiles(model)}  }}\n]",
     ]
     if free:

@@ -8,6 +8,7 @@ Nothing of edgeres is needed there, nor its Python.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def _batch_shape(model: ServedModel) -> list[int]:
 def _compare_script(model: ServedModel) -> str:
     shape = _batch_shape(model)
     values = (-1.0, 1.0)
-    if model.preprocess is not None:
+    if model.preprocess is not None and math.isfinite(model.preprocess.value_range[1]):
         pixels = np.zeros((2, 1, 1), np.uint8)
         pixels[1] = 255
         ends = model.preprocess.normalize(pixels)
