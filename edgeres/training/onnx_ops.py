@@ -178,8 +178,9 @@ def _transpose(step: Step, arguments: Arguments) -> Tensor:
 
 
 def _unsqueeze(step: Step, arguments: Arguments) -> Tensor:
-    x = _one(arguments)
-    for axis in sorted(_one(arguments, 1).tolist()):
+    x, axes = _one(arguments), _one(arguments, 1).tolist()
+    rank = x.ndim + len(axes)  # axes count in what comes out
+    for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
 

@@ -46,6 +46,8 @@ CASES: list[tuple[str, Sequence[np.ndarray], dict[str, object]]] = [
     ("Div", [np.float32([2.5])], {}),
     ("Reshape", [_IDS], {}),
     ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+    ("Unsqueeze", [np.array([2], np.int64)], {}),
+    ("Unsqueeze", [np.array([-1, 1], np.int64)], {}),
     ("Identity", [], {}),
     ("Dropout", [], {}),
     ("Softmax", [], {"axis": 1}),
