@@ -77,8 +77,42 @@ class Placement:
         return tuple(self.readers)
 
 
-def place(graph: ir.Graph, rules: QdqRules) -> Placement:
+@dataclass(frozen=True)
+class Nature:
+    """What a graph is to a rule set, whatever is kept in float: for many placements of one graph.
+
+    Attributes:
+        depth: As :func:`depths`.
+        float_path: As :func:`edgeres.quantization.faulty_kernels.read_in_float`.
+        reasons: Why each node stays float; ``None`` where it becomes INT8.
+        layers: The weighted layers among those that do.
+    """
+
+    depth: dict[str, int]
+    float_path: frozenset[ir.Node]
+    reasons: dict[ir.Node, str | None]
+    layers: dict[ir.Node, Layer]
+
+
+def nature(graph: ir.Graph, rules: QdqRules) -> Nature:
+    """Looks at every node of a graph once."""
+    float_path = read_in_float(graph, rules)
+    reasons = {
+        node: _reason_for_float(node, rules) or (_FLOAT_PATH if node in float_path else None)
+        for node in graph
+    }
+    found = {node: layer_of(node) for node, reason in reasons.items() if reason is None}
+    layers = {node: layer for node, layer in found.items() if layer is not None}
+    return Nature(depths(graph), float_path, reasons, layers)
+
+
+def place(graph: ir.Graph, rules: QdqRules, known: Nature | None = None) -> Placement:
     """Decides where Q/DQ stands under a rule set.
+
+    Args:
+        graph: The float graph.
+        rules: The rule set.
+        known: What :func:`nature` gave for both, whatever the rules kept in float then.
 
     Raises:
         UsageError: The rules keep a node in float that is not there.
@@ -95,11 +129,11 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
     quantized: list[ir.Node] = []
     hosts: list[ir.Node] = []  # and those that only the choice of layers keeps in float
     in_float: dict[str, str] = {}
-    depth = depths(graph)
-    float_path = read_in_float(graph, rules)
+    known = known or nature(graph, rules)
+    depth, float_path = known.depth, known.float_path
     for node in graph:
         is_kept = node_name(node) in rules.keep_float
-        own_reason = _reason_for_float(node, rules) or (_FLOAT_PATH if node in float_path else None)
+        own_reason = known.reasons[node]
         reason = KEPT_FLOAT if is_kept else own_reason
         if reason is None and node.op_type == "Add" and rules.float_adds:
             skip = skip_input(node, depth)
@@ -114,9 +148,8 @@ def place(graph: ir.Graph, rules: QdqRules) -> Placement:
                 in_float[node_name(node)] = reason
             continue
         quantized.append(node)
-        layer = layer_of(node)
-        if layer is not None:
-            layers.append(layer)
+        if node in known.layers:
+            layers.append(known.layers[node])
         for index in _quantized_inputs(node, rules, depth):
             value = node.inputs[index]
             assert value is not None

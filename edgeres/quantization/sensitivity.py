@@ -26,7 +26,7 @@ from edgeres.graph.layers import node_name
 from edgeres.graph.summary import node_macs, summarize
 from edgeres.quantization.effect import Effect, Given, Judged, Tally
 from edgeres.quantization.forward import chunks
-from edgeres.quantization.placement import place
+from edgeres.quantization.placement import nature, place
 from edgeres.quantization.quantize import prepare
 from edgeres.quantization.table import CalibrationTable
 from edgeres.quantization.variants import Choices, Live, Variants
@@ -40,8 +40,8 @@ _KEPT_BYTES = 256 << 20
 #: Batches of which that is made before the bytes are counted.
 _AT_ONCE = 4
 
-#: For one batch, what both networks give over each cut.
-_Known = dict[Choices, list[Live]]
+#: For one batch, the two networks and what they give over each cut.
+_Known = list[tuple[Choices, list[Live]]]
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,11 @@ def _measured(
     macs = node_macs(onnx)
     variants = Variants(prepared.model, prepared.items, prepared.params, rules)
 
+    known = nature(graph, rules)
+
     def without(float_nodes: frozenset[str]) -> Choices:
-        return variants.choose(
-            place(graph, replace(rules, keep_float=rules.keep_float | float_nodes))
-        )
+        kept = replace(rules, keep_float=rules.keep_float | float_nodes)
+        return variants.choose(place(graph, kept, known))
 
     only = {name: without(frozenset(names) - {name}) for name in names}
     others = {name: without(frozenset({name})) for name in names} if all_but else {}
@@ -199,7 +200,7 @@ def _effects(
     shared = (variants.exact, variants.quantized)
 
     def run_shared(batch: _Batch) -> _Known:
-        return {choices: list(variants.run(choices, batch.fed)) for choices in shared}
+        return [(choices, list(variants.run(choices, batch.fed))) for choices in shared]
 
     begin = done = 0
     while begin < len(batches):
@@ -211,7 +212,7 @@ def _effects(
         for index, choices in enumerate((variants.exact, *trials)):
             answers = pool.map(partial(_answer, variants, choices), shown, shared_outputs)
             for batch, ran, answer in zip(shown, shared_outputs, answers, strict=True):
-                exact = variants.answer(ran[variants.exact], batch.count)
+                exact = variants.answer(ran[0][1], batch.count)
                 tallies[index].add(exact, answer)
             if progress is not None and index:
                 done += len(shown)
@@ -227,11 +228,7 @@ def _answer(variants: Variants, choices: Choices, batch: _Batch, outputs: _Known
 
 def _bytes(outputs: Sequence[_Known]) -> int:
     tensors = (
-        tensor
-        for ran in outputs
-        for cuts in ran.values()
-        for live in cuts
-        for tensor in live.values()
+        tensor for ran in outputs for _, cuts in ran for live in cuts for tensor in live.values()
     )
     return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 

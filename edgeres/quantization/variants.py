@@ -144,7 +144,7 @@ class Variants:
         self.exact: Choices = (nothing,) * len(self._pieces)
         self.quantized = self.choose(place(model.graph, rules))
         #: Sessions of the two that every variant shares pieces with.
-        self._shared: dict[tuple[int, Choice], Any] = {}
+        self._shared: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
         #: Those of the variant that runs at present.
         self._own: tuple[Choices, dict[int, Any]] = ((), {})
         self._opening = Lock()
@@ -176,7 +176,7 @@ class Variants:
         self,
         choices: Choices,
         batch: NDArray[np.float32],
-        known: Mapping[Choices, Sequence[Live]],
+        known: Sequence[tuple[Choices, Sequence[Live]]],
         count: int,
     ) -> Live:
         """Outputs of one variant, by name.
@@ -184,7 +184,7 @@ class Variants:
         Args:
             choices: What is quantized.
             batch: Samples ``(N, ...) float32``.
-            known: For :attr:`exact` and :attr:`quantized` what :meth:`run` gave for the batch.
+            known: Other variants, and what :meth:`run` gave for them and the batch.
             count: How many of the batch's samples are wanted.
 
         Returns:
@@ -193,10 +193,9 @@ class Variants:
         Raises:
             StageError: ONNX Runtime failed.
         """
-        shared = {other: _shared_pieces(choices, other) for other in known}
-        nearest = max(shared, key=lambda other: shared[other])
-        first = shared[nearest]
-        live = known[nearest][first - 1] if first else {self._input: batch}
+        shared = [(_shared_pieces(choices, other), cuts) for other, cuts in known]
+        first, cuts = max(shared, key=lambda pair: pair[0])
+        live = cuts[first - 1] if first else {self._input: batch}
         return self.answer(list(self._run_from(first, choices, live)), count)
 
     def answer(self, cuts: Sequence[Live], count: int) -> Live:
@@ -218,10 +217,12 @@ class Variants:
 
     def _opened(self, index: int, choices: Choices) -> Any:
         choice = choices[index]
-        shared = choice in (self.exact[index], self.quantized[index])
-        if not shared and self._own[0] != choices:
+        which = (self.exact[index], self.quantized[index])
+        shared = choice in which
+        if self._own[0] is not choices:
             self._own = (choices, {})
-        session = self._shared.get((index, choice)) if shared else self._own[1].get(index)
+        opened = self._shared[which.index(choice)] if shared else self._own[1]
+        session = opened.get(index)
         if session is None:
             model, weights = self._written(self._pieces[index], choice)
             session = open_session(
@@ -231,10 +232,7 @@ class Variants:
                 weights=weights,
                 trim=False,
             )
-            if shared:
-                self._shared[index, choice] = session
-            else:
-                self._own[1][index] = session
+            opened[index] = session
         return session
 
     def _written(
