@@ -46,6 +46,7 @@ def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -
             train_data=train_data,
             preprocess=networks.preprocess,
             work=work,
+            classes=run.task is None,
             progress=progress,
         )
         shutil.copyfile(work / TRAIN_LOG, folder / TRAIN_LOG)
@@ -62,6 +63,7 @@ def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -
             "quantize": block.key(),
             "qat": training.key(),
             "preprocess": networks.preprocess.to_dict(),
+            "classes": run.task is None,
         },
         produce=produce,
         label=f"quantization-aware training ({rules.name})",

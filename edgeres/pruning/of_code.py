@@ -153,7 +153,7 @@ def prune_in_child(
                 teacher=dense if training.distill else None, keep_start=True, progress=tell,
             )  # fmt: skip
             module.load_state_dict(state.best)
-            notes["held_out_top1"] = f"{state.best_top1:.4f}"
+            notes["held_out_top1"] = f"{state.best_score:.4f}"
             done += steps_of(training, train_set)
     module.eval().requires_grad_(False)
     notes["macs_ratio"] = f"{count_macs(module, shape) / whole_macs:.6f}"

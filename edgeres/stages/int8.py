@@ -109,6 +109,7 @@ def qat(
     train_data: str,
     preprocess: PreprocessLike,
     work: Path,
+    classes: bool = True,
     progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
@@ -124,6 +125,7 @@ def qat(
         train_data: Training images, as after ``--data``.
         preprocess: How an image becomes numbers.
         work: Folder of the resumable training state and the log.
+        classes: Whether the network is a classifier, whose images have labels.
         progress: Called with (steps done, steps in all).
 
     Raises:
@@ -134,7 +136,7 @@ def qat(
     from edgeres.training.qat import train_quantized
     from edgeres.training.split import split_held_out
 
-    full = open_dataset(train_data, split="train")
+    full = open_dataset(train_data, split="train", labels_needed=classes)
     learn, check = split_held_out(full.labels, training.held_out, training.seed)
     result = train_quantized(
         onnx,
@@ -146,6 +148,7 @@ def qat(
         full.subset(check.tolist()),
         work,
         preprocess=prepared,
+        classes=classes,
         progress=progress,
     )
     result.parameters.save(output)

@@ -1,4 +1,4 @@
-"""One pass over the training images, and one evaluation."""
+"""One pass over the training samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgeres.errors import StageError
 from edgeres.recipe.training import SparseSettings, Training
@@ -15,12 +14,10 @@ from edgeres.training.device import TorchDevice
 from edgeres.training.ema import MovingAverage
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import lay_out_images
-from edgeres.training.loss import training_loss
+from edgeres.training.objective import Classes, Objective
 from edgeres.training.samples import Samples
 from edgeres.training.schedule import learning_rate
 from edgeres.training.summary import Weights
-
-EVALUATION_BATCH = 500
 
 
 @dataclass
@@ -70,9 +67,10 @@ def train_epoch(
     *,
     place: TorchDevice,
     layout: LayoutName = "channels_last",
+    objective: Objective | None = None,
     teacher: nn.Module | None = None,
     on_step: Callable[[], None] | None = None,
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Trains one epoch; order and augmentation depend on seed and epoch alone.
 
     Args:
@@ -82,22 +80,24 @@ def train_epoch(
         epoch: From 0.
         place: Device and precision.
         layout: Of the images; the network's weights have it already.
+        objective: What is learned; classes where it is ``None``.
         teacher: Network in evaluation mode to learn from.
         on_step: Called after each step.
 
     Returns:
-        Mean loss, and top-1 on the augmented images in [0, 1].
+        Mean loss, and top-1 on the augmented images in [0, 1], where classes are learned.
 
     Raises:
         StageError: The loss is not finite any more.
     """
+    objective = objective or Classes()
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(data), generator=generator)
     steps = steps_an_epoch(len(data), settings)
     size = min(settings.batch_size, len(data))
     learner.module.train()
     loss_sum = torch.zeros((), device=place.device)
-    right = torch.zeros((), device=place.device)
+    right: torch.Tensor | None = torch.zeros((), device=place.device)
     for step in range(steps):
         rate = learning_rate(settings, epoch * steps + step, settings.epochs * steps)
         for group in learner.optimizer.param_groups:
@@ -111,7 +111,7 @@ def train_epoch(
                 with torch.no_grad():
                     taught = teacher(images)
             logits = learner.module(images)
-        loss = training_loss(logits, labels, settings, taught)
+        loss = objective.loss(logits, labels, settings, taught)
         if isinstance(settings, SparseSettings):
             loss = loss + settings.strength * _norm_scales(learner.module)
         learner.optimizer.zero_grad()
@@ -121,7 +121,8 @@ def train_epoch(
         if learner.average is not None:
             learner.average.update()
         loss_sum += loss.detach()
-        right += (logits.detach().argmax(1) == labels).sum()
+        found = objective.right(logits, labels)
+        right = None if right is None or found is None else right + found
         if on_step is not None:
             on_step()
     mean_loss = float(loss_sum) / steps
@@ -130,33 +131,10 @@ def train_epoch(
             f"The training loss became {mean_loss} in epoch {epoch + 1}.",
             hint=f"Lower the learning rate (now {settings.learning_rate}).",
         )
-    return mean_loss, float(right) / (steps * size)
+    return mean_loss, None if right is None else float(right) / (steps * size)
 
 
 def _norm_scales(module: nn.Module) -> torch.Tensor:
     """Sum of the absolute scales of all batch normalizations."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     return torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
-
-
-@torch.inference_mode()
-def evaluate(module: nn.Module, data: Samples) -> tuple[float, float]:
-    """Evaluates without augmentation, in float32.
-
-    Args:
-        module: Put into evaluation mode; the caller's next epoch sets training mode again.
-        data: Samples and labels, on the module's device.
-
-    Returns:
-        Mean cross-entropy and top-1 in [0, 1].
-    """
-    module.eval()
-    loss = 0.0
-    right = 0
-    for start in range(0, len(data), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
-        labels = data.labels[part]
-        logits = module(data.inputs(part))
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(1) == labels).sum())
-    return loss / len(data), right / len(data)

@@ -27,10 +27,11 @@ from edgeres.training.begin import (
     first_network,
 )
 from edgeres.training.device import TorchDevice, choose_device, cpu_threads
-from edgeres.training.epoch import Learner, evaluate, make_learner, steps_an_epoch, train_epoch
+from edgeres.training.epoch import Learner, make_learner, steps_an_epoch, train_epoch
 from edgeres.training.gradient_check import LayoutName
 from edgeres.training.layout import choose_layout, lay_out
 from edgeres.training.loss import distills
+from edgeres.training.objective import Classes, Objective, Score
 from edgeres.training.samples import Samples, check_augmentation, load_samples
 from edgeres.training.state import TrainState, load_state, save_log, save_state
 from edgeres.training.summary import EpochRecord, Weights
@@ -139,7 +140,7 @@ def train(
         preprocess=preprocess,
         class_names=train_set.class_names,
         metadata={
-            "held_out_top1": f"{state.best_top1:.4f}",
+            "held_out_top1": f"{state.best_score:.4f}",
             "epoch": str(state.best_epoch),
             "weights": state.best_weights,
             "training": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
@@ -152,8 +153,8 @@ def train(
         log=output / LOG_NAME,
         best_epoch=state.best_epoch,
         weights=state.best_weights,
-        held_out_top1=state.best_top1,
-        start_top1=state.start_top1,
+        held_out_top1=state.best_score,
+        start_top1=state.start_score,
         history=state.history,
         resumed_from=done,
     )
@@ -170,6 +171,7 @@ def fit(
     teacher: nn.Module | None = None,
     identity: str = "",
     keep_start: bool = False,
+    objective: Objective | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[TrainState, int]:
     """Trains any module, resumably; what :func:`train` does once it has a network.
@@ -184,6 +186,7 @@ def fit(
         teacher: Network to distil from.
         identity: Whatever else than arguments and weights decides the result.
         keep_start: Whether the first state may be the best one.
+        objective: What is learned; classes where it is ``None``.
         progress: Called with (steps done, steps of the run).
 
     Returns:
@@ -221,6 +224,7 @@ def fit(
                 identity=identity,
                 keep_start=keep_start,
                 output=output,
+                objective=objective or Classes(),
             )
             state = run.finish(state, progress)
     return state, done
@@ -240,6 +244,7 @@ class _Run:
     identity: str
     keep_start: bool
     output: Path
+    objective: Objective
 
     def finish(self, state: TrainState | None, progress: ProgressCallback | None) -> TrainState:
         """Trains the epochs that are left, saving state and log after each."""
@@ -263,7 +268,11 @@ class _Run:
 
     def _start(self) -> _Candidate:
         """The network before the first step."""
-        return _Candidate.of("start", self.learner.module, self.check)
+        return self._candidate("start", self.learner.module)
+
+    def _candidate(self, kind: Weights, module: nn.Module) -> _Candidate:
+        score = self.objective.evaluate(module, self.check, self.teacher)
+        return _Candidate(kind, _weights(module), score)
 
     def epoch(
         self,
@@ -271,7 +280,7 @@ class _Run:
         on_step: Callable[[], None],
         start: _Candidate | None = None,
     ) -> TrainState:
-        """Trains one epoch, evaluates it and saves; ``start`` comes before the first one."""
+        """Trains one epochs it and saves; ``start`` comes before the first one."""
         begun = time.monotonic()
         history = () if before is None else before.history
         number = len(history) + 1
@@ -283,30 +292,30 @@ class _Run:
             number - 1,
             place=self.place,
             layout=self.layout,
+            objective=self.objective,
             teacher=self.teacher,
             on_step=on_step,
         )
-        candidates = [
-            _Candidate.of(kind, module, self.check) for kind, module in learner.candidates.items()
-        ]
-        new = max(candidates, key=lambda candidate: candidate.top1)
+        candidates = [self._candidate(kind, module) for kind, module in learner.candidates.items()]
+        new = max(candidates, key=lambda candidate: candidate.score.value)
         record = EpochRecord(
             epoch=number,
             loss=loss,
             top1=top1,
-            held_out_loss=new.loss,
-            held_out_top1=new.top1,
+            held_out_loss=new.score.loss,
+            held_out_top1=new.score.top1,
+            held_out_sqnr_db=new.score.sqnr_db,
             weights=new.kind,
             learning_rate=float(learner.optimizer.param_groups[0]["lr"]),
             seconds=round(time.monotonic() - begun, 3),
         )
         best, best_epoch = new.weights, number
-        start_top1 = None if start is None else start.top1
+        start_score = None if start is None else start.score.value
         if before is not None:
-            start_top1 = before.start_top1
-            if new.top1 < before.best_top1:
+            start_score = before.start_score
+            if new.score.value < before.best_score:
                 best, best_epoch = before.best, before.best_epoch
-        elif start is not None and new.top1 < start.top1:
+        elif start is not None and new.score.value < start.score.value:
             best, best_epoch = start.weights, 0
         average = learner.average
         state = TrainState(
@@ -319,7 +328,7 @@ class _Run:
             updates=0 if average is None else average.updates,
             best=best,
             best_epoch=best_epoch,
-            start_top1=start_top1,
+            start_score=start_score,
         )
         save_state(self.output / STATE_NAME, state)
         save_log(self.output / LOG_NAME, state.history)
@@ -332,13 +341,7 @@ class _Candidate:
 
     kind: Weights
     weights: dict[str, torch.Tensor]
-    loss: float
-    top1: float
-
-    @staticmethod
-    def of(kind: Weights, module: nn.Module, check: Samples) -> _Candidate:
-        loss, top1 = evaluate(module, check)
-        return _Candidate(kind, _weights(module), loss, top1)
+    score: Score
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:

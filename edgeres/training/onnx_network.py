@@ -14,7 +14,6 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgeres.errors import ModelError
 from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.quantization.qdq import QuantizedLayer
 from edgeres.training.fake_quant import (
@@ -29,7 +28,7 @@ Observe = Callable[[str, Tensor], Tensor]
 
 
 class OnnxNetwork(nn.Module):
-    """Runs the nodes of a graph on ``(N, C, H, W) float32`` images; gives ``(N, K)`` logits.
+    """Runs the nodes of a graph on ``(N, C, H, W) float32`` images; gives its outputs.
 
     Attributes:
         steps: The nodes, in order.
@@ -50,15 +49,11 @@ class OnnxNetwork(nn.Module):
             without: Names of nodes whose constants are left to the caller.
 
         Raises:
-            ModelError: An op has no form here, or there is not one output.
+            ModelError: An op has no form here.
         """
         super().__init__()
-        if len(graph.outputs) != 1:
-            raise ModelError(
-                f"quantization-aware training needs one output; the model has {len(graph.outputs)}."
-            )
         self.image = value_name(inputs(graph)[0])
-        self.logits = value_name(graph.outputs[0])
+        self.outputs = tuple(value_name(value) for value in graph.outputs)
         self.channels_last_input = channels_last_input
         shape = inputs(graph)[0].shape
         self.over_lines = shape is not None and len(shape) == 3
@@ -82,16 +77,20 @@ class OnnxNetwork(nn.Module):
             return images.squeeze(2)
         return images.permute(0, 2, 3, 1) if self.channels_last_input else images
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch; a graph over lines is given images of one row, too."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The one output of a batch, or all of them in order.
+
+        A graph over lines is given images of one row, too.
+        """
         values: Values = {self.image: self.as_input(images)}
         for index, step in enumerate(self.steps):
             values[step.output] = run_step(step, self.arguments(step, values))
             for name in self._dead_after.get(index, ()):
-                if name != self.logits:
+                if name not in self.outputs:
                     values.pop(name, None)
                 values.pop(_dequantized(name), None)
-        return values[self.logits]
+        found = tuple(values[name] for name in self.outputs)
+        return found[0] if len(found) == 1 else found
 
     def arguments(self, step: Step, values: Values) -> list[Tensor | None]:
         """What a node reads."""
@@ -154,8 +153,8 @@ class QdqNetwork(OnnxNetwork):
             return images.squeeze(2)
         return images.permute(0, 2, 3, 1) if self.channels_last_input else images
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch, as the Q/DQ file gives them."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs of a batch, as the Q/DQ file gives them."""
         keep_scales_valid(self)
         return super().forward(images)
 

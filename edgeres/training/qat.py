@@ -16,7 +16,7 @@ import torch
 from edgeres.backends.base import QdqRules
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
-from edgeres.errors import DataError
+from edgeres.errors import DataError, UsageError
 from edgeres.graph.layers import load_model, node_name
 from edgeres.quantization.qat_parameters import QatLayer, QatParameters
 from edgeres.quantization.quantize import prepare
@@ -32,12 +32,13 @@ from edgeres.training.fake_quant import (
     keep_scales_valid,
 )
 from edgeres.training.loop import LOG_NAME, fit
+from edgeres.training.objective import Classes, Following
 from edgeres.training.onnx_network import OnnxNetwork, QdqNetwork
 from edgeres.training.samples import load_samples
 from edgeres.training.summary import QatSummary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QatResult(QatSummary):
     """What training gave: its numbers, and what was learned.
 
@@ -61,6 +62,7 @@ def train_quantized(
     output: Path,
     *,
     preprocess: Preprocess,
+    classes: bool = True,
     progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of a network; resumes what an earlier call left in ``output``.
@@ -75,9 +77,12 @@ def train_quantized(
         held_out: Images for choosing the epoch, or the start; never the test set.
         output: Folder of state and log.
         preprocess: Of the network.
+        classes: Whether the network is a classifier and the images have labels; else it learns to
+            follow all outputs of the FP32 network, and no label is looked at.
         progress: Called with (steps done, steps of the run).
 
     Raises:
+        UsageError: Outputs are to be followed, and ``training`` says ``distill: false``.
         EdgeResError: As :func:`edgeres.quantization.quantize.quantize` and
             :func:`edgeres.training.loop.fit`.
         ModelError: The model has an op that cannot be trained here.
@@ -85,7 +90,15 @@ def train_quantized(
     """
     network = qdq_network(onnx, table, rules, settings, preprocess=preprocess)
     teacher = OnnxNetwork(load_model(onnx).graph, channels_last_input=network.channels_last_input)
-    check_labels(_classes(teacher, train_set, table, preprocess), train_set, held_out)
+    shape = _first_output(teacher, train_set, table, preprocess)
+    if classes:
+        check_labels(shape[1], train_set, held_out)
+    elif not training.distill:
+        raise UsageError(
+            "quantization-aware training of a network that is no classifier follows the FP32 "
+            "network, and `distill` is false.",
+            hint="Leave `quantize: {qat: {distill: ...}}` out.",
+        )
     state, _ = fit(
         network,
         training,
@@ -96,15 +109,18 @@ def train_quantized(
         teacher=teacher if training.distill else None,
         identity=json.dumps({**rules.to_dict(), "name": ""}),
         keep_start=True,
+        objective=Classes() if classes else Following(),
         progress=progress,
     )
-    assert state.start_top1 is not None
+    start, best = state.start_score, state.best_score
     network.cpu().load_state_dict(state.best)
     return QatResult(
         parameters=learned(network, file_sha256(onnx)),
         kept="start" if state.best_weights == "start" else "trained",
-        start_top1=state.start_top1,
-        held_out_top1=state.best_top1,
+        start_top1=start if classes else None,
+        held_out_top1=best if classes else None,
+        start_sqnr_db=None if classes else start,
+        held_out_sqnr_db=None if classes else best,
         best_epoch=state.best_epoch,
         held_out=len(held_out),
         history=state.history,
@@ -187,10 +203,10 @@ def learned(network: QdqNetwork, model_sha256: str) -> QatParameters:
     return QatParameters(model_sha256, layers, activations)
 
 
-def _classes(
+def _first_output(
     teacher: OnnxNetwork, train_set: Dataset, table: CalibrationTable, preprocess: Preprocess
-) -> int:
-    """Number of classes, asked of the network with one image of the kind that it was made for."""
+) -> tuple[int, ...]:
+    """Shape of the first output, asked of the network with one sample of its kind."""
     one = load_samples(train_set.subset([0]) if len(train_set) else train_set, preprocess)
     images = one.inputs(slice(1))
     shape = teacher.as_input(images).shape
@@ -202,4 +218,5 @@ def _classes(
             hint="Check the preprocessing: size, channels and layout.",
         )
     with torch.no_grad():
-        return int(teacher.eval()(images).shape[1])
+        found = teacher.eval()(images)
+    return tuple((found[0] if isinstance(found, tuple) else found).shape)

@@ -22,8 +22,8 @@ from edgeres.recipe.training import TrainSettings
 from edgeres.system.files import write_atomic
 from edgeres.system.progress import ProgressCallback
 from edgeres.training.device import choose_device, cpu_threads
-from edgeres.training.epoch import evaluate
 from edgeres.training.loop import train
+from edgeres.training.objective import Classes
 from edgeres.training.samples import load_samples
 from edgeres.training.split import split_held_out
 
@@ -151,4 +151,6 @@ def _top1(checkpoint: Checkpoint, test: Dataset, settings: TrainSettings) -> flo
     device = choose_device(settings).device
     data = load_samples(test, checkpoint.preprocess, device=device)
     with cpu_threads(settings.threads):
-        return evaluate(load_module(checkpoint).to(device), data)[1]
+        top1 = Classes().evaluate(load_module(checkpoint).to(device), data, None).top1
+    assert top1 is not None
+    return top1

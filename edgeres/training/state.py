@@ -15,7 +15,7 @@ from edgeres.errors import ArtefactError
 from edgeres.system.files import write_atomic
 from edgeres.training.summary import EpochRecord, Weights
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class TrainState:
         updates: Updates of the average.
         best: Weights of the best epoch so far.
         best_epoch: From 1; 0 while the network that the training began with is better than all.
-        start_top1: Of that network on the held-out images; ``None`` where it may not be kept.
+        start_score: Of that network on the held-out images, by which epochs are compared; ``None``
+            where it may not be kept.
     """
 
     fingerprint: str
@@ -44,15 +45,15 @@ class TrainState:
     updates: int
     best: dict[str, torch.Tensor]
     best_epoch: int
-    start_top1: float | None = None
+    start_score: float | None = None
 
     @property
-    def best_top1(self) -> float:
+    def best_score(self) -> float:
         """On the held-out images, of what is kept."""
         if self.best_epoch == 0:
-            assert self.start_top1 is not None
-            return self.start_top1
-        return self.history[self.best_epoch - 1].held_out_top1
+            assert self.start_score is not None
+            return self.start_score
+        return self.history[self.best_epoch - 1].score
 
     @property
     def best_weights(self) -> Weights:
