@@ -184,4 +184,7 @@ def _named(place: str, items: list[tuple[str, bool]], start: int) -> Iterator[st
 
 
 _LISTED = 5
-_HINT = "Expected layout: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg."
+_HINT = (
+    "Expected layout: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg; "
+    "sounds end in .wav or .flac."
+)
