@@ -177,7 +177,7 @@ def _figures(part: dict[str, Any], out: Path, target: str, picture: Path) -> dic
     edgeres.bundle(out, bundle, targets=[target])
     with edgeres.Session(bundle, target=target) as session:
         (reading,) = session.read([picture])
-    kept = ("verdict", "reason", "int8_coverage", "speedup", "metrics", "outputs")
+    kept = ("verdict", "reason", "int8_coverage", "speedup", "stable", "metrics", "outputs")
     return {key: part.get(key) for key in kept} | {"first_picture": reading.text}
 
 

@@ -39,6 +39,7 @@ from edgeres.data.setting_values import (
     SETTINGS_HINT,
     check_choice,
     check_names,
+    check_placing,
     number,
     numbers,
     size,
@@ -136,7 +137,7 @@ class Preprocess:
         check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         check_choice("layout", self.layout, get_args(Layout))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
-        self._check_letterbox()
+        check_placing(self)
         self._check_kind()
         if type(self.channels) is not int or not 1 <= self.channels <= MAX_CHANNELS:
             raise wrong_setting("channels", f"1 to {MAX_CHANNELS}", self.channels)
@@ -156,17 +157,6 @@ class Preprocess:
             raise wrong_setting("std", "numbers over 0", list(self.std))
         if not np.isfinite(self._table).all():
             raise wrong_setting("scale, mean and std", "finite float32 results", self.to_dict())
-
-    def _check_letterbox(self) -> None:
-        """Checks what says how an image is brought into its size without being cut."""
-        if type(self.antialias) is not bool:
-            raise wrong_setting("antialias", "true or false", self.antialias)
-        if not self.antialias and self.interpolation == "lanczos":
-            raise wrong_setting("antialias", "true for lanczos", self.antialias)
-        if self.letterbox is not None and (self.resize is not None or self.crop is not None):
-            raise wrong_setting("letterbox", "no resize and no crop beside it", self.letterbox)
-        if type(self.letterbox_fill) is not int or not 0 <= self.letterbox_fill <= 255:
-            raise wrong_setting("letterbox_fill", "0 to 255", self.letterbox_fill)
 
     def _check_kind(self) -> None:
         """Checks what says that samples are no images."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeres.data.geometry import Size
 from edgeres.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeres.data.preprocess import Preprocess
 
 MAX_SIDE = 16_384
 """Longest side, in pixels, that ``resize`` and ``crop`` may ask for."""
@@ -98,3 +102,19 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise wrong_setting(name, " or ".join(repr(choice) for choice in choices), value)
+
+
+def check_placing(said: Preprocess) -> None:
+    """Checks that settings of resize, crop and letterbox go together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if type(said.antialias) is not bool:
+        raise wrong_setting("antialias", "true or false", said.antialias)
+    if not said.antialias and said.interpolation == "lanczos":
+        raise wrong_setting("antialias", "true for lanczos", said.antialias)
+    if said.letterbox is not None and (said.resize is not None or said.crop is not None):
+        raise wrong_setting("letterbox", "no resize and no crop beside it", said.letterbox)
+    if type(said.letterbox_fill) is not int or not 0 <= said.letterbox_fill <= 255:
+        raise wrong_setting("letterbox_fill", "0 to 255", said.letterbox_fill)
