@@ -3,8 +3,8 @@
     python benchmarks/search_speed.py WORK --against OTHER_CHECKOUT --out FILE
 
 Learned rounding of the trained ResNet-50, sensitivity of the trained ResNet-18 (`subjects.py`),
-each layer alone and all but it. An older version may take too long for whole networks: `--nodes` of
-the nodes are INT8, the others stay float: for sensitivity evenly spaced over the network, for
+each layer alone and all but it. Where an older version takes too long for whole networks, `--nodes`
+of the nodes are INT8 and the others stay float: for sensitivity evenly spaced over the network, for
 learned rounding evenly spaced over the layers in the order of their size, the largest among them.
 What is done once for all, such as reading the file, then counts for more than it would with all of
 them. Each version runs in a process of its own, in turns, on the same file and images, with a
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--against", type=Path, help="a checkout of another version")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--nodes", type=int, default=6, help="in INT8; 0 takes all")
+    parser.add_argument("--nodes", type=int, default=0, help="in INT8; 0 takes all")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--only", choices=JOBS)

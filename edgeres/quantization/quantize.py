@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,10 @@ def quantize(
         UsageError: A measured correction without images.
         StorageError: ``out`` cannot be written.
     """
-    with freed_memory_kept():
-        return _quantize(onnx, table, rules, out, settings or QuantizeSettings(), images, qat)
+    settings = settings or QuantizeSettings()
+    # Faster for what works layer by layer on all images; the rest would only hold more memory.
+    with freed_memory_kept() if settings.needs_images else nullcontext():
+        return _quantize(onnx, table, rules, out, settings, images, qat)
 
 
 def _quantize(

@@ -136,8 +136,10 @@ def descended(whole, exact, damped):
 
 @pytest.mark.parametrize("columns", [1, 15, 17, 255, 300])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_blocks_give_what_column_by_column_gives(columns, groups):
+@pytest.mark.parametrize("numbers", [1 << 15, 1])
+def test_blocks_give_what_column_by_column_gives(columns, groups, numbers, monkeypatch):
     """Columns beyond one block, groups together: the same integers but for ties of float32."""
+    monkeypatch.setattr(rounding, "_NARROW_NUMBERS", numbers)
     parts = [problem(seed, 4, columns, ()) for seed in range(groups)]
     exact = np.concatenate([part for part, _ in parts])
     hessian = np.stack([part for _, part in parts])
