@@ -30,6 +30,8 @@ from edgeres.tasks.answers import Answers
 from .conftest import invoke
 from .many_outputs import with_outputs, write_images
 
+pytestmark = pytest.mark.any_cpu("verdicts are those of the answers, whichever CPU gave them")
+
 SAMPLES = 400
 GREY = Preprocess(mean=(0.286,), std=(0.353,), channels=1)
 LAYER, FACTOR = "layer2.1.conv1", 32
@@ -57,7 +59,7 @@ def margin(outputs, targets):
 #: Loss that is allowed where the engine is good, in the unit of the task's gated metric.
 ALLOWED = {
     "classification": 3, "regression": 0.1, "embedding": 6, "segmentation": 3,
-    "binary": 3, "multilabel": 3, "heads": 3, "custom": 0.2,
+    "binary": 2, "multilabel": 3, "heads": 3, "custom": 0.2,
 }  # fmt: skip
 #: How near in dB the outputs must be, where no loss says it: 400 equal answers prove so much.
 NEAR = 12
