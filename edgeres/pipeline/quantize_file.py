@@ -113,6 +113,7 @@ def quantize_file(
             train_data=_train_data(recipe),
             preprocess=preprocess,
             work=output.with_name(f"{output.stem}.qat"),
+            classes=recipe.is_classifier,
             progress=bar(listener, "quantization-aware training"),
         )
     result = int8.quantize(
@@ -136,7 +137,8 @@ def _with_held_out(recipe: Recipe, listener: Listener) -> Recipe:
     """The recipe whose training holds out as many images as there are to hold out."""
     if recipe.quantize.qat is None:
         return recipe
-    training, shortage = fit_qat(recipe.quantize.qat, training_labels(_train_data(recipe)))
+    labels = training_labels(_train_data(recipe), needed=recipe.is_classifier)
+    training, shortage = fit_qat(recipe.quantize.qat, labels)
     if shortage:
         listener.note(f"few images: {shortage}.")
     return recipe.override({"quantize.qat.held_out": training.held_out}, where="few images")

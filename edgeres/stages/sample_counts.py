@@ -58,7 +58,7 @@ def fit_recipe(recipe: Recipe, calibration: Dataset, validation: Dataset) -> Fit
     changes, notes = _calibration(recipe, calibration)
     qat = recipe.quantize.qat
     if recipe.data.train is not None and (recipe.prune is not None or qat is not None):
-        labels = training_labels(recipe.data.train)
+        labels = training_labels(recipe.data.train, needed=recipe.is_classifier)
         if recipe.prune is not None:
             pruning, said = fit_pruning(recipe.prune, labels)
             if pruning is not recipe.prune:
@@ -74,8 +74,12 @@ def fit_recipe(recipe: Recipe, calibration: Dataset, validation: Dataset) -> Fit
     return Fitted(recipe.override(changes) if changes else recipe, note)
 
 
-def training_labels(spec: str) -> Labels:
+def training_labels(spec: str, *, needed: bool = True) -> Labels:
     """Labels of a training set; those of Fashion-MNIST are known without its images.
+
+    Args:
+        spec: The set, as after ``--data``.
+        needed: Whether a set without labels will not do.
 
     Raises:
         UsageError: The text has none of the forms of a data set.
@@ -83,7 +87,7 @@ def training_labels(spec: str) -> Labels:
     """
     if spec == "fashion-mnist":
         return np.repeat(np.arange(len(TRAINING_LABEL_COUNTS)), TRAINING_LABEL_COUNTS)
-    return open_dataset(spec, split="train").labels
+    return open_dataset(spec, split="train", labels_needed=needed).labels
 
 
 def fit_pruning(block: PruneSettings, labels: Labels) -> tuple[PruneSettings, str]:

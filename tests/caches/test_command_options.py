@@ -43,8 +43,10 @@ EACH_TIME = {
     "train": {"output"},
     "prune": {"output"},
     "quantize": {"output", "target", "device", "table", "recipe"},
-    "sensitivity": {"target", "device", "samples", "table", "all_but", "recipe", "threads"},
-}
+    "sensitivity": {
+        "target", "device", "samples", "table", "all_but", "recipe", "threads", "task", "metric",
+    },
+}  # fmt: skip
 
 
 def options_of(command: str) -> set[str]:
