@@ -188,6 +188,28 @@ def test_the_worst_samples_are_those_that_differ_most(converted) -> None:
     assert all((fp32 == int8).mean() > 0.5 for fp32, int8 in maps)
 
 
+@pytest.mark.slow
+def test_training_for_int8_needs_no_labels_here(converted, place) -> None:
+    """It follows the float network: what was learned is at least as near to it."""
+    recipe = place / "qat.yaml"
+    task, data, gates = TASKS["outputs"]
+    recipe.write_text(
+        RECIPE.format(task=task, data=data, targets="onnxruntime", gates=gates).replace(
+            "calibration_samples: 64}", 'calibration_samples: 64, train: "imagefolder:images"}'
+        )
+        + "quantize: {qat: {epochs: 2, batch_size: 32, flip: false, crop_padding: 0}}\n"
+    )
+    result = invoke("convert", recipe, "--output", place / "qat", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert "quantization-aware training (onnxruntime" in " ".join(s["name"] for s in told["stages"])
+    plain = json.loads((place / "outputs" / "report.json").read_text())
+    levels = [
+        report["targets"]["onnxruntime"]["outputs"]["map"]["sqnr_db"] for report in (told, plain)
+    ]
+    assert levels[0] > levels[1] - 1
+
+
 def test_what_cannot_be_judged_is_told_in_one_line(place, tmp_path) -> None:
     def refused(task: str, data: str, gates: str = "", **model: object) -> str:
         recipe = place / "bad.yaml"
