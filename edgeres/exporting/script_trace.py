@@ -22,7 +22,11 @@ _OPSET = 17
 
 
 def script_trace(
-    module: torch.nn.Module, sample_shape: Sequence[int], *, input_name: str, output_name: str
+    module: torch.nn.Module,
+    sample_shape: Sequence[int],
+    *,
+    input_name: str,
+    output_names: Sequence[str],
 ) -> bytes:
     """Exports a module, TorchScript too, with a free batch.
 
@@ -30,7 +34,7 @@ def script_trace(
         module: Takes ``(N, *sample_shape) float32``; in eval mode and on the CPU.
         sample_shape: Shape of one sample.
         input_name: Name of the graph's input.
-        output_name: Name of the graph's output.
+        output_names: Names of the graph's outputs, in order.
 
     Raises:
         ModelError: torch cannot trace or translate the module.
@@ -48,8 +52,8 @@ def script_trace(
                 dynamo=False,
                 opset_version=_OPSET,
                 input_names=[input_name],
-                output_names=[output_name],
-                dynamic_axes={input_name: {0: "N"}, output_name: {0: "N"}},
+                output_names=list(output_names),
+                dynamic_axes={name: {0: "N"} for name in (input_name, *output_names)},
             )
     except Exception as error:  # whatever the module and torch's passes raise
         raise ModelError(

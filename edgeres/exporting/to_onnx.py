@@ -93,7 +93,7 @@ def export_onnx(
         opset=opset,
         dynamic_batch=dynamic_batch,
         input_name=input_name,
-        output_name=output_name,
+        output_names=[output_name],
     )
     normal_form(model, dynamic_batch=dynamic_batch)
     content = to_bytes(model)

@@ -30,7 +30,7 @@ def trace(
     opset: int,
     dynamic_batch: bool,
     input_name: str,
-    output_name: str,
+    output_names: Sequence[str],
 ) -> ir.Model:
     """Exports a module to an unoptimized ONNX graph whose nodes are called after its modules.
 
@@ -40,7 +40,7 @@ def trace(
         opset: Version of ``ai.onnx`` that the graph must have.
         dynamic_batch: Whether the batch must be free.
         input_name: Name of the graph's input.
-        output_name: Name of the graph's output.
+        output_names: Names of the graph's outputs, in order.
 
     Raises:
         ModelError: torch cannot trace or translate the module.
@@ -58,7 +58,7 @@ def trace(
                 opset_version=opset,
                 dynamic_shapes=(batch,) if batch is not None else None,
                 input_names=[input_name],
-                output_names=[output_name],
+                output_names=list(output_names),
                 external_data=False,
                 optimize=False,
                 verbose=False,

@@ -42,6 +42,7 @@ def bring_module(
     said: dict[str, Any],
     image: tuple[int, int],
     input_size: tuple[int, int] | None = None,
+    every: bool = False,
     seconds: float = SECONDS,
 ) -> BroughtModule:
     """Writes a module as an ONNX file that answers alike.
@@ -53,6 +54,7 @@ def bring_module(
             the network.
         image: Height and width of an image before preprocessing.
         input_size: Height and width that the network takes, where a person says them.
+        every: Whether all tensors that it returns are outputs; else the class scores alone.
         seconds: Time limit.
 
     Raises:
@@ -62,7 +64,7 @@ def bring_module(
         BackendMissingError: A package that it needs is not installed.
     """
     run = run_limited(write_module, seconds=seconds, memory_bytes=None, what=spec.shown)
-    told = run(spec, out, said=said, image=image, input_size=input_size)
+    told = run(spec, out, said=said, image=image, input_size=input_size, every=every)
     travelled: Any = told["preprocess"]
     sample: Any = told["sample_shape"]
     notes: Any = told["notes"]
@@ -81,6 +83,7 @@ def write_module(
     said: dict[str, Any],
     image: tuple[int, int],
     input_size: tuple[int, int] | None,
+    every: bool,
 ) -> dict[str, JsonValue]:
     """What the child of :func:`bring_module` does."""
     from edgeres.modules.opened import open_module
@@ -90,7 +93,8 @@ def write_module(
     sample = _sample_shape(
         spec, opened.layout, opened.sample, opened.preprocess, said, image, input_size
     )
-    notes = [*opened.notes, *write_onnx(opened.module, sample, out, scripted=opened.scripted)]
+    told = write_onnx(opened.module, sample, out, scripted=opened.scripted, every=every)
+    notes = [*opened.notes, *told]
     travelled: Any = None if opened.preprocess is None else opened.preprocess.to_dict()
     return {
         "layout": opened.layout,

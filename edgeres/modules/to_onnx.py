@@ -6,7 +6,7 @@ batch of one image. What is written has passed the parity gate against the modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_
 from edgeres.exporting.parity import BATCH_SIZES, F32, Outputs, check_parity
 from edgeres.exporting.script_trace import script_trace
 from edgeres.exporting.trace import OLDEST_OPSET, trace
+from edgeres.modules.answers import OUTPUT, outputs_of, scores_of
 
-INPUT, OUTPUT = "input", "logits"
-_WORDS = ("logits", "scores", "prediction", "output", "out")
+INPUT = "input"
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
@@ -37,34 +37,26 @@ class Scores(torch.nn.Module):
         return scores_of(self.network(images))
 
 
-def scores_of(answer: Any) -> torch.Tensor:
-    """The scores in what a network returns: a tensor, a mapping with them, or the first of several.
+class AllOutputs(torch.nn.Module):
+    """A network that returns all its tensors in a row, whatever it puts around them."""
 
-    Raises:
-        ModelError: There is no tensor in it.
-    """
-    tensors: list[torch.Tensor]
-    if isinstance(answer, torch.Tensor):
-        tensors = [answer]
-    elif isinstance(answer, Mapping):
-        named = [answer[word] for word in _WORDS if isinstance(answer.get(word), torch.Tensor)]
-        tensors = named or [v for v in answer.values() if isinstance(v, torch.Tensor)]
-    elif isinstance(logits := getattr(answer, "logits", None), torch.Tensor):
-        tensors = [logits]
-    elif isinstance(answer, Sequence):
-        tensors = [value for value in answer if isinstance(value, torch.Tensor)]
-    else:
-        tensors = []
-    if not tensors:
-        raise ModelError(
-            f"Expected a network that returns class scores, got a {type(answer).__name__}.",
-            hint="Return the tensor (N, classes) from its forward().",
-        )
-    return tensors[0]
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = False
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Maps a batch of samples to all outputs, in the order of their names."""
+        return tuple(outputs_of(self.network(images)).values())
 
 
 def write_onnx(
-    network: torch.nn.Module, sample_shape: tuple[int, int, int], out: Path, *, scripted: bool
+    network: torch.nn.Module,
+    sample_shape: tuple[int, int, int],
+    out: Path,
+    *,
+    scripted: bool,
+    every: bool = False,
 ) -> list[str]:
     """Writes a module as ONNX, in the form that the exporter gives.
 
@@ -73,6 +65,7 @@ def write_onnx(
         sample_shape: Shape of one sample as the network takes it.
         out: The file.
         scripted: The module is TorchScript, which the newer exporter does not take.
+        every: Whether all tensors that it returns are outputs; else the class scores alone.
 
     Returns:
         What a person should know of the export.
@@ -81,18 +74,26 @@ def write_onnx(
         ModelError: The network does not run on one sample, or torch cannot export it.
         GateError: No way gives a file that answers as the network does.
     """
-    notes = _tried(network, sample_shape)
-    module = Scores(network) if notes else network
+    answer = _tried(network, sample_shape)
+    names: Sequence[str] = list(outputs_of(answer)) if every else [OUTPUT]
+    plain = isinstance(answer, torch.Tensor)
+    notes = []
+    module = network
+    if not plain and every:
+        module = AllOutputs(network)
+    elif not plain:
+        module = Scores(network)
+        notes = [f"of the {type(answer).__name__} that it returns, the scores are judged."]
     ways: list[tuple[str, Callable[[], bytes], Sequence[int]]] = [
-        ("", lambda: _traced(module, sample_shape, free=True), BATCH_SIZES),
+        ("", lambda: _traced(module, sample_shape, names, free=True), BATCH_SIZES),
         (
             "it was exported by torch's older exporter.",
-            lambda: script_trace(module, sample_shape, input_name=INPUT, output_name=OUTPUT),
+            lambda: script_trace(module, sample_shape, input_name=INPUT, output_names=names),
             BATCH_SIZES,
         ),
         (
             "it takes one image at a time.",
-            lambda: _traced(module, sample_shape, free=False),
+            lambda: _traced(module, sample_shape, names, free=False),
             (1,),
         ),
     ]
@@ -101,7 +102,7 @@ def write_onnx(
         try:
             content = write()
             check_parity(
-                lambda batch: _answers(network, batch),
+                lambda batch: _answers(module, names, batch),
                 content,
                 sample_shape=sample_shape,
                 batch_sizes=sizes,
@@ -114,8 +115,8 @@ def write_onnx(
     raise problems[0]
 
 
-def _tried(network: torch.nn.Module, sample_shape: tuple[int, int, int]) -> list[str]:
-    """Runs one sample, so that a module that does not run is told in its own words."""
+def _tried(network: torch.nn.Module, sample_shape: tuple[int, int, int]) -> Any:
+    """Runs two samples, so that a module that does not run is told in its own words."""
     try:
         with torch.inference_mode():
             answer = network(torch.zeros((2, *sample_shape)))
@@ -129,18 +130,22 @@ def _tried(network: torch.nn.Module, sample_shape: tuple[int, int, int]) -> list
             "its code.",
         ) from error
     scores_of(answer)
-    if isinstance(answer, torch.Tensor):
-        return []
-    return [f"of the {type(answer).__name__} that it returns, the scores are judged."]
+    return answer
 
 
-def _answers(network: torch.nn.Module, batch: F32) -> Outputs:
+def _answers(module: torch.nn.Module, names: Sequence[str], batch: F32) -> Outputs:
     with torch.inference_mode():
-        scores = scores_of(network(torch.from_numpy(batch)))
-    return {OUTPUT: scores.float().cpu().numpy().astype(np.float32)}
+        answer = module(torch.from_numpy(batch))
+    tensors = (answer,) if isinstance(answer, torch.Tensor) else answer
+    return {
+        name: tensor.float().cpu().numpy().astype(np.float32)
+        for name, tensor in zip(names, tensors, strict=True)
+    }
 
 
-def _traced(module: torch.nn.Module, sample_shape: Sequence[int], *, free: bool) -> bytes:
+def _traced(
+    module: torch.nn.Module, sample_shape: Sequence[int], names: Sequence[str], *, free: bool
+) -> bytes:
     try:
         model = trace(
             module,
@@ -148,7 +153,7 @@ def _traced(module: torch.nn.Module, sample_shape: Sequence[int], *, free: bool)
             opset=OLDEST_OPSET,
             dynamic_batch=free,
             input_name=INPUT,
-            output_name=OUTPUT,
+            output_names=names,
         )
         _name_apart(model)
         content = ir.to_proto(model)

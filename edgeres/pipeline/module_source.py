@@ -38,6 +38,7 @@ def load_module_source(
         said=said_fields(block),
         image=image,
         input_size=source.input_size,
+        every=not source.classes,
     )
     imported = import_file(
         folder / TRACED,

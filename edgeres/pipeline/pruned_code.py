@@ -41,6 +41,7 @@ def prune_source(run: Run, source: Source, dense: Network, preprocess: Preproces
             train_data=train_data,
             preprocess=preprocess,
             sample_shape=sample,
+            classes=source.classes,
             work=work,
             progress=progress,
         )
@@ -55,6 +56,7 @@ def prune_source(run: Run, source: Source, dense: Network, preprocess: Preproces
             "prune": settings.key(),
             "preprocess": preprocess.to_dict(),
             "sample": list(sample),
+            "classes": source.classes,
         },
         produce=produce,
         label="prune and fine-tune",
@@ -64,11 +66,17 @@ def prune_source(run: Run, source: Source, dense: Network, preprocess: Preproces
         "export",
         inputs={"traced": file_sha256(traced)},
         settings={"versions": package_versions(("torch", "onnxscript"))},
-        produce=lambda folder, *_: _import(traced, folder),
+        produce=lambda folder, *_: _import(source, traced, folder),
         label="export (pruned)",
     )
     return network_of("pruned", imported.file(run_folder.MODEL), pruned.file(CHECKPOINT))
 
 
-def _import(traced: Path, folder: Path) -> None:
-    import_file(traced, folder / run_folder.MODEL, layout="nchw")
+def _import(source: Source, traced: Path, folder: Path) -> None:
+    import_file(
+        traced,
+        folder / run_folder.MODEL,
+        layout="nchw",
+        outputs=source.outputs,
+        classes=source.classes,
+    )

@@ -77,7 +77,7 @@ class ChannelGraph:
         self.module = module.eval().requires_grad_(True)
         self.sample = torch.zeros((2, *shape), device=next(module.parameters()).device)
         with torch.enable_grad():
-            check_prunable(self.module, self.sample)
+            self._outputs = check_prunable(self.module, self.sample)
         self._names = {part: name for name, part in module.named_modules()}
         with _whole_group_convolutions(module):
             self._graph = self._trace()
@@ -125,6 +125,8 @@ class ChannelGraph:
             members = tuple(self._members(group))
             seen.update(member.layer for member in members if member.side in ("out", "both"))
             if any(self._is_output(item.dep) for item in group):
+                continue
+            if any(m.layer in self._outputs and m.side != "in" for m in members):
                 continue
             channels = pruner.get_out_channels(part)
             unit = lcm(1, *(self._unit(member) for member in members))

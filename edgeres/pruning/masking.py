@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgeres.errors import ModelError
+from edgeres.modules.answers import outputs_of
 from edgeres.pruning.groups import ChannelGroup
 
 _TOLERANCE = 1e-3
@@ -51,12 +53,18 @@ def silenced(
             handle.remove()
 
 
-def check_equal(full: torch.Tensor, pruned: torch.Tensor) -> None:
-    """Compares logits of the silenced and of the pruned network, ``(N, K) float32``.
+def check_equal(full: Any, pruned: Any) -> None:
+    """Compares the outputs of the silenced and of the pruned network.
 
     Raises:
         ModelError: They differ by more than rounding.
     """
+    others = outputs_of(pruned)
+    for name, output in outputs_of(full).items():
+        _check_output(output, others[name])
+
+
+def _check_output(full: torch.Tensor, pruned: torch.Tensor) -> None:
     if full.shape != pruned.shape:
         raise ModelError(
             f"Pruning changed the output's shape from {tuple(full.shape)} to "

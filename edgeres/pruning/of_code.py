@@ -14,8 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
+from edgeres.data.types import UNLABELLED, Dataset
+from edgeres.errors import UsageError
 from edgeres.modules.spec import ModuleSpec
 from edgeres.recipe.prune import PruneSettings
 from edgeres.system.child import JsonValue, run_limited
@@ -36,6 +40,7 @@ def prune_code(
     preprocess: Preprocess,
     sample_shape: tuple[int, int, int],
     work: Path,
+    classes: bool = True,
     progress: ProgressCallback | None = None,
 ) -> dict[str, str]:
     """Prunes a network that code makes, fine-tunes it and writes it as ONNX.
@@ -49,6 +54,9 @@ def prune_code(
         preprocess: How an image becomes numbers.
         sample_shape: ``(C, H, W)`` of the network's input.
         work: Folder of the resumable state and the logs.
+        classes: Whether it is a classifier whose images have labels; else importance is what
+            removing a channel does to all outputs, fine-tuning follows those of the dense network,
+            and no label is looked at.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -56,6 +64,7 @@ def prune_code(
 
     Raises:
         ModelError: The network cannot be made, pruned or exported.
+        UsageError: Classes are to be learned of a network that is no classifier.
         StageError: The child crashed.
         EdgeResError: As :func:`edgeres.training.loop.fit`.
     """
@@ -67,7 +76,7 @@ def prune_code(
         told = run_limited(prune_in_child, seconds=SECONDS, memory_bytes=None, what=spec.shown)(
             spec, onnx, weights, settings=settings.model_dump(mode="json", exclude_unset=True),
             train_data=train_data, preprocess=preprocess.to_dict(),
-            sample_shape=list(sample_shape), work=work,
+            sample_shape=list(sample_shape), work=work, classes=classes,
         )  # fmt: skip
     finally:
         over.set()
@@ -94,6 +103,7 @@ def prune_in_child(
     preprocess: dict[str, Any],
     sample_shape: Sequence[int],
     work: Path,
+    classes: bool,
 ) -> dict[str, JsonValue]:
     """What the child of :func:`prune_code` does."""
     from edgeres.models.cost import count_macs
@@ -107,20 +117,18 @@ def prune_in_child(
         steps_of,
         trainings_of,
     )
-    from edgeres.training.begin import check_labels
     from edgeres.training.loop import fit
-    from edgeres.training.split import split_held_out
+    from edgeres.training.objective import Classes, Following
 
     block, prepared = PruneSettings(**settings), Preprocess.from_dict(preprocess)
     channels, height, width = sample_shape
     shape = (channels, height, width)
     dense = open_module(spec).module
-    full = open_dataset(train_data, split="train")
-    check_labels(_classes(dense, shape), full)
-    count = block.finetune.held_out if block.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, count, block.seed)
-    train_set, held_out = full.subset(learn.tolist()), full.subset(check.tolist())
+    train_set, held_out = _sets(train_data, block, _classes(dense, shape) if classes else None)
     data = calibration_batches(prepared, block, train_set)
+    if not classes:
+        data = [(images, np.full_like(labels, UNLABELLED)) for images, labels in data]
+    objective = Classes() if classes else Following()
     trainings = trainings_of(block)
     total = sum(steps_of(training, train_set) for training in (block.sparse, *trainings))
     done = 0
@@ -150,16 +158,39 @@ def prune_in_child(
             module = _trainable(module)
             state, _ = fit(
                 module, training, train_set, held_out, folder, preprocess=prepared,
-                teacher=dense if training.distill else None, keep_start=True, progress=tell,
+                teacher=dense if training.distill else None, keep_start=True,
+                objective=objective, progress=tell,
             )  # fmt: skip
             module.load_state_dict(state.best)
-            notes["held_out_top1"] = f"{state.best_score:.4f}"
+            notes["held_out_top1" if classes else "held_out_sqnr_db"] = f"{state.best_score:.4f}"
             done += steps_of(training, train_set)
-    module.eval().requires_grad_(False)
     notes["macs_ratio"] = f"{count_macs(module, shape) / whole_macs:.6f}"
-    write_onnx(module, shape, onnx, scripted=False)
+    write_onnx(module.eval().requires_grad_(False), shape, onnx, scripted=False, every=not classes)
     write_safetensors(weights, module.state_dict(), {**notes, KEPT: json.dumps(kept)})
     return dict(notes)
+
+
+def _sets(
+    train_data: str, block: PruneSettings, num_classes: int | None
+) -> tuple[Dataset, Dataset]:
+    """What is learned from and what is held out; without classes no label is needed."""
+    from edgeres.training.begin import check_labels
+    from edgeres.training.split import split_held_out
+
+    if num_classes is None:
+        hint = "Leave it out: fine-tuning then follows the outputs of the dense network."
+        if block.sparse is not None:
+            raise UsageError("`prune.sparse` learns classes; this network has none.", hint=hint)
+        if block.finetune is not None and not block.finetune.distill:
+            raise UsageError(
+                "`prune.finetune.distill: false` learns classes; this network has none.", hint=hint
+            )
+    full = open_dataset(train_data, split="train", labels_needed=num_classes is not None)
+    if num_classes is not None:
+        check_labels(num_classes, full)
+    count = block.finetune.held_out if block.finetune else len(full) // 10
+    learn, check = split_held_out(full.labels, count, block.seed)
+    return full.subset(learn.tolist()), full.subset(check.tolist())
 
 
 def _trainable(module: Any) -> Any:
@@ -169,7 +200,7 @@ def _trainable(module: Any) -> Any:
 def _classes(module: Any, shape: tuple[int, int, int]) -> int:
     import torch
 
-    from edgeres.modules.to_onnx import scores_of
+    from edgeres.modules.answers import scores_of
 
     with torch.no_grad():
         return int(scores_of(module(torch.zeros((2, *shape)))).shape[-1])

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from edgeres.errors import ModelError
+from edgeres.modules.answers import outputs_of
 
 PRUNABLE_LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 
@@ -68,20 +69,30 @@ _HINT = (
 )
 
 
-def check_prunable(module: nn.Module, sample: torch.Tensor) -> None:
+def check_prunable(module: nn.Module, sample: torch.Tensor) -> frozenset[str]:
     """Refuses networks whose channels cannot be removed safely.
 
     Args:
         module: The network, in evaluation mode, parameters requiring gradients.
         sample: One batch ``(N, C, H, W) float32``.
 
+    Returns:
+        Names of the layers whose channels are channels of an output, with nothing but operations
+        that keep channels in between: those stay.
+
     Raises:
         ModelError: Naming the shared weight, the repeated layer, the layer type or the operation.
     """
     _check_parameters(module)
     calls: Counter[str] = Counter()
+    written: dict[Any, str] = {}
+
+    def ran(name: str, output: torch.Tensor) -> None:
+        calls.update([name])
+        written[output.grad_fn] = name
+
     handles = [
-        part.register_forward_hook(lambda *_, name=name: calls.update([name]))
+        part.register_forward_hook(lambda _, __, output, name=name: ran(name, output))
         for name, part in module.named_modules()
         if isinstance(part, PRUNABLE_LAYERS)
     ]
@@ -96,11 +107,8 @@ def check_prunable(module: nn.Module, sample: torch.Tensor) -> None:
             f"Layer '{repeated[0]}' runs {calls[repeated[0]]} times in one pass.",
             hint="A layer that is used twice cannot be pruned; copy it first.",
         )
-    if not isinstance(output, torch.Tensor):
-        raise ModelError(
-            f"Expected one tensor as the network's output, got {type(output).__name__}.", hint=_HINT
-        )
-    for node in _autograd_nodes(output):
+    outputs = outputs_of(output).values()
+    for node in (node for one in outputs for node in _autograd_nodes(one)):
         operation = _SUFFIX.sub("", node.name().rsplit("::", 1)[-1])
         if operation not in _KEEPS_CHANNELS or _mixes_channels(operation, node):
             raise ModelError(
@@ -108,6 +116,12 @@ def check_prunable(module: nn.Module, sample: torch.Tensor) -> None:
                 "pruned.",
                 hint=_HINT,
             )
+    return frozenset(
+        written[node]
+        for one in outputs
+        for node in _autograd_nodes(one, behind=written)
+        if node in written
+    )
 
 
 def _check_parameters(module: nn.Module) -> None:
@@ -141,13 +155,16 @@ def _mixes_channels(operation: str, node: Any) -> bool:
     return False
 
 
-def _autograd_nodes(output: torch.Tensor) -> Iterator[Any]:
+def _autograd_nodes(output: torch.Tensor, *, behind: Collection[Any] = ()) -> Iterator[Any]:
+    """What an output was computed by, back to the inputs or to one of these nodes."""
     pending, seen = [output.grad_fn], {output.grad_fn}
     while pending:
         node = pending.pop()
         if node is None:
             continue
         yield node
+        if node in behind:
+            continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from edgeres.modules.answers import outputs_of, scores_of
 from edgeres.pruning.groups import ChannelGroup
 from edgeres.training.device import TorchDevice
 from edgeres.training.layout import choose_layout, lay_out_images
@@ -57,7 +59,12 @@ def norm_scales(module: nn.Module, group: ChannelGroup) -> torch.Tensor:
 def gate_derivatives(
     module: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[Batch]
 ) -> dict[str, torch.Tensor]:
-    """Derivative of each image's cross-entropy by a factor on each channel of each group.
+    """Derivative of each image's loss by a factor on each channel of each group.
+
+    The loss is cross-entropy where images have labels. Where none has, it is the outputs along a
+    random direction: the mean square of the derivative is then what removing the channel does to
+    all outputs in squared error, to second order (Hutchinson's estimate of the Gauss-Newton
+    diagonal), each output with the same weight.
 
     The factor multiplies everything that is written into the channel: for a residual stream the
     outputs of all its normalizations, because pruning removes it from all of them at once.
@@ -66,7 +73,8 @@ def gate_derivatives(
     Args:
         module: In evaluation mode.
         groups: Of that module.
-        batches: Images ``(N, C, H, W) float32`` and labels ``(N,) int64``.
+        batches: Images ``(N, C, H, W) float32`` and labels ``(N,) int64``, all below 0 where the
+            network is no classifier.
 
     Returns:
         ``(images, channels) float32`` on the CPU, by group name.
@@ -93,6 +101,7 @@ def gate_derivatives(
     some = _few_at_once(batches)
     first = next(some)
     layout = choose_layout(module, first[0].to(device), TorchDevice(device, torch.float32))
+    directions = torch.Generator(device="cpu").manual_seed(0)
     learned = [parameter.requires_grad for parameter in module.parameters()]
     module.requires_grad_(False)
     for group in groups:
@@ -103,8 +112,7 @@ def gate_derivatives(
             for images, labels in itertools.chain([first], some):
                 sums.clear()
                 shown = lay_out_images(images.to(device), layout).requires_grad_()
-                loss = functional.cross_entropy(module(shown), labels.to(device), reduction="sum")
-                torch.autograd.grad(loss, shown)
+                torch.autograd.grad(_loss(module(shown), labels.to(device), directions), shown)
                 for name, value in sums.items():
                     parts[name].append(value.cpu())
     finally:
@@ -113,6 +121,18 @@ def gate_derivatives(
         for handle in handles:
             handle.remove()
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _loss(answer: Any, labels: torch.Tensor, directions: torch.Generator) -> torch.Tensor:
+    """Sum over the images of what importance is in units of."""
+    if bool((labels >= 0).all()):
+        return functional.cross_entropy(scores_of(answer), labels, reduction="sum")
+    parts = []
+    for output in outputs_of(answer).values():
+        signs = torch.randint(0, 2, output.shape, generator=directions, device="cpu") * 2.0 - 1.0
+        energy = output.detach().flatten(1).square().sum(1).mean().clamp_min(1e-30)
+        parts.append((output * signs.to(output)).sum() / energy.sqrt())
+    return torch.stack(parts).sum()
 
 
 def _few_at_once(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

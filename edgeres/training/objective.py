@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeres.modules.answers import outputs_of
 from edgeres.recipe.training import Training
 from edgeres.sqnr import bounded_db, ratio_db
 from edgeres.training.loss import training_loss
@@ -16,8 +17,8 @@ from edgeres.training.samples import Samples
 
 EVALUATION_BATCH = 500
 
-Outputs = Tensor | tuple[Tensor, ...]
-"""What a network gives: one output ``(N, ...)``, or several."""
+Outputs = Any
+"""What a network gives: one output ``(N, ...)``, or several in a tuple or by name."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,12 @@ class Classes:
         self, outputs: Outputs, labels: Tensor, settings: Training, taught: Outputs | None
     ) -> Tensor:
         """See :func:`~edgeres.training.loss.training_loss`."""
-        assert isinstance(outputs, Tensor)
-        assert taught is None or isinstance(taught, Tensor)
         return training_loss(outputs, labels, settings, taught)
 
     def right(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Samples whose largest score is that of their class."""
-        assert isinstance(outputs, Tensor)
-        return (outputs.detach().argmax(1) == labels).sum()
+        right: Tensor = (outputs.detach().argmax(1) == labels).sum()
+        return right
 
     @torch.inference_mode()
     def evaluate(self, module: nn.Module, data: Samples, teacher: nn.Module | None) -> Score:
@@ -145,9 +144,7 @@ class Following:
 _LEAST = 1e-30
 
 
-def _pairs(outputs: Outputs, taught: Outputs | None) -> list[tuple[Tensor, Tensor]]:
+def _pairs(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
     """Each output with the teacher's, float32."""
-    assert taught is not None
-    own = (outputs,) if isinstance(outputs, Tensor) else outputs
-    wanted = (taught,) if isinstance(taught, Tensor) else taught
-    return [(a.float(), b.float()) for a, b in zip(own, wanted, strict=True)]
+    own, wanted = outputs_of(outputs), outputs_of(taught)
+    return [(own[name].float(), wanted[name].float()) for name in wanted]
