@@ -83,7 +83,7 @@ def write_module(
     said: dict[str, Any],
     image: tuple[int, int],
     input_size: tuple[int, int] | None,
-    every: bool,
+    every: bool = False,
 ) -> dict[str, JsonValue]:
     """What the child of :func:`bring_module` does."""
     from edgeres.modules.opened import open_module

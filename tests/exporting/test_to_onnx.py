@@ -177,7 +177,7 @@ def test_swapped_biases_do_not_pass(
 
 def test_another_opset_than_asked_for_is_detected(small_net: nn.Module) -> None:
     # torch's exporter writes opset 18 at the oldest, whatever older one it is asked for.
-    names = {"input_name": "input", "output_name": "logits"}
+    names = {"input_name": "input", "output_names": ["logits"]}
     with pytest.raises(StageError, match=r"Expected a graph of opset 16 from torch .*, got 18"):
         trace(small_net, SAMPLE, opset=16, dynamic_batch=False, **names)
 

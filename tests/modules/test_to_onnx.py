@@ -13,10 +13,11 @@ import torch
 
 from edgeres.errors import ModelError
 from edgeres.graph.session import open_session, run_session
+from edgeres.modules.answers import outputs_of, scores_of
 from edgeres.modules.bring import bring_module, write_module
 from edgeres.modules.opened import open_module
 from edgeres.modules.spec import ModuleSpec, code_spec
-from edgeres.modules.to_onnx import scores_of, write_onnx
+from edgeres.modules.to_onnx import write_onnx
 
 
 def answers(path: Path, images: np.ndarray) -> np.ndarray:
@@ -95,6 +96,40 @@ def test_scores_among_what_a_network_returns() -> None:
         scores_of([])
     with pytest.raises(ModelError, match="got a int"):
         scores_of(3)
+
+
+class Several(torch.nn.Module):
+    """Gives its numbers in one of three forms."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.conv = form, torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> object:
+        maps = self.conv(x)
+        mean = maps.mean((2, 3))
+        if self.form == "names":
+            return {"map": maps, "mean": mean}
+        return (maps, mean) if self.form == "row" else mean
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [("names", ["map", "mean"]), ("row", ["output_0", "output_1"]), ("one", ["logits"])],
+)
+def test_every_tensor_may_be_an_output(form: str, names: list[str], tmp_path: Path) -> None:
+    network = Several(form).eval()
+    assert write_onnx(network, (3, 6, 6), tmp_path / "x.onnx", scripted=False, every=True) == []
+    session = open_session((tmp_path / "x.onnx").read_bytes())
+    assert [one.name for one in session.get_outputs()] == names
+    images = np.random.default_rng(0).standard_normal((5, 3, 6, 6)).astype(np.float32)
+    with torch.inference_mode():
+        expected = outputs_of(network(torch.from_numpy(images)))
+    found = run_session(session, images)
+    for name, wanted in zip(names, expected.values(), strict=True):
+        np.testing.assert_allclose(found[name], wanted.numpy(), atol=1e-5)
+    with pytest.raises(ModelError, match="got a list"):
+        outputs_of([])
 
 
 def test_a_network_that_does_not_run_is_told_in_its_own_words(tmp_path: Path) -> None:
