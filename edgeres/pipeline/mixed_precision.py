@@ -70,7 +70,7 @@ def with_float_layers(
 
     def produce(folder: Path, _: Path, progress: ProgressCallback) -> None:
         parts = [part for part, _ in batches(held_out, networks.preprocess, _BATCH)]
-        gated = next(iter(recipe.gates.metric or ()), "")
+        gated = next(iter(recipe.gates.gated), "")
         judged = judged_by(held_out, networks.preprocess, run.task, gated)
         workshop = _Workshop(run, networks, table, target, np.concatenate(parts), judged, progress)
         choice = json.dumps(workshop.search().to_dict(), indent=1)
@@ -89,7 +89,7 @@ def with_float_layers(
             "quantize": recipe.quantize.part().key(),
             "mixed_precision": block.key(),
             "min_int8_coverage": recipe.gates.min_int8_coverage,
-            "metric": recipe.gates.metric,
+            "metric": list(recipe.gates.gated),
             **task_key(run),
             "benchmark": recipe.benchmark.model_dump(include={"batch_size", "threads"}),
             "preprocess": networks.preprocess.to_dict(),
