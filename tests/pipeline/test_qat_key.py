@@ -35,7 +35,10 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
     networks = SimpleNamespace(quantized=network, preprocess=Preprocess())
     with pytest.raises(_AskedError):
         qat.qat_parameters(
-            SimpleNamespace(recipe=recipe, stage=stage, hashes=None), networks, table, RULES
+            SimpleNamespace(recipe=recipe, stage=stage, hashes=None, task=None),
+            networks,
+            table,
+            RULES,
         )
     return asked
 
