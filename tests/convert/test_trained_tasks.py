@@ -45,6 +45,13 @@ TASKS = {
     ),
     "lines": ("{name: classification, output: scores}", "top1, balanced", 3),
 }
+#: Two of them in each run of the tests, the others among the slow ones.
+NAMES = [
+    "segmentation",
+    "heads",
+    pytest.param("embedding", marks=pytest.mark.slow),
+    pytest.param("lines", marks=pytest.mark.slow),
+]
 #: What the float networks reach at least, in percent, far above guessing.
 TRAINED = {
     "embedding": {"recall1": 78, "tar": 40},
@@ -117,7 +124,7 @@ def parts(folder: Path, *, executed: bool):
     return {n: p for n, p in report["targets"].items() if p["executed"] == executed}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_engines_are_as_good_as_the_trained_network(converted, name: str) -> None:
     found = parts(converted(name), executed=True)
     assert found
@@ -129,7 +136,7 @@ def test_engines_are_as_good_as_the_trained_network(converted, name: str) -> Non
         assert all(one["sqnr_db"] > 25 for one in part["outputs"].values())
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_plans_are_built_and_their_layers_read(converted, name: str) -> None:
     if "tensorrt" not in installed():
         pytest.skip("TensorRT is not installed")
@@ -142,7 +149,7 @@ def test_plans_are_built_and_their_layers_read(converted, name: str) -> None:
     assert (converted(name) / plan["engine"]).stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_bundle_reads_a_sample_as_its_label_says(converted, pictures, tmp_path, name) -> None:
     folder = converted(name)
     target = next(iter(parts(folder, executed=True)))
@@ -172,7 +179,7 @@ def test_the_bundle_reads_a_sample_as_its_label_says(converted, pictures, tmp_pa
     assert reading.text == text
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_scale_in_any_head_fails_and_is_explained(
     converted, pictures, tmp_path, name: str
 ) -> None:
