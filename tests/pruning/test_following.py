@@ -21,25 +21,10 @@ from edgeres.pruning.signals import gate_derivatives
 from edgeres.recipe.prune import PruneSettings
 
 SHAPE = (3, 8, 8)
+BLOCK = Path(__file__).parents[1] / "convert" / "throwaway" / "code_network.py"
 NETWORK = """
-import torch
-from torch import nn
 
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x):
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + x)
-
-
-class Net(nn.Module):
+class Three(nn.Module):
     def __init__(self, width=16):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
@@ -52,15 +37,15 @@ class Net(nn.Module):
         return {"age": self.age(features), "mask": self.mask(y), "features": features}
 
 
-def build():
+def build_three():
     torch.manual_seed(0)
-    return Net().train()
+    return Three().train()
 """
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "net.py").write_text(BLOCK.read_text() + NETWORK)
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 60, (192, 8, 8, 3)) + rng.integers(0, 190, (192, 1, 1, 3))
     np.savez(tmp_path / "t.npz", images=pixels.astype(np.uint8))
@@ -73,14 +58,15 @@ def network(place: Path) -> nn.Module:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    built: nn.Module = module.build().eval()
+    built: nn.Module = module.build_three().eval()
     return built
 
 
 def prune(place: Path, **changes: Any) -> dict[str, str]:
     settings = {"macs_ratio": 0.6, "round_to": 4, "samples": 64, **changes}
+    spec = code_spec(f"{place / 'net.py'}:build_three", None)
     return prune_code(
-        code_spec(f"{place / 'net.py'}:build", None), place / "x.onnx", place / "w.safetensors",
+        spec, place / "x.onnx", place / "w.safetensors",
         settings=PruneSettings(**settings), train_data=f"npz:{place / 't.npz'}",
         preprocess=Preprocess(scale=0.01), sample_shape=SHAPE, work=place / "work", classes=False,
     )  # fmt: skip
