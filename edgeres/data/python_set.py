@@ -247,7 +247,7 @@ def _said_labels(items: Items) -> NDArray[np.int64] | None:
             continue
         try:
             labels = np.asarray(said)
-        except Exception:
+        except Exception:  # whatever a user's attribute raises: the items say it one by one
             continue
         if labels.shape == (items.count,) and labels.dtype.kind in "iu":
             return labels.astype(np.int64)

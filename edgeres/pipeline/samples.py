@@ -52,7 +52,7 @@ def write_worst_samples(
     dense, engine = answers
     reads = tuple(dense.outputs)
     task = task.for_outputs(reads)
-    signal, noise = _energies(dense, engine)
+    noise = _noise(dense, engine)
     lost, metric = _losses(task, dense, engine)
     if lost is not None and lost.max() <= 0:  # no sample is worse: the noise tells more
         lost, metric = None, None
@@ -79,7 +79,7 @@ def write_worst_samples(
                 fp32=texts[0],
                 engine=texts[1],
                 lost=None if lost is None else round(float(lost[place]), 6),
-                sqnr_db=_decibels(signal[place], noise[place]),
+                sqnr_db=_decibels(noise[place]),
                 image=image,
                 maps=tuple(maps),
             )
@@ -88,7 +88,7 @@ def write_worst_samples(
     write_samples(
         folder,
         built.target.name,
-        SampleEvidence(told, tuple(worst), _spreads(task, dense, engine, signal, noise)),
+        SampleEvidence(told, tuple(worst), _spreads(task, dense, engine, noise)),
     )
 
 
@@ -107,19 +107,18 @@ def _losses(
     return None, None
 
 
-def _energies(dense: Answers, engine: Answers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``(N,)`` each: mean signal and own noise of the outputs, each output with equal weight."""
+def _noise(dense: Answers, engine: Answers) -> NDArray[np.float64]:
+    """``(N,)``: noise over the set's mean signal, the mean over the outputs."""
     noise = np.zeros(dense.samples)
     for name, values in dense.outputs.items():
         one, two = values.astype(np.float64), engine.outputs[name].astype(np.float64)
         mean = max(float(np.square(one).sum(axis=1).mean()), 1e-30)
         noise += np.square(one - two).sum(axis=1) / mean
-    noise = np.where(np.isfinite(noise), noise, np.inf)
-    return np.full(dense.samples, float(len(dense.outputs))), noise
+    return np.where(np.isfinite(noise), noise / len(dense.outputs), np.inf)
 
 
-def _decibels(signal: float, noise: float) -> float | None:
-    return round(bounded_db(ratio_db(signal, noise)), 2) if np.isfinite(noise) else None
+def _decibels(noise: float) -> float | None:
+    return round(bounded_db(ratio_db(1.0, noise)), 2) if np.isfinite(noise) else None
 
 
 def _outputs(
@@ -145,7 +144,6 @@ def _spreads(
     task: Task,
     dense: Answers,
     engine: Answers,
-    signal: NDArray[np.float64],
     noise: NDArray[np.float64],
 ) -> tuple[Spread, ...]:
     """How the task's own numbers, figures of single samples, and noise are spread."""
@@ -163,6 +161,6 @@ def _spreads(
             spreads.append(spread_of(title, {m: {"": values} for m, values in scores.items()}))
     heard = noise[np.isfinite(noise) & (noise > 0)]
     if len(heard):
-        levels = 10 * np.log10(signal[0] / heard)
+        levels = -10 * np.log10(heard)
         spreads.append(spread_of("SQNR of each sample's outputs, dB", {"engine": {"": levels}}))
     return tuple(spread for spread in spreads if spread is not None)

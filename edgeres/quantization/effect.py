@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.data.targets import Targets
-from edgeres.errors import UsageError
+from edgeres.errors import ModelError, UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.sqnr import EQUAL_DB, bounded_db, ratio_db
 from edgeres.tasks.figure import figure
@@ -103,8 +103,14 @@ class Tally:
 
         Raises:
             DataError: Targets that do not fit the outputs.
-            ModelError: The outputs are not what the task judges.
+            ModelError: The outputs are not what the task judges, or several where one with class
+                scores is expected.
         """
+        if self.classes and len(exact) != 1:
+            raise ModelError(
+                f"expected one output with class scores, got {len(exact)}: {', '.join(exact)}.",
+                hint="Say what they mean: `--task outputs`, or `task:` of a recipe.",
+            )
         start, self._count = self._count, self._count + len(next(iter(exact.values())))
         flat = {n: (_flat(exact[n]), _flat(found[n])) for n in exact}
         sound = np.logical_and.reduce([np.isfinite(own).all(axis=1) for _, own in flat.values()])

@@ -280,7 +280,7 @@ class _Run:
         on_step: Callable[[], None],
         start: _Candidate | None = None,
     ) -> TrainState:
-        """Trains one epochs it and saves; ``start`` comes before the first one."""
+        """Trains one epoch, evaluates it and saves; ``start`` comes before the first one."""
         begun = time.monotonic()
         history = () if before is None else before.history
         number = len(history) + 1

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edgeres.calibrators.base import ChosenRange
-from edgeres.errors import DataError, UsageError
+from edgeres.errors import DataError, ModelError, UsageError
 from edgeres.quantization.effect import Judged, effect_of
 from edgeres.quantization.placement import KEPT_FLOAT
 from edgeres.quantization.quantize import quantize
@@ -143,6 +143,8 @@ def test_every_output_counts_as_much_as_the_others() -> None:
     }
     hit = {**exact, "small": exact["small"] + 0.1 * rng.standard_normal((2000, 2))}
     found = effect_of(exact, hit, classes=False)
+    with pytest.raises(ModelError, match="one output with class scores, got 2: large, small"):
+        effect_of(exact, hit)
     assert found.sqnr_db == pytest.approx(20 + 10 * np.log10(2), abs=0.5)
     assert found.agreement is None
 
