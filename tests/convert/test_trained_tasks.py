@@ -210,3 +210,34 @@ def test_a_wrong_scale_in_any_head_fails_and_is_explained(
     assert (told["verdict"], result.exit_code) == ("fail", 1), told["reason"]
     assert told["explanation"].startswith(f"{LAYER[name]} alone leaves"), told["explanation"]
     assert "its weights are 8.00 times those of the reference" in told["explanation"]
+
+
+@pytest.mark.slow
+def test_layers_stay_float_by_the_figures_of_all_heads(pictures, tmp_path: Path) -> None:
+    """Noise over both outputs and the first gated head's loss, on real engines."""
+    calibration, _ = pictures("heads")
+    recipe = tmp_path / "mixed.yaml"
+    task, metrics, _ = TASKS["heads"]
+    target = next(name for name in installed() if name != "tensorrt")
+
+    def found(decibels: float) -> dict:
+        text = RECIPE.format(
+            name="heads", model=HERE / "trained" / "heads.onnx", task=task, metrics=metrics,
+            validation=calibration, calibration=calibration, targets=target, drop=20,
+        )  # fmt: skip
+        block = f"max_drop: 0.0, min_sqnr_db: {decibels}, samples: 64, seconds: 0.1"
+        text = text.replace("min_int8_coverage: 0.9", "min_int8_coverage: 0.1")
+        recipe.write_text(f"{text}quantize: {{mixed_precision: {{{block}}}}}\n")
+        result = invoke("convert", recipe, "--output", tmp_path / "out", "--trust-recipe")
+        assert (tmp_path / "out" / target).is_dir(), result.output
+        return json.loads((tmp_path / "out" / target / "mixed_precision.json").read_text())
+
+    plain = found(10)
+    assert plain["keep_float"] == []
+    (trial,) = plain["trials"]
+    assert trial["effect"]["agreement"] is None
+    assert trial["effect"]["figure"] > 75
+    mixed = found(trial["effect"]["sqnr_db"] + 0.3)
+    assert mixed["keep_float"]
+    assert mixed["trials"][-1]["effect"]["sqnr_db"] >= trial["effect"]["sqnr_db"] + 0.3
+    assert mixed["trials"][-1]["broken"] == ""
