@@ -21,9 +21,6 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `e
 Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Only this engine; repeat for several.")
 ]
-Labels = Annotated[
-    Path | None, typer.Option(help="Text file with one class name a line, in the scores' order.")
-]
 
 
 def bundle(
@@ -32,7 +29,7 @@ def bundle(
         Path | None, typer.Option(help="The file to write; DIR/bundle.edgeres if left out.")
     ] = None,
     target: Targets = None,
-    labels: Labels = None,
+    labels: o.Labels = None,
     license_name: Annotated[
         str, typer.Option("--license", help="Licence of the weights, for the model card.")
     ] = "",
@@ -83,12 +80,13 @@ def bundle(
             out.lines(content, [f"{served.place}: {', '.join(served.models)}"])
             return
         from edgeres.bundling.make import bundle as run
+        from edgeres.data.label_file import read_labels
 
         made = run(
             folder,
             output,
             targets=target or (),
-            class_names=o.read_lines(labels) if labels else (),
+            class_names=read_labels(labels) if labels else (),
             license_name=license_name,
             key=sign,
         )
