@@ -157,11 +157,17 @@ class Screen:
         """Writes a line to stderr."""
         typer.echo(visible(line), err=True)
 
+    def line(self, *lines: str) -> None:
+        """Prints lines of a result that is not whole yet, at once; nothing where JSON is asked."""
+        if not self.as_json:
+            with printing():
+                typer.echo("\n".join(visible(line) for line in lines))
+
     def lines(self, content: Mapping[str, object], lines: Sequence[str]) -> None:
         """Prints the result: JSON where asked, else plain lines, without loading what draws."""
         if self.as_json:
             print_json(content)
-        else:
+        elif lines:
             with printing():
                 typer.echo("\n".join(visible(line) for line in lines))
 

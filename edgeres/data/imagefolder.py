@@ -113,6 +113,15 @@ def open_imagefolder(
     return made(tuple(path for part in class_paths for path in part), labels, classes)
 
 
+def files_below(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> tuple[str, ...]:
+    """Paths, relative to ``folder``, of all files of these endings, at any depth, in order.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return _images_below(folder, folder, _Skipped(folder, endings), endings)
+
+
 class _Skipped:
     """What lies in a set and was taken for no part of it."""
 
