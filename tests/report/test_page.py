@@ -16,7 +16,7 @@ from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report.evidence import pair_answers, read_target, write_target
 from edgeres.report.page import read_output, report_page
-from edgeres.report.schema import write_report
+from edgeres.report.schema import Finding, write_report
 
 from .conftest import CLASSES, predictions
 
@@ -49,6 +49,20 @@ def test_fp32_engines_are_not_called_int8(output, report, target) -> None:
     assert "converted to FP32 and measured" in text
     for told in (">INT8<", "INT8 beside", "INT8 minus", "precision: INT8", "quantization:"):
         assert told not in text, told
+
+
+def test_what_holds_for_several_targets_is_told_once_and_commands_look_like_code(
+    output, report
+) -> None:
+    told = [
+        Finding("info", "x", "call `a <b>` here.", name) for name in ("onnxruntime", "openvino")
+    ]
+    told.append(Finding("warning", "y", "an odd ` stays.", "openvino"))
+    write_report(report(findings=tuple(told)), output / "report.json")
+    text = report_page(read_output(output))
+    assert text.count("</code> here.") == 1
+    assert "(onnxruntime, openvino): call <code>a &lt;b&gt;</code> here.</li>" in text
+    assert "(openvino): an odd ` stays.</li>" in text
 
 
 def test_page_is_one_file_without_addresses(output) -> None:
