@@ -17,7 +17,14 @@ from edgeres.graph.session import open_session, run_session
 from edgeres.pipeline.engines import BuiltTarget
 from edgeres.pipeline.keys import path_key
 from edgeres.report.pictures import save_class_map, save_sample
-from edgeres.report.samples import SampleEvidence, Spread, WorstSample, spread_of, write_samples
+from edgeres.report.samples import (
+    SampleEvidence,
+    Spread,
+    WorstSample,
+    sample_name,
+    spread_of,
+    write_samples,
+)
 from edgeres.sqnr import bounded_db, ratio_db
 from edgeres.tasks.answers import Answers
 from edgeres.tasks.metric import Metric
@@ -75,7 +82,7 @@ def write_worst_samples(
         worst.append(
             WorstSample(
                 index=place,
-                name=validation.image_name(place) if said else str(place),
+                name=sample_name(validation, place) if said else str(place),
                 fp32=texts[0],
                 engine=texts[1],
                 lost=None if lost is None else round(float(lost[place]), 6),

@@ -1,12 +1,11 @@
-"""Residual blocks of a quantized network as pictures: which nodes there are, what runs in INT8.
+"""Residual blocks of a quantized network: which nodes there are, and what runs in INT8.
 
 A block is a residual Add with the two ways that lead to it from where they part. Constants and the
-DequantizeLinear of weights are left out; what is drawn is what data flows through.
+DequantizeLinear of weights are left out; what is shown is what data flows through.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +16,54 @@ from edgeres.graph.summary import read_proto
 if TYPE_CHECKING:
     import onnx
 
-_WIDTH, _HEIGHT, _GAP = 150, 30, 20
-_COLUMN = 210
-_MOST = 24  # blocks that are drawn
+MOST_BLOCKS = 200
 _LIMIT = 400  # nodes of a way; more is no residual block
+_SHORT = {"QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}
+
+
+@dataclass(frozen=True)
+class Box:
+    """One node of a block.
+
+    Attributes:
+        label: What stands in it.
+        title: Operator, name and precision.
+        kind: ``int8``, ``float``, ``qdq``, or ``fused`` where the engine names no layer for it.
+        column: 0 for the longer way, 2 for the other one, 1 for both.
+        row: From the top.
+    """
+
+    label: str
+    title: str
+    kind: str
+    column: int
+    row: int
 
 
 @dataclass(frozen=True)
 class Block:
-    """A residual Add by its ONNX name, what the picture shows in words, and the picture."""
+    """A residual Add by its ONNX name.
+
+    Attributes:
+        name: Of the Add.
+        words: The block in a sentence.
+        boxes: Its nodes.
+        lines: Places in ``boxes``: from where to where data flows.
+    """
 
     name: str
     words: str
-    svg: str
+    boxes: tuple[Box, ...]
+    lines: tuple[tuple[int, int], ...]
+
+    @property
+    def in_float(self) -> int:
+        """Computations that run in float."""
+        return sum(box.kind == "float" for box in self.boxes)
 
 
 def residual_blocks(path: Path, precisions: Mapping[str, str]) -> list[Block]:
-    """Draws the residual blocks of a Q/DQ model, in the order of the network.
+    """The residual blocks of a Q/DQ model, in the order of the network.
 
     Args:
         path: The Q/DQ ONNX file.
@@ -52,11 +82,11 @@ def residual_blocks(path: Path, precisions: Mapping[str, str]) -> list[Block]:
     for node in graph.node:
         ways = [name for name in node.input if name not in constant]
         if node.op_type == "Add" and len(ways) == 2:
-            blocks.append(_draw(node, ways, makers, constant, precisions))
-    return blocks[:_MOST]
+            blocks.append(_block(node, ways, makers, constant, precisions))
+    return blocks[:MOST_BLOCKS]
 
 
-def _draw(
+def _block(
     add: onnx.NodeProto,
     ways: list[str],
     makers: Mapping[str, onnx.NodeProto],
@@ -80,34 +110,25 @@ def _draw(
         key: [name for name in node.input if name in nodes] if key not in forks else []
         for key, node in nodes.items()
     }
-    depth = {key: _depth(key, parents) for key in nodes}
+    depth = _depths(parents)
+    rows = {value: number for number, value in enumerate(sorted(set(depth.values())))}
     column = {key: 0 if key in left else 2 if key in right else 1 for key in nodes}
     if len(forks) == 2:  # side by side, not on top of each other
         column |= dict(zip(forks, (0, 2), strict=True))
-    rows = sorted(set(depth.values()))
-    place = {
-        key: (column[key] * _COLUMN / 2 + 5, rows.index(depth[key]) * (_HEIGHT + _GAP) + 5)
-        for key in nodes
-    }
-    parts = [_line(place[p], place[key]) for key in nodes for p in parents[key]]
-    counts = {"int8": 0, "float": 0}
-    for key, node in nodes.items():
-        kind = _kind(node, precisions)
-        if kind in counts:
-            counts[kind] += 1
-        parts.append(_box(place[key], node, kind, precisions.get(node.name, "")))
-    width, height = _COLUMN + _WIDTH + 10, len(rows) * (_HEIGHT + _GAP) - _GAP + 10
+    places = {key: number for number, key in enumerate(nodes)}
+    boxes = tuple(
+        _box(node, column[key], rows[depth[key]], precisions.get(node.name))
+        for key, node in nodes.items()
+    )
+    lines = tuple((places[parent], places[key]) for key in nodes for parent in parents[key])
+    counts = {kind: sum(box.kind == kind for box in boxes) for kind in ("int8", "float")}
     name = add.name or add.output[0]
-    skip = f"{len(right)} nodes on the skip" if right else "the skip is the identity"
+    skip = f"On the skip: {len(right)}." if right else "The skip is the identity."
     words = (
-        f"Residual block that ends in {name}: {len(nodes)} nodes, {counts['int8']} computations in "
-        f"INT8, {counts['float']} in float; {skip}."
+        f"Residual block that ends in {name}. Nodes: {len(nodes)}; computations in INT8: "
+        f"{counts['int8']}, in float: {counts['float']}. {skip}"
     )
-    svg = (
-        f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{html.escape(words)}">{"".join(parts)}</svg>'
-    )
-    return Block(name, words, svg)
+    return Block(name, words, boxes, lines)
 
 
 def _behind(
@@ -124,37 +145,32 @@ def _behind(
     return nodes
 
 
-def _depth(key: str, parents: Mapping[str, list[str]]) -> int:
-    """Longest way from a fork; blocks are shallow enough for recursion."""
-    return max((_depth(parent, parents) + 1 for parent in parents[key]), default=0)
+def _depths(parents: Mapping[str, list[str]]) -> dict[str, int]:
+    """Longest way from a fork to each node; each node is looked at once."""
+    children: dict[str, list[str]] = {key: [] for key in parents}
+    for key, above in parents.items():
+        for parent in above:
+            children[parent].append(key)
+    missing = {key: len(above) for key, above in parents.items()}
+    ready = [key for key, count in missing.items() if not count]
+    depth = dict.fromkeys(ready, 0)
+    while ready:
+        key = ready.pop()
+        for child in children[key]:
+            depth[child] = max(depth.get(child, 0), depth[key] + 1)
+            missing[child] -= 1
+            if not missing[child]:
+                ready.append(child)
+    return depth
 
 
-def _kind(node: onnx.NodeProto, precisions: Mapping[str, str]) -> str:
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return "qdq"
-    precision = precisions.get(node.name)
-    if precision is None:
-        return "fused"
-    return "int8" if precision in ("int8", "uint8") else "float"
-
-
-def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
-    x1, y1 = start[0] + _WIDTH / 2, start[1] + _HEIGHT
-    x2, y2 = end[0] + _WIDTH / 2, end[1]
-    bend = (y1 + y2) / 2
-    return f'<path class="edge" d="M{x1:g},{y1:g}C{x1:g},{bend:g} {x2:g},{bend:g} {x2:g},{y2:g}"/>'
-
-
-def _box(place: tuple[float, float], node: onnx.NodeProto, kind: str, precision: str) -> str:
-    x, y = place
-    said = f"{node.op_type} {node.name}" + (f" ({precision})" if precision else "")
-    label = {"QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}.get(
-        node.op_type, node.op_type
-    )
-    if precision:
-        label += f" · {precision}"
-    return (
-        f'<g class="{kind}"><title>{html.escape(said)}</title>'
-        f'<rect x="{x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="5"/>'
-        f'<text x="{x + _WIDTH / 2:g}" y="{y + 20:g}">{html.escape(label)}</text></g>'
-    )
+def _box(node: onnx.NodeProto, column: int, row: int, precision: str | None) -> Box:
+    if node.op_type in _SHORT:
+        kind = "qdq"
+    elif precision is None:
+        kind = "fused"
+    else:
+        kind = "int8" if precision in ("int8", "uint8") else "float"
+    label = _SHORT.get(node.op_type, node.op_type) + (f" · {precision}" if precision else "")
+    title = f"{node.op_type} {node.name}" + (f" ({precision})" if precision else "")
+    return Box(label, title, kind, column, row)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeres.errors import ArtefactError
 from edgeres.evaluation.predictions import Predictions
 from edgeres.report.pictures import save_sample
-from edgeres.report.samples import SampleEvidence, read_samples
+from edgeres.report.samples import SampleEvidence, read_samples, sample_name
 from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
 
@@ -262,7 +262,7 @@ def _flips(
             flips.append(
                 Flip(
                     index=index,
-                    name=images.image_name(index) if complete else str(index),
+                    name=sample_name(images, index) if complete else str(index),
                     kind=kind,
                     label=names[answers.labels[index]],
                     dense=_name(names, int(answers.dense[index])),

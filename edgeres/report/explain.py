@@ -16,7 +16,9 @@ Each finding has a stable code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from edgeres.report.cells import milliseconds
 from edgeres.report.schema import Finding, Report, TargetPart
@@ -27,6 +29,24 @@ _OVERHEAD = 0.1  # share of the latency that calling the engine alone may take
 _SQNR_GAP_DB = 6.0  # twice the noise amplitude
 _SAFE_SQNR_DB = 25.0  # saturation leaves far less
 _TOLD = 3
+
+
+@dataclass(frozen=True)
+class Told:
+    """One thing to tell, once for all targets that it concerns; none where it is of the run."""
+
+    level: Literal["info", "warning"]
+    targets: tuple[str, ...]
+    text: str
+
+
+def merged(found: Sequence[Finding]) -> list[Told]:
+    """Findings with the same words become one, in the order of the first of each."""
+    targets: dict[tuple[Literal["info", "warning"], str], list[str]] = {}
+    for finding in found:
+        names = targets.setdefault((finding.level, finding.text), [])
+        names += [finding.target] if finding.target else []
+    return [Told(level, tuple(names), text) for (level, text), names in targets.items()]
 
 
 def findings(report: Report) -> tuple[Finding, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from edgeres.report import cells
+from edgeres.report.explain import merged
 from edgeres.report.figures import accuracy_rows, headline, pruned_headline
 from edgeres.report.schema import Report, TargetPart
 from edgeres.system.foreign_text import visible
@@ -42,9 +43,9 @@ def report_markdown(report: Report, *, name: str = "") -> str:
         lines += ["", f"**Deploy** {plain(report.winner.text)}"]
     if report.findings:
         lines += ["", "## Findings", ""]
-        for finding in report.findings:
-            where = f" ({plain(finding.target)})" if finding.target else ""
-            lines.append(f"- {finding.level}{where}: {plain(finding.text)}")
+        for told in merged(report.findings):
+            where = f" ({plain(', '.join(told.targets))})" if told.targets else ""
+            lines.append(f"- {told.level}{where}: {plain(told.text)}")
     kind = "with" if machine.int8_dot_products else "without"
     lines += [
         "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 from edgeres.report import cells
+from edgeres.report.explain import merged
 from edgeres.report.figures import headline
 from edgeres.report.markdown import plain, results_table
 from edgeres.report.schema import Report
@@ -156,9 +157,9 @@ def _limits(report: Report) -> list[str]:
         if part.verdict != "pass"
     ]
     limits += [
-        f"- {plain(finding.target) + ': ' if finding.target else ''}{plain(finding.text)}"
-        for finding in report.findings
-        if finding.level == "warning"
+        f"- {plain(', '.join(told.targets)) + ': ' if told.targets else ''}{plain(told.text)}"
+        for told in merged(report.findings)
+        if told.level == "warning"
     ]
     limits.append(
         "- Latency holds for the machine above; accuracy was measured over all samples, not for "

@@ -1,7 +1,8 @@
 """One HTML file that shows a run of ``convert`` to people: opens offline, asks nobody for anything.
 
-Everything is inline: charts are SVG, pictures data URIs, and the few lines of script only switch
-the theme and the shown block. The content security policy of the page forbids all requests.
+Everything is inline: charts are SVG, pictures data URIs, and the script only switches the theme,
+orders the layers and draws the chosen block. The content security policy of the page forbids all
+requests.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.report import cells, charts
+from edgeres.report.block_picture import block_data, block_svg
 from edgeres.report.evidence import LATENCY, RECIPE, TargetEvidence, TargetTimes, read_target
+from edgeres.report.explain import merged
 from edgeres.report.figures import accuracy_rows, pruned_headline
 from edgeres.report.history import Change, Row, runtime_changes
 from edgeres.report.page_target import shown_target
@@ -24,6 +27,9 @@ from edgeres.system.extras import import_extra
 from edgeres.system.foreign_text import visible
 from edgeres.system.publish import refuse_half_handover
 from edgeres.system.stored_json import read_json_object, read_stored
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -78,26 +84,28 @@ def report_page(output: Output, history: Sequence[Row] = ()) -> str:
         BackendMissingError: The packages that draw charts are not installed.
     """
     report = output.report
-    return render(
-        "page.html.j2",
-        report=report,
-        name=str(output.recipe.get("name") or report.model.name),
-        targets={
+    content: dict[str, Any] = {
+        "report": report,
+        "name": str(output.recipe.get("name") or report.model.name),
+        "targets": {
             name: shown_target(
                 output.folder, name, part, output.evidence[name], output.times.get(name)
             )
             for name, part in report.targets.items()
         },
-        accuracy=accuracy_rows(report, "→", "≤ "),
-        figures=accuracy_rows(report, "→", "≤ ", every=True),
-        pruned=pruned_headline(report),
-        drops=charts.drops(report),
-        pareto=charts.pareto(report),
-        matrix=_square(report.agreement_matrix),
-        recipe=_yaml(output.recipe),
-        history=_history(history),
-        total_seconds=sum(stage.seconds for stage in report.stages),
-    )
+        "accuracy": accuracy_rows(report, "→", "≤ "),
+        "figures": accuracy_rows(report, "→", "≤ ", every=True),
+        "pruned": pruned_headline(report),
+        "findings": merged(report.findings),
+        "drops": charts.drops(report),
+        "pareto": charts.pareto(report),
+        "matrix": _square(report.agreement_matrix),
+        "recipe": _yaml(output.recipe),
+        "history": _history(history),
+        "total_seconds": sum(stage.seconds for stage in report.stages),
+    }
+    whole = render("page.html.j2", size="", **content)
+    return render("page.html.j2", size=cells.size(len(whole.encode())), **content)
 
 
 def render(template: str, **content: Any) -> str:
@@ -118,10 +126,29 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"cells": cells, "verdict_words": cells.VERDICT_WORDS}
+    environment.globals |= {
+        "cells": cells,
+        "verdict_words": cells.VERDICT_WORDS,
+        "block_svg": block_svg,
+        "block_data": block_data,
+    }
     environment.globals["inline"] = lambda name: Markup((_TEMPLATES / name).read_text("utf-8"))
     environment.filters["svg"] = Markup
+    environment.filters["coded"] = _coded
     return environment.get_template(template).render(**content)
+
+
+def _coded(text: str) -> Markup:
+    """A sentence whose words in backticks stand in the letters of code."""
+    from markupsafe import Markup, escape
+
+    parts = visible(text, lines=True).split("`")
+    if len(parts) % 2 == 0:  # an odd backtick is one
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def _shown(value: object) -> object:
@@ -147,8 +174,8 @@ def _history(rows: Sequence[Row]) -> ShownHistory | None:
     return ShownHistory(
         rows=in_percent,
         changes=runtime_changes(rows),
-        latency=charts.drift(in_percent, "p50_ms", "latency p50, ms"),
-        top1=charts.drift(in_percent, "top1", "top-1, %"),
+        latency=charts.drift(in_percent, "p50_ms", "latency p50, ms", least=0.001),
+        top1=charts.drift(in_percent, "top1", "top-1, %", least=0.02),
     )
 
 

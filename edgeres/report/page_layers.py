@@ -53,6 +53,11 @@ class LayerRow(MeasuredLayer):
     weight_sqnr_db: float | None
     reason: str
 
+    @property
+    def in_int8(self) -> bool:
+        """Whether it runs in INT8."""
+        return self.precision in _INT8
+
 
 def layer_rows(
     folder: Path,

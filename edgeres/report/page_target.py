@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from edgeres.evaluation import run_folder
-from edgeres.report import cells, charts
+from edgeres.report import cells, charts, layer_charts
 from edgeres.report.block_graph import Block, residual_blocks
+from edgeres.report.confusions import (
+    MOST_CLASSES,
+    ClassChange,
+    Confusion,
+    changed_classes,
+    changed_confusions,
+    confusion_chart,
+)
 from edgeres.report.evidence import Answers, Flip, TargetEvidence, TargetTimes
 from edgeres.report.page_layers import LayerRow, layer_rows, standing_out
 from edgeres.report.samples import SampleEvidence, WorstSample
@@ -61,7 +69,9 @@ class ShownTarget:
         part: Its part of the report.
         flips: Example images whose right answer changed.
         moves: The most frequent changes of an answer.
-        confusion: Chart of the confusion matrix, engine minus FP32.
+        confusion: Chart of the confusion matrix, engine minus FP32; ``None`` with many classes.
+        confusions: The confusions that change most, in place of that chart.
+        classes: The classes whose right answers change most, likewise.
         known: Whether the output keeps the answers.
         changed: Images that are answered differently.
         worst: Samples on which it loses most, where the task is another one than classes.
@@ -72,7 +82,7 @@ class ShownTarget:
         weights: Chart of the weights' SQNR.
         noise: Chart of the outputs' SQNR.
         sensitivity: Chart of the layers' sensitivity.
-        blocks: Pictures of the residual blocks.
+        blocks: The residual blocks of its Q/DQ network.
         times: Its latency record; ``None`` where it did not run.
         latency: Chart of its latency.
     """
@@ -81,6 +91,8 @@ class ShownTarget:
     flips: list[ShownFlip]
     moves: list[Move]
     confusion: str | None
+    confusions: list[Confusion]
+    classes: list[ClassChange]
     known: bool
     changed: int
     worst: list[ShownSample]
@@ -117,11 +129,14 @@ def shown_target(
     precisions = {row.node: row.precision for row in rows}
     answers, samples = evidence.answers, evidence.samples or SampleEvidence()
     kept = folder / run_folder.EVIDENCE
+    many = answers is not None and len(answers.class_names) > MOST_CLASSES
     return ShownTarget(
         part=part,
         flips=[_flip(kept, flip) for flip in evidence.flips],
         moves=_moves(answers) if answers is not None else [],
-        confusion=charts.confusion(answers) if answers is not None else None,
+        confusion=confusion_chart(answers) if answers is not None else None,
+        confusions=changed_confusions(answers) if answers is not None and many else [],
+        classes=changed_classes(answers) if answers is not None and many else [],
         known=answers is not None,
         changed=int((answers.dense != answers.engine).sum()) if answers is not None else 0,
         worst=[_sample(kept, sample) for sample in samples.worst],
@@ -132,9 +147,9 @@ def shown_target(
         ],
         layers=rows,
         standing_out=standing_out(kept, name),
-        weights=charts.weight_noise(rows),
-        noise=charts.layer_noise(rows),
-        sensitivity=charts.layer_sensitivity(rows),
+        weights=layer_charts.weight_noise(rows),
+        noise=layer_charts.layer_noise(rows),
+        sensitivity=layer_charts.layer_sensitivity(rows),
         blocks=residual_blocks(qdq, precisions) if qdq.is_file() else [],
         times=times,
         latency=None if times is None else charts.latency(times, cells.engine_kind(part)),

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeres.report import cells
+from edgeres.report.explain import merged
 from edgeres.report.figures import accuracy_rows, headline, pruned_headline
 from edgeres.report.schema import AgreementMatrix, Finding, Report, TargetPart
 
@@ -193,14 +194,11 @@ def _verdict(name: str, target: TargetPart) -> ConsoleRenderable:
 
 def _findings(findings: Sequence[Finding]) -> list[ConsoleRenderable]:
     """One paragraph for each text; targets with the same text share it."""
-    targets: dict[tuple[str, str], list[str]] = {}
-    for finding in findings:
-        names = targets.setdefault((finding.level, finding.text), [])
-        names += [finding.target] if finding.target else []
     parts = []
-    for (level, text), names in targets.items():
-        mark = Text("note: ", "cyan") if level == "info" else Text("warning: ", "yellow")
-        parts.append(_hanging(mark, Text(f"{', '.join(names)}: {text}" if names else text)))
+    for told in merged(findings):
+        mark = Text("note: ", "cyan") if told.level == "info" else Text("warning: ", "yellow")
+        names = ", ".join(told.targets)
+        parts.append(_hanging(mark, Text(f"{names}: {told.text}" if names else told.text)))
     return parts
 
 

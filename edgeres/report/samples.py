@@ -6,16 +6,21 @@ with what both models say of them, and how figures are spread over the samples.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.system.files import write_atomic
 from edgeres.system.stored_json import read_stored
+
+if TYPE_CHECKING:
+    from edgeres.data.types import Dataset
 
 SAMPLES = "-samples.json"  # behind a target's name
 _BINS = 40
@@ -78,6 +83,12 @@ class SampleEvidence:
     metric: str = ""
     worst: tuple[WorstSample, ...] = ()
     spreads: tuple[Spread, ...] = ()
+
+
+def sample_name(samples: Dataset, index: int) -> str:
+    """Name of one sample as people know it: data sets quote the paths of files for messages."""
+    name = samples.image_name(index)
+    return str(ast.literal_eval(name)) if name[:1] in {"'", '"'} else name
 
 
 def spread_of(title: str, models: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Spread | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeres.report.charts import draw
+from edgeres.report.svg import draw
 from edgeres.system.extras import import_extra
 from edgeres.tuning.record import Measured, Try, pareto_front
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeres.backends.base import LayerInfo
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.preprocess import Preprocess
+from edgeres.evaluation import run_folder
 from edgeres.evaluation.compare import Flips
 from edgeres.evaluation.coverage import FloatLayer
 from edgeres.evaluation.gates import Check
+from edgeres.evaluation.predictions import Predictions
+from edgeres.report.evidence import LATENCY, RECIPE, pair_answers, write_target
 from edgeres.report.schema import (
     BaselinePart,
     ModelPart,
@@ -19,12 +27,17 @@ from edgeres.report.schema import (
     PruningPart,
     Report,
     TargetPart,
+    write_report,
 )
+from edgeres.report.write import write_reports
 from edgeres.system.environment import Environment
 from edgeres.system.progress import StagePart
 
+CLASSES = ("cat", "dog <b>", "owl")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-@pytest.fixture
+
+@pytest.fixture(scope="session")
 def target() -> Callable[..., TargetPart]:
     """Builds a good target; keywords replace its fields."""
 
@@ -57,7 +70,7 @@ def target() -> Callable[..., TargetPart]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def report(target: Callable[..., TargetPart]) -> Callable[..., Report]:
     """Builds a report with one good, one doubtful and one target that was not run."""
 
@@ -149,3 +162,91 @@ def residual_onnx(tmp_path: Path) -> Path:
     path = tmp_path / "residual.onnx"
     onnx.save(helper.make_model(graph), path)
     return path
+
+
+def predictions(answers: list[int]) -> Predictions:
+    logits = np.full((len(answers), 3), -1.0, np.float32)
+    logits[np.arange(len(answers)), answers] = np.linspace(1, 3, len(answers), dtype=np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    return Predictions(logits, labels, class_names=CLASSES)
+
+
+@pytest.fixture
+def images() -> ArrayDataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    return ArrayDataset("six", pixels, labels, CLASSES)
+
+
+@pytest.fixture
+def output(report, images, residual_onnx, tmp_path: Path) -> Path:
+    """An output folder: lost image 1 and gained image 3, on both targets that ran."""
+    folder = tmp_path / "out"
+    layers = [
+        LayerInfo("l0", "QLinearConv", "int8", ("conv_a",)),
+        LayerInfo("l1", "Conv", "float32"),
+    ]
+    answers = pair_answers(predictions([0, 0, 1, 0, 2, 2]), predictions([0, 2, 1, 1, 2, 2]))
+    for name in ("onnxruntime", "openvino", "tensorrt"):
+        write_target(
+            folder / run_folder.EVIDENCE,
+            name,
+            layers=layers,
+            macs_by_node={"conv_a": 10},
+            answers=None if name == "tensorrt" else answers,
+            images=images,
+            preprocess=Preprocess(scale=1.0, channels=1),
+        )
+        (folder / name).mkdir()
+        shutil.copyfile(residual_onnx, folder / name / "model.qdq.onnx")
+        (folder / name / "model.qdq.json").write_text(
+            json.dumps(
+                {"saturation_safe": True, "weight_sqnr_db": {"conv_a": 41.5, "conv_b": 33.0}}
+            )
+        )
+    compared = {
+        "suspects": [{"node": "conv_a", "text": "conv_a alone leaves <5 dB."}],
+        "layers": [
+            {"node": "conv_a", "sqnr_db": 27.3, "own_sqnr_db": 31.4},
+            {"node": "x", "sqnr_db": None, "own_sqnr_db": None},
+        ],
+    }
+    alone = {"nodes": [{"node": "conv_a", "only": {"sqnr_db": 51.2}}, {"node": "odd"}]}
+    (folder / run_folder.EVIDENCE / "openvino-compare.json").write_text(json.dumps(compared))
+    (folder / run_folder.EVIDENCE / "openvino-sensitivity.json").write_text(json.dumps(alone))
+    times = {"quantiles_ms": [1.0 + 0.01 * n for n in range(101)], "first_ms": 4.0}
+    (folder / run_folder.EVIDENCE / LATENCY).write_text(
+        json.dumps({"openvino": {"fp32": times, "int8": times}})
+    )
+    (folder / run_folder.EVIDENCE / RECIPE).write_text(
+        json.dumps({"name": "tiny </script>", "targets": ["all"]})
+    )
+    write_report(report(), folder / "report.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, output):
+    """The page as a browser shows it; ``page.seen`` has every request and console message."""
+    write_reports(output, output)
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 800})
+    page = context.new_page()
+    page.seen = []
+    page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))
+    page.on("request", lambda request: page.seen.append(request.url))
+    page.goto((output / "report.html").as_uri())
+    yield page
+    context.close()

@@ -8,18 +8,19 @@ import pytest
 
 from edgeres.errors import ModelError
 from edgeres.report.block_graph import residual_blocks
+from edgeres.report.block_picture import block_svg
 
 
 def test_identity_and_convolution_on_the_skip(residual_onnx) -> None:
     first, second = residual_blocks(residual_onnx, {"conv_a": "int8", "conv_skip": "float32"})
     assert (first.name, second.name) == ("first_add", "second_add")
-    assert "1 computations in INT8, 0 in float; the skip is the identity" in first.words
-    assert "0 computations in INT8, 1 in float; 1 nodes on the skip" in second.words
-    assert "float32" in second.svg
+    assert "computations in INT8: 1, in float: 0. The skip is the identity." in first.words
+    assert "computations in INT8: 0, in float: 1. On the skip: 1." in second.words
+    assert "float32" in block_svg(second)
 
 
 def test_boxes_are_the_nodes_and_none_lies_on_another(residual_onnx) -> None:
-    drawn = ET.fromstring(residual_blocks(residual_onnx, {})[1].svg)
+    drawn = ET.fromstring(block_svg(residual_blocks(residual_onnx, {})[1]))
     titles = [t.text for t in drawn.iter("title")]
     assert sorted(titles) == sorted(
         [

@@ -26,6 +26,12 @@ def test_texts_from_outside_are_no_markup(report) -> None:
     assert "see &lt;script&gt; \\| here" in report_markdown(report(findings=(finding,)))
 
 
+def test_what_holds_for_several_targets_is_told_once(report) -> None:
+    told = tuple(Finding("warning", "x", "slow.", name) for name in ("onnxruntime", "openvino"))
+    assert "- warning (onnxruntime, openvino): slow.\n" in report_markdown(report(findings=told))
+    assert "- onnxruntime, openvino: slow.\n" in model_card(report(findings=told))
+
+
 def test_card_has_a_head_that_is_yaml_and_says_what_is_open(report) -> None:
     text = model_card(report(), name='net: "x"', license_name="Apache-2.0")
     head = YAML(typ="safe").load(text.split("---")[1])

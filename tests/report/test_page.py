@@ -10,109 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeres.backends.base import LayerInfo
-from edgeres.data.arrays import ArrayDataset
 from edgeres.data.feature_set import FeatureSet
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
-from edgeres.evaluation.predictions import Predictions
-from edgeres.report.evidence import LATENCY, RECIPE, pair_answers, read_target, write_target
+from edgeres.report.evidence import pair_answers, read_target, write_target
 from edgeres.report.page import read_output, report_page
-from edgeres.report.schema import write_report
-from edgeres.report.write import write_reports
+from edgeres.report.schema import Finding, write_report
 
-CLASSES = ("cat", "dog <b>", "owl")
+from .conftest import CLASSES, predictions
+
 MOST_BYTES = 2_000_000
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def _predictions(answers: list[int]) -> Predictions:
-    logits = np.full((len(answers), 3), -1.0, np.float32)
-    logits[np.arange(len(answers)), answers] = np.linspace(1, 3, len(answers), dtype=np.float32)
-    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
-    return Predictions(logits, labels, class_names=CLASSES)
-
-
-@pytest.fixture
-def images() -> ArrayDataset:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
-    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
-    return ArrayDataset("six", pixels, labels, CLASSES)
-
-
-@pytest.fixture
-def output(report, images, residual_onnx, tmp_path: Path) -> Path:
-    """An output folder: lost image 1 and gained image 3, on both targets that ran."""
-    folder = tmp_path / "out"
-    layers = [
-        LayerInfo("l0", "QLinearConv", "int8", ("conv_a",)),
-        LayerInfo("l1", "Conv", "float32"),
-    ]
-    answers = pair_answers(_predictions([0, 0, 1, 0, 2, 2]), _predictions([0, 2, 1, 1, 2, 2]))
-    for name in ("onnxruntime", "openvino", "tensorrt"):
-        write_target(
-            folder / run_folder.EVIDENCE,
-            name,
-            layers=layers,
-            macs_by_node={"conv_a": 10},
-            answers=None if name == "tensorrt" else answers,
-            images=images,
-            preprocess=Preprocess(scale=1.0, channels=1),
-        )
-        (folder / name).mkdir()
-        shutil.copyfile(residual_onnx, folder / name / "model.qdq.onnx")
-        (folder / name / "model.qdq.json").write_text(
-            json.dumps(
-                {"saturation_safe": True, "weight_sqnr_db": {"conv_a": 41.5, "conv_b": 33.0}}
-            )
-        )
-    compared = {
-        "suspects": [{"node": "conv_a", "text": "conv_a alone leaves <5 dB."}],
-        "layers": [
-            {"node": "conv_a", "sqnr_db": 27.3, "own_sqnr_db": 31.4},
-            {"node": "x", "sqnr_db": None, "own_sqnr_db": None},
-        ],
-    }
-    alone = {"nodes": [{"node": "conv_a", "only": {"sqnr_db": 51.2}}, {"node": "odd"}]}
-    (folder / run_folder.EVIDENCE / "openvino-compare.json").write_text(json.dumps(compared))
-    (folder / run_folder.EVIDENCE / "openvino-sensitivity.json").write_text(json.dumps(alone))
-    times = {"quantiles_ms": [1.0 + 0.01 * n for n in range(101)], "first_ms": 4.0}
-    (folder / run_folder.EVIDENCE / LATENCY).write_text(
-        json.dumps({"openvino": {"fp32": times, "int8": times}})
-    )
-    (folder / run_folder.EVIDENCE / RECIPE).write_text(
-        json.dumps({"name": "tiny </script>", "targets": ["all"]})
-    )
-    write_report(report(), folder / "report.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, output):
-    """The page as a browser shows it; ``page.seen`` has every request and console message."""
-    write_reports(output, output)
-    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 800})
-    page = context.new_page()
-    page.seen = []
-    page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))
-    page.on("request", lambda request: page.seen.append(request.url))
-    page.goto((output / "report.html").as_uri())
-    yield page
-    context.close()
 
 
 def test_everything_that_was_measured_is_on_the_page(output) -> None:
@@ -141,6 +49,20 @@ def test_fp32_engines_are_not_called_int8(output, report, target) -> None:
     assert "converted to FP32 and measured" in text
     for told in (">INT8<", "INT8 beside", "INT8 minus", "precision: INT8", "quantization:"):
         assert told not in text, told
+
+
+def test_what_holds_for_several_targets_is_told_once_and_commands_look_like_code(
+    output, report
+) -> None:
+    told = [
+        Finding("info", "x", "call `a <b>` here.", name) for name in ("onnxruntime", "openvino")
+    ]
+    told.append(Finding("warning", "y", "an odd ` stays.", "openvino"))
+    write_report(report(findings=tuple(told)), output / "report.json")
+    text = report_page(read_output(output))
+    assert text.count("</code> here.") == 1
+    assert "(onnxruntime, openvino): call <code>a &lt;b&gt;</code> here.</li>" in text
+    assert "(openvino): an odd ` stays.</li>" in text
 
 
 def test_page_is_one_file_without_addresses(output) -> None:
@@ -211,12 +133,11 @@ def test_keyboard_reaches_everything_that_reacts(page) -> None:
 
 
 def test_another_block_can_be_chosen(page) -> None:
-    shown = page.locator("#blocks-1 > div:visible")
-    assert shown.count() == 1
-    assert "first_add" in shown.inner_text()
-    page.locator("select").first.select_option("second_add")
-    assert page.locator("#blocks-1 > div:visible").count() == 1
-    assert "second_add" in page.locator("#blocks-1 > div:visible").inner_text()
+    part = page.locator(".blocks").first
+    assert "first_add" in part.locator(".words").inner_text()
+    part.locator("select").select_option("second_add")
+    assert "second_add" in part.locator(".words").inner_text()
+    assert part.locator("svg").count() == 1
 
 
 @pytest.mark.parametrize(
@@ -271,7 +192,7 @@ def test_flips_of_features_are_drawn_where_they_can_be(tmp_path: Path, shape, dr
         "openvino",
         layers=[],
         macs_by_node={},
-        answers=pair_answers(_predictions([0, 0, 1, 0, 2, 2]), _predictions([0, 2, 1, 1, 2, 2])),
+        answers=pair_answers(predictions([0, 0, 1, 0, 2, 2]), predictions([0, 2, 1, 1, 2, 2])),
         images=FeatureSet("f", inputs, np.arange(6), labels, CLASSES, {}, ()),
         preprocess=Preprocess(features=True),
     )

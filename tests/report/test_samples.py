@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.data.arrays import ArrayDataset
+from edgeres.data.files import FileDataset
 from edgeres.errors import ArtefactError
 from edgeres.report import charts
 from edgeres.report.pictures import save_class_map
@@ -16,6 +18,7 @@ from edgeres.report.samples import (
     SampleEvidence,
     WorstSample,
     read_samples,
+    sample_name,
     spread_of,
     write_samples,
 )
@@ -79,3 +82,11 @@ def test_what_is_written_is_read_and_damage_is_told(tmp_path: Path) -> None:
     (tmp_path / f"openvino{SAMPLES}").write_text('{"worst": [{"index": "x"}]}')
     with pytest.raises(ArtefactError, match="worst"):
         read_samples(tmp_path, "openvino")
+
+
+def test_names_of_files_stand_without_quotes(tmp_path: Path) -> None:
+    names = ("a b/it's.png", 'say "x".png', "two\nlines.png", "plain.png")
+    files = FileDataset("set", tmp_path, names, np.zeros(4, np.int64))
+    assert [sample_name(files, index) for index in range(4)] == list(names)
+    arrays = ArrayDataset("set", np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int64))
+    assert sample_name(arrays, 1) == "set[1]"
