@@ -25,9 +25,9 @@ ENDS = {
     "runs out of memory": "raise MemoryError",
     "stops an iteration": "raise StopIteration",
     "raises an error that raises": (
-        "class Odd(Exception):\n  def __str__(self): raise ValueError('x')\n raise Odd"),
+        "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})"),
 }  # fmt: skip
-"""How code ends that should give something; lines behind the first are indented already."""
+"""How code ends that should give something; each is one line."""
 GOOD_SET = """\
 import numpy as np
 rng = np.random.default_rng(1)
@@ -97,8 +97,7 @@ def python_sets(folder: Path) -> Iterator[Try]:
 def _item(body: str) -> str:
     """A set whose items do something else."""
     head = GOOD_SET.rpartition("    def __getitem__")[0]
-    lines = body.replace("\n", "\n        ")
-    return f"{head}    def __getitem__(self, i):\n        {lines}\n"
+    return f"{head}    def __getitem__(self, i):\n        {body}\n"
 
 
 def metrics(folder: Path) -> Iterator[Try]:
@@ -154,7 +153,7 @@ def modules(folder: Path) -> Iterator[Try]:
             "y = self.conv(x).mean((2, 3)); return self.fc(y if y.sum() > 0 else -y)", (1, 3)),
         "an empty dictionary": ("return {{}}", (3,)),
         "integers": ("return self.fc(self.conv(x).mean((2, 3))).int()", (1, 3)),
-    } | {name: (end.replace("\n", "\n  "), (3,)) for name, end in ENDS.items()}  # fmt: skip
+    } | {name: (end, (3,)) for name, end in ENDS.items()}  # fmt: skip
     sources = {f"forward: {name}": (net.format(body=body).replace("{{}}", "{}"), codes)
                for name, (body, codes) in bodies.items()}  # fmt: skip
     sources |= {f"a file that {name}": (f"def f():\n {end}\nf()\n", (2, 3))

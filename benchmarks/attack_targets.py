@@ -248,7 +248,7 @@ def heads(folder: Path) -> Iterator[Try]:
         "a target that is not there": ("{name: regression, output: deep, target: no}", "", (3,)),
         "an unknown task": ("{name: magic}", "", (2,)),
         "no name": ("{output: scores}", "", (2,)),
-        "an empty list": ("[]", "", (2,)),
+        "an empty list": ("[]", "", (2, 3)),
         "a list in a list": (f"[[{one}]]", "", (2,)),
         "a number": ("3", "", (2,)),
         "an unknown key": ("{name: regression, colour: red}", "", (2,)),
