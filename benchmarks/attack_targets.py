@@ -193,16 +193,16 @@ def sounds(folder: Path) -> Iterator[Try]:
     whole = wav(noise())
     lying = whole[:40] + (2**31).to_bytes(4, "little") + whole[44:]
     odd: dict[str, tuple[bytes, tuple[int, ...]]] = {
-        "another rate": (wav(noise(), 44100), (0,)),
-        "FLAC": (wav(noise(), form="FLAC"), (0,)),
-        "six channels": (wav(noise(channels=6)), (0,)),
-        "one sample": (wav(noise()[:1]), (0, 3)),
+        "another rate": (wav(noise(), 44100), UNDECIDED),
+        "FLAC": (wav(noise(), form="FLAC"), UNDECIDED),
+        "six channels": (wav(noise(channels=6)), UNDECIDED),
+        "one sample": (wav(noise()[:1]), (0, 1, 3)),
         "no sample": (wav(noise()[:0]), (3,)),
         "nothing": (b"", (3,)),
         "a text": (b"no sound\n" * 99, (3,)),
-        "half": (whole[: len(whole) // 2], (0, 3)),
-        "a header that lies": (lying, (0, 3)),
-        "a rate of 1": (wav(noise(), 1), (0, 3)),
+        "half": (whole[: len(whole) // 2], (0, 1, 3)),
+        "a header that lies": (lying, (0, 1, 3)),
+        "a rate of 1": (wav(noise(), 1), (0, 1, 3)),
         "a name that acts\x1b[2J\u202e": (b"x", (3,)),
     }
     names = [f"word-{number}" for number in range(10)]
@@ -217,7 +217,7 @@ def sounds(folder: Path) -> Iterator[Try]:
         (place / names[0] / f"odd{acting}.{ending}").write_bytes(content)
         shown = name.encode("unicode_escape").decode()
         words = ("convert", "hears.yaml", "--data", f"audiofolder:{place.name}", *OUT)
-        # One bad sound of 41 is over the share that may be left out.
+        # One bad sound of 41 is over the share that may be left out. Noise may decide nothing.
         yield Try(f"a sound: {shown}", words, codes)
     for place_name in ("folder", "fifo", "nothing", "/proc", "cat.png", ""):
         words = ("convert", "hears.yaml", "--data", f"audiofolder:{place_name}", *OUT)
