@@ -38,7 +38,7 @@ PLAIN = {
         {"calibrators": ("kl",)},
         {"targets": ("null",)},
         {"epochs": -1},
-        {"precisions": ("fp16",)},
+        {"precisions": ("fp8",)},
     ],
 )
 def test_spaces_that_make_no_sense(wrong: dict[str, object]) -> None:
