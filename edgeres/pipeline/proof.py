@@ -223,7 +223,7 @@ def _target(
     proof: Proof,
     item: BuiltTarget,
     gates: GatesBlock,
-    precision: Literal["int8", "fp32"],
+    precision: Literal["int8", "fp16", "fp32"],
     task: Task | None,
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
