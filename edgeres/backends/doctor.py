@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeres.backends import backend_names, get_backend
 from edgeres.errors import EdgeResError, StageError
+from edgeres.system.board import temperatures_c
 from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.progress import ProgressCallback
@@ -48,15 +49,17 @@ class BackendHealth:
 
 @dataclass(frozen=True)
 class Health:
-    """The machine and all backends."""
+    """The machine, all backends, and how warm it is now, by thermal zone."""
 
     environment: Environment
     backends: tuple[BackendHealth, ...]
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
             "environment": self.environment.to_dict(),
+            "temperatures_c": dict(self.temperatures_c),
             "backends": {
                 backend.name: asdict(backend) | {"ready": backend.ready}
                 for backend in self.backends
@@ -77,7 +80,7 @@ def doctor(*, seconds: float = 60.0, progress: ProgressCallback | None = None) -
         found.append(_ask(name, seconds))
         if progress is not None:
             progress(number, len(names))
-    return Health(describe_environment(), tuple(found))
+    return Health(describe_environment(), tuple(found), temperatures_c())
 
 
 def backend_health(name: str) -> BackendHealth:

@@ -184,9 +184,16 @@ def health_table(found: Health) -> ConsoleRenderable:
     machine = found.environment
     facts = _facts()
     _add(facts, "CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
-    _add(facts, "INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
+    if machine.board:
+        _add(facts, "Board", machine.board)
+    if machine.l4t:
+        _add(facts, "Linux for Tegra", machine.l4t)
+    _add(facts, "INT8 instructions", machine.int8_instructions)
     _add(facts, "Instruction sets", ", ".join(machine.isa) or cells.MISSING)
     _add(facts, "Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    if found.temperatures_c:
+        warm = [f"{zone} {celsius:.0f} °C" for zone, celsius in found.temperatures_c.items()]
+        _add(facts, "Temperature", ", ".join(warm))
     _add(facts, "System", f"{machine.os}, Python {machine.python}")
     table = Table(box=None, pad_edge=False)
     table.add_column("Backend", no_wrap=True)
