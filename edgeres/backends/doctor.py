@@ -30,6 +30,7 @@ class BackendHealth:
         versions: Versions of the runtime's packages.
         saturating: By device, whether INT8 sums overflow silently there, as a run of the engine
             showed; devices that could not be probed are absent.
+        wrong_lowest_weight: By device, whether weights of -128 give wrong sums there.
         trouble: What went wrong while asking, empty if nothing did.
     """
 
@@ -39,6 +40,7 @@ class BackendHealth:
     devices: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     saturating: Mapping[str, bool] = field(default_factory=dict)
+    wrong_lowest_weight: Mapping[str, bool] = field(default_factory=dict)
     trouble: str = ""
 
     @property
@@ -94,6 +96,7 @@ def backend_health(name: str) -> BackendHealth:
     devices: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     saturating: dict[str, bool] = {}
+    lowest: dict[str, bool] = {}
     trouble = ""
     try:
         versions = backend.versions()
@@ -102,11 +105,13 @@ def backend_health(name: str) -> BackendHealth:
             versions |= backend.place(devices[0]) if devices else {}
         if missing is None and not_executable is None:
             for device in devices:
-                saturating[device] = backend.qdq_rules(device).saturating
+                rules = backend.qdq_rules(device)
+                saturating[device] = rules.saturating
+                lowest[device] = rules.wrong_lowest_weight
     except EdgeResError as error:
         trouble = str(error)
     return BackendHealth(
-        name, missing, not_executable, tuple(devices), versions, saturating, trouble
+        name, missing, not_executable, tuple(devices), versions, saturating, lowest, trouble
     )
 
 

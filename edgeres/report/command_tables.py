@@ -205,7 +205,7 @@ def health_table(found: Health) -> ConsoleRenderable:
         if not problem and backend.not_executable:
             problem = f"builds engines, cannot run them: {backend.not_executable}"
         sums = [
-            f"{device}: {'saturate (weights are made safe)' if saturates else 'exact'}"
+            f"{device}: {_sums(saturates, backend.wrong_lowest_weight.get(device, False))}"
             for device, saturates in backend.saturating.items()
         ]
         _add(
@@ -216,6 +216,14 @@ def health_table(found: Health) -> ConsoleRenderable:
             "; ".join(sums) or cells.MISSING,
         )
     return Group(facts, Text(), table)
+
+
+def _sums(saturates: bool, wrong_lowest: bool) -> str:
+    if saturates:
+        return "saturate (weights are made safe)"
+    if wrong_lowest:
+        return "exact; wrong for weights of -128, which only files from elsewhere have"
+    return "exact"
 
 
 def _facts() -> Table:
