@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 
 LOWEST := .venv-lowest
 RELEASED := .venv-released
+DOCS := .venv-docs
 
-.PHONY: convert test test-all test-lowest check wheel sbom clean
+.PHONY: convert test test-all test-lowest check wheel sbom docs clean
 
 convert: $(STAMP) ## Run the main job on the embedded default recipe.
 	$(BIN)/edgeres convert
@@ -42,6 +43,10 @@ sbom: $(RELEASED)/.installed ## What edgeres[all] brings, in CycloneDX form, in 
 	$(RELEASED)/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --output-format JSON --output-file dist/sbom.json $(RELEASED)/bin/python
 
+docs: $(DOCS)/.installed ## The documents as a site, in build/docs; a dead link or a warning ends it.
+	$(DOCS)/bin/python scripts/docs_site.py build/docs-source
+	$(DOCS)/bin/zensical build --strict --clean
+
 check: test
 
 $(STAMP): pyproject.toml
@@ -66,5 +71,10 @@ $(RELEASED)/.installed: pyproject.toml
 	$(RELEASED)/tool/bin/python -m pip install --quiet "cyclonedx-bom>=7.4,<8"
 	@touch $@
 
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(RELEASED) runs dist build
+	rm -rf $(VENV) $(LOWEST) $(RELEASED) $(DOCS) runs dist build
