@@ -30,7 +30,7 @@ LOWEST_TESTS := tests/test_package.py tests/recipe tests/system/test_store.py \
 	tests/bundling/test_bad_registry.py tests/devices/test_bad_hosts.py \
 	tests/devices/test_workers.py tests/tuning/test_record.py tests/tuning/test_settings.py \
 	tests/report/test_markdown.py tests/report/test_mlflow_export.py tests/report/test_page.py \
-	tests/benchmarking/test_loadgen.py tests/cli/test_usage.py tests/cli/test_console.py
+	tests/benchmarking/test_loadgen.py tests/docs/test_links.py tests/cli/test_usage.py tests/cli/test_console.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with every dependency at its lowest version.
 	$(LOWEST)/bin/python -m pytest -q -n 2 --native-only $(LOWEST_TESTS)

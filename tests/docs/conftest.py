@@ -32,8 +32,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """``run(code, folder)``: shell code in a folder, with ``edgeres`` as it is in this checkout."""
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``edgeres`` and ``python`` as they are in this checkout."""
     programs = tmp_path_factory.mktemp("programs")
     for name, command in (
         ("edgeres", f'"{sys.executable}" "{Path(__file__).with_name("quick_edgeres.py")}"'),
@@ -41,6 +41,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ):
         (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (programs / name).chmod(stat.S_IRWXU)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def run(programs: Path) -> Run:
+    """``run(code, folder)``: shell code in a folder, with those programs."""
     environment = os.environ | {
         "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
