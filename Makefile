@@ -25,6 +25,7 @@ LOWEST_TESTS := tests/test_package.py tests/recipe tests/system/test_store.py \
 	tests/system/test_child.py tests/system/test_extras.py tests/system/test_environment.py \
 	tests/backends/test_onnxruntime.py tests/backends/test_openvino.py \
 	tests/data/test_decode.py tests/data/test_preprocess.py tests/data/test_npz.py \
+	tests/data/test_sound.py tests/modules/test_keras.py \
 	tests/quantization/test_scales.py tests/exporting/test_to_onnx.py \
 	tests/pruning/test_groups.py tests/models/test_checkpoint.py \
 	tests/bundling/test_bad_registry.py tests/devices/test_bad_hosts.py \

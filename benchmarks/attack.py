@@ -25,11 +25,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import attack_bundles
+import attack_code
 import attack_commands
 import attack_content
 import attack_events
 import attack_files
 import attack_parties
+import attack_targets
 import attack_try
 from attack_try import Answer, Try
 
@@ -56,6 +58,13 @@ WITH_FILES: dict[str, Callable[[Path], Iterator[Try]]] = {
     "bundles": attack_bundles.bundles,
     "sidecars": attack_bundles.sidecars,
     "images": attack_bundles.images,
+    "tables": attack_targets.tables,
+    "tensors": attack_targets.tensors,
+    "sounds": attack_targets.sounds,
+    "tasks": attack_targets.heads,
+    "python sets": attack_code.python_sets,
+    "metrics": attack_code.metrics,
+    "modules": attack_code.modules,
 }
 """Kind to its tries, which first write what they try into the folder."""
 

@@ -38,8 +38,8 @@ def kinds() -> tuple[Any, ...]:
     """The kinds, as ``fuzz.kinds`` gives them."""
     from edgeres.backends.sidecar import read_engine, sidecar_path
     from edgeres.bundling.manifest import parse_manifest
-    from edgeres.cli.options import read_lines
     from edgeres.data.filelist import open_list
+    from edgeres.data.label_file import read_labels
     from edgeres.devices.framing import framed
     from edgeres.devices.host_answer import check_benchmark, read_answer
 
@@ -74,7 +74,7 @@ def kinds() -> tuple[Any, ...]:
         ),
         fuzz.Kind("answer", (framed(good).encode(), framed(error).encode()), ".txt", answer),
         fuzz.Kind("list", (b"a.png 0\nb.png 1\n",), ".txt", lambda p: open_list(p, None, "train")),
-        fuzz.Kind("labels", ("cat\ndog\nT-Shirt é\n".encode(),), ".txt", read_lines),
+        fuzz.Kind("labels", ("cat\ndog\nT-Shirt é\n".encode(),), ".txt", read_labels),
     ]
     if importlib.util.find_spec("asyncssh") is not None:
         made.append(fuzz.Kind("known_hosts", (f"h,1.2.3.4 {KEY}\n".encode(),), ".txt", _hosts))

@@ -99,7 +99,15 @@ class StorageError(EdgeResError):
     error_id = "storage"
 
 
+class EndedBySignal(SystemExit):
+    """A signal asked the process to end; any other ``SystemExit`` comes from foreign code."""
+
+
 def one_line(told: object, limit: int = 300) -> str:
     """A vendor's exception or words in one line of bounded length, without their full stop."""
-    text = " ".join(str(told).split()).rstrip(".") or type(told).__name__
+    try:
+        said = str(told)
+    except Exception:  # an exception of somebody's own may fail to tell itself
+        said = ""
+    text = " ".join(said.split()).rstrip(".") or type(told).__name__
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -69,6 +69,8 @@ class QdqRules:
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
+        wrong_lowest_weight: True where weights of -128 give wrong sums; found likewise. None is
+            ever written; files from elsewhere have them.
         least_scale: Smallest scale that is written. Below it the engine may hold zero: FP16 ends at
             2**-24; of float32 the default leaves room for the product of two scales.
         most_mean_gain: What the input's scale of a global average pool over its output's, divided
@@ -118,6 +120,7 @@ class QdqRules:
     quantize_outputs: bool = False
     pair_per_reader: bool = False
     saturating: bool = False
+    wrong_lowest_weight: bool = False
     least_scale: float = 2.0**-62
     most_mean_gain: float = 2.0**62
     least_add_offset: float = 0.0

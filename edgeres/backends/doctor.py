@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeres.backends import backend_names, get_backend
 from edgeres.errors import EdgeResError, StageError
+from edgeres.system.board import temperatures_c
 from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.progress import ProgressCallback
@@ -29,6 +30,7 @@ class BackendHealth:
         versions: Versions of the runtime's packages.
         saturating: By device, whether INT8 sums overflow silently there, as a run of the engine
             showed; devices that could not be probed are absent.
+        wrong_lowest_weight: By device, whether weights of -128 give wrong sums there.
         trouble: What went wrong while asking, empty if nothing did.
     """
 
@@ -38,6 +40,7 @@ class BackendHealth:
     devices: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     saturating: Mapping[str, bool] = field(default_factory=dict)
+    wrong_lowest_weight: Mapping[str, bool] = field(default_factory=dict)
     trouble: str = ""
 
     @property
@@ -48,15 +51,17 @@ class BackendHealth:
 
 @dataclass(frozen=True)
 class Health:
-    """The machine and all backends."""
+    """The machine, all backends, and how warm it is now, by thermal zone."""
 
     environment: Environment
     backends: tuple[BackendHealth, ...]
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
             "environment": self.environment.to_dict(),
+            "temperatures_c": dict(self.temperatures_c),
             "backends": {
                 backend.name: asdict(backend) | {"ready": backend.ready}
                 for backend in self.backends
@@ -77,7 +82,7 @@ def doctor(*, seconds: float = 60.0, progress: ProgressCallback | None = None) -
         found.append(_ask(name, seconds))
         if progress is not None:
             progress(number, len(names))
-    return Health(describe_environment(), tuple(found))
+    return Health(describe_environment(), tuple(found), temperatures_c())
 
 
 def backend_health(name: str) -> BackendHealth:
@@ -91,6 +96,7 @@ def backend_health(name: str) -> BackendHealth:
     devices: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     saturating: dict[str, bool] = {}
+    lowest: dict[str, bool] = {}
     trouble = ""
     try:
         versions = backend.versions()
@@ -99,11 +105,13 @@ def backend_health(name: str) -> BackendHealth:
             versions |= backend.place(devices[0]) if devices else {}
         if missing is None and not_executable is None:
             for device in devices:
-                saturating[device] = backend.qdq_rules(device).saturating
+                rules = backend.qdq_rules(device)
+                saturating[device] = rules.saturating
+                lowest[device] = rules.wrong_lowest_weight
     except EdgeResError as error:
         trouble = str(error)
     return BackendHealth(
-        name, missing, not_executable, tuple(devices), versions, saturating, trouble
+        name, missing, not_executable, tuple(devices), versions, saturating, lowest, trouble
     )
 
 

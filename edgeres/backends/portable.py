@@ -50,6 +50,7 @@ def portable_rules(rules: Sequence[QdqRules]) -> QdqRules:
         quantize_before_relu=mixed and stored,
         quantize_outputs=stored,
         pair_per_reader=mixed,
+        wrong_lowest_weight=any(each.wrong_lowest_weight for each in rules),
         least_scale=max(each.least_scale for each in rules),
         most_mean_gain=min(each.most_mean_gain for each in rules),
         least_add_offset=max(each.least_add_offset for each in rules),

@@ -4,13 +4,16 @@ On x86 without VNNI one instruction (``vpmaddubsw``) adds two products uint8 * i
 and 2 * 255 * 127 does not fit: the engine answers with a clipped sum and says nothing. Whether
 that happens depends on the CPU, the runtime and its version, so it is measured with tiny models of
 one op each, whose right answer is known, and never concluded from the name of the CPU.
+
+On Arm without dot products two products int8 * int8 share an int16 likewise (``smlal``). They fit
+for weights of -127 to 127, and not for the lowest: 2 * -128 * -128 is one more than an int16 holds.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, Backend, BuildConfig
-from edgeres.errors import UsageError
+from edgeres.errors import ModelError, UsageError
 from edgeres.system.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ Position = tuple[int, int, int]
 """Input channel (within its group), kernel row and kernel column of a weight."""
 
 _ACTIVATION, _WEIGHT = 255, 127
+_LOWEST = -128
 _MAX_POSITIONS = 160
 _OPSET, _IR_VERSION = 20, 10
 
@@ -51,16 +55,29 @@ class ProbeShape:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One op with int8 weights ``(O, C / groups, k, k)`` and the scale of its uint8 output."""
+    """One op with int8 weights ``(O, C / groups, k, k)`` and the scale of its output.
+
+    ``zero`` is the zero point of the activations, whose type the output has too.
+    """
 
     shape: ProbeShape
     weights: NDArray[np.int8]
     output_scale: float
+    activation: int = _ACTIVATION
+    zero: np.uint8 | np.int8 = field(default_factory=np.uint8)
+
+
+_SHAPES = (
+    ProbeShape("Conv", channels=64),
+    ProbeShape("Conv", channels=64, kernel=3),
+    ProbeShape("Conv", channels=64, kernel=3, groups=64),
+    ProbeShape("Gemm", channels=64),
+)
 
 
 @cache
 def saturates(backend: Backend, device: str = "cpu") -> bool:
-    """Whether sums overflow on this device: 1x1 and 3x3 convolutions and a Gemm of 64 channels.
+    """Whether sums overflow on this device: 1x1, 3x3 and depthwise convolutions and a Gemm.
 
     All activations are 255 and all weights 127, so an engine that clips pairs of products to int16
     answers with about half of the right sum. Asked once a process for each backend and device.
@@ -72,18 +89,43 @@ def saturates(backend: Backend, device: str = "cpu") -> bool:
     Raises:
         BackendMissingError: The runtime or the device is not here.
     """
-    shapes = (
-        ProbeShape("Conv", channels=64),
-        ProbeShape("Conv", channels=64, kernel=3),
-        ProbeShape("Gemm", channels=64),
-    )
-    layers = []
-    for shape in shapes:
-        products = shape.channels * shape.kernel**2
-        weights = np.full((16, shape.channels, shape.kernel, shape.kernel), _WEIGHT, np.int8)
-        layers.append(_Layer(shape, weights, products * _ACTIVATION * _WEIGHT / 250))
-    answers = _run(backend, device, layers)
-    # 250 steps are the right answer and about 126 a clipped one.
+    layers = [_constant(shape, _WEIGHT, _ACTIVATION, np.uint8(0)) for shape in _SHAPES]
+    return _falls_short(layers, _run(backend, device, layers))
+
+
+@cache
+def wrong_lowest_weight(backend: Backend, device: str = "cpu") -> bool:
+    """Whether weights of -128 give wrong sums on this device; those of -127 to 127 need not.
+
+    The lowest activation, as uint8 with the zero point 128 and as int8, meets weights of -128 in
+    the same ops as for :func:`saturates`. Types that the engine refuses are left out. Asked once a
+    process for each backend and device.
+
+    Raises:
+        BackendMissingError: The runtime or the device is not here.
+    """
+    for zero in (np.uint8(128), np.int8(0)):
+        layers = [_constant(shape, _LOWEST, _LOWEST, zero) for shape in _SHAPES]
+        try:
+            answers = _run(backend, device, layers)
+        except ModelError:
+            continue
+        if _falls_short(layers, answers):
+            return True
+    return False
+
+
+def _constant(shape: ProbeShape, weight: int, activation: int, zero: np.uint8 | np.int8) -> _Layer:
+    """A layer whose weights are all alike, and whose right answer is 250 steps."""
+    channels = shape.channels // shape.groups
+    outputs = shape.channels if shape.groups > 1 else 16
+    weights = np.full((outputs, channels, shape.kernel, shape.kernel), weight, np.int8)
+    right = channels * shape.kernel**2 * activation * weight
+    return _Layer(shape, weights, right / 250, activation, zero)
+
+
+def _falls_short(layers: Sequence[_Layer], answers: Sequence[Array]) -> bool:
+    """Whether an answer is not 250 steps; pairs clipped to int16 make about 126 of them."""
     return any(
         float(answer.min()) < 190 * layer.output_scale
         for layer, answer in zip(layers, answers, strict=True)
@@ -134,7 +176,7 @@ def shared_products(
 
 
 def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]:
-    """Outputs of a model with one branch for each layer, fed with activations of 255."""
+    """Outputs of a model with one branch for each layer."""
     config = BuildConfig(device=device, threads=1)
     with temporary_folder() as folder:
         source = folder / "probe.onnx"
@@ -143,7 +185,7 @@ def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]
         engine = backend.build(source, out, config)
         with backend.load(engine, config) as runner:
             feeds = {
-                f"x{index}": np.full(_input_sizes(layer.shape), _ACTIVATION, np.float32)
+                f"x{index}": np.full(_input_sizes(layer.shape), layer.activation, np.float32)
                 for index, layer in enumerate(layers)
             }
             outputs = runner.infer(feeds)
@@ -192,7 +234,8 @@ def _branch(index: int, layer: _Layer) -> tuple[list[onnx.NodeProto], list[onnx.
     is_conv = layer.shape.op == "Conv"
     constants: dict[str, Array] = {
         "one": np.ones((), np.float32),
-        "zero": np.zeros((), np.uint8),
+        "zero": np.asarray(layer.zero),
+        "y_zero": np.asarray(np.iinfo(layer.zero.dtype).min, layer.zero.dtype),
         "w": weights if is_conv else weights.reshape(channels, -1),
         "w_scale": np.ones(channels, np.float32),
         "w_zero": np.zeros(channels, np.int8),
@@ -208,7 +251,7 @@ def _branch(index: int, layer: _Layer) -> tuple[list[onnx.NodeProto], list[onnx.
         node("DequantizeLinear", ["x_int", "one", "zero"], "x_float"),
         node("DequantizeLinear", ["w", "w_scale", "w_zero"], "w_float", axis=0),
         op,
-        node("QuantizeLinear", ["sum", "y_scale", "zero"], "y_int"),
-        node("DequantizeLinear", ["y_int", "y_scale", "zero"], "y"),
+        node("QuantizeLinear", ["sum", "y_scale", "y_zero"], "y_int"),
+        node("DequantizeLinear", ["y_int", "y_scale", "y_zero"], "y"),
     ]
     return nodes, [numpy_helper.from_array(value, name(key)) for key, value in constants.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,12 +15,43 @@ from PIL import Image
 
 from edgeres.data.decode import decode_bytes, decode_image
 from edgeres.data.features import as_features
+from edgeres.data.preprocess import Preprocess
 from edgeres.data.sample_file import read_sample
 from edgeres.data.types import UNLABELLED, Sample
-from edgeres.errors import DataError
+from edgeres.errors import DataError, UsageError
+from edgeres.graph.summary import TensorSpec
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+)
 """A path, the content of an image file, a Pillow image, or an array: 8-bit pixels, or features."""
+
+
+def as_several(
+    images: ImageInput | Iterable[ImageInput], taken: TensorSpec, preprocess: Preprocess
+) -> tuple[Iterable[ImageInput], bool]:
+    """What a caller gave as a number of samples, and whether it was one alone.
+
+    Args:
+        images: One sample, or several; an array of one dimension more than a sample is several.
+        taken: What the engine takes, by whose shape an array of features is one or several.
+        preprocess: How a sample becomes numbers.
+
+    Raises:
+        UsageError: Neither.
+    """
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        return [images], True
+    if isinstance(images, np.ndarray):
+        colour = images.ndim == 3 and images.shape[2] == 3
+        one = images.ndim < len(taken.shape) if preprocess.features else images.ndim == 2 or colour
+        return ([images], True) if one else (list(images), False)
+    if not isinstance(images, Iterable):
+        raise UsageError(
+            f"expected an image or a number of them, got {type(images).__name__}.",
+            hint="Give a path, the bytes of a file, a Pillow image, an array, or a list of these.",
+        )
+    return images, False
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +63,14 @@ class Inputs:
         name: For messages.
         class_names: None: nothing is known of them.
         features: Whether arrays of floats are meant, which are the network's input already.
+        first: Number of the first of them in the call.
     """
 
     images: tuple[ImageInput, ...]
     name: str = "images"
     class_names: tuple[str, ...] = ()
     features: bool = False
+    first: int = 0
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -82,14 +115,19 @@ class Inputs:
         raise DataError(
             f"{name}: expected a path, the bytes of an image file, a Pillow image or an array, got "
             f"{type(image).__name__}.",
-            hint="Give a list of these, also for one image.",
+            hint="Give one of these, or a list of them.",
         )
 
     def image_name(self, index: int) -> str:
         """Path, or position in the call."""
         image = self.images[index]
-        return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {index}"
+        return (
+            repr(os.fspath(image))
+            if isinstance(image, str | os.PathLike)
+            else f"image {self.first + index}"
+        )
 
     def subset(self, indices: Sequence[int]) -> Inputs:
         """The images at these indices, in that order."""
-        return replace(self, images=tuple(self.images[int(index)] for index in indices))
+        images = tuple(self.images[int(index)] for index in indices)
+        return replace(self, images=images, first=self.first + (int(indices[0]) if indices else 0))

@@ -1,6 +1,7 @@
 """The runtime: a bundle opened, checked and ready to classify, without torch.
 
 with edgeres.Session("bundle.edgeres") as session:
+    print(session.classify("cat.jpg")[0].label)
     for answers in session.classify(["cat.jpg", "dog.png"], top=3):
         print(answers[0].label, answers[0].confidence)
 """
@@ -8,19 +9,19 @@ with edgeres.Session("bundle.edgeres") as session:
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array
 from edgeres.backends.classifier import class_scores, single_input, single_output
-from edgeres.bundling.inputs import ImageInput, Inputs
+from edgeres.bundling.each import each_sample
+from edgeres.bundling.inputs import ImageInput, as_several
 from edgeres.bundling.manifest import Manifest
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.prepare import Wanted, prepare
@@ -28,13 +29,13 @@ from edgeres.bundling.reading import Reading, reader, readings
 from edgeres.bundling.runner_pool import RunnerPool, closed
 from edgeres.bundling.scores import check_preprocessed, check_scores
 from edgeres.bundling.selftest import SelfTest
-from edgeres.data.batches import batches
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import UsageError
+from edgeres.errors import DataError, UsageError
 from edgeres.evaluation.passes import answer
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.closing import Closing
-from edgeres.system.container_limits import usable_threads
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,11 @@ class Session(Closing):
         with self._engines.runner() as runner:
             return answer(runner, images)
 
-    def read(self, images: Sequence[ImageInput]) -> list[Reading]:
+    @overload
+    def read(self, images: ImageInput) -> Reading: ...  # type: ignore[overload-overlap]
+    @overload
+    def read(self, images: Iterable[ImageInput]) -> list[Reading]: ...
+    def read(self, images: ImageInput | Iterable[ImageInput]) -> Reading | list[Reading]:
         """Decodes and preprocesses samples, runs them, and says what the outputs mean.
 
         Args:
@@ -204,70 +209,102 @@ class Session(Closing):
             raise UsageError(
                 f"{self._manifest.name} is a classifier.", hint="classify() names the classes."
             )
-        found: list[Reading] = []
-        for batch in self._batches(images):
-            found += readings(self._task, self.outputs(batch), self.class_names)
-        return found
+        several, one = as_several(images, self._input, self._preprocess)
+        found = [_or_raise(each) for each in self._each(several, self._readings)]
+        return found[0] if one else found
 
-    def classify(self, images: Sequence[ImageInput], *, top: int = 5) -> list[tuple[Answer, ...]]:
+    @overload  # a text is also a number of texts; it is taken for one path
+    def classify(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, top: int = 5
+    ) -> tuple[Answer, ...]: ...
+    @overload
+    def classify(
+        self, images: Iterable[ImageInput], *, top: int = 5
+    ) -> list[tuple[Answer, ...]]: ...
+    def classify(
+        self, images: ImageInput | Iterable[ImageInput], *, top: int = 5
+    ) -> tuple[Answer, ...] | list[tuple[Answer, ...]]:
         """Decodes, preprocesses and classifies images; decoding goes on while the engine runs.
 
         Args:
-            images: Paths, the bytes of image files, Pillow images, or arrays ``(H, W)`` or
-                ``(H, W, 3)`` uint8 in RGB order. EXIF orientation is applied to all but arrays,
-                which have none.
+            images: One image, or any number of them: paths, the bytes of image files, Pillow
+                images, or arrays ``(H, W)`` or ``(H, W, 3)`` uint8 in RGB order. EXIF orientation
+                is applied to all but arrays, which have none.
             top: Classes for each image.
 
         Returns:
-            For each image its classes, the likeliest first.
+            For each image its classes, the likeliest first; of one image alone only these.
 
         Raises:
             DataError: An image cannot be read, or comes to another size than the engine's.
             StageError: The engine failed.
-            UsageError: The session is closed, ``top`` is under 1, or ``images`` is no list.
+            UsageError: The session is closed, or ``top`` is under 1.
         """
-        return list(self.stream(images, top=top))
+        several, one = as_several(images, self._input, self._preprocess)
+        found = list(self.stream(several, top=top))
+        return found[0] if one else found
 
-    def stream(self, images: Sequence[ImageInput], *, top: int = 5) -> Iterator[tuple[Answer, ...]]:
-        """As :meth:`classify`, one image after the other as they get ready."""
+    def stream(self, images: Iterable[ImageInput], *, top: int = 5) -> Iterator[tuple[Answer, ...]]:
+        """As :meth:`classify`, one image after the other as they get ready.
+
+        An iterator is read a few batches ahead. The first image that cannot be answered ends it;
+        :meth:`outcomes` goes on.
+        """
+        return (_or_raise(each) for each in self._classes(images, top))
+
+    def outcomes(
+        self, images: Iterable[ImageInput], *, top: int = 5, ahead: int | None = None
+    ) -> Iterator[tuple[Answer, ...] | Reading | DataError]:
+        """Answers as they get ready, with an error in the place of each that cannot be given.
+
+        Args:
+            images: Any number of samples; an iterator is read a few batches ahead.
+            top: Classes for each image, of a classifier.
+            ahead: Batches that are read while others run; with 0 all samples of a batch are
+                answered before the next is asked for. As many as runners where left out.
+
+        Yields:
+            For each sample what :meth:`classify` or :meth:`read` gives, or why there is no answer.
+
+        Raises:
+            StageError: The engine failed.
+            UsageError: As :meth:`classify`.
+        """
+        if self._task is None:
+            return self._classes(images, top, ahead)
+        return self._each(images, self._readings, ahead)
+
+    def _classes(
+        self, images: Iterable[ImageInput], top: int, ahead: int | None = None
+    ) -> Iterator[tuple[Answer, ...] | DataError]:
         if top < 1:
             raise UsageError(f"expected at least one class for each image, got {top}.")
-        ahead: deque[Future[NDArray[np.float32]]] = deque()
-        try:
-            for batch in self._batches(images):
-                ahead.append(self._submit(batch))
-                if len(ahead) > self._at_once:
-                    yield from self._answers(_result(ahead.popleft()), top)
-            while ahead:
-                yield from self._answers(_result(ahead.popleft()), top)
-        finally:
-            for future in ahead:
-                future.cancel()
+        return self._each(images, lambda batch: list(self._answers(self.infer(batch), top)), ahead)
 
-    def _batches(self, images: Sequence[ImageInput]) -> Iterator[NDArray[np.float32]]:
+    def _each(
+        self,
+        images: Iterable[ImageInput],
+        run: Callable[[NDArray[np.float32]], list[T]],
+        ahead: int | None = None,
+    ) -> Iterator[T | DataError]:
         self._engines.check()
-        if isinstance(images, str | bytes | os.PathLike | np.ndarray) or not isinstance(
-            images, Sequence
-        ):
-            raise UsageError(
-                f"expected a list of images, got {type(images).__name__}.",
-                hint="Put one image into a list: classify([image]).",
-            )
-        if not images:
-            return
-        for batch, _ in batches(
-            Inputs(tuple(images), features=self._preprocess.features),
+        return each_sample(
+            images,
+            lambda batch: self._submit(run, batch),
             self._preprocess,
-            self._batch_size,
-            workers=usable_threads(),
-        ):
-            yield batch
+            batch_size=self._batch_size,
+            ahead=self._at_once if ahead is None else ahead,
+        )
+
+    def _readings(self, batch: NDArray[np.float32]) -> list[Reading]:
+        assert self._task is not None
+        return list(readings(self._task, self.outputs(batch), self.class_names))
 
     async def infer_async(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """As :meth:`infer`, in a thread of the pool."""
         import asyncio
 
-        future = self._submit(images)
+        future = self._submit(self.infer, images)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -275,12 +312,12 @@ class Session(Closing):
             raise
 
     async def classify_async(
-        self, images: Sequence[ImageInput], *, top: int = 5
+        self, images: Iterable[ImageInput], *, top: int = 5
     ) -> list[tuple[Answer, ...]]:
-        """As :meth:`classify`, in a thread of the event loop."""
+        """As :meth:`classify` of several images, in a thread of the event loop."""
         import asyncio
 
-        return await asyncio.to_thread(self.classify, images, top=top)
+        return await asyncio.to_thread(lambda: self.classify(images, top=top))
 
     def close(self) -> None:
         """Waits for calls that run and frees the engine; a second call does nothing."""
@@ -293,10 +330,12 @@ class Session(Closing):
             hint="Send the path of the bundle, and open it there.",
         )
 
-    def _submit(self, images: NDArray[np.float32]) -> Future[NDArray[np.float32]]:
+    def _submit(
+        self, run: Callable[[NDArray[np.float32]], T], images: NDArray[np.float32]
+    ) -> Future[T]:
         self._engines.check()
         try:
-            return self._pool.submit(self.infer, images)
+            return self._pool.submit(run, images)
         except RuntimeError as error:  # closed just now
             raise closed() from error
 
@@ -311,8 +350,7 @@ class Session(Closing):
             yield tuple(Answer(int(i), names[i], float(row[i])) for i in best)
 
 
-def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
-    try:
-        return future.result()
-    except CancelledError as error:  # by `close`
-        raise closed() from error
+def _or_raise(found: T | DataError) -> T:
+    if isinstance(found, DataError):
+        raise found
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import Screen, screen
-from edgeres.errors import UsageError
+from edgeres.errors import DataError, UsageError
 from edgeres.evaluation import run_folder
 
 if TYPE_CHECKING:
@@ -21,9 +23,6 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `e
 Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Only this engine; repeat for several.")
 ]
-Labels = Annotated[
-    Path | None, typer.Option(help="Text file with one class name a line, in the scores' order.")
-]
 
 
 def bundle(
@@ -32,7 +31,7 @@ def bundle(
         Path | None, typer.Option(help="The file to write; DIR/bundle.edgeres if left out.")
     ] = None,
     target: Targets = None,
-    labels: Labels = None,
+    labels: o.Labels = None,
     license_name: Annotated[
         str, typer.Option("--license", help="Licence of the weights, for the model card.")
     ] = "",
@@ -83,12 +82,13 @@ def bundle(
             out.lines(content, [f"{served.place}: {', '.join(served.models)}"])
             return
         from edgeres.bundling.make import bundle as run
+        from edgeres.data.label_file import read_labels
 
         made = run(
             folder,
             output,
             targets=target or (),
-            class_names=o.read_lines(labels) if labels else (),
+            class_names=read_labels(labels) if labels else (),
             license_name=license_name,
             key=sign,
         )
@@ -103,18 +103,17 @@ def _warn(out: Screen, not_proven: Mapping[str, str]) -> None:
         out.note(f"warning: the engine for {target} is not proven; its verdict is {told}")
 
 
-def _classes(best: Sequence[Answer]) -> tuple[dict[str, object], list[str]]:
-    """The classes of one image, as JSON values and as lines."""
-    lines = [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in best]
-    return {"answers": [vars(answer) for answer in best]}, lines
-
-
-def _reading(found: Reading) -> tuple[dict[str, object], list[str]]:
-    """What a network of another task gives for one sample, as JSON values and as a line."""
+def _told(found: Sequence[Answer] | Reading) -> tuple[dict[str, object], list[str]]:
+    """The classes of an image, or what another task's outputs mean, as JSON values and lines."""
+    if isinstance(found, Sequence):
+        lines = [f"  {100 * answer.confidence:6.2f} %  {answer.label}" for answer in found]
+        return {"answers": [vars(answer) for answer in found]}, lines
     outputs = {name: values.tolist() for name, values in found.outputs.items()}
     return {"text": found.text, "outputs": outputs}, [f"  {found.text}"]
 
 
+#: Samples that the engine runs at once; those of standard input are answered as they come.
+_TOGETHER = 8
 Reference = Annotated[
     str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAME:TAG, or @sha256:... for pull.")
 ]
@@ -155,7 +154,13 @@ def pull(
 
 def run(
     file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle of `edgeres bundle`.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, folders of them, or - for an image or names on standard input.",
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 5,
     target: Annotated[
         str | None, typer.Option(help="Which engine; the first that runs here if left out.")
@@ -176,10 +181,12 @@ def run(
 ) -> None:
     """Run images or other samples through a bundle; needs a runtime and no torch.
 
+    Answers come as they get ready; a sample that cannot be read is told, and the others go on.
     The engine of a bundle without a signature (--key) first runs in a child process, so that one
     that crashes or hangs is an error message.
     """
     with screen(as_json=as_json, debug=debug) as out:
+        from edgeres.bundling.given import STDIN, given_samples
         from edgeres.bundling.session import Session
 
         with Session(
@@ -190,24 +197,38 @@ def run(
             key=key,
             rebuild=rebuild,
             isolate=key is None and not trust,
+            batch_size=1 if STDIN in images else _TOGETHER,
         ) as session:
-            if session.is_classifier:
-                shown = [_classes(found) for found in session.classify(images, top=top)]
-            else:
-                shown = [_reading(found) for found in session.read(images)]
             not_proven = session.manifest.not_proven
             _warn(out, {t: told for t, told in not_proven.items() if t == session.target})
+            samples, named = tee(given_samples(images, session.preprocess, sys.stdin.buffer))
+            outcomes = session.outcomes(
+                (sample for _, sample in samples), top=top, ahead=0 if STDIN in images else None
+            )
+            told: list[dict[str, object]] = []
+            bad: list[DataError] = []
+            for (name, _), outcome in zip(named, outcomes, strict=True):
+                if isinstance(outcome, DataError):
+                    bad.append(outcome)
+                    told.append({"image": name, "error": outcome.message})
+                    if len(images) > 1 or name != images[0]:
+                        out.note(f"warning: {outcome.message}")
+                    continue
+                values, lines = _told(outcome)
+                told.append({"image": name, **values})
+                out.line(name, *lines)
+            if not told:
+                raise DataError("no samples were named.", hint="Standard input (-) was empty.")
+            if bad and len(told) == 1:
+                raise bad[0]
             content = {
                 "target": session.target,
                 "not_proven": not_proven.get(session.target, ""),
                 "rebuilt": session.rebuilt,
                 "self_test": session.self_test.to_dict() if session.self_test else None,
-                "images": [
-                    {"image": str(path), **told}
-                    for path, (told, _) in zip(images, shown, strict=True)
-                ],
+                "images": told,
             }
-        lines = []
-        for path, (_, said) in zip(images, shown, strict=True):
-            lines += [f"{path}", *said]
-        out.lines(content, lines)
+        out.lines(content, ())
+        if bad:
+            out.note(f"error: {len(bad)} of {len(told)} samples could not be answered.")
+            raise typer.Exit(DataError.exit_code)

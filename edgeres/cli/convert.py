@@ -38,6 +38,7 @@ NoCache = Annotated[
 #: Keys that are of the recipe's own model, not of one that is given instead.
 _OF_ONE_MODEL = (
     *("weights", "declared_top1", "sample_answer", "outputs", "input_size", "given_scales"),
+    "labels",
 )
 
 
@@ -48,6 +49,7 @@ def convert(
     weights: o.Weights = None,
     declared_top1: o.DeclaredTop1 = None,
     sample_answer: o.SampleAnswer = None,
+    labels: o.Labels = None,
     task: o.Task = None,
     output_name: o.OutputName = None,
     input_size: o.InputSize = None,
@@ -103,6 +105,7 @@ def convert(
             "model.weights": str(weights) if weights else None,
             "model.declared_top1": declared_top1,
             "model.sample_answer": str(sample_answer) if sample_answer else None,
+            "model.labels": str(labels) if labels else None,
             "model.given_scales": given_scales,
             "task": None if task is None else said_task(task),
             "gates.metric": metric,

@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from types import FrameType
+
+from edgeres.errors import EndedBySignal
 
 _ONE_S = 0.3
 """Signals within so many seconds are one: terminal and parent may both have sent it."""
@@ -51,7 +52,7 @@ class _Leave:
         self._leaves = True
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.exit(128 + number)
+        raise EndedBySignal(128 + number)
 
 
 def _count(reader: socket.socket, endings: set[int]) -> None:

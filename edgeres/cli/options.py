@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeres.errors import UsageError
-from edgeres.system.plain_files import refuse_special
 
 if TYPE_CHECKING:
     from edgeres.backends.base import ShapeRange
@@ -93,6 +92,10 @@ SampleAnswer = Annotated[
     Path | None,
     typer.Option(help="A checkpoint's own answers (.npz: inputs, outputs); checked."),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Class names in the order of the scores: one a line, or JSON."),
+]
 OutputName = Annotated[
     list[str] | None,
     typer.Option(
@@ -113,7 +116,6 @@ GivenScales = Annotated[
 ]
 
 
-_MOST_LINES_BYTES = 16 << 20
 _PREPROCESS = {
     "scale": Scale,
     "mean": Mean,
@@ -288,18 +290,3 @@ def parse_size(option: str, text: str) -> int | list[int]:
             hint=f"For example {option} 224.",
         )
     return sizes[0] if len(sizes) == 1 else sizes
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file without blanks at their ends; empty lines are left out.
-
-    Raises:
-        UsageError: The file cannot be read, or is huge.
-    """
-    refuse_special(path, UsageError)
-    try:
-        if path.stat().st_size > _MOST_LINES_BYTES:
-            raise UsageError(f"{path}: has more than {_MOST_LINES_BYTES:,} bytes.")
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).", hint="Check the path.") from error

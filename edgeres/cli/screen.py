@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgeres.cli.streams import ClosedPipe, printing
-from edgeres.errors import EdgeResError, StageError, StorageError
+from edgeres.errors import EdgeResError, EndedBySignal, StageError, StorageError, one_line
 from edgeres.system.extras import missing_package
 from edgeres.system.files import disk_errors, no_space
 from edgeres.system.foreign_text import visible
@@ -92,7 +92,7 @@ def screen(
             yield Screen(as_json, verbose)
     except ClosedPipe:
         raise
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, EndedBySignal):
         with suppress(OSError):  # the terminal may be gone
             sys.stderr.write(_INTERRUPTED)
         raise
@@ -115,8 +115,13 @@ def _unforeseen() -> Iterator[None]:
     """Turns what nobody foresaw into a ``StageError``, so that a user gets one line of it too."""
     try:
         yield
-    except (EdgeResError, typer.Exit):
+    except (EdgeResError, typer.Exit, EndedBySignal, ClosedPipe):
         raise
+    except SystemExit as error:  # with any code: 0 would look like a run that passed
+        raise StageError(
+            f"code that was run here ended the process (sys.exit({error.code!r})).",
+            hint="Take it out of the code that you gave; --debug shows where.",
+        ) from error
     except BrokenPipeError:  # of stderr
         raise ClosedPipe from None
     except MemoryError as error:
@@ -127,7 +132,7 @@ def _unforeseen() -> Iterator[None]:
         if _NO_SPACE in str(error):  # of native code, which has exceptions of its own
             raise no_space(None, Path.cwd()) from error
         raise StageError(
-            f"unexpected {type(error).__name__}: {error}.",
+            f"unexpected {type(error).__name__}: {one_line(error)}.",
             hint="This is a bug of edgeres; --debug shows where.",
         ) from error
 
@@ -157,11 +162,17 @@ class Screen:
         """Writes a line to stderr."""
         typer.echo(visible(line), err=True)
 
+    def line(self, *lines: str) -> None:
+        """Prints lines of a result that is not whole yet, at once; nothing where JSON is asked."""
+        if not self.as_json:
+            with printing():
+                typer.echo("\n".join(visible(line) for line in lines))
+
     def lines(self, content: Mapping[str, object], lines: Sequence[str]) -> None:
         """Prints the result: JSON where asked, else plain lines, without loading what draws."""
         if self.as_json:
             print_json(content)
-        else:
+        elif lines:
             with printing():
                 typer.echo("\n".join(visible(line) for line in lines))
 

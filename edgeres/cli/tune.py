@@ -24,8 +24,9 @@ Calibrators = Annotated[str, typer.Option(help="Calibrators to try, comma-separa
 Precisions = Annotated[
     str | None,
     typer.Option(
-        help="Precisions to try, comma-separated: int8, fp32, and int8_mixed where the recipe has "
-        "a mixed_precision block; all of these if none."
+        help="Precisions to try, comma-separated: int8, fp32, fp16 where a target makes such "
+        "engines, and int8_mixed where the recipe has a mixed_precision block; all of these if "
+        "none."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the search.")]

@@ -68,6 +68,7 @@ def validate(
     told = CiTold("validate", junit, annotations)
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
+        from edgeres.data.class_order import in_order_of
         from edgeres.data.files import skipped_note
         from edgeres.data.kinds import preprocess_for
         from edgeres.data.source import open_dataset
@@ -75,7 +76,7 @@ def validate(
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
-        from edgeres.evaluation.run_task import run_said, said_task, task_of
+        from edgeres.evaluation.run_task import run_class_names, run_said, said_task, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
@@ -88,6 +89,11 @@ def validate(
             split="validation",
             labels_needed=judged_by is None or judged_by.needs_targets,
         )
+        if judged_by is None:
+            ordered = in_order_of(images, run_class_names(engine, baseline))
+            images = ordered.dataset
+            if ordered.note:
+                out.note(f"warning: {ordered.note}")
         if note := skipped_note(images):
             out.note(f"warning: {note}")
         prepared, said = preprocess_for(

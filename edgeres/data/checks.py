@@ -8,7 +8,7 @@ from edgeres.data.types import Dataset
 from edgeres.errors import DataError
 
 
-def check_classes(dataset: Dataset, num_classes: int) -> None:
+def check_classes(dataset: Dataset, num_classes: int, *, is_part: bool = False) -> None:
     """Checks that the labels are those of a network with this many outputs.
 
     Call it on the whole set, before a subset is taken: a small subset may lack classes rightly.
@@ -16,6 +16,7 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
     Args:
         dataset: A labelled set.
         num_classes: Length of the network's output.
+        is_part: Whether the set is known to show some of the classes alone.
 
     Raises:
         DataError: No images, images without labels, another class count (both are named), a label
@@ -49,7 +50,7 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
         raise DataError(
             f"Expected images of at least two classes in {dataset.name}, got only class {highest}."
         )
-    if classes and not counts.all():
+    if classes and not counts.all() and not is_part:
         empty = np.flatnonzero(counts == 0)
         names = ", ".join(repr(dataset.class_names[label]) for label in empty[:10])
         raise DataError(

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edgeres.data.file_kind import FORMATS, file_kind
+from edgeres.data.file_kind import FORMATS, file_kind, formats_for
 from edgeres.errors import DataError, one_line
 
 MAX_PIXELS = 64_000_000
@@ -94,7 +94,7 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
             hint="Scale the image down.",
         )
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats_for(data)) as image:
             return decode_image(image, name)
     except UnidentifiedImageError as error:
         kind = file_kind(data)
@@ -155,8 +155,9 @@ def image_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path) -> Image.Image:
     """The header of an image file of bounded size."""
     name = str(path)
+    data = _read(path)
     try:
-        image = Image.open(io.BytesIO(_read(path)), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats_for(data))
     except _DECODER_ERRORS as error:
         raise _undecodable(name, error) from error
     if image.width * image.height > MAX_PIXELS:

@@ -5,12 +5,18 @@ By its first bytes, as ``file`` (libmagic) does; only kinds that are taken for i
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import zipfile
 from dataclasses import dataclass
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the formats that are decoded; no other decoder sees untrusted bytes."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""Pillow's names of the formats that are decoded; no other decoder sees untrusted bytes.
+
+HEIC is one more where pillow-heif is installed, which decodes it.
+"""
+HEIC_PACKAGE = "pillow_heif"
 
 _AS_IMAGE = "Save it as JPEG or PNG."
 _GENERAL = f"Give one of {', '.join(FORMATS)}; in a data set, replace the file or take it out."
@@ -45,7 +51,24 @@ _BEGINNINGS: tuple[tuple[bytes, FileKind], ...] = (
         FileKind("a Git LFS pointer, not the file itself", "Run `git lfs pull`."),
     ),
 )
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+
+def formats_for(data: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file may be decoded as.
+
+    HEIC is among them only for a file that is such by its first bytes, and where pillow-heif is
+    installed, which this then registers with Pillow.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIC_BRANDS or not _heic_installed():
+        return FORMATS
+    importlib.import_module(HEIC_PACKAGE).register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _heic_installed() -> bool:
+    return importlib.util.find_spec(HEIC_PACKAGE) is not None
 
 
 def file_kind(data: bytes) -> FileKind:
@@ -70,8 +93,11 @@ def file_kind(data: bytes) -> FileKind:
 
 def _media(brand: bytes) -> FileKind:
     """A file of the ISO base media format (ISO/IEC 14496-12), by its brand."""
-    if brand in _BRANDS:
-        return FileKind(f"a photograph in {_BRANDS[brand]}", _AS_IMAGE)
+    if brand in _HEIC_BRANDS:
+        how = '`pip install "edgeres[heic]"` reads it. ' if not _heic_installed() else ""
+        return FileKind("a photograph in HEIC", how + _AS_IMAGE)
+    if brand in _AVIF_BRANDS:
+        return FileKind("a photograph in AVIF", f"Pillow was built without AVIF here. {_AS_IMAGE}")
     return FileKind("a video", "Save its frames as JPEG or PNG.")
 
 

@@ -7,7 +7,8 @@ lines count for nothing; UTF-8, and bytes that are not UTF-8 stand for themselve
 relative to ROOT, which is the list's own folder where it is not given.
 
 A list whose first line is a header may say more of an image than its class: a number, several
-labels, a mask. See :mod:`edgeres.data.table`.
+labels, a mask. See :mod:`edgeres.data.table`. Lines such as ``cat.jpg,2`` or ``cat.jpg;cat`` are a
+table of files and classes without a header.
 
 Where FILE is a folder, it is ROOT, and the split decides which list in it is read: ``train.txt``;
 ``val.txt``, ``validation.txt``, ``test.txt`` or ``val_map.txt``; ``calibration.txt`` or
@@ -25,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.data.files import FileDataset
-from edgeres.data.table import Table, is_table, parse_table
+from edgeres.data.imagefolder import EXTENSIONS
+from edgeres.data.table import Table, is_table, parse_table, with_header
 from edgeres.data.target_files import TargetFiles
 from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import DataError
@@ -119,7 +121,7 @@ def open_list(
                 f"{str(folder)!r}, got none.",
                 hint="Name the list so, or give the list itself.",
             )
-    text = _read(path)
+    text = with_header(_read(path))
     needed = labels_needed and split != "calibration"
     if is_table(text):
         return _open_table(parse_table(text, str(path)), path, root, split, needed=needed)
@@ -149,19 +151,30 @@ def _open_table(
             hint="Only calibration goes without: add a column such as label, mask or a number.",
         )
     folder = path.parent if root is None else root
-    _check_files(table.paths, path, folder)
+    paths = _with_endings(table.paths, folder)
+    _check_files(paths, path, folder)
     _check_files(table.masks, path, folder)
     left_out = ", ".join(map(repr, table.skipped))
     return TargetFiles(
         f"list/{split}",
         folder,
-        table.paths,
+        paths,
         table.labels,
         table.class_names,
         skipped=f"columns that hold no numbers were left out: {left_out}" if left_out else "",
         values=table.values,
         masks=table.masks,
         columns=tuple(table.columns),
+    )
+
+
+def _with_endings(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The names with the ending of the image that there is, where a table leaves it out."""
+    if not names or _exists(folder / names[0]):
+        return names
+    return tuple(
+        next((name + end for end in EXTENSIONS if _exists(folder / (name + end))), name)
+        for name in names
     )
 
 

@@ -4,34 +4,35 @@ Classes are the subfolders in sorted order; a class has the image files at any d
 folder, ordered by folder, then by name. So labels agree with a network that was trained with
 ``torchvision.datasets.ImageFolder``.
 
-Where every subfolder of PATH has the name of a split, the classes are looked for inside them::
-
-    PATH/train/CLASS/*.jpg            split train; calibration, if it has no folder of its own
-    PATH/val/CLASS/*.jpg              split validation (also: validation, test; the first there is)
-    PATH/calibration/[CLASS/]*.jpg    split calibration
-
-otherwise PATH itself serves every split. What programs leave behind is no class and no image:
-hidden folders (``.ipynb_checkpoints``, ``.git``), ``__MACOSX`` and files that begin with ``._`` are
-skipped, and :attr:`edgeres.data.files.FileDataset.skipped` says so. Calibration uses no labels, so
-for it alone the images may lie in the folder itself, and one class is enough.
+Where the classes of a split lie, :mod:`edgeres.data.layout` says. ImageNet's validation images
+need no class folders: :mod:`edgeres.data.imagenet` knows their classes. What programs leave behind
+is no class and no image: hidden folders (``.ipynb_checkpoints``, ``.git``), ``__MACOSX`` and files
+that begin with ``._`` are skipped, and so are files of endings that are not read;
+:attr:`edgeres.data.files.FileDataset.skipped` says so. Calibration uses no labels, so for it alone
+the images may lie in the folder itself, and one class is enough.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeres.data.files import FileDataset
-from edgeres.data.types import SPLIT_NAMES, UNLABELLED, Split
+from edgeres.data.imagenet import are_validation_images, find_truth
+from edgeres.data.layout import class_folders, find_place, folders_in, left_behind
+from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings, in any case, of the files that count as images; torchvision's list."""
-
-_SPLITS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif"),
+)
+"""Endings, in any case, of the files that count as images: torchvision's, then others."""
 
 
 def open_imagefolder(
@@ -56,16 +57,37 @@ def open_imagefolder(
             without images.
     """
     name = f"{kind}/{split}"
-    root = _split_folder(path, split)
-    skipped = [f"the folder {folder!r}" for folder in _folders(root) if _left_behind(folder)]
-    classes = _subfolders(root)
+    place = find_place(path, split, lambda name: name.lower().endswith(endings))
+    root = place.folder
+    skipped = _Skipped(root, endings)
+    skipped.names += [
+        f"the folder {folder!r}" for folder in folders_in(root) if left_behind(folder)
+    ]
+    classes = class_folders(root)
     needed = labels_needed and split != "calibration"
-    if not needed and not classes:
+
+    def made(
+        paths: tuple[str, ...], labels: NDArray[np.int64], names: tuple[str, ...]
+    ) -> FileDataset:
+        told = "; ".join((*place.notes, *skipped.told()))
+        return FileDataset(name, root, paths, labels, names, skipped=told)
+
+    if not classes:
         paths = _images_below(root, root, skipped, endings)
-        if not paths:
+        if needed and are_validation_images(paths):
+            truth = find_truth(root, paths)
+            return made(paths, np.array(truth.labels, np.int64), truth.class_names)
+        if not needed and paths:
+            return made(paths, np.full(len(paths), UNLABELLED, dtype=np.int64), ())
+        if not needed:
             raise DataError(f"Expected images in {str(root)!r}, got none.", hint=_HINT)
-        unknown = np.full(len(paths), UNLABELLED, dtype=np.int64)
-        return FileDataset(name, root, paths, unknown, skipped=_told(skipped))
+        if paths:
+            raise DataError(
+                f"Expected one folder of images for each class in {str(root)!r}, got {len(paths)} "
+                "images without one: nothing says their classes.",
+                hint="Sort them into a folder for each class, name a table with a column of "
+                "classes, list:FILE, or compare outputs without labels: --task outputs.",
+            )
     class_paths = [_images_below(root / folder, root, skipped, endings) for folder in classes]
     empty = [folder for folder, paths in zip(classes, class_paths, strict=True) if not paths]
     if not any(class_paths):
@@ -88,56 +110,54 @@ def open_imagefolder(
     labels = np.repeat(
         np.arange(len(classes), dtype=np.int64), [len(paths) for paths in class_paths]
     )
-    paths = tuple(path for part in class_paths for path in part)
-    return FileDataset(name, root, paths, labels, classes, skipped=_told(skipped))
+    return made(tuple(path for part in class_paths for path in part), labels, classes)
 
 
-def _left_behind(name: str) -> bool:
-    """Whether a folder or a file is no part of the data set by its name."""
-    return name.startswith(".") or name in ("__MACOSX", "_background_noise_")
+def files_below(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> tuple[str, ...]:
+    """Paths, relative to ``folder``, of all files of these endings, at any depth, in order.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return _images_below(folder, folder, _Skipped(folder, endings), endings)
 
 
-def _told(skipped: list[str]) -> str:
-    """What was skipped, in words."""
-    more = f" and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-    return f"skipped {', '.join(skipped[:_LISTED])}{more}" if skipped else ""
+class _Skipped:
+    """What lies in a set and was taken for no part of it."""
 
+    def __init__(self, root: Path, endings: tuple[str, ...]) -> None:
+        self.names: list[str] = []
+        self._start = len(str(root)) + 1
+        self._endings = endings
+        self._unread: Counter[str] = Counter()
 
-def _split_folder(path: Path, split: Split) -> Path:
-    """The folder that holds the classes of a split."""
-    folders = _subfolders(path)
-    if not folders or not _SPLITS.issuperset(folders):
-        return path
-    for name in SPLIT_NAMES[split]:
-        if name in folders:
-            return path / name
-    raise DataError(
-        f"Expected a folder {' or '.join(map(repr, SPLIT_NAMES[split]))} for the {split} split "
-        f"in {str(path)!r}, got {', '.join(map(repr, folders))}.",
-        hint="Name the folder so, or give the class folders' parent as PATH.",
-    )
+    def saw(self, place: str, items: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        """Looks at names, and whether each is a folder; gives those that are the user's own."""
+        own = [each for each in items if not left_behind(each[0])]
+        if len(place) >= self._start and len(own) < len(items):
+            for name, is_dir in items:
+                if left_behind(name) and (is_dir or name.lower().endswith(self._endings)):
+                    path = f"{place}{os.sep}{name}"[self._start :]
+                    self.names.append(f"{'the folder ' if is_dir else ''}{path!r}")
+        for name, is_dir in own:
+            if not is_dir and not name.lower().endswith(self._endings):
+                self._unread[os.path.splitext(name)[1].lower() or "no ending"] += 1  # noqa: PTH122
+        return own
 
-
-def _subfolders(path: Path) -> tuple[str, ...]:
-    """Names of the folders in ``path`` that can be classes or splits, sorted."""
-    return tuple(name for name in _folders(path) if not _left_behind(name))
-
-
-def _folders(path: Path) -> tuple[str, ...]:
-    """Names of the folders in ``path``, sorted; links to folders count."""
-    try:
-        with os.scandir(path) as entries:
-            return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"Expected a folder of images at {str(path)!r}, got: "
-            f"{getattr(error, 'strerror', None) or error}.",
-            hint=_HINT,
-        ) from error
+    def told(self) -> Iterator[str]:
+        """In words; nothing where all was taken."""
+        more = f" and {len(self.names) - _LISTED} more" if len(self.names) > _LISTED else ""
+        if self.names:
+            yield f"skipped {', '.join(self.names[:_LISTED])}{more}"
+        if self._unread:
+            kinds = ", ".join(
+                f"{count} of {end}" for end, count in self._unread.most_common(_LISTED)
+            )
+            yield f"files of endings that are not read: {kinds}"
 
 
 def _images_below(
-    folder: Path, root: Path, skipped: list[str], endings: tuple[str, ...]
+    folder: Path, root: Path, skipped: _Skipped, endings: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Paths, relative to ``root``, of the files that count at any depth, in torchvision's order.
 
@@ -156,10 +176,7 @@ def _images_below(
                 continue
             with os.scandir(place) as entries:
                 items = sorted((entry.name, entry.is_dir()) for entry in entries)
-            user_items = [each for each in items if not _left_behind(each[0])]
-            if place != str(root) and len(user_items) < len(items):
-                skipped += _named(place, items, len(str(root)) + 1)
-            items = user_items
+            items = skipped.saw(place, items)
             names = [name for name, is_dir in items if not is_dir]
             folders.append((place, [name for name in names if name.lower().endswith(endings)]))
             inside = above | {identity}
@@ -174,13 +191,6 @@ def _images_below(
     return tuple(
         f"{place}{os.sep}{name}"[start:] for place, names in sorted(folders) for name in names
     )
-
-
-def _named(place: str, items: list[tuple[str, bool]], start: int) -> Iterator[str]:
-    """Folders and image files in a class that are skipped; other hidden files are none anyway."""
-    for name, is_dir in items:
-        if _left_behind(name) and (is_dir or name.lower().endswith(EXTENSIONS)):
-            yield f"{'the folder ' if is_dir else ''}{f'{place}{os.sep}{name}'[start:]!r}"
 
 
 _LISTED = 5

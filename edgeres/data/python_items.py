@@ -17,9 +17,12 @@ from edgeres.data.features import as_features
 from edgeres.data.planes import Planes
 from edgeres.data.types import Sample
 from edgeres.errors import DataError, one_line
+from edgeres.system.user_code import user_errors
 
 KEPT_BYTES = 1 << 28
 """Targets up to this many bytes in all are kept, so that an item is not made again for them."""
+
+OWN_CODE = "It is your own code."
 
 Target = Mapping[str, NDArray[Any]]
 
@@ -57,13 +60,8 @@ class Items:
             DataError: The object raised, or gave what is no item.
         """
         name = self.name(row)
-        try:
-            with self._lock:
-                item = self.source[row]
-        except (Exception, SystemExit) as error:  # the user's code may raise anything
-            raise DataError(
-                f"{name}: {type(error).__name__}: {one_line(error)}.", hint="It is your own code."
-            ) from error
+        with self._lock, user_errors(DataError, name, OWN_CODE):
+            item = self.source[row]
         pair = isinstance(item, tuple | list) and len(item) == 2
         sample = as_sample(item[0] if pair else item, name)
         target = as_target(item[1] if pair else None, name)

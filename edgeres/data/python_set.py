@@ -23,16 +23,17 @@ from numpy.typing import NDArray
 from edgeres.data.arrays import MAX_CLASSES
 from edgeres.data.features import Features
 from edgeres.data.masks import fit_mask
-from edgeres.data.python_items import Items, digest_of
+from edgeres.data.python_items import OWN_CODE, Items, digest_of
 from edgeres.data.targets import Targets
 from edgeres.data.types import UNLABELLED, Sample, Split
-from edgeres.errors import DataError, UsageError, one_line
-from edgeres.system.user_code import load_function
+from edgeres.errors import DataError, UsageError
+from edgeres.system.user_code import load_function, user_errors
 
 if TYPE_CHECKING:
     from edgeres.data.preprocess import Preprocess
 
 _SPREAD_SAMPLES = 64
+_HINT = "It takes nothing, or split, and returns an object with __len__ and __getitem__."
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,12 @@ class PythonSet:
             DataError: An item cannot be read.
         """
         digest = hashlib.sha256(repr((self.code_sha256, self.class_names)).encode())
-        said = getattr(self.items.source, "fingerprint", None)
-        said = said() if callable(said) else said
-        if said is not None:
-            digest.update(repr((str(said), self.rows.tolist())).encode())
+        with user_errors(DataError, f"{self.items.where}: its fingerprint", OWN_CODE):
+            said = getattr(self.items.source, "fingerprint", None)
+            said = said() if callable(said) else said
+            told = None if said is None else str(said)
+        if told is not None:
+            digest.update(repr((told, self.rows.tolist())).encode())
         else:
             for row in self.rows:
                 try:
@@ -176,22 +179,18 @@ def open_python(text: str, split: Split) -> PythonSet:
         )
     function = load_function(path, factory)
     where = f"{path.name}:{factory}"
-    try:
+    with user_errors(DataError, where, _HINT):
         source = function(split=split) if _takes_split(function) else function()
         count = len(source)
         source.__getitem__  # noqa: B018
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise DataError(
-            f"{where}: {type(error).__name__}: {one_line(error)}.",
-            hint="It takes nothing, or split, and returns an object with __len__ and __getitem__.",
-        ) from error
+        names = _names(source)
     items = Items(source, where, count)
     _check_steady(items)
     return PythonSet(
         f"python/{split}",
         items,
         np.arange(count),
-        _names(source),
+        names,
         hashlib.sha256(path.read_bytes()).hexdigest(),
         _spread(items),
     )
@@ -242,12 +241,13 @@ def _names(source: Any) -> tuple[str, ...]:
 def _said_labels(items: Items) -> NDArray[np.int64] | None:
     """What the object says of all its labels at once, where that can be right."""
     for attribute in ("labels", "targets"):
-        said = getattr(items.source, attribute, None)
-        if said is None or callable(said):
-            continue
         try:
-            labels = np.asarray(said)
-        except Exception:  # whatever a user's attribute raises: the items say it one by one
+            with user_errors(DataError, attribute, OWN_CODE):
+                said = getattr(items.source, attribute, None)
+                labels = np.asarray(said)
+        except DataError:  # the items say it one by one
+            continue
+        if said is None or callable(said):
             continue
         if labels.shape == (items.count,) and labels.dtype.kind in "iu":
             return labels.astype(np.int64)

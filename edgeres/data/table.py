@@ -3,8 +3,10 @@
 ======================================  =======================================================
 column                                  what it is
 ======================================  =======================================================
-``file``, ``path``, ``image``           path of the image; needed
-``label``, ``class``                    class: a number from 0 on in every line, or a name
+``file``, ``path``, ``image``, ...      path of the image; needed. ``image_id`` and ``id`` too,
+                                        where no other is; the ending may be left out
+``label``, ``class``, ``category``      class: a number from 0 on in every line, or a name; a
+                                        single column of text is one under any name
 ``labels``, or lists ``a|b|c`` in       several labels of one image; a column ``labels:a|b|c``
 ``label``                               says which there are, and their order
 ``NAME:a``, ``NAME:b``, ...             several labels as columns of 0 and 1; columns behind the
@@ -29,12 +31,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.data.arrays import MAX_CLASSES
+from edgeres.data.imagefolder import EXTENSIONS
 from edgeres.data.target_files import MASK
 from edgeres.data.types import UNLABELLED
 from edgeres.errors import DataError
 
-PATHS = ("file", "path", "image", "filename", "filepath")
-CLASSES = ("label", "class")
+PATHS = (
+    *("file", "path", "image", "filename", "filepath", "file_name", "file_path"),
+    *("image_path", "image_name", "img", "img_path"),
+)
+IDS = ("image_id", "imageid", "id")
+CLASSES = ("label", "class", "category", "class_name", "label_name")
 LISTS = "labels"
 MAX_COLUMNS = 10_000
 
@@ -73,7 +80,18 @@ def is_table(text: str) -> bool:
     """Whether the first line is a header that names a column of files."""
     header = text.lstrip("\ufeff\r\n \t").partition("\n")[0]
     cells = [cell.strip(' "\r').lower() for cell in re.split(r"[,;\t]", header)]
-    return any(cell in PATHS for cell in cells) and not _WHOLE.fullmatch(cells[-1])
+    named = any(cell in PATHS for cell in cells) or (len(cells) > 1 and cells[0] in IDS)
+    return named and not _WHOLE.fullmatch(cells[-1])
+
+
+def with_header(text: str) -> str:
+    """The text of a table, with a header where it begins with a line such as ``cat.jpg,2``."""
+    line = text.lstrip("\ufeff\r\n \t").partition("\n")[0]
+    for mark in ",;":
+        file, _, label = line.partition(mark)
+        if file.strip(' "').lower().endswith(EXTENSIONS) and label.strip() and mark not in label:
+            return f"{PATHS[0]}{mark}{CLASSES[0]}\n{text.lstrip(chr(0xFEFF))}"
+    return text
 
 
 def parse_table(text: str, name: str = "list") -> Table:
@@ -89,6 +107,7 @@ def parse_table(text: str, name: str = "list") -> Table:
         raise DataError(f"Expected image files in {name!r}, got only a header.")
     columns = {heading: [cells[place] for _, cells in body] for place, heading in enumerate(header)}
     kinds = [heading for heading in header if heading.lower() in PATHS]
+    kinds = kinds or [heading for heading in header if heading.lower() in IDS][:1]
     if len(kinds) != 1:
         raise DataError(
             f"Expected one column of files in line {rows[0][0]} of {name!r}, got "
@@ -113,6 +132,11 @@ def parse_table(text: str, name: str = "list") -> Table:
             _add_column(table, heading, cells)
     for word, members in groups.items():
         _add_group(table, word, members)
+    if not table.columns and len(table.skipped) == 1:
+        (only,) = table.skipped
+        if 2 * len(set(columns[only])) <= len(columns[only]):  # names of things differ throughout
+            _add_classes(table, only, columns[only])
+            table.skipped = []
     return table
 
 

@@ -17,9 +17,9 @@ Split = Literal["train", "validation", "calibration"]
 """Which part of a data set is asked for; a source without parts gives the same images for all."""
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("val", "validation", "test"),
-    "calibration": ("calibration", "train"),
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev", "test", "testing"),
+    "calibration": ("calibration", "train", "training"),
 }
 """What a split's part is called in folders and archives; the first that exists is taken."""
 

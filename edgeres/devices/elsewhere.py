@@ -98,6 +98,7 @@ class Elsewhere:
             data,
             preprocess,
             task=said,
+            class_names=tuple(images.class_names) if task_of(said) is None else (),
             scheduler=self.scheduler,
             workers=self.workers or _WORKERS,
             threads=self.threads or 1,

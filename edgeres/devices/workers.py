@@ -22,6 +22,7 @@ from edgeres.backends.base import BuildConfig, Engine, Runner
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.data.bad_images import BadImages
+from edgeres.data.class_order import in_order_of
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
@@ -62,6 +63,7 @@ class Job:
         preprocess: How a sample becomes numbers.
         threads: CPU threads of each engine.
         task: What the outputs mean, as JSON of what a recipe says; ``[]`` for a classifier.
+        class_names: Of the network's classes, in whose order the labels are; empty where unknown.
         code_sha256: Of the edgeres that asks (:mod:`edgeres.devices.worker_code`).
     """
 
@@ -72,6 +74,7 @@ class Job:
     preprocess: Preprocess
     threads: int | None
     task: str = "[]"
+    class_names: tuple[str, ...] = ()
     code_sha256: str = CODE_SHA256
 
 
@@ -102,6 +105,7 @@ def predict_sharded(
     preprocess: Preprocess,
     *,
     task: Sequence[dict[str, Any]] = (),
+    class_names: tuple[str, ...] = (),
     scheduler: str | None = None,
     workers: int = 2,
     threads: int | None = 1,
@@ -117,6 +121,7 @@ def predict_sharded(
         preprocess: How a sample becomes numbers.
         task: What the outputs mean, as a recipe says it; empty for a classifier. Files of code are
             read by their paths.
+        class_names: Of the network's classes, in whose order the labels are; empty where unknown.
         scheduler: Address of a running dask scheduler; ``None`` starts workers on this machine.
         workers: How many of those.
         threads: CPU threads of each worker's engine.
@@ -138,7 +143,7 @@ def predict_sharded(
             f"and {shard}.",
             hint="Leave the shard size out.",
         )
-    dataset = _opened(data, task)
+    dataset = _opened(data, task, class_names)
     engine = read_engine(path)
     job = Job(
         engine=str(path.resolve()),
@@ -148,6 +153,7 @@ def predict_sharded(
         preprocess=preprocess,
         threads=threads,
         task=json.dumps(list(task)),
+        class_names=class_names,
     )
     starts = range(0, len(dataset), shard)
     found: list[Shard] = []
@@ -294,14 +300,16 @@ def answer_shard(job: Job, start: int, stop: int, leave_out: bool) -> Shard:
     )
 
 
-def _opened(data: str, said: Sequence[dict[str, Any]]) -> Dataset:
+def _opened(data: str, said: Sequence[dict[str, Any]], names: tuple[str, ...]) -> Dataset:
     task = task_of(said)
-    return open_dataset(data, split="validation", labels_needed=task is None or task.needs_targets)
+    needed = task is None or task.needs_targets
+    dataset = open_dataset(data, split="validation", labels_needed=needed)
+    return in_order_of(dataset, names).dataset if task is None else dataset
 
 
 @lru_cache(maxsize=1)
 def _dataset(job: Job) -> Dataset:
-    dataset = _opened(job.data, json.loads(job.task))
+    dataset = _opened(job.data, json.loads(job.task), job.class_names)
     if dataset.fingerprint != job.data_fingerprint:
         raise DataError(
             f"{job.data}: a worker finds other images there ({dataset.fingerprint[:12]} against "

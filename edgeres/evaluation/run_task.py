@@ -11,6 +11,7 @@ from edgeres.errors import ArtefactError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.system.files import write_atomic
+from edgeres.system.stored_arrays import about_in
 from edgeres.system.stored_json import read_stored
 from edgeres.tasks import CLASSIFICATION, CUSTOM, open_tasks
 from edgeres.tasks.answers import Answers, are_answers, load_answers
@@ -80,6 +81,25 @@ def run_said(engine: Path, baseline: Path | None = None) -> list[dict[str, Any]]
     if baseline is not None:
         folders.insert(0, baseline.resolve().parent)
     return next((said for folder in folders if (said := _read(folder / run_folder.TASK))), [])
+
+
+def run_class_names(
+    engine: Path, baseline: Path | Predictions | Answers | None = None
+) -> tuple[str, ...]:
+    """Names of the classes of the run that an engine is from, or of the answers it is judged by.
+
+    Args:
+        engine: The engine file.
+        baseline: Answers, or a file of them, where they were given.
+
+    Returns:
+        In the order of the scores; empty where nobody said them.
+    """
+    if isinstance(baseline, Predictions | Answers):
+        return tuple(baseline.class_names)
+    stored = run_folder.run_of(engine) / run_folder.BASELINE / run_folder.PREDICTIONS
+    names = about_in(stored if baseline is None else baseline).get("class_names", [])
+    return tuple(names) if all(isinstance(name, str) for name in names) else ()
 
 
 def run_task(engine: Path, baseline: Path | None = None) -> Task | None:

@@ -13,6 +13,7 @@ from edgeres.tasks.answers import Answers
 from edgeres.tasks.metric import Metric
 from edgeres.tasks.task import Task
 
+_FLOOR = "Say in `gates: {floor: {NAME: VALUE}}` what it must reach."
 _LEAST_SKILL = 0.05  # share of the way from guessing to perfect below which a network knows nothing
 
 
@@ -68,8 +69,14 @@ def metrics_of(task: Task, limits: Limits) -> dict[str, Metric]:
         if by_name[name].closeness is not None:
             raise UsageError(
                 f"`gates.max_drop`: {name} is how near an output is, which has no loss.",
-                hint="Say in `gates.floor` what it must reach.",
+                hint=_FLOOR,
             )
+    gated = limits.gated or task.gated
+    if isinstance(limits.max_drop, float) and all(by_name[n].closeness is not None for n in gated):
+        raise UsageError(
+            f"`gates.max_drop`: {', '.join(gated)} says how near an output is, which has no loss.",
+            hint=_FLOOR,
+        )
     return by_name
 
 

@@ -13,6 +13,7 @@ from edgeres.backends.base import Backend, BuildConfig, Engine
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.isolate import build_isolated, try_engine
 from edgeres.backends.sidecar import engine_size, read_engine, sidecar_path
+from edgeres.data.class_order import in_order_of
 from edgeres.errors import ArtefactError, ModelError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.answer_set import answer_set
@@ -37,7 +38,7 @@ from edgeres.evaluation.predict import BATCH, predict
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.qdq_check import findings_json, findings_of
 from edgeres.evaluation.rebuild_config import built_like
-from edgeres.evaluation.run_task import load_run_answers, run_task
+from edgeres.evaluation.run_task import load_run_answers, run_class_names, run_task
 from edgeres.evaluation.task_baseline import check_answers
 from edgeres.recipe.gates import Limits
 from edgeres.system.files import StrPath
@@ -190,6 +191,8 @@ def validate(
     if task is None and not isinstance(baseline, Predictions | Answers):
         task = run_task(path, baseline)
     engine = read_engine(path)
+    if task is None:
+        dataset = in_order_of(dataset, run_class_names(path, baseline)).dataset
     if isolate and answered is None:
         executable_backend(engine)
         try_engine(path)

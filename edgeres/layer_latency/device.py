@@ -19,6 +19,9 @@ from edgeres.system.progress import ProgressCallback
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
 
+_PRECISIONS: dict[str, Precision] = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
+"""What the recipe's precision is called in a table of latencies."""
+
 
 @dataclass(frozen=True)
 class LatencyTarget:
@@ -101,7 +104,7 @@ def latency_target(
             return LatencyTarget(
                 target,
                 say,
-                precision="float32" if recipe.quantize.precision == "fp32" else "int8",
+                precision=_PRECISIONS[recipe.quantize.precision],
                 threads=recipe.benchmark.threads,
                 batch=recipe.benchmark.batch_size,
             )

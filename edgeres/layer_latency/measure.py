@@ -197,9 +197,12 @@ def time_models(
 
 
 def _options(target: Target, precision: Precision) -> dict[str, str]:
-    """Options that engines are built with; for FP32 without those that change its arithmetic."""
-    left_out = target.backend.precision_options if precision == "float32" else frozenset()
-    return {k: v for k, v in target.config.options.items() if k not in left_out}
+    """Options that engines are built with; for floats those that say their arithmetic."""
+    if precision == "int8":
+        return dict(target.config.options)
+    left_out = target.backend.precision_options
+    half = target.backend.float_builds["fp16"] if precision == "float16" else {}
+    return {k: v for k, v in target.config.options.items() if k not in left_out} | dict(half)
 
 
 def liked_multiple(times: Mapping[int, float]) -> int:

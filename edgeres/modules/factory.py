@@ -94,7 +94,7 @@ def _failed(what: str, error: BaseException, path: Path) -> EdgeResError:
         return ModelError(f"{what}{where}: it needs more memory than there is.")
     if isinstance(error, ModuleNotFoundError):
         hint = f"Install {error.name} beside edgeres, or put it into the folder of {path.name}."
-    elif "cuda" in str(error).lower() or "nvidia" in str(error).lower():
+    elif any(maker in one_line(error).lower() for maker in ("cuda", "nvidia")):
         hint = "Networks are exported on the CPU: build it there, and load with map_location='cpu'."
     else:
         hint = f"Call the function alone, in Python, in the folder of {path.name}."

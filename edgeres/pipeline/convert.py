@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
 from edgeres.backends.target import Target, open_target
+from edgeres.data.class_order import in_order_of
 from edgeres.data.files import skipped_note
 from edgeres.data.hashes import FileHashes
 from edgeres.data.overlap import find_overlap
@@ -99,8 +101,8 @@ def convert(
         if (output / run_folder.HISTORY).is_file():
             read_history(output / run_folder.HISTORY)  # a damaged one is told before any work
         run, report, proof, table = prove(inputs, store, listener or Silent())
-        evidence = write_evidence(run, proof, inputs.validation)
-        _publish(output, recipe, report, proof, table, evidence, inputs.validation)
+        evidence = write_evidence(run, proof)
+        _publish(output, recipe, report, proof, table, evidence)
         unused = unused_bytes(output)
         if unused > TELL_UNUSED_BYTES:
             run.listener.note(
@@ -147,6 +149,9 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     try:
         _note_overlap(run, inputs.calibration.used, inputs.validation)
         networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
+        if run.task is None:
+            ordered = in_order_of(inputs.validation, networks.facts.class_names)
+            inputs = replace(inputs, validation=ordered.dataset)
         networks = equalize_network(run, networks)
         table = calibration_table(run, networks)
         proof = _prove(run, networks, inputs.targets, table, inputs.validation)
@@ -197,7 +202,7 @@ def _prove(
     ]
     times = latencies(run, engines, validation, networks.preprocess) if engines else {}
     layers = measure_layers(run, networks, table, built, validation)
-    return Proof(networks, validation.name, dense, final, built, int8, times, layers)
+    return Proof(networks, validation, dense, final, built, int8, times, layers)
 
 
 def _check_dense(run: Run, dense: Predictions | Answers, validation: Dataset) -> None:
@@ -263,7 +268,6 @@ def _publish(
     proof: Proof,
     table: Path,
     evidence: Path,
-    validation: Dataset,
 ) -> None:
     """Puts what a run hands over into the output folder, all together, the report last.
 
@@ -303,7 +307,7 @@ def _publish(
         (baseline / run_folder.PREPROCESS).write_text(networks.preprocess.to_json())
         if not recipe.is_classifier:
             write_task(baseline, said_of(recipe))
-        save_samples(validation, baseline / run_folder.SAMPLES)
+        save_samples(proof.validation, baseline / run_folder.SAMPLES)
         evidence.chmod(0o755)
         shutil.move(evidence, waiting.new / run_folder.EVIDENCE)
         if (output / run_folder.HISTORY).is_file():

@@ -130,7 +130,7 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     from edgeres.pipeline.mixed_precision import with_float_layers
 
     network = networks.quantized
-    if run.recipe.quantize.precision == "fp32":
+    if run.recipe.quantize.precision != "int8":
         return _build_float(run, network, target)
     target, search = with_float_layers(run, networks, table, target)
     learned = qat_parameters(run, networks, table, target.rules)
@@ -156,21 +156,26 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
 
 def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
     """The target's engine of the network as it is; its "Q/DQ model" holds no Q/DQ."""
+    precision = run.recipe.quantize.precision
 
     def produce(folder: Path, *_: object) -> None:
         shutil.copyfile(network.onnx, folder / run_folder.QDQ)
-        reasons = dict.fromkeys(network.summary.macs_by_node, "precision: fp32")
+        reasons = dict.fromkeys(network.summary.macs_by_node, f"precision: {precision}")
         qdq = folder / run_folder.QDQ
         write_account(qdq, target.rules, QuantizeResult(qdq, (), reasons, {}, (), {}, {}))
 
     qdq = run.stage(
         "keep_float",
         inputs={"model": network.sha256},
-        settings={"rules": target.rules.to_dict()},
+        settings={"rules": target.rules.to_dict(), "precision": precision},
         produce=produce,
-        label=f"keep FP32 ({target.name})",
+        label=f"keep {precision.upper()} ({target.name})",
     ).file(run_folder.QDQ)
-    engine = build_fp32(run, qdq, target, label=f"build ({target.name})")
+    label = f"build ({target.name})"
+    if precision == "fp32":
+        engine = build_fp32(run, qdq, target, label=label)
+    else:
+        engine = build_engine(run, qdq, target, _float_config(target, precision), label=label)
     return _built(run, network, qdq, engine, target)
 
 
@@ -204,17 +209,17 @@ def build_fp32(run: Run, onnx: Path, target: Target, *, label: str) -> Engine:
 def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine]:
     """The float engines of a target that may be faster than its FP32 one, by their arithmetic.
 
-    None where the network stays in FP32, as there is no INT8 to compare. One that cannot be built,
+    None where the network stays in float, as there is no INT8 to compare. One that cannot be built,
     as where a value is too large for it, is told and left out.
 
     Raises:
         EdgeResError: A result cannot be stored.
     """
     engines: dict[str, Engine] = {}
-    if run.recipe.quantize.precision == "fp32":
+    if run.recipe.quantize.precision != "int8":
         return engines
-    for name, options in target.backend.float_builds.items():
-        config = replace(target.config, options={**target.config.options, **options})
+    for name in target.backend.float_builds:
+        config = _float_config(target, name)
         label = f"build {name.upper()} {network.label} ({target.name})"
         try:
             engines[name] = build_engine(run, network.onnx, target, config, label=label)
@@ -223,6 +228,12 @@ def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine
                 f"{target.name}: INT8 is compared with no {name.upper()}: {error.message}"
             )
     return engines
+
+
+def _float_config(target: Target, arithmetic: str) -> BuildConfig:
+    """How a float engine of some arithmetic is built."""
+    options = {**target.config.options, **target.backend.float_builds[arithmetic]}
+    return replace(target.config, options=options)
 
 
 def build_engine(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from edgeres.data.label_file import read_labels
 from edgeres.errors import ModelError, UsageError
 from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES
@@ -35,6 +36,7 @@ class Source:
         sha256: Its hash, with that of the files that hold its weights.
         architecture: As the recipe names it.
         num_classes: Likewise.
+        labels: Class names that the user says, in the order of the scores.
         outputs: The outputs of an ONNX file that are judged, where they are named.
         classes: Whether it is taken for a classifier.
         input_size: Height and width of an ONNX file or a module that leaves them open, where they
@@ -58,6 +60,7 @@ class Source:
     sample_answer: Path | None = None
     module: ModuleSpec | None = None
     given_scales: Literal["remove"] | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +72,8 @@ class Source:
         values = asdict(self)
         for name in ("path", "sha256", "beside", "sample_answer", "module"):
             del values[name]
+        if not self.labels:
+            del values["labels"]
         return values
 
 
@@ -87,6 +92,17 @@ def find_source(
         UsageError: Neither a file nor an architecture, an architecture without weights, or an
             option that is for another kind of file.
     """
+    if block.labels is not None and not classes:
+        raise UsageError(
+            "labels are the names of a classifier's classes; another task is asked for.",
+            hint="Leave --labels (`model: {labels: ...}`) out.",
+        )
+    source = _find(block, outputs=outputs, classes=classes)
+    labels = () if block.labels is None else read_labels(Path(block.labels))
+    return replace(source, labels=labels)
+
+
+def _find(block: ModelBlock, *, outputs: tuple[str, ...], classes: bool) -> Source:
     if is_code(block.source):
         spec = code_spec(block.source, block.weights)
         return _module(spec, block, outputs, classes=classes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgeres.backends import get_backend, target_names
 from edgeres.backends.target import Target, open_targets, target_list
 from edgeres.data.calibration import CalibrationImages
 from edgeres.data.checks import check_calibration
@@ -11,6 +13,7 @@ from edgeres.data.hashes import FileHashes
 from edgeres.data.sampling import take
 from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
+from edgeres.errors import UsageError
 from edgeres.evaluation.run_task import task_of
 from edgeres.pipeline.find_source import Source, check_prunable_source, find_source
 from edgeres.pipeline.network import train_data_of
@@ -59,6 +62,20 @@ class Inputs:
     task: Task | None = None
 
 
+def _refuse_precision(recipe: Recipe, targets: Sequence[Target]) -> None:
+    """Refuses half precision where a target makes no such engines."""
+    wanted = recipe.quantize.precision
+    if wanted in ("int8", "fp32"):
+        return
+    for target in targets:
+        if wanted not in target.backend.float_builds:
+            able = [name for name in target_names() if wanted in get_backend(name).float_builds]
+            raise UsageError(
+                f"`quantize.precision`: {target.name} makes no {wanted.upper()} engines.",
+                hint=f"Take fp32, or targets that do: {', '.join(able)}.",
+            )
+
+
 def open_inputs(
     recipe: Recipe,
     hashes: FileHashes | None = None,
@@ -80,6 +97,7 @@ def open_inputs(
     targets = open_targets(
         target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
     )
+    _refuse_precision(recipe, targets)
     source = find_source(recipe.model, outputs=recipe.kept_outputs, classes=recipe.is_classifier)
     task = task_of([] if recipe.is_classifier else said_of(recipe))
     require_packages(_packages(recipe, source))

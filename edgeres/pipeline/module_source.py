@@ -12,7 +12,7 @@ from edgeres.evaluation import run_folder
 from edgeres.modules.bring import bring_module
 from edgeres.modules.spec import ModuleSpec
 from edgeres.pipeline.find_source import Source
-from edgeres.pipeline.source import FACTS, TRACED, ModelFacts, import_file
+from edgeres.pipeline.source import FACTS, TRACED, ModelFacts, import_file, named
 from edgeres.recipe.preprocess import PreprocessBlock
 
 
@@ -60,7 +60,7 @@ def load_module_source(
         num_classes=classes,
         in_channels=imported.in_channels,
         preprocess=brought.preprocess,
-        class_names=(),
+        class_names=named(source.labels, imported.num_classes),
         notes=(*brought.notes, *notes),
         layout=imported.layout,
     ).save(folder / FACTS)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
+from edgeres.data.class_order import in_order_of
 from edgeres.data.kinds import are_features, preprocess_for
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.sampling import some_images
@@ -126,7 +127,9 @@ def prepare_networks(
     preprocess, note = preprocess_for(validation, preprocess)
     run.warn_once(note)
     if run.task is None:
-        check_classes(validation, facts.num_classes)
+        ordered = in_order_of(validation, facts.class_names)
+        run.warn_once(ordered.note)
+        check_classes(ordered.dataset, facts.num_classes, is_part=ordered.is_part)
     if source.kind != "checkpoint":
         network = network_of("dense", loaded.file(run_folder.MODEL), None)
         original = source.path if source.kind == "onnx" else loaded.file(TRACED)

@@ -70,7 +70,7 @@ class Proof:
 
     Attributes:
         networks: Dense and pruned FP32 networks.
-        data: Name of the validation set.
+        validation: The samples that all were asked about.
         dense: Answers of the FP32 network that the user brought.
         final: Answers of the FP32 network that was quantized; ``dense`` itself without pruning.
         built: Every target's INT8 engine.
@@ -80,7 +80,7 @@ class Proof:
     """
 
     networks: Networks
-    data: str
+    validation: Dataset
     dense: RunAnswers
     final: RunAnswers
     built: Sequence[BuiltTarget]
@@ -113,7 +113,7 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
         baseline=BaselinePart(
             samples=dense.samples,
             latency_ms={n: _percentiles(t.fp32.latency) for n, t in proof.times.items()},
-            data=proof.data,
+            data=proof.validation.name,
             data_fingerprint=dense.data_fingerprint,
             **baseline_figures(dense, gates, targets.values()),
         ),
@@ -127,18 +127,17 @@ def make_report(run: Run, proof: Proof, *, model_sha256: str) -> Report:
     warned = tuple(Finding("warning", "data", text) for text in run.warnings)
     repeats = repeats_of(dense, gates.confidence)
     if repeats:
-        text = f"{proof.data}: {repeats}, which all bounds take into account."
+        text = f"{proof.validation.name}: {repeats}, which all bounds take into account."
         warned += (Finding("warning", "repeated-images", text),)
     return replace(report, findings=(*warned, *findings(report)), winner=choose_winner(report))
 
 
-def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
+def write_evidence(run: Run, proof: Proof) -> Path:
     """Writes what the report page needs beside the report; see :mod:`edgeres.report.evidence`.
 
     Args:
         run: Recipe and store, beside whose results the folder is made.
         proof: The measurements.
-        validation: The images that were answered.
 
     Returns:
         A new folder, to be moved to where it belongs.
@@ -159,7 +158,7 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
             answers=pair_answers(proof.dense, answers)
             if isinstance(answers, Predictions) and isinstance(proof.dense, Predictions)
             else None,
-            images=validation,
+            images=proof.validation,
             preprocess=proof.networks.preprocess,
         )
         if run.task is not None and isinstance(answers, Answers):
@@ -169,7 +168,7 @@ def write_evidence(run: Run, proof: Proof, validation: Dataset) -> Path:
                 proof.networks.dense.onnx,
                 run.task,
                 (rows_of(proof.dense), answers),
-                validation,
+                proof.validation,
                 proof.networks.preprocess,
             )
     for name, files in proof.layers.items():
@@ -224,7 +223,7 @@ def _target(
     proof: Proof,
     item: BuiltTarget,
     gates: GatesBlock,
-    precision: Literal["int8", "fp32"],
+    precision: Literal["int8", "fp16", "fp32"],
     task: Task | None,
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""

@@ -42,6 +42,7 @@ def prune_source(run: Run, source: Source, dense: Network, preprocess: Preproces
             preprocess=preprocess,
             sample_shape=sample,
             classes=source.classes,
+            class_names=source.labels,
             work=work,
             progress=progress,
         )
@@ -57,6 +58,7 @@ def prune_source(run: Run, source: Source, dense: Network, preprocess: Preproces
             "preprocess": preprocess.to_dict(),
             "sample": list(sample),
             "classes": source.classes,
+            **({"class_names": list(source.labels)} if source.labels else {}),
         },
         produce=produce,
         label="prune and fine-tune",

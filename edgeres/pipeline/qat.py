@@ -35,6 +35,8 @@ def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -
         return None
     train_data = train_data_of(run.recipe, "`quantize: {qat: ...}` trains")
 
+    names = networks.facts.class_names if run.task is None else ()
+
     def produce(folder: Path, work: Path, progress: ProgressCallback) -> None:
         qat(
             network.onnx,
@@ -47,6 +49,7 @@ def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -
             preprocess=networks.preprocess,
             work=work,
             classes=run.task is None,
+            class_names=names,
             progress=progress,
         )
         shutil.copyfile(work / TRAIN_LOG, folder / TRAIN_LOG)
@@ -64,6 +67,7 @@ def qat_parameters(run: Run, networks: Networks, table: Path, rules: QdqRules) -
             "qat": training.key(),
             "preprocess": networks.preprocess.to_dict(),
             "classes": run.task is None,
+            **({"class_names": list(names)} if names else {}),
         },
         produce=produce,
         label=f"quantization-aware training ({rules.name})",

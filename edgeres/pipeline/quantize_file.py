@@ -180,9 +180,10 @@ def _calibrated(
 
 def _rule_set(settings: QuantizeBlock, target: str | None) -> str:
     """Whose rules a file is quantized by; refuses what cannot be had without an engine."""
-    if settings.precision == "fp32":
+    if settings.precision != "int8":
         raise UsageError(
-            "the recipe says `quantize: {precision: fp32}`, so there is nothing to quantize.",
+            f"the recipe's `quantize.precision` is {settings.precision}, so there is nothing to "
+            "quantize.",
             hint="Use `edgeres build` on the FP32 model, or leave `precision:` out.",
         )
     if settings.mixed_precision is not None:

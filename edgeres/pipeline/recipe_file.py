@@ -25,7 +25,10 @@ from edgeres.system.yaml_file import plain, read_yaml
 
 B = TypeVar("B", bound=Block)
 DEFAULT_RECIPE = "default.yaml"
-_PATH_KEYS = (("model", "source"), ("model", "weights"), ("model", "sample_answer"))
+_PATH_KEYS = (
+    *(("model", "source"), ("model", "weights"), ("model", "labels")),
+    ("model", "sample_answer"),
+)
 _DATA_KEYS = ("calibration", "validation", "train")
 
 

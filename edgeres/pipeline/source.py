@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import UsageError
+from edgeres.errors import ModelError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.graph.summary import summarize
 from edgeres.models.plan import ChannelPlan
@@ -157,7 +157,7 @@ def load_source(
             num_classes=max(2, imported.num_classes) if source.classes else 0,
             in_channels=imported.in_channels,
             preprocess=_pixels(imported) if imported.whole_numbers else None,
-            class_names=(),
+            class_names=named(source.labels, imported.num_classes),
             notes=imported.notes,
             layout=imported.layout,
         ).save(folder / FACTS)
@@ -170,8 +170,25 @@ def load_source(
         num_classes=source.num_classes,
         sample_answer=source.sample_answer,
     )
+    if source.labels:
+        names = named(source.labels, checkpoint.plan.num_classes)
+        checkpoint = replace(checkpoint, class_names=names)
     save_checkpoint(folder / CHECKPOINT, checkpoint)
     facts_of(checkpoint).save(folder / FACTS)
+
+
+def named(labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """The names that a user says of a network's classes.
+
+    Raises:
+        ModelError: There are more or fewer than classes.
+    """
+    if labels and len(labels) != max(2, classes):
+        raise ModelError(
+            f"{len(labels)} class names are given, the network has {classes} classes.",
+            hint="--labels (`model: {labels: ...}`) wants one for each, in the scores' order.",
+        )
+    return labels
 
 
 def _pixels(imported: ImportedModel) -> Preprocess:

@@ -29,7 +29,7 @@ def build_unpruned(run: Run, networks: Networks, target: Target) -> Engine | Non
     Raises:
         EdgeResError: As the quantizer and the backend's ``build``.
     """
-    if networks.pruned is None or run.recipe.quantize.precision == "fp32":
+    if networks.pruned is None or run.recipe.quantize.precision != "int8":
         return None
     dense, settings = networks.dense, QuantizeSettings(bias_correction="off")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeres.data.class_order import in_order_of
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import UNLABELLED, Dataset
@@ -41,6 +42,7 @@ def prune_code(
     sample_shape: tuple[int, int, int],
     work: Path,
     classes: bool = True,
+    class_names: Sequence[str] = (),
     progress: ProgressCallback | None = None,
 ) -> dict[str, str]:
     """Prunes a network that code makes, fine-tunes it and writes it as ONNX.
@@ -57,6 +59,7 @@ def prune_code(
         classes: Whether it is a classifier whose images have labels; else importance is what
             removing a channel does to all outputs, fine-tuning follows those of the dense network,
             and no label is looked at.
+        class_names: Of its classes in the order of its scores, where they are known.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -77,6 +80,7 @@ def prune_code(
             spec, onnx, weights, settings=settings.model_dump(mode="json", exclude_unset=True),
             train_data=train_data, preprocess=preprocess.to_dict(),
             sample_shape=list(sample_shape), work=work, classes=classes,
+            class_names=list(class_names),
         )  # fmt: skip
     finally:
         over.set()
@@ -104,6 +108,7 @@ def prune_in_child(
     sample_shape: Sequence[int],
     work: Path,
     classes: bool,
+    class_names: Sequence[str],
 ) -> dict[str, JsonValue]:
     """What the child of :func:`prune_code` does."""
     from edgeres.models.cost import count_macs
@@ -124,7 +129,8 @@ def prune_in_child(
     channels, height, width = sample_shape
     shape = (channels, height, width)
     dense = open_module(spec).module
-    train_set, held_out = _sets(train_data, block, _classes(dense, shape) if classes else None)
+    count = _classes(dense, shape) if classes else None
+    train_set, held_out = _sets(train_data, block, count, class_names)
     data = calibration_batches(prepared, block, train_set)
     if not classes:
         data = [(images, np.full_like(labels, UNLABELLED)) for images, labels in data]
@@ -171,7 +177,7 @@ def prune_in_child(
 
 
 def _sets(
-    train_data: str, block: PruneSettings, num_classes: int | None
+    train_data: str, block: PruneSettings, num_classes: int | None, class_names: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
     """What is learned from and what is held out; without classes no label is needed."""
     from edgeres.training.begin import check_labels
@@ -187,6 +193,7 @@ def _sets(
             )
     full = open_dataset(train_data, split="train", labels_needed=num_classes is not None)
     if num_classes is not None:
+        full = in_order_of(full, class_names).dataset
         check_labels(num_classes, full)
     count = block.finetune.held_out if block.finetune else len(full) // 10
     learn, check = split_held_out(full.labels, count, block.seed)

@@ -20,6 +20,7 @@ Rules:
     output                the output of an INT8 op is quantized where the engine needs that to fuse
     shared-scale          an op that only moves values has one scale on both sides
     saturation            no two products can leave int16 where the device saturates
+    lowest-weight         no weight is -128, whose products leave int16 on Arm without dot products
 
 Layers that are written with integer operators (``QLinearConv`` and its like) are looked at for
 their scales and for saturation. What only running an engine can tell is in :mod:`.hazards`.

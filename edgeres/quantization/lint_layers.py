@@ -13,6 +13,8 @@ from edgeres.graph.layers import constant, node_name
 from edgeres.quantization.qdq_view import DQ, Finding, scale_of
 from edgeres.quantization.stored_weight import called, integer_scales, stored_weight
 
+_LOWEST = -128
+
 
 def layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     """Findings about the weight and the bias of one Conv, Gemm or MatMul."""
@@ -32,6 +34,7 @@ def layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     yield from _weight_scale(node, producer, stored, rules)
     if rules.saturating:
         yield from _saturation(node)
+    yield from _lowest_weight(node, rules)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         yield from _bias(node, producer, rules)
 
@@ -68,6 +71,23 @@ def integer_layer_findings(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
             yield Finding("scale", called(node), text, "wrong")
     if rules.saturating:
         yield from _saturation(node)
+    yield from _lowest_weight(node, rules)
+
+
+def _lowest_weight(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
+    weight = stored_weight(node)
+    if weight is None or weight.values.dtype != np.int8:
+        return
+    count = int((weight.values == _LOWEST).sum())
+    if count:
+        here = "this device adds" if rules.wrong_lowest_weight else "Arm CPUs may add"
+        yield Finding(
+            "lowest-weight",
+            called(node),
+            f"{count} of {weight.values.size} weights are -128, whose products {here} wrongly "
+            "without a word. Quantize with weights of -127 to 127.",
+            "wrong" if rules.wrong_lowest_weight else "risk",
+        )
 
 
 def _saturation(node: ir.Node) -> Iterator[Finding]:

@@ -122,8 +122,10 @@ class MixedPrecisionSettings(Block):
 class QuantizeBlock(QuantizeSettings):
     """Calibration and INT8 quantization."""
 
-    precision: Literal["int8", "fp32"] = Field(
-        default="int8", description="fp32: engines of the network as it is, nothing quantized."
+    precision: Literal["int8", "fp16", "fp32"] = Field(
+        default="int8",
+        description="fp32: engines of the network as it is, nothing quantized. fp16: the same in "
+        "half precision, on targets that make such engines.",
     )
     portable: bool = Field(default=False, description="One Q/DQ file that every target accepts.")
     equalize: bool = Field(
@@ -143,11 +145,13 @@ class QuantizeBlock(QuantizeSettings):
         return self
 
     @model_validator(mode="after")
-    def _fp32_quantizes_nothing(self) -> QuantizeBlock:
-        if self.precision == "fp32":
+    def _floats_quantize_nothing(self) -> QuantizeBlock:
+        if self.precision != "int8":
             for name in sorted(self.model_fields_set - {"precision", "calibrator"}):
                 if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"`{name}` has no effect together with `precision: fp32`")
+                    raise ValueError(
+                        f"`{name}` has no effect together with `precision: {self.precision}`"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,11 @@ class ModelBlock(Block):
         default=None, description="Weights for a named architecture or for code."
     )
     num_classes: int | None = Field(default=None, ge=2)
+    labels: str | None = Field(
+        default=None,
+        description="File of class names in the order of the scores: one a line, or JSON; what the "
+        "checkpoint says where left out.",
+    )
     declared_top1: OpenShare | None = Field(
         default=None, description="Top-1 that the model is known to reach, in (0, 1); checked."
     )

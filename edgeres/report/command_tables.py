@@ -184,9 +184,16 @@ def health_table(found: Health) -> ConsoleRenderable:
     machine = found.environment
     facts = _facts()
     _add(facts, "CPU", f"{machine.cpu}, {machine.threads} of {machine.cores} usable")
-    _add(facts, "INT8 instructions", "yes" if machine.int8_dot_products else "none (no VNNI)")
+    if machine.board:
+        _add(facts, "Board", machine.board)
+    if machine.l4t:
+        _add(facts, "Linux for Tegra", machine.l4t)
+    _add(facts, "INT8 instructions", machine.int8_instructions)
     _add(facts, "Instruction sets", ", ".join(machine.isa) or cells.MISSING)
     _add(facts, "Memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    if found.temperatures_c:
+        warm = [f"{zone} {celsius:.0f} °C" for zone, celsius in found.temperatures_c.items()]
+        _add(facts, "Temperature", ", ".join(warm))
     _add(facts, "System", f"{machine.os}, Python {machine.python}")
     table = Table(box=None, pad_edge=False)
     table.add_column("Backend", no_wrap=True)
@@ -198,7 +205,7 @@ def health_table(found: Health) -> ConsoleRenderable:
         if not problem and backend.not_executable:
             problem = f"builds engines, cannot run them: {backend.not_executable}"
         sums = [
-            f"{device}: {'saturate (weights are made safe)' if saturates else 'exact'}"
+            f"{device}: {_sums(saturates, backend.wrong_lowest_weight.get(device, False))}"
             for device, saturates in backend.saturating.items()
         ]
         _add(
@@ -209,6 +216,14 @@ def health_table(found: Health) -> ConsoleRenderable:
             "; ".join(sums) or cells.MISSING,
         )
     return Group(facts, Text(), table)
+
+
+def _sums(saturates: bool, wrong_lowest: bool) -> str:
+    if saturates:
+        return "saturate (weights are made safe)"
+    if wrong_lowest:
+        return "exact; wrong for weights of -128, which only files from elsewhere have"
+    return "exact"
 
 
 def _facts() -> Table:

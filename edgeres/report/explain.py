@@ -106,8 +106,10 @@ def _slow(report: Report, name: str, target: TargetPart) -> Finding:
     reasons = []
     if not report.environment.int8_dot_products:
         reasons.append(
-            "the CPU has no INT8 instructions (VNNI, AMX, dot products), so at most twice the "
-            "FP32 speed is possible"
+            "the CPU has no dot products for INT8, so its gain over FP32 is small, or none"
+            if report.environment.is_arm
+            else "the CPU has no INT8 instructions (VNNI, AMX), so at most twice the FP32 speed is "
+            "possible"
         )
     if target.int8_coverage is not None and target.int8_coverage < 0.95:
         reasons.append(

@@ -51,7 +51,7 @@ def report_markdown(report: Report, *, name: str = "") -> str:
         "",
         "## Measured on",
         "",
-        f"{plain(machine.cpu)}, {machine.threads} usable CPUs, {kind} INT8 instructions; "
+        f"{plain(machine.machine)}, {machine.threads} usable CPUs, {kind} INT8 instructions; "
         f"{plain(machine.os)}, Python {plain(machine.python)}.",
         "",
     ]

@@ -105,6 +105,10 @@ def _quantized(report: Report) -> bool:
     return any(part.precision == "int8" for part in report.targets.values())
 
 
+def _precisions(report: Report) -> list[str]:
+    return list(dict.fromkeys(part.precision for part in report.targets.values())) or ["fp32"]
+
+
 def _head(report: Report, title: str, license_name: str) -> list[str]:
     """Metadata that the Hugging Face Hub reads; texts are JSON, which is YAML."""
     head = ["---", "library_name: edgeres"]
@@ -113,7 +117,7 @@ def _head(report: Report, title: str, license_name: str) -> list[str]:
         head.insert(1, f"pipeline_tag: {tag}")
     if license_name:
         head.append(f"license: {json.dumps(license_name)}")
-    tags = ["int8", "quantized"] if _quantized(report) else ["fp32"]
+    tags = ["int8", "quantized"] if _quantized(report) else _precisions(report)
     head += [f"tags: {json.dumps([*tags, *report.targets])}"]
     measured = [part.top1 for part in report.targets.values() if part.top1 is not None]
     if measured:

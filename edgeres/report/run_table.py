@@ -85,7 +85,7 @@ def _heading(report: Report) -> Text:
                 )
     threads = "1 CPU" if machine.threads == 1 else f"{machine.threads} CPUs"
     kind = "with" if machine.int8_dot_products else "without"
-    lines.append(f"{machine.cpu}, {threads}, {kind} INT8 instructions")
+    lines.append(f"{machine.machine}, {threads}, {kind} INT8 instructions")
     return Text("\n".join(lines))
 
 

@@ -149,7 +149,7 @@ class TargetPart:
         stable: Whether nothing speaks against the times; ``doubts`` says what does.
         saturating: Whether INT8 sums can overflow on this device with this backend.
         saturation_safe: Whether the weights were made so that they cannot.
-        precision: What was asked for, ``int8`` or ``fp32``.
+        precision: What was asked for, ``int8``, ``fp16`` or ``fp32``.
     """
 
     engine: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import QdqRules
 from edgeres.data.bad_images import BadImages
+from edgeres.data.class_order import in_order_of
 from edgeres.data.preprocess import Preprocess, PreprocessLike
 from edgeres.data.sampling import take, take_held_out
 from edgeres.data.source import open_dataset
@@ -110,6 +111,7 @@ def qat(
     preprocess: PreprocessLike,
     work: Path,
     classes: bool = True,
+    class_names: Sequence[str] = (),
     progress: ProgressCallback | None = None,
 ) -> QatResult:
     """Trains the INT8 form of an FP32 ONNX model and writes what it learned, for :func:`quantize`.
@@ -126,6 +128,7 @@ def qat(
         preprocess: How an image becomes numbers.
         work: Folder of the resumable training state and the log.
         classes: Whether the network is a classifier, whose images have labels.
+        class_names: Of its classes in the order of its scores, where they are known.
         progress: Called with (steps done, steps in all).
 
     Raises:
@@ -136,7 +139,8 @@ def qat(
     from edgeres.training.qat import train_quantized
     from edgeres.training.split import split_held_out
 
-    full = open_dataset(train_data, split="train", labels_needed=classes)
+    images = open_dataset(train_data, split="train", labels_needed=classes)
+    full = in_order_of(images, class_names).dataset if classes else images
     learn, check = split_held_out(full.labels, training.held_out, training.seed)
     result = train_quantized(
         onnx,

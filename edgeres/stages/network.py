@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.fit import installed_backend
 from edgeres.data.bad_images import first_image
+from edgeres.data.class_order import in_order_of
 from edgeres.data.preprocess import PreprocessLike
 from edgeres.data.source import open_dataset
 from edgeres.errors import UsageError
@@ -114,11 +115,11 @@ def prune(
     from edgeres.pruning.recover import prune_and_finetune
     from edgeres.training.split import split_held_out
 
-    full = open_dataset(train_data, split="train")
-    held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, held_out, settings.seed)
     prepared = preprocess.complete()
     dense = replace(load_checkpoint(checkpoint), preprocess=prepared)
+    full = in_order_of(open_dataset(train_data, split="train"), dense.class_names).dataset
+    held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
+    learn, check = split_held_out(full.labels, held_out, settings.seed)
     if latency_on is not None and settings.allocation == "latency" and latency is None:
         sample = first_image(full)
         size = prepared.output_size(sample.height, sample.width)

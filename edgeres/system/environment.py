@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeres.system.arm_cpu import arm_cpu_name
+from edgeres.system.board import board_model, l4t_version
 from edgeres.system.container_limits import usable_memory, usable_threads
 from edgeres.system.files import read_or_empty
 from edgeres.version import __version__
@@ -40,7 +42,6 @@ PACKAGES = (
 """Distributions whose versions can change a result."""
 
 _CPUINFO = Path("/proc/cpuinfo")
-_DEVICE_TREE = Path("/proc/device-tree/model")
 
 # What the kernel, macOS and the manuals call the instruction sets that decide how INT8 runs.
 _X86 = (
@@ -98,7 +99,7 @@ class Environment:
     """Where a result comes from.
 
     Attributes:
-        cpu: Model name of the CPU.
+        cpu: Model name of the CPU; on Arm its cores' (:mod:`edgeres.system.arm_cpu`).
         isa: Instruction sets that matter for inference, by the kernel's x86 names and ``neon``,
             ``dotprod``, ``i8mm``, ... on Arm.
         architecture: ``x86_64``, ``aarch64``, ...
@@ -108,6 +109,8 @@ class Environment:
         os: Operating system and version.
         python: Version of Python.
         versions: Versions of the installed packages that can change a result.
+        board: Model of the board, where there is a device tree.
+        l4t: Version of NVIDIA's Linux for Tegra on a Jetson, else empty.
     """
 
     cpu: str
@@ -119,11 +122,33 @@ class Environment:
     os: str
     python: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    board: str = ""
+    l4t: str = ""
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether the CPU is a 64-bit Arm."""
+        return is_arm(self.architecture)
 
     @property
     def int8_dot_products(self) -> bool:
         """Whether the CPU has instructions made for INT8 (VNNI, AMX, Arm's dot products)."""
         return not INT8_DOT_PRODUCTS.isdisjoint(self.isa)
+
+    @property
+    def int8_instructions(self) -> str:
+        """Those instructions by name, or what the CPU has in their place, in words."""
+        there = [name for name in self.isa if name in INT8_DOT_PRODUCTS]
+        if there:
+            return ", ".join(there)
+        if self.is_arm:
+            return "none (no dot products: 8-bit products are widened, slower than with them)"
+        return "none (no VNNI)"
+
+    @property
+    def machine(self) -> str:
+        """The CPU, and the board around it where it tells one."""
+        return f"{self.cpu}, {self.board}" if self.board else self.cpu
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the field names of ``report.json``."""
@@ -143,7 +168,14 @@ def describe_environment(packages: Sequence[str] = PACKAGES) -> Environment:
         os=_os_name(),
         python=platform.python_version(),
         versions=package_versions(packages),
+        board=board_model(),
+        l4t=l4t_version(),
     )
+
+
+def is_arm(architecture: str | None = None) -> bool:
+    """Whether an architecture, by default this machine's, is 64-bit Arm by any of its names."""
+    return (architecture or platform.machine()).lower() in ("aarch64", "arm64")
 
 
 def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -167,21 +199,25 @@ def _cpu_linux() -> tuple[str, tuple[str, ...]] | None:
     text = read_or_empty(_CPUINFO)
     if not text:
         return None
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip().lower(), value.strip())
-    if "flags" in fields:
-        flags = set(fields["flags"].split())
-        return fields.get("model name", platform.machine()), tuple(f for f in _X86 if f in flags)
-    found = [_ARM[flag] for flag in fields.get("features", "").split() if flag in _ARM]
-    name = (
-        fields.get("model name")
-        or fields.get("hardware")
-        or read_or_empty(_DEVICE_TREE).strip("\0\n ")
-    )
-    return name or platform.machine(), tuple(dict.fromkeys(found))
+    processors = [fields for block in text.split("\n\n") if (fields := _fields(block))]
+    if not processors:
+        return None
+    first = {key: value for fields in reversed(processors) for key, value in fields.items()}
+    if "flags" in first:
+        flags = set(first["flags"].split())
+        return first.get("model name", platform.machine()), tuple(f for f in _X86 if f in flags)
+    # What all cores have: a program may move from one to another.
+    told = [fields["features"].split() for fields in processors if "features" in fields]
+    shared = [flag for flag in (told or [[]])[0] if all(flag in flags for flags in told)]
+    isa = tuple(dict.fromkeys(_ARM[flag] for flag in shared if flag in _ARM))
+    name = arm_cpu_name(processors) or first.get("model name") or first.get("hardware")
+    return name or board_model() or platform.machine(), isa
+
+
+def _fields(block: str) -> dict[str, str]:
+    """One block of ``/proc/cpuinfo``, keys in small letters."""
+    parts = [line.partition(":") for line in block.splitlines()]
+    return {key.strip().lower(): value.strip() for key, colon, value in parts if colon}
 
 
 def _cpu_macos() -> tuple[str, tuple[str, ...]] | None:

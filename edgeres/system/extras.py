@@ -35,6 +35,7 @@ EXTRAS = {
     "vl_convert": "report",
     "jinja2": "report",
     "soundfile": "audio",
+    "pillow_heif": "heic",
 }
 """Package to the extra of edgeres that installs it."""
 

@@ -29,8 +29,18 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         OSError: It cannot be read.
         ValueError: It is longer than that, no JSON, or too deep.
     """
+    return parse_json(read_bounded(path, max_bytes=max_bytes))
+
+
+def read_bounded(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Reads a file of bounded length.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is longer than that.
+    """
     with path.open("rb") as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it has more than {max_bytes:,} bytes")
-    return parse_json(content)
+    return content

@@ -96,6 +96,16 @@ def names_in(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def about_in(path: Path) -> dict[str, Any]:
+    """The origin in a file, without reading its arrays and unchecked; empty where it is no file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            told = json.loads(file[_ABOUT].tobytes().decode())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def _text(arrays: Arrays, about: Mapping[str, Any]) -> str:
     shapes = {
         name: f"{array.dtype.name}{list(array.shape)}" for name, array in sorted(arrays.items())

@@ -1,15 +1,39 @@
-"""Loads a function from a Python file of the user's, to run in the user's own process."""
+"""Functions from a Python file of the user's, run in the user's own process, and their errors."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import UsageError, one_line
+from edgeres.errors import EdgeResError, EndedBySignal, UsageError, one_line
+
+
+@contextmanager
+def user_errors(kind: type[EdgeResError], where: str, hint: str) -> Iterator[None]:
+    """Around every call into the user's code: whatever it raises becomes one line.
+
+    An end of the process from inside (``sys.exit(0)``) counts as an error too, else it would look
+    like a run that passed.
+
+    Args:
+        kind: Of the error.
+        where: What is called, for the message.
+        hint: What to do.
+
+    Raises:
+        EdgeResError: Of that kind.
+    """
+    try:
+        yield
+    except EndedBySignal:
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(f"{where}: {type(error).__name__}: {one_line(error)}.", hint=hint) from error
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
@@ -34,13 +58,8 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     assert spec is not None  # this loader has one for any file
     module = importlib.util.module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses and pickle look for it there
-    try:
+    with user_errors(UsageError, f"{path}: cannot be imported", "Run it with python to see where."):
         loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise UsageError(
-            f"{path}: cannot be imported: {type(error).__name__}: {one_line(error)}.",
-            hint="Run it with python to see where.",
-        ) from error
     found = getattr(module, name, None)
     if not callable(found):
         raise UsageError(f"{path}: has no function {name!r}.", hint="Check its name.")

@@ -17,15 +17,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgeres.data.targets import Targets
-from edgeres.errors import DataError, UsageError, one_line
+from edgeres.errors import DataError, UsageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.recipe.block import Block
-from edgeres.system.user_code import load_function
+from edgeres.system.user_code import load_function, user_errors
 from edgeres.tasks.metric import Metric, Rows
 from edgeres.tasks.outputs import OutputsTask
 from edgeres.tasks.task import Outputs, Task
 
 _SCORE = "score"
+_HINT = (
+    "It gets (outputs, targets), a dictionary of arrays (N, ...) each, and returns one score for "
+    "each sample."
+)
 
 
 class CustomSettings(Block):
@@ -95,16 +99,11 @@ class CustomTask(Task):
             DataError: The function raised, or did not return one number for each sample.
         """
         count = len(next(iter(outputs.values())))
-        try:
-            scores: NDArray[np.float64] = np.asarray(
-                self.function(outputs, targets), dtype=np.float64
+        with user_errors(DataError, self.where, _HINT):
+            given = (
+                {name: values.copy() for name, values in of.items()} for of in (outputs, targets)
             )
-        except Exception as error:  # the user's code may raise anything
-            raise DataError(
-                f"{self.where}: {type(error).__name__}: {one_line(error)}.",
-                hint="It gets (outputs, targets), a dictionary of arrays (N, ...) each, and "
-                "returns one score for each sample.",
-            ) from error
+            scores: NDArray[np.float64] = np.asarray(self.function(*given), dtype=np.float64)
         if scores.shape != (count,):
             raise DataError(
                 f"{self.where}: expected one score for each of {count} samples, got an array of "

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edgeres.data.class_order import in_order_of
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
 from edgeres.data.types import Dataset
@@ -85,7 +86,7 @@ def train_and_test(
         EdgeResError: As :func:`~edgeres.training.loop.train`, ``open_dataset`` and
             ``split_held_out``.
     """
-    full = open_dataset(data, split="train")
+    full = _in_order(open_dataset(data, split="train"), start)
     learn, check = split_held_out(full.labels, settings.held_out, settings.seed)
     result = train(
         settings,
@@ -100,7 +101,7 @@ def train_and_test(
     weights = _weights_sha256(checkpoint)
     samples, top1 = _earlier_test(output / RESULT_NAME, weights)
     if top1 is None:
-        test = open_dataset(data, split="validation")
+        test = _in_order(open_dataset(data, split="validation"), start)
         # A source without parts gives the same images for every split: no test set then.
         if test.fingerprint != full.fingerprint:
             samples, top1 = len(test), _top1(checkpoint, test, settings)
@@ -121,6 +122,12 @@ def train_and_test(
     )
     write_atomic(output / RESULT_NAME, (json.dumps(asdict(summary), indent=2) + "\n").encode())
     return summary
+
+
+def _in_order(dataset: Dataset, start: Checkpoint | None) -> Dataset:
+    """The classes as the start numbers them, where they are the same; else it learns others."""
+    ordered = in_order_of(dataset, start.class_names if start is not None else ())
+    return ordered.dataset if ordered.by_name else dataset
 
 
 def _weights_sha256(checkpoint: Checkpoint) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from edgeres.backends import target_names
+from edgeres.backends import get_backend, target_names
 from edgeres.calibrators import calibrator_names
 from edgeres.errors import UsageError
 from edgeres.modules.spec import may_train
@@ -19,7 +19,8 @@ from edgeres.recipe.recipe import Recipe
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
-INT8, MIXED, FP32 = "int8", "int8_mixed", "fp32"
+INT8, MIXED, FP16, FP32 = "int8", "int8_mixed", "fp16", "fp32"
+_FLOATS = (FP16, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
 
 
@@ -39,10 +40,10 @@ class TuneSettings(Block):
         default=("taylor_hessian", "l2", "bn_scale"), min_length=1
     )
     calibrators: Many[Calibrator] = Field(default_factory=calibrator_names, min_length=1)
-    precisions: Many[Literal["int8", "int8_mixed", "fp32"]] = Field(
+    precisions: Many[Literal["int8", "int8_mixed", "fp16", "fp32"]] = Field(
         default=(),
-        description="int8_mixed goes with the recipe's `mixed_precision:`; empty takes int8 and "
-        "fp32, and it where the recipe has that block.",
+        description="int8_mixed goes with the recipe's `mixed_precision:`, fp16 with targets that "
+        "make such engines; empty takes int8 and fp32, and the others where they go.",
     )
     targets: Many[str] = Field(
         default=(), description="Backends; empty takes those of the recipe that run here."
@@ -84,7 +85,7 @@ class Candidate:
     def label(self) -> str:
         """In a few words."""
         pruned = "not pruned" if self.budget == WHOLE else f"{self.importance} to {self.budget:g}"
-        how = self.calibrator if self.precision == INT8 else self.precision
+        how = self.calibrator or self.precision
         if self.precision == MIXED:
             how = f"{self.calibrator}, some layers in float"
         return f"{self.target}, {pruned}, {how}"
@@ -107,15 +108,29 @@ def budgets_of(recipe: Recipe, settings: TuneSettings) -> tuple[float, ...]:
     return budgets
 
 
-def precisions_of(recipe: Recipe, settings: TuneSettings) -> tuple[str, ...]:
+def precisions_of(
+    recipe: Recipe, settings: TuneSettings, targets: Sequence[str]
+) -> tuple[str, ...]:
     """Precisions that are searched.
 
+    Args:
+        recipe: What the search began with.
+        settings: What is asked for.
+        targets: That run here.
+
     Raises:
-        UsageError: Layers are to stay in float, and the recipe does not say within which budget.
+        UsageError: Layers are to stay in float, and the recipe does not say within which budget;
+            or FP16 is asked for, and no target makes such engines.
     """
     mixed = recipe.quantize.mixed_precision is not None
+    half = any(makes(target, FP16) for target in targets)
     if not settings.precisions:
-        return (INT8, MIXED, FP32) if mixed else (INT8, FP32)
+        return (INT8, *([MIXED] if mixed else []), *([FP16] if half else []), FP32)
+    if FP16 in settings.precisions and not half:
+        raise UsageError(
+            f"the search may not try {FP16}: {', '.join(targets)} makes no such engines.",
+            hint=f"Leave {FP16} out of --precisions.",
+        )
     if MIXED in settings.precisions and not mixed:
         raise UsageError(
             f"the search may not try {MIXED}: the recipe has no `mixed_precision:` block.",
@@ -143,9 +158,15 @@ def space_of(
         for budget in sorted(dict.fromkeys(budgets), reverse=True)
         for importance in (("",) if budget == WHOLE else dict.fromkeys(settings.importances))
         for precision in dict.fromkeys(precisions)
-        for calibrator in (("",) if precision == FP32 else dict.fromkeys(settings.calibrators))
+        for calibrator in (("",) if precision in _FLOATS else dict.fromkeys(settings.calibrators))
         for target in dict.fromkeys(targets)
+        if makes(target, precision)
     )
+
+
+def makes(target: str, precision: str) -> bool:
+    """Whether a target makes engines in a precision; all make INT8 and FP32 ones."""
+    return precision != FP16 or FP16 in get_backend(target).float_builds
 
 
 def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None) -> Recipe:
@@ -157,8 +178,8 @@ def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None
         epochs: Of fine-tuning, where it differs from the recipe's; 0 for none.
     """
     changes: dict[str, Any] = {"targets": [candidate.target]}
-    if candidate.precision == FP32:
-        changes["quantize"] = {"precision": "fp32"}  # whatever quantization is told
+    if candidate.precision in _FLOATS:
+        changes["quantize"] = {"precision": candidate.precision}  # whatever quantization is told
     else:
         changes["quantize.precision"] = "int8"
         changes["quantize.calibrator"] = candidate.calibrator

@@ -80,13 +80,14 @@ def tune(
     output = Path(output)
     settings, listener = settings or TuneSettings(), listener or Silent()
     require_packages(["optuna"])
-    budgets, precisions = budgets_of(recipe, settings), precisions_of(recipe, settings)
+    budgets = budgets_of(recipe, settings)
     targeted = recipe.override({"targets": list(settings.targets)}) if settings.targets else recipe
     hashes = FileHashes(output / run_folder.STAGES / HASHES)
     inputs = open_inputs(targeted, hashes)
     here = [target for target in inputs.targets if target.not_executable is None]
     if not here:
         raise _no_target(inputs.targets[0].not_executable)
+    precisions = precisions_of(recipe, settings, [target.name for target in here])
     identity = json_sha256(
         {
             "recipe": recipe.model_dump(mode="json", exclude={"report"}),

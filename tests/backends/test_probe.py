@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.backends import get_backend
-from edgeres.backends.probe import ProbeShape, saturates, shared_products
+from edgeres.backends.probe import ProbeShape, saturates, shared_products, wrong_lowest_weight
 from edgeres.errors import BackendMissingError, UsageError
 
 ASK = """
@@ -84,6 +84,12 @@ def test_both_questions_have_one_answer_on_this_cpu(name):
     pairs = shared_products(backend, ProbeShape("Conv", 8))
     assert bool(pairs) == saturates(backend, "cpu") == backend.qdq_rules("cpu").saturating
     assert pairs in ((), tuple(neighbours(channels(8))))
+
+
+@x86
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_x86_adds_weights_of_the_lowest_value_rightly(name):
+    assert not wrong_lowest_weight(runtime(name), "cpu")
 
 
 @x86

@@ -221,9 +221,40 @@ def test_what_is_no_image_is_named(bundle_file, images, tmp_path):
         for wrong in (None, 3, ["nested"], b"", b"no image", cut, np.zeros((4, 4, 4), np.uint8)):
             with pytest.raises(DataError, match="image 1"):
                 session.classify([images[0], wrong])
-        for single in (str(images[0]), images[0], images[0].read_bytes(), np.zeros((4, 4, 3))):
-            with pytest.raises(UsageError, match="expected a list of images"):
-                session.classify(single)
+        with pytest.raises(UsageError, match="expected an image or a number of them, got int"):
+            session.classify(3)
+
+
+def test_one_image_alone_however_it_is_given(bundle_file, images):
+    pixels = np.asarray(Image.open(images[0]))
+    with edgeres.Session(bundle_file) as session, Image.open(images[0]) as opened:
+        (wanted,) = session.classify([images[0]], top=2)
+        for one in (images[0], str(images[0]), images[0].read_bytes(), opened, pixels):
+            assert session.classify(one, top=2) == wanted
+        assert session.classify(np.stack([np.stack([pixels] * 3, -1)] * 2), top=2) == [wanted] * 2
+        assert session.classify((path for path in images[:1]), top=2) == [wanted]
+
+
+def test_outcomes_go_on_after_a_bad_one(bundle_file, images, tmp_path):
+    (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:200])
+    large = Image.new("L", (40, 30))
+    given = [images[0], tmp_path / "cut.png", large, images[1], None, images[2]]
+    with edgeres.Session(bundle_file, batch_size=2) as session:
+        wanted = session.classify([images[0], images[1], images[2]], top=1)
+        for form in (given, iter(given)):
+            found = list(session.outcomes(form, top=1))
+            assert [f for f in found if not isinstance(f, DataError)] == wanted
+            assert [isinstance(f, DataError) for f in found] == [
+                False,
+                True,
+                True,
+                False,
+                True,
+                False,
+            ]
+            assert "cut.png" in found[1].message
+            assert "image 4" in found[4].message
+        assert [type(f) for f in session.outcomes([None, b""])] == [DataError, DataError]
 
 
 def test_engine_files_are_gone_after_loading(bundle_file, tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "model.source": ("onnx", "{place}/other.onnx", {"load", "parity"}),
     "model.weights": ("trained", "{place}/other.safetensors", {"load"}),
     "model.num_classes": ("trained", 10, {"load"}),
+    "model.labels": ("trained", "{place}/labels.txt", {"load"}),
     "model.declared_top1": ("onnx", 0.05, NO_STAGE),
     "model.sample_answer": ("trained", "{place}/answer.npz", {"load"}),
     "model.outputs": ("onnx", ["logits"], {"load"}),
@@ -249,6 +250,7 @@ def place(kills: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with_space = (folder / "n.safetensors").read_bytes()
     (folder / "other.safetensors").write_bytes(with_space[:-4] + b"\0\0\0\0")
     (folder / "answer.npz").write_bytes(b"is read by the stage")
+    (folder / "labels.txt").write_text("\n".join(f"class {k}" for k in range(10)))
     return folder
 
 

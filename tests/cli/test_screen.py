@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from edgeres.cli.screen import CiTold, screen
-from edgeres.errors import DataError, StorageError
+from edgeres.errors import DataError, EndedBySignal, StorageError
 
 
 def test_an_error_is_one_line_on_stderr(capsys):
@@ -40,6 +40,21 @@ def test_what_nobody_foresaw_is_one_line_too(capsys, error, told):
         raise error
     assert stopped.value.exit_code == 5
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, None, 3, "bye"])
+def test_an_end_from_inside_is_no_end_that_passed(capsys, code):
+    with pytest.raises(typer.Exit) as stopped, screen(as_json=False):
+        raise SystemExit(code)
+    assert stopped.value.exit_code == 5
+    assert f"ended the process (sys.exit({code!r}))" in capsys.readouterr().err
+
+
+def test_the_end_by_a_signal_keeps_its_code(capsys):
+    with pytest.raises(EndedBySignal) as stopped, screen(as_json=False):
+        raise EndedBySignal(143)
+    assert stopped.value.code == 143
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_an_interruption_says_that_what_is_done_is_kept(capsys):

@@ -2,6 +2,12 @@
 
 import json
 
+import pytest
+
+from edgeres.backends import get_backend
+from edgeres.backends.sidecar import read_engine
+from edgeres.graph.summary import node_macs
+
 from .conftest import RECIPE, SAMPLES, installed, invoke
 
 
@@ -45,3 +51,27 @@ def test_fp32_is_a_precision_too(own_copy):
     )  # fmt: skip
     assert refused.exit_code == 2
     assert "nothing to quantize" in refused.output
+
+
+def test_half_precision_is_one_where_a_target_makes_it(own_copy):
+    backend = get_backend("tensorrt")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    recipe = own_copy / "recipe.yaml"
+    text = recipe.read_text() + "quantize: {precision: fp16}\n"
+    recipe.write_text(text)
+    refused = invoke("convert", recipe, "--target", "onnxruntime", "--output", own_copy / "no")
+    assert refused.exit_code == 2
+    assert "onnxruntime makes no FP16 engines" in refused.stderr
+    assert "targets that do: tensorrt" in " ".join(refused.stderr.split())
+    out = own_copy / "half"
+    made = invoke("convert", recipe, "--target", "tensorrt", "--output", out, "--json")
+    part = json.loads(made.stdout)["targets"]["tensorrt"]
+    assert part["precision"] == "fp16"
+    assert part["int8_coverage"] == 0
+    engine = read_engine(out / part["engine"])
+    assert engine.versions["rest"] == "float16"
+    products = node_macs(out / "baseline" / "model.onnx").keys()
+    layers = [layer for layer in backend.layers(engine) if products & set(layer.nodes)]
+    assert layers
+    assert {layer.precision for layer in layers} == {"float16"}

@@ -112,12 +112,17 @@ def test_figures_are_those_of_a_trained_network(converted) -> None:
     assert metrics("outputs")["features.sqnr_db"]["engine"] > 30
 
 
+def allowed(name: str, drop: float) -> tuple[object, ...]:
+    """Words for a loss; how near outputs are has none."""
+    return () if name == "outputs" else ("--max-drop", drop)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_validate_knows_the_task_of_the_run(converted, place, name: str) -> None:
     _, data, _ = TASKS[name]
     result = invoke(
         "validate", converted[name] / ENGINE[TARGETS[name][-1]], "--data", at(place, data),
-        "--max-drop", 5, "--json", *METRICS.get(name, ()),
+        *allowed(name, 5), "--json", *METRICS.get(name, ()),
     )  # fmt: skip
     told = json.loads(result.stdout)
     report = json.loads((converted[name] / "report.json").read_text())
@@ -130,7 +135,7 @@ def test_a_wrong_mean_fails_and_is_explained(converted, place, name: str) -> Non
     data = at(place, TASKS[name][1])
     result = invoke(
         "validate", converted[name] / ENGINE[TARGETS[name][0]], "--data", data,
-        "--mean", "0.9", "--json", "--max-drop", 20 if name == "outputs" else 0.5,
+        "--mean", "0.9", "--json", *allowed(name, 0.5),
     )  # fmt: skip
     told = json.loads(result.stdout)
     assert (told["verdict"], result.exit_code) == ("fail", 1)

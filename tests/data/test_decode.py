@@ -237,3 +237,22 @@ def test_odd_names_are_read_and_named_on_one_printable_line(tmp_path, name):
         decode_file(path)
     str(caught.value).encode("utf-8")
     assert "\n" not in str(caught.value)
+
+
+def test_avif_and_the_first_frame_of_a_gif_are_read(tmp_path):
+    colour = Image.new("RGB", (16, 16), (200, 30, 30))
+    colour.save(tmp_path / "a.avif", quality=100)
+    assert (
+        np.abs(np.asarray(decode_file(tmp_path / "a.avif")).astype(int) - (200, 30, 30)).max() < 9
+    )
+    frames = [Image.new("L", (4, 4), value) for value in (7, 250)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode_file(tmp_path / "a.gif"))[0, 0].max() == 7
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (16, 16), (200, 30, 30))).save(tmp_path / "a.heic")
+    assert (
+        np.abs(np.asarray(decode_file(tmp_path / "a.heic")).astype(int) - (200, 30, 30)).max() < 12
+    )

@@ -41,8 +41,9 @@ def test_order_and_labels_are_torchvisions(torchvision, folder):
     assert dataset.labels.tolist() == reference.targets
 
 
-def test_extensions_are_torchvisions(torchvision):
-    assert torchvision.datasets.folder.IMG_EXTENSIONS == EXTENSIONS
+def test_extensions_are_torchvisions_and_more(torchvision):
+    known = torchvision.datasets.folder.IMG_EXTENSIONS
+    assert EXTENSIONS[: len(known)] == known
 
 
 def test_golden_order(folder):
@@ -101,7 +102,7 @@ def test_a_class_may_be_named_train(tmp_path):
 
 def test_a_split_without_its_folder_is_named(tmp_path):
     put(tmp_path, "train/a/1.png", "train/b/2.png")
-    with pytest.raises(DataError, match="'val' or 'validation' or 'test' for the validation split"):
+    with pytest.raises(DataError, match=r"'val' or .* for the validation split"):
         open_imagefolder(tmp_path, "validation")
 
 

@@ -202,6 +202,33 @@ def test_a_file_that_cannot_be_called_is_a_usage_error(opened, code, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("what", ["fingerprint", "class_names"])
+@pytest.mark.parametrize("end", ["raise ValueError('odd')", "raise SystemExit(0)"])
+def test_attributes_that_raise_are_named(opened, what, end):
+    code = (
+        "class Mine:\n    def __len__(self): return 2\n"
+        "    def __getitem__(self, i): return np.full(3, i, np.float32), 0\n"
+        f"    @property\n    def {what}(self): {end}\nmake = Mine\n"
+    )
+    with pytest.raises(DataError, match=r"make.*(ValueError: odd|SystemExit: 0)"):
+        _ = opened(code).fingerprint
+
+
+def test_labels_that_raise_are_asked_one_by_one(opened):
+    code = (
+        "class Mine:\n    def __len__(self): return 2\n"
+        "    def __getitem__(self, i): return np.full(3, i, np.float32), i\n"
+        "    @property\n    def labels(self): raise SystemExit(0)\nmake = Mine\n"
+    )
+    assert opened(code).labels.tolist() == [0, 1]
+
+
+def test_an_error_that_cannot_tell_itself_is_one_line(opened):
+    code = "class Odd(Exception):\n    def __str__(self): raise ValueError\ndef make(): raise Odd\n"
+    with pytest.raises(DataError, match="make: Odd: Odd"):
+        opened(code)
+
+
 @pytest.mark.parametrize("spec", ["python:mine.py", "python:none.py:make", "python::make"])
 def test_a_slip_in_the_words_is_a_usage_error(spec):
     with pytest.raises(UsageError):

@@ -141,3 +141,32 @@ def test_missing_masks_are_named(place):
     (place / "x.csv").write_text("file,mask\na.png,ma.png\nb.png,none.png\n")
     with pytest.raises(DataError, match=r"1 missing, e\.g\. 'none\.png'"):
         open_list(place / "x.csv", None, "validation")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("a.png,2\nb.png,0\n", [2, 0]),
+        ("a.png;dog\nb.png;cat\n", [1, 0]),
+        ("a.png, dog\nb.png, cat\n", [1, 0]),
+        ("image_id,label\na,dog\nb,cat\n", [1, 0]),
+        ("id,species\na,dog\nb,dog\n", [0, 0]),
+        ("file_name,category\na.png,dog\nb.png,cat\n", [1, 0]),
+    ],
+)
+def test_lists_of_classes_as_people_have_them(tmp_path, text, labels):
+    for place, name in enumerate("ab"):
+        Image.new("L", (2, 2), place).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.csv").write_text(text)
+    found = open_list(tmp_path / "list.csv", None, "validation")
+    assert found.paths == ("a.png", "b.png")
+    assert found.labels.tolist() == labels
+    assert found.image(1).size == (2, 2)
+
+
+def test_a_column_of_names_that_all_differ_is_no_class(tmp_path):
+    for name in "ab":
+        Image.new("L", (2, 2)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.csv").write_text("file,author\na.png,Ann\nb.png,Bob\n")
+    with pytest.raises(DataError, match="got only files and 'author'"):
+        open_list(tmp_path / "list.csv", None, "validation")

@@ -7,7 +7,7 @@ import pytest
 
 from edgeres.errors import DataError, UsageError
 from edgeres.evaluation.judge import judge
-from edgeres.evaluation.task_baseline import check_answers
+from edgeres.evaluation.task_baseline import check_answers, metrics_of
 from edgeres.recipe.gates import Limits
 from edgeres.tasks import open_task, open_tasks
 from edgeres.tasks.answers import Answers
@@ -137,6 +137,16 @@ def test_how_near_an_output_is_has_no_loss() -> None:
     good = answers(task, "embedding", outputs("embedding", knows=True), LABELS)
     with pytest.raises(UsageError, match="direction_db is how near an output is"):
         check_answers(task, good, Limits(max_drop={"direction_db": 30}))
+    for gates in (
+        Limits(max_drop=30, metric=["direction_db"]),
+        Limits(max_drop=-1, metric=["direction_db"]),
+    ):
+        with pytest.raises(UsageError, match="direction_db says how near an output is"):
+            check_answers(task, good, gates)
+    check_answers(task, good, Limits(max_drop=30, metric=["direction_db", "tar"]))
+    outputs_alone = open_task("outputs").for_outputs(["a"])
+    with pytest.raises(UsageError, match="sqnr_db says how near"):
+        metrics_of(outputs_alone, Limits(max_drop=3))
 
 
 def test_each_head_has_its_own_budget() -> None:

@@ -19,6 +19,10 @@ BODIES = {
         "net.py:build failed at line 2: ZeroDivisionError",
     ),
     "ends": ("import sys\ndef build():\n    sys.exit(3)", "at line 3: it ended the process"),
+    "untold": (
+        "class E(Exception):\n    def __str__(self): raise ValueError\ndef build():\n    raise E",
+        "failed at line 4: E: E",
+    ),
     "none": ("def build():\n    pass", "to return a torch.nn.Module, got a NoneType"),
     "class": ("import torch\ndef build():\n    return torch.nn.ReLU", "the class ReLU"),
     "weights": ("def build():\n    return {}", "got a dict"),

@@ -125,8 +125,9 @@ def test_other_float_engines_are_built_beside_fp32(ran, new_run, monkeypatch):
     assert new_run.warnings == [
         "onnxruntime: INT8 is compared with no BF16: a weight is beyond 65504."
     ]
-    new_run.recipe = new_run.recipe.override({"quantize.precision": "fp32"})
-    assert build_floats(new_run, ran.proof.networks.dense, target) == {}
+    for precision in ("fp16", "fp32"):
+        new_run.recipe = new_run.recipe.override({"quantize.precision": precision})
+        assert build_floats(new_run, ran.proof.networks.dense, target) == {}
 
 
 @pytest.mark.parametrize(

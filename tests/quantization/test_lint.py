@@ -150,6 +150,15 @@ def overfull_pair(e):
     e.set("block2.conv2.weight_quantized", plant)
 
 
+def lowest_weight(e):
+    def plant(w):
+        w = w.copy()
+        w[0, 0, 0, 0] = -128
+        return w
+
+    e.set("block1.conv1.weight_quantized", plant)
+
+
 def per_channel_activation(e):
     e.set("block1.relu1_out_scale", lambda s: np.full(8, s))
     e.set("block1.relu1_out_zero_point", lambda z: np.full(8, z))
@@ -192,6 +201,7 @@ PLANTED = [
         lambda e: e.set("block1.relu1_out_zero_point", lambda z: z.astype(np.uint8)),
     ),
     (SAFE_RULES, "saturation", "block2.conv2", overfull_pair),
+    (FUSING, "lowest-weight", "block1.conv1", lowest_weight),
 ]
 
 
@@ -202,6 +212,16 @@ def test_every_planted_violation_is_found(files, tmp_path, rules, rule, node, pl
     findings = lint(edit.save(tmp_path / "bad.onnx"), rules)
     assert (rule, node) in {(f.rule, f.node) for f in findings}
     assert all(f.message.endswith(".") for f in findings)
+
+
+@pytest.mark.parametrize(("wrong_here", "severity"), [(False, "risk"), (True, "wrong")])
+def test_a_weight_of_the_lowest_value_is_told_on_every_cpu(files, tmp_path, wrong_here, severity):
+    edit = Edit(files[FUSING.name])
+    lowest_weight(edit)
+    rules = replace(FUSING, wrong_lowest_weight=wrong_here)
+    (found,) = lint(edit.save(tmp_path / "lowest.onnx"), rules)
+    assert (found.rule, found.node, found.severity) == ("lowest-weight", "block1.conv1", severity)
+    assert found.message.startswith("1 of ")
 
 
 def test_a_file_for_one_rule_set_is_explained_under_another(files):

@@ -62,6 +62,10 @@ def test_slower_int8_is_explained_by_the_cpu(report, target) -> None:
     assert "edgeres inspect" in text_of(
         report(targets={"x": slow}, environment=vnni), "int8-slower"
     )
+    pi_4 = dataclasses.replace(told.environment, isa=("neon",), architecture="aarch64")
+    text = text_of(report(targets={"x": slow}, environment=pi_4), "int8-slower")
+    assert "no dot products" in text
+    assert "VNNI" not in text
 
 
 def test_slower_int8_is_explained_by_float_layers_and_overhead(report, target) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgeres.system import container_limits, environment
+from edgeres.system import board, container_limits, environment
 from edgeres.system.environment import Environment, describe_environment, package_versions
 
 X86 = """processor\t: 0
@@ -25,6 +26,7 @@ RASPBERRY_PI_5 = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm asimddp
 CPU implementer\t: 0x41
+CPU part\t: 0xd0b
 """
 MACOS = """machdep.cpu.brand_string: Apple M2
 hw.optional.neon: 1
@@ -49,15 +51,85 @@ def test_vnni_is_an_int8_dot_product(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert describe_environment().int8_dot_products
 
 
-def test_arm_without_a_model_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(RASPBERRY_PI_5)
-    (tmp_path / "model").write_text("Raspberry Pi 5 Model B Rev 1.0\0")
-    monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(environment, "_DEVICE_TREE", tmp_path / "model")
-    found = describe_environment()
-    assert found.cpu == "Raspberry Pi 5 Model B Rev 1.0"
+@pytest.fixture
+def arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Environment]:
+    """``arm(CPUINFO, model="...", release="...")`` describes an Arm board that says that."""
+
+    def describe(cpuinfo: str, *, model: str = "", release: str = "") -> Environment:
+        for name, text in {"cpuinfo": cpuinfo, "model": f"{model}\0", "release": release}.items():
+            (tmp_path / name).write_text(text)
+        monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(board, "MODEL", tmp_path / "model")
+        monkeypatch.setattr(board, "L4T_RELEASE", tmp_path / "release")
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+        return describe_environment()
+
+    return describe
+
+
+def test_an_arm_core_and_its_board_by_name(arm: Callable[..., Environment]) -> None:
+    found = arm(RASPBERRY_PI_5, model="Raspberry Pi 5 Model B Rev 1.0")
+    assert (found.cpu, found.board) == ("Cortex-A76", "Raspberry Pi 5 Model B Rev 1.0")
+    assert found.machine == "Cortex-A76, Raspberry Pi 5 Model B Rev 1.0"
     assert found.isa == ("neon", "fp16", "dotprod")
-    assert found.int8_dot_products
+    assert found.int8_instructions == "dotprod"
+
+
+def test_an_arm_core_without_dot_products_is_not_told_of_vnni(
+    arm: Callable[..., Environment],
+) -> None:
+    text = RASPBERRY_PI_5.replace(" asimddp", "").replace("0xd0b", "0xd08")
+    found = arm(text)
+    assert found.cpu == found.machine == "Cortex-A72"
+    assert "dot products" in found.int8_instructions
+    assert "VNNI" not in found.int8_instructions
+
+
+def test_big_and_little_cores_are_both_told_and_share_what_both_have(
+    arm: Callable[..., Environment],
+) -> None:
+    little = RASPBERRY_PI_5.replace("0xd0b", "0xd05").replace(" asimdhp", "")
+    found = arm(f"{little}\n{little}\n{RASPBERRY_PI_5}\nRevision\t: d04170\n")
+    assert found.cpu == "2 x Cortex-A55 + 1 x Cortex-A76"
+    assert found.isa == ("neon", "dotprod")
+
+
+@pytest.mark.parametrize(
+    ("implementer", "part", "name"),
+    [
+        ("0x61", "0x023", "Apple M1 Firestorm"),
+        ("0x41", "0xfff", "Arm 0xfff"),
+        ("0x99", "0x001", "implementer 0x99 0x001"),
+    ],
+)
+def test_other_makers_and_unknown_cores(
+    arm: Callable[..., Environment], implementer: str, part: str, name: str
+) -> None:
+    assert arm(RASPBERRY_PI_5.replace("0x41", implementer).replace("0xd0b", part)).cpu == name
+
+
+def test_a_board_that_tells_no_core_is_named_by_its_model(arm: Callable[..., Environment]) -> None:
+    text = "processor\t: 0\nFeatures\t: asimd sve2 bf16 i8mm\n"
+    found = arm(text, model="A board")
+    assert found.cpu == "A board"
+    assert found.isa == ("neon", "sve2", "bf16", "i8mm")
+
+
+def test_jetson(arm: Callable[..., Environment]) -> None:
+    release = "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64\n"
+    text = RASPBERRY_PI_5.replace("0xd0b", "0xd42")
+    found = arm(text, model="NVIDIA Jetson Orin Nano", release=release)
+    assert (found.cpu, found.l4t) == ("Cortex-A78AE", "36.4.3")
+
+
+def test_temperatures_are_told_where_a_zone_has_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for zone, kind, temperature in [(0, "cpu", "48312"), (1, "cpu", "50000"), (2, "x", "-274000")]:
+        write(tmp_path / f"thermal_zone{zone}" / "type", f"{kind}\n")
+        write(tmp_path / f"thermal_zone{zone}" / "temp", f"{temperature}\n")
+    monkeypatch.setattr(board, "THERMAL", tmp_path)
+    assert board.temperatures_c() == {"cpu": 48.312, "cpu (thermal_zone1)": 50.0}
 
 
 def test_macos() -> None:

@@ -12,10 +12,10 @@ import pytest
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.signature import verify
-from edgeres.cli.options import read_lines
 from edgeres.data.decode import decode_file
 from edgeres.data.filelist import open_list
 from edgeres.data.idx import read_idx_images
+from edgeres.data.label_file import read_labels
 from edgeres.data.npz import open_npz
 from edgeres.errors import EdgeResError, UsageError
 from edgeres.evaluation.conformance import load_conformance
@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "engine": read_engine,
     "bundle": OpenBundle,
     "key": lambda path: verify(b"", path, path),
-    "labels": read_lines,
+    "labels": read_labels,
     "image": decode_file,
     "list": lambda path: open_list(path, None, "validation"),
     "idx": read_idx_images,

@@ -93,12 +93,28 @@ def test_the_users_own_metric(tmp_path) -> None:
         ("def f(o, t):\n    return [float('nan')] * 2\n", "2 of 2 scores are NaN"),
         ("def f(o, t):\n    raise KeyError('age')\n", "KeyError: 'age'"),
         ("def f(o, t):\n    return 'x'\n", "ValueError"),
+        ("import sys\ndef f(o, t):\n    sys.exit(0)\n", "SystemExit: 0"),
+        (
+            "class E(Exception):\n    def __str__(self): raise ValueError\n"
+            "def f(o, t):\n    raise E\n",
+            "m.py:f: E: E",
+        ),
     ],
 )
 def test_a_metric_that_is_wrong_is_one_line(tmp_path, code: str, problem: str) -> None:
     with pytest.raises(DataError, match=problem) as caught:
         open_task("custom", custom(tmp_path, code)).rows(batch(), {})
     assert "\n" not in caught.value.message
+
+
+def test_what_a_metric_does_to_its_arrays_stays_there(tmp_path) -> None:
+    code = "def f(o, t):\n    o['b'][:] = 0\n    t[''] *= 0\n    o.clear()\n    return t['']\n"
+    outputs, targets = batch(), {"": np.array([2.0, 2.0])}
+    before = {name: values.copy() for name, values in outputs.items()}
+    open_task("custom", custom(tmp_path, code)).rows(outputs, targets)
+    assert outputs.keys() == before.keys()
+    assert all(np.array_equal(outputs[name], before[name]) for name in before)
+    assert targets[""].tolist() == [2.0, 2.0]
 
 
 def test_code_that_is_not_there_or_does_not_run(tmp_path) -> None:

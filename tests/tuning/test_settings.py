@@ -12,8 +12,10 @@ from edgeres.tuning.settings import (
     budgets_of,
     precisions_of,
     recipe_of,
+    space_of,
 )
 
+HERE = ("onnxruntime",)
 PLAIN = {
     "model": {"source": "net.safetensors"},
     "targets": ["openvino", "onnxruntime"],
@@ -36,7 +38,7 @@ PLAIN = {
         {"calibrators": ("kl",)},
         {"targets": ("null",)},
         {"epochs": -1},
-        {"precisions": ("fp16",)},
+        {"precisions": ("fp8",)},
     ],
 )
 def test_spaces_that_make_no_sense(wrong: dict[str, object]) -> None:
@@ -87,7 +89,7 @@ def test_what_cannot_be_pruned_stays_whole() -> None:
 def test_precision_becomes_a_recipe() -> None:
     mixed = {"mixed_precision": {"min_sqnr_db": 20}, "equalize": True}
     recipe = Recipe.model_validate({**PLAIN, "quantize": mixed})
-    assert precisions_of(recipe, TuneSettings()) == ("int8", "int8_mixed", "fp32")
+    assert precisions_of(recipe, TuneSettings(), HERE) == ("int8", "int8_mixed", "fp32")
     plain = recipe_of(recipe, Candidate("openvino", 1.0, "", "minmax", "int8")).quantize
     assert (plain.precision, plain.mixed_precision, plain.equalize) == ("int8", None, True)
     kept = recipe_of(recipe, Candidate("openvino", 1.0, "", "minmax", "int8_mixed")).quantize
@@ -97,8 +99,29 @@ def test_precision_becomes_a_recipe() -> None:
     assert chosen.quantize.mixed_precision is None
     assert chosen.prune is not None
     bare = Recipe.model_validate(PLAIN)
-    assert precisions_of(bare, TuneSettings()) == ("int8", "fp32")
+    assert precisions_of(bare, TuneSettings(), HERE) == ("int8", "fp32")
     with pytest.raises(UsageError, match="int8_mixed"):
-        precisions_of(bare, TuneSettings(precisions=("int8_mixed",)))
+        precisions_of(bare, TuneSettings(precisions=("int8_mixed",)), HERE)
     back = recipe_of(chosen, Candidate("openvino", 1.0, "", "mse", "int8"))
     assert back.quantize.precision == "int8"
+
+
+def test_half_precision_is_tried_where_a_target_makes_it() -> None:
+    recipe = Recipe.model_validate(PLAIN)
+    with pytest.raises(UsageError, match="may not try fp16: onnxruntime makes no such"):
+        precisions_of(recipe, TuneSettings(precisions=("fp16",)), HERE)
+    both = ("onnxruntime", "tensorrt")
+    found = precisions_of(recipe, TuneSettings(), both)
+    assert found == ("int8", "fp16", "fp32")
+    space = space_of(both, (1.0, 0.5), found, TuneSettings(importances=("l2",)))
+    halves = [candidate for candidate in space if candidate.precision == "fp16"]
+    assert [(c.target, c.budget, c.calibrator) for c in halves] == [
+        ("tensorrt", 1.0, ""),
+        ("tensorrt", 0.5, ""),
+    ]
+    assert halves[0].label == "tensorrt, not pruned, fp16"
+    mixed = {**PLAIN, "quantize": {"mixed_precision": {"min_sqnr_db": 20}, "equalize": True}}
+    chosen = recipe_of(Recipe.model_validate(mixed), halves[1])
+    assert chosen.quantize.precision == "fp16"
+    assert chosen.targets == ("tensorrt",)
+    assert chosen.prune is not None

@@ -116,7 +116,7 @@ class OnnxRuntime(PackagedBackend):
                 f"ONNX Runtime has no INT8 rules for {device}, only for cpu.",
                 hint="Use the tensorrt backend for INT8 on a GPU.",
             )
-        from edgeres.backends.probe import saturates
+        from edgeres.backends.probe import saturates, wrong_lowest_weight
 
         return QdqRules(
             name="onnxruntime-cpu",
@@ -141,6 +141,7 @@ class OnnxRuntime(PackagedBackend):
             most_mean_gain=256.0,
             quantizes_floats=True,
             saturating=saturates(self, device),
+            wrong_lowest_weight=wrong_lowest_weight(self, device),
         )
 
     def check(self, config: BuildConfig) -> None:

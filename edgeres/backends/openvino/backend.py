@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the engine is an IR, ``.xml`` and ``.bin``, compiled when it is loaded.
+"""OpenVINO: the engine is an IR, ``.xml`` and ``.bin``, compiled for a device when it is loaded.
 
 FP32 means FP32 here: without ``INFERENCE_PRECISION_HINT`` OpenVINO computes in bfloat16 on CPUs
 that have it, and an INT8 model would be compared with something that nobody exported.
@@ -17,11 +17,13 @@ from edgeres.backends._vendor import (
     read_options,
 )
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
+from edgeres.backends.openvino.devices import CPU, Device, find_device, listed
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
 from edgeres.backends.openvino.run import OpenVinoRunner, core
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
-from edgeres.errors import ArtefactError, ModelError
+from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
+from edgeres.system.environment import is_arm
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
 
@@ -31,8 +33,9 @@ _OPTIONS = {
     "batch": ("specialized", "dynamic"),
     "performance_hint": ("latency", "throughput"),
     "pinning": ("default", "true", "false"),
-    "snippets": ("false", "true"),
+    "snippets": ("default", "false", "true"),
 }
+_CPU_OPTIONS = frozenset({"pinning", "snippets"})
 
 
 class OpenVino(PackagedBackend):
@@ -48,13 +51,62 @@ class OpenVino(PackagedBackend):
         return str(module.get_version())
 
     def devices(self) -> tuple[str, ...]:
-        """``cpu``."""
+        """``cpu``, then what else the runtime lists: ``gpu:N``, ``npu``."""
         _OPENVINO.load()
-        return ("cpu",)
+        return tuple(device.ours for device in listed(core()))
+
+    def place(self, device: str) -> dict[str, str]:
+        """The device and its driver where it is a GPU or an NPU; nothing for a CPU."""
+        if device == "cpu" or self.missing():
+            return {}
+        try:
+            return self._device(device).facts
+        except BackendMissingError:
+            return {}
+
+    def _device(self, device: str) -> Device:
+        _OPENVINO.load()
+        return find_device(core(), device)
+
+    def check_device(self, device: str) -> None:
+        """Refuses a device that the runtime does not list.
+
+        Raises:
+            BackendMissingError: It does not.
+            UsageError: OpenVINO has no such kind of device.
+        """
+        self._device(device)
 
     def runtime_options(self) -> dict[str, tuple[str, ...]]:
-        """All of its options: none of them changes what is computed."""
-        return dict(_OPTIONS)
+        """Those of its options that do not change what is computed on this architecture."""
+        options = dict(_OPTIONS)
+        options["snippets"] = ("default",) if is_arm() else ("default", "true")
+        return options
+
+    def check(self, config: BuildConfig) -> None:
+        """As the others', and refuses what gives wrong answers on Arm.
+
+        Raises:
+            BackendMissingError: The device is not here.
+            UsageError: An option that it does not have or that is wrong here, or a shape range.
+        """
+        super().check(config)
+        device = self._device(config.device)
+        for name in sorted(_CPU_OPTIONS & config.options.keys() if device.kind != CPU else ()):
+            raise UsageError(
+                f"openvino option {name} is the CPU's, the device is {device.ours}.",
+                hint="Leave the option out.",
+            )
+        if device.kind == "NPU" and config.options.get("batch") == "dynamic":
+            raise UsageError(
+                "openvino option batch=dynamic cannot run on npu, which takes fixed shapes only.",
+                hint="Leave the option out: each batch size is then compiled on its own.",
+            )
+        if is_arm() and config.options.get("snippets") == "false":
+            raise UsageError(
+                "openvino option snippets=false makes INT8 matrix products wrong on Arm.",
+                hint="Leave the option out.",
+            )
 
     def qdq_rules(self, device: str = "cpu") -> QdqRules:
         """The rules under which the CPU plugin fuses a ResNet into INT8 kernels.
@@ -67,12 +119,17 @@ class OpenVino(PackagedBackend):
         Raises:
             BackendMissingError: The runtime or the device is not here.
         """
-        self.check_device(device)
-        _OPENVINO.load()
-        from edgeres.backends.probe import saturates
+        where = self._device(device)
+        if not where.has_int8:
+            raise BackendMissingError(
+                f"{where.ours} ({where.full_name}) does not compute in INT8, as OpenVINO says: it "
+                f"has {', '.join(sorted(where.capabilities))}.",
+                hint="Use --device cpu, or a float model on this device.",
+            )
+        from edgeres.backends.probe import saturates, wrong_lowest_weight
 
         return QdqRules(
-            name="openvino-cpu",
+            name=f"openvino-{where.kind.lower()}",
             activation_dtype="uint8",
             activation_symmetric=False,
             ops=frozenset(
@@ -103,7 +160,8 @@ class OpenVino(PackagedBackend):
             float_adds=True,
             float_norms=True,
             sinks_strides=True,
-            saturating=saturates(self, device),
+            saturating=saturates(self, where.ours),
+            wrong_lowest_weight=wrong_lowest_weight(self, where.ours),
         )
 
     def build(
@@ -121,7 +179,8 @@ class OpenVino(PackagedBackend):
             out: The ``.xml``; weights (in FP32 or INT8, never packed into FP16) go beside it.
             config: Device, threads and the options ``batch`` (``specialized``, ``dynamic``),
                 ``performance_hint`` (``latency``, ``throughput``), ``pinning`` (``default``,
-                ``true``, ``false``) and ``snippets`` (``false``, ``true``).
+                ``true``, ``false``) and ``snippets`` (``default``: off on x86, on
+                elsewhere, ``false``, ``true``).
             progress: Not called: one step.
 
         Raises:
@@ -132,13 +191,14 @@ class OpenVino(PackagedBackend):
         """
         self.check(config)
         runtime = _OPENVINO.load()
-        settings, specialized = _settings(config)
+        device = self._device(config.device)
+        settings, specialized = _settings(config, device)
         if not onnx.is_file():
             raise ModelError(f"{onnx}: no such model file.", hint="Check the path.")
         source_sha256 = file_sha256(onnx)
         model = read_onnx(onnx, source_sha256)
         try:
-            OpenVinoRunner(model, settings, specialized=specialized).close()
+            OpenVinoRunner(model, settings, device=device, specialized=specialized).close()
         except RuntimeError as error:
             raise ModelError(
                 f"{onnx}: OpenVINO cannot compile the model: {one_line_of(error)}.",
@@ -147,12 +207,13 @@ class OpenVino(PackagedBackend):
         with staged(out) as folder:
             runtime.save_model(model, folder / out.name, compress_to_fp16=False)
         options = kept_options(config)
-        engine = Engine(out, _NAME, config.device, source_sha256, self.versions(), options)
+        versions = self.versions() | device.facts
+        engine = Engine(out, _NAME, device.ours, source_sha256, versions, options)
         write_sidecar(engine, companions=[out.with_suffix(".bin")])
         return engine
 
     def load(self, engine: Engine, config: BuildConfig) -> OpenVinoRunner:
-        """Compiles an engine for this CPU.
+        """Compiles an engine for a device.
 
         Raises:
             ArtefactError: A file is damaged, or no engine of this backend.
@@ -174,14 +235,15 @@ class OpenVino(PackagedBackend):
             return profiled_layers(runner.model, runner)
 
     def _load(self, engine: Engine, config: BuildConfig, further: dict[str, Any]) -> OpenVinoRunner:
-        config = run_config(engine, config)
         self.check(config)
+        config = run_config(engine, config)
         runtime = _OPENVINO.load()
-        settings, specialized = _settings(config)
+        device = self._device(config.device)
+        settings, specialized = _settings(config, device)
         check_engine(engine, _NAME)
         try:
             model = core().read_model(engine.path)
-            return OpenVinoRunner(model, settings | further, specialized=specialized)
+            return OpenVinoRunner(model, settings | further, device=device, specialized=specialized)
         except RuntimeError as error:
             raise ArtefactError(
                 f"{engine.path}: OpenVINO {runtime.get_version()} cannot load it: "
@@ -200,22 +262,26 @@ def _has_snippets_switch() -> bool:
     return True
 
 
-def _settings(config: BuildConfig) -> tuple[dict[str, Any], bool]:
-    """OpenVINO's own properties, and whether to compile for each batch size."""
+def _settings(config: BuildConfig, device: Device) -> tuple[dict[str, Any], bool]:
+    """OpenVINO's own properties, and whether to compile for each batch size.
+
+    An engine from x86 may have been built with ``snippets=false``, which Arm passes over.
+    """
     chosen = read_options(config.options, _OPTIONS, backend=_NAME)
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": chosen["performance_hint"].upper(),
-        "INFERENCE_PRECISION_HINT": "f32",
-        # Would quantize activations of float layers on its own, by the group.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        **device.settings(),
     }
+    if device.kind != CPU:  # the others are the CPU's
+        return settings, chosen["batch"] == "specialized"
     if config.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = config.threads
     if chosen["pinning"] != "default":
         settings["ENABLE_CPU_PINNING"] = chosen["pinning"] == "true"
-    if chosen["snippets"] == "false" and _has_snippets_switch():
+    if chosen["snippets"] != "true" and not is_arm() and _has_snippets_switch():
         # Snippets take a residual Add (with its Q) away from the convolution that could do it in
-        # its accumulator, which makes a ResNet measurably slower, most of all at larger batches.
+        # its accumulator, which makes a ResNet on x86 measurably slower, most of all at larger
+        # batches. On Arm an INT8 matrix product without them has wrong sums.
         settings["SNIPPETS_MODE"] = "DISABLE"
     return settings, chosen["batch"] == "specialized"
 

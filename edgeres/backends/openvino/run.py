@@ -1,4 +1,4 @@
-"""Running an OpenVINO model on the CPU, compiled for each batch size that comes."""
+"""Running an OpenVINO model on one of its devices, compiled for each batch size that comes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeres.backends._runner import CheckedRunner, zero_feeds
 from edgeres.backends.base import Array
+from edgeres.backends.openvino.devices import Device, check_where
 from edgeres.backends.openvino.ir import one_line_of
 from edgeres.errors import StageError
 from edgeres.graph.summary import TensorSpec
@@ -29,16 +30,19 @@ _DTYPES = {
 
 
 class OpenVinoRunner(CheckedRunner):
-    """A model compiled for the CPU.
+    """A model compiled for one device.
 
     A dynamic batch is compiled once for each batch size that comes, the last four of which are
     kept: kernels for a fixed size are faster, which shows on small networks.
     """
 
-    def __init__(self, model: Any, settings: Mapping[str, Any], *, specialized: bool) -> None:
+    def __init__(
+        self, model: Any, settings: Mapping[str, Any], *, device: Device, specialized: bool
+    ) -> None:
         super().__init__(_specs(model.inputs), _specs(model.outputs))
         self.model = model
         self._settings = dict(settings)
+        self._device = device
         self._tensor = import_extra("openvino", extra="openvino").Tensor
         self._by_shapes = specialized and all(
             spec.shape and spec.shape[0] is None and None not in spec.shape[1:]
@@ -93,7 +97,8 @@ class OpenVinoRunner(CheckedRunner):
         if shapes:
             model = model.clone()
             model.reshape(dict(enumerate(shapes)))
-        compiled = core().compile_model(model, "CPU", self._settings)
+        compiled = core().compile_model(model, self._device.name, self._settings)
+        check_where(compiled, self._device)
         self._requests[shapes] = compiled.create_infer_request()
         if len(self._requests) > _KEPT_BATCHES:
             self._requests.popitem(last=False)

@@ -30,8 +30,9 @@ def refuse_for_dla(trt: Trt, graph: Graph, onnx: Path) -> None:
     if has_precision_flags(trt) and graph.is_quantized:
         raise ModelError(
             f"{onnx}: {trt.title} takes no Q/DQ on a DLA: they would run on the GPU.",
-            hint="Leave dla_core out, or build the float model for the DLA, which is FP16 there; "
-            "TensorRT 11.4.1 and later take Q/DQ.",
+            hint="For INT8 there, `edgeres bundle DIR --serve trtexec` writes build_implicit.sh, "
+            "which takes the scales from a calibration cache. Or give the float model, which the "
+            "DLA runs in FP16, or leave dla_core out; TensorRT 11.4.1 and later take Q/DQ.",
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from edgeres.backends.tensorrt.driver import DRIVER_HINT, call, load_driver
 from edgeres.errors import BackendMissingError
+from edgeres.system.board import l4t_version
+from edgeres.system.files import read_or_empty
 
 # CUdevice_attribute of the CUDA Driver API reference.
 _MULTIPROCESSOR_COUNT = 16
@@ -17,7 +18,6 @@ _INTEGRATED = 18
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 
-L4T_RELEASE = Path("/etc/nv_tegra_release")
 MODULE = Path("/proc/device-tree/compatible")
 
 
@@ -104,24 +104,11 @@ def _describe(library: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:
         multiprocessors=attribute(_MULTIPROCESSOR_COUNT),
         memory_mib=memory.value >> 20,
         shares_memory=shares_memory,
-        l4t=_l4t() if shares_memory else "",
+        l4t=l4t_version() if shares_memory else "",
         module=_module() if shares_memory else "",
     )
 
 
-def _l4t() -> str:
-    """From a line such as ``# R36 (release), REVISION: 4.3, GCID: 38968081, ...``."""
-    found = re.match(r"# R(\d+) \(\w+\), REVISION: ([\d.]+)", _text(L4T_RELEASE))
-    return ".".join(found.groups()) if found else ""
-
-
 def _module() -> str:
     """The first of the device tree's names, which is the most exact: board and module."""
-    return _text(MODULE).partition("\0")[0].strip()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not a Jetson
-        return ""
+    return read_or_empty(MODULE).partition("\0")[0].strip()

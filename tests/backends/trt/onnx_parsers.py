@@ -3,7 +3,8 @@
 Each check of 8.6 is one thing that onnx-tensorrt's branch 8.6-GA does (8.5-GA does the same): the
 table of operators is ``docs/operators.md``, the rest ``builtin_op_importers.cpp``
 (``QuantDequantLinearHelper``, ``Squeeze``) and ``onnx2trt_utils.cpp`` (``convMultiInput``,
-``getKernelParams``, ``reduceTensor``). Of 10 there is the table of its branch 10.1-GA.
+``getKernelParams``, ``reduceTensor``). Of 10 there is the table of its branch 10.1-GA, and for 11
+that of 10.15, the newest that could be read.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-NEWEST_OPSET = {"8.6": 17, "10": 20}
-_TABLES = {"8.6": "onnx_tensorrt_8_6.txt", "10": "onnx_tensorrt_10_1.txt"}
+NEWEST_OPSET = {"8.6": 17, "10": 20, "11": 24}
+_TABLES = {
+    "8.6": "onnx_tensorrt_8_6.txt",
+    "10": "onnx_tensorrt_10_1.txt",
+    "11": "onnx_tensorrt_10_15.txt",
+}
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 

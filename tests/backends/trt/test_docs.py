@@ -9,6 +9,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "tensorrt.md"
+READ = {
+    "release notes of 11.4.1, migration guide for Jetson",
+    'NVIDIA\'s "Working with DLA" of 8.6, 10 and 11.4.1',
+}
 KINDS = {"built here", "stand-in", "source read", "hardware"}
 
 
@@ -30,9 +34,21 @@ def test_each_claim_has_a_proof_of_a_known_kind() -> None:
         assert claim.startswith("**") == (kind == "hardware"), claim
 
 
+def test_each_test_of_tensorrt_proves_a_claim() -> None:
+    backends = REPOSITORY / "tests" / "backends"
+    named = " ".join(proof for _, _, proof in rows())
+    tests = {
+        f"{f.parent.name}/{f.name}"
+        for d in ("trt", "trt_standin")
+        for f in backends.glob(f"{d}/test_*.py")
+    }
+    hardware = {"trt/test_gpu.py", "trt/test_docs.py"}  # run as a folder, and this file
+    assert {name for name in tests - hardware if f"`{name}`" not in named} == set()
+
+
 def test_each_file_that_is_named_is_there() -> None:
     for claim, kind, proof in rows():
         named = re.findall(r"`([\w./]+\.(?:py|txt))`", proof)
-        assert named or kind == "hardware" or "by hand" in proof or "release notes" in proof, claim
+        assert named or kind == "hardware" or "by hand" in proof or proof in READ, claim
         for name in named:
             assert (REPOSITORY / "tests" / "backends" / name).is_file(), (claim, name)

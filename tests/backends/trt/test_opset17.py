@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edgeres.backends import get_backend
-from edgeres.backends.tensorrt.form import Form, write_form
 from edgeres.backends.tensorrt.graph import index_graph, read_graph
 from edgeres.backends.tensorrt.lint import lint
 from edgeres.backends.tensorrt.opset17 import to_opset17
 from edgeres.errors import ModelError
 
-from .onnx_parsers import complaints, operators, table_complaints
+from .onnx_parsers import complaints, operators
 
 Run = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
@@ -70,20 +69,6 @@ def test_the_parsers_limits_are_kept_and_the_numbers_stay(
     assert [name for name in names if not name.endswith("_QuantizeLinear")] == [
         node.name for node in net.nodes
     ]
-
-
-@pytest.mark.parametrize("form", ["source", "float16"])
-@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_the_table_of_tensorrt_10_has_all_that_it_gets(
-    qdq_net: Callable[..., Any], tmp_path: Path, stem: str, form: Form
-) -> None:
-    model = qdq_net(pool="ReduceMean", stem=stem).model()
-    write_form(index_graph(model, tmp_path / "net.onnx"), form, tmp_path / "form.onnx")
-    assert table_complaints(onnx.load(tmp_path / "form.onnx"), "10") == []
-    model.opset_import[0].version = 21
-    relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    relu.op_type = "Bernoulli"
-    assert table_complaints(model, "10") == ["opset 21", f"{relu.name}: operator Bernoulli"]
 
 
 def test_integer_weights_are_a_complaint(qdq_net: Callable[..., Any], tmp_path: Path) -> None:

@@ -123,9 +123,8 @@ def jetson(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def make(module: str) -> None:
         (tmp_path / "compatible").write_bytes(f"nvidia,p3768-0000+{module}\0nvidia,x\0".encode())
         (tmp_path / "release").write_text(RELEASE)
-        for name in ("MODULE", "L4T_RELEASE"):
-            file = tmp_path / ("compatible" if name == "MODULE" else "release")
-            monkeypatch.setattr(f"edgeres.backends.tensorrt.gpus.{name}", file)
+        monkeypatch.setattr("edgeres.backends.tensorrt.gpus.MODULE", tmp_path / "compatible")
+        monkeypatch.setattr("edgeres.system.board.L4T_RELEASE", tmp_path / "release")
 
     return make
 
