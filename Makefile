@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 
 LOWEST := .venv-lowest
 RELEASED := .venv-released
+DOCS := .venv-docs
 
-.PHONY: convert test test-all test-lowest check wheel sbom clean
+.PHONY: convert test test-all test-lowest check wheel sbom docs clean
 
 convert: $(STAMP) ## Run the main job on the embedded default recipe.
 	$(BIN)/edgeres convert
@@ -30,7 +31,7 @@ LOWEST_TESTS := tests/test_package.py tests/recipe tests/system/test_store.py \
 	tests/bundling/test_bad_registry.py tests/devices/test_bad_hosts.py \
 	tests/devices/test_workers.py tests/tuning/test_record.py tests/tuning/test_settings.py \
 	tests/report/test_markdown.py tests/report/test_mlflow_export.py tests/report/test_page.py \
-	tests/benchmarking/test_loadgen.py tests/cli/test_usage.py tests/cli/test_console.py
+	tests/benchmarking/test_loadgen.py tests/docs/test_links.py tests/cli/test_usage.py tests/cli/test_console.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with every dependency at its lowest version.
 	$(LOWEST)/bin/python -m pytest -q -n 2 --native-only $(LOWEST_TESTS)
@@ -42,6 +43,10 @@ sbom: $(RELEASED)/.installed ## What edgeres[all] brings, in CycloneDX form, in 
 	mkdir -p dist
 	$(RELEASED)/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --output-format JSON --output-file dist/sbom.json $(RELEASED)/bin/python
+
+docs: $(DOCS)/.installed ## The documents as a site, in build/docs; a dead link or a warning ends it.
+	$(DOCS)/bin/python scripts/docs_site.py build/docs-source
+	$(DOCS)/bin/zensical build --strict --clean
 
 check: test
 
@@ -67,5 +72,10 @@ $(RELEASED)/.installed: pyproject.toml
 	$(RELEASED)/tool/bin/python -m pip install --quiet "cyclonedx-bom>=7.4,<8"
 	@touch $@
 
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(RELEASED) runs dist build
+	rm -rf $(VENV) $(LOWEST) $(RELEASED) $(DOCS) runs dist build
