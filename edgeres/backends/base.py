@@ -154,7 +154,7 @@ class BuildConfig:
     """Where an engine is to run and for which shapes.
 
     Attributes:
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
         shapes: Input name to shape range, for backends that specialize.
         options: Backend's own options by name; an unknown one is a ``UsageError``.

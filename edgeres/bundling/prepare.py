@@ -30,7 +30,8 @@ class Wanted:
 
     Attributes:
         target: Which engine; ``None`` takes the first that this machine can run.
-        device: ``cpu`` or ``cuda:N``; ``None`` takes the one that the engine was built for.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; ``None`` takes the one that the engine
+            was built for.
         threads: CPU threads of each runner; ``None`` leaves the choice to the runtime.
         runners: How many times the engine is loaded, for as many calls at once.
         rebuild: Whether an engine that does not fit this device is built anew from its Q/DQ file.

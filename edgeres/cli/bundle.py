@@ -160,7 +160,7 @@ def run(
     target: Annotated[
         str | None, typer.Option(help="Which engine; the first that runs here if left out.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
     threads: o.Threads = None,
     key: Annotated[
         Path | None, typer.Option(help="PEM file with the public key that must have signed it.")

@@ -72,8 +72,7 @@ class OpenVino(PackagedBackend):
         """Refuses a device that the runtime does not list.
 
         Raises:
-            BackendMissingError: It does not.
-            UsageError: OpenVINO has no such kind of device.
+            BackendMissingError: It does not, or OpenVINO has no such kind of device.
         """
         self._device(device)
 
