@@ -83,7 +83,7 @@ PROVIDERS = {
     "xnnpack": Provider(
         "XnnpackExecutionProvider",
         {"cpu": {}},
-        "No published package for Python has it: build ONNX Runtime with its own switch use_xnnpack.",
+        "No published package has it: build ONNX Runtime with its own switch use_xnnpack.",
         static_shapes=True,
     ),
     "qnn": Provider(

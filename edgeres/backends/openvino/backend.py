@@ -45,6 +45,7 @@ class OpenVino(PackagedBackend):
     engine_suffix = ".xml"
     package = _OPENVINO
     options = _OPTIONS
+    place_options = frozenset({"snippets"})
 
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
