@@ -84,7 +84,8 @@ def bundle(
         output: The file to write; ``bundle.edgeres`` in the folder where not given.
         targets: Which engines; all that were built where empty.
         also: Output folders of further runs of the same network, whose weights suit other CPUs;
-            their engines get ``-safe`` or ``-plain`` behind their target's name, and run where they fit.
+            their engines get ``-safe`` or ``-plain`` behind their target's name, and run where they
+            fit.
         class_names: Names in the order of the scores, where the data set did not say them.
         license_name: Licence of the weights, for the model card.
         key: PEM file with an Ed25519 private key that signs the bundle.
