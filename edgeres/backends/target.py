@@ -27,7 +27,7 @@ class Target:
 
     Attributes:
         backend: The engine maker.
-        device: Where its engines run, ``cpu`` or ``cuda:N``.
+        device: Where its engines run, ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         rules: Rule set of that device.
         config: How its engines are built and run.
         not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
@@ -54,7 +54,7 @@ def open_target(
 
     Args:
         name: The backend.
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         settings: Its options and shapes.
 
     Raises:

@@ -22,7 +22,8 @@ def benchmark(
         int | None, typer.Option(min=1, help="Images in a run; 1 if left out.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:N or ssh://[user@]host[:port].")
+        str | None,
+        typer.Option(help="cpu, cuda:N, gpu[:N], npu, auto or ssh://[user@]host[:port]."),
     ] = None,
     fleet: Annotated[
         Path | None, typer.Option(help="YAML of devices that measure all at once.")

@@ -50,7 +50,7 @@ RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; the runtime's choice if left out.")
 ]
