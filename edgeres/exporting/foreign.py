@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_line
+from edgeres.exporting.file_order import put_in_order
 from edgeres.exporting.fixed_batch import free_fixed_batch
 from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.foreign_checks import check_operators, check_sizes
@@ -63,7 +64,7 @@ def normalize_file(
         StageError: It asks for too much memory, or a pass failed.
         GateError: The normal form computes something else than the original.
     """
-    original = load_self_contained(source, max_bytes=max_bytes)
+    original = put_in_order(load_self_contained(source, max_bytes=max_bytes))
     _check_well_formed(original)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
