@@ -32,6 +32,7 @@ from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.exporting.precision_parity import takes_whole_numbers, told_parity
 from edgeres.exporting.remove_scales import remove_scales
 from edgeres.exporting.scores import check_outputs, check_scores, choose_outputs
+from edgeres.exporting.static_branches import without_branches
 from edgeres.graph.external_data import load_self_contained
 from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
@@ -73,6 +74,7 @@ def normalize_file(
         quantized, original = original, remove_scales(original)
         if original is not quantized:
             notes.append("it is quantized already; its scales were removed.")
+    original = without_branches(original, open_size)
     source_opset = check_operators(original)
     if source_opset < opset:
         notes.append(f"opset {source_opset} upgraded to {opset}")
