@@ -71,6 +71,7 @@ def judge(name: str, work: Path, folder: Path) -> dict[str, Any]:
     for engine in engines.ENGINES:
         running = {"fp32": engines.open_engine(engine, subject.fp32)}
         wanted = _answers(running["fp32"], images)
+        answers: dict[str, Any] = {}
         for tool, (files, _) in made.items():
             file = None if files is None else files.get(engine) or files.get("both")
             if file is None or engine not in COMPARED[tool]:
@@ -78,7 +79,11 @@ def judge(name: str, work: Path, folder: Path) -> dict[str, Any]:
             told = row["tools"][tool]["engines"].setdefault(engine, {})
             try:
                 running[tool] = engines.open_engine(engine, file)
-                told["sqnr_db"] = round(engines.sqnr_db(wanted, _answers(running[tool], images)), 2)
+                answers[tool] = _answers(running[tool], images)
+                told["sqnr_db"] = round(engines.sqnr_db(wanted, answers[tool]), 2)
+                if tool != "edgeres" and "edgeres" in answers:
+                    quartiles = engines.gain_quartiles(wanted, answers["edgeres"], answers[tool])
+                    told["edgeres_gain_db_quartiles"] = quartiles
                 told["int8"] = round(engines.int8_share(engine, file, images[:1], folder), 4)
             except Exception as error:  # whatever a vendor raises is why the file does not run
                 running.pop(tool, None)

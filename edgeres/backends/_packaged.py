@@ -43,6 +43,7 @@ class PackagedBackend:
     float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     path_options: frozenset[str] = frozenset()
     place_options: frozenset[str] = frozenset()
+    portable_engines = True
 
     def missing(self) -> str | None:
         """Says why the package cannot be used here; ``None`` if it can, or none is needed."""

@@ -154,7 +154,7 @@ class BuildConfig:
     """Where an engine is to run and for which shapes.
 
     Attributes:
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
         shapes: Input name to shape range, for backends that specialize.
         options: Backend's own options by name; an unknown one is a ``UsageError``.
@@ -281,6 +281,8 @@ class Backend(Protocol):
         path_options: Options whose values are paths of this machine.
         place_options: Options that say what an engine can run on; they are left out where it is
             built anew for another machine.
+        portable_engines: Whether an engine file is compiled where it is loaded, and so the same for
+            every architecture.
     """
 
     name: str
@@ -290,6 +292,7 @@ class Backend(Protocol):
     float_builds: Mapping[str, Mapping[str, str]]
     path_options: frozenset[str]
     place_options: frozenset[str]
+    portable_engines: bool
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from edgeres.backends import target_names
+from edgeres.backends import get_backend, target_names
 from edgeres.backends.base import Backend, BuildConfig, QdqRules
 from edgeres.backends.fit import installed_backend
 from edgeres.backends.portable import PORTABLE, portable_rules
@@ -27,7 +27,7 @@ class Target:
 
     Attributes:
         backend: The engine maker.
-        device: Where its engines run, ``cpu`` or ``cuda:N``.
+        device: Where its engines run, ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         rules: Rule set of that device.
         config: How its engines are built and run.
         not_executable: Why a built engine cannot run on this machine; ``None`` if it can.
@@ -54,7 +54,7 @@ def open_target(
 
     Args:
         name: The backend.
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         settings: Its options and shapes.
 
     Raises:
@@ -107,6 +107,16 @@ def rules_of(name: str, device: str | None = None) -> QdqRules:
             f"a portable file is for no device, got {device!r}.", hint="Leave --device out."
         )
     return open_targets(target_names(), portable=True)[0].rules
+
+
+def runnable_targets() -> list[str]:
+    """Names of the targets whose engines this machine can build and run."""
+    backends = ((name, get_backend(name)) for name in target_names())
+    return [
+        name
+        for name, backend in backends
+        if backend.missing() is None and backend.not_executable() is None
+    ]
 
 
 def target_list(targets: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.benchmarking.benchmark import Benchmark, benchmark
@@ -23,6 +23,12 @@ class TunedBenchmark:
 
     benchmark: Benchmark
     tunings: Mapping[str, Tuning]
+
+    def named(self, names: Mapping[str, str]) -> TunedBenchmark:
+        """The same with other names for the engines, by path."""
+        engines = {names[path]: times for path, times in self.benchmark.engines.items()}
+        tunings = {names[path]: tuning for path, tuning in self.tunings.items()}
+        return TunedBenchmark(replace(self.benchmark, engines=engines), tunings)
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values: each engine's tuning beside its times."""

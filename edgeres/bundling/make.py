@@ -7,35 +7,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends import get_backend, target_names
-from edgeres.backends.base import BuildConfig, Engine
-from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.bundling.archive import write_archive
 from edgeres.bundling.card import bundle_card, licence_notes
-from edgeres.bundling.manifest import EngineEntry, FileEntry, Manifest, OutputKind
-from edgeres.bundling.outputs import engine_in
-from edgeres.bundling.selftest import answer_isolated
+from edgeres.bundling.entry import Content, add_engine, built_targets, read_file
+from edgeres.bundling.further import further_engines
+from edgeres.bundling.manifest import (
+    FileEntry,
+    Manifest,
+    OutputKind,
+)
 from edgeres.data.preprocess import Preprocess
-from edgeres.data.samples import names_of, scores_to_json
-from edgeres.errors import ArtefactError, BackendMissingError, EdgeResError, UsageError
+from edgeres.data.samples import names_of
+from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions
 from edgeres.evaluation.run_task import load_run_answers, stored_task
 from edgeres.system.files import StrPath, file_sha256
-from edgeres.system.foreign_json import parse_json
 from edgeres.system.publish import refuse_half_handover
-from edgeres.system.temporary import temporary_folder
 from edgeres.version import __version__
-
-if TYPE_CHECKING:
-    from edgeres.report.schema import Report
-
-Content = dict[str, Path | bytes]
 
 BUNDLE = "bundle.edgeres"
 
@@ -76,6 +69,7 @@ def bundle(
     output: StrPath | None = None,
     *,
     targets: Sequence[str] = (),
+    also: Sequence[StrPath] = (),
     class_names: Sequence[str] = (),
     license_name: str = "",
     key: StrPath | None = None,
@@ -89,13 +83,17 @@ def bundle(
         folder: Output folder of ``edgeres convert``.
         output: The file to write; ``bundle.edgeres`` in the folder where not given.
         targets: Which engines; all that were built where empty.
+        also: Output folders of further runs of the same network, whose weights suit other CPUs;
+            their engines get ``-safe`` or ``-plain`` behind their target's name, and run where they
+            fit.
         class_names: Names in the order of the scores, where the data set did not say them.
         license_name: Licence of the weights, for the model card.
         key: PEM file with an Ed25519 private key that signs the bundle.
 
     Raises:
         ArtefactError: The folder is not one, or not whole.
-        UsageError: An engine that is not there, or class names that do not fit.
+        UsageError: An engine that is not there, class names that do not fit, or a further run of
+            another network or with the same weights.
         StageError: An engine crashed or hung on the self-test samples.
         StorageError: The file cannot be written.
     """
@@ -106,9 +104,9 @@ def bundle(
 
     refuse_half_handover(folder)
     report = read_report(folder / run_folder.REPORT)
-    chosen = _targets(report, targets, folder)
+    chosen = built_targets(report, targets, folder)
     baseline = folder / run_folder.BASELINE
-    preprocess = Preprocess.from_json(_text(baseline / run_folder.PREPROCESS))
+    preprocess = Preprocess.from_json(read_file(baseline / run_folder.PREPROCESS))
     said = stored_task(folder)
     answers = load_run_answers(baseline / run_folder.PREDICTIONS)
     names = tuple(class_names) or answers.class_names
@@ -132,9 +130,13 @@ def bundle(
     engines = {}
     packages: list[str] = []
     for name in chosen:
-        entry = _add_engine(content, folder, name, report, list(samples.values()), preprocess)
+        entry = add_engine(content, folder, name, report, list(samples.values()), preprocess)
         engines[name] = entry
         packages += entry.versions
+    for other in map(Path, also):
+        more = further_engines(content, folder, other, targets, engines, preprocess)
+        engines |= more
+        packages += [name for entry in more.values() for name in entry.versions]
     content["LICENCES.md"] = licence_notes(report, packages, license_name=license_name).encode()
     manifest = Manifest(
         name=report.model.name,
@@ -156,91 +158,6 @@ def bundle(
 
         signature = sign(manifest.to_bytes(), path, key)
     return Bundled(path, file_sha256(path), path.stat().st_size, manifest, signature)
-
-
-def _targets(report: Report, wanted: Sequence[str], folder: Path) -> list[str]:
-    built = [name for name, part in report.targets.items() if part.built]
-    for name in wanted:
-        if name not in built:
-            raise UsageError(
-                f"{folder}: has no engine for {name!r}.",
-                hint=f"It has {', '.join(built) or 'none'}.",
-            )
-    if not built:
-        raise ArtefactError(f"{folder}: has no engine.", hint="Run `edgeres convert` again.")
-    return [name for name in built if name in wanted] if wanted else built
-
-
-def _add_engine(
-    content: Content,
-    folder: Path,
-    target: str,
-    report: Report,
-    samples: Sequence[Path],
-    preprocess: Preprocess,
-) -> EngineEntry:
-    """Adds one engine's files and its expected answers."""
-    part = report.targets[target]
-    path = engine_in(folder, part.engine)
-    engine, qdq = read_engine(path), path.with_name(run_folder.QDQ)
-    if not qdq.is_file() or file_sha256(qdq) != engine.source_sha256:
-        raise ArtefactError(
-            f"{qdq}: is not the file that {path.name} was built from.",
-            hint="Run `edgeres convert` again.",
-        )
-    place = f"engines/{target}"
-    needed = parse_json(_text(sidecar_path(path)))["files"]
-    for name in (*needed, sidecar_path(path).name):
-        content[f"{place}/{name}"] = path.parent / name
-    files = tuple(sorted(name for name in content if name.startswith(f"{place}/")))
-    # Where the engine is the Q/DQ file itself, one copy is enough.
-    same = file_sha256(path) == engine.source_sha256
-    qdq_name = f"{place}/{path.name if same else run_folder.QDQ}"
-    content.setdefault(qdq_name, qdq)
-    content[f"{place}/{run_folder.QDQ_ACCOUNT}"] = qdq.with_suffix(".json")
-    scores, answered = _expected(engine, qdq, samples, preprocess)
-    expected = f"samples/expected-{target}.json"
-    content[expected] = scores_to_json(scores)
-    return EngineEntry(
-        backend=engine.backend,
-        engine=f"{place}/{path.name}",
-        files=files,
-        qdq=qdq_name,
-        device=engine.device,
-        versions=dict(engine.versions),
-        saturating=bool(part.saturating),
-        saturation_safe=bool(part.saturation_safe),
-        expected=expected,
-        expected_from=answered,
-        proven=report.to_dict()["targets"][target],
-        options=dict(engine.options),
-        shapes=dict(engine.shapes),
-    )
-
-
-def _expected(
-    engine: Engine, qdq: Path, samples: Sequence[Path], preprocess: Preprocess
-) -> tuple[NDArray[np.float32], str]:
-    """Answers to the samples, and the backend that gave them."""
-    if get_backend(engine.backend).not_executable() is None:
-        return answer_isolated(engine.path, engine.device, samples, preprocess), engine.backend
-    problem: EdgeResError | None = None
-    for name in target_names():
-        backend = get_backend(name)
-        if backend.not_executable() is not None:
-            continue
-        device = (*backend.devices(), backend.default_device)[0]
-        with temporary_folder() as place:
-            out = place / f"model{backend.engine_suffix}"
-            try:
-                built = backend.build(qdq, out, BuildConfig(device=device))
-                return answer_isolated(built.path, device, samples, preprocess), name
-            except EdgeResError as error:
-                problem = error
-    raise problem or BackendMissingError(
-        f"{engine.path}: no backend on this machine can answer the self-test samples.",
-        hint=f"Install a runtime, one of: {', '.join(target_names())}; see `edgeres doctor`.",
-    )
 
 
 def _class_names(names: tuple[str, ...], classes: int) -> tuple[str, ...]:
@@ -271,13 +188,4 @@ def _entry(content: Path | bytes) -> FileEntry:
     except OSError as error:
         raise ArtefactError(
             f"{content}: cannot be read ({error.strerror}).", hint="Run `edgeres convert` again."
-        ) from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ArtefactError(
-            f"{path}: cannot be read ({error}).", hint="Run `edgeres convert` again."
         ) from error

@@ -19,6 +19,10 @@ from edgeres.bundling.archive import MANIFEST, is_name
 from edgeres.errors import ArtefactError, one_line
 
 FORMAT = "edgeres-bundle"
+ANY = "any"
+"""Architecture of an engine file that is compiled where it is loaded."""
+EXACT_SUMS = "exact_int8_sums"
+"""What weights need that can overflow where two INT8 products share an int16 (x86 without VNNI)."""
 SCHEMA = 1
 
 OutputKind = Literal["logits", "probabilities", "values"]
@@ -47,6 +51,8 @@ class EngineEntry:
         versions: Runtime and versions that it was built with.
         saturating: Whether INT8 sums overflow where it was built; the file was made for that.
         saturation_safe: Whether a proof shows that no sum of it can overflow anywhere.
+        architecture: ``x86_64``, ``aarch64``, ... that its file was compiled for, or ``any``.
+        needs: What the CPU must have beside that: ``exact_int8_sums``, or nothing.
         expected: Name of the file with the expected answers to the self-test samples.
         expected_from: Backend that gave these answers: the engine's own, or another that ran the
             same Q/DQ file where the engine could not run.
@@ -63,6 +69,8 @@ class EngineEntry:
     versions: Mapping[str, str]
     saturating: bool
     saturation_safe: bool
+    architecture: str
+    needs: tuple[str, ...]
     expected: str
     expected_from: str
     proven: Mapping[str, Any] = field(default_factory=dict)
@@ -178,6 +186,8 @@ def _engine(raw: Any) -> EngineEntry:
         versions={key: _text(value) for key, value in _mapping(values["versions"]).items()},
         saturating=_flag(values["saturating"]),
         saturation_safe=_flag(values["saturation_safe"]),
+        architecture=_text(values["architecture"]),
+        needs=tuple(_one_of(need, (EXACT_SUMS,)) for need in _texts(values["needs"])),
         expected=_text(values["expected"]),
         expected_from=_text(values["expected_from"]),
         proven=_mapping(values["proven"]),

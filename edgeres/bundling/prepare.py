@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Backend, BuildConfig, Engine, Runner
-from edgeres.backends.fit import backend_here, backend_of, check_saturation, check_versions
+from edgeres.backends.fit import backend_here, check_versions
 from edgeres.backends.sidecar import read_engine
 from edgeres.bundling.archive import refused
-from edgeres.bundling.manifest import EngineEntry
+from edgeres.bundling.choose import check_architecture, check_fit, choose
+from edgeres.bundling.manifest import ANY, EngineEntry
 from edgeres.bundling.open import OpenBundle
 from edgeres.bundling.rebuild import rebuild_engine
 from edgeres.bundling.selftest import SelfTest, answer, answer_isolated, compare
@@ -30,7 +31,8 @@ class Wanted:
 
     Attributes:
         target: Which engine; ``None`` takes the first that this machine can run.
-        device: ``cpu`` or ``cuda:N``; ``None`` takes the one that the engine was built for.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; ``None`` takes the one that the engine
+            was built for.
         threads: CPU threads of each runner; ``None`` leaves the choice to the runtime.
         runners: How many times the engine is loaded, for as many calls at once.
         rebuild: Whether an engine that does not fit this device is built anew from its Q/DQ file.
@@ -72,27 +74,24 @@ def prepare(bundle: OpenBundle, wanted: Wanted) -> Prepared:
     """
     if wanted.runners < 1:
         raise UsageError(f"expected at least one runner, got {wanted.runners}.")
-    target = wanted.target or _first_that_runs(bundle)
+    target = wanted.target or choose(bundle, device=wanted.device, rebuild=wanted.rebuild)
     entry = bundle.engine(target)
     what = f"{bundle.path}: {target}"
     backend = backend_here(entry.backend, what)
     config = BuildConfig(device=wanted.device or entry.device, threads=wanted.threads)
-    check_saturation(
-        backend,
-        config.device,
-        saturating=entry.saturating,
-        saturation_safe=entry.saturation_safe,
-        what=what,
-    )
+    check_fit(entry, what, device=config.device)
     with temporary_folder() as place:
         work = _Work(bundle, entry, backend, config, wanted, place)
         work.extract()
         try:
             engine = work.as_built()
+            check_architecture(entry, what)
             check_versions(engine.versions, backend, what)
             runners, rebuilt = work.load(engine), False
         except (ArtefactError, BackendMissingError) as error:
             if not wanted.rebuild:
+                if entry.architecture == ANY and isinstance(error, BackendMissingError):
+                    raise  # a device that is not here is not there after a rebuild either
                 hint = f"{error.hint} --rebuild builds it anew from the Q/DQ file.".lstrip()
                 raise type(error)(error.message, hint=hint) from error
             runners, rebuilt = work.load(work.rebuilt()), True
@@ -146,7 +145,7 @@ class _Work:
                 engine.path, self.config.device, self.samples, self.bundle.preprocess
             )
             if self.wanted.self_test:
-                compare(self._expected(), got, str(self.bundle.path))
+                compare(self._expected(), got, str(self.bundle.path), cure=self._cure())
         with ExitStack() as stack:
             runners = tuple(
                 stack.enter_context(self.backend.load(engine, self.config))
@@ -159,25 +158,16 @@ class _Work:
         """Compares the answers to the samples with the recorded ones."""
         images = [read_sample(path) for path in self.samples]
         got = answer(runner, images, self.bundle.preprocess)
-        return compare(self._expected(), got, str(self.bundle.path))
+        return compare(self._expected(), got, str(self.bundle.path), cure=self._cure())
+
+    def _cure(self) -> str:
+        """What helps where the answers differ: an engine that is compiled here stays the same."""
+        anew = "convert the network on this device, or use another target"
+        if self.entry.architecture == ANY or self.wanted.rebuild:
+            return f"A rebuild gives the same engine; {anew}."
+        return f"Build it again with --rebuild; else {anew}."
 
     def _expected(self) -> NDArray[np.float32]:
         name = self.entry.expected
         where = f"{self.bundle.path}: {name}"
         return scores_from_json(self.bundle.read(name), where, samples=len(self.samples))
-
-
-def _first_that_runs(bundle: OpenBundle) -> str:
-    """The first target whose backend can run here; says of each why not where none can.
-
-    Raises:
-        BackendMissingError: No backend of any engine can run here.
-    """
-    reasons = []
-    for target, entry in bundle.manifest.engines.items():
-        backend = backend_of(entry.backend, f"{bundle.path}: {target}")
-        reason = backend.not_executable()
-        if reason is None:
-            return target
-        reasons.append(f"{target}: {reason}")
-    raise BackendMissingError(f"{bundle.path}: no engine can run here. {' '.join(reasons)}")

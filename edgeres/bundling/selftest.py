@@ -65,13 +65,16 @@ def answer(runner: Runner, images: Sequence[Sample], preprocess: Preprocess) -> 
     return np.concatenate(rows)
 
 
-def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -> SelfTest:
+def compare(
+    expected: NDArray[np.float32], got: NDArray[np.float32], who: str, *, cure: str = ""
+) -> SelfTest:
     """Compares the answers with the recorded ones.
 
     Args:
         expected: ``(S, D)``, finite.
         got: What the engine answered here.
         who: For the message.
+        cure: What to do where they differ, a sentence.
 
     Raises:
         GateError: Other shapes, NaN, or answers that differ too much.
@@ -80,14 +83,14 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], who: str) -
         raise GateError(
             f"{who}: the self-test gives answers of shape {got.shape} with "
             f"{int((~np.isfinite(got)).sum())} that are not finite, expected {expected.shape}.",
-            hint="The engine does not work on this device; build it again with --rebuild.",
+            hint=f"The engine does not work on this device. {cure}".strip(),
         )
     found_db = sqnr_db(expected, got)
     if found_db < MIN_SQNR_DB:
         raise GateError(
             f"{who}: the self-test gives other answers than where the engine was proven: "
             f"SQNR {found_db:.1f} dB, at least {MIN_SQNR_DB:g} dB expected.",
-            hint="Build it again with --rebuild, or convert the network for this device.",
+            hint=cure,
         )
     return SelfTest(len(expected), found_db)
 

@@ -53,7 +53,8 @@ class Session(Closing):
     Args:
         bundle: The bundle file.
         target: Which engine; by default the first that this machine can run.
-        device: ``cpu`` or ``cuda:N``; by default the one that the engine was built for.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; by default the one that the engine was
+            built for.
         threads: CPU threads of each runner; by default the runtime's choice.
         pool: Runners, for as many calls at once; each takes the engine's memory once.
         batch_size: Images that :meth:`classify` runs at once, as far as the engine takes so many.

@@ -18,6 +18,8 @@ from edgeres.cli.build import build
 from edgeres.cli.clean import clean
 from edgeres.cli.compare import compare
 from edgeres.cli.convert import convert
+from edgeres.cli.help import HelpCommand
+from edgeres.cli.init import init
 from edgeres.cli.inspect import doctor, inspect
 from edgeres.cli.interrupts import end_by_signals
 from edgeres.cli.quantize import quantize
@@ -32,25 +34,25 @@ app = typer.Typer(
     cls=CiGroup,
     help="Prune, quantize and prove residual networks on TensorRT, OpenVINO and ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 app.command(cls=CiCommand)(convert)
-app.command()(tune)
-_DEPLOY = app.command(rich_help_panel="To the device")
+app.command(cls=HelpCommand)(init)
+app.command(cls=HelpCommand)(tune)
+_DEPLOY = app.command(cls=HelpCommand, rich_help_panel="To the device")
 _DEPLOY(bundle.bundle)
 _DEPLOY(bundle.run)
 _DEPLOY(bundle.push)
 _DEPLOY(bundle.pull)
-_STAGES = app.command(rich_help_panel="One stage, files in and files out")
+_STAGES = app.command(cls=HelpCommand, rich_help_panel="One stage, files in and files out")
 _STAGES(stages.train)
 _STAGES(stages.prune)
 _STAGES(stages.export)
 _STAGES(quantize)
 _STAGES(sensitivity)
 _STAGES(build)
-_ENGINES = app.command(rich_help_panel="Built engines and this machine")
+_ENGINES = app.command(cls=HelpCommand, rich_help_panel="Built engines and this machine")
 app.command(cls=CiCommand, rich_help_panel="Built engines and this machine")(validate)
 _ENGINES(benchmark)
 _ENGINES(inspect)

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    engines: Annotated[list[Path], typer.Argument(help="Engines; the first is the yardstick.")],
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Engines, .onnx files or output folders of convert; the first is the yardstick."
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Builds .onnx files; of a folder only its engine. Repeat for several."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images in a run; 1 if left out.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:N or ssh://[user@]host[:port].")
+        str | None,
+        typer.Option(help="cpu, cuda:N, gpu[:N], npu, auto or ssh://[user@]host[:port]."),
     ] = None,
     fleet: Annotated[
         Path | None, typer.Option(help="YAML of devices that measure all at once.")
@@ -67,31 +77,41 @@ def benchmark(
             target_qps=target_qps,
             latency_bound_ms=latency_bound_ms,
         )
-        if fleet is not None or (device or "").startswith("ssh://"):
-            if tune_runtime or sustained is not None:
-                raise UsageError(
-                    "--tune-runtime and --sustained run on this machine only.",
-                    hint="Run that command on the device itself.",
-                )
-            devices = _devices(fleet, device, threads, known_hosts, identity, remote_python)
-            _on_devices(out, devices, engines, batch_size or 1, seconds, alone=fleet is None)
-        if scenario is not None:
-            _with_loadgen(out, engines, scenario, seconds, target_qps, latency_bound_ms, threads)
-        from edgeres.benchmarking.latency import MeasureSettings
-        from edgeres.benchmarking.tuned import benchmark_engines
-        from edgeres.report.command_tables import benchmark_table
-
-        with out.listener() as listener:
-            measured = benchmark_engines(
-                engines,
-                tune=tune_runtime,
-                batch_size=batch_size or 1,
-                device=device,
-                threads=threads,
-                settings=MeasureSettings(seconds=seconds),
-                sustained_s=sustained,
-                listener=listener,
+        remote = fleet is not None or (device or "").startswith("ssh://")
+        if remote and (tune_runtime or sustained is not None):
+            raise UsageError(
+                "--tune-runtime and --sustained run on this machine only.",
+                hint="Run that command on the device itself.",
             )
+        from edgeres.evaluation.named import named_engines
+
+        with named_engines(engines, targets=target or (), threads=threads) as named:
+            names = {str(one.path): one.name for one in named}
+            paths = [one.path for one in named]
+            if remote:
+                devices = _devices(fleet, device, threads, known_hosts, identity, remote_python)
+                _on_devices(
+                    out, devices, paths, names, batch_size or 1, seconds, alone=fleet is None
+                )
+            if scenario is not None:
+                _with_loadgen(
+                    out, paths, names, scenario, seconds, target_qps, latency_bound_ms, threads
+                )
+            from edgeres.benchmarking.latency import MeasureSettings
+            from edgeres.benchmarking.tuned import benchmark_engines
+            from edgeres.report.command_tables import benchmark_table
+
+            with out.listener() as listener:
+                measured = benchmark_engines(
+                    paths,
+                    tune=tune_runtime,
+                    batch_size=batch_size or 1,
+                    device=device,
+                    threads=threads,
+                    settings=MeasureSettings(seconds=seconds),
+                    sustained_s=sustained,
+                    listener=listener,
+                ).named(names)
         out.result(measured.to_dict(), benchmark_table(measured.benchmark, measured.tunings))
         raise typer.Exit(measured.benchmark.exit_code)
 
@@ -117,6 +137,7 @@ def _on_devices(
     out: Screen,
     devices: list[FleetDevice],
     engines: list[Path],
+    names: dict[str, str],
     batch_size: int,
     seconds: float,
     *,
@@ -130,6 +151,7 @@ def _on_devices(
     )
     if alone and results[0].error is not None:
         raise results[0].error
+    results = [one.named(names) for one in results]
     out.result({"devices": {one.name: one.to_dict() for one in results}}, fleet_table(results))
     raise typer.Exit(fleet_exit_code(results))
 
@@ -137,6 +159,7 @@ def _on_devices(
 def _with_loadgen(
     out: Screen,
     engines: list[Path],
+    names: dict[str, str],
     scenario: str,
     seconds: float,
     target_qps: float | None,
@@ -153,7 +176,7 @@ def _with_loadgen(
         latency_bound_ms=LATENCY_BOUND_MS if latency_bound_ms is None else latency_bound_ms,
         threads=threads,
     )
-    runs = run_engines(engines, settings)
+    runs = {names[path]: run for path, run in run_engines(engines, settings).items()}
     out.result(
         {"engines": {name: run.to_dict() for name, run in runs.items()}}, loadgen_table(runs)
     )

@@ -17,7 +17,7 @@ def build(
         Path, typer.Option(help="Engine file; the target's suffix is added if it lacks.")
     ],
     target: o.Target,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
     threads: o.Threads = None,
     option: Annotated[
         list[str] | None,

@@ -31,6 +31,14 @@ def bundle(
         Path | None, typer.Option(help="The file to write; DIR/bundle.edgeres if left out.")
     ] = None,
     target: Targets = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Output folder of a further run of the same network with the other kind of "
+            "weights (`saturation_safe`); run takes what fits its CPU.",
+        ),
+    ] = None,
     labels: o.Labels = None,
     license_name: Annotated[
         str, typer.Option("--license", help="Licence of the weights, for the model card.")
@@ -53,9 +61,10 @@ def bundle(
         if serve is not None:
             from edgeres.bundling.serve import serve as write
 
-            if labels or license_name or sign:
+            if labels or license_name or sign or also:
                 raise UsageError(
-                    "--labels, --license and --sign are for a bundle, not for a model repository."
+                    "--labels, --license, --sign and --also are for a bundle, not for a model "
+                    "repository."
                 )
             served = write(folder, serve, output, targets=target or ())
             for name, reason in served.left_out.items():
@@ -88,6 +97,7 @@ def bundle(
             folder,
             output,
             targets=target or (),
+            also=also or (),
             class_names=read_labels(labels) if labels else (),
             license_name=license_name,
             key=sign,
@@ -165,7 +175,7 @@ def run(
     target: Annotated[
         str | None, typer.Option(help="Which engine; the first that runs here if left out.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
     threads: o.Threads = None,
     key: Annotated[
         Path | None, typer.Option(help="PEM file with the public key that must have signed it.")

@@ -56,6 +56,12 @@ def convert(
     given_scales: o.GivenScales = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
+    calibration_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Images that calibrate; 512 if left out, or as many as there are."
+        ),
+    ] = None,
     train_data: o.TrainData = None,
     target: Targets = None,
     output: Output = None,
@@ -111,6 +117,7 @@ def convert(
             "gates.metric": metric,
             "data.validation": data,
             "data.calibration": calibration_data or data,
+            "data.calibration_samples": calibration_samples,
             "data.train": train_data,
             "targets": target,
             "gates.max_drop": max_drop,

@@ -31,11 +31,16 @@ Weights = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Images: fashion-mnist, imagefolder:PATH, idx:IMAGES,LABELS, npz:PATH or list:FILE."
+        help="A folder of images, or of folders named by class; list:FILE, npz:PATH, "
+        "idx:IMAGES,LABELS, tensors:PATH, audiofolder:PATH, python:FILE.py:FACTORY; "
+        "fashion-mnist, which comes along, if left out."
     ),
 ]
 CalibrationData = Annotated[
-    str | None, typer.Option(help="Calibration images, where they differ from --data.")
+    str | None,
+    typer.Option(
+        help="Calibration images; those of --data's training split if left out, else of --data."
+    ),
 ]
 TrainData = Annotated[str | None, typer.Option(help="Training images, for fine-tuning.")]
 Target = Annotated[str, typer.Option(help="A target; `edgeres doctor` lists them.")]
@@ -45,14 +50,20 @@ RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="Recipe whose settings hold; the default one if none."),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; the runtime's choice if left out.")
+]
 MaxDrop = Annotated[
     float | None,
-    typer.Option(help="Largest allowed loss of the gated metric, in its unit: points for top-1."),
+    typer.Option(
+        help="Largest allowed loss of the gated metric, in its unit; 0.5 points of top-1 if left "
+        "out."
+    ),
 ]
 Confidence = Annotated[
-    float | None, typer.Option(help="One-sided confidence of the bound on the drop, e.g. 0.95.")
+    float | None,
+    typer.Option(help="One-sided confidence of the bound on the drop; 0.95 if left out."),
 ]
 KnownHosts = Annotated[
     Path | None, typer.Option(help="Trusted host keys, for ssh://; ~/.ssh/known_hosts if left out.")

@@ -25,7 +25,7 @@ def quantize(
             "`portable: true` needs none."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
     ] = None,

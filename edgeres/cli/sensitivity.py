@@ -18,7 +18,7 @@ def sensitivity(
     onnx: o.Onnx,
     target: o.Target,
     data: Annotated[str, typer.Option(help="Calibration samples, as for convert --data.")],
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
     samples: Annotated[
         int | None,
         typer.Option(min=1, help="Held-out samples to measure on; 256, or half of a small set."),

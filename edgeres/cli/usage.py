@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from edgeres.cli.help import HelpCommand, HelpGroup
 from edgeres.cli.outputs import check_outputs
 from edgeres.cli.screen import CiTold, screen
 from edgeres.errors import EdgeResError, UsageError
 
 
-class CiCommand(TyperCommand):
+class CiCommand(HelpCommand):
     """A command with ``--junit`` and ``--annotations``."""
 
     def make_context(
@@ -26,7 +26,7 @@ class CiCommand(TyperCommand):
             return super().make_context(info_name, args, parent, **extra)
 
 
-class CiGroup(TyperGroup):
+class CiGroup(HelpGroup):
     """The program itself, whose first word may be no command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

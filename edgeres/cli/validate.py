@@ -76,13 +76,13 @@ def validate(
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
-        from edgeres.evaluation.run_task import run_class_names, run_said, said_task, task_of
+        from edgeres.evaluation.run_task import agreed_said, run_class_names, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
         from edgeres.report.junit import tell_ci
 
-        outputs = run_said(engine, baseline) if task is None else [said_task(task)]
+        outputs = agreed_said(engine, baseline, task)
         judged_by = task_of(outputs)
         images = open_dataset(
             data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,10 +13,18 @@ from edgeres.system.foreign_text import visible
 
 
 def open_console(*, stderr: bool) -> Console:
-    """A console on stdout or stderr; what it prints is only shown."""
+    """A console on stdout or stderr; what it prints is only shown.
+
+    A pipe or a file has no width; there lines may be longer than those of a small screen.
+    """
     console = _Console(stderr=stderr, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_FILES
     console.push_render_hook(_SpellOut())
     return console
+
+
+_WIDTH_OF_FILES = 120
 
 
 class _Console(Console):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class FleetResult:
     name: str
     found: Mapping[str, Any] | None
     error: EdgeResError | None
+
+    def named(self, names: Mapping[str, str]) -> FleetResult:
+        """The same with other names for the engines, by path."""
+        if self.found is None:
+            return self
+        engines = {names.get(path, path): times for path, times in self.found["engines"].items()}
+        return replace(self, found={**self.found, "engines": engines})
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import ArtefactError
+from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
 from edgeres.evaluation.predictions import Predictions, load_predictions
 from edgeres.system.files import write_atomic
@@ -102,14 +102,46 @@ def run_class_names(
     return tuple(names) if all(isinstance(name, str) for name in names) else ()
 
 
+def agreed_said(
+    engine: Path, baseline: Path | None = None, named: str | None = None
+) -> list[dict[str, Any]]:
+    """The task that a person names, or else that of the engine's run.
+
+    A run may be anybody's, so code that it names is not run until the person names it too.
+
+    Args:
+        engine: As for :func:`run_said`.
+        baseline: Likewise.
+        named: The task as ``--task`` says it; one of code stands for the run's with that code,
+            whose unit and other heads then hold.
+
+    Raises:
+        ArtefactError: As :func:`run_said`.
+        UsageError: The run names code, and nobody else does.
+    """
+    asked = None if named is None else said_task(named)
+    if asked is not None and asked["name"] != CUSTOM:
+        return [asked]
+    said = run_said(engine, baseline)
+    code = {str(block.get("function")) for block in said if block["name"] == CUSTOM}
+    if asked is not None:
+        return said if code == {asked["function"]} else [asked]
+    if code:
+        raise UsageError(
+            f"{engine}: its run was judged by code, {', '.join(sorted(code))}.",
+            hint="Read it, then name it: --task custom:FILE.py:FUNCTION.",
+        )
+    return said
+
+
 def run_task(engine: Path, baseline: Path | None = None) -> Task | None:
-    """The task that :func:`run_said` tells of; ``None`` for a plain classifier.
+    """The task that :func:`agreed_said` gives; ``None`` for a plain classifier.
 
     Raises:
         ArtefactError: As there.
-        UsageError: The user's own metric is not there any more.
+        UsageError: As there.
     """
-    return task_of(run_said(engine, baseline))
+    return task_of(agreed_said(engine, baseline))
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def validate(
         dataset: Samples, labelled where the task needs it.
         preprocess: How an image becomes numbers.
         task: What the outputs mean; left out, that of the ``edgeres convert`` that made the
-            engine or the baseline, else classification.
+            engine or the baseline where it is no code, else classification.
         baseline: Answers or a file of them, another engine, or an FP32 ONNX file, which is built
             and run by the engine's own backend; left out, the ``baseline/predictions.npz`` in the
             output folder of the ``edgeres convert`` that made the engine.
@@ -179,7 +179,7 @@ def validate(
         ModelError: The engine and the baseline are not classifiers of the same classes, or one
             answers the same for all images, or otherwise in another batch.
         StageError: The engine crashed or hung in its trial.
-        UsageError: Limits that make no sense.
+        UsageError: Limits that make no sense, or the run's task is code and nobody names it here.
     """
     path = Path(path)
     baseline = Path(baseline) if isinstance(baseline, str | os.PathLike) else baseline

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeres.errors import EdgeResError, GateError, ModelError, StageError, one_line
+from edgeres.exporting.file_order import put_in_order
 from edgeres.exporting.fixed_batch import free_fixed_batch
 from edgeres.exporting.fold_constants import FoldConstants
 from edgeres.exporting.foreign_checks import check_operators, check_sizes
@@ -31,6 +32,7 @@ from edgeres.exporting.passes import is_finite, normal_form, run_pass, to_bytes
 from edgeres.exporting.precision_parity import takes_whole_numbers, told_parity
 from edgeres.exporting.remove_scales import remove_scales
 from edgeres.exporting.scores import check_outputs, check_scores, choose_outputs
+from edgeres.exporting.static_branches import without_branches
 from edgeres.graph.external_data import load_self_contained
 from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
@@ -63,7 +65,7 @@ def normalize_file(
         StageError: It asks for too much memory, or a pass failed.
         GateError: The normal form computes something else than the original.
     """
-    original = load_self_contained(source, max_bytes=max_bytes)
+    original = put_in_order(load_self_contained(source, max_bytes=max_bytes))
     _check_well_formed(original)
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
@@ -72,6 +74,7 @@ def normalize_file(
         quantized, original = original, remove_scales(original)
         if original is not quantized:
             notes.append("it is quantized already; its scales were removed.")
+    original = without_branches(original, open_size)
     source_opset = check_operators(original)
     if source_opset < opset:
         notes.append(f"opset {source_opset} upgraded to {opset}")

@@ -15,6 +15,7 @@ import onnx
 import onnx.inliner
 
 from edgeres.errors import GateError, ModelError
+from edgeres.exporting.file_order import put_in_order
 from edgeres.exporting.foreign_checks import check_operators
 from edgeres.exporting.import_onnx import MEMORY_BYTES, SECONDS
 from edgeres.exporting.one_precision import in_float32
@@ -22,6 +23,7 @@ from edgeres.exporting.original import Original, expose
 from edgeres.exporting.parity import BATCH_SIZES, F32, check_parity
 from edgeres.exporting.precision_parity import image_of, takes_whole_numbers
 from edgeres.exporting.remove_scales import remove_scales
+from edgeres.exporting.static_branches import without_branches
 from edgeres.graph.external_data import load_self_contained
 from edgeres.system.child import JsonValue, run_limited
 
@@ -53,15 +55,16 @@ def check_real_images(source: Path, normalized: Path, images: F32) -> dict[str, 
 
 def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, JsonValue]:
     """What the child of :func:`check_real_images` does."""
-    original = load_self_contained(source, max_bytes=MEMORY_BYTES // 4)
+    original = put_in_order(load_self_contained(source, max_bytes=MEMORY_BYTES // 4))
     if original.functions:
         original = onnx.inliner.inline_local_functions(original)
     original = remove_scales(original)  # where they were, they were to be removed
+    made = onnx.load(normalized)
+    sample = tuple(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim[1:])
+    original = without_branches(original, _sides(original, sample))
     check_operators(original)  # which also gives the operators the one name of their domain
     whole = takes_whole_numbers(original)
     original, _ = in_float32(original)
-    made = onnx.load(normalized)
-    sample = tuple(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim[1:])
     if images.shape[1:] != sample:
         return {}
     if whole and not (
@@ -93,3 +96,9 @@ def compare_files(source: Path, normalized: Path, images: F32) -> dict[str, Json
             "converted. Export the model again with another opset, and report it.",
         ) from error
     return {**asdict(report), "batch_sizes": list(report.batch_sizes)}
+
+
+def _sides(model: onnx.ModelProto, sample: tuple[int, ...]) -> list[int]:
+    """The sizes of a sample that its file leaves open."""
+    dims = image_of(model).type.tensor_type.shape.dim[1:]
+    return [size for dim, size in zip(dims, sample, strict=True) if not dim.dim_value]

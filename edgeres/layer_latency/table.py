@@ -34,7 +34,7 @@ class MeasurementContext:
 
     Attributes:
         backend: Name of the engine maker.
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``.
         precision: ``int8`` (Q/DQ by the backend's own rules) or ``float32``.
         threads: CPU threads; ``None`` leaves the choice to the runtime.
         batch: Images in a run.

@@ -66,7 +66,7 @@ def quantize_file(
         recipe: Its ``quantize:``, ``preprocess:`` and ``data: {train: ...}`` hold.
         data: Calibration images, as after ``--data``.
         target: Whose rules hold, or ``portable``; a recipe with ``portable: true`` needs none.
-        device: ``cpu`` or ``cuda:N``; the target's best if none.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; the target's best if none.
         table: Calibration table: read if it exists, else written.
         listener: Hears of progress and notes.
 

@@ -18,6 +18,7 @@ from edgeres.evaluation.judge import Judgement
 from edgeres.evaluation.qdq_check import finding_lines
 from edgeres.evaluation.validate import Validation
 from edgeres.report import cells
+from edgeres.report.folding import FoldingTable
 
 
 def validation_table(found: Validation) -> ConsoleRenderable:
@@ -90,7 +91,7 @@ def benchmark_table(
         found: The measurement.
         tunings: What was found for the engines whose run-time options were tried.
     """
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     table.add_column("Engine", overflow="fold", min_width=14)
     for heading in (
         "Device",
@@ -145,7 +146,7 @@ def _tuned(tuning: Tuning) -> str:
 
 def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
     """What MLPerf LoadGen found for each engine, with its own verdict."""
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     table.add_column("Engine", overflow="fold")
     for heading in ("Scenario", "Verdict", "Samples/s", "Latency ms"):
         table.add_column(heading, overflow="fold")
@@ -159,7 +160,7 @@ def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
 
 def inspection_table(found: Inspection) -> ConsoleRenderable:
     """Every layer with the precision it runs in, then the INT8 coverage, fusions and remarks."""
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     table.add_column("Layer", overflow="fold")
     table.add_column("Op", overflow="fold")
     table.add_column("Precision", no_wrap=True)
@@ -195,7 +196,7 @@ def health_table(found: Health) -> ConsoleRenderable:
         warm = [f"{zone} {celsius:.0f} °C" for zone, celsius in found.temperatures_c.items()]
         _add(facts, "Temperature", ", ".join(warm))
     _add(facts, "System", f"{machine.os}, Python {machine.python}")
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     table.add_column("Backend", no_wrap=True)
     table.add_column("State", overflow="fold")
     table.add_column("Devices", no_wrap=True)

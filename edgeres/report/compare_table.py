@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rich.console import ConsoleRenderable, Group
-from rich.table import Table
 from rich.text import Text
 
 from edgeres.evaluation.distances import EngineDistance
 from edgeres.evaluation.layerwise import LayerComparison
 from edgeres.report import cells
+from edgeres.report.folding import FoldingTable
 from edgeres.sqnr import EQUAL_DB
 
 _TOLD = 5
@@ -16,7 +16,7 @@ _TOLD = 5
 
 def layers_table(found: LayerComparison) -> ConsoleRenderable:
     """The layers, noisiest first, then the outputs and what stands out."""
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     longest = max((len(x.node) for x in found.layers), default=0)
     table.add_column("Layer\n", overflow="fold", min_width=min(longest, 28))
     table.add_column("Op\n", overflow="fold")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import ConsoleRenderable, Group
-from rich.table import Table
 from rich.text import Text
 
 from edgeres.devices.fleet import FleetResult
 from edgeres.report import cells
+from edgeres.report.folding import FoldingTable
 
 
 def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
     """Latency of every engine on every device, then what went wrong or is doubtful."""
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     table.add_column("Device", overflow="fold")
     table.add_column("Engine", overflow="fold", min_width=14)
     for heading in ("p50 ms", "p90 ms", "p99 ms", "Speed-up", "Memory"):

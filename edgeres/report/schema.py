@@ -121,7 +121,7 @@ class TargetPart:
         verdict: Outcome of all checks.
         reason: Why that is the verdict.
         runtime: Runtime and version, e.g. ``TensorRT for RTX 1.7.1``.
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``.
         metrics: Of the task, by name, the gated ones first; empty for a classifier, whose figures
             are ``top1`` and those beside it.
         quantization_drops: What each loses against the FP32 model that was quantized.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from rich.console import ConsoleRenderable, Group
-from rich.table import Table
 from rich.text import Text
 
 from edgeres.quantization.effect import Effect
 from edgeres.quantization.sensitivity import Sensitivity
 from edgeres.report import cells
+from edgeres.report.folding import FoldingTable
 from edgeres.sqnr import EQUAL_DB
 
 
 def sensitivity_table(found: Sensitivity) -> ConsoleRenderable:
     """The layers, the most sensitive first, with each one's share of the noise."""
-    table = Table(box=None, pad_edge=False)
+    table = FoldingTable()
     longest = max((len(x.node) for x in found.nodes), default=0)
     table.add_column("Layer\n", overflow="fold", min_width=min(longest, 28))
     table.add_column("Op\n", overflow="fold")

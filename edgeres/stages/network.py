@@ -198,7 +198,7 @@ def build(
         onnx: Model whose precision lies in the graph.
         output: Engine file; the backend's suffix is added if it is not there.
         target: Backend name.
-        device: ``cpu`` or ``cuda:N``.
+        device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``.
         threads: Intra-op threads; ``None`` leaves the choice to the runtime.
         options: The backend's own options by name, as text.
         shapes: Shape range by input name, for backends that specialize; under ``""`` that of the

@@ -32,11 +32,11 @@ def test_a_silent_fall_back_is_an_error(engine, images, monkeypatch):
         BACKEND.load(engine, BuildConfig(device="cuda:0"))
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "cuda:", "gpu", "", "cpu:0"])
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:", "GPU", "", "cpu:0"])
 def test_other_devices_are_refused(engine, device):
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(BackendMissingError, match="cannot use the device"):
+    with pytest.raises(BackendMissingError, match=r"has no (device|CUDAExecutionProvider)"):
         BACKEND.load(engine, BuildConfig(device=device))
 
 

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.backends.base import BuildConfig
-from edgeres.backends.onnxruntime import providers
+from edgeres.backends.onnxruntime import backend, providers
 from edgeres.backends.onnxruntime.backend import BACKEND
 from edgeres.backends.onnxruntime.layers import _read
+from edgeres.backends.onnxruntime.provider_table import PROVIDERS, Provider
 from edgeres.errors import BackendMissingError, UsageError
 
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -28,10 +29,10 @@ def build(network, folder, device="cuda:0", **options):
 
 @pytest.fixture
 def takes_nothing(monkeypatch):
-    """``provider=tensorrt`` stands for Azure's provider, which takes no node."""
+    """``provider=tensorrt`` stands for Azure's provider, which takes no node, on a GPU."""
     if AZURE not in ort.get_available_providers():
         pytest.skip("this onnxruntime has no second provider")
-    monkeypatch.setitem(providers.GPU_PROVIDERS, "tensorrt", AZURE)
+    monkeypatch.setitem(PROVIDERS, "tensorrt", Provider(AZURE, {"cuda": {}}, "-"))
 
 
 @pytest.mark.parametrize("fallback", ["refuse", "allow"])
@@ -55,7 +56,7 @@ def session(**nodes):
 
 
 def test_some_nodes_on_the_cpu_are_refused_unless_allowed():
-    place = providers.ExecutionProvider(AZURE)
+    place = providers.ExecutionProvider(Provider(AZURE, {}, "-"))
     half = session(**{AZURE: ["stem", "fc"], providers.CPU: ["pool"]})
     with pytest.raises(BackendMissingError, match=r"1 of 3 nodes .* CPU.*pool") as it:
         providers.refuse_fallback(half, place, allowed=False)
@@ -66,7 +67,7 @@ def test_some_nodes_on_the_cpu_are_refused_unless_allowed():
 
 def test_float32_is_not_tf32():
     settings = ort.SessionOptions()
-    place = providers.ExecutionProvider(providers.GPU_PROVIDERS["cuda"], index=1)
+    place = providers.ExecutionProvider(PROVIDERS["cuda"], "cuda", 1)
     (name, options), cpu = providers.add_provider(ort, settings, place, quantized=False)
     assert (name, cpu) == ("CUDAExecutionProvider", providers.CPU)
     assert options == {"device_id": "1", "use_tf32": "0"}
@@ -75,8 +76,9 @@ def test_float32_is_not_tf32():
 def test_a_runtime_that_does_not_tell_is_not_believed():
     mute = session()
     del mute.get_provider_graph_assignment_info
+    place = providers.ExecutionProvider(Provider(AZURE, {}, "-"))
     with pytest.raises(BackendMissingError, match="does not tell which nodes"):
-        providers.refuse_fallback(mute, providers.ExecutionProvider(AZURE), allowed=True)
+        providers.refuse_fallback(mute, place, allowed=True)
 
 
 def test_kernels_elsewhere_are_marked(network):
@@ -85,7 +87,7 @@ def test_kernels_elsewhere_are_marked(network):
         arguments = types | {"provider": provider}
         return {"cat": "Node", "name": f"{name}_kernel_time", "args": arguments, "ts": 0, "dur": 1}
 
-    cuda = providers.GPU_PROVIDERS["cuda"]
+    cuda = PROVIDERS["cuda"].name
     here, away = _read([event("stem", cuda), event("one", providers.CPU)], network, cuda)
     assert (here.op, here.precision) == ("Conv", "float32")
     assert away.op == "Conv on CPUExecutionProvider"
@@ -97,9 +99,22 @@ def test_kernels_elsewhere_are_marked(network):
 @pytest.mark.parametrize(
     ("device", "options", "error", "message"),
     [
-        ("cuda:0", {"provider": "tensorrt"}, BackendMissingError, "with TensorrtExecutionProvider"),
-        ("cpu", {"provider": "tensorrt"}, UsageError, "runs on a GPU, the device is cpu"),
-        ("cuda:0", {"provider": "tensor"}, UsageError, "expected one of cuda, tensorrt, tensor"),
+        ("cuda:0", {"provider": "tensorrt"}, BackendMissingError, "no TensorrtExecutionProvider"),
+        (
+            "cpu",
+            {"provider": "xnnpack"},
+            BackendMissingError,
+            "no XnnpackExecutionProvider for cpu",
+        ),
+        ("gpu:1", {"provider": "directml"}, BackendMissingError, "no DmlExecutionProvider"),
+        ("npu", {"provider": "coreml"}, BackendMissingError, "no CoreMLExecutionProvider"),
+        ("npu", {"provider": "qnn"}, BackendMissingError, "no QNNExecutionProvider here"),
+        ("cpu", {"provider": "openvino"}, BackendMissingError, "OpenVINOExecutionProvider"),
+        ("cpu", {"provider": "tensorrt"}, UsageError, "serves cuda, the device is cpu"),
+        ("npu", {"provider": "directml"}, UsageError, "serves gpu, the device is npu"),
+        ("gpu", {}, UsageError, "several providers for gpu, and none is named"),
+        ("npu:1", {}, BackendMissingError, "no device 'npu:1'"),
+        ("cuda:0", {"provider": "tensor"}, UsageError, "expected one of default, cuda, tensorrt"),
     ],
 )
 def test_what_is_not_here_is_one_line(network, tmp_path, device, options, error, message):
@@ -108,6 +123,33 @@ def test_what_is_not_here_is_one_line(network, tmp_path, device, options, error,
     with pytest.raises(error, match=message):
         build(network, tmp_path / "out", device, **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("provider", "batch"), [("xnnpack", 1), ("openvino", "batch")])
+def test_a_provider_for_fixed_shapes_gets_them(network, provider, batch):
+    settings = ort.SessionOptions()
+    place = providers.ExecutionProvider(PROVIDERS[provider], "cpu")
+    providers.fix_shapes(settings, place, backend._named_sizes(network, place))
+    made = ort.InferenceSession(str(network), settings, providers=[providers.CPU])
+    assert made.get_inputs()[0].shape[0] == batch
+    assert backend.OnnxRuntimeRunner(made).batch_limits.fit(8) == (1 if batch == 1 else 8)
+
+
+def test_a_provider_without_int8_is_not_given_a_quantized_file():
+    place = providers.ExecutionProvider(PROVIDERS["coreml"], "npu")
+    with pytest.raises(UsageError, match="does not compute Q/DQ in INT8"):
+        providers.add_provider(ort, ort.SessionOptions(), place, quantized=True)
+    ((name, options), _) = providers.add_provider(ort, ort.SessionOptions(), place, quantized=False)
+    assert (name, options["MLComputeUnits"]) == ("CoreMLExecutionProvider", "CPUAndNeuralEngine")
+
+
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+def test_every_row_of_the_table_is_a_provider_that_onnxruntime_knows(provider):
+    kind = PROVIDERS[provider]
+    known = ort.get_all_providers()
+    assert kind.name in known or kind.plugin
+    assert set(kind.devices) <= {"cpu", "cuda", "gpu", "npu"}
+    assert kind.install.endswith(".")
 
 
 def test_a_plugin_that_is_not_installed_says_what_to_install(network, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.openvino import backend
 from edgeres.backends.openvino.backend import BACKEND
 from edgeres.backends.openvino.devices import find_device
+from edgeres.backends.openvino.layers import _layers_by_constant
 from edgeres.backends.openvino.run import core
 from edgeres.backends.sidecar import read_engine
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
@@ -199,3 +200,30 @@ def test_a_layer_that_lost_its_name_is_known_by_its_weights(tmp_path):
     layers = BACKEND.layers(BACKEND.build(tmp_path / "net.onnx", tmp_path / "net.xml", ONE))
     for name in ("one", "two"):
         assert [layer.precision for layer in layers if name in layer.nodes] == ["int8"]
+
+
+def test_a_product_of_two_images_takes_no_layer_its_weights(tmp_path):
+    """Attention behind residual blocks: the paths to the image double with each of them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    weights = {f"w{n}": random.standard_normal((4, 4, 1, 1)).astype(np.float32) for n in range(12)}
+    nodes, value = [], "x"
+    for name in weights:
+        nodes.append(helper.make_node("Conv", [value, name], [f"{name}.c"], f"conv {name}"))
+        nodes.append(helper.make_node("Add", [f"{name}.c", value], [f"{name}.a"]))
+        value = f"{name}.a"
+    nodes.append(helper.make_node("Transpose", [value], ["t"], perm=[0, 1, 3, 2]))
+    nodes.append(helper.make_node("MatMul", [value, "t"], ["y"], "attend"))
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 3, 3])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    engine = BACKEND.build(tmp_path / "net.onnx", tmp_path / "net.xml", ONE)
+    by_constant = _layers_by_constant(ov.Core().read_model(engine.path))
+    assert by_constant == {name: f"conv {name}" for name in weights}

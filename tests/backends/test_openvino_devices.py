@@ -75,8 +75,8 @@ def test_what_this_machine_does_not_list_is_refused_with_its_driver(
 
 
 @pytest.mark.parametrize("device", ["gpu:", "gpu:x", "GPU", "tpu", "npu:0", "auto:gpu"])
-def test_what_openvino_never_has_is_a_usage_error(device):
-    with pytest.raises(UsageError, match="has no device"):
+def test_what_openvino_never_has_is_refused(device):
+    with pytest.raises(BackendMissingError, match="has no device"):
         BACKEND.check(BuildConfig(device))
 
 

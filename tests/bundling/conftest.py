@@ -30,20 +30,24 @@ def target(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of a small conversion for the targets that run here."""
-    folder = tmp_path_factory.mktemp("bundling")
+def small_run(folder: Path, targets: list[str], quantize: str = "") -> Path:
+    """A small conversion of the reference network; its output folder."""
     checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
     shutil.copyfile(checkpoint, folder / "net.safetensors")
     recipe = folder / "recipe.yaml"
     recipe.write_text(
-        f"name: small\nmodel: {{source: net.safetensors}}\ntargets: [{', '.join(executable())}]\n"
+        f"name: small\nmodel: {{source: net.safetensors}}\ntargets: [{', '.join(targets)}]\n"
         "data: {validation_samples: 100, calibration_samples: 32}\n"
-        "gates: {max_drop: 20}\nbenchmark: {seconds: 0.1}\n"
+        f"gates: {{max_drop: 20}}\nbenchmark: {{seconds: 0.1}}\n{quantize}"
     )
     edgeres.convert(edgeres.load_recipe(recipe), folder / "out")
     return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a small conversion for the targets that run here."""
+    return small_run(tmp_path_factory.mktemp("bundling"), executable())
 
 
 @pytest.fixture(scope="session")

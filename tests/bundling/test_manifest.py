@@ -27,6 +27,8 @@ def manifest(**changes) -> Manifest:
         device="cpu",
         versions={"runtime": "1.2"},
         saturating=False,
+        architecture="any",
+        needs=(),
         saturation_safe=True,
         expected=NAMES[3],
         expected_from="null",

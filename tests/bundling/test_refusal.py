@@ -94,7 +94,11 @@ def test_a_cpu_whose_sums_overflow_is_refused_unless_weights_are_safe(changed, m
     monkeypatch.setattr(type(backend), "qdq_rules", lambda self, device: rules)
 
     def built_elsewhere(manifest, files):
-        manifest["engines"][name] |= {"saturating": False, "saturation_safe": False}
+        manifest["engines"][name] |= {
+            "saturating": False,
+            "saturation_safe": False,
+            "needs": ["exact_int8_sums"],
+        }
 
     path = changed(built_elsewhere)
     with pytest.raises(BackendMissingError, match="overflow"):

@@ -28,6 +28,7 @@ def measured(note, monkeypatch):
         content = SimpleNamespace(
             benchmark=benchmark, tunings={}, to_dict=lambda: {"stable": code == 0}
         )
+        content.named = lambda names: content
         return note(TUNED, content)
 
     return exits_with

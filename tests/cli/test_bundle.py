@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import pytest
 
+from edgeres.data.preprocess import Preprocess
+
 from .conftest import invoke
 
 MADE = SimpleNamespace(
@@ -38,7 +40,7 @@ class Session:
     asked: ClassVar[dict] = {}
     manifest = SimpleNamespace(not_proven={})
     target, rebuilt, self_test = "openvino", False, None
-    is_classifier = True
+    preprocess = Preprocess()
 
     def __init__(self, file, **options):
         Session.asked = options
@@ -49,8 +51,8 @@ class Session:
     def __exit__(self, *_):
         return None
 
-    def classify(self, images, top):
-        return [[SimpleNamespace(label="cat", confidence=0.75)][:top] for _ in images]
+    def outcomes(self, images, top, ahead):
+        return ([SimpleNamespace(label="cat", confidence=0.75)][:top] for _ in images)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from .conftest import invoke
 
 VERDICT = decide([Check("accuracy", "fail", "it lost 3 points.")])
 RUN = "edgeres.evaluation.validate.validate"
+IMAGES = SimpleNamespace(class_names=())
 
 
 @pytest.fixture
 def judged(note, monkeypatch):
-    monkeypatch.setattr("edgeres.data.source.open_dataset", lambda spec, **_: "images")
+    monkeypatch.setattr("edgeres.data.source.open_dataset", lambda spec, **_: IMAGES)
     monkeypatch.setattr("edgeres.data.kinds.preprocess_for", lambda _, given: (given, ""))
     monkeypatch.setattr("edgeres.data.files.skipped_note", lambda images: "")
     monkeypatch.setattr("edgeres.report.command_tables.validation_table", lambda _: "a table")

@@ -73,5 +73,6 @@ def test_half_precision_is_one_where_a_target_makes_it(own_copy):
     assert engine.versions["rest"] == "float16"
     products = node_macs(out / "baseline" / "model.onnx").keys()
     layers = [layer for layer in backend.layers(engine) if products & set(layer.nodes)]
-    assert layers
-    assert {layer.precision for layer in layers} == {"float16"}
+    last = [layer for layer in layers if any("half_cast" in node for node in layer.nodes)]
+    assert len(last) <= 1 < len(layers), "the logits leave as float32"
+    assert {layer.precision for layer in layers if layer not in last} == {"float16"}

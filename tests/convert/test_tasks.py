@@ -112,9 +112,10 @@ def test_figures_are_those_of_a_trained_network(converted) -> None:
     assert metrics("outputs")["features.sqnr_db"]["engine"] > 30
 
 
-def allowed(name: str, drop: float) -> tuple[object, ...]:
-    """Words for a loss; how near outputs are has none."""
-    return () if name == "outputs" else ("--max-drop", drop)
+def allowed(place: Path, name: str, drop: float) -> tuple[object, ...]:
+    """Words for a loss, which near outputs have none of, and for code, which must be named."""
+    code = ("--task", f"custom:{place / 'score.py'}:margin") if name == "custom" else ()
+    return (*code, *(() if name == "outputs" else ("--max-drop", drop)))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -122,7 +123,7 @@ def test_validate_knows_the_task_of_the_run(converted, place, name: str) -> None
     _, data, _ = TASKS[name]
     result = invoke(
         "validate", converted[name] / ENGINE[TARGETS[name][-1]], "--data", at(place, data),
-        *allowed(name, 5), "--json", *METRICS.get(name, ()),
+        *allowed(place, name, 5), "--json", *METRICS.get(name, ()),
     )  # fmt: skip
     told = json.loads(result.stdout)
     report = json.loads((converted[name] / "report.json").read_text())
@@ -130,12 +131,22 @@ def test_validate_knows_the_task_of_the_run(converted, place, name: str) -> None
     assert (told["verdict"], result.exit_code) == ("pass", 0), told["reason"]
 
 
+def test_code_of_a_run_is_not_run_until_it_is_named(converted, place) -> None:
+    engine = converted["custom"] / ENGINE[TARGETS["custom"][-1]]
+    words = ("validate", engine, "--data", at(place, "list:table.csv"), "--max-drop", 5)
+    refused = invoke(*words)
+    assert refused.exit_code == 2, refused.output
+    told = " ".join(refused.stderr.split())
+    assert f"was judged by code, {place / 'score.py'}:margin." in told
+    assert "name it: --task custom:FILE.py:FUNCTION" in told
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_wrong_mean_fails_and_is_explained(converted, place, name: str) -> None:
     data = at(place, TASKS[name][1])
     result = invoke(
         "validate", converted[name] / ENGINE[TARGETS[name][0]], "--data", data,
-        "--mean", "0.9", "--json", *allowed(name, 0.5),
+        "--mean", "0.9", "--json", *allowed(place, name, 0.5),
     )  # fmt: skip
     told = json.loads(result.stdout)
     assert (told["verdict"], result.exit_code) == ("fail", 1)

@@ -21,12 +21,13 @@ from edgeres.backends._vendor import (
     refuse_shapes,
 )
 from edgeres.backends.base import Array, BuildConfig, Engine, LayerInfo, QdqRules
+from edgeres.backends.onnxruntime.provider_table import PROVIDERS
 from edgeres.backends.onnxruntime.providers import (
-    GPU_PROVIDERS,
     OPTIONS,
     ExecutionProvider,
     add_provider,
     find_provider,
+    fix_shapes,
     refuse_fallback,
 )
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
@@ -93,7 +94,7 @@ class OnnxRuntime(PackagedBackend):
     def devices(self) -> tuple[str, ...]:
         """``cpu``, where INT8 runs, and ``cuda:0`` where the package has that provider."""
         providers = _runtime().get_available_providers()
-        return ("cpu", "cuda:0") if GPU_PROVIDERS["cuda"] in providers else ("cpu",)
+        return ("cpu", "cuda:0") if PROVIDERS["cuda"].name in providers else ("cpu",)
 
     def runtime_options(self) -> dict[str, tuple[str, ...]]:
         """Spinning threads, and graph optimization with and without changed layouts."""
@@ -168,9 +169,8 @@ class OnnxRuntime(PackagedBackend):
             onnx: FP32 or Q/DQ model in one file.
             out: Where the engine goes; its sidecar goes beside it.
             config: Device, threads and the options ``graph_optimization`` (``all``, ``extended``,
-                ``basic``, ``disabled``), ``spinning`` (``true``, ``false``), and on a GPU
-                ``provider`` (``cuda``, ``tensorrt``, ``tensorrt_rtx``) and ``cpu_fallback``
-                (``refuse``, ``allow``).
+                ``basic``, ``disabled``), ``spinning`` (``true``, ``false``), ``provider`` (a name
+                of :mod:`.provider_table`) and ``cpu_fallback`` (``refuse``, ``allow``).
             progress: Not called: one step.
 
         Raises:
@@ -279,6 +279,7 @@ def _open(path: Path, config: BuildConfig, *, profile: Path | None = None) -> An
         settings.profile_file_prefix = str(profile)
     place = _place(config)
     providers = add_provider(runtime, settings, place, quantized=_is_quantized(path, place))
+    fix_shapes(settings, place, _named_sizes(path, place))
     try:
         # Without enable_fallback=False it would print a line and make a session on the CPU.
         session = runtime.InferenceSession(
@@ -299,6 +300,17 @@ def _is_quantized(path: Path, place: ExecutionProvider) -> bool:
     from edgeres.backends._onnx_origin import read_nodes
 
     return any(node.op == "QuantizeLinear" for node in read_nodes(path))
+
+
+def _named_sizes(path: Path, place: ExecutionProvider) -> list[str]:
+    """Names of the free sizes of a model's inputs."""
+    if place.on_cpu:
+        return []
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input]
+    return list(dict.fromkeys(size.dim_param for dims in shapes for size in dims if size.dim_param))
 
 
 def _specs(arguments: list[Any]) -> tuple[TensorSpec, ...]:

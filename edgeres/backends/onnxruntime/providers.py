@@ -1,31 +1,24 @@
 """Which part of ONNX Runtime computes a session's nodes, and whether it is the one asked for.
 
 ONNX Runtime gives nodes that a provider does not take to the CPU, and whole sessions too, with no
-more than a line on stderr. Here a session that was asked to run on a GPU is taken only if its
-providers and every single node say so.
-
-NVIDIA's two TensorRT providers are options of this backend: ``TensorrtExecutionProvider``, part of
-onnxruntime-gpu, and the plugin ``NvTensorRTRTXExecutionProvider``. Neither has run yet: without a
-GPU only their absence, the plugin's refusal and the fall-back to the CPU could be verified. Loading
-a plugin, choosing its device and reading where the nodes are was tried with OpenVINO's plugin.
+more than a line on stderr. Here a session that was asked for another provider than the CPU's is
+taken only if its providers and every single node say so. Which providers there are says
+:mod:`.provider_table`.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgeres.backends.onnxruntime.provider_table import CPU, DEFAULTS, PROVIDERS, Provider
 from edgeres.errors import BackendMissingError, UsageError, one_line
 
-CPU = "CPUExecutionProvider"
-GPU_PROVIDERS = {
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt_rtx": "NvTensorRTRTXExecutionProvider",
-}
-OPTIONS = {"provider": tuple(GPU_PROVIDERS), "cpu_fallback": ("refuse", "allow")}
-_PLUGINS = {"tensorrt_rtx": "onnxruntime_ep_nv_tensorrt_rtx"}
+OPTIONS = {"provider": ("default", *PROVIDERS), "cpu_fallback": ("refuse", "allow")}
+_DEVICE = re.compile(r"(cpu|npu|cuda(?=:)|gpu)(?::(\d+))?")
 _RECORD = "session.record_ep_graph_assignment_info"
 _TOLD = 3
 
@@ -35,19 +28,32 @@ class ExecutionProvider:
     """Where a session is to run.
 
     Attributes:
-        provider: Name of the execution provider that must compute it.
-        index: Number of the GPU; 0 for the CPU.
-        plugin: Module of a provider that comes as a package of its own, else empty.
+        kind: The provider's row of the table; ``None`` for ONNX Runtime's own on the CPU.
+        device: Kind of the device: ``cpu``, ``cuda``, ``gpu`` or ``npu``.
+        index: Its number; 0 where there is one.
+        is_plugin: The provider comes from its plugin, not from the package of ONNX Runtime.
     """
 
-    provider: str = CPU
+    kind: Provider | None = None
+    device: str = "cpu"
     index: int = 0
-    plugin: str = ""
+    is_plugin: bool = False
+
+    @property
+    def provider(self) -> str:
+        """Name of the execution provider that must compute it."""
+        return CPU if self.kind is None else self.kind.name
 
     @property
     def on_cpu(self) -> bool:
-        """True where nothing can fall back."""
-        return self.provider == CPU
+        """True where nothing can fall back: it is ONNX Runtime's own provider."""
+        return self.kind is None
+
+    @property
+    def choice(self) -> Mapping[str, str]:
+        """The provider's options that choose this device."""
+        chosen = {} if self.kind is None else self.kind.devices[self.device]
+        return {name: value.replace("{index}", str(self.index)) for name, value in chosen.items()}
 
 
 def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider:
@@ -55,33 +61,47 @@ def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider
 
     Args:
         runtime: The imported onnxruntime.
-        device: ``cpu`` or ``cuda:N``.
-        provider: Value of the option ``provider``; it speaks of GPUs only.
+        device: ``cpu``, ``cuda:N``, ``gpu``, ``gpu:N`` or ``npu``.
+        provider: Value of the option ``provider``.
 
     Raises:
-        BackendMissingError: This onnxruntime has no such provider.
-        UsageError: A TensorRT provider on the CPU.
+        BackendMissingError: No such device, or this onnxruntime has no such provider.
+        UsageError: A provider that does not serve the device, or none of several.
     """
-    if device == "cpu":
-        if provider != "cuda":
-            raise UsageError(
-                f"onnxruntime option provider={provider} runs on a GPU, the device is cpu.",
-                hint="Say --device cuda:0, or leave the option out.",
-            )
-        return ExecutionProvider()
-    kind, _, index = device.partition(":")
-    name = GPU_PROVIDERS[provider]
-    available = runtime.get_available_providers()
-    plugin = _PLUGINS.get(provider, "")
-    if kind != "cuda" or not index.isdecimal() or (name not in available and not plugin):
+    parsed = _DEVICE.fullmatch(device)
+    if parsed is None or (parsed[1] in ("cpu", "npu") and parsed[2]):
         raise BackendMissingError(
-            f"ONNX Runtime cannot use the device {device!r} with {name} here; it has "
-            f"{', '.join(available)}.",
-            hint="Use --device cpu, or install onnxruntime-gpu for cuda:N.",
+            f"the onnxruntime backend has no device {device!r}.",
+            hint="It knows cpu, cuda:N, gpu, gpu:N and npu.",
         )
-    if plugin:
-        _register(runtime, name, plugin)
-    return ExecutionProvider(name, int(index), plugin)
+    where, index = parsed[1], int(parsed[2] or 0)
+    if provider == "default":
+        if where == "cpu":
+            return ExecutionProvider()
+        provider = DEFAULTS.get(where, "")
+        if not provider:
+            raise UsageError(
+                f"ONNX Runtime has several providers for {where}, and none is named.",
+                hint=f"Name one with --option provider=NAME: {', '.join(_serving(where))}.",
+            )
+    kind = PROVIDERS[provider]
+    if where not in kind.devices:
+        raise UsageError(
+            f"onnxruntime option provider={provider} serves {' and '.join(kind.devices)}, "
+            f"the device is {device}.",
+            hint=f"Say another --device, or a provider for {where}: "
+            f"{', '.join(_serving(where)) or 'leave the option out'}.",
+        )
+    available = runtime.get_available_providers()
+    if kind.name in available:
+        return ExecutionProvider(kind, where, index)
+    if not kind.plugin:
+        raise BackendMissingError(
+            f"this ONNX Runtime has no {kind.name} for {device}; it has {', '.join(available)}.",
+            hint=f"{kind.install} {kind.needs}",
+        )
+    _register(runtime, kind)
+    return ExecutionProvider(kind, where, index, is_plugin=True)
 
 
 def add_provider(
@@ -93,32 +113,51 @@ def add_provider(
         runtime: The imported onnxruntime.
         settings: ``SessionOptions``, changed in place.
         place: Where to run.
-        quantized: The model has Q/DQ, which ``TensorrtExecutionProvider`` must be told of.
+        quantized: The model has Q/DQ, which some providers must be told of.
 
     Returns:
         The ``providers`` argument of the session; ``None`` where the settings carry them.
 
     Raises:
-        BackendMissingError: The plugin sees no such GPU.
+        BackendMissingError: The plugin sees no such device.
+        UsageError: The provider computes no Q/DQ in INT8.
     """
-    if place.on_cpu:
+    if place.kind is None:
         return [CPU]
+    if quantized and not place.kind.int8:
+        raise UsageError(
+            f"{place.provider} does not compute Q/DQ in INT8.",
+            hint="Build the float model for it, or leave the option provider out.",
+        )
     settings.add_session_config_entry(_RECORD, "1")
-    if not place.plugin:
-        options = {"device_id": str(place.index)}
-        if place.provider == GPU_PROVIDERS["cuda"]:
-            options["use_tf32"] = "0"  # float32 is float32; by itself it keeps 10 bits of a factor
-        if place.provider == GPU_PROVIDERS["tensorrt"] and quantized:
-            options["trt_int8_enable"] = "1"
+    if not place.kind.memory_pattern:
+        settings.enable_mem_pattern = False
+    options = {**place.choice, **place.kind.options, **(place.kind.quantized if quantized else {})}
+    if not place.is_plugin:
         return [(place.provider, options), CPU]
-    devices = [found for found in runtime.get_ep_devices() if found.ep_name == place.provider]
+    devices = [found for found in runtime.get_ep_devices() if _is_device(found, place)]
     if place.index >= len(devices):
         raise BackendMissingError(
-            f"{place.provider} sees {len(devices)} GPU, there is no cuda:{place.index} for it.",
-            hint="It needs an RTX GPU of compute capability 8.0, 8.6, 8.9, 12.0 or later.",
+            f"{place.provider} sees {len(devices)} devices of the kind {place.device} here, not "
+            f"number {place.index}.",
+            hint=place.kind.needs,
         )
-    settings.add_provider_for_devices([devices[place.index]], {})
+    own = {name: value for name, value in options.items() if name not in place.choice}
+    settings.add_provider_for_devices([devices[place.index]], own)
     return None
+
+
+def fix_shapes(settings: Any, place: ExecutionProvider, sizes: list[str]) -> None:
+    """Gives named sizes of a model's inputs the value 1, for a provider that wants fixed shapes.
+
+    Args:
+        settings: ``SessionOptions``, changed in place.
+        place: Where to run.
+        sizes: Names of the sizes, ``N`` for a batch.
+    """
+    if place.kind is not None and place.kind.static_shapes:
+        for name in sizes:
+            settings.add_free_dimension_override_by_name(name, 1)
 
 
 def refuse_fallback(session: Any, place: ExecutionProvider, *, allowed: bool) -> None:
@@ -140,12 +179,12 @@ def refuse_fallback(session: Any, place: ExecutionProvider, *, allowed: bool) ->
     if place.provider not in providers:
         raise BackendMissingError(
             f"ONNX Runtime was to run on {place.provider} but fell back to {', '.join(providers)}.",
-            hint="Check the GPU driver and that the onnxruntime package is the one for GPUs.",
+            hint="Check the driver of the device, and that the onnxruntime package has it.",
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise BackendMissingError(
-            "this onnxruntime does not tell which nodes run on the GPU.",
-            hint="Install a later one: pip install -U onnxruntime-gpu.",
+            "this onnxruntime does not tell which nodes run where.",
+            hint="Install a later one, 1.24 at least.",
         )
     placed: dict[str, list[str]] = {}
     for part in session.get_provider_graph_assignment_info():
@@ -162,21 +201,32 @@ def refuse_fallback(session: Any, place: ExecutionProvider, *, allowed: bool) ->
         )
 
 
-def _register(runtime: Any, name: str, plugin: str) -> None:
+def _serving(where: str) -> list[str]:
+    return [name for name, kind in PROVIDERS.items() if where in kind.devices]
+
+
+def _is_device(found: Any, place: ExecutionProvider) -> bool:
+    """Whether a device that a plugin lists is of the kind that was asked for."""
+    kinds = {"cuda": "gpu"}
+    listed = str(found.device.type).rpartition(".")[2].lower()
+    return found.ep_name == place.provider and listed == kinds.get(place.device, place.device)
+
+
+def _register(runtime: Any, kind: Provider) -> None:
     """Loads a provider that comes as a package of its own; a second time it is there already."""
-    install = f"pip install {plugin.replace('_', '-')}-cu13"
-    if any(found.ep_name == name for found in runtime.get_ep_devices()):
+    if any(found.ep_name == kind.name for found in runtime.get_ep_devices()):
         return
     try:
-        module = importlib.import_module(plugin)
+        module = importlib.import_module(kind.plugin)
     except ImportError as error:
         raise BackendMissingError(
-            f"ONNX Runtime has no {name} here: {one_line(error)}.", hint=f"Install it: {install}."
+            f"ONNX Runtime has no {kind.name} here: {one_line(error)}.", hint=kind.install
         ) from error
     try:
-        runtime.register_execution_provider_library(name, module.get_library_path())
+        runtime.register_execution_provider_library(kind.name, module.get_library_path())
     except Exception as error:  # its exceptions have no base but Exception
+        if "already" in str(error):  # it was registered, and sees no device
+            return
         raise BackendMissingError(
-            f"{name} does not load: {one_line(error)}.",
-            hint="It needs an NVIDIA GPU with its driver (libcuda).",
+            f"{kind.name} does not load: {one_line(error)}.", hint=kind.needs
         ) from error

@@ -45,6 +45,7 @@ class OpenVino(PackagedBackend):
     engine_suffix = ".xml"
     package = _OPENVINO
     options = _OPTIONS
+    place_options = frozenset({"snippets"})
 
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
@@ -72,8 +73,7 @@ class OpenVino(PackagedBackend):
         """Refuses a device that the runtime does not list.
 
         Raises:
-            BackendMissingError: It does not.
-            UsageError: OpenVINO has no such kind of device.
+            BackendMissingError: It does not, or OpenVINO has no such kind of device.
         """
         self._device(device)
 

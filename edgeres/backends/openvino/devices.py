@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeres.backends.openvino.ir import one_line_of
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import BackendMissingError
 
 CPU = "CPU"
 AUTO = "auto"
@@ -106,16 +106,11 @@ def find_device(core: Any, device: str) -> Device:
         device: ``cpu``, ``gpu``, ``gpu:N``, ``npu`` or ``auto``.
 
     Raises:
-        BackendMissingError: The runtime does not list it; the message says what it needs.
-        UsageError: OpenVINO has no such kind of device.
+        BackendMissingError: OpenVINO has no such kind of device, or the runtime does not list it;
+            the message says what it needs.
     """
-    if device.startswith("cuda"):
-        raise BackendMissingError(
-            f"the openvino backend runs on cpu, gpu or npu, not on {device!r}.",
-            hint="Use --device cpu.",
-        )
     if not _FORM.fullmatch(device):
-        raise UsageError(
+        raise BackendMissingError(
             f"the openvino backend has no device {device!r}.",
             hint="It knows cpu, gpu, gpu:N, npu and auto.",
         )

@@ -91,14 +91,27 @@ def _layers_by_constant(model: Any) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for operation in model.get_ops():
         if operation.get_type_name() in _MULTIPLY:
-            waiting = [operation.input_value(1).get_node()]
-            while waiting:
-                node = waiting.pop()
-                waiting.extend(value.get_node() for value in node.input_values())
-                if node.get_type_name() == "Constant":
-                    layers = found.setdefault(node.get_friendly_name(), set())
-                    layers.add(_plain(operation.get_friendly_name()))
+            for name in _constants_behind(operation.input_value(1)):
+                found.setdefault(name, set()).add(_plain(operation.get_friendly_name()))
     return {name: layers.pop() for name, layers in found.items() if len(layers) == 1}
+
+
+def _constants_behind(weights: Any) -> set[str]:
+    """Names of the constants that weights are made of; none where an image has a part in them."""
+    seen: set[str] = set()
+    constants: set[str] = set()
+    waiting = [weights.get_node()]
+    while waiting:
+        node = waiting.pop()
+        if node.get_name() in seen:  # each residual block doubles the number of paths
+            continue
+        seen.add(node.get_name())
+        if node.get_type_name() == "Parameter":
+            return set()
+        if node.get_type_name() == "Constant":
+            constants.add(node.get_friendly_name())
+        waiting.extend(value.get_node() for value in node.input_values())
+    return constants
 
 
 def _weights(operation: Any, layers: dict[str, str]) -> dict[str, str]:

@@ -70,6 +70,7 @@ class TensorRTBackend:
     float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {"fp16": {"rest": "float16"}}
     path_options = frozenset({"timing_cache", "runtime_cache"})
     place_options = frozenset({"flavor", "compute_capabilities"})
+    portable_engines = False
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
