@@ -17,12 +17,13 @@ from edgeres.backends.base import LayerInfo
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.judge import MetricPart
 from edgeres.evaluation.predictions import Predictions
 from edgeres.report.block_graph import residual_blocks
 from edgeres.report.block_picture import block_svg
 from edgeres.report.evidence import pair_answers, write_target
 from edgeres.report.history import append_run
-from edgeres.report.schema import Percentiles, write_report
+from edgeres.report.schema import Percentiles, TaskPart, write_report
 from edgeres.report.write import write_reports
 
 BLOCKS, CLASSES, IMAGES = 50, 1000, 3000
@@ -248,3 +249,18 @@ def test_charts_fill_their_card_at_every_width(browser, output) -> None:
         page.close()
         assert shares
         assert min(shares) > 0.98, width
+
+
+def test_long_names_of_metrics_do_not_widen_a_phones_page(browser, output, report, target) -> None:
+    near = MetricPart("sqnr", "dB", None, 36.7, -36.7, -37.2, -36.1, True, "pass", -20.0)
+    metrics = {f"{name}.sqnr_db": near for name in ("features_of_the_last_stage", "map")}
+    parts = {"openvino": target(top1=None, drop_pp=None, drop_upper_pp=None, metrics=metrics)}
+    told = report(targets=parts, task=TaskPart("outputs", ("features", "map")))
+    told = replace(told, baseline=replace(told.baseline, top1=None), pruning=None)
+    write_report(told, output / "report.json")
+    write_reports(output, output)
+    page = browser.new_page(viewport={"width": 320, "height": 900})
+    page.goto((output / "report.html").as_uri())
+    assert "features_of_the_last_stage.sqnr_db" in page.inner_text("#summary")
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    page.close()
