@@ -1,4 +1,4 @@
-"""Tries of `attack.py` on tasks: recipes, options and bundles that say wrongly what outputs mean."""
+"""Tries of `attack.py` on tasks: recipes, options and bundles that say wrongly what they are."""
 
 from __future__ import annotations
 
