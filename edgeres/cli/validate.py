@@ -70,7 +70,7 @@ def validate(
         from edgeres.data.bad_images import BadImages
         from edgeres.data.class_order import in_order_of
         from edgeres.data.files import skipped_note
-        from edgeres.data.kinds import preprocess_for
+        from edgeres.data.kinds import are_features, preprocess_for
         from edgeres.data.source import open_dataset
         from edgeres.devices.address import parse_ssh
         from edgeres.devices.elsewhere import Elsewhere
@@ -96,8 +96,10 @@ def validate(
                 out.note(f"warning: {ordered.note}")
         if note := skipped_note(images):
             out.note(f"warning: {note}")
+        fields = o.preprocess_fields(preprocess)
+        features = are_features(images)
         prepared, said = preprocess_for(
-            images, run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
+            images, run_preprocess([engine], fields, baseline, features=features)
         )
         if said:
             out.note(f"warning: {said}")
