@@ -6,11 +6,12 @@ one line of the answer and not the end of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgeres.backends import backend_names, get_backend
+from edgeres.backends import backend_names, get_backend, target_names
+from edgeres.backends.probe import float_shapes
 from edgeres.errors import EdgeResError, StageError
 from edgeres.system.board import temperatures_c
 from edgeres.system.child import run_limited
@@ -30,6 +31,7 @@ class BackendHealth:
         versions: Versions of the runtime's packages.
         saturating: By device, whether INT8 sums overflow silently there, as a run of the engine
             showed; devices that could not be probed are absent.
+        float_layers: By device, layers that run in float there though they are quantized.
         wrong_lowest_weight: By device, whether weights of -128 give wrong sums there.
         trouble: What went wrong while asking, empty if nothing did.
     """
@@ -41,6 +43,7 @@ class BackendHealth:
     versions: Mapping[str, str] = field(default_factory=dict)
     saturating: Mapping[str, bool] = field(default_factory=dict)
     wrong_lowest_weight: Mapping[str, bool] = field(default_factory=dict)
+    float_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     trouble: str = ""
 
     @property
@@ -97,6 +100,7 @@ def backend_health(name: str) -> BackendHealth:
     versions: dict[str, str] = {}
     saturating: dict[str, bool] = {}
     lowest: dict[str, bool] = {}
+    in_float: dict[str, tuple[str, ...]] = {}
     trouble = ""
     try:
         versions = backend.versions()
@@ -108,10 +112,20 @@ def backend_health(name: str) -> BackendHealth:
                 rules = backend.qdq_rules(device)
                 saturating[device] = rules.saturating
                 lowest[device] = rules.wrong_lowest_weight
+                if name in target_names():
+                    in_float[device] = float_shapes(backend, device)
     except EdgeResError as error:
         trouble = str(error)
     return BackendHealth(
-        name, missing, not_executable, tuple(devices), versions, saturating, lowest, trouble
+        name,
+        missing,
+        not_executable,
+        tuple(devices),
+        versions,
+        saturating,
+        lowest,
+        in_float,
+        trouble,
     )
 
 

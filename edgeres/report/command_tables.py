@@ -208,6 +208,11 @@ def health_table(found: Health) -> ConsoleRenderable:
             f"{device}: {_sums(saturates, backend.wrong_lowest_weight.get(device, False))}"
             for device, saturates in backend.saturating.items()
         ]
+        sums += [
+            f"{device}: INT8 is not used for {', '.join(words)}"
+            for device, words in backend.float_layers.items()
+            if words
+        ]
         _add(
             table,
             backend.name,
