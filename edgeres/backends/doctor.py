@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeres.backends import backend_names, get_backend, target_names
 from edgeres.backends.probe import float_shapes
-from edgeres.errors import EdgeResError, StageError
+from edgeres.errors import BackendMissingError, EdgeResError, StageError
 from edgeres.system.board import temperatures_c
 from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
@@ -33,6 +33,7 @@ class BackendHealth:
             showed; devices that could not be probed are absent.
         float_layers: By device, layers that run in float there though they are quantized.
         wrong_lowest_weight: By device, whether weights of -128 give wrong sums there.
+        no_int8: By device beside the first, why nothing can be quantized for it.
         trouble: What went wrong while asking, empty if nothing did.
     """
 
@@ -44,6 +45,7 @@ class BackendHealth:
     saturating: Mapping[str, bool] = field(default_factory=dict)
     wrong_lowest_weight: Mapping[str, bool] = field(default_factory=dict)
     float_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    no_int8: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ""
 
     @property
@@ -101,6 +103,7 @@ def backend_health(name: str) -> BackendHealth:
     saturating: dict[str, bool] = {}
     lowest: dict[str, bool] = {}
     in_float: dict[str, tuple[str, ...]] = {}
+    no_int8: dict[str, str] = {}
     trouble = ""
     try:
         versions = backend.versions()
@@ -109,7 +112,13 @@ def backend_health(name: str) -> BackendHealth:
             versions |= backend.place(devices[0]) if devices else {}
         if missing is None and not_executable is None:
             for device in devices:
-                rules = backend.qdq_rules(device)
+                try:
+                    rules = backend.qdq_rules(device)
+                except BackendMissingError as error:
+                    if device == devices[0]:
+                        raise
+                    no_int8[device] = str(error)
+                    continue
                 saturating[device] = rules.saturating
                 lowest[device] = rules.wrong_lowest_weight
                 if name in target_names():
@@ -125,6 +134,7 @@ def backend_health(name: str) -> BackendHealth:
         saturating,
         lowest,
         in_float,
+        no_int8,
         trouble,
     )
 

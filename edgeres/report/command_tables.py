@@ -213,6 +213,7 @@ def health_table(found: Health) -> ConsoleRenderable:
             for device, words in backend.float_layers.items()
             if words
         ]
+        sums += [f"{device}: no INT8: {reason}" for device, reason in backend.no_int8.items()]
         _add(
             table,
             backend.name,
