@@ -143,6 +143,11 @@ OptionValue = bool | int | float | str
 class BuildBlock(Block):
     """How one target's engine is built and run; the target knows which options there are."""
 
+    device: str | None = Field(
+        default=None,
+        description="Where it is quantized for, built, proven and measured: cpu, cuda:N, gpu:N, "
+        "npu or auto; the target's first if none.",
+    )
     options: dict[str, OptionValue | Many[OptionValue]] = Field(
         default={}, description="The target's own options; see its page in docs/."
     )

@@ -140,6 +140,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "export.dynamic_batch": ("trained", False, {"export"}),
     # What the other run asks for up to the first stage of the second target.
     "targets": ("plain", ["onnxruntime", "openvino"], {"quantize", "build", "evaluate", *LAYERS}),
+    "build.onnxruntime.device": ("onnx", None, NO_STAGE),  # only where there is another device
     "build.onnxruntime.options": ("onnx", {"graph_optimization": "basic"}, {"build"}),
     "build.onnxruntime.shapes": ("onnx", None, NO_STAGE),  # only for backends that specialize
     "task": (
