@@ -212,6 +212,11 @@ class Recipe(Block):
             )
         return self
 
+    @field_validator("prune", mode="before")
+    @classmethod
+    def _auto_keeps_what_is_faster(cls, said: object) -> object:
+        return {"only_if_faster": True} if said == "auto" else said
+
     @field_validator("task", mode="before")
     @classmethod
     def _one_task_is_a_list(cls, said: object) -> object:

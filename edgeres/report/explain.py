@@ -26,7 +26,8 @@ from edgeres.report.schema import Finding, Report, TargetPart
 from edgeres.report.winner import MOSTLY_FLOAT
 
 _NO_FASTER = 1.1  # below this speed-up INT8 is not worth its accuracy
-_PRUNING_PAYS = 1.03  # below this gain over the dense INT8 engine pruning only costs accuracy
+PRUNING_PAYS = 1.03
+"""Below this gain over the dense network's INT8 engine pruning only costs accuracy."""
 _OVERHEAD = 0.1  # share of the latency that calling the engine alone may take
 _SQNR_GAP_DB = 6.0  # twice the noise amplitude
 _SAFE_SQNR_DB = 25.0  # saturation leaves far less
@@ -150,7 +151,7 @@ def _pruning(name: str, target: TargetPart) -> Finding:
         f"pruning makes the INT8 engine {gain:.2f} times as fast ({low:.2f} to {high:.2f}; "
         f"{dense_ms} to {pruned_ms} ms)"
     )
-    if gain >= _PRUNING_PAYS:
+    if gain >= PRUNING_PAYS:
         return Finding("info", "pruning-gain", text + ".", name)
     text += (
         ": less than 3 %. Without `prune:` this engine is as fast, and as accurate as the network."
