@@ -27,6 +27,7 @@ from edgeres.system.temporary import temporary_folder
 
 SMALL = 64
 """Images whose longer side is at most this are taken in their own size."""
+_CHANNELS = (1, 3)  # that a grey or a colour image becomes
 _SIDES_OF = 32  # images whose size is looked at
 
 
@@ -112,6 +113,12 @@ def look(model: ModelBlock, data: str, *, say: Callable[[str], None] = lambda _:
         summary = summarize(folder / run_folder.MODEL)
         taken = usual_size(summary.inputs[0].shape, facts.layout)
         size = taken or size
+        if seen.kind == "images" and facts.in_channels not in _CHANNELS:
+            notes = (
+                *notes,
+                f"the network takes {facts.in_channels} channels and image files have 1 or 3: give "
+                "the pixels as npz:FILE, or what it takes as tensors:FILE.",
+            )
         is_classifier = facts.num_classes > 0 and seen.labelled
         ordered = in_order_of(validation, facts.class_names)
         if is_classifier and ordered.note:

@@ -128,7 +128,7 @@ def try_preprocess(
         reason = "a guess: nothing says it, and without labels it cannot be tried. Check it"
         return Tried(ways[0].preprocess, reason, certain=False)
     wanted = min(MOST, max(FEWEST, OF_A_CLASS * facts.num_classes))
-    judge = _Judge(onnx, take(labelled, wanted))
+    judge = _Judge(onnx, take(labelled, min(wanted, len(labelled))))
     best, shares = _best(judge, ways)
     if not small and size[0] == size[1]:
         best, sized = _best(judge, [best, *_other_sizes(best, size[0])])

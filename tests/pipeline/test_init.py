@@ -102,6 +102,16 @@ def test_where_the_order_is_right_no_other_is_said(place, tmp_path):
     assert "they also judge" in path.read_text()
 
 
+def test_two_images_of_a_class_are_tried_too(place, tmp_path):
+    for folder in (place / "ordered").iterdir():
+        (tmp_path / "few" / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:2]:
+            shutil.copyfile(file, tmp_path / "few" / folder.name / file.name)
+    found, _ = looked(place, tmp_path, "bare.onnx", tmp_path / "few")
+    assert "on 20 images" in found["preprocess_reason"]
+    assert found["labels"] == []  # two images show no order of classes
+
+
 def test_images_without_labels_compare_outputs(place, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
