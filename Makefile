@@ -17,7 +17,8 @@ convert: $(STAMP) ## Run the main job on the embedded default recipe.
 test: $(STAMP) ## Everything that CI runs: format, lint, types, tests.
 	scripts/check $(BIN)
 
-test-all: $(STAMP) ## The same with the slow tests.
+test-all: $(STAMP) ## The same with the slow tests, and on emulated Arm CPUs where apt has qemu.
+	-$(BIN)/python scripts/arm64
 	EDGERES_TEST_ALL=1 scripts/check $(BIN)
 
 # What each dependency is used for, tested at the lowest version that pyproject.toml allows.

@@ -36,7 +36,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts" / "arm64"
 WEIGHTS = ("plain", "safe")
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION = 64
-IMAGES = {"resnet20": 24, "nsfw": 2}
+IMAGES = {"resnet20": 16, "nsfw": 2}
 
 
 def prepare(subject: Subject, folder: Path, images: int) -> None:

@@ -32,6 +32,7 @@ import attack_events
 import attack_files
 import attack_parties
 import attack_targets
+import attack_tasks
 import attack_try
 from attack_try import Answer, Try
 
@@ -61,7 +62,7 @@ WITH_FILES: dict[str, Callable[[Path], Iterator[Try]]] = {
     "tables": attack_targets.tables,
     "tensors": attack_targets.tensors,
     "sounds": attack_targets.sounds,
-    "tasks": attack_targets.heads,
+    "tasks": attack_tasks.tasks,
     "python sets": attack_code.python_sets,
     "metrics": attack_code.metrics,
     "modules": attack_code.modules,

@@ -266,6 +266,7 @@ def _bundles() -> tuple[bytes, ...]:
     engine = {
         "backend": "null", "engine": "e/m", "files": ["e/m", "e/m.engine.json"], "qdq": "e/m",
         "device": "cpu", "versions": {}, "saturating": False, "saturation_safe": True,
+        "architecture": "any", "needs": [],
         "expected": "x.json", "expected_from": "null", "proven": {},
     }  # fmt: skip
     manifest = {

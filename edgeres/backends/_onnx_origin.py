@@ -2,7 +2,9 @@
 
 Optimizers keep the name of one node of a fused group, or name the layer after a tensor, and forget
 the rest. The rest is found by following the source graph: a convolution without a layer is in the
-layer that its only reader is in; any other node without one is in its producer's layer.
+layer that its only reader is in; any other node without one is in its producer's layer, or, where
+a DequantizeLinear of its own ran before it, in the layers without a name that follow that one: an
+operator that the optimizer wrote out as several.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from edgeres.graph.summary import read_proto
@@ -72,14 +75,31 @@ def origins(nodes: Sequence[SourceNode], layers: Sequence[str]) -> list[tuple[st
             next_home = _reader_home(node, readers, home)
             if next_home is not None:
                 home[node.name] = next_home
-    for node in nodes:
-        if node.name not in home and node.op not in _NOT_WORK | _PRODUCTS:
-            before = [home[p.name] for p in _work_before(node, producer) if p.name in home]
-            if before:
-                home[node.name] = max(before)
+    _follow_producers(nodes, producer, home, found)
     for name, index in home.items():
         found[index].add(name)
     return [tuple(node.name for node in nodes if node.name in names) for names in found]
+
+
+def _follow_producers(
+    nodes: Sequence[SourceNode],
+    producer: dict[str, SourceNode],
+    home: dict[str, int],
+    found: Sequence[set[str]],
+) -> None:
+    """Gives the nodes without a layer that of what they read from; in place."""
+    for node in nodes:
+        if node.name in home or node.op in _NOT_WORK | _PRODUCTS:
+            continue
+        dequantized = [home[n] for t in node.inputs if (n := _dequantizer(t, producer)) in home]
+        if dequantized:  # what it reads was written as floats, so no INT8 layer took it in
+            for index in _nameless(found, max(dequantized)):
+                found[index].add(node.name)
+                home[node.name] = index
+            continue
+        before = [home[p.name] for p in _work_before(node, producer) if p.name in home]
+        if before:
+            home[node.name] = max(before)
 
 
 def _reader_home(
@@ -95,6 +115,18 @@ def _reader_home(
             return None
         if node.name in home:
             return home[node.name]
+
+
+def _dequantizer(tensor: str, producer: dict[str, SourceNode]) -> str:
+    """Name of the DequantizeLinear that gives a tensor; empty where another node does."""
+    node = producer.get(tensor)
+    return node.name if node is not None and node.op == "DequantizeLinear" else ""
+
+
+def _nameless(found: Sequence[set[str]], after: int) -> list[int]:
+    """The layers right behind one that stand for no node: the parts of an expanded operator."""
+    rest = range(after + 1, len(found))
+    return list(takewhile(lambda index: not found[index], rest))
 
 
 def _work_before(node: SourceNode, producer: dict[str, SourceNode]) -> list[SourceNode]:

@@ -70,6 +70,10 @@ class PackagedBackend:
 
         return place_of(device) if device.startswith("cuda:") else {}
 
+    def named_device(self, device: str) -> str:
+        """The same: no name leaves the choice open."""
+        return device
+
     def version(self, module: ModuleType) -> str:
         """The imported package's version."""
         return str(module.__version__)

@@ -317,6 +317,14 @@ class Backend(Protocol):
         """Devices that this backend can use here, best first."""
         ...
 
+    def named_device(self, device: str) -> str:
+        """The device that a name stands for: another one only where it leaves the choice open.
+
+        Raises:
+            BackendMissingError: It is not here.
+        """
+        ...
+
     def runtime_options(self) -> Mapping[str, tuple[str, ...]]:
         """Options of ``load`` that change speed and not arithmetic, the default value first."""
         ...

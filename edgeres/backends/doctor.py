@@ -6,12 +6,13 @@ one line of the answer and not the end of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgeres.backends import backend_names, get_backend
-from edgeres.errors import EdgeResError, StageError
+from edgeres.backends import backend_names, get_backend, target_names
+from edgeres.backends.probe import float_shapes
+from edgeres.errors import BackendMissingError, EdgeResError, StageError
 from edgeres.system.board import temperatures_c
 from edgeres.system.child import run_limited
 from edgeres.system.environment import Environment, describe_environment
@@ -30,7 +31,9 @@ class BackendHealth:
         versions: Versions of the runtime's packages.
         saturating: By device, whether INT8 sums overflow silently there, as a run of the engine
             showed; devices that could not be probed are absent.
+        float_layers: By device, layers that run in float there though they are quantized.
         wrong_lowest_weight: By device, whether weights of -128 give wrong sums there.
+        no_int8: By device beside the first, why nothing can be quantized for it.
         trouble: What went wrong while asking, empty if nothing did.
     """
 
@@ -41,6 +44,8 @@ class BackendHealth:
     versions: Mapping[str, str] = field(default_factory=dict)
     saturating: Mapping[str, bool] = field(default_factory=dict)
     wrong_lowest_weight: Mapping[str, bool] = field(default_factory=dict)
+    float_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    no_int8: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ""
 
     @property
@@ -97,6 +102,8 @@ def backend_health(name: str) -> BackendHealth:
     versions: dict[str, str] = {}
     saturating: dict[str, bool] = {}
     lowest: dict[str, bool] = {}
+    in_float: dict[str, tuple[str, ...]] = {}
+    no_int8: dict[str, str] = {}
     trouble = ""
     try:
         versions = backend.versions()
@@ -105,13 +112,30 @@ def backend_health(name: str) -> BackendHealth:
             versions |= backend.place(devices[0]) if devices else {}
         if missing is None and not_executable is None:
             for device in devices:
-                rules = backend.qdq_rules(device)
+                try:
+                    rules = backend.qdq_rules(device)
+                except BackendMissingError as error:
+                    if device == devices[0]:
+                        raise
+                    no_int8[device] = str(error)
+                    continue
                 saturating[device] = rules.saturating
                 lowest[device] = rules.wrong_lowest_weight
+                if name in target_names():
+                    in_float[device] = float_shapes(backend, device)
     except EdgeResError as error:
         trouble = str(error)
     return BackendHealth(
-        name, missing, not_executable, tuple(devices), versions, saturating, lowest, trouble
+        name,
+        missing,
+        not_executable,
+        tuple(devices),
+        versions,
+        saturating,
+        lowest,
+        in_float,
+        no_int8,
+        trouble,
     )
 
 

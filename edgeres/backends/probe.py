@@ -15,12 +15,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.backends.base import Array, Backend, BuildConfig
+from edgeres.backends.base import Array, Backend, BuildConfig, Engine
 from edgeres.errors import ModelError, UsageError
 from edgeres.system.temporary import temporary_folder
 
@@ -51,6 +52,14 @@ class ProbeShape:
     channels: int
     kernel: int = 1
     groups: int = 1
+
+    @property
+    def words(self) -> str:
+        """As a person calls it."""
+        if self.op == "Gemm":
+            return "matrix products"
+        depthwise = "depthwise " if self.groups > 1 else ""
+        return f"{depthwise}{self.kernel}x{self.kernel} convolutions"
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,31 @@ def wrong_lowest_weight(backend: Backend, device: str = "cpu") -> bool:
     return False
 
 
+def float_shapes(backend: Backend, device: str = "cpu") -> tuple[str, ...]:
+    """Layers that an engine leaves in float though Q/DQ stands around them, in words.
+
+    Args:
+        backend: A backend that can execute here and tells its layers.
+        device: One of its devices.
+
+    Raises:
+        BackendMissingError: The runtime or the device is not here.
+    """
+    layers = [_constant(shape, 1, 1, np.uint8(0)) for shape in _SHAPES]
+    with temporary_folder() as folder:
+        engine, _ = _built(backend, device, layers, folder)
+        precisions: dict[str, set[str]] = {}
+        for layer in backend.layers(engine):
+            for node in layer.nodes:
+                precisions.setdefault(node, set()).add(layer.precision)
+    found = []
+    for index, shape in enumerate(_SHAPES):
+        told = precisions.get(f"sum_node{index}", set())
+        if told and not told & {"int8", "uint8"}:
+            found.append(shape.words)
+    return tuple(found)
+
+
 def _constant(shape: ProbeShape, weight: int, activation: int, zero: np.uint8 | np.int8) -> _Layer:
     """A layer whose weights are all alike, and whose right answer is 250 steps."""
     channels = shape.channels // shape.groups
@@ -177,12 +211,8 @@ def shared_products(
 
 def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]:
     """Outputs of a model with one branch for each layer."""
-    config = BuildConfig(device=device, threads=1)
     with temporary_folder() as folder:
-        source = folder / "probe.onnx"
-        source.write_bytes(_model(layers).SerializeToString())
-        out = folder / f"engine{backend.engine_suffix}"
-        engine = backend.build(source, out, config)
+        engine, config = _built(backend, device, layers, folder)
         with backend.load(engine, config) as runner:
             feeds = {
                 f"x{index}": np.full(_input_sizes(layer.shape), layer.activation, np.float32)
@@ -190,6 +220,15 @@ def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]
             }
             outputs = runner.infer(feeds)
     return [outputs[f"y{index}"] for index in range(len(layers))]
+
+
+def _built(
+    backend: Backend, device: str, layers: Sequence[_Layer], folder: Path
+) -> tuple[Engine, BuildConfig]:
+    config = BuildConfig(device=device, threads=1)
+    source = folder / "probe.onnx"
+    source.write_bytes(_model(layers).SerializeToString())
+    return backend.build(source, folder / f"engine{backend.engine_suffix}", config), config
 
 
 def _input_sizes(shape: ProbeShape) -> tuple[int, ...]:

@@ -16,6 +16,11 @@ from edgeres.errors import UsageError
 class BuildSettings(Protocol):
     """What a recipe says of one target's engines."""
 
+    @property
+    def device(self) -> str | None:
+        """Where they are to run, if it says."""
+        ...
+
     def to_config(self, device: str) -> BuildConfig:
         """The same for a backend."""
         ...
@@ -62,7 +67,8 @@ def open_target(
         BackendMissingError: It is not installed.
     """
     backend = installed_backend(name)
-    device = device or (*backend.devices(), backend.default_device)[0]
+    device = device or (None if settings is None else settings.device)
+    device = backend.named_device(device or (*backend.devices(), backend.default_device)[0])
     config = BuildConfig(device=device) if settings is None else settings.to_config(device)
     backend.check(config)
     rules = backend.qdq_rules(device)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.backends.base import Array
-from edgeres.errors import StageError
+from edgeres.errors import ArtefactError, ModelError, StageError, UsageError
+from edgeres.graph.summary import TensorSpec
 from edgeres.tasks import CUSTOM, open_tasks
 from edgeres.tasks.outputs import OutputsTask
 from edgeres.tasks.task import Task
@@ -29,17 +30,29 @@ class Reading:
     outputs: Mapping[str, NDArray[np.float32]]
 
 
-def reader(said: Sequence[Mapping[str, Any]]) -> Task:
+def reader(said: Sequence[Mapping[str, Any]], outputs: Sequence[TensorSpec]) -> Task:
     """The task that turns outputs into words, from what a bundle's manifest says.
 
     The user's own metric is code, which no bundle holds: its outputs are shown as they are.
 
+    Args:
+        said: What the manifest says.
+        outputs: What the engine gives.
+
     Raises:
-        UsageError: A task that this version does not know.
+        ArtefactError: A task that this version does not know, or that is not one of these outputs.
     """
     if any(block["name"] == CUSTOM for block in said):
         return OutputsTask()
-    return open_tasks(said)
+    try:
+        task = open_tasks(said)
+        task.reads(outputs)
+    except (UsageError, ModelError) as error:
+        raise ArtefactError(
+            f"the bundle's task does not fit its engine: {error.message}",
+            hint="Make the bundle again with `edgeres bundle`.",
+        ) from error
+    return task
 
 
 def readings(

@@ -98,7 +98,7 @@ class Session(Closing):
         first, self._at_once = prepared.runners[0], len(prepared.runners)
         self._input = single_input(first)
         said = self._manifest.task
-        self._task = reader(said) if said else None
+        self._task = reader(said, first.outputs) if said else None
         self._output = single_output(first) if self._task is None else None
         self._batch_size = first.batch_limits.fit(batch_size)
         self._runners = prepared.runners

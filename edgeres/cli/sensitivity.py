@@ -65,7 +65,8 @@ def sensitivity(
         measured = fit_sensitivity(samples, SAMPLES, len(images), calibrated=table is not None)
         if samples is None and measured < SAMPLES:
             out.note(
-                f"few images: {measured} of {len(images)} are measured on ({SAMPLES} by default)."
+                f"few images: {measured} of {len(images)} are measured on ({SAMPLES} by default, "
+                "--samples)."
             )
         try_model(onnx)
         with out.listener() as listener:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import CiTold, screen
+
+if TYPE_CHECKING:
+    from edgeres.data.types import Dataset
+    from edgeres.tasks.task import Task
 
 
 @o.takes_preprocess
@@ -68,15 +72,12 @@ def validate(
     told = CiTold("validate", junit, annotations)
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
-        from edgeres.data.class_order import in_order_of
-        from edgeres.data.files import skipped_note
-        from edgeres.data.kinds import preprocess_for
-        from edgeres.data.source import open_dataset
+        from edgeres.data.kinds import are_features, preprocess_for
         from edgeres.devices.address import parse_ssh
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
         from edgeres.evaluation.run_preprocess import run_preprocess
-        from edgeres.evaluation.run_task import agreed_said, run_class_names, task_of
+        from edgeres.evaluation.run_task import agreed_said, task_of
         from edgeres.evaluation.validate import validate as run
         from edgeres.recipe.gates import Limits
         from edgeres.report.command_tables import validation_table
@@ -84,23 +85,12 @@ def validate(
 
         outputs = agreed_said(engine, baseline, task)
         judged_by = task_of(outputs)
-        images = open_dataset(
-            data,
-            split="validation",
-            labels_needed=judged_by is None or judged_by.needs_targets,
-        )
-        if judged_by is None:
-            ordered = in_order_of(images, run_class_names(engine, baseline))
-            images = ordered.dataset
-            if ordered.note:
-                out.note(f"warning: {ordered.note}")
-        if note := skipped_note(images):
+        images, notes = _opened(data, judged_by, engine, baseline)
+        fields = o.preprocess_fields(preprocess)
+        chosen = run_preprocess([engine], fields, baseline, features=are_features(images))
+        prepared, said = preprocess_for(images, chosen)
+        for note in filter(None, (*notes, said)):
             out.note(f"warning: {note}")
-        prepared, said = preprocess_for(
-            images, run_preprocess([engine], o.preprocess_fields(preprocess), baseline)
-        )
-        if said:
-            out.note(f"warning: {said}")
         limits = Limits(
             metric=tuple(metric) if metric else None,
             max_drop=max_drop,
@@ -166,3 +156,21 @@ def validate(
         )
         out.result(validation.to_dict(), validation_table(validation))
         raise typer.Exit(validation.verdict.exit_code)
+
+
+def _opened(
+    data: str, task: Task | None, engine: Path, baseline: Path | None
+) -> tuple[Dataset, list[str]]:
+    """The samples, a classifier's in the order of its classes, and what is to be said of them."""
+    from edgeres.data.class_order import in_order_of
+    from edgeres.data.files import skipped_note
+    from edgeres.data.source import open_dataset
+    from edgeres.evaluation.run_task import run_class_names
+
+    needed = task is None or task.needs_targets
+    images = open_dataset(data, split="validation", labels_needed=needed)
+    skipped = skipped_note(images)
+    if task is not None:
+        return images, [skipped]
+    ordered = in_order_of(images, run_class_names(engine, baseline))
+    return ordered.dataset, [ordered.note, skipped]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgeres.errors import EdgeResError, StageError, UsageError
 from edgeres.system.yaml_file import plain, read_yaml
 
 LOCAL = "local"
+LEAST_MARGIN = 1.02
 _KEYS = {"address", "python", "threads", "known_hosts", "identity"}
 
 
@@ -29,6 +30,28 @@ class FleetDevice:
     name: str
     ssh: SshDevice | None
     threads: int | None
+
+
+@dataclass(frozen=True)
+class DeviceWinner:
+    """The engine to deploy on one device.
+
+    Attributes:
+        engine: Its path.
+        p50_ms: Its latency there.
+        speedup: How many times as fast it is as the yardstick, the first engine.
+        margin: How many times as fast as the next one; ``None`` where it is alone.
+    """
+
+    engine: str
+    p50_ms: float
+    speedup: float
+    margin: float | None
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the next one is less than two percent slower: then take the more exact."""
+        return self.margin is not None and self.margin < LEAST_MARGIN
 
 
 @dataclass(frozen=True)
@@ -46,12 +69,35 @@ class FleetResult:
         engines = {names.get(path, path): times for path, times in self.found["engines"].items()}
         return replace(self, found={**self.found, "engines": engines})
 
+    @property
+    def verdict(self) -> str:
+        """``steady``, ``doubtful`` where something speaks against its times, or ``failed``."""
+        if self.error is not None or self.found is None:
+            return "failed"
+        return "steady" if self.found["stable"] else "doubtful"
+
+    @property
+    def winner(self) -> DeviceWinner | None:
+        """The fastest engine there; ``None`` where none was measured."""
+        if self.error is not None or self.found is None:
+            return None
+        p50 = {name: part["latency_ms"]["p50"] for name, part in self.found["engines"].items()}
+        (best, fastest), *others = sorted(p50.items(), key=lambda item: item[1])
+        first = next(iter(p50.values()))
+        margin = others[0][1] / fastest if others else None
+        return DeviceWinner(best, fastest, first / fastest, margin)
+
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
         if self.error is not None:
             told = {"id": self.error.error_id, "message": self.error.message}
             return {"error": {**told, "hint": self.error.hint, "exit_code": self.error.exit_code}}
-        return dict(self.found or {})
+        winner = self.winner
+        return {
+            **(self.found or {}),
+            "verdict": self.verdict,
+            "winner": None if winner is None else asdict(winner),
+        }
 
 
 def load_fleet(path: Path) -> list[FleetDevice]:

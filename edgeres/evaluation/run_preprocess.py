@@ -15,7 +15,11 @@ from edgeres.system.stored_json import read_json_object
 
 
 def run_preprocess(
-    models: Sequence[Path], options: Mapping[str, Any], baseline: Path | None = None
+    models: Sequence[Path],
+    options: Mapping[str, Any],
+    baseline: Path | None = None,
+    *,
+    features: bool = False,
 ) -> Preprocess:
     """What the options say, on top of what lies beside the baseline given or a model's run's.
 
@@ -23,6 +27,7 @@ def run_preprocess(
         models: Engines or ONNX files; the first whose run says something counts.
         options: Fields of :class:`Preprocess` that somebody gave.
         baseline: File of answers, with the preprocessing beside it.
+        features: Whether the samples are the network's input already, so that nobody need say it.
 
     Raises:
         ArtefactError: A run was not handed over whole, or its preprocessing is damaged.
@@ -37,7 +42,7 @@ def run_preprocess(
     if baseline is not None:
         files.insert(0, baseline.with_name(run_folder.PREPROCESS))
     stored = next((read_json_object(path) for path in files if path.is_file()), {})
-    values = {**stored, **options}
+    values = {**stored, **options} or ({"features": True} if features else {})
     if not values:
         raise UsageError(
             f"{models[0]}: nothing says how its images are preprocessed.",

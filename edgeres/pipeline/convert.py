@@ -41,6 +41,7 @@ from edgeres.pipeline.superseded import to_set_aside
 from edgeres.pipeline.tasks import said_of
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.recipe.recipe import Recipe
+from edgeres.report.explain import PRUNING_PAYS
 from edgeres.report.history import append_run, read_history, recipe_sha256
 from edgeres.report.schema import Report, write_report
 from edgeres.system.assets import asset_folder
@@ -123,6 +124,9 @@ def stage_store(output: Path, *, use_cache: bool = True) -> Store:
 def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
     """Runs a recipe without handing anything over: its results stay in the store.
 
+    Where the recipe prunes only for speed and no engine is faster for it, the dense network is run
+    instead.
+
     Args:
         inputs: What to do, and with what.
         store: Where unchanged stages are found.
@@ -134,6 +138,29 @@ def prove(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report
     Raises:
         EdgeResError: A stage could not be done.
     """
+    found = _proven(inputs, store, listener)
+    block = inputs.recipe.prune
+    if block is None or not block.only_if_faster:
+        return found
+    gain = pruning_gain(found[1])
+    if gain is None or gain >= PRUNING_PAYS:
+        return found
+    said = (
+        f"pruning made no engine faster than {gain:.2f} times the dense one, less than 3 %: the "
+        "dense network is kept (`prune: {only_if_faster: true}`)."
+    )
+    note = " ".join(filter(None, (inputs.note, said)))
+    dense = replace(inputs, recipe=inputs.recipe.replace(prune=None), note=note)
+    return _proven(dense, store, listener)
+
+
+def pruning_gain(report: Report) -> float | None:
+    """By how much the INT8 engine gained most from pruning; ``None`` where none was timed."""
+    gains = [part.pruning_speedup for part in report.targets.values()]
+    return max((gain for gain in gains if gain is not None), default=None)
+
+
+def _proven(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Report, Proof, Path]:
     run = Run(
         inputs.recipe,
         store,

@@ -15,6 +15,8 @@ from edgeres.backends.base import QdqRules
 from edgeres.graph.layers import RECTIFIERS, WEIGHTED, consumers, is_activation
 
 _HOSTS = WEIGHTED | {"Add"}
+#: Steps from any node of a written-out Gelu to its Erf.
+_GELU_REACH = 3
 
 
 def runs_inside(node: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) -> bool:
@@ -25,6 +27,9 @@ def runs_inside(node: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) 
         rules: Name the operators that the engine takes in, ``epilogues``.
         quantized: Nodes that become INT8.
     """
+    if "Gelu" in rules.epilogues and (gelu := _written_out_gelu(node)) is not None:
+        source, parts = gelu
+        return _only_read_by(source, parts) and is_sum(source, quantized)
     sources = [value for value in node.inputs if is_activation(value)]
     if node.op_type == "Mul" and len(sources) == 2:  # x * sigmoid(x)
         gates = [value.producer() for value in sources if value is not None]
@@ -37,6 +42,54 @@ def runs_inside(node: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) 
     readers = {reader for reader, _ in consumers(node.outputs[0])}
     gated = {reader for reader in readers if reader.op_type == "Mul"}
     return _only_read_by(sources[0], {node} | gated) and is_sum(sources[0], quantized)
+
+
+def _written_out_gelu(node: ir.Node) -> tuple[ir.Value, set[ir.Node]] | None:
+    """The input and the nodes of a ``Gelu`` in five nodes that a node is part of.
+
+    Exporters write ``x * (1 + erf(x / sqrt(2))) * 0.5``, or halve ``x`` first.
+    """
+    around = {node}
+    for _ in range(_GELU_REACH):
+        around |= {near for each in around for near in (*_makers(each), *_readers(each))}
+    for erf in (each for each in around if each.op_type == "Erf"):
+        scaled = next((n for n in _makers(erf) if n.op_type in ("Div", "Mul")), None)
+        source = None if scaled is None else next(filter(is_activation, scaled.inputs), None)
+        if scaled is not None and source is not None:
+            parts = _gelu_behind(source, scaled, erf)
+            if node in parts:
+                return source, parts
+    return None
+
+
+def _gelu_behind(source: ir.Value, scaled: ir.Node, erf: ir.Node) -> set[ir.Node]:
+    """The nodes from an input to the end of a Gelu; empty where they make none."""
+    shifted = _sole_reader(erf, "Add")
+    product = None if shifted is None else _sole_reader(shifted, "Mul")
+    if shifted is None or product is None:
+        return set()
+    other = next((v for v in product.inputs if v is not shifted.outputs[0]), None)
+    half = _sole_reader(product, "Mul") if other is source else _maker(other)
+    if half is None or half.op_type != "Mul" or (other is not source and source not in half.inputs):
+        return set()
+    return {scaled, erf, shifted, product, half}
+
+
+def _sole_reader(node: ir.Node, op_type: str) -> ir.Node | None:
+    readers = _readers(node)
+    return readers[0] if [reader.op_type for reader in readers] == [op_type] else None
+
+
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _makers(node: ir.Node) -> list[ir.Node]:
+    return [maker for value in node.inputs if (maker := _maker(value)) is not None]
+
+
+def _readers(node: ir.Node) -> list[ir.Node]:
+    return [reader for value in node.outputs for reader, _ in consumers(value)]
 
 
 def is_sum(value: ir.Value | None, quantized: Collection[ir.Node]) -> bool:

@@ -143,6 +143,11 @@ OptionValue = bool | int | float | str
 class BuildBlock(Block):
     """How one target's engine is built and run; the target knows which options there are."""
 
+    device: str | None = Field(
+        default=None,
+        description="Where it is quantized for, built, proven and measured: cpu, cuda:N, gpu:N, "
+        "npu or auto; the target's first if none.",
+    )
     options: dict[str, OptionValue | Many[OptionValue]] = Field(
         default={}, description="The target's own options; see its page in docs/."
     )
@@ -206,6 +211,11 @@ class Recipe(Block):
                 f"`prune.latency_on`: no target {wanted!r}; choose of: {', '.join(known[:-1])}"
             )
         return self
+
+    @field_validator("prune", mode="before")
+    @classmethod
+    def _auto_keeps_what_is_faster(cls, said: object) -> object:
+        return {"only_if_faster": True} if said == "auto" else said
 
     @field_validator("task", mode="before")
     @classmethod

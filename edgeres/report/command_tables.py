@@ -209,6 +209,12 @@ def health_table(found: Health) -> ConsoleRenderable:
             f"{device}: {_sums(saturates, backend.wrong_lowest_weight.get(device, False))}"
             for device, saturates in backend.saturating.items()
         ]
+        sums += [
+            f"{device}: INT8 is not used for {', '.join(words)}"
+            for device, words in backend.float_layers.items()
+            if words
+        ]
+        sums += [f"{device}: no INT8: {reason}" for device, reason in backend.no_int8.items()]
         _add(
             table,
             backend.name,

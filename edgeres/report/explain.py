@@ -5,6 +5,7 @@ Each finding has a stable code:
 - ``int8-slower``, ``int8-no-faster``: INT8 does not pay on this backend, and the likely reasons
 - ``pruning-gain``, ``pruning-no-faster``: what pruning makes of the INT8 engine's latency
 - ``float-layers``: part of the network does not run in INT8
+- ``int8-unused``: most of it does not, where another backend runs it in INT8
 - ``builder-warnings``: what the engine's builder warned of
 - ``saturation``, ``saturation-unsafe``: INT8 sums can overflow on this CPU
 - ``timing-unstable``: the times are doubtful
@@ -16,15 +17,17 @@ Each finding has a stable code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgeres.report.cells import milliseconds
 from edgeres.report.schema import Finding, Report, TargetPart
+from edgeres.report.winner import MOSTLY_FLOAT
 
 _NO_FASTER = 1.1  # below this speed-up INT8 is not worth its accuracy
-_PRUNING_PAYS = 1.03  # below this gain over the dense INT8 engine pruning only costs accuracy
+PRUNING_PAYS = 1.03
+"""Below this gain over the dense network's INT8 engine pruning only costs accuracy."""
 _OVERHEAD = 0.1  # share of the latency that calling the engine alone may take
 _SQNR_GAP_DB = 6.0  # twice the noise amplitude
 _SAFE_SQNR_DB = 25.0  # saturation leaves far less
@@ -148,7 +151,7 @@ def _pruning(name: str, target: TargetPart) -> Finding:
         f"pruning makes the INT8 engine {gain:.2f} times as fast ({low:.2f} to {high:.2f}; "
         f"{dense_ms} to {pruned_ms} ms)"
     )
-    if gain >= _PRUNING_PAYS:
+    if gain >= PRUNING_PAYS:
         return Finding("info", "pruning-gain", text + ".", name)
     text += (
         ": less than 3 %. Without `prune:` this engine is as fast, and as accurate as the network."
@@ -188,6 +191,7 @@ def _of_run(report: Report) -> Iterator[Finding]:
                     f"and quantization {target.quantization_drop_pp:+.2f}."
                 )
                 yield Finding("info", "where-lost", text, name)
+    yield from _unused(executed)
     measured = {n: t.sqnr_db for n, t in executed.items() if t.sqnr_db is not None}
     if len(measured) > 1:
         best = max(measured, key=lambda n: measured[n])
@@ -198,3 +202,22 @@ def _of_run(report: Report) -> Iterator[Finding]:
                 f"on {best}: compare the two layer by layer with `edgeres compare`."
             )
             yield Finding("warning", "backends-differ", text, worst)
+
+
+def _unused(executed: Mapping[str, TargetPart]) -> Iterator[Finding]:
+    """A backend that leaves a quantized network mostly in float, beside one that does not."""
+    shares = {
+        name: target.int8_coverage
+        for name, target in executed.items()
+        if target.precision == "int8" and target.int8_coverage is not None
+    }
+    if not shares:
+        return
+    best = max(shares, key=shares.__getitem__)
+    for name, share in shares.items():
+        if share < MOSTLY_FLOAT <= shares[best]:
+            text = (
+                f"INT8 is mostly not used on this CPU ({100 * share:.0f} % of the MACs); {best} "
+                f"runs {100 * shares[best]:.0f} % in INT8."
+            )
+            yield Finding("warning", "int8-unused", text, name)

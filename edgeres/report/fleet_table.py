@@ -17,7 +17,7 @@ def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
     table = FoldingTable()
     table.add_column("Device", overflow="fold")
     table.add_column("Engine", overflow="fold", min_width=14)
-    for heading in ("p50 ms", "p90 ms", "p99 ms", "Speed-up", "Memory"):
+    for heading in ("p50 ms", "p90 ms", "p99 ms", "Speed-up", "Memory", "Times"):
         table.add_column(heading, justify="right", no_wrap=True)
     lines: list[Text] = []
     for result in results:
@@ -25,7 +25,8 @@ def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
             lines.append(Text(f"{result.name}: error: {result.error}"))
             continue
         machine = result.found["environment"]
-        lines.append(Text(f"{result.name}: {machine['cpu']}, {machine['threads']} CPUs"))
+        named = ", ".join(filter(None, [machine["cpu"], machine.get("board")]))
+        lines.append(Text(f"{result.name}: {named}, {machine['threads']} CPUs"))
         for name, part in result.found["engines"].items():
             times, ratio, memory = (
                 part["latency_ms"],
@@ -38,10 +39,26 @@ def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
                 *(cells.milliseconds(times[key]) for key in ("p50", "p90", "p99")),
                 cells.MISSING if ratio is None else f"{ratio:.2f}x",
                 cells.MISSING if memory is None else cells.size(memory),
+                "doubtful" if part["doubts"] else "steady",
             )
             table.add_row(*map(Text, texts))
             lines += [Text(f"{result.name}: unstable: {doubt}") for doubt in part["doubts"]]
+        lines.append(Text(f"{result.name}: deploy {_deploy(result)}"))
     return Group(table, Text(), *lines)
+
+
+def _deploy(result: FleetResult) -> str:
+    """The engine to take to one device, and by how much it wins."""
+    won = result.winner
+    if won is None or result.found is None:
+        return cells.MISSING
+    text = f"{won.engine}, {cells.milliseconds(won.p50_ms)} ms"
+    if won.margin is None:
+        return f"{text}, the only one measured"
+    if won.is_close:
+        return f"{text}, less than 2 % before the next: take the more exact of the two"
+    doubt = "; the times are doubtful, measure again" if result.verdict == "doubtful" else ""
+    return f"{text}, {won.margin:.2f} times as fast as the next{doubt}"
 
 
 def fleet_exit_code(results: Sequence[FleetResult]) -> int:

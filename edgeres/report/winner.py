@@ -12,6 +12,8 @@ from edgeres.report.schema import Report, TargetPart, Winner
 
 LEAST_SPEEDUP = 1.02
 """What an engine must gain over the fastest float network to be deployed in its place."""
+MOSTLY_FLOAT = 0.5
+"""INT8 share of the MACs below which an INT8 engine is mostly a float one."""
 
 
 def choose_winner(report: Report) -> Winner | None:
@@ -64,9 +66,16 @@ def _of_engine(
     first = "the fastest that passed" if passed > 1 else "the only one that passed"
     text = (
         f"{name} {kind}, {cells.milliseconds(p50_ms)} ms: {first}, {gain:.2f} times as fast as "
-        f"the fastest float network ({arithmetic} on {floats})." + _doubt(part)
+        f"the fastest float network ({arithmetic} on {floats}).{_mostly_float(part)}{_doubt(part)}"
     )
     return Winner(name, part.engine, p50_ms, gain, floats, text)
+
+
+def _mostly_float(part: TargetPart) -> str:
+    coverage = part.int8_coverage
+    if part.precision != "int8" or coverage is None or coverage >= MOSTLY_FLOAT:
+        return ""
+    return f" It runs mostly in float: {100 * coverage:.0f} % of the MACs are in INT8."
 
 
 def _doubt(part: TargetPart) -> str:

@@ -142,7 +142,8 @@ def fit_held_out(labels: Labels, number: int, *, given: bool) -> tuple[int, str]
         return number, ""
     return (
         count,
-        f"{count} of {len(labels)} training images choose the epoch ({number:,} by default)",
+        f"{count} of {len(labels)} training images choose the epoch ({number:,} by default, "
+        "`held_out`)",
     )
 
 
@@ -185,11 +186,12 @@ def _calibration(recipe: Recipe, calibration: Dataset) -> tuple[dict[str, int], 
     if used < recipe.data.calibration_samples:
         changes["data.calibration_samples"] = used
         notes.append(
-            f"{used} of {images} images calibrate ({recipe.data.calibration_samples} by default)"
+            f"{used} of {images} images calibrate ({recipe.data.calibration_samples} by default, "
+            "--calibration-samples)"
         )
     if block is not None and judging < block.samples:
         changes["quantize.mixed_precision.samples"] = judging
-        notes.append(f"{judging} judge mixed precision ({block.samples} by default)")
+        notes.append(f"{judging} judge mixed precision ({block.samples} by default, `samples`)")
     _check_judging(recipe, block, judging)
     return changes, notes
 

@@ -1,6 +1,6 @@
 """Makes an aarch64 Python with edgeres's packages on a Linux machine of another architecture.
 
-    python scripts/arm64 [FOLDER]          # make it; about a minute and 0.7 GB
+    python scripts/arm64 [FOLDER]          # make it where it is not; 15 s to a minute, 0.9 GB
     FOLDER/python -m edgeres doctor        # use it; EDGERES_ARM_CPU=cortex-a76 chooses the CPU
 
 Needs Debian or Ubuntu with apt, and pip; nothing of the system is changed. qemu emulates the CPU
@@ -21,7 +21,7 @@ from cpus import CPUS, write_cpu
 
 
 def make(folder: Path) -> None:
-    """Makes the environment; what is there already is made again.
+    """Makes the environment.
 
     Raises:
         SystemExit: Something that it needs is missing, or a download failed.
@@ -41,8 +41,11 @@ def main() -> None:
     """Makes it and says where it is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path, nargs="?", default=emulated.default_folder())
-    folder = parser.parse_args().folder.resolve()
-    make(folder)
+    parser.add_argument("--again", action="store_true", help="make it even if it is there")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    if arguments.again or emulated.versions(folder) != wheels.versions():
+        make(folder)
     print(f"{folder}/python runs on {', '.join(CPUS)}.", file=sys.stderr)
 
 

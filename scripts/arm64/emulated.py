@@ -44,6 +44,12 @@ def write_record(folder: Path, versions: Mapping[str, str]) -> None:
     (folder / _RECORD).write_text(json.dumps({"versions": dict(versions)}, indent=1) + "\n")
 
 
+def versions(folder: Path) -> dict[str, str]:
+    """Versions of the packages in it; none where it is not whole."""
+    record = folder / _RECORD
+    return dict(json.loads(record.read_text())["versions"]) if record.is_file() else {}
+
+
 def missing(folder: Path) -> str | None:
     """Says what to do where the environment is not there; ``None`` if it is."""
     if (folder / _RECORD).is_file():

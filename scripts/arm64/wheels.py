@@ -32,6 +32,11 @@ def pins() -> list[str]:
         sys.exit(f"{error}: run this with the Python of the project's own environment.")
 
 
+def versions() -> dict[str, str]:
+    """:func:`pins` by name."""
+    return dict(pin.split("==") for pin in pins())
+
+
 def unpack_wheels(folder: Path) -> dict[str, str]:
     """Downloads the wheels and unpacks them into ``site/``; gives the versions of the pinned ones.
 
@@ -55,4 +60,4 @@ def unpack_wheels(folder: Path) -> dict[str, str]:
     for wheel in sorted(downloads.glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(site)
     shutil.rmtree(downloads)
-    return dict(pin.split("==") for pin in wanted)
+    return versions()

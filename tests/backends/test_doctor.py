@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from edgeres.backends import backend_names, get_backend
-from edgeres.backends.doctor import BackendHealth, backend_health, describe_backend, doctor
+from edgeres.backends.doctor import (
+    BackendHealth,
+    Health,
+    backend_health,
+    describe_backend,
+    doctor,
+)
+from edgeres.backends.probe import float_shapes
 from edgeres.errors import BackendMissingError, StageError
+from edgeres.report.command_tables import health_table
+from edgeres.system.environment import describe_environment
+
+
+def home_of_ort():
+    return importlib.import_module("edgeres.backends.onnxruntime.backend")
 
 
 def test_a_backend_that_is_here_is_ready_and_probed() -> None:
@@ -49,6 +64,39 @@ def test_trouble_while_asking_is_told_and_ends_nothing(monkeypatch) -> None:
     assert found.trouble == "the driver is too old. Update it."
     assert found.devices == ("cuda:0",)
     assert not found.ready
+
+
+def test_a_further_device_without_int8_does_no_harm(monkeypatch) -> None:
+    backend = get_backend("onnxruntime")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(type(backend), "devices", lambda self: ("cpu", "cuda:0"))
+    found = backend_health("onnxruntime")
+    assert found.ready
+    assert found.saturating.keys() == found.float_layers.keys() == {"cpu"}
+    assert "no INT8 rules for cuda:0" in found.no_int8["cuda:0"]
+
+
+def test_an_engine_that_leaves_quantized_layers_in_float_is_told(monkeypatch) -> None:
+    backend = get_backend("onnxruntime")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    assert float_shapes(backend) == ()
+    # ONNX Runtime without its optimizations fuses no Q/DQ.
+    options = dict(home_of_ort()._OPTIONS) | {"graph_optimization": ("disabled",)}
+    monkeypatch.setattr(home_of_ort(), "_OPTIONS", options)
+    words = (
+        "1x1 convolutions",
+        "3x3 convolutions",
+        "depthwise 3x3 convolutions",
+        "matrix products",
+    )
+    assert float_shapes(backend) == words
+    health = BackendHealth("x", None, None, ("cpu",), {}, {"cpu": False}, {}, {"cpu": words})
+    console = Console(width=300, file=io.StringIO())
+    console.print(health_table(Health(describe_environment(()), (health,))))
+    text = console.file.getvalue()
+    assert "cpu: INT8 is not used for 1x1 convolutions, 3x3 convolutions" in text
 
 
 def test_a_backend_that_crashes_is_one_line_of_the_answer(monkeypatch) -> None:

@@ -79,3 +79,17 @@ def test_nodes_of_a_file(tmp_path):
     nodes = read_nodes(write_network(tmp_path / "net.onnx"))
     assert [n.op for n in nodes if n.name in ("stem", "add", "fc")] == ["Conv", "Add", "Gemm"]
     assert nodes[0].inputs[0] == "input"
+
+
+def test_an_operator_that_was_written_out_is_in_the_nameless_layers_behind_its_input():
+    nodes = (
+        node("c", "Conv", "x w", "t1"),
+        node("q", "QuantizeLinear", "t1 s z", "t2"),
+        node("d", "DequantizeLinear", "t2 s z", "t3"),
+        node("act", "HardSwish", "t3", "t4"),
+        node("q2", "QuantizeLinear", "t4 s z", "t5"),
+    )
+    layers = ["c", "d", "HardSigmoid_1", "Mul_2", "q2", "Transpose"]
+    assert origins(nodes, layers) == [("c",), ("d",), ("act",), ("act",), ("q2",), ()]
+    # A DequantizeLinear that did not run stands in an INT8 layer with what reads it.
+    assert origins(nodes, ["c", "q2"]) == [("c", "act"), ("q2",)]

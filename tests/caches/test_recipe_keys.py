@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +105,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
         {"latency", "prune", "export", "calibrate", "build", "evaluate", "qat"},
     ),
     "prune.latency_on": ("timed", "openvino", {"latency"}),
+    "prune.only_if_faster": ("trained", True, NO_STAGE),
     "prune.min_share": ("trained", 0.2, {"prune"}),
     "prune.ignored_groups": ("trained", ["stage1"], {"prune"}),
     "prune.seed": ("trained", 1, {"prune"}),
@@ -140,6 +141,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "export.dynamic_batch": ("trained", False, {"export"}),
     # What the other run asks for up to the first stage of the second target.
     "targets": ("plain", ["onnxruntime", "openvino"], {"quantize", "build", "evaluate", *LAYERS}),
+    "build.onnxruntime.device": ("onnx", None, NO_STAGE),  # only where there is another device
     "build.onnxruntime.options": ("onnx", {"graph_optimization": "basic"}, {"build"}),
     "build.onnxruntime.shapes": ("onnx", None, NO_STAGE),  # only for backends that specialize
     "task": (
@@ -308,7 +310,7 @@ def recorded(place: Path) -> Iterator[dict[str, Recorder]]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "latencies", lambda *_: {})  # measured anew in every run
-        patched.setattr(pipeline, "make_report", lambda *_, **__: None)
+        patched.setattr(pipeline, "make_report", lambda *_, **__: SimpleNamespace(targets={}))
         patched.setattr(pipeline, "check_baseline", lambda *_, **__: None)  # a verdict, no result
         found = {}
         for name in ("plain", "onnx", "mixed", "trained", "timed"):

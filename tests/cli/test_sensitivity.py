@@ -32,7 +32,7 @@ def test_the_images_are_opened_once_and_half_of_few_are_measured_on(measured):
     assert json.loads(result.stdout) == {"nodes": []}
     assert measured.options["data"] is IMAGES
     assert measured.options["samples"] == 20
-    assert "few images: 20 of 40 are measured on (256 by default)." in result.stderr
+    assert "few images: 20 of 40 are measured on (256 by default, --samples)." in result.stderr
 
 
 def test_a_number_that_was_asked_for_is_kept(measured):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from edgeres.data.arrays import ArrayDataset
 from edgeres.data.preprocess import Preprocess
 from edgeres.evaluation.gates import Check, decide
 
@@ -14,7 +16,7 @@ from .conftest import invoke
 
 VERDICT = decide([Check("accuracy", "fail", "it lost 3 points.")])
 RUN = "edgeres.evaluation.validate.validate"
-IMAGES = SimpleNamespace(class_names=())
+IMAGES = ArrayDataset("images", np.zeros((2, 2, 2), np.uint8), np.arange(2), ("cat", "dog"))
 
 
 @pytest.fixture

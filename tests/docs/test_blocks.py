@@ -12,7 +12,7 @@ from .blocks import Block, blocks_of
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = {page: blocks_of(page) for page in PAGES}
 CASES = [
     pytest.param(page, slow, id=page.stem, marks=[pytest.mark.slow] if slow else [])

@@ -83,7 +83,10 @@ def test_few_images_are_told_once(recipe, tmp_path):
     del blocks["data"]["calibration_samples"]
     blocks["data"]["calibration"] = few
     inputs = open_inputs(type(recipe).model_validate(blocks))
-    assert inputs.note == "few images: 24 of 24 images calibrate (512 by default)."
+    assert (
+        inputs.note
+        == "few images: 24 of 24 images calibrate (512 by default, --calibration-samples)."
+    )
     assert len(inputs.calibration.used) == 24
 
 

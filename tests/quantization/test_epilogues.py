@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 
@@ -86,3 +87,41 @@ def test_the_account_says_what_the_engine_does(tmp_path, name):
     weighty = {n for n in told.quantized_nodes if kinds[n] in ("Conv", "Gemm", "Mul", "Sigmoid")}
     assert {node: ran.get(node) for node in weighty if ran.get(node) != "int8"} == {}
     assert {node for node in told.float_nodes if ran.get(node) == "int8"} == set()
+
+
+def gelu(net: NetBuilder, name: str, x: str, *, half_first: bool) -> str:
+    """In five nodes, as exporters write it."""
+    root, one, half = (
+        net.weight(f"{name}.{what}", np.float32(value))
+        for what, value in (("root", 2**0.5), ("one", 1.0), ("half", 0.5))
+    )
+    erf = net.add("Erf", f"{name}.erf", [net.add("Div", f"{name}.scaled", [x, root])])
+    shifted = net.add("Add", f"{name}.shifted", [erf, one])
+    if half_first:
+        halved = net.add("Mul", f"{name}.halved", [x, half])
+        return net.add("Mul", f"{name}.product", [halved, shifted])
+    product = net.add("Mul", f"{name}.product", [x, shifted])
+    return net.add("Mul", f"{name}.halved", [product, half])
+
+
+@pytest.mark.parametrize("half_first", [False, True])
+def test_a_written_out_gelu_is_told_as_the_engine_runs_it(tmp_path, half_first):
+    pytest.importorskip("openvino")
+    net = NetBuilder()
+    x = gelu(net, "inside", net.conv("stem", "input", (8, 3, 3, 3)), half_first=half_first)
+    y = net.conv("second", x, (8, 8, 3, 3))
+    y = net.add("Add", "others", [gelu(net, "read", y, half_first=half_first), y])
+    net.head(y, 8, 10)
+    onnx_file = net.save(tmp_path / "net.onnx", (3, 16, 16), 10)
+    backend = get_backend("openvino")
+    rules = backend.qdq_rules("cpu")
+    told = place(load_model(onnx_file).graph, rules).float_nodes
+    parts = ("erf", "scaled", "shifted", "product", "halved")
+    assert not {f"inside.{part}" for part in parts} & set(told)
+    assert {f"read.{part}" for part in parts} <= set(told)
+    quantize(onnx_file, calibrate(onnx_file, [smooth_images(8)]), rules,
+             tmp_path / "qdq.onnx")  # fmt: skip
+    engine = backend.build(tmp_path / "qdq.onnx", tmp_path / "net.xml", CONFIG)
+    ran = {name: node_precision(found)
+           for name, found in layers_by_node(backend.layers(engine)).items()}  # fmt: skip
+    assert {ran[name] for name in ran if name.startswith("inside.")} == {"int8"}

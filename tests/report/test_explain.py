@@ -127,6 +127,15 @@ def test_backends_that_differ(report, target) -> None:
     assert "backends-differ" not in codes(close)
 
 
+def test_a_backend_that_leaves_int8_unused_is_told_beside_one_that_uses_it(report, target) -> None:
+    both = report(targets={"x": target(int8_coverage=0.1), "y": target(int8_coverage=1.0)})
+    text = text_of(both, "int8-unused")
+    assert text.startswith("INT8 is mostly not used on this CPU (10 % of the MACs); y runs 100 %")
+    for other in (0.3, None):  # nobody uses it, or the other is not known
+        alone = report(targets={"x": target(int8_coverage=0.1), "y": target(int8_coverage=other)})
+        assert "int8-unused" not in {finding.code for finding in findings(alone)}
+
+
 def test_what_was_not_run_is_not_claimed(report) -> None:
     assert codes(report())["not-executed"] == ["tensorrt"]
     assert "accuracy and latency there are not known" in text_of(report(), "not-executed")

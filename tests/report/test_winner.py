@@ -57,6 +57,12 @@ def test_fp16_is_a_float_network_too(report, target):
     assert "2.00 times as fast as the fastest float network (FP16 on tensorrt)" in won.text
 
 
+def test_a_winner_that_is_mostly_float_says_so(report, target):
+    won = winner_of(report, openvino=at(target, 1.0, int8_coverage=0.12))
+    assert "It runs mostly in float: 12 % of the MACs are in INT8." in won.text
+    assert "mostly" not in winner_of(report, openvino=at(target, 1.0, int8_coverage=0.9)).text
+
+
 def test_a_slower_backend_is_no_yardstick(report, target):
     """INT8 on one backend beats its own float network and loses to the other's."""
     won = winner_of(report, slow=at(target, 2.0, fp32=4.0), fast=at(target, 1.5, fp32=1.0))

@@ -88,7 +88,7 @@ def test_training_images(tmp_path: Any) -> None:
     assert fitted.recipe.quantize.qat is not None
     assert fitted.recipe.quantize.qat.held_out == 50
     assert fitted.note == (
-        "few images: 50 of 250 training images choose the epoch (5,000 by default)."
+        "few images: 50 of 250 training images choose the epoch (5,000 by default, `held_out`)."
     )
     with pytest.raises(DataError, match="cannot be held out"):
         fit_recipe(

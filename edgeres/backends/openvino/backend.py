@@ -65,6 +65,14 @@ class OpenVino(PackagedBackend):
         except BackendMissingError:
             return {}
 
+    def named_device(self, device: str) -> str:
+        """What ``auto`` and ``gpu`` stand for here.
+
+        Raises:
+            BackendMissingError: The runtime does not list it.
+        """
+        return self._device(device).ours
+
     def _device(self, device: str) -> Device:
         _OPENVINO.load()
         return find_device(core(), device)

@@ -107,6 +107,10 @@ class TensorRTBackend:
         """GPUs as ``cuda:N``, in the driver's order; none without a driver."""
         return tuple(f"cuda:{gpu.ordinal}" for gpu in gpus_here())
 
+    def named_device(self, device: str) -> str:
+        """The same: no name leaves the choice open."""
+        return device
+
     def runtime_options(self) -> dict[str, tuple[str, ...]]:
         """None."""
         return {}

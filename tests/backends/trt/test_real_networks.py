@@ -97,7 +97,22 @@ def test_all_multiply_adds_are_int8(
         check_8_6(exported(name, shape, width), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["fmnist_resnet20", "fmnist_pooled_resnet", "pruned"])
+SHIPPED = {
+    "fmnist_resnet20": (1, 28, 28),
+    "fmnist_pooled_resnet": (1, 28, 28),
+    "spoken_words_resnet8": (1, 40, 51),
+    "pruned": (1, 28, 28),
+}
+
+
+def test_every_checkpoint_that_ships_is_among_them() -> None:
+    from edgeres.system.assets import asset_folder
+
+    files = (asset_folder("recipes") / "checkpoints").glob("*.safetensors")
+    assert {file.stem for file in files} | {"pruned"} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_networks_are_int8(tmp_path: Path, name: str) -> None:
     from edgeres.models.checkpoint import load_checkpoint, load_module
     from edgeres.system.assets import asset_folder
@@ -107,7 +122,7 @@ def test_the_shipped_networks_are_int8(tmp_path: Path, name: str) -> None:
     (pruned,) = recipes.glob("stages/prune-*/checkpoint.safetensors")
     path = pruned if name == "pruned" else recipes / "checkpoints" / f"{name}.safetensors"
     module = load_module(load_checkpoint(path))
-    check_all_int8(_quantized(module, (1, 28, 28), tmp_path), tmp_path, "float32")
+    check_all_int8(_quantized(module, SHIPPED[name], tmp_path), tmp_path, "float32")
     check_8_6(tmp_path, tmp_path)
 
 
