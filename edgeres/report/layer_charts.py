@@ -10,7 +10,7 @@ from edgeres.report.svg import altair, data, two_widths
 _MOST_LAYERS = 15
 # Names differ at their ends. The whole one stays the key: two may end alike.
 _END_OF_NAME = "length(datum.label) > 26 ? '…' + slice(datum.label, -25) : datum.label"
-_LAYERS = {"labelExpr": _END_OF_NAME, "labelFontSize": 11, "labelOverlap": False}
+_LAYERS = {"labelExpr": _END_OF_NAME, "labelFontSize": 11, "labelLimit": 170, "labelOverlap": False}
 
 
 def weight_noise(layers: Sequence[LayerRow]) -> str | None:
