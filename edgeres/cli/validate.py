@@ -69,7 +69,7 @@ def validate(
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
         from edgeres.data.files import skipped_note
-        from edgeres.data.kinds import are_features, preprocess_for
+        from edgeres.data.kinds import only_features, preprocess_for
         from edgeres.data.source import open_dataset
         from edgeres.devices.address import parse_ssh
         from edgeres.devices.elsewhere import Elsewhere
@@ -91,7 +91,7 @@ def validate(
         if note := skipped_note(images):
             out.note(f"warning: {note}")
         fields = o.preprocess_fields(preprocess)
-        features = are_features(images)
+        features = only_features(images)
         prepared, said = preprocess_for(
             images, run_preprocess([engine], fields, baseline, features=features)
         )
