@@ -31,7 +31,7 @@ def compare(
 ) -> None:
     """Compare two models or engines layer by layer: B against A, and an engine with its source."""
     with screen(as_json=as_json, debug=debug) as out:
-        from edgeres.data.kinds import are_features
+        from edgeres.data.kinds import only_features
         from edgeres.data.sampling import take
         from edgeres.data.source import open_dataset
         from edgeres.evaluation.layerwise import compare as run
@@ -45,7 +45,7 @@ def compare(
                 b,
                 take(images, min(samples, len(images))),
                 run_preprocess(
-                    [b, a], o.preprocess_fields(preprocess), features=are_features(images)
+                    [b, a], o.preprocess_fields(preprocess), features=only_features(images)
                 ),
                 sources=source or (),
                 threads=threads,

@@ -53,7 +53,7 @@ def quantize(
             "data.train": train_data,
             "quantize.qat.epochs": qat_epochs,
         }
-        settings = stage_recipe(recipe, changes)
+        settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})
         with out.listener() as listener:
             made = quantize_file(
                 onnx,

@@ -60,7 +60,7 @@ def sensitivity(
         changes = o.preprocess_changes(preprocess)
         if task is not None:
             changes["task"] = [said_task(task)]
-        settings = stage_recipe(recipe, changes)
+        settings = stage_recipe(recipe, changes, runs={"task": "--task"})
         images = open_dataset(data, split="calibration")
         measured = fit_sensitivity(samples, SAMPLES, len(images), calibrated=table is not None)
         if samples is None and measured < SAMPLES:

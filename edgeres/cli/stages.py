@@ -28,7 +28,7 @@ def train(
         from edgeres.stages.network import train as run
         from edgeres.stages.sample_counts import fit_held_out, training_labels
 
-        plan = load_training_recipe(recipe)
+        plan = load_training_recipe(recipe, data=data)
         labels = training_labels(data or plan.data)
         given = "held_out" in plan.training.model_fields_set
         count, few = fit_held_out(labels, plan.training.held_out, given=given)
@@ -102,9 +102,10 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
-        settings = stage_recipe(recipe, {**changes, **o.preprocess_changes(preprocess)})
+        changes |= {"data.train": train_data, **o.preprocess_changes(preprocess)}
+        settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})
         dense = load_checkpoint(checkpoint)
-        data = train_data or settings.data.train
+        data = settings.data.train
         if settings.prune is None or data is None:
             raise UsageError(
                 "pruning needs a recipe with a `prune:` block, and training images.",

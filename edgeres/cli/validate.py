@@ -72,7 +72,7 @@ def validate(
     told = CiTold("validate", junit, annotations)
     with screen(as_json=as_json, debug=debug, ci=told) as out:
         from edgeres.data.bad_images import BadImages
-        from edgeres.data.kinds import are_features, preprocess_for
+        from edgeres.data.kinds import only_features, preprocess_for
         from edgeres.devices.address import parse_ssh
         from edgeres.devices.elsewhere import Elsewhere
         from edgeres.evaluation import conformance as c
@@ -87,7 +87,7 @@ def validate(
         judged_by = task_of(outputs)
         images, notes = _opened(data, judged_by, engine, baseline)
         fields = o.preprocess_fields(preprocess)
-        chosen = run_preprocess([engine], fields, baseline, features=are_features(images))
+        chosen = run_preprocess([engine], fields, baseline, features=only_features(images))
         prepared, said = preprocess_for(images, chosen)
         for note in filter(None, (*notes, said)):
             out.note(f"warning: {note}")

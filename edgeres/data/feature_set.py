@@ -68,7 +68,8 @@ class FeatureSet:
         )
         with np.errstate(all="ignore"):
             numbers = self.inputs[places].astype(np.float32).astype(np.float64)
-            found = float(np.std(numbers[np.isfinite(numbers)])) if len(numbers) else 0.0
+            finite = numbers[np.isfinite(numbers)]
+            found = float(np.std(finite)) if len(finite) else 0.0
         return found if np.isfinite(found) and found > 0 else 1.0
 
     @property

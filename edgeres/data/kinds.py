@@ -63,6 +63,11 @@ def are_features(dataset: Dataset) -> bool:
     return any(isinstance(sample, Features) for sample in _some(dataset))
 
 
+def only_features(dataset: Dataset) -> bool:
+    """Whether no sample that can be read is anything else than features; so too where none can."""
+    return all(isinstance(sample, Features) for sample in _some(dataset))
+
+
 def _some(dataset: Dataset) -> list[Sample]:
     found: list[Sample] = []
     places = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)

@@ -1,12 +1,12 @@
 """Reads a recipe from YAML 1.2 and says what is wrong with file, line, key and a suggestion.
 
 Recipes come from strangers: besides what :mod:`edgeres.system.yaml_file` refuses, paths may not
-leave the recipe's folder unless the caller allows it.
+leave the recipe's folder and code that is named does not run, unless the caller allows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -25,11 +25,37 @@ from edgeres.system.yaml_file import plain, read_yaml
 
 B = TypeVar("B", bound=Block)
 DEFAULT_RECIPE = "default.yaml"
+_CODE_DATA = "python:"
 _PATH_KEYS = (
     *(("model", "source"), ("model", "weights"), ("model", "labels")),
     ("model", "sample_answer"),
 )
 _DATA_KEYS = ("calibration", "validation", "train")
+
+
+def _function(block: TaskBlock) -> str:
+    """The user's own metric that a task names; empty where it names none."""
+    said = block.model_extra or {}
+    return str(said.get("function") or "")
+
+
+def _samples(key: str) -> Callable[[Recipe], str]:
+    """Reads what a key of `data:` says, where it is code."""
+
+    def read(recipe: Recipe) -> str:
+        spec = getattr(recipe.data, key) or ""
+        return spec if spec.startswith(_CODE_DATA) else ""
+
+    return read
+
+
+_CODE: Mapping[str, Callable[[Recipe], str]] = {
+    "model.source": lambda recipe: recipe.model.source if is_code(recipe.model.source) else "",
+    "task": lambda recipe: ", ".join(filter(None, map(_function, recipe.task))),
+    **{f"data.{key}": _samples(key) for key in _DATA_KEYS},
+}
+"""The code that a recipe names, by the key that names it; empty texts where it is none."""
+_OPTIONS = {"model.source": "as --model", "task": "as --task"}
 
 
 def load_recipe(
@@ -48,39 +74,64 @@ def load_recipe(
     Raises:
         RecipeError: The file does not parse or validate; file, line and key are in the message.
     """
-    file = _find(path)
-    document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
-    embedded = file.parent == asset_folder("recipes")
-    recipe = _checked(Recipe, document, file)
-    if not (trusted or embedded):
+    file, document, recipe = _read(path)
+    if not trusted:
         _refuse_outside(document, recipe, file)
         _refuse_code(document, recipe, file, overrides or {})
-    recipe = _anchored(recipe, file.parent)
-    return recipe.override(overrides, where="command line") if overrides else recipe
+    return _changed(recipe, file, overrides or {})
 
 
-def load_training_recipe(path: Path) -> TrainingRecipe:
+def load_training_recipe(path: Path, *, data: str | None = None) -> TrainingRecipe:
     """Reads and checks what ``edgeres train`` runs.
+
+    Args:
+        path: YAML file.
+        data: What the command line says in place of the file's `data:`.
 
     Raises:
         RecipeError: The file does not parse or validate; file, line and key are in the message.
+            Or its samples are code that nobody but the file names.
     """
     document = read_yaml(path, what="a training recipe", error=RecipeError)
-    return _checked(TrainingRecipe, document, path)
+    recipe = _checked(TrainingRecipe, document, path)
+    if data is None and recipe.data.startswith(_CODE_DATA):
+        raise RecipeError(
+            f"{path}:{_line(document, ['data'])}: `data:` names Python code that would run: "
+            f"{recipe.data}.",
+            hint="Read it, then give it as --data.",
+        )
+    return recipe
 
 
-def stage_recipe(path: Path | str | None, options: Mapping[str, Any]) -> Recipe:
+def stage_recipe(
+    path: Path | str | None, options: Mapping[str, Any], *, runs: Mapping[str, str] | None = None
+) -> Recipe:
     """The recipe whose settings hold for a command of one stage.
 
     Args:
         path: As for :func:`load_recipe`.
         options: Dotted keys; ``None`` leaves what the file says.
+        runs: Keys whose code this command would run, with the option that names it instead.
 
     Raises:
         RecipeError: As :func:`load_recipe`.
     """
     overrides = {key: value for key, value in options.items() if value is not None}
-    return load_recipe(path, overrides, trusted=True)
+    file, document, recipe = _read(path)
+    for key, option in (runs or {}).items():
+        _refuse_code(document, recipe, file, overrides, keys=(key,), hint=f"give it as {option}")
+    return _changed(recipe, file, overrides)
+
+
+def _read(path: Path | str | None) -> tuple[Path, CommentedMap, Recipe]:
+    file = _find(path)
+    document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
+    return file, document, _checked(Recipe, document, file)
+
+
+def _changed(recipe: Recipe, file: Path, overrides: Mapping[str, Any]) -> Recipe:
+    recipe = _anchored(recipe, file.parent)
+    return recipe.override(overrides, where="command line") if overrides else recipe
 
 
 def _find(path: Path | str | None) -> Path:
@@ -120,6 +171,8 @@ def _line(document: CommentedMap, keys: list[str]) -> int:
 
 
 def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
+    if file.parent == asset_folder("recipes"):
+        return
     places: list[tuple[tuple[str, ...], str | None]] = [
         (keys, _text(document, keys)) for keys in _PATH_KEYS
     ]
@@ -141,34 +194,26 @@ def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
 
 
 def _refuse_code(
-    document: CommentedMap, recipe: Recipe, file: Path, overrides: Mapping[str, Any]
+    document: CommentedMap,
+    recipe: Recipe,
+    file: Path,
+    overrides: Mapping[str, Any],
+    *,
+    keys: Sequence[str] = tuple(_CODE),
+    hint: str = "",
 ) -> None:
     """A recipe may come from a stranger, and so may the code that it names."""
-    if is_code(recipe.model.source) and "model.source" not in overrides:
-        raise RecipeError(
-            f"{file}:{_line(document, ['model', 'source'])}: `model.source` names Python code that "
-            f"would run: {recipe.model.source}.",
-            hint="Read it, then pass --trust-recipe, or give it as --model.",
-        )
-    if "task" not in overrides and any(_function(block) for block in recipe.task):
-        raise RecipeError(
-            f"{file}:{_line(document, ['task'])}: `task` names Python code that would run.",
-            hint="Read it, then pass --trust-recipe, or give it as --task.",
-        )
-    for key in _DATA_KEYS:
-        spec = getattr(recipe.data, key) or ""
-        if spec.startswith("python:") and f"data.{key}" not in overrides:
+    if file.parent == asset_folder("recipes"):
+        return
+    for key in keys:
+        code = _CODE[key](recipe)
+        if code and key not in overrides:
+            option = _OPTIONS.get(key, "on the command line")
             raise RecipeError(
-                f"{file}:{_line(document, ['data', key])}: `data:` names Python code that would "
-                f"run: {spec}.",
-                hint="Read it, then pass --trust-recipe, or give it on the command line.",
+                f"{file}:{_line(document, key.split('.'))}: `{key}` names Python code that would "
+                f"run: {code}.",
+                hint=f"Read it, then {hint or f'pass --trust-recipe, or give it {option}'}.",
             )
-
-
-def _function(block: TaskBlock) -> str:
-    """The user's own metric that a task names; empty where it names none."""
-    said = block.model_extra or {}
-    return str(said.get("function") or "")
 
 
 def _path_options(recipe: Recipe) -> dict[tuple[str, str, str], str]:

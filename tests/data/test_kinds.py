@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeres.data.arrays import ArrayDataset
-from edgeres.data.kinds import preprocess_for
+from edgeres.data.kinds import are_features, only_features, preprocess_for
 from edgeres.data.log_mel import LogMel
 from edgeres.data.preprocess import Preprocess
 from edgeres.data.source import open_dataset
@@ -45,3 +45,14 @@ def test_sounds_of_another_rate_are_said_to_be_resampled(tmp_path):
     assert same == preprocess
     assert "8,000, 44,100 Hz are resampled to 16,000" in note
     assert preprocess_for(dataset.subset([1]), preprocess)[1] == ""
+
+
+def test_a_set_of_which_nothing_can_be_read_may_be_features(tmp_path):
+    np.savez(tmp_path / "inf.npz", inputs=np.full((4, 1, 6, 6), np.inf, np.float32))
+    broken = open_dataset(f"tensors:{tmp_path}/inf.npz", split="calibration")
+    assert only_features(broken)
+    assert not are_features(broken)
+    assert broken.spread == 1.0  # without a warning
+    images = np.zeros((4, 6, 6), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(4))
+    assert not only_features(open_dataset(f"npz:{tmp_path}/images.npz", split="validation"))

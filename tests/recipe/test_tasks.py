@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.errors import RecipeError
-from edgeres.pipeline.recipe_file import load_recipe
+from edgeres.pipeline.recipe_file import load_recipe, load_training_recipe, stage_recipe
 
 GOOD = "model: {source: net.onnx}\ntargets: [onnxruntime]\n"
 
@@ -61,3 +61,31 @@ def test_code_of_a_recipe_needs_trust(tmp_path, text: str) -> None:
     trusted = load_recipe(write(tmp_path, text), trusted=True)
     if "task" in text:  # relative to the recipe, not to where it is run
         assert trusted.task[0].model_extra == {"function": str(tmp_path / "m.py:f")}
+
+
+@pytest.mark.parametrize(
+    ("key", "option", "text"),
+    [
+        ("task", "--task", "task: {name: custom, function: 'm.py:f'}\n"),
+        ("data.train", "--train-data", "data: {train: 'python:d.py:f'}\n"),
+    ],
+)
+def test_a_command_of_one_stage_runs_no_code_of_a_recipe(
+    tmp_path, key: str, option: str, text: str
+) -> None:
+    recipe = write(tmp_path, text)
+    with pytest.raises(RecipeError, match=rf"r.yaml:3: `{key}` names Python code") as caught:
+        stage_recipe(recipe, {}, runs={key: option})
+    assert caught.value.hint == f"Read it, then give it as {option}."
+    given = [{"name": "outputs"}] if key == "task" else "fashion-mnist"
+    stage_recipe(recipe, {key: given}, runs={key: option})
+    stage_recipe(recipe, {}, runs={"model.source": "--model"})
+
+
+def test_samples_of_a_training_recipe_that_are_code_are_not_run(tmp_path) -> None:
+    recipe = tmp_path / "t.yaml"
+    recipe.write_text("\ndata: 'python:evil.py:make'\ntraining: {architecture: resnet8}\n")
+    with pytest.raises(RecipeError, match=r"t.yaml:2: `data:` names Python code") as caught:
+        load_training_recipe(recipe)
+    assert caught.value.hint == "Read it, then give it as --data."
+    load_training_recipe(recipe, data="python:evil.py:make")

@@ -66,6 +66,11 @@ def place(load_program, tmp_path_factory) -> Path:
     checkpoint = "model: {source: net.pt}\ntargets: [onnxruntime]\n"
     (folder / "checkpoint.yaml").write_text(checkpoint)
     (folder / "net.pt").write_bytes(b"not read")
+    (folder / "net.keras").write_bytes(b"not read")
+    for word in ("no", "yes"):
+        (folder / "words" / word).mkdir(parents=True)
+        for take in range(20):
+            (folder / "words" / word / f"{take}.wav").write_bytes(b"not read")
     return folder
 
 
@@ -85,6 +90,8 @@ def place(load_program, tmp_path_factory) -> Path:
                           " --mean 0.286 --std 0.353 --workers 2"),
         (["oras"], "pull 127.0.0.1:1/net:1 --output b"),
         (["cryptography"], "run bundle x.png --key key.pem"),
+        (["soundfile"], "convert recipe.yaml --data audiofolder:words --output out"),
+        (["keras"], "convert --model net.keras --data npz:images.npz --output out"),
         (["openvino"], "build net.onnx --target openvino --output e.xml"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value.split()[0],
