@@ -6,6 +6,7 @@ that have it, and an INT8 model would be compared with something that nobody exp
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +36,7 @@ _OPTIONS = {
     "pinning": ("default", "true", "false"),
     "snippets": ("default", "false", "true"),
 }
+_LEAST_GLIBC = (2, 35)
 _CPU_OPTIONS = frozenset({"pinning", "snippets"})
 
 
@@ -50,6 +52,17 @@ class OpenVino(PackagedBackend):
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
         return str(module.get_version())
+
+    def missing(self) -> str | None:
+        """As the others', and on Arm whether the system is too old for the wheel."""
+        reason = super().missing()
+        library, version = platform.libc_ver()
+        if reason is None or not is_arm() or library != "glibc":
+            return reason
+        found = tuple(int(part) for part in version.split(".") if part.isdecimal())
+        if found >= _LEAST_GLIBC:
+            return reason
+        return f"{reason} Its wheel for aarch64 needs glibc 2.35, here is {version}."
 
     def devices(self) -> tuple[str, ...]:
         """``cpu``, then what else the runtime lists: ``gpu:N``, ``npu``."""
