@@ -17,8 +17,14 @@ from edgeres.backends._vendor import (
     kept_options,
     read_options,
 )
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
-from edgeres.backends.openvino.devices import CPU, Device, find_device, listed
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
+from edgeres.backends.openvino.devices import (
+    CPU,
+    NOT_RUN_ON_HARDWARE,
+    Device,
+    find_device,
+    listed,
+)
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
 from edgeres.backends.openvino.run import OpenVinoRunner, core
@@ -242,6 +248,12 @@ class OpenVino(PackagedBackend):
             UsageError: An unknown option.
         """
         return self._load(engine, config, {})
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """For a GPU or an NPU, that nobody tried one."""
+        if engine.device == "cpu":
+            return Remarks()
+        return Remarks(notes=(f"{engine.device}: {NOT_RUN_ON_HARDWARE}.",))
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the primitives of the compiled model with times on one thread, fed with zeros.
