@@ -88,13 +88,6 @@ def logits(file: Path, x: np.ndarray[Any, Any], *, inner: str = "") -> Any:
     return session.run([inner] if inner else None, {name: x})[0]
 
 
-def here(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs this Python; what goes wrong shows on stderr."""
-    return subprocess.run(
-        [sys.executable, *command], stdout=subprocess.PIPE, text=True, check=False
-    )
-
-
 def main() -> None:
     """Prepares here, measures here and on each emulated CPU, writes the JSON."""
     sys.path.insert(0, str(SCRIPTS))
@@ -108,36 +101,65 @@ def main() -> None:
     arguments = parser.parse_args()
     if reason := emulated.missing(arguments.environment):
         parser.error(reason)
-    told: dict[str, Any] = {
+    chosen = arguments.cpu or list(cpus)
+    told = started(arguments.out, arguments.environment)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        for name in arguments.subject or IMAGES:
+            subject = open_subject(name, arguments.work or work / "subjects")
+            prepare(subject, work / name, IMAGES[name])
+            for cpu in ("x86", *chosen):
+                rows = told["cpus"].setdefault(cpu, {"engines": {}})["engines"]
+                if not any(row.startswith(f"{name}/") for row in rows):
+                    command = [str(ENGINES), str(work / name), str(work / "engines" / cpu / name)]
+                    found = answer(command, cpu, arguments.environment, work)
+                    told["cpus"][cpu] = found | {"engines": rows | found["engines"]}
+                    keep(told, arguments.out)
+            if "exit_codes" not in told:
+                told["exit_codes"] = exit_codes(arguments.environment, chosen, work)
+                keep(told, arguments.out)
+
+
+def started(out: Path, environment: Path) -> dict[str, Any]:
+    """What an earlier run with the same versions measured, so that this one goes on; or nothing."""
+    versions = {
+        "here": package_versions(),
+        "emulated": json.loads((environment / "made.json").read_text())["versions"],
+    }
+    told: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    if told.get("versions") == versions:
+        return told
+    return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": package_versions(),
-        "emulated_versions": json.loads((arguments.environment / "made.json").read_text()),
+        "versions": versions,
         "emulator": "qemu user mode; function and numbers, not times",
         "images": IMAGES,
         "cpus": {},
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        files = Path(temporary) / "files"
-        files.mkdir()
-        for name in arguments.subject or IMAGES:
-            subject = open_subject(name, arguments.work or Path(temporary) / "subjects")
-            prepare(subject, files / name, IMAGES[name])
-        for cpu in ("x86", *(arguments.cpu or cpus)):
-            command = [str(ENGINES), str(files), str(Path(temporary) / "engines" / cpu)]
-            if cpu == "x86":
-                done = here(command)
-            else:
-                done = emulated.run_python(
-                    arguments.environment, cpu, command, cwd=files, seconds=7200
-                )
-            if done.returncode:
-                print(done.stderr, file=sys.stderr)
-            told["cpus"][cpu] = json.loads(done.stdout.splitlines()[-1])
-            arguments.out.write_text(json.dumps(told, indent=1) + "\n")
-        told["exit_codes"] = exit_codes(
-            arguments.environment, arguments.cpu or list(cpus), Path(temporary)
+
+
+def keep(told: dict[str, Any], out: Path) -> None:
+    """Writes what is known so far."""
+    out.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def answer(command: list[str], cpu: str, environment: Path, work: Path) -> dict[str, Any]:
+    """What `arm64_engines.py` says on one CPU.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    if cpu == "x86":
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False
         )
-    arguments.out.write_text(json.dumps(told, indent=1) + "\n")
+    else:
+        emulated = importlib.import_module("emulated")
+        done = emulated.run_python(environment, cpu, command, cwd=work, seconds=7200)
+    print(done.stderr, file=sys.stderr, flush=True)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed on {cpu}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

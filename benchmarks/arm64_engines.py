@@ -46,7 +46,7 @@ def run_file(source: Path, backend_name: str, place: Path) -> dict[str, Any]:
 
 
 def measure(folder: Path, place: Path) -> dict[str, Any]:
-    """All Q/DQ and FP32 files of a folder, and what the probe says of this CPU."""
+    """All Q/DQ and FP32 files of one network, and what the probe says of this CPU."""
     machine = describe_environment()
     told: dict[str, Any] = {
         "cpu": machine.machine,
@@ -61,12 +61,12 @@ def measure(folder: Path, place: Path) -> dict[str, Any]:
             "saturating": rules.saturating,
             "wrong_lowest_weight": rules.wrong_lowest_weight,
         }
-    for source in sorted(folder.glob("*/*.onnx")):
+    for source in sorted(folder.glob("*.onnx")):
         backend = source.stem.split("-")[1]
         for name in BACKENDS if backend == "any" else (backend,):
-            row = f"{source.parent.name}/{source.stem}/{name}"
+            row = f"{folder.name}/{source.stem}/{name}"
             try:
-                told["engines"][row] = run_file(source, name, place / source.parent.name / name)
+                told["engines"][row] = run_file(source, name, place / name)
             except EdgeResError as error:
                 told["engines"][row] = {"error": str(error)}
             print(row, told["engines"][row], file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Engines of the reference network on an emulated Raspberry Pi 4 against FP32 logits of x86."""
+"""Engines of the reference network on an emulated Raspberry Pi 5 against FP32 logits of x86."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def measured(arm: Arm, load_program: Any, tmp_path_factory: pytest.TempPathFacto
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         program = load_program(ROOT / "benchmarks" / "arm64.py")
         subject = program.open_subject("resnet20", folder / "subjects")
-        (folder / "files").mkdir()
-        program.prepare(subject, folder / "files" / "resnet20", IMAGES)
+        program.prepare(subject, folder / "resnet20", IMAGES)
     engines = ROOT / "benchmarks" / "arm64_engines.py"
-    return arm("cortex-a72", engines, folder / "files", folder / "engines", read=True)["engines"]
+    return arm("cortex-a76", engines, folder / "resnet20", folder / "engines", read=True)["engines"]
 
 
 def test_onnxruntime_runs_all_in_int8_and_plain_weights_are_right(measured: Any) -> None:

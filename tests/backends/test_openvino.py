@@ -1,6 +1,7 @@
 """OpenVINO: reproducible IR, FP32 that is FP32, fused residual blocks, batches."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_wrong_options_are_refused(engine, options, message):
 def test_only_the_cpu(network, tmp_path):
     with pytest.raises(BackendMissingError, match="'cuda:0'"):
         BACKEND.build(network, tmp_path / "net.xml", BuildConfig(device="cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("machine", "version", "told"),
+    [("aarch64", "2.31", True), ("aarch64", "2.36", False), ("x86_64", "2.31", False)],
+)
+def test_a_system_that_is_too_old_for_the_wheel_is_told(monkeypatch, machine, version, told):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", version))
+    reason = BACKEND.missing()
+    assert reason is not None
+    assert (f"needs glibc 2.35, here is {version}." in reason) is told
 
 
 def test_snippets_stay_on_where_the_architecture_needs_them(engine, monkeypatch):

@@ -6,6 +6,7 @@ of this machine, its refusals and the CPU are real.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +100,21 @@ def test_all_names_of_a_machine_that_has_all(everything):
         devices.find_device(Listing("CPU", "GPU.1"), "gpu")
 
 
+def test_a_gpu_whose_driver_fails_does_not_take_the_cpu_along(everything, monkeypatch):
+    asked = everything.get_property
+
+    def broken(name: str, what: str):
+        if name == "GPU.1":
+            raise RuntimeError("clGetDeviceInfo, error code: -5")
+        return asked(name, what)
+
+    monkeypatch.setattr(everything, "get_property", broken)
+    assert BACKEND.devices() == ("cpu", "gpu:0", "npu")
+    with pytest.raises(BackendMissingError, match=r"cannot ask it: clGetDeviceInfo") as caught:
+        devices.find_device(everything, "gpu:1")
+    assert "driver" in caught.value.hint
+
+
 def test_one_gpu_has_no_number(everything, monkeypatch):
     monkeypatch.setitem(CAPABILITIES, "GPU", ["FP32"])
     assert devices.find_device(Listing("CPU", "GPU"), "gpu:0").name == "GPU"
@@ -130,6 +146,14 @@ def test_options_of_another_device_are_refused(everything):
     with pytest.raises(UsageError, match="fixed shapes"):
         BACKEND.check(BuildConfig("npu", options={"batch": "dynamic"}))
     BACKEND.check(BuildConfig("npu"))
+
+
+def test_what_was_not_run_on_hardware_is_labelled(network, tmp_path):
+    engine = BACKEND.build(network, tmp_path / "net.xml", BuildConfig("cpu", 1))
+    assert BACKEND.remarks(engine).notes == ()
+    for device in ("gpu:0", "npu"):
+        (note,) = BACKEND.remarks(replace(engine, device=device)).notes
+        assert note.startswith(f"{device}: edgeres itself was never run on such a device")
 
 
 def test_a_gpu_is_known_by_its_name(everything):

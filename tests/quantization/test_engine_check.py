@@ -123,6 +123,17 @@ def test_an_engine_that_is_right_is_not_blamed(tmp_path, name):
     assert [(f.node, f.severity) for f in told] == [("lowest", "risk"), ("depthwise", "risk")]
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_weights_of_the_lowest_value_are_told_once_on_every_cpu(tmp_path, name):
+    """Right on x86, wrong on Arm without dot products, where the file may go."""
+    backend = backend_of(name)
+    path = integer_conv(tmp_path / "lowest.onnx", np.full((8, 8, 1, 1), -128))
+    found = [f for f in check_file(path, name, "cpu", {}) if f["rule"] == "lowest-weight"]
+    wrong = backend.qdq_rules("cpu").wrong_lowest_weight
+    assert [f["severity"] for f in found] == ["wrong" if wrong else "risk"]
+    assert "64 of 64 weights are -128" in found[0]["message"]
+
+
 def test_a_bias_beyond_int32_is_found(tmp_path):
     """ONNX Runtime stores it as int32 at the scale of the products, where it wraps around."""
     backend = backend_of("onnxruntime")
@@ -233,7 +244,7 @@ def test_build_says_that_sums_clip_without_vnni(tmp_path, without_vnni, target):
     backend_of(target)
     net = QdqWriter()
     weights = np.full((8, 8, 1, 1), 127)
-    weights[:2] = -128  # which is not what is wrong here
+    weights[:2] = -128  # right here, and told for other CPUs
     x = net.pair(net.conv(net.pair("x", "x1"), "full", weights), "x2", 1.0)
     path = net.save(tmp_path / "net.onnx", x)
     arguments = ["build", str(path), "--target", target, "--output", str(tmp_path / "engine")]
@@ -246,7 +257,8 @@ def test_build_says_that_sums_clip_without_vnni(tmp_path, without_vnni, target):
     )
     assert done.returncode == 0, done.stderr
     found = [f for f in json.loads(done.stdout)["findings"] if f["severity"] != "note"]
-    assert [(f["rule"], f["node"]) for f in found] == [("saturation", "full")]
+    told = [(f["severity"], f["rule"], f["node"]) for f in found]
+    assert told == [("wrong", "saturation", "full"), ("risk", "lowest-weight", "full")]
 
 
 def test_build_tells_and_convert_and_quantize_refuse(tmp_path):

@@ -6,6 +6,7 @@ that have it, and an INT8 model would be compared with something that nobody exp
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,14 @@ from edgeres.backends._vendor import (
     kept_options,
     read_options,
 )
-from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules
-from edgeres.backends.openvino.devices import CPU, Device, find_device, listed
+from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
+from edgeres.backends.openvino.devices import (
+    CPU,
+    NOT_RUN_ON_HARDWARE,
+    Device,
+    find_device,
+    listed,
+)
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
 from edgeres.backends.openvino.run import OpenVinoRunner, core
@@ -35,6 +42,7 @@ _OPTIONS = {
     "pinning": ("default", "true", "false"),
     "snippets": ("default", "false", "true"),
 }
+_LEAST_GLIBC = (2, 35)
 _CPU_OPTIONS = frozenset({"pinning", "snippets"})
 
 
@@ -50,6 +58,17 @@ class OpenVino(PackagedBackend):
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
         return str(module.get_version())
+
+    def missing(self) -> str | None:
+        """As the others', and on Arm whether the system is too old for the wheel."""
+        reason = super().missing()
+        library, version = platform.libc_ver()
+        if reason is None or not is_arm() or library != "glibc":
+            return reason
+        found = tuple(int(part) for part in version.split(".") if part.isdecimal())
+        if found >= _LEAST_GLIBC:
+            return reason
+        return f"{reason} Its wheel for aarch64 needs glibc 2.35, here is {version}."
 
     def devices(self) -> tuple[str, ...]:
         """``cpu``, then what else the runtime lists: ``gpu:N``, ``npu``."""
@@ -229,6 +248,12 @@ class OpenVino(PackagedBackend):
             UsageError: An unknown option.
         """
         return self._load(engine, config, {})
+
+    def remarks(self, engine: Engine) -> Remarks:
+        """For a GPU or an NPU, that nobody tried one."""
+        if engine.device == "cpu":
+            return Remarks()
+        return Remarks(notes=(f"{engine.device}: {NOT_RUN_ON_HARDWARE}.",))
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the primitives of the compiled model with times on one thread, fed with zeros.

@@ -12,6 +12,7 @@ tests have a stand-in for the list of devices and their properties, and none for
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,10 @@ from edgeres.errors import BackendMissingError
 
 CPU = "CPU"
 AUTO = "auto"
-NOT_RUN_ON_HARDWARE = frozenset({"GPU", "NPU"})
+NOT_RUN_ON_HARDWARE = (
+    "edgeres itself was never run on such a device: compare the engine with one for cpu before you "
+    "trust it"
+)
 _ORDER = ("GPU", "NPU", CPU)
 _FORM = re.compile(r"cpu|npu|gpu(:\d+)?|auto")
 _HINTS = {
@@ -92,10 +96,19 @@ class Device:
 
 
 def listed(core: Any) -> tuple[Device, ...]:
-    """The devices that can be named, the CPU first: INT8 was proven there."""
-    names = [name for name in core.available_devices if name.partition(".")[0] in _ORDER]
-    found = [_describe(core, name) for name in names]
+    """The devices that can be named and asked, the CPU first: INT8 was proven there.
+
+    One that cannot be asked does not take the others along; :func:`find_device` says why it cannot.
+    """
+    found = []
+    for name in _names(core):
+        with suppress(BackendMissingError):
+            found.append(_describe(core, name))
     return tuple(sorted(found, key=lambda each: (each.kind != CPU, each.ours)))
+
+
+def _names(core: Any) -> list[str]:
+    return [name for name in core.available_devices if name.partition(".")[0] in _ORDER]
 
 
 def find_device(core: Any, device: str) -> Device:
@@ -124,6 +137,9 @@ def find_device(core: Any, device: str) -> Device:
         if each.ours == wanted:
             return each
     kind = wanted.partition(":")[0].upper()
+    for name in _names(core):  # listed, and silent: this says why
+        if Device(name, frozenset()).ours == wanted:
+            _describe(core, name)
     raise BackendMissingError(
         f"OpenVINO does not list {device} here; it lists {', '.join(d.ours for d in there)}.",
         hint=_HINTS[kind],
