@@ -38,7 +38,8 @@ def mutate(model: onnx.ModelProto, random: Random) -> str:
 
 
 def _node(graph: onnx.GraphProto, random: Random) -> onnx.NodeProto:
-    return graph.node[int(random.integers(len(graph.node)))]
+    node: onnx.NodeProto = graph.node[int(random.integers(len(graph.node)))]
+    return node
 
 
 def _whole_number(graph: onnx.GraphProto, random: Random) -> None:

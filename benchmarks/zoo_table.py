@@ -78,7 +78,7 @@ def exceptions(name: str, row: dict[str, Any]) -> Iterator[str]:
 
 def _of_most_images(peer: dict[str, Any]) -> str:
     """What the middle image says, where it says otherwise than all images together."""
-    gain = peer.get("edgeres_gain_db_quartiles", (0.0,) * 3)[1]
+    gain = float(peer.get("edgeres_gain_db_quartiles", (0.0,) * 3)[1])
     return f", by a few images: on the middle one edgeres is {gain:.1f} dB better" * (gain > 0)
 
 

@@ -38,6 +38,7 @@ from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
 
 _LISTED = 5
+SCALES_REMOVED = "it is quantized already; its scales were removed."
 
 
 def normalize_file(
@@ -73,7 +74,7 @@ def normalize_file(
     if remove_given_scales:
         quantized, original = original, remove_scales(original)
         if original is not quantized:
-            notes.append("it is quantized already; its scales were removed.")
+            notes.append(SCALES_REMOVED)
     original = without_branches(original, open_size)
     source_opset = check_operators(original)
     if source_opset < opset:

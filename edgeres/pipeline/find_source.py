@@ -57,7 +57,7 @@ class Source:
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
     module: ModuleSpec | None = None
-    given_scales: Literal["remove"] | None = None
+    given_scales: Literal["remove", "keep"] | None = None
 
     @property
     def name(self) -> str:
@@ -198,7 +198,7 @@ def _refuse_answer(block: ModelBlock, why: str) -> None:
 def _refuse_scales(block: ModelBlock) -> None:
     if block.given_scales is not None:
         raise UsageError(
-            "scales are taken out of an .onnx file only.",
+            "scales are kept in or taken out of an .onnx file only.",
             hint="Leave --given-scales (`model: {given_scales: ...}`) out.",
         )
 
