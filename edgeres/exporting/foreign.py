@@ -95,11 +95,12 @@ def normalize_file(
     run_pass(GroupNormForm(), model)
     check_sizes(model, max_bytes)
     whole = takes_whole_numbers(original)
-    with _told_of_batch(batch):
+    with _told_of_batch(batch, ModelError):
         scores = _checked_scores(model, notes) if classes else 0
         if not classes:
             check_outputs(model)
-        reference = Original(plain, names, sample, batch)
+    reference = Original(plain, names, sample, batch)
+    with _told_of_batch(batch, GateError):
         content, parity = _normalize(
             model, reference, sample, images, tolerance, notes, whole=whole
         )
@@ -117,11 +118,11 @@ def normalize_file(
 
 
 @contextmanager
-def _told_of_batch(batch: int | None) -> Iterator[None]:
+def _told_of_batch(batch: int | None, kind: type[EdgeResError]) -> Iterator[None]:
     """Says with an error that a batch is written into the file, which may be the reason for it."""
     try:
         yield
-    except (ModelError, GateError) as error:
+    except kind as error:
         if batch is None or batch == 1:
             raise
         raise ModelError(
