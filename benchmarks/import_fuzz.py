@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="seed of the first network")
     parser.add_argument("--mutated", action="store_true", help="change each file")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a run is added to what the file holds")
     arguments = parser.parse_args()
     counts: Counter[str] = Counter()
     others: list[str] = []
@@ -187,7 +187,12 @@ def main() -> None:
     }
     print(json.dumps(result["counts"]))
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
+        told = {
+            "networks": sum(run["networks"] for run in [*runs, result]),
+            "runs": [*runs, result],
+        }
+        arguments.out.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -103,3 +103,34 @@ def test_the_table_has_a_line_for_each_family_that_was_run(tables):
     assert "| one | 2 | - | - | - | 100.0 % | +3.0 dB (+2.0) | 2.00x |" in text
     assert "| none" not in text
     assert "- c: crashed" in text
+
+
+def test_the_gain_is_that_of_each_image_not_of_the_worst(engines):
+    wanted = np.zeros((5, 4), np.float32)
+    ours, theirs = wanted + 0.1, wanted + 0.2
+    ours[0] = 9.0  # one image that spoils the sum of all
+    quartiles = engines.gain_quartiles(wanted, ours, theirs)
+    assert quartiles[1] == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert quartiles == pytest.approx(quartiles[1:2] * 3, abs=0.01)
+
+
+def test_a_peer_that_a_few_images_make_better_is_told_as_that(tables):
+    found = row(30.0, 30.8)
+    peer = found["tools"]["peer"]["engines"]["openvino"]
+    peer["edgeres_gain_db_quartiles"] = (0.5, 1.5, 2.0)
+    (text,) = tables.exceptions("net", found)
+    assert text.endswith("by a few images: on the middle one edgeres is 1.5 dB better")
+    peer["edgeres_gain_db_quartiles"] = (-2.0, -1.5, -0.5)
+    (text,) = tables.exceptions("net", found)
+    assert text.endswith("0.8 dB better on OpenVINO")
+
+
+def test_mutations_change_files_and_the_judge_knows_the_broken_ones(load_program, tmp_path):
+    fuzz = load_program(BENCHMARKS / "import_fuzz.py")
+    verdicts = {fuzz.judge(seed, tmp_path, mutated=True)[0] for seed in range(5000, 5006)}
+    assert "refused, as by ONNX Runtime" in verdicts
+    assert not verdicts & {"wrong", "crash", "taken, unrun before"}
+    model, _ = fuzz.network(5000)
+    before = model.SerializeToString()
+    assert fuzz.mutate(model, np.random.default_rng([5000, 2]))
+    assert model.SerializeToString() != before

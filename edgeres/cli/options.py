@@ -122,7 +122,8 @@ InputSize = Annotated[
 GivenScales = Annotated[
     str | None,
     typer.Option(
-        metavar="remove", help="Take the scales out of an .onnx file that is quantized already."
+        metavar="remove|keep",
+        help="Take the scales out of an .onnx file that is quantized already, or keep them.",
     ),
 ]
 

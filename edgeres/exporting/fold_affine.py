@@ -77,7 +77,8 @@ def _affine(node: ir.Node) -> tuple[ir.Node, F64, F64] | None:
         if layer is None or any(term is None for term in terms):
             return None
         gamma, beta, mean, var = (np.asarray(term, np.float64) for term in terms)
-        factor = gamma / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
+        with np.errstate(invalid="ignore"):  # a negative variance; NaN weights are refused later
+            factor = gamma / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
         return layer, factor, beta - mean * factor
     if node.op_type not in ("Mul", "Div", "Add", "Sub"):
         return None

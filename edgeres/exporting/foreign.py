@@ -7,7 +7,8 @@ original as it came. The file is written only after the gate has passed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from edgeres.graph.shapes import set_batch
 from edgeres.system.child import JsonValue
 
 _LISTED = 5
+SCALES_REMOVED = "it is quantized already; its scales were removed."
 
 
 def normalize_file(
@@ -73,7 +75,7 @@ def normalize_file(
     if remove_given_scales:
         quantized, original = original, remove_scales(original)
         if original is not quantized:
-            notes.append("it is quantized already; its scales were removed.")
+            notes.append(SCALES_REMOVED)
     original = without_branches(original, open_size)
     source_opset = check_operators(original)
     if source_opset < opset:
@@ -92,12 +94,16 @@ def normalize_file(
     run_pass(FoldConstants(), model)  # may tell more shapes
     run_pass(GroupNormForm(), model)
     check_sizes(model, max_bytes)
-    scores = _checked_scores(model, notes) if classes else 0
-    if not classes:
-        check_outputs(model)
     whole = takes_whole_numbers(original)
+    with _told_of_batch(batch, ModelError):
+        scores = _checked_scores(model, notes) if classes else 0
+        if not classes:
+            check_outputs(model)
     reference = Original(plain, names, sample, batch)
-    content, parity = _normalize(model, reference, sample, images, tolerance, notes, whole=whole)
+    with _told_of_batch(batch, GateError):
+        content, parity = _normalize(
+            model, reference, sample, images, tolerance, notes, whole=whole
+        )
     notes += told_parity(original, content, names, sample, batch, precisions)
     out.write_bytes(content)
     return _described(content) | {
@@ -109,6 +115,21 @@ def normalize_file(
         "notes": notes,
         "parity": {**asdict(parity), "batch_sizes": list(parity.batch_sizes)},
     }
+
+
+@contextmanager
+def _told_of_batch(batch: int | None, kind: type[EdgeResError]) -> Iterator[None]:
+    """Says with an error that a batch is written into the file, which may be the reason for it."""
+    try:
+        yield
+    except kind as error:
+        if batch is None or batch == 1:
+            raise
+        raise ModelError(
+            f"{error.message} The file is written for batches of {batch} and was looked at for one "
+            "image: where its answer to an image depends on that number, it is no network for one.",
+            hint="Export it with a free batch, or with one of 1.",
+        ) from error
 
 
 def _check_well_formed(model: onnx.ModelProto) -> None:

@@ -33,9 +33,9 @@ def check_operators(model: onnx.ModelProto) -> int:
     if quantized:
         raise ModelError(
             f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",
-            hint="Give the float32 model that it was made from, or take its scales out: "
-            "--given-scales remove (`model: {given_scales: remove}`). `edgeres build` keeps them: "
-            "it takes the file as it is, and says what its engine computes otherwise.",
+            hint="Give the float32 model that it was made from, take its scales out with "
+            "--given-scales remove (`model: {given_scales: remove}`), or have it judged as it is "
+            "with --given-scales keep.",
         )
     foreign = [n for n in nodes if n.domain not in ("", "ai.onnx")]
     if foreign:

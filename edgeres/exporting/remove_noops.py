@@ -7,6 +7,7 @@ Rules, each for one node:
    1; ``Concat`` of one tensor; ``Transpose`` that keeps the order.
 3. ``Clip`` from 0 with no upper bound is a ``Relu``.
 4. ``Relu`` of a ``Relu``; a second ``Relu`` of the same tensor.
+5. ``Mul`` and ``Div`` by ones, ``Add`` and ``Sub`` of zeros, where the shape stays.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class RemoveNoOps(NodePass):
             return True
         if node.op_type == "Relu":
             return _reuse_relu(node)
+        if node.op_type in _NEUTRAL:
+            kept = _beside_neutral(node)
+            return kept is not None and bypass(node, kept)
         return _changes_nothing(node) and bypass(node, data_input(node))
 
     def ensures(self, model: ir.Model) -> None:
@@ -111,6 +115,21 @@ _NO_OPS: Mapping[str, Callable[[ir.Node], bool]] = {
     "MaxPool": _is_one_pixel,
     "AveragePool": _is_one_pixel,
 }
+
+
+_NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
+
+
+def _beside_neutral(node: ir.Node) -> ir.Value | None:
+    """The input that comes out as it went in; ``None`` where none does."""
+    shape = static_shape(node.outputs[0])
+    for index in (1,) if node.op_type in ("Div", "Sub") else (1, 0):
+        number, other = constant(input_at(node, index)), input_at(node, 1 - index)
+        if number is None or other is None or constant(other) is not None:
+            continue
+        if shape is not None and static_shape(other) == shape:
+            return other if np.all(number == _NEUTRAL[node.op_type]) else None
+    return None
 
 
 def _is_relu(clip: ir.Node) -> bool:

@@ -52,6 +52,11 @@ def remove_scales(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
+def name_of(node: onnx.NodeProto) -> str:
+    """A node's name, or that of its output: the same with scales and without."""
+    return node.name or node.output[0]
+
+
 @dataclass
 class _Graph:
     """The network as far as it is written anew."""
@@ -84,6 +89,7 @@ class _Graph:
         else:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
+            copy.name = name_of(node)
             copy.input[:] = [self._name(name) for name in inputs]
             self.nodes.append(copy)
             self.makers |= dict.fromkeys(node.output, kind)
@@ -149,7 +155,7 @@ class _Graph:
 
     def _write(self, node: onnx.NodeProto, kind: str, inputs: Sequence[str], zero: str) -> None:
         out = node.output[0]
-        made = helper.make_node(kind, list(inputs), [f"{out}.float"], name=node.name)
+        made = helper.make_node(kind, list(inputs), [f"{out}.float"], name=name_of(node))
         made.attribute.extend(a for a in node.attribute if a.name not in _OWN_ATTRIBUTES)
         self.nodes.append(made)
         self.makers[f"{out}.float"] = kind

@@ -16,12 +16,13 @@ from edgeres.evaluation import run_folder
 from edgeres.evaluation.coverage import Coverage, int8_coverage
 from edgeres.evaluation.fusions import Fusions, count_fusions
 from edgeres.graph.summary import node_ops
+from edgeres.pipeline.find_source import Source
 from edgeres.pipeline.keys import build_key, machine_key, place_key, run_key
 from edgeres.pipeline.network import Network
 from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.qat import qat_parameters
 from edgeres.pipeline.run import Run
-from edgeres.quantization.account import QuantizeAccount, write_account
+from edgeres.quantization.account import QuantizeAccount, write_account, write_given_account
 from edgeres.quantization.quantize import QuantizeResult
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.stages.int8 import calibrate, quantize
@@ -132,6 +133,8 @@ def build_target(run: Run, networks: Networks, table: Path, target: Target) -> B
     network = networks.quantized
     if run.recipe.quantize.precision != "int8":
         return _build_float(run, network, target)
+    if networks.given is not None:
+        return _build_given(run, network, networks.given, target)
     target, search = with_float_layers(run, networks, table, target)
     learned = qat_parameters(run, networks, table, target.rules)
     inputs = {"model": network.sha256, "table": file_sha256(table)}
@@ -176,6 +179,26 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
         engine = build_fp32(run, qdq, target, label=label)
     else:
         engine = build_engine(run, qdq, target, _float_config(target, precision), label=label)
+    return _built(run, network, qdq, engine, target)
+
+
+def _build_given(run: Run, network: Network, given: Source, target: Target) -> BuiltTarget:
+    """The target's engine of a file that another tool has quantized, with its scales."""
+
+    def produce(folder: Path, *_: object) -> None:
+        from edgeres.exporting.keep_scales import keep_scales
+
+        nodes = keep_scales(given.path, network.onnx, folder / run_folder.QDQ)
+        write_given_account(folder / run_folder.QDQ, nodes)
+
+    qdq = run.stage(
+        "keep_scales",
+        inputs={"model": network.sha256, "given": given.sha256},
+        settings={},
+        produce=produce,
+        label="keep the given scales",
+    ).file(run_folder.QDQ)
+    engine = build_engine(run, qdq, target, target.config, label=f"build ({target.name})")
     return _built(run, network, qdq, engine, target)
 
 

@@ -59,7 +59,7 @@ class Source:
     beside: Mapping[str, str] = field(default_factory=dict)
     sample_answer: Path | None = None
     module: ModuleSpec | None = None
-    given_scales: Literal["remove"] | None = None
+    given_scales: Literal["remove", "keep"] | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -214,7 +214,7 @@ def _refuse_answer(block: ModelBlock, why: str) -> None:
 def _refuse_scales(block: ModelBlock) -> None:
     if block.given_scales is not None:
         raise UsageError(
-            "scales are taken out of an .onnx file only.",
+            "scales are kept in or taken out of an .onnx file only.",
             hint="Leave --given-scales (`model: {given_scales: ...}`) out.",
         )
 

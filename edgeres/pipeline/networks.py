@@ -86,6 +86,8 @@ class Networks:
     dense: Network
     pruned: Network | None
     equalized: Network | None = None
+    given: Source | None = None
+    """The quantized file whose scales are kept, where that is asked for."""
     prediction: LatencyPrediction | None = None
 
     @property
@@ -137,7 +139,8 @@ def prepare_networks(
         pruned = None
         if recipe.prune is not None:
             pruned = prune_source(run, source, network, preprocess)
-        return Networks(facts, preprocess, network, pruned)
+        given = source if source.given_scales == "keep" else None
+        return Networks(facts, preprocess, network, pruned, given=given)
     checkpoint = loaded.file(CHECKPOINT)
     sample = first_image(validation)
     size = preprocess.output_size(sample.height, sample.width)

@@ -150,7 +150,7 @@ def load_source(
             open_size=source.input_size or seen_size,
             outputs=source.outputs,
             classes=source.classes,
-            remove_given_scales=source.given_scales == "remove",
+            remove_given_scales=source.given_scales is not None,
         )
         ModelFacts(
             name=source.path.stem,
@@ -158,7 +158,9 @@ def load_source(
             in_channels=imported.in_channels,
             preprocess=_pixels(imported) if imported.whole_numbers else None,
             class_names=named(source.labels, imported.num_classes),
-            notes=imported.notes,
+            notes=_with_kept_scales(imported.notes)
+            if source.given_scales == "keep"
+            else imported.notes,
             layout=imported.layout,
         ).save(folder / FACTS)
         return
@@ -189,6 +191,14 @@ def named(labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
             hint="--labels (`model: {labels: ...}`) wants one for each, in the scores' order.",
         )
     return labels
+
+
+def _with_kept_scales(notes: Sequence[str]) -> tuple[str, ...]:
+    """The notes of an import that took scales out for the float network alone."""
+    from edgeres.exporting.foreign import SCALES_REMOVED
+
+    kept = "it is quantized already and keeps its scales; FP32 is the same network without them."
+    return tuple(kept if note == SCALES_REMOVED else note for note in notes)
 
 
 def _pixels(imported: ImportedModel) -> Preprocess:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,22 @@ class QuantizeAccount:
 def account_path(qdq: Path) -> Path:
     """Where the account of a Q/DQ file lies."""
     return qdq.with_suffix(".json")
+
+
+def write_given_account(qdq: Path, quantized_nodes: Sequence[str]) -> None:
+    """Writes the account of a file that another tool has quantized: nothing is proven of it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    content = {
+        "given": True,
+        "quantized_nodes": list(quantized_nodes),
+        "float_nodes": {},
+        "saturation_safe": False,
+        "weight_sqnr_db": {},
+    }
+    write_atomic(account_path(qdq), json.dumps(content, indent=1).encode())
 
 
 def write_account(

@@ -62,10 +62,11 @@ class ModelBlock(Block):
         description="[height, width] of an .onnx file or a module that leaves them open; what "
         "the preprocessing gives where left out.",
     )
-    given_scales: Literal["remove"] | None = Field(
+    given_scales: Literal["remove", "keep"] | None = Field(
         default=None,
-        description="remove: take the scales out of an .onnx file that another tool has quantized; "
-        "without it such a file is refused.",
+        description="Of an .onnx file that another tool has quantized. remove: take its scales out "
+        "and quantize it anew; keep: build and judge it with them. Without it such a file is "
+        "refused.",
     )
 
 
@@ -272,6 +273,23 @@ class Recipe(Block):
             raise ValueError(
                 "`model.outputs`: a classifier has one; for several say what they mean, "
                 "`task: {name: outputs}` or one task for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_scales_are_not_changed(self) -> Recipe:
+        block = self.quantize
+        changes = {
+            "quantize.qat": block.qat is not None,
+            "quantize.mixed_precision": block.mixed_precision is not None,
+            "quantize.equalize": block.equalize,
+            "quantize.precision": block.precision != "int8",
+        }
+        asked = [name for name, is_asked in changes.items() if is_asked]
+        if self.model.given_scales == "keep" and asked:
+            raise ValueError(
+                f"`model.given_scales`: kept scales stay as they are; leave {asked[0]} out, or "
+                "remove them"
             )
         return self
 

@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from edgeres.errors import ModelError
+
 RANDOM = np.random.default_rng(7)
 START = "c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) s = Shape(r) n = Gather(s, zero) "
 END = "a = Relu(z) p = GlobalAveragePool(a) f = Flatten(p) y = Gemm<transB=1>(f, fw)"
@@ -76,3 +78,16 @@ def test_images_that_are_mixed_are_not_taken_apart(build_graph, bring) -> None:
     body = f"{START} m = ReduceMax<keepdims=1>(r, zero) z = Sub(m, r) {END}"
     told, _ = bring(build_graph(body, WEIGHTS, image="float[1,3,6,6] x", scores="float[1,4] y"))
     assert not told["dynamic_batch"]
+
+
+def test_images_that_a_file_mixes_are_told_as_the_reason(build_graph, bring) -> None:
+    """The most of four images less each: no network for one image."""
+    model = build_graph(
+        "c = Conv<pads=[1,1,1,1]>(x, w) m = ReduceMax<keepdims=1>(c, zero) z = Sub(m, c) " + END,
+        image="float[4,3,6,6] x",
+        scores="float[4,4] y",
+        weights=WEIGHTS,
+    )
+    with pytest.raises(ModelError, match="written for batches of 4") as caught:
+        bring(model)
+    assert "free batch" in caught.value.hint

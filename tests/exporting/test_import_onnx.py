@@ -243,7 +243,9 @@ def test_wrong_inputs_are_listed(build_graph, bring, image: str, message: str) -
 
 def test_control_flow_is_refused(build_graph, bring) -> None:
     model = build_graph(
-        """t = Constant<value=bool {1}>()
+        """s = ReduceMax<keepdims=0>(x)
+        z = Sub(s, s)
+        t = Less(s, z)
         y = If<then_branch=a () => (float[N,3,6,6] p) { p = Identity(x) },
                else_branch=b () => (float[N,3,6,6] q) { q = Relu(x) }>(t)"""
     )

@@ -220,3 +220,32 @@ def test_clip_at_six_stays(build_graph, normalize) -> None:
         {**CONV_WEIGHTS, "zero": np.float32(0), "six": np.float32(6)},
     )
     assert "Clip" in ops(normalize(model))
+
+
+@pytest.mark.parametrize(
+    ("body", "goes"),
+    [
+        ("c = Mul(r, ones)", True),
+        ("c = Mul(ones, r)", True),
+        ("c = Div(r, ones)", True),
+        ("c = Div(ones, r)", False),
+        ("c = Add(zeros, r)", True),
+        ("c = Sub(r, zeros)", True),
+        ("c = Sub(zeros, r)", False),
+        ("c = Mul(r, mixed)", False),
+        ("q = GlobalAveragePool(r) c = Mul(q, wide)", False),
+    ],
+)
+def test_ones_and_zeros_that_change_nothing_go(build_graph, normalize, body, goes) -> None:
+    model = build_graph(
+        f"b = Conv(x, w) s = Sigmoid(b) r = Mul(b, s) {body} {HEAD}",
+        {
+            **CONV_WEIGHTS,
+            "ones": np.ones((8, 1, 1), np.float32),
+            "zeros": np.zeros((1, 1, 1, 1), np.float32),
+            "mixed": np.array([1.0, 2.0] * 4, np.float32).reshape(8, 1, 1),
+            "wide": np.ones((1, 8, 2, 2), np.float32),
+        },
+    )
+    left = ["Conv", "Sigmoid", "Mul", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert (ops(normalize(model)) == left) is goes
