@@ -89,6 +89,11 @@ def speedup(target: TargetPart) -> str:
     return f"{target.speedup:.2f}x" + ("?" if target.stable is False else "") + over
 
 
+def steady_speedup(target: TargetPart) -> str:
+    """The same for what is kept or shown large: a figure that is doubted is not repeated there."""
+    return "doubtful" if target.speedup and target.stable is False else speedup(target)
+
+
 def size(size_bytes: int) -> str:
     """Bytes in binary units."""
     value = float(size_bytes)

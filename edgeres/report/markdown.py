@@ -73,7 +73,7 @@ def results_table(report: Report) -> list[str]:
         ("SQNR dB", _each(report, cells.sqnr)),
         ("INT8 % of MACs", _each(report, lambda t: cells.percent(t.int8_coverage, 1))),
         ("Latency ms p50 / p90 / p99", _each(report, lambda t: cells.latency(t.latency_ms))),
-        ("Speed-up", _each(report, cells.speedup)),
+        ("Speed-up", _each(report, cells.steady_speedup)),
         ("Size", _each(report, lambda t: cells.size(t.size_bytes))),
         ("Verdict", _each(report, lambda t: cells.VERDICT_WORDS[t.verdict])),
     ]

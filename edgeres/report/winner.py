@@ -65,8 +65,11 @@ def _of_engine(
     kind = cells.engine_kind(part)
     first = "the fastest that passed" if passed > 1 else "the only one that passed"
     text = (
-        f"{name} {kind}, {cells.milliseconds(p50_ms)} ms: {first}, {gain:.2f} times as fast as "
-        f"the fastest float network ({arithmetic} on {floats}).{_mostly_float(part)}{_doubt(part)}"
+        f"{name} {kind}: {first}. Its times are doubtful, so how much it gains over the float "
+        f"networks is not known: measure again when it is quiet.{_mostly_float(part)}"
+        if part.stable is False
+        else f"{name} {kind}, {cells.milliseconds(p50_ms)} ms: {first}, {gain:.2f} times as fast "
+        f"as the fastest float network ({arithmetic} on {floats}).{_mostly_float(part)}"
     )
     return Winner(name, part.engine, p50_ms, gain, floats, text)
 

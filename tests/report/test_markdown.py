@@ -16,7 +16,7 @@ def test_table_has_a_column_for_each_target(report) -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 11
     assert {line.count("|") for line in table} == {5}
-    assert "| Speed-up | 2.90x | 0.91x? | - |" in table
+    assert "| Speed-up | 2.90x | doubtful | - |" in table
     assert "- **INCONCLUSIVE** openvino: top-1 drop" in text
 
 
