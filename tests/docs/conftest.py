@@ -82,6 +82,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     picture.save(folder / "image.png")
     picture.save(folder / "photo.jpg")
     (folder / "my-recipe.yaml").write_text(RECIPE)
+    for name, safe in (("safe", "on"), ("plain", "off")):
+        quantize = f"quantize: {{saturation_safe: {safe}}}\n"
+        (folder / f"{name}.yaml").write_text(RECIPE.replace("my-recipe", name) + quantize)
     done = run("edgeres convert my-recipe.yaml --output out", folder)
     assert done.returncode == 0, done.stderr + done.stdout
     stages = shutil.ignore_patterns(".stages")
