@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,12 +19,12 @@ from edgeres.data.source import open_dataset
 from edgeres.system.assets import asset_path
 
 RECIPE = """name: small
-model: {{source: {checkpoint}}}
+model: {source: net.safetensors}
 targets: [onnxruntime, openvino]
-data: {{validation_samples: 100, calibration_samples: 32}}
-quantize: {{saturation_safe: on}}
-gates: {{max_drop: 20}}
-benchmark: {{seconds: 0.1}}
+data: {validation_samples: 100, calibration_samples: 32}
+quantize: {saturation_safe: on}
+gates: {max_drop: 20}
+benchmark: {seconds: 0.1}
 """
 IMAGES = 8
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -40,7 +41,8 @@ def prepare(folder: Path) -> Path:
     """Converts and bundles the reference network here; gives the folder with all that is needed."""
     folder.mkdir()
     checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
-    (folder / "recipe.yaml").write_text(RECIPE.format(checkpoint=checkpoint))
+    shutil.copyfile(checkpoint, folder / "net.safetensors")
+    (folder / "recipe.yaml").write_text(RECIPE)
     data = open_dataset("fashion-mnist", split="validation")
     images = [np.asarray(data.image(index)) for index in range(IMAGES)]
     np.savez(folder / "some.npz", images=np.stack(images), labels=data.labels[:IMAGES])
