@@ -115,9 +115,13 @@ def main() -> None:
                     found = answer(command, cpu, arguments.environment, work)
                     told["cpus"][cpu] = found | {"engines": rows | found["engines"]}
                     keep(told, arguments.out)
-            if "exit_codes" not in told:
-                told["exit_codes"] = exit_codes(arguments.environment, chosen, work)
-                keep(told, arguments.out)
+        exit_codes(
+            arguments.environment,
+            chosen,
+            work,
+            told.setdefault("exit_codes", {}),
+            lambda: keep(told, arguments.out),
+        )
 
 
 def started(out: Path, environment: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,15 +19,15 @@ from edgeres.data.source import open_dataset
 from edgeres.system.assets import asset_path
 
 RECIPE = """name: small
-model: {{source: {checkpoint}}}
+model: {source: net.safetensors}
 targets: [onnxruntime, openvino]
-data: {{validation_samples: 100, calibration_samples: 32}}
-quantize: {{saturation_safe: on}}
-gates: {{max_drop: 20}}
-benchmark: {{seconds: 0.1}}
+data: {validation_samples: 100, calibration_samples: 32}
+quantize: {saturation_safe: on}
+gates: {max_drop: 20}
+benchmark: {seconds: 0.1}
 """
 IMAGES = 8
-Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+Keep = Callable[[], None]
 
 
 def run_here(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,8 @@ def prepare(folder: Path) -> Path:
     """Converts and bundles the reference network here; gives the folder with all that is needed."""
     folder.mkdir()
     checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
-    (folder / "recipe.yaml").write_text(RECIPE.format(checkpoint=checkpoint))
+    shutil.copyfile(checkpoint, folder / "net.safetensors")
+    (folder / "recipe.yaml").write_text(RECIPE)
     data = open_dataset("fashion-mnist", split="validation")
     images = [np.asarray(data.image(index)) for index in range(IMAGES)]
     np.savez(folder / "some.npz", images=np.stack(images), labels=data.labels[:IMAGES])
@@ -58,7 +60,7 @@ def commands(folder: Path, place: Path) -> dict[str, list[str]]:
     """The commands, by what they do."""
     out, data = folder / "out", f"npz:{folder / 'some.npz'}"
     image = str(next((out / "baseline" / "samples").iterdir()))
-    found = {"doctor": ["doctor"]}
+    found = {"bundle": ["bundle", str(out), "--output", str(place / "made.edgeres")]}
     for target in ("onnxruntime", "openvino"):
         suffix = {"onnxruntime": ".onnx", "openvino": ".xml"}[target]
         engine = str(out / target / f"model{suffix}")
@@ -79,32 +81,44 @@ def commands(folder: Path, place: Path) -> dict[str, list[str]]:
             ],
             f"build {target}": ["build", qdq, "--output", f"{qdq}{suffix}", "--target", target],
         }
-    found["bundle"] = ["bundle", str(out), "--output", str(place / "made.edgeres")]
+    found["doctor"] = ["doctor"]
     found["wrong device"] = ["run", str(folder / "x86.edgeres"), image, "--device", "gpu"]
     return found
 
 
-def exit_codes(environment: Path, cpus: Sequence[str], work: Path) -> dict[str, Any]:
-    """Exit codes by command and CPU; and of bundles made there, what x86 says of them."""
+def exit_codes(
+    environment: Path, cpus: Sequence[str], work: Path, told: dict[str, Any], keep: Keep
+) -> None:
+    """Exit codes by command and CPU, and of bundles made there what x86 says of them.
+
+    Args:
+        environment: The emulated one.
+        cpus: The emulated CPUs.
+        work: A folder for what is made.
+        told: Gets ``commands`` and ``round_trips``; what it has is not run again.
+        keep: Called whenever something was added.
+    """
     emulated = importlib.import_module("emulated")
+    codes, trips = told.setdefault("commands", {}), told.setdefault("round_trips", {})
     folder = prepare(work / "commands")
-    codes: dict[str, dict[str, int]] = {}
-    trips: dict[str, Any] = {}
     for cpu in ("x86", *cpus):
         place = work / f"made-{cpu}"
         place.mkdir()
         for name, command in commands(folder, place).items():
+            if cpu in codes.get(name, {}) and name != "bundle":
+                continue
             done = (
                 run_here(command)
                 if cpu == "x86"
                 else emulated.run_python(environment, cpu, ["-m", "edgeres", *command], cwd=folder)
             )
             codes.setdefault(name, {})[cpu] = done.returncode
+            keep()
             last = (done.stderr.strip().splitlines() or [""])[-1]
             print(cpu, name, done.returncode, last, file=sys.stderr, flush=True)
-        if cpu != "x86":
+        if cpu != "x86" and cpu not in trips:
             trips[cpu] = round_trip(folder, place / "made.edgeres")
-    return {"commands": codes, "round_trips": trips}
+            keep()
 
 
 def round_trip(folder: Path, made: Path) -> dict[str, Any]:

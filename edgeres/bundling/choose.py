@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import platform
 
+from edgeres.backends.base import BuildConfig
 from edgeres.backends.fit import backend_here, check_saturation
 from edgeres.bundling.manifest import ANY, EXACT_SUMS, EngineEntry
 from edgeres.bundling.open import OpenBundle
-from edgeres.errors import BackendMissingError
+from edgeres.errors import BackendMissingError, UsageError
 from edgeres.system.environment import is_arm
 
 
@@ -36,7 +37,7 @@ def choose(bundle: OpenBundle, *, device: str | None = None, rebuild: bool = Fal
             check_fit(entry, what, device=device)
             if not rebuild:
                 check_architecture(entry, what)
-        except BackendMissingError as error:
+        except (BackendMissingError, UsageError) as error:
             reasons.append(f"{target}: {str(error).removeprefix(f'{what}: ')}")
         else:
             best = target
@@ -46,14 +47,18 @@ def choose(bundle: OpenBundle, *, device: str | None = None, rebuild: bool = Fal
 
 
 def check_fit(entry: EngineEntry, what: str, *, device: str | None = None) -> None:
-    """Refuses an engine whose runtime is not here, or whose sums overflow here.
+    """Refuses an engine whose runtime or device is not here, or whose sums overflow here.
 
     Raises:
         ArtefactError: No backend has that name.
         BackendMissingError: It does not fit; the message says why.
+        UsageError: Its options make no sense on that device.
     """
+    backend = backend_here(entry.backend, what)
+    if device not in (None, entry.device):
+        backend.check(BuildConfig(str(device), options=entry.options, shapes=entry.shapes))
     check_saturation(
-        backend_here(entry.backend, what),
+        backend,
         device or entry.device,
         saturating=EXACT_SUMS not in entry.needs,
         saturation_safe=entry.saturation_safe,

@@ -45,9 +45,9 @@ def test_openvino_is_right_though_mostly_in_float(measured: Any) -> None:
 
 
 def test_openvinos_matrix_product_is_right(measured: Any) -> None:
+    """The last layer alone; with snippets off it had 11.5 dB."""
     head = measured["resnet20/head-openvino/openvino"]
-    assert head["int8_coverage"] == 1.0
-    assert head["sqnr_db"] is None or head["sqnr_db"] > 100  # 11.5 with snippets off
+    assert head["sqnr_db"] is None or head["sqnr_db"] > 100
 
 
 def test_fp32_is_fp32(measured: Any) -> None:

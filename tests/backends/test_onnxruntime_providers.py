@@ -112,7 +112,7 @@ def test_kernels_elsewhere_are_marked(network):
         ("cpu", {"provider": "openvino"}, BackendMissingError, "OpenVINOExecutionProvider"),
         ("cpu", {"provider": "tensorrt"}, UsageError, "serves cuda, the device is cpu"),
         ("npu", {"provider": "directml"}, UsageError, "serves gpu, the device is npu"),
-        ("gpu", {}, UsageError, "several providers for gpu, and none is named"),
+        ("gpu", {}, BackendMissingError, "several providers for gpu, and none is named"),
         ("npu:1", {}, BackendMissingError, "no device 'npu:1'"),
         ("cuda:0", {"provider": "tensor"}, UsageError, "expected one of default, cuda, tensorrt"),
     ],

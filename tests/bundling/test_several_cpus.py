@@ -131,6 +131,14 @@ def test_no_rebuild_is_promised_that_gives_the_same_engine(changed, target):
     assert "--rebuild" not in caught.value.hint
 
 
+def test_a_device_chooses_among_the_engines(bundle_file):
+    """Where no engine of the bundle can run on it, each says why."""
+    with pytest.raises(BackendMissingError, match="no engine can run here") as caught:
+        edgeres.Session(bundle_file, device="npu")
+    for target in TARGETS:
+        assert f"{target}: " in str(caught.value)
+
+
 def test_a_device_that_is_not_here_is_not_promised_by_a_rebuild(bundle_file, target):
     with pytest.raises(BackendMissingError) as caught:
         edgeres.Session(bundle_file, target=target, device="cuda:7")

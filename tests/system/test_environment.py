@@ -89,8 +89,8 @@ def test_big_and_little_cores_are_both_told_and_share_what_both_have(
     arm: Callable[..., Environment],
 ) -> None:
     little = RASPBERRY_PI_5.replace("0xd0b", "0xd05").replace(" asimdhp", "")
-    found = arm(f"{little}\n{little}\n{RASPBERRY_PI_5}\nRevision\t: d04170\n")
-    assert found.cpu == "2 x Cortex-A55 + 1 x Cortex-A76"
+    found = arm(f"{RASPBERRY_PI_5}\n{little}\n{little}\nRevision\t: d04170\n")
+    assert found.cpu == "1 x Cortex-A76 + 2 x Cortex-A55"
     assert found.isa == ("neon", "dotprod")
 
 

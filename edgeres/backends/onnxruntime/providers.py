@@ -65,8 +65,9 @@ def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider
         provider: Value of the option ``provider``.
 
     Raises:
-        BackendMissingError: No such device, or this onnxruntime has no such provider.
-        UsageError: A provider that does not serve the device, or none of several.
+        BackendMissingError: No such device, none of several providers is named, or this onnxruntime
+            has no such provider.
+        UsageError: A provider that does not serve the device.
     """
     parsed = _DEVICE.fullmatch(device)
     if parsed is None or (parsed[1] in ("cpu", "npu") and parsed[2]):
@@ -80,9 +81,9 @@ def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider
             return ExecutionProvider()
         provider = DEFAULTS.get(where, "")
         if not provider:
-            raise UsageError(
+            raise BackendMissingError(
                 f"ONNX Runtime has several providers for {where}, and none is named.",
-                hint=f"Name one with --option provider=NAME: {', '.join(_serving(where))}.",
+                hint=f"Build the engine with --option provider=NAME: {', '.join(_serving(where))}.",
             )
     kind = PROVIDERS[provider]
     if where not in kind.devices:
