@@ -53,7 +53,7 @@ def _factor(node: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
-    """The layers that read a tensor, or views and means of it; ``None`` where something else does."""
+    """The layers that read a tensor, its views or means; ``None`` where something else does."""
     if value.is_graph_output():
         return None
     layers: list[ir.Node] = []
