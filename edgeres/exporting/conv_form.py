@@ -93,6 +93,8 @@ def _attributes(node: ir.Node) -> dict[str, Attribute] | None:
     kernel = list(node.attributes.get_ints("kernel_shape", weight[2:]))
     strides = list(node.attributes.get_ints("strides", [1] * spatial))
     dilations = list(node.attributes.get_ints("dilations", [1] * spatial))
+    if not len(kernel) == len(strides) == len(dilations) == spatial:
+        return None
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     pads = explicit_pads(node, shape[2:], reach, strides)
     wanted: dict[str, Attribute] = {"kernel_shape": kernel, "pads": pads, "strides": strides}

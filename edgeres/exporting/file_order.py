@@ -1,7 +1,7 @@
-"""A file as ONNX asks for it, where engines ask for less: node order and the outputs' shapes.
+"""A file as ONNX asks for it, where engines ask for less: node order and declared shapes.
 
 Tools that add nodes at the end of a file leave them behind those that read them, and converters
-leave the shape of an output out. ONNX Runtime runs both.
+leave the shape of an output or of a weight among the inputs open. ONNX Runtime runs all of these.
 """
 
 from __future__ import annotations
@@ -13,20 +13,37 @@ import onnx
 
 
 def put_in_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network, each node behind those that it reads from, and every output with a shape.
+    """The same network, each node behind those that it reads from, outputs and weights with shapes.
 
     Nodes keep their order where it does not matter. A circle is left for the checker to name.
     """
     graph = model.graph
     order = _order(graph.node)
     unshaped = any(not output.type.tensor_type.HasField("shape") for output in graph.output)
-    if not unshaped and order == list(range(len(graph.node))):
+    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    loose = [v.name for v in graph.input if weights.get(v.name, _sizes(v)) != _sizes(v)]
+    if not unshaped and not loose and order == list(range(len(graph.node))):
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:]
     made.graph.node.extend(graph.node[place] for place in order)
+    for value in made.graph.input:
+        if value.name in loose:
+            _set_sizes(value, weights[value.name])
     return _with_shapes(made) if unshaped else made
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int | None]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
+def _set_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    del dims[:]
+    for size in sizes:
+        dims.add(dim_value=size)
 
 
 def _order(nodes: Sequence[onnx.NodeProto]) -> list[int]:

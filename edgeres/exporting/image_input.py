@@ -52,6 +52,11 @@ def set_image_shape(
             hint="Export the network so that it takes a batch of images, (N, C, H, W) or "
             "(N, H, W, C), or of features, (N, K), (N, C, T) or (N, C, F, T).",
         )
+    if next(iter(value.shape)) == 0:
+        raise ModelError(
+            f"Expected a batch of 1 or more, or an open one, got {shown}.",
+            hint="Export it with a free batch.",
+        )
     dims = [dim if isinstance(dim, int) else None for dim in list(value.shape)[1:]]
     if len(value.shape) != _IMAGE_RANK:
         return _set_features(value, dims, image_shape, open_size, shown)

@@ -30,6 +30,7 @@ from edgeres.exporting.channels_first import ChannelsFirst
 from edgeres.exporting.conv_form import ConvForm
 from edgeres.exporting.fold_affine import FoldAffine
 from edgeres.exporting.fold_constants import FoldConstants
+from edgeres.exporting.fold_forward import FoldForward
 from edgeres.exporting.global_pool import GlobalPools
 from edgeres.exporting.line_form import LinesAsImages
 from edgeres.exporting.linear import LinearForm
@@ -72,6 +73,7 @@ def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
         SimplifyViews(),
         LinearForm(),
         FoldAffine(),
+        FoldForward(),
         PointLayers(),
         ChannelAffine(),
         ConvForm(),

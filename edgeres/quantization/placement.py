@@ -144,7 +144,7 @@ def place(graph: ir.Graph, rules: QdqRules, known: Nature | None = None) -> Plac
         if reason is None or (own_reason is None and reason == KEPT_FLOAT):
             hosts.append(node)
         if reason is not None:
-            if node.op_type not in _NO_ARITHMETIC and not runs_inside(node, rules, quantized):
+            if not (_only_moves(node) or runs_inside(node, rules, quantized)):
                 in_float[node_name(node)] = reason
             continue
         quantized.append(node)
@@ -204,6 +204,11 @@ def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
     if rules.float_norms and is_norm(node):
         return f"{rules.name} computes the factor and shift of a norm better in float"
     return None
+
+
+def _only_moves(node: ir.Node) -> bool:
+    """Whether a node computes no numbers of its own: zeros around an image are none."""
+    return node.op_type in _NO_ARITHMETIC or (node.op_type == "Pad" and only_moves(node))
 
 
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:

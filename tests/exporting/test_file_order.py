@@ -76,3 +76,10 @@ def test_a_branch_reads_what_it_captures(model):
     )
     names = [node.output[0] for node in put_in_order(model).graph.node]
     assert names.index("i") > names.index("r")
+
+
+def test_a_weight_among_the_inputs_has_the_shape_of_its_numbers(model, tmp_path):
+    model.graph.input.append(onnx.helper.make_tensor_value_info("w", 1, ["any", 3, 3, 3]))
+    onnx.save(model, tmp_path / "in.onnx")
+    made = import_onnx(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert made.num_classes == 4

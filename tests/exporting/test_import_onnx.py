@@ -231,6 +231,7 @@ def test_what_is_no_float_classifier_is_refused(build_graph, bring, body, scores
     [
         ("float[N,3,6,6] x, float[N,3] other", "Expected one input, got 2"),
         ("float[N,1,3,6,6] x", "Expected an input of 2 to 4 dimensions"),
+        ("float[0,3,6,6] x", "Expected a batch of 1 or more, or an open one"),
         ("int8[N,3,6,6] x", "Expected an input of 2 to 4 dimensions"),
         ("float[N,M,T] x", "Expected features of known size"),
     ],

@@ -249,3 +249,44 @@ def test_ones_and_zeros_that_change_nothing_go(build_graph, normalize, body, goe
     )
     left = ["Conv", "Sigmoid", "Mul", "GlobalAveragePool", "Flatten", "Gemm"]
     assert (ops(normalize(model)) == left) is goes
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("r = Relu(b) m = Mul(r, k) d = Conv(m, w2) e = Conv(m, w2) c = Add(d, e)", 0),
+        ("r = Relu(b) m = Mul(k, r) c = Conv(m, w2)", 0),
+        (
+            "m = Mul(b, k) r = Relu(m) n = Mul(r, k) d = Conv(n, w2) "
+            "q = AveragePool<kernel_shape=[1,1],strides=[1,1]>(n) e = Conv(q, w2) c = Add(d, e)",
+            0,
+        ),
+        ("r = Relu(b) m = Mul(r, k) q = AveragePool<kernel_shape=[2,2]>(m) c = Conv(q, w2)", 0),
+        ("r = Relu(b) m = Div(r, k) c = Conv<pads=[1,1,1,1]>(m, w3)", 0),
+        ("r = Relu(b) m = Mul(r, k) d = Conv(m, w2) c = Add(d, m)", 1),
+        ("r = Sigmoid(b) m = Div(k, r) c = Conv(m, w2)", 1),
+        ("r = Relu(b) m = Mul(r, none) c = Conv(m, w2)", 1),
+    ],
+)
+def test_a_factor_goes_into_the_layers_that_read_it(build_graph, normalize, body, left) -> None:
+    model = build_graph(
+        f"b = Conv(x, w) {body} {HEAD}",
+        {
+            **CONV_WEIGHTS,
+            "k": np.float32(0.5),
+            "none": np.float32(0),
+            "w2": floats(8, 8, 1, 1),
+            "w3": floats(8, 8, 3, 3),
+        },
+    )
+    found = ops(normalize(model))
+    assert found.count("Mul") + found.count("Div") == left
+
+
+def test_a_factor_in_front_of_the_classifier_goes(build_graph, normalize) -> None:
+    model = build_graph(
+        "b = Conv(x, w) p = GlobalAveragePool(b) q = Relu(p) m = Mul(q, k) f = Flatten(m) "
+        "y = Gemm<transB=1>(f, fw, fb)",
+        {**CONV_WEIGHTS, "k": np.float32(0.8)},
+    )
+    assert "Mul" not in ops(normalize(model))

@@ -125,3 +125,16 @@ def test_a_written_out_gelu_is_told_as_the_engine_runs_it(tmp_path, half_first):
     ran = {name: node_precision(found)
            for name, found in layers_by_node(backend.layers(engine)).items()}  # fmt: skip
     assert {ran[name] for name in ran if name.startswith("inside.")} == {"int8"}
+
+
+@pytest.mark.parametrize(("value", "is_told"), [(None, False), (0.0, False), (1.5, True)])
+def test_a_pad_of_zeros_is_no_arithmetic_that_stays_float(tmp_path, value, is_told):
+    net = NetBuilder()
+    x = net.conv("first", "input", (8, 3, 3, 3))
+    net.initializers.append(onnx.numpy_helper.from_array(np.array([0, 0, 1, 1] * 2), "pads"))
+    more = [] if value is None else [net.weight("value", np.float32(value))]
+    x = net.add("Pad", "pad", [x, "pads", *more])
+    net.head(net.conv("second", x, (8, 8, 3, 3)), 8, 10)
+    graph = load_model(net.save(tmp_path / "net.onnx", (3, 16, 16), 10)).graph
+    rules = replace(SYMMETRIC, ops=SYMMETRIC.ops - {"Pad"})
+    assert ("pad" in place(graph, rules).float_nodes) is is_told
