@@ -32,6 +32,7 @@ from edgeres.exporting.foreign import normalize_file
 from edgeres.exporting.parity import Tolerance
 
 CLASSES = 5
+_LIKE_THE_ENGINE = "refused, as by ONNX Runtime"
 LIMITS = {"float16": 0.05, "float": 1e-3, "double": 1e-3, "uint8": 1e-3}
 CODES = {"float": 1, "float16": 10, "double": 11, "uint8": 2}
 
@@ -95,7 +96,7 @@ def judge(seed: int, folder: Path, *, mutated: bool) -> tuple[str, str]:
         )  # fmt: skip
     except EdgeResError as error:
         runs = _right_answers(source, seed, told)
-        return "refused" if runs else "refused, as by ONNX Runtime", f"{about}: {error}"
+        return "refused" if runs else _LIKE_THE_ENGINE, f"{about}: {error}"
     except Exception as error:  # what must not happen
         return "crash", f"{about}: {error!r}"
     told["sample"] = made["sample_shape"]
@@ -175,8 +176,9 @@ def main() -> None:
             verdict, why = judge(seed, Path(name), mutated=arguments.mutated)
             counts[verdict] += 1
             if why:
+                print(f"{seed} {verdict}: {why[:400]}", flush=True)
+            if why and verdict != _LIKE_THE_ENGINE:
                 others.append(f"{seed} {verdict}: {why[:400]}")
-                print(others[-1], flush=True)
     result = {
         "networks": arguments.networks,
         "first": arguments.first,
