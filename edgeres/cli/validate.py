@@ -91,9 +91,9 @@ def validate(
         if note := skipped_note(images):
             out.note(f"warning: {note}")
         fields = o.preprocess_fields(preprocess)
-        features = only_features(images)
         prepared, said = preprocess_for(
-            images, run_preprocess([engine], fields, baseline, features=features)
+            images,
+            run_preprocess([engine], fields, baseline, features=lambda: only_features(images)),
         )
         if said:
             out.note(f"warning: {said}")
