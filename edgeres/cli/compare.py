@@ -45,7 +45,7 @@ def compare(
                 b,
                 take(images, min(samples, len(images))),
                 run_preprocess(
-                    [b, a], o.preprocess_fields(preprocess), features=only_features(images)
+                    [b, a], o.preprocess_fields(preprocess), features=lambda: only_features(images)
                 ),
                 sources=source or (),
                 threads=threads,

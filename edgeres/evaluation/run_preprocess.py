@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def run_preprocess(
     options: Mapping[str, Any],
     baseline: Path | None = None,
     *,
-    features: bool = False,
+    features: Callable[[], bool] = lambda: False,
 ) -> Preprocess:
     """What the options say, on top of what lies beside the baseline given or a model's run's.
 
@@ -27,7 +27,8 @@ def run_preprocess(
         models: Engines or ONNX files; the first whose run says something counts.
         options: Fields of :class:`Preprocess` that somebody gave.
         baseline: File of answers, with the preprocessing beside it.
-        features: Whether the samples are the network's input already, so that nobody need say it.
+        features: Whether the samples are the network's input already, so that nobody need say it;
+            asked where nobody does.
 
     Raises:
         ArtefactError: A run was not handed over whole, or its preprocessing is damaged.
@@ -42,7 +43,9 @@ def run_preprocess(
     if baseline is not None:
         files.insert(0, baseline.with_name(run_folder.PREPROCESS))
     stored = next((read_json_object(path) for path in files if path.is_file()), {})
-    values = {**stored, **options} or ({"features": True} if features else {})
+    values = {**stored, **options}
+    if not values and features():
+        values = {"features": True}
     if not values:
         raise UsageError(
             f"{models[0]}: nothing says how its images are preprocessed.",

@@ -51,8 +51,8 @@ def test_nothing_said_is_refused(tmp_path):
 
 def test_features_need_nobody_to_say_it(engine, tmp_path):
     alone = tmp_path / "of" / "no" / "run" / "model.onnx"
-    assert run_preprocess([alone], {}, features=True) == Preprocess(features=True)
-    assert run_preprocess([engine], {}, features=True) == GREY
+    assert run_preprocess([alone], {}, features=lambda: True) == Preprocess(features=True)
+    assert run_preprocess([engine], {}, features=lambda: True) == GREY
 
 
 def test_a_damaged_file_is_named(engine):
