@@ -87,19 +87,10 @@ def validate(
         judged_by = task_of(outputs)
         images, notes = _opened(data, judged_by, engine, baseline)
         fields = o.preprocess_fields(preprocess)
-<<<<<<< HEAD
-        chosen = run_preprocess([engine], fields, baseline, features=only_features(images))
+        chosen = run_preprocess([engine], fields, baseline, features=lambda: only_features(images))
         prepared, said = preprocess_for(images, chosen)
         for note in filter(None, (*notes, said)):
             out.note(f"warning: {note}")
-=======
-        prepared, said = preprocess_for(
-            images,
-            run_preprocess([engine], fields, baseline, features=lambda: only_features(images)),
-        )
-        if said:
-            out.note(f"warning: {said}")
->>>>>>> edges
         limits = Limits(
             metric=tuple(metric) if metric else None,
             max_drop=max_drop,
