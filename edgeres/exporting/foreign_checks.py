@@ -35,7 +35,7 @@ def check_operators(model: onnx.ModelProto) -> int:
             f"Expected a float32 model, got one that is quantized already: {_listed(quantized)}.",
             hint="Give the float32 model that it was made from, take its scales out with "
             "--given-scales remove (`model: {given_scales: remove}`), or have it judged as it is "
-            "with --given-scales keep.",
+            "with --given-scales keep. `edgeres build` takes such a file, too.",
         )
     foreign = [n for n in nodes if n.domain not in ("", "ai.onnx")]
     if foreign:

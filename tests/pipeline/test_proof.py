@@ -140,7 +140,7 @@ def test_warnings_of_the_run_come_first_among_the_findings(ran):
 
 
 def test_evidence_is_what_the_page_reads(ran):
-    folder = write_evidence(ran.run, ran.proof, ran.inputs.validation)
+    folder = write_evidence(ran.run, ran.proof)
     evidence = read_target(folder, "onnxruntime")
     assert evidence.answers.labels.tolist() == ran.proof.dense.labels.tolist()
     assert {node for layer in evidence.layers for node in layer.nodes} >= {"stem", "one", "two"}

@@ -32,7 +32,8 @@ def key(tmp_path, monkeypatch, **settings) -> dict:
     block = QuantizeBlock(qat=QatSettings(), **settings)
     recipe = SimpleNamespace(quantize=block, data=SimpleNamespace(train="images"))
     network = SimpleNamespace(sha256="0", onnx=None)
-    networks = SimpleNamespace(quantized=network, preprocess=Preprocess())
+    facts = SimpleNamespace(class_names=())
+    networks = SimpleNamespace(quantized=network, preprocess=Preprocess(), facts=facts)
     with pytest.raises(_AskedError):
         qat.qat_parameters(
             SimpleNamespace(recipe=recipe, stage=stage, hashes=None, task=None),

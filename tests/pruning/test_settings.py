@@ -62,6 +62,6 @@ def test_what_goes_together() -> None:
 def test_which_target_counts_is_in_no_key() -> None:
     here = PruneSettings(allocation="latency", target_latency=0.5, latency_on="openvino")
     assert here.key() == here.replace(latency_on="tensorrt").key()
-    assert set(here.key()) == set(PruneSettings.model_fields) - {"latency_on"}
+    assert set(here.key()) == set(PruneSettings.model_fields) - {"latency_on", "only_if_faster"}
     threads = {"finetune": {"threads": 2}}
     assert PruneSettings(**threads).key() == PruneSettings().key()

@@ -7,6 +7,7 @@ that have it, and an INT8 model would be compared with something that nobody exp
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -268,8 +269,12 @@ class OpenVino(PackagedBackend):
             return profiled_layers(runner.model, runner)
 
     def _load(self, engine: Engine, config: BuildConfig, further: dict[str, Any]) -> OpenVinoRunner:
-        self.check(config)
+        given = config.options
         config = run_config(engine, config)
+        if is_arm() and "snippets" not in given:  # what an engine from x86 was built with is wrong
+            options = {name: value for name, value in config.options.items() if name != "snippets"}
+            config = replace(config, options=options)
+        self.check(config)
         runtime = _OPENVINO.load()
         device = self._device(config.device)
         settings, specialized = _settings(config, device)
