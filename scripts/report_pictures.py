@@ -1,4 +1,4 @@
-"""Takes the two pictures of docs/report.md from a report page, with an installed Chromium.
+"""Takes the pictures of docs/report.md and README.md from a report page, with an installed Chromium.
 
     edgeres convert --layers --output OUT
     edgeres report OUT
@@ -23,7 +23,7 @@ _STILL = "nav{position:static!important}.tall{max-height:19rem!important}"
 
 
 def main(report: Path) -> None:
-    """Writes ``docs/report.png`` and ``docs/report_layers.png``."""
+    """Writes ``docs/report.png``, its beginning, and ``docs/report_layers.png``."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -37,6 +37,7 @@ def main(report: Path) -> None:
         layers.locator("th", has_text="Noise").locator("button").click()
         page.evaluate("scrollTo(0, 0)")
         _save(page, "report.png", 0, _top(page, "#flips"))
+        _save(page, "report_summary.png", 0, _top(page, "#summary h3 >> text=Findings"))
         _save(page, "report_layers.png", _top(page, "#layers"), _top(page, "#layers h3 >> nth=1"))
         browser.close()
 
