@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/report.md and README.md from a report page, with an installed Chromium.
+"""Takes the pictures of docs/report.md and README.md from a report page, with Chromium.
 
     edgeres convert --layers --output OUT
     edgeres report OUT
