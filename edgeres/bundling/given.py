@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 from PIL import Image
 
 from edgeres.bundling.inputs import ImageInput
+from edgeres.data.decode import MAX_FILE_BYTES
 from edgeres.data.file_kind import FORMATS
 from edgeres.data.imagefolder import EXTENSIONS, files_below
 from edgeres.data.preprocess import Preprocess
@@ -17,7 +18,6 @@ from edgeres.data.sound import ENDINGS
 from edgeres.errors import DataError, UsageError
 
 STDIN = "-"
-_MOST_BYTES = 256_000_000
 _START = 4096  # bytes within which every format that is read shows itself
 _LONGEST_NAME = 32_768
 
@@ -73,9 +73,9 @@ def _from_stdin(stdin: BinaryIO, preprocess: Preprocess) -> Iterator[tuple[str, 
     if not isinstance(stdin, io.BufferedReader):
         stdin = io.BufferedReader(cast("io.RawIOBase", stdin))
     if _is_image(stdin.peek(_START)):
-        data = stdin.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise DataError(f"standard input has more than {_MOST_BYTES:,} bytes, no image has.")
+        data = stdin.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise DataError(f"standard input has more than {MAX_FILE_BYTES:,} bytes, no image has.")
         yield STDIN, data
         return
     while line := stdin.readline(_LONGEST_NAME):

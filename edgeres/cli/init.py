@@ -46,7 +46,7 @@ def init(
         from edgeres.pipeline.find_source import model_name
         from edgeres.pipeline.first_recipe import (
             Said,
-            inside,
+            needs_trust,
             recipe_text,
             refuse_there,
             write_first_recipe,
@@ -70,10 +70,8 @@ def init(
         said = Said(block, data, runnable_targets(), labels_file.name if names else "")
         text = recipe_text(looked, said, place.parent)
         write_first_recipe(place, text, {labels_file: names} if names else {})
-        named = [path for path in (model, str(weights or "")) if path and Path(path).exists()]
-        trusted = all(inside(path, place.parent) for path in (*named, data.rpartition(":")[2]))
         command = f"edgeres convert {shlex.quote(str(place))}"
-        command += "" if trusted else " --trust-recipe"
+        command += " --trust-recipe" if needs_trust(place) else ""
         content = {
             "recipe": str(place),
             "command": command,

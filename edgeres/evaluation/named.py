@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.backends import get_backend
-from edgeres.backends.base import BuildConfig
+from edgeres.backends.base import Backend, BuildConfig
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.isolate import build_isolated
 from edgeres.backends.sidecar import read_engine, sidecar_path
 from edgeres.backends.target import runnable_targets
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.evaluation import run_folder
+from edgeres.evaluation.rebuild_config import built_like
 from edgeres.system.foreign_json import read_json
 from edgeres.system.temporary import temporary_folder
 
@@ -83,7 +84,10 @@ def _opened(
         elif word in plain:
             for target in builders:
                 name = f"{word} ({target})" if several or targets else str(word)
-                yield Named(_built(word, target, threads, own), name)
+                backend = get_backend(target)
+                device = (*backend.devices(), backend.default_device)[0]
+                config = BuildConfig(device=device, threads=threads)
+                yield Named(_built(word, backend, config, own / target), name)
         else:
             yield Named(word, str(word))
 
@@ -124,18 +128,15 @@ def _of_folder(
         )
     fp32 = folder / run_folder.BASELINE / run_folder.MODEL
     for name, path in chosen.items():
-        executable_backend(read_engine(path))
+        engine = read_engine(path)
+        backend = executable_backend(engine)
         if fp32.is_file():
-            own = _built(fp32, read_engine(path).backend, threads, place)
-            yield Named(own, f"{name} FP32")
+            config = built_like(engine, backend, fp32, threads=threads, reference=True)
+            yield Named(_built(fp32, backend, config, place / name), f"{name} FP32")
         yield Named(path, f"{name} INT8")
 
 
-def _built(onnx: Path, target: str, threads: int | None, place: Path) -> Path:
-    backend = get_backend(target)
-    device = (*backend.devices(), backend.default_device)[0]
-    folder = place / target
+def _built(onnx: Path, backend: Backend, config: BuildConfig, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / f"{onnx.stem}{backend.engine_suffix}"
-    config = BuildConfig(device=device, threads=threads)
-    return build_isolated(onnx, out, target, config).path
+    return build_isolated(onnx, out, backend.name, config).path

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import StorageError
+from edgeres.errors import RecipeError, StorageError
 from edgeres.evaluation.statistics import drop_upper
+from edgeres.modules.spec import is_code
 from edgeres.pipeline.look import Looked
 from edgeres.pipeline.recipe_file import load_recipe
 from edgeres.recipe.recipe import ModelBlock
@@ -118,9 +119,13 @@ def refuse_there(files: Iterable[Path]) -> None:
             )
 
 
-def inside(path: str, place: Path) -> bool:
-    """Whether a path lies below a folder."""
-    return Path(path).expanduser().resolve().is_relative_to(place.resolve())
+def needs_trust(path: Path) -> bool:
+    """Whether a recipe that loads is refused untrusted: it names code, or files elsewhere."""
+    try:
+        load_recipe(path)
+    except RecipeError:
+        return True
+    return False
 
 
 def _text(value: str) -> str:
@@ -131,8 +136,8 @@ def _text(value: str) -> str:
 
 def _anchored(path: str, place: Path) -> str:
     """A path as the recipe names it: relative to its folder; absolute where it lies elsewhere."""
-    whole = Path(path).expanduser().resolve()
-    return str(whole.relative_to(place.resolve())) if inside(path, place) else str(whole)
+    whole, folder = Path(path).expanduser().resolve(), place.resolve()
+    return str(whole.relative_to(folder) if whole.is_relative_to(folder) else whole)
 
 
 def _anchored_data(spec: str, place: Path) -> str:
@@ -149,14 +154,18 @@ def _model(said: Said, looked: Looked, place: Path) -> Iterable[str]:
     summary, facts = looked.summary, looked.facts
     what = f"{summary.parameters / 1e6:.2g} M parameters, {summary.macs / 1e6:,.0f} M multiply-adds"
     classes = f", {facts.num_classes} classes" if facts.num_classes else ""
-    named = Path(model.source).expanduser().exists()
-    source = _anchored(model.source, place) if named else model.source
+    source = model.source
+    if is_code(source):
+        file, colon, function = source.rpartition(":")
+        source = f"{_anchored(file, place)}{colon}{function}"
+    elif Path(source).expanduser().exists():
+        source = _anchored(source, place)
     yield f"  source: {_text(source)}  # {facts.name}, {what}{classes}"
     if said.labels_file:
         yield f"  labels: {_text(said.labels_file)}  # in the order that its answers show: look"
     for key in ("weights", "labels"):
         value = getattr(model, key)
-        if value is not None:
+        if value is not None and not (key == "labels" and said.labels_file):
             yield f"  {key}: {_text(_anchored(value, place))}"
     if model.input_size is not None:
         yield f"  input_size: [{model.input_size[0]}, {model.input_size[1]}]"

@@ -102,6 +102,25 @@ def test_where_the_order_is_right_no_other_is_said(place, tmp_path):
     assert "they also judge" in path.read_text()
 
 
+def test_labels_in_the_wrong_order_are_replaced_and_trust_is_asked_where_it_is_needed(
+    place, tmp_path
+):
+    (tmp_path / "wrong.txt").write_text("\n".join(reversed(NAMES)))
+    found, path = looked(
+        place, tmp_path, "bare.onnx", place / "photos", "--labels", tmp_path / "wrong.txt"
+    )
+    assert found["labels"] == list(NAMES)
+    assert load_recipe(path, trusted=True).model.labels == str(tmp_path / "first.labels.txt")
+    beside = place / "beside.yaml"
+    words = ("init", "--model", place / "bare.onnx", "--data", place / "ordered", "--json")
+    own = json.loads(invoke(*words, "--output", beside).stdout)
+    assert "--trust-recipe" not in own["command"]
+    right = tmp_path / "right.txt"
+    right.write_text("\n".join(NAMES))
+    elsewhere = invoke(*words, "--labels", right, "--output", place / "labelled.yaml")
+    assert "--trust-recipe" in json.loads(elsewhere.stdout)["command"]
+
+
 def test_two_images_of_a_class_are_tried_too(place, tmp_path):
     for folder in (place / "ordered").iterdir():
         (tmp_path / "few" / folder.name).mkdir(parents=True)
