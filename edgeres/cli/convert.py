@@ -54,6 +54,7 @@ def convert(
     output_name: o.OutputName = None,
     input_size: o.InputSize = None,
     given_scales: o.GivenScales = None,
+    input_type: o.Input = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     calibration_samples: Annotated[
@@ -113,6 +114,7 @@ def convert(
             "model.sample_answer": str(sample_answer) if sample_answer else None,
             "model.labels": str(labels) if labels else None,
             "model.given_scales": given_scales,
+            "export.input": input_type,
             "task": None if task is None else said_task(task),
             "gates.metric": metric,
             "data.validation": data,

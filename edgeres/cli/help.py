@@ -27,7 +27,7 @@ _TYPES = {
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Model": (
         *("model", "weights", "declared_top1", "sample_answer", "labels", "task", "output_name"),
-        *("input_size", "given_scales", "untrained", "recipe", "start", "opset"),
+        *("input_size", "given_scales", "input_type", "untrained", "recipe", "start", "opset"),
     ),
     "Data": ("data", "calibration_data", "train_data", "calibration_samples", "samples", "table"),
     "Preprocessing": (

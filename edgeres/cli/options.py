@@ -119,6 +119,15 @@ InputSize = Annotated[
     typer.Option(metavar="H,W", help="Size that an .onnx file or a module leaves open."),
 ]
 
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="uint8|float",
+        help="What engines are fed: the resized image as bytes, (N, H, W, C), with the rest of the "
+        "preprocessing inside; or preprocessed floats.",
+    ),
+]
 GivenScales = Annotated[
     str | None,
     typer.Option(

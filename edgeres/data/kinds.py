@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from edgeres.data.features import Features
-from edgeres.data.preprocess import Preprocess
+from edgeres.data.preprocess import Layout, Preprocess
 from edgeres.data.sound import Sound
 from edgeres.data.types import Dataset, Sample
-from edgeres.errors import DataError
+from edgeres.errors import DataError, UsageError
 
 _LOOKED_AT = 16
 _IMAGES_ALONE = (
@@ -79,3 +79,21 @@ def _some(dataset: Dataset) -> list[Sample]:
         if not isinstance(found[0], Sound):  # one of the others says what all are
             break
     return found
+
+
+def of_pixels(preprocess: Preprocess, layout: Layout) -> Preprocess:
+    """What is left to do before a network that has the rest inside: resizing and cropping.
+
+    Its numbers are pixels in RGB order as they are.
+
+    Raises:
+        UsageError: Samples are no images.
+    """
+    if preprocess.features or preprocess.log_mel is not None:
+        raise UsageError(
+            "`export.input: uint8` is for images; this network takes features or sounds.",
+            hint="Leave it out, or say `input: float` (--input float).",
+        )
+    return replace(
+        preprocess, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="rgb", layout=layout
+    )

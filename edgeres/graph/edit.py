@@ -149,7 +149,7 @@ def insert_before(
     node: ir.Node,
     op_type: str,
     inputs: Sequence[ir.Value | None],
-    shape: Sequence[int],
+    shape: Sequence[int | ir.SymbolicDim],
     attributes: Mapping[str, Attribute] | None = None,
 ) -> ir.Value:
     """Adds a node of one output in front of another and returns its output."""

@@ -34,7 +34,12 @@ from edgeres.pipeline.inputs import Inputs, open_inputs
 from edgeres.pipeline.layers import measure_layers
 from edgeres.pipeline.measure import TimedEngines, latencies, predictions
 from edgeres.pipeline.network import Network
-from edgeres.pipeline.networks import Networks, equalize_network, prepare_networks
+from edgeres.pipeline.networks import (
+    Networks,
+    equalize_network,
+    prepare_networks,
+    take_pixels_in,
+)
 from edgeres.pipeline.proof import Proof, make_report, write_evidence
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.superseded import to_set_aside
@@ -180,6 +185,7 @@ def _proven(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Repo
             ordered = in_order_of(inputs.validation, networks.facts.class_names)
             inputs = replace(inputs, validation=ordered.dataset)
         networks = equalize_network(run, networks)
+        networks = take_pixels_in(run, networks, inputs.everything)
         table = calibration_table(run, networks)
         proof = _prove(run, networks, inputs.targets, table, inputs.validation)
     finally:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
 from edgeres.data.class_order import in_order_of
-from edgeres.data.kinds import are_features, preprocess_for
-from edgeres.data.preprocess import Preprocess
+from edgeres.data.kinds import are_features, of_pixels, preprocess_for
+from edgeres.data.preprocess import Layout, Preprocess
 from edgeres.data.sampling import some_images
 from edgeres.data.source import training_fingerprint
 from edgeres.data.types import Dataset
@@ -36,8 +36,9 @@ from edgeres.pipeline.source import (
 )
 from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.summary import PruneSummary
+from edgeres.recipe.recipe import ExportSettings
 from edgeres.stages.int8 import equalize
-from edgeres.stages.network import LATENCY_TABLE, export, prune
+from edgeres.stages.network import LATENCY_TABLE, export, prune, take_pixels
 from edgeres.system.environment import package_versions
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
@@ -189,6 +190,47 @@ def equalize_network(run: Run, networks: Networks) -> Networks:
     return replace(networks, equalized=network_of(f"{final.label} equalized", onnx, None))
 
 
+def take_pixels_in(run: Run, networks: Networks, validation: Dataset) -> Networks:
+    """The same networks with their preprocessing inside, if the recipe asks for an input of bytes.
+
+    Raises:
+        EdgeResError: As :func:`edgeres.stages.network.take_pixels`.
+    """
+    export_settings = run.recipe.export
+    if export_settings.input == "float":
+        return networks
+    layout: Layout = export_settings.input_layout
+    fed = of_pixels(networks.preprocess, layout)
+
+    def taking(network: Network | None) -> Network | None:
+        if network is None:
+            return None
+        result = run.stage(
+            "pixels",
+            inputs={"model": network.sha256},
+            settings={"preprocess": networks.preprocess.to_dict(), "layout": layout},
+            produce=lambda folder, *_: take_pixels(
+                network.onnx,
+                folder / run_folder.MODEL,
+                preprocess=networks.preprocess,
+                layout=layout,
+                images=some_images(validation, fed, PARITY_IMAGES),
+            ),
+            label=f"take pixels ({network.label})",
+        )
+        return network_of(network.label, result.file(run_folder.MODEL), network.checkpoint)
+
+    dense = taking(networks.dense)
+    assert dense is not None
+    return replace(
+        networks,
+        preprocess=fed,
+        dense=dense,
+        pruned=taking(networks.pruned),
+        equalized=taking(networks.equalized),
+    )
+
+
 def _latency(run: Run, dense: Network, latency_on: LatencyTarget) -> tuple[Path, LatencyModel]:
     """The latency table of the dense network's layers on a target, and the model made of it."""
 
@@ -284,10 +326,14 @@ def _export(
         settings={
             "image_size": list(size),
             "versions": package_versions(("torch", "onnxscript")),
-            **settings.key(),
+            **settings.of_torch(),
         },
         produce=lambda folder, *_: export(
-            checkpoint, folder / run_folder.MODEL, image_size=size, settings=settings, images=real()
+            checkpoint,
+            folder / run_folder.MODEL,
+            image_size=size,
+            settings=ExportSettings(opset=settings.opset, dynamic_batch=settings.dynamic_batch),
+            images=real(),
         ),
         label=f"export ({label})",
     )

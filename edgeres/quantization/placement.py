@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
 from edgeres.errors import UsageError
+from edgeres.graph.byte_values import is_image
 from edgeres.graph.layers import (
     PASS_THROUGH,
     RECTIFIERS,
@@ -189,6 +190,8 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
     elif op in _JOINS:
         constants = not all(is_activation(value) for value in node.inputs)
         reason = f"one input of this {op} is a constant" if constants else None
+        if op == "Concat" and is_image(node.outputs[0]):
+            reason = "it arranges the image, which is quantized once, behind it"
     else:
         reason = None if is_activation(node.inputs[0]) else f"the input of this {op} is no image"
     reason = reason or fault_of(node, rules)

@@ -18,6 +18,7 @@ from edgeres.backends.base import QdqRules
 from edgeres.errors import ModelError, UsageError
 from edgeres.graph.layers import Layer, load_model, value_name
 from edgeres.quantization.bias import corrected_bias, input_stats, shifted_bias
+from edgeres.quantization.byte_input import take_bytes
 from edgeres.quantization.empirical import anchors, measured_shifts, output_means
 from edgeres.quantization.floors import floored
 from edgeres.quantization.integer_clips import guard_clips
@@ -36,10 +37,11 @@ from edgeres.quantization.qdq import (
 )
 from edgeres.quantization.qdq_view import Finding
 from edgeres.quantization.saturation import SaturationProof
-from edgeres.quantization.scales import QuantParams, activation_params, least_bias_scale
+from edgeres.quantization.scales import QuantParams, least_bias_scale
 from edgeres.quantization.sequential import learn_network
 from edgeres.quantization.strided_layers import sample_in_front
 from edgeres.quantization.table import CalibrationTable
+from edgeres.quantization.tensor_scales import tensor_scales
 from edgeres.quantization.weights import QuantizedWeight, quantize_weight
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.container_limits import usable_threads
@@ -181,6 +183,8 @@ def _quantize(
         if settings.bias_correction == "empirical":
             items = _measured(onnx, items, params, rules, shown)
     qdq = _assemble(prepared.model, items, params, rules)
+    misplaced = lint_model(qdq, rules)
+    take_bytes(qdq)
     write_atomic(out, ir.to_proto(qdq).SerializeToString(deterministic=True))
     weights = {item.layer.name: item.weight for item in items}
     return QuantizeResult(
@@ -192,7 +196,7 @@ def _quantize(
         saturation={name: weight.proof for name, weight in weights.items()},
         weight_sqnr_db={name: weight.sqnr_db for name, weight in weights.items()},
         findings=(
-            *(f for f in lint_model(qdq, rules) if f.node not in placement.float_nodes),
+            *(f for f in misplaced if f.node not in placement.float_nodes),
             *floored(placement, params, table, rules, settings.calibrator),
         ),
         rounding_gain_db=gains,
@@ -239,7 +243,7 @@ def prepare(
     if qat is not None:
         names = [layer.name for layer in placement.layers]
         qat.check(onnx, names, placement.source.values())
-    params = _activation_params(placement, table, rules, settings, qat)
+    params = tensor_scales(model, placement, table, rules, settings, qat)
     params = coarse_enough(placement, params, table, rules)
 
     def quantized(layer: Layer) -> QuantizedLayer:
@@ -311,39 +315,6 @@ def _safe_weights_wanted(settings: QuantizeSettings, rules: QdqRules) -> bool:
     return settings.saturation_safe == "on" or (
         settings.saturation_safe == "auto" and rules.saturating
     )
-
-
-def _activation_params(
-    placement: Placement,
-    table: CalibrationTable,
-    rules: QdqRules,
-    settings: QuantizeSettings,
-    qat: QatParameters | None,
-) -> dict[str, QuantParams]:
-    """Scale and zero point of each tensor; ops that only move values keep those of their input."""
-    if qat is not None:
-        return {name: qat.activations[placement.source[name]] for name in placement.tensors}
-    params: dict[str, QuantParams] = {}
-    added = {
-        placement.source[name]
-        for name, readers in placement.readers.items()
-        if any(node.op_type == "Add" for node, _ in readers)
-    }
-    for name in placement.tensors:
-        value_range = table.range_of(placement.source[name], settings.calibrator)
-        low, high = value_range.low, value_range.high
-        if low < 0.0 and placement.source[name] in added:
-            low = min(low, -rules.least_add_offset)
-        if rules.activation_symmetric:
-            low, high = -value_range.magnitude, value_range.magnitude
-        params[name] = activation_params(
-            low,
-            high,
-            rules.activation_dtype,
-            symmetric=rules.activation_symmetric,
-            least=rules.least_scale,
-        )
-    return params
 
 
 def _quantized(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeres.backends import target_names
+from edgeres.data.preprocess import Layout
 from edgeres.errors import RecipeError
 from edgeres.recipe.block import Block, Many, OpenShare, complaint
 from edgeres.recipe.gates import GatesBlock
@@ -97,10 +98,30 @@ class DataBlock(Block):
 
 
 class ExportSettings(Block):
-    """Torch to ONNX."""
+    """Torch to ONNX, and what the engines are fed."""
 
     opset: int = Field(default=20, ge=20, le=24)
     dynamic_batch: bool = True
+    input: Literal["float", "uint8"] = Field(
+        default="float",
+        description="uint8: engines take the resized image as bytes; scale, mean, std and channel "
+        "order are inside.",
+    )
+    input_layout: Layout = Field(
+        default="nhwc", description="Of an input of bytes: as images lie in memory, or planes."
+    )
+
+    def of_torch(self) -> dict[str, object]:
+        """What of it torch's exporter sees, as JSON values."""
+        return self.model_dump(mode="json", include={"opset", "dynamic_batch"})
+
+    @model_validator(mode="after")
+    def _a_layout_is_of_bytes(self) -> ExportSettings:
+        if "input_layout" in self.model_fields_set and self.input == "float":
+            raise ValueError(
+                "`input_layout` is of an input of bytes; say `input: uint8`, or leave it out"
+            )
+        return self
 
 
 class BenchmarkBlock(Block):
@@ -284,6 +305,7 @@ class Recipe(Block):
             "quantize.mixed_precision": block.mixed_precision is not None,
             "quantize.equalize": block.equalize,
             "quantize.precision": block.precision != "int8",
+            "export.input": self.export.input != "float",
         }
         asked = [name for name, is_asked in changes.items() if is_asked]
         if self.model.given_scales == "keep" and asked:

@@ -14,7 +14,7 @@ from edgeres.backends.base import BuildConfig, Engine, ShapeRange
 from edgeres.backends.fit import installed_backend
 from edgeres.data.bad_images import first_image
 from edgeres.data.class_order import in_order_of
-from edgeres.data.preprocess import PreprocessLike
+from edgeres.data.preprocess import Layout, Preprocess, PreprocessLike
 from edgeres.data.source import open_dataset
 from edgeres.errors import UsageError
 from edgeres.pruning.summary import PruneSummary
@@ -161,8 +161,14 @@ def export(
 
     Raises:
         GateError: The ONNX model answers differently from the torch module.
+        UsageError: An input of bytes, which only engines get.
         EdgeResError: See :func:`edgeres.exporting.to_onnx.export_onnx`.
     """
+    if settings.input != "float":
+        raise UsageError(
+            "an exported network is fed floats; `input: uint8` is for engines.",
+            hint="`edgeres convert --input uint8` makes them.",
+        )
     checkpoint = Path(checkpoint)
     output = Path(output)
     from edgeres.exporting.to_onnx import export_onnx
@@ -178,6 +184,31 @@ def export(
         dynamic_batch=settings.dynamic_batch,
         images=images,
     )
+
+
+def take_pixels(
+    onnx: Path,
+    output: Path,
+    *,
+    preprocess: Preprocess,
+    layout: Layout,
+    images: NDArray[np.float32] | None = None,
+) -> None:
+    """Puts the preprocessing of an FP32 model into it: it is fed pixels of 0 to 255 as they are.
+
+    Args:
+        onnx: FP32 model in normal form.
+        output: Where the other form goes.
+        preprocess: How an image becomes numbers for ``onnx``.
+        layout: Of the pixels.
+        images: Real pixels ``(M, *layout) float32`` on which both are compared.
+
+    Raises:
+        EdgeResError: See :func:`edgeres.exporting.byte_input.write_byte_network`.
+    """
+    from edgeres.exporting.byte_input import write_byte_network
+
+    write_byte_network(onnx, output, preprocess, layout, images)
 
 
 def build(
