@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgeres.backends.base import Array, BatchLimits, Runner
 from edgeres.errors import DataError, ModelError
+from edgeres.graph.feeds import as_taken
 from edgeres.graph.summary import TensorSpec
 
 _IMAGE = 3  # dimensions of one image
@@ -106,10 +107,13 @@ def fed_batches(runner: Runner, images: Array) -> Iterator[tuple[Array, int]]:
 
     Yields:
         A batch, and how many of its first images are real.
+
+    Raises:
+        DataError: The engine takes bytes, and these are none.
     """
-    dtype = single_input(runner).dtype
+    source = single_input(runner)
     for batch, count in fitted(images, runner.batch_limits):
-        yield batch.astype(dtype, copy=False), count
+        yield as_taken(source.dtype, batch), count
 
 
 def fitted(images: Array, limits: BatchLimits) -> Iterator[tuple[Array, int]]:

@@ -155,7 +155,8 @@ def benchmark(
             runners[name] = stack.enter_context(backends[name].load(engine, config))
             load_ms[name] = (time.perf_counter_ns() - start) / 1e6
         first = next(iter(runners.values()))
-        images = inputs or made_up_inputs(single_input(first), batch_size)
+        sources = sorted(map(single_input, runners.values()), key=lambda s: s.dtype != "uint8")
+        images = inputs or made_up_inputs(sources[0], batch_size)  # bytes, if any takes those
         nothing = NullRunner(first.inputs, first.outputs)
         latencies = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
         long = {

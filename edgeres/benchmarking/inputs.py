@@ -14,7 +14,10 @@ _INPUTS = 8
 def made_up_inputs(
     source: TensorSpec, batch_size: int, *, count: int = _INPUTS
 ) -> list[NDArray[np.float32]]:
-    """Batches of noise around zero in the shape that an engine takes, for timing only.
+    """Batches of noise in the shape that an engine takes, for timing only.
+
+    Around zero for floats; for an engine that takes bytes whole numbers of 0 to 255, also as
+    floats.
 
     Args:
         source: The engine's image input.
@@ -38,4 +41,6 @@ def made_up_inputs(
         )
     shape = (fixed or batch_size, *(size for size in sizes if size is not None))
     noise = np.random.default_rng(0)
+    if source.dtype == "uint8":
+        return [noise.integers(0, 256, shape).astype(np.float32) for _ in range(count)]
     return [noise.standard_normal(shape).astype(np.float32) for _ in range(count)]

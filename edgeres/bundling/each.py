@@ -72,6 +72,7 @@ def each_sample(
     *,
     batch_size: int,
     ahead: int,
+    in_bytes: bool = False,
 ) -> Iterator[T | DataError]:
     """Answers to samples, in order, as they get ready.
 
@@ -81,6 +82,7 @@ def each_sample(
         preprocess: How a sample becomes numbers.
         batch_size: Samples that the engine runs at once.
         ahead: Batches that wait for the engine while others are decoded.
+        in_bytes: Whether pixels that stay what they are go to ``submit`` as ``uint8``.
 
     Yields:
         For each sample what ``submit`` gives for it, or why it cannot be answered.
@@ -90,7 +92,7 @@ def each_sample(
     """
     waiting: deque[_Job[T]] = deque()
     try:
-        for job in _jobs(images, submit, preprocess, batch_size):
+        for job in _jobs(images, submit, preprocess, batch_size, in_bytes=in_bytes):
             waiting.append(job)
             if len(waiting) > ahead:
                 yield from waiting.popleft().results()
@@ -107,6 +109,8 @@ def _jobs(
     submit: Callable[[Batch], Future[list[T]]],
     preprocess: Preprocess,
     batch_size: int,
+    *,
+    in_bytes: bool,
 ) -> Iterator[_Job[T]]:
     first = 0
     size = max(1, len(images)) if isinstance(images, Sequence) else batch_size
@@ -114,7 +118,7 @@ def _jobs(
     while chunk := tuple(islice(rest, size)):
         inputs = Inputs(chunk, features=preprocess.features, first=first)
         first += len(chunk)
-        yield from _of_chunk(inputs, submit, preprocess, batch_size)
+        yield from _of_chunk(inputs, submit, preprocess, batch_size, in_bytes=in_bytes)
 
 
 def _of_chunk(
@@ -122,11 +126,18 @@ def _of_chunk(
     submit: Callable[[Batch], Future[list[T]]],
     preprocess: Preprocess,
     batch_size: int,
+    *,
+    in_bytes: bool,
 ) -> Iterator[_Job[T]]:
     left, done = _Left(), 0
     try:
         for batch, places in numbered_batches(
-            inputs, preprocess, batch_size, workers=usable_threads(), skipped=left
+            inputs,
+            preprocess,
+            batch_size,
+            workers=usable_threads(),
+            skipped=left,
+            in_bytes=in_bytes,
         ):
             rows = places.tolist()
             yield _Job(inputs, left, done, rows[-1] + 1, rows, submit(batch))
@@ -134,7 +145,9 @@ def _of_chunk(
     except DataError as error:  # all are bad, or one has another size than those before it
         if len(inputs) - done > 1:
             for row in range(done, len(inputs)):
-                yield from _of_chunk(inputs.subset([row]), submit, preprocess, batch_size)
+                yield from _of_chunk(
+                    inputs.subset([row]), submit, preprocess, batch_size, in_bytes=in_bytes
+                )
             return
         for row in range(done, len(inputs)):
             left.errors.setdefault(inputs.image_name(row), error)

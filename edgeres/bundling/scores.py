@@ -35,16 +35,15 @@ def check_preprocessed(source: TensorSpec, preprocess: Preprocess, images: Array
             has after normalization, such as raw pixels.
     """
     wanted = np.dtype(source.dtype)
-    if not isinstance(images, np.ndarray) or (
-        images.dtype != wanted and not (wanted.kind == "f" and images.dtype.kind == "f")
-    ):
+    floats = isinstance(images, np.ndarray) and images.dtype.kind == "f"
+    if not isinstance(images, np.ndarray) or (images.dtype != wanted and not floats):
         got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-        kind = "normalized floats" if wanted.kind == "f" else str(wanted)
+        kind = "normalized floats" if wanted.kind == "f" else f"{wanted}, or the same as floats"
         raise DataError(f"expected an array of {kind}, got {got}.", hint=_HINT)
     check_images(source, images)
     if images.size == 0:
         raise DataError(f"expected at least one image, got {images.shape}.", hint=_HINT)
-    if wanted.kind != "f":
+    if not floats:
         return
     smallest, largest = float(images.min()), float(images.max())  # NaN comes through both
     if not (np.isfinite(smallest) and np.isfinite(largest)):

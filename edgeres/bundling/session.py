@@ -295,6 +295,7 @@ class Session(Closing):
             self._preprocess,
             batch_size=self._batch_size,
             ahead=self._at_once if ahead is None else ahead,
+            in_bytes=self._input.dtype == "uint8",
         )
 
     def _readings(self, batch: NDArray[np.float32]) -> list[Reading]:

@@ -51,6 +51,7 @@ def numbered_batches(
     indices: Sequence[int] | NDArray[np.int64] | None = None,
     workers: int = 0,
     skipped: BadImages | None = None,
+    in_bytes: bool = False,
 ) -> Iterator[Batch]:
     """Yields preprocessed images and which ones they are.
 
@@ -64,6 +65,8 @@ def numbered_batches(
             same for any number.
         skipped: Collects the images that cannot be decoded, which are then left out. Without it the
             first of them raises.
+        in_bytes: Whether pixels that the preprocessing leaves as they are come as ``uint8``, for an
+            engine that takes those. Any others come as floats.
 
     Yields:
         Images ``(N, C, H, W) float32`` (``(N, H, W, C)`` with layout ``nhwc``), or features
@@ -88,8 +91,16 @@ def numbered_batches(
             f"{rows.min()} to {rows.max()}."
         )
     if isinstance(dataset, ArrayDataset) and _is_direct(dataset, preprocess):
-        return _from_array(dataset, preprocess, batch_size, rows)
-    return _from_images(dataset, preprocess, batch_size, rows, workers=workers, skipped=skipped)
+        return _from_array(dataset, preprocess, batch_size, rows, in_bytes=in_bytes)
+    return _from_images(
+        dataset,
+        preprocess,
+        batch_size,
+        rows,
+        workers=workers,
+        skipped=skipped,
+        in_bytes=in_bytes,
+    )
 
 
 def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
@@ -105,11 +116,32 @@ def _is_direct(dataset: ArrayDataset, preprocess: Preprocess) -> bool:
 
 
 def _from_array(
-    dataset: ArrayDataset, preprocess: Preprocess, batch_size: int, rows: NDArray[np.int64]
+    dataset: ArrayDataset,
+    preprocess: Preprocess,
+    batch_size: int,
+    rows: NDArray[np.int64],
+    *,
+    in_bytes: bool,
 ) -> Iterator[Batch]:
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        yield preprocess.normalize(dataset.images[part]), part
+        yield _batch(preprocess, dataset.images[part], in_bytes=in_bytes), part
+
+
+def _batch(
+    preprocess: Preprocess, fitted: Sequence[Fitted] | NDArray[np.uint8], *, in_bytes: bool
+) -> NDArray[np.float32]:
+    """As :meth:`Preprocess.batch`; pixels that stay what they are may come as bytes."""
+    if not (in_bytes and preprocess.keeps_numbers):
+        return preprocess.batch(fitted)
+    pixels = np.stack(fitted) if isinstance(fitted, Sequence) else fitted
+    pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], preprocess.channels))
+    if preprocess.channel_order == "bgr":
+        pixels = pixels[..., ::-1]
+    if preprocess.layout == "nchw":
+        pixels = pixels.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pixels)
 
 
 def _from_images(
@@ -120,6 +152,7 @@ def _from_images(
     *,
     workers: int,
     skipped: BadImages | None,
+    in_bytes: bool,
 ) -> Iterator[Batch]:
     pixels: list[Fitted] = []
     batch_rows: list[int] = []
@@ -140,10 +173,13 @@ def _from_images(
         pixels.append(fitted)
         batch_rows.append(index)
         if len(pixels) == batch_size:
-            yield preprocess.batch(pixels), np.array(batch_rows, dtype=np.int64)
+            yield (
+                _batch(preprocess, pixels, in_bytes=in_bytes),
+                np.array(batch_rows, dtype=np.int64),
+            )
             pixels, batch_rows = [], []
     if pixels:
-        yield preprocess.batch(pixels), np.array(batch_rows, dtype=np.int64)
+        yield _batch(preprocess, pixels, in_bytes=in_bytes), np.array(batch_rows, dtype=np.int64)
     elif shape is None:
         raise DataError(f"Expected images in {dataset.name}, got none that can be decoded.")
 

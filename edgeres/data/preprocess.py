@@ -266,9 +266,9 @@ class Preprocess:
             found = found[None]
         return np.ascontiguousarray(np.moveaxis(found, 0, -1) if self.layout == "nhwc" else found)
 
-    def batch(self, fitted: Sequence[Fitted]) -> NDArray[np.float32]:
+    def batch(self, fitted: Sequence[Fitted] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Samples of one shape that :meth:`fit_sample` gave, as the network takes them."""
-        stacked = np.stack(fitted)
+        stacked = np.stack(fitted) if isinstance(fitted, Sequence) else fitted
         if stacked.dtype != np.uint8:
             return stacked.astype(np.float32, copy=False)
         return self.normalize(stacked.astype(np.uint8, copy=False))
@@ -322,6 +322,12 @@ class Preprocess:
             return self._box == (height, width)
         resized = resized_size(height, width, self.resize)
         return resized == (height, width) == cropped_size(height, width, self.crop)
+
+    @property
+    def keeps_numbers(self) -> bool:
+        """Tells whether the numbers of a resized image pass unchanged."""
+        plain = self.scale == 1.0 and set(self.mean) == {0.0} and set(self.std) == {1.0}
+        return plain and not self.features and self.log_mel is None
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -54,7 +54,12 @@ def one_pass(
     source = single_input(runner)
     done = 0
     for inputs, rows in numbered_batches(
-        dataset, preprocess, runner.batch_limits.fit(batch_size), workers=workers, skipped=skipped
+        dataset,
+        preprocess,
+        runner.batch_limits.fit(batch_size),
+        workers=workers,
+        skipped=skipped,
+        in_bytes=source.dtype == "uint8",
     ):
         check_images(source, inputs)
         yield inputs, answer(runner, inputs), rows

@@ -251,7 +251,8 @@ def activations(graph: ir.Graph) -> Iterator[ir.Value]:
 def _check(model: ir.Model, path: Path, *, may_be_quantized: bool) -> None:
     graph = model.graph
     images = inputs(graph)
-    if len(images) != 1 or images[0].dtype != _FLOAT:
+    kinds = (_FLOAT, ir.DataType.UINT8) if may_be_quantized else (_FLOAT,)
+    if len(images) != 1 or images[0].dtype not in kinds:
         found = ", ".join(f"{value.name} ({value.dtype})" for value in images) or "none"
         raise ModelError(
             f"{path} needs exactly one float32 image input; it has {found}.",

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import DataError, ModelError, StageError, one_line
+from edgeres.graph.feeds import as_taken
 from edgeres.system.extras import import_extra
 from edgeres.system.memory import give_back
+
+_BYTES = "tensor(uint8)"
 
 
 def open_session(
@@ -80,7 +83,8 @@ def run_session(session: Any, images: NDArray[np.float32]) -> dict[str, NDArray[
     for start in range(0, len(images), size or 1):
         part = images[start : start + size]
         check_images(session, part)
-        parts.append(_run(session, names, {source.name: np.ascontiguousarray(part)}))
+        fed = as_taken("uint8", part) if source.type == _BYTES else part
+        parts.append(_run(session, names, {source.name: np.ascontiguousarray(fed)}))
     if len(parts) == 1:
         return dict(zip(names, parts[0], strict=True))
     wholes = (np.concatenate(values) for values in zip(*parts, strict=True))

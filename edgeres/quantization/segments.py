@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeres.errors import StageError
+from edgeres.graph.feeds import as_taken
 from edgeres.graph.layers import constant, inputs, node_name, value_name
 from edgeres.graph.session import open_session
 from edgeres.quantization.forward import fixed_batch
@@ -97,7 +98,9 @@ def run_in_segments(
     Raises:
         StageError: ONNX Runtime failed.
     """
-    live: Tensors = {value_name(inputs(model.graph)[0]): images}
+    (image, *_) = inputs(model.graph)
+    in_bytes = image.dtype == ir.DataType.UINT8
+    live: Tensors = {value_name(image): as_taken("uint8", images) if in_bytes else images}
     parts = list(segments(model.graph, stops))
     needed_after = _needed_after(parts)
     for part, needed in zip(parts, needed_after, strict=True):

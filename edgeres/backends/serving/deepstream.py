@@ -106,6 +106,10 @@ def folded(
     proto = onnx.ModelProto()
     proto.CopyFrom(graph.model)
     taken = taken_names(proto)
+    for value in proto.graph.input:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+            # Gst-nvinfer gives floats, whatever they hold; the Cast behind the input stays.
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     nodes = list(proto.graph.node)
     first, last = [], []
     std = np.asarray(preprocess.std, np.float32)
