@@ -35,7 +35,9 @@ def closing_lines(report: Report, folder: Path) -> list[str]:
         return [*lines, f"Next: edgeres report {place} (a page that shows why no engine passed)"]
     winner = report.winner
     if winner is not None and not winner.engine:
-        onnx = shlex.quote(str(folder / run_folder.BASELINE / run_folder.MODEL))
+        fed = folder / run_folder.BASELINE / run_folder.FED
+        network = fed if fed.is_file() else fed.with_name(run_folder.MODEL)
+        onnx = shlex.quote(str(network))
         out = shlex.quote(str(folder / FP32))
         return [*lines, f"Next: edgeres build {onnx} --target {winner.target} --output {out}"]
     chosen = passed if winner is None else [winner.target]

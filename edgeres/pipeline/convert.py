@@ -45,6 +45,7 @@ from edgeres.pipeline.run import Run
 from edgeres.pipeline.superseded import to_set_aside
 from edgeres.pipeline.tasks import said_of
 from edgeres.pipeline.unpruned import build_unpruned
+from edgeres.quantization.byte_input import write_fed
 from edgeres.recipe.recipe import Recipe
 from edgeres.report.explain import PRUNING_PAYS
 from edgeres.report.history import append_run, read_history, recipe_sha256
@@ -338,6 +339,8 @@ def _publish(
         baseline = waiting.new / run_folder.BASELINE
         proof.dense.save(baseline / run_folder.PREDICTIONS)
         (baseline / run_folder.PREPROCESS).write_text(networks.preprocess.to_json())
+        if recipe.export.input == "uint8":
+            write_fed(networks.dense.onnx, baseline / run_folder.FED)
         if not recipe.is_classifier:
             write_task(baseline, said_of(recipe))
         save_samples(proof.validation, baseline / run_folder.SAMPLES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from edgeres.pipeline.networks import Networks
 from edgeres.pipeline.qat import qat_parameters
 from edgeres.pipeline.run import Run
 from edgeres.quantization.account import QuantizeAccount, write_account, write_given_account
+from edgeres.quantization.byte_input import write_fed
 from edgeres.quantization.quantize import QuantizeResult
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.stages.int8 import calibrate, quantize
@@ -162,7 +162,7 @@ def _build_float(run: Run, network: Network, target: Target) -> BuiltTarget:
     precision = run.recipe.quantize.precision
 
     def produce(folder: Path, *_: object) -> None:
-        shutil.copyfile(network.onnx, folder / run_folder.QDQ)
+        write_fed(network.onnx, folder / run_folder.QDQ)
         reasons = dict.fromkeys(network.summary.macs_by_node, f"precision: {precision}")
         qdq = folder / run_folder.QDQ
         write_account(qdq, target.rules, QuantizeResult(qdq, (), reasons, {}, (), {}, {}))

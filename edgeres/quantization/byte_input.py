@@ -10,6 +10,7 @@ of the 256 values of a pixel. Anywhere else a Cast to float32 stands behind the 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +18,9 @@ import onnx_ir as ir
 from edgeres.backends.base import QdqRules
 from edgeres.graph.byte_values import MIDDLE, is_image, pixel_step, takes_pixels
 from edgeres.graph.edit import add_constant, constant, data_input, input_at, only_user
+from edgeres.graph.layers import load_model
 from edgeres.quantization.scales import QuantParams
+from edgeres.system.files import write_atomic
 
 _PIXELS = np.arange(256)
 
@@ -45,6 +48,21 @@ def pixel_params(step: float, usual: QuantParams, rules: QdqRules) -> QuantParam
         return replace(usual, scale=float(np.float32(step * MIDDLE / 127)))
     zero = int(MIDDLE) if usual.dtype == "uint8" else 0
     return replace(usual, scale=float(np.float32(step)), zero_point=zero)
+
+
+def write_fed(onnx: Path, out: Path) -> None:
+    """Writes a float network as engines are fed: with bytes if it takes pixels, else as it is.
+
+    Raises:
+        ModelError: It cannot be read.
+        StorageError: ``out`` cannot be written.
+    """
+    model = load_model(onnx)
+    if not takes_pixels(model):
+        write_atomic(out, onnx.read_bytes())
+        return
+    take_bytes(model)
+    write_atomic(out, ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def take_bytes(model: ir.Model) -> None:

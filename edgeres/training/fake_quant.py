@@ -79,7 +79,7 @@ class ActivationQuantizer(nn.Module):
         params: QuantParams,
         shape: tuple[int, ...],
         *,
-        dead: bool = False,
+        fixed: bool = False,
         least_scale: float = MIN_SCALE,
     ) -> None:
         """Starts from calibrated parameters.
@@ -87,7 +87,8 @@ class ActivationQuantizer(nn.Module):
         Args:
             params: Scale, zero point and type.
             shape: Of the tensor without the batch.
-            dead: The tensor was always zero, so its scale means nothing and is not trained.
+            fixed: The scale is not trained: that of a tensor that was always zero means nothing,
+                that of pixels is known.
             least_scale: Smallest scale that the rule set holds.
         """
         super().__init__()
@@ -96,7 +97,7 @@ class ActivationQuantizer(nn.Module):
         self.low, self.high = float(low - params.zero_point), float(high - params.zero_point)
         self.gradient_scale = 1 / math.sqrt(max(1, math.prod(shape)) * max(-self.low, self.high))
         scale = torch.tensor(params.scale, dtype=torch.float32)
-        self.scale = nn.Parameter(scale, requires_grad=not dead)
+        self.scale = nn.Parameter(scale, requires_grad=not fixed)
         self.least = max(least_scale, params.scale * SMALLEST_SHARE)
 
     def whole(self, x: Tensor) -> Tensor:

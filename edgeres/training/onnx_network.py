@@ -21,7 +21,7 @@ from edgeres.training.fake_quant import (
     QuantizedParameters,
     keep_scales_valid,
 )
-from edgeres.training.onnx_ops import Step, run_step, step_of
+from edgeres.training.onnx_ops import Step, run_step, steps_of
 
 Values = dict[str, Tensor]
 Observe = Callable[[str, Tensor], Tensor]
@@ -57,7 +57,9 @@ class OnnxNetwork(nn.Module):
         self.channels_last_input = channels_last_input
         shape = inputs(graph)[0].shape
         self.over_lines = shape is not None and len(shape) == 3
-        self.steps = tuple(step_of(node) for node in graph if node.op_type != "Constant")
+        self.steps = tuple(
+            step for node in graph if node.op_type != "Constant" for step in steps_of(node)
+        )
         self._constants: dict[str, str] = {}
         kept = [node for node in graph if node_name(node) not in without]
         for value in dict.fromkeys(v for node in kept for v in node.inputs if v is not None):

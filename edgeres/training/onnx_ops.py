@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgeres.errors import ModelError
 from edgeres.graph.layers import node_name, value_name
 
 Arguments = Sequence[Tensor | None]
+_PART = "(part, of how many)"  # no attribute is called so
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Step:
     attributes: dict[str, Any]
 
 
-def step_of(node: ir.Node) -> Step:
-    """Takes a node out of its graph.
+def steps_of(node: ir.Node) -> Iterator[Step]:
+    """Takes a node out of its graph: one step for each of its outputs.
 
     Raises:
         ModelError: There is no torch form of this op here.
@@ -47,13 +48,17 @@ def step_of(node: ir.Node) -> Step:
             f"quantization-aware training has no form of {node.op_type} (node {node.name}).",
             hint="Quantize this model without `qat:`.",
         )
-    return Step(
-        name=node_name(node),
-        op=node.op_type,
-        inputs=tuple("" if value is None else value_name(value) for value in node.inputs),
-        output=value_name(node.outputs[0]),
-        attributes={name: _plain(attribute) for name, attribute in node.attributes.items()},
-    )
+    plain = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+    for part, output in enumerate(node.outputs):
+        yield Step(
+            name=node_name(node),
+            op=node.op_type,
+            inputs=tuple("" if value is None else value_name(value) for value in node.inputs),
+            output=value_name(output),
+            attributes=plain
+            if len(node.outputs) == 1
+            else {**plain, _PART: (part, len(node.outputs))},
+        )
 
 
 def run_step(step: Step, arguments: Arguments) -> Tensor:
@@ -185,6 +190,33 @@ def _unsqueeze(step: Step, arguments: Arguments) -> Tensor:
     return x
 
 
+def _pad(step: Step, arguments: Arguments) -> Tensor:
+    x, amounts = _one(arguments), [int(side) for side in _one(arguments, 1).tolist()]
+    filled = arguments[2] if len(arguments) > 2 else None
+    mode = step.attributes.get("mode", "constant")
+    if mode not in ("constant", b"constant") or len(amounts) != 2 * x.ndim:
+        raise ModelError(
+            f"quantization-aware training has no form of this Pad (node {step.name}).",
+            hint="Quantize this model without `qat:`.",
+        )
+    begin, end = amounts[: x.ndim], amounts[x.ndim :]
+    sides = [side for axis in reversed(range(x.ndim)) for side in (begin[axis], end[axis])]
+    return functional.pad(x, sides, value=0.0 if filled is None else float(filled))
+
+
+def _split(step: Step, arguments: Arguments) -> Tensor:
+    x, axis = _one(arguments), step.attributes.get("axis", 0)
+    part, parts = step.attributes.get(_PART, (0, 1))
+    sizes = arguments[1] if len(arguments) > 1 else None
+    each = -(-x.shape[axis] // parts) if sizes is None else [int(size) for size in sizes.tolist()]
+    found: Tensor = torch.split(x, each, dim=axis)[part]
+    return found
+
+
+def _concat(step: Step, arguments: Arguments) -> Tensor:
+    return torch.cat([_one(arguments, i) for i in range(len(arguments))], step.attributes["axis"])
+
+
 def _softmax(step: Step, arguments: Arguments) -> Tensor:
     return torch.softmax(_one(arguments), dim=step.attributes.get("axis", -1))
 
@@ -212,6 +244,9 @@ OPERATORS: dict[str, Callable[[Step, Arguments], Tensor]] = {
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Pad": _pad,
+    "Split": _split,
+    "Concat": _concat,
     "Identity": lambda _, a: _one(a),
     "Dropout": lambda _, a: _one(a),
     "Softmax": _softmax,

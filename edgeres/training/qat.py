@@ -18,6 +18,7 @@ from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import DataError, UsageError
 from edgeres.graph.layers import load_model, node_name
+from edgeres.quantization.byte_input import pixel_steps
 from edgeres.quantization.qat_parameters import QatLayer, QatParameters
 from edgeres.quantization.quantize import prepare
 from edgeres.quantization.table import CalibrationTable
@@ -158,11 +159,12 @@ def qdq_network(
         for item in prepared.items
     }
     # Tensors that share a range share one scale, so they share one quantizer.
+    known = pixel_steps(prepared.model)
     quantizers = {
         source: ActivationQuantizer(
             prepared.params[name],
             table.tensors[source].shape,
-            dead=table.tensors[source].dead,
+            fixed=table.tensors[source].dead or source in known,
             least_scale=rules.least_scale,
         )
         for name, source in placement.source.items()
