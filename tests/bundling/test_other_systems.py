@@ -6,6 +6,7 @@ system themselves.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,21 @@ with edgeres.Session(bundle, isolate=True) as session:
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_a_bundle_runs_there(system: str, bundle_file: Path, images: list[Path]) -> None:
+def test_a_bundle_runs_there(
+    system: str, bundle_file: Path, images: list[Path], tmp_path: Path
+) -> None:
     if sys.platform != "linux":
         pytest.skip("this is one of them")
     command = [sys.executable, "-c", PROGRAM, system, str(bundle_file), str(images[1])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    # A place of its own: what holds a folder there is another lock than on this system, so a run
+    # beside it would take its folders for those of a dead one.
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "Trouser"

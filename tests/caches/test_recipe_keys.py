@@ -139,6 +139,17 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "quantize.mixed_precision.seconds": ("mixed", 0.1, {"mixed_precision"}),
     "export.opset": ("trained", 21, {"export"}),
     "export.dynamic_batch": ("trained", False, {"export"}),
+    # The network and the preprocessing are others from here on.
+    "export.input": (
+        "plain",
+        "uint8",
+        {"pixels", "calibrate", "quantize", "build", "inspect", "evaluate", *LAYERS},
+    ),
+    "export.input_layout": (
+        "plain",
+        {"export.input": "uint8", "export.input_layout": "nchw"},
+        {"pixels", "calibrate", "quantize", "build", "inspect", "evaluate", *LAYERS},
+    ),
     # What the other run asks for up to the first stage of the second target.
     "targets": ("plain", ["onnxruntime", "openvino"], {"quantize", "build", "evaluate", *LAYERS}),
     "build.onnxruntime.device": ("onnx", None, NO_STAGE),  # only where there is another device

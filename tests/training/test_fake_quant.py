@@ -110,7 +110,7 @@ def test_moved_weights_stay_safe_while_they_change() -> None:
 def test_a_wild_step_cannot_make_a_scale_vanish() -> None:
     quantizer = ActivationQuantizer(QuantParams(0.5, 0, "int8"), (4,))
     part = QuantizedParameters(layer_item(), saturating=False, int32_bias=False)
-    tiny = ActivationQuantizer(QuantParams(MIN_SCALE, 0, "int8"), (4,), dead=True)
+    tiny = ActivationQuantizer(QuantParams(MIN_SCALE, 0, "int8"), (4,), fixed=True)
     before = part.scale.detach().clone()
     with torch.no_grad():
         quantizer.scale.fill_(-3.0)

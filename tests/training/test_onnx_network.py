@@ -51,6 +51,9 @@ CASES: list[tuple[str, Sequence[np.ndarray], dict[str, object]]] = [
     ("Identity", [], {}),
     ("Dropout", [], {}),
     ("Softmax", [], {"axis": 1}),
+    ("Pad", [np.array([0, 0, 1, 0, 0, 0, 2, 3], np.int64), np.float32(0.7)], {}),
+    ("Pad", [np.array([0, 1, 0, 0, 0, 0, 0, 1], np.int64)], {"mode": "constant"}),
+    ("Concat", [np.ones((3, 4, 9, 9), np.float32)], {"axis": 0}),
 ]  # fmt: skip
 DENSE = [
     ("Gemm", [_DENSE], {}),
@@ -103,8 +106,21 @@ def test_dense_operator(
     compare(model(tmp_path / "m.onnx", nodes, constants))
 
 
+@pytest.mark.parametrize("sizes", [None, [1, 3], [2, 2]])
+def test_the_parts_of_a_split(tmp_path: Path, sizes: list[int] | None) -> None:
+    constants = [] if sizes is None else [np.array(sizes, np.int64)]
+    attributes = {"axis": 1} | ({"num_outputs": 2} if sizes is None else {})
+    nodes = [
+        helper.make_node(
+            "Split", ["input", *["c0"] * len(constants)], ["a", "b"], "split", **attributes
+        ),
+        helper.make_node("Concat", ["b", "a"], ["out"], "turned", axis=1),
+    ]
+    compare(model(tmp_path / "m.onnx", nodes, constants))
+
+
 def test_every_operator_is_tested() -> None:
-    assert {op for op, *_ in (*CASES, *DENSE)} | {"Flatten"} == set(OPERATORS)
+    assert {op for op, *_ in (*CASES, *DENSE)} | {"Flatten", "Split"} == set(OPERATORS)
 
 
 def test_unknown_operator_is_named(tmp_path: Path) -> None:

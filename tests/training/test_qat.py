@@ -15,9 +15,12 @@ from onnx import numpy_helper
 from edgeres.backends.base import QdqRules
 from edgeres.data.arrays import ArrayDataset
 from edgeres.data.batches import batches
+from edgeres.data.kinds import of_pixels
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ArtefactError, DataError
+from edgeres.exporting.byte_input import write_byte_network
 from edgeres.graph.session import open_session
+from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.qat_parameters import QatParameters
 from edgeres.quantization.quantize import quantize
 from edgeres.quantization.simulate import simulated_logits
@@ -219,6 +222,35 @@ def test_module_and_file_give_the_same_logits(case: Case, trained) -> None:
         found = case.network(rules, result.parameters)(torch.from_numpy(case.images)).numpy()
     assert sqnr_db(expected, found) > 50
     assert np.median(np.abs(found - expected)) < 1e-5  # most images meet no tie
+
+
+def test_a_network_that_takes_pixels_learns_and_keeps_their_scale(
+    case: Case, tmp_path: Path
+) -> None:
+    pixels, qdq, fed = (
+        tmp_path / "pixels.onnx",
+        tmp_path / "q.onnx",
+        of_pixels(case.preprocess, "nhwc"),
+    )
+    write_byte_network(case.onnx, pixels, case.preprocess, "nhwc")
+    shown = [batch for batch, _ in batches(case.train_set, fed, 32)]
+    inside = dataclasses.replace(
+        case,
+        onnx=pixels,
+        table=calibrate(pixels, shown),
+        preprocess=fed,
+        images=np.concatenate([batch for batch, _ in batches(case.held_out, fed, 48)]),
+    )
+    result = inside.train(SATURATING, tmp_path / "work", learning_rate=0.01)
+    assert result.kept == "trained"
+    quantize(pixels, inside.table, SATURATING, qdq, qat=result.parameters)
+    nodes = [node.op_type for node in onnx.load(qdq).graph.node]
+    assert "QuantizeLinear" not in nodes[: nodes.index("Conv")]
+    with torch.no_grad():
+        module = inside.network(SATURATING, result.parameters)(
+            torch.from_numpy(inside.images.transpose(0, 3, 1, 2).copy())
+        )
+    assert sqnr_db(simulated_logits(qdq, [inside.images]), module.numpy()) > 60
 
 
 def test_saturating_rules_give_safe_weights(case: Case, tmp_path: Path, trained) -> None:
