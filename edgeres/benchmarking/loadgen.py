@@ -11,22 +11,23 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeres.backends.base import BuildConfig, Runner
-from edgeres.backends.classifier import fed_batches, single_input
+from edgeres.backends.base import Array, BuildConfig, Engine
+from edgeres.backends.classifier import single_input
 from edgeres.backends.fit import executable_backend
 from edgeres.backends.sidecar import read_engine
 from edgeres.benchmarking.inputs import made_up_inputs
+from edgeres.benchmarking.lanes import Choice, Lanes, fastest
 from edgeres.benchmarking.loadgen_summary import SCENARIOS, LoadGenResult, Scenario, parse_summary
 from edgeres.errors import StageError, UsageError
 from edgeres.system.child import run_limited
+from edgeres.system.closing import Closing
 from edgeres.system.extras import import_extra
 from edgeres.system.temporary import temporary_folder
 
@@ -118,66 +119,96 @@ def run_loadgen(path: Path, settings: LoadGenSettings | None = None) -> LoadGenR
     read_engine(path)
     _loadgen()
     with temporary_folder() as folder:
-        summary = run_limited(
+        summary, lanes = run_limited(
             run_here, seconds=10 * settings.seconds + _SPARE_SECONDS, memory_bytes=None
         )(path, settings, folder)
-    return parse_summary(settings.scenario, summary)
+    return replace(parse_summary(settings.scenario, summary), lanes=lanes)
 
 
-def run_here(path: Path, settings: LoadGenSettings, folder: Path) -> str:
-    """Runs a scenario in this process and returns LoadGen's summary: what the child calls."""
+def run_here(path: Path, settings: LoadGenSettings, folder: Path) -> tuple[str, int]:
+    """Runs a scenario in this process: LoadGen's summary and the runners side by side."""
     engine = read_engine(path)
     config = BuildConfig(device=engine.device, threads=settings.threads)
-    with executable_backend(engine).load(engine, config) as runner:
-        _start(_loadgen(), _System(runner, settings.scenario), settings, folder)
+    with _System(engine, config, settings.scenario) as system:
+        _start(_loadgen(), system, settings, folder)
+        lanes = system.lanes.choice.lanes
     try:
-        return (folder / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+        return (folder / "mlperf_log_summary.txt").read_text(encoding="utf-8"), lanes
     except OSError as error:
         raise StageError(
             f"LoadGen left no summary for {path}.", hint="Run again with a longer time."
         ) from error
 
 
-class _System:
-    """The engine as LoadGen sees it: gets sample numbers, says when they are answered."""
+class _System(Closing):
+    """The engine as LoadGen sees it: gets sample numbers, says when they are answered.
 
-    def __init__(self, runner: Runner, scenario: Scenario) -> None:
-        self._runner = runner
-        source = single_input(runner)
-        self._name = source.name
-        images = made_up_inputs(source, 1, count=_SAMPLES)
-        self._images: NDArray[np.generic] = np.concatenate(images)[:_SAMPLES].astype(source.dtype)
-        self._batch = {"multi_stream": _STREAMS, "offline": _OFFLINE_BATCH}.get(scenario, 1)
-        self.samples_per_s = self._warm_up()
+    Where all samples come at once, it chooses how many runners share the cores.
+    """
+
+    def __init__(self, engine: Engine, config: BuildConfig, scenario: Scenario) -> None:
+        backend = executable_backend(engine)
+        with backend.load(engine, config) as runner:
+            source = single_input(runner)
+        self._samples = made_up_inputs(source, 1, count=_SAMPLES)
+        if scenario == "offline":
+            self.lanes, self.samples_per_s = fastest(
+                engine, backend, config, self._samples, _OFFLINE_BATCH
+            )
+        else:
+            batch = _STREAMS if scenario == "multi_stream" else 1
+            self.lanes = Lanes(engine, backend, config, Choice(1, config.threads, batch))
+            self.samples_per_s = self._warm_up()
 
     @property
     def samples(self) -> int:
         """Different images that there are."""
-        return len(self._images)
+        return len(self._samples)
 
     def _warm_up(self) -> float:
         """Runs a few batches, which LoadGen leaves to the system; the rate of the fastest."""
-        best = 0
+        best, batch = 0, self.lanes.choice.batch
         for _ in range(_WARM_RUNS):
             start = time.perf_counter_ns()
-            self._infer(range(self._batch))
+            self.lanes.run([self._batch(range(batch))])
             took = time.perf_counter_ns() - start
             best = took if best == 0 else min(best, took)
-        return self._batch / max(best, 1) * 1e9
+        return batch / max(best, 1) * 1e9
 
     def answer(self, loadgen: Any, samples: Sequence[Any]) -> None:
         """Answers samples in batches and reports each batch when it is done."""
-        for start in range(0, len(samples), self._batch):
-            part = samples[start : start + self._batch]
-            self._infer([sample.index for sample in part])
+        size = self.lanes.choice.batch
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+
+        def done(number: int) -> None:
             loadgen.QuerySamplesComplete(
-                [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in part]
+                [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in parts[number]]
             )
 
-    def _infer(self, indices: Sequence[int]) -> None:
-        images = self._images[[i % self.samples for i in indices]]
-        for fed, _ in fed_batches(self._runner, images):
-            self._runner.infer({self._name: fed})
+        self.lanes.run(
+            _Lazily([[sample.index for sample in part] for part in parts], self._batch), done
+        )
+
+    def _batch(self, indices: Sequence[int]) -> Array:
+        return np.concatenate([self._samples[index % self.samples] for index in indices])
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self.lanes.close()
+
+
+@dataclass(frozen=True)
+class _Lazily(Sequence[Array]):
+    """Batches that are put together when they are asked for: a query may have thousands."""
+
+    indices: Sequence[Sequence[int]]
+    make: Callable[[Sequence[int]], Array]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.make(self.indices[number])
 
 
 def _start(loadgen: Any, system: _System, settings: LoadGenSettings, folder: Path) -> None:

@@ -24,6 +24,7 @@ class LoadGenResult:
         percentiles_ms: Latency by percentile, e.g. ``{"p50": 1.2}``; of a query, so of eight
             samples in ``multi_stream``.
         summary: LoadGen's summary as it wrote it.
+        lanes: Runners of the engine that answered side by side.
     """
 
     scenario: Scenario
@@ -32,6 +33,7 @@ class LoadGenResult:
     samples_per_s: float | None
     percentiles_ms: dict[str, float]
     summary: str
+    lanes: int = 1
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -41,6 +43,7 @@ class LoadGenResult:
             "reason": self.reason,
             "samples_per_s": self.samples_per_s,
             "latency_ms": dict(self.percentiles_ms),
+            "lanes": self.lanes,
         }
 
 

@@ -152,6 +152,7 @@ def loadgen_table(runs: Mapping[str, LoadGenResult]) -> ConsoleRenderable:
         table.add_column(heading, overflow="fold")
     for name, result in runs.items():
         rate = cells.MISSING if result.samples_per_s is None else f"{result.samples_per_s:.0f}"
+        rate += f" ({result.lanes} side by side)" if result.lanes > 1 else ""
         times = [f"{key} {cells.milliseconds(ms)}" for key, ms in result.percentiles_ms.items()]
         verdict = "VALID" if result.valid else f"INVALID: {result.reason}"
         _add(table, name, result.scenario, verdict, rate, ", ".join(times) or cells.MISSING)
