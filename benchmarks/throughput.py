@@ -2,9 +2,9 @@
 
     python benchmarks/throughput.py ENGINE.xml --out benchmarks/results/throughput.json
 
-Both run the same file with the same arithmetic on all cores, in turns; told is the ratio within each
-turn, its median and the smallest and largest. ``benchmark_app -hint throughput`` chooses its streams
-and requests by itself, and so does ``edgeres benchmark --scenario offline``. Needs
+Both run the same file with the same arithmetic on all cores, in turns; told is the ratio within
+each turn, its median and the smallest and largest. ``benchmark_app -hint throughput`` chooses its
+streams and requests by itself, and so does ``edgeres benchmark --scenario offline``. Needs
 ``pip install "edgeres[loadgen]"``; ``benchmark_app`` comes with OpenVINO.
 """
 

@@ -34,6 +34,7 @@ from edgeres.errors import DataError, UsageError
 from edgeres.evaluation.passes import answer
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.closing import Closing
+from edgeres.system.container_limits import usable_threads
 
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ class Session(Closing):
         target: Which engine; by default the first that this machine can run.
         device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; by default the one that the engine was
             built for.
-        threads: CPU threads of each runner; by default the runtime's choice.
+        threads: CPU threads of each runner; by default the runtime's choice, or of several runners
+            an equal share of the CPUs each.
         pool: Runners, for as many calls at once; each takes the engine's memory once.
         batch_size: Images that :meth:`classify` runs at once, as far as the engine takes so many.
         key: PEM file with the public key that must have signed the bundle.
@@ -87,6 +89,8 @@ class Session(Closing):
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"expected a batch size of at least 1, got {batch_size}.")
+        if threads is None and pool > 1:
+            threads = max(1, usable_threads() // pool)
         wanted = Wanted(target, device, threads, pool, rebuild, isolate, self_test)
         with OpenBundle(Path(bundle), key=None if key is None else Path(key)) as opened:
             prepared = prepare(opened, wanted)
