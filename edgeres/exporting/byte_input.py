@@ -35,7 +35,8 @@ from edgeres.system.files import write_atomic
 F64 = NDArray[np.float64]
 Side = int | ir.SymbolicDim
 
-_TO_NCHW, _IMAGE_RANK = (0, 3, 1, 2), 4
+_TURN: Mapping[Layout, tuple[int, ...]] = {"nchw": (0, 3, 1, 2), "nhwc": (0, 2, 3, 1)}
+_IMAGE_RANK = 4
 
 
 def write_byte_network(
@@ -83,39 +84,41 @@ def _take_in(graph: ir.Graph, preprocess: Preprocess, layout: Layout) -> tuple[i
     """Changes a graph in place; returns the shape of one sample."""
     image = graph.inputs[0]
     assert image.shape is not None
-    turned = only_user(image) if preprocess.layout == "nhwc" else None
-    is_turned = turned is not None and turned.op_type == "Transpose"
-    is_turned = is_turned and tuple(turned.attributes.get_ints("perm", ())) == _TO_NCHW  # type: ignore[union-attr]
-    inner = preprocess.layout == "nhwc" and not is_turned
-    core = turned.outputs[0] if is_turned and turned is not None else image
-    readers = [(use.node, use.idx) for use in core.uses()]
-    first = graph[0]
     batch, *sides = list(image.shape)
-    sizes = [side for side in sides if isinstance(side, int)]
-    height, width = sizes[:2] if preprocess.layout == "nhwc" else sizes[1:]
-    channels = preprocess.channels
-    planes: list[int] = [channels, height, width]
-    if is_turned and turned is not None:
-        for node, index in readers:
-            node.replace_input_with(index, image)
-        graph.remove(turned, safe=True)
-        first = graph[0]
-    sample = planes if layout == "nchw" else [height, width, channels]
-    image.shape = ir.Shape([batch, *sample])
-    value = image
-    if layout == "nhwc" and not inner:
-        value = _step(first, "Transpose", [value], [batch, *planes], {"perm": _TO_NCHW})
-    elif layout == "nchw" and inner:
-        shape = [batch, height, width, channels]
-        value = _step(first, "Transpose", [value], shape, {"perm": (0, 2, 3, 1)})
-    reader = readers[0][0] if len(readers) == 1 else None
-    if reader is not None and not inner and _folds(reader, preprocess):
-        value = _fold(graph, first, reader, value, [batch, *planes], preprocess)
+    height, width = sides[:2] if preprocess.layout == "nhwc" else sides[1:]
+    shapes: dict[Layout, list[Side]] = {
+        "nchw": [batch, preprocess.channels, height, width],
+        "nhwc": [batch, height, width, preprocess.channels],
+    }
+    readers, inner = _readers(graph, image, preprocess)
+    image.shape = ir.Shape(shapes[layout])
+    first, value = graph[0], image
+    if layout != inner:
+        value = _step(first, "Transpose", [value], shapes[inner], {"perm": _TURN[inner]})
+    layer = readers[0][0] if len(readers) == 1 and inner == "nchw" else None
+    if layer is not None and _folds(layer, preprocess):
+        value = _fold(graph, first, layer, value, shapes[inner], preprocess)
     else:
-        value = _normalized(first, value, preprocess, axis=3 if inner else 1)
+        value = _normalized(first, value, preprocess, axis=1 if inner == "nchw" else 3)
     for node, index in readers:
         node.replace_input_with(index, value)
-    return tuple(sample)
+    return tuple(side for side in shapes[layout][1:] if isinstance(side, int))
+
+
+def _readers(
+    graph: ir.Graph, image: ir.Value, preprocess: Preprocess
+) -> tuple[list[tuple[ir.Node, int]], Layout]:
+    """Who reads the image, and in which layout; a Transpose in front of all of them is removed."""
+    turn = only_user(image)
+    if preprocess.layout == "nchw" or turn is None or turn.op_type != "Transpose":
+        return [(use.node, use.idx) for use in image.uses()], preprocess.layout
+    if tuple(turn.attributes.get_ints("perm", ())) != _TURN["nchw"]:
+        return [(turn, 0)], "nhwc"
+    readers = [(use.node, use.idx) for use in turn.outputs[0].uses()]
+    for node, index in readers:
+        node.replace_input_with(index, image)
+    graph.remove(turn, safe=True)
+    return readers, "nchw"
 
 
 def _step(
