@@ -37,6 +37,7 @@ WEIGHTS = ("plain", "safe")
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION = 64
 IMAGES = {"resnet20": 16, "nsfw": 2}
+PARTS = ("engines", "commands")
 
 
 def prepare(subject: Subject, folder: Path, images: int) -> None:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=emulated.default_folder())
     parser.add_argument("--subject", action="append", choices=sorted(IMAGES))
     parser.add_argument("--cpu", action="append", choices=sorted(cpus))
+    parser.add_argument("--part", action="append", choices=PARTS, help="all if left out")
     parser.add_argument("--work", type=Path, help="keeps the networks here")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -104,8 +106,8 @@ def main() -> None:
     chosen = arguments.cpu or list(cpus)
     told = started(arguments.out, arguments.environment)
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        for name in arguments.subject or IMAGES:
+        work, parts = Path(temporary), arguments.part or PARTS
+        for name in (arguments.subject or IMAGES) if "engines" in parts else ():
             subject = open_subject(name, arguments.work or work / "subjects")
             prepare(subject, work / name, IMAGES[name])
             for cpu in ("x86", *chosen):
@@ -115,13 +117,14 @@ def main() -> None:
                     found = answer(command, cpu, arguments.environment, work)
                     told["cpus"][cpu] = found | {"engines": rows | found["engines"]}
                     keep(told, arguments.out)
-        exit_codes(
-            arguments.environment,
-            chosen,
-            work,
-            told.setdefault("exit_codes", {}),
-            lambda: keep(told, arguments.out),
-        )
+        if "commands" in parts:
+            exit_codes(
+                arguments.environment,
+                chosen,
+                work,
+                told.setdefault("exit_codes", {}),
+                lambda: keep(told, arguments.out),
+            )
 
 
 def started(out: Path, environment: Path) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def started(out: Path, environment: Path) -> dict[str, Any]:
     }
     told: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     if told.get("versions") == versions:
-        return told
+        return told | {"images": IMAGES}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions,
