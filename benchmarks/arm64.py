@@ -3,9 +3,10 @@
     python scripts/arm64                                # once: makes the emulated environment
     python benchmarks/arm64.py --out benchmarks/results/arm64.json
 
-Networks are quantized on this machine, for each backend with safe and with plain weights, and the
-same files run here and on each emulated CPU against the FP32 logits of this machine. Times are not
-in it: under emulation they say nothing. Needs what `subjects.py` needs for the network of 224x224.
+Networks are quantized on this machine, for each backend with safe and with plain weights and, where
+it has the choice, with int8 activations (``signed``), and the same files run here and on each
+emulated CPU against the FP32 logits of this machine. Times are not in it: under emulation they say
+nothing. Needs what `subjects.py` needs for the network of 224x224.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from arm64_commands import exit_codes
 from subjects import Subject, open_subject
 
 from edgeres.backends import get_backend
+from edgeres.backends.activations import with_activations
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.system.environment import package_versions
@@ -51,6 +53,9 @@ def prepare(subject: Subject, folder: Path, images: int) -> None:
         for weights in WEIGHTS:
             wanted = replace(rules, saturating=weights == "safe", name=f"{name}-{weights}")
             quantize(subject.fp32, table, wanted, folder / f"{weights}-{name}.onnx")
+        if "int8" in rules.other_activations:
+            signed = replace(with_activations(rules, "int8"), saturating=False)
+            quantize(subject.fp32, table, signed, folder / f"signed-{name}.onnx")
     x = np.concatenate(list(subject.batches("test", 16, images)))
     told = {"x": x, "fp32_x": x, "fp32": logits(subject.fp32, x)}
     if subject.name == "resnet20":
@@ -112,8 +117,11 @@ def main() -> None:
             prepare(subject, work / name, IMAGES[name])
             for cpu in ("x86", *chosen):
                 rows = told["cpus"].setdefault(cpu, {"engines": {}})["engines"]
-                if not any(row.startswith(f"{name}/") for row in rows):
-                    command = [str(ENGINES), str(work / name), str(work / "engines" / cpu / name)]
+                files = [p.stem for p in (work / name).glob("*.onnx")]
+                known = {row.split("/")[1] for row in rows if row.startswith(f"{name}/")}
+                if missing := sorted(set(files) - known):
+                    place = work / "engines" / cpu / name
+                    command = [str(ENGINES), str(work / name), str(place), *missing]
                     found = answer(command, cpu, arguments.environment, work)
                     told["cpus"][cpu] = found | {"engines": rows | found["engines"]}
                     keep(told, arguments.out)
