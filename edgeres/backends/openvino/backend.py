@@ -36,6 +36,7 @@ from edgeres.errors import ArtefactError, BackendMissingError, ModelError, Usage
 from edgeres.system.environment import is_arm
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.user_cache import compiled_folder
 
 _NAME = "openvino"
 _OPENVINO = Package("openvino")
@@ -279,6 +280,10 @@ def _settings(config: BuildConfig, device: Device) -> tuple[dict[str, Any], bool
         **device.settings(),
     }
     if device.kind != CPU:  # the others are the CPU's
+        # Compiling for a GPU or an NPU takes seconds to minutes, for a CPU less than reading it.
+        kept = compiled_folder(_NAME, {"version": _OPENVINO.load().get_version(), **device.facts})
+        if kept is not None:
+            settings["CACHE_DIR"] = str(kept)
         return settings, chosen["batch"] == "specialized"
     if config.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = config.threads
