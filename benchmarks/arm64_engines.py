@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+import edgeres.backends.onnxruntime.layers
+import edgeres.backends.openvino.layers
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.errors import EdgeResError
@@ -22,6 +24,10 @@ from edgeres.system.environment import describe_environment
 
 BACKENDS = ("onnxruntime", "openvino")
 INPUTS = "inputs.npz"  # x, and the FP32 logits that x86 gave
+
+# Layers are read for their precision alone; their times, which take more runs, say nothing here.
+edgeres.backends.openvino.layers.WARM_UP, edgeres.backends.openvino.layers.RUNS = 1, 2
+edgeres.backends.onnxruntime.layers.RUNS = 1
 
 
 def run_file(source: Path, backend_name: str, place: Path) -> dict[str, Any]:
