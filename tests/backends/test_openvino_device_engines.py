@@ -95,6 +95,46 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return stand_in
 
 
+@pytest.mark.parametrize(
+    ("device", "used"),
+    [
+        ("cpu", "CPU"),
+        ("gpu", "GPU.0"),
+        ("gpu:0", "GPU.0"),
+        ("npu", "NPU"),
+        ("auto", "GPU.0"),
+        ("gpu:1", None),
+    ],
+)
+def test_each_name_is_used_or_refused(
+    machine: Machine, network: Path, tmp_path: Path, device: str, used: str | None
+) -> None:
+    out = tmp_path / "net.xml"
+    if used is None:
+        with pytest.raises(BackendMissingError, match="does not list gpu:1 here; it lists cpu, "):
+            BACKEND.build(network, out, BuildConfig(device))
+        assert not machine.settings
+        assert not out.exists()
+        return
+    engine = BACKEND.build(network, out, BuildConfig(device))
+    assert engine.device == {"CPU": "cpu", "GPU.0": "gpu:0", "NPU": "npu"}[used]
+    with BACKEND.load(engine, BuildConfig(engine.device)):
+        assert set(machine.settings) == {used}
+
+
+@pytest.mark.parametrize("device", ["gpu", "gpu:1", "npu"])
+def test_the_command_refuses_what_this_machine_has_not(
+    network: Path, tmp_path: Path, device: str
+) -> None:
+    if BACKEND.devices() != ("cpu",):
+        pytest.skip("this machine has more than a CPU")
+    command = ["build", str(network), "--output", str(tmp_path / "net.xml"), "--device", device]
+    told = CliRunner().invoke(app, [*command, "--target", "openvino"])
+    assert told.exit_code == 4, told.output
+    assert f"OpenVINO does not list {device} here; it lists cpu" in " ".join(told.output.split())
+    assert not list(tmp_path.glob("*.xml"))
+
+
 def test_compiled_models_are_kept_by_device_and_driver(
     machine: Machine, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
