@@ -138,7 +138,7 @@ def rules_of(
         )
     if device is not None or options or activations != AUTO:
         raise UsageError(
-            "a portable file is for no device, and takes no options.",
+            "a portable file is for no device, and its options and activations are given.",
             hint="Leave --device, --option and --activations out.",
         )
     return open_targets(target_names(), portable=True)[0].rules
