@@ -3,9 +3,10 @@
     python scripts/arm64                                # once: makes the emulated environment
     python benchmarks/arm64.py --out benchmarks/results/arm64.json
 
-Networks are quantized on this machine, for each backend with safe and with plain weights, and the
-same files run here and on each emulated CPU against the FP32 logits of this machine. Times are not
-in it: under emulation they say nothing. Needs what `subjects.py` needs for the network of 224x224.
+Networks are quantized on this machine, for each backend with safe and with plain weights and, where
+it has the choice, with int8 activations (``signed``), and the same files run here and on each
+emulated CPU against the FP32 logits of this machine. Times are not in it: under emulation they say
+nothing. Needs what `subjects.py` needs for the network of 224x224.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from arm64_commands import exit_codes
 from subjects import Subject, open_subject
 
 from edgeres.backends import get_backend
+from edgeres.backends.activations import with_activations
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.system.environment import package_versions
@@ -37,6 +39,7 @@ WEIGHTS = ("plain", "safe")
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION = 64
 IMAGES = {"resnet20": 16, "nsfw": 2}
+PARTS = ("engines", "commands")
 
 
 def prepare(subject: Subject, folder: Path, images: int) -> None:
@@ -50,6 +53,9 @@ def prepare(subject: Subject, folder: Path, images: int) -> None:
         for weights in WEIGHTS:
             wanted = replace(rules, saturating=weights == "safe", name=f"{name}-{weights}")
             quantize(subject.fp32, table, wanted, folder / f"{weights}-{name}.onnx")
+        if "int8" in rules.other_activations:
+            signed = replace(with_activations(rules, "int8"), saturating=False)
+            quantize(subject.fp32, table, signed, folder / f"signed-{name}.onnx")
     x = np.concatenate(list(subject.batches("test", 16, images)))
     told = {"x": x, "fp32_x": x, "fp32": logits(subject.fp32, x)}
     if subject.name == "resnet20":
@@ -96,6 +102,7 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=emulated.default_folder())
     parser.add_argument("--subject", action="append", choices=sorted(IMAGES))
     parser.add_argument("--cpu", action="append", choices=sorted(cpus))
+    parser.add_argument("--part", action="append", choices=PARTS, help="all if left out")
     parser.add_argument("--work", type=Path, help="keeps the networks here")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -104,24 +111,28 @@ def main() -> None:
     chosen = arguments.cpu or list(cpus)
     told = started(arguments.out, arguments.environment)
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        for name in arguments.subject or IMAGES:
+        work, parts = Path(temporary), arguments.part or PARTS
+        for name in (arguments.subject or IMAGES) if "engines" in parts else ():
             subject = open_subject(name, arguments.work or work / "subjects")
             prepare(subject, work / name, IMAGES[name])
             for cpu in ("x86", *chosen):
                 rows = told["cpus"].setdefault(cpu, {"engines": {}})["engines"]
-                if not any(row.startswith(f"{name}/") for row in rows):
-                    command = [str(ENGINES), str(work / name), str(work / "engines" / cpu / name)]
+                files = [p.stem for p in (work / name).glob("*.onnx")]
+                known = {row.split("/")[1] for row in rows if row.startswith(f"{name}/")}
+                if missing := sorted(set(files) - known):
+                    place = work / "engines" / cpu / name
+                    command = [str(ENGINES), str(work / name), str(place), *missing]
                     found = answer(command, cpu, arguments.environment, work)
                     told["cpus"][cpu] = found | {"engines": rows | found["engines"]}
                     keep(told, arguments.out)
-        exit_codes(
-            arguments.environment,
-            chosen,
-            work,
-            told.setdefault("exit_codes", {}),
-            lambda: keep(told, arguments.out),
-        )
+        if "commands" in parts:
+            exit_codes(
+                arguments.environment,
+                chosen,
+                work,
+                told.setdefault("exit_codes", {}),
+                lambda: keep(told, arguments.out),
+            )
 
 
 def started(out: Path, environment: Path) -> dict[str, Any]:
@@ -132,7 +143,7 @@ def started(out: Path, environment: Path) -> dict[str, Any]:
     }
     told: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     if told.get("versions") == versions:
-        return told
+        return told | {"images": IMAGES}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions,

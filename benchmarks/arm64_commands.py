@@ -70,7 +70,7 @@ def commands(folder: Path, place: Path) -> dict[str, list[str]]:
         found |= {
             f"inspect {target}": ["inspect", engine],
             f"validate {target}": [
-                *("validate", engine, "--data", data, "--baseline", fp32, "--max-drop", "20"),
+                *("validate", engine, "--data", data, "--baseline", fp32, "--max-drop", "50"),
             ],
             f"benchmark {target}": ["benchmark", engine, "--seconds", "0.2"],
             f"run {target}": ["run", *bundle],
@@ -110,7 +110,9 @@ def exit_codes(
             done = (
                 run_here(command)
                 if cpu == "x86"
-                else emulated.run_python(environment, cpu, ["-m", "edgeres", *command], cwd=folder)
+                else emulated.run_python(
+                    environment, cpu, ["-m", "edgeres", *command], cwd=folder, seconds=3600
+                )
             )
             codes.setdefault(name, {})[cpu] = done.returncode
             keep()

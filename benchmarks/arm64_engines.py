@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import edgeres.backends.onnxruntime.layers
+import edgeres.backends.openvino.layers
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig
 from edgeres.errors import EdgeResError
@@ -21,6 +24,10 @@ from edgeres.system.environment import describe_environment
 
 BACKENDS = ("onnxruntime", "openvino")
 INPUTS = "inputs.npz"  # x, and the FP32 logits that x86 gave
+
+# Layers are read for their precision alone; their times, which take more runs, say nothing here.
+edgeres.backends.openvino.layers.WARM_UP, edgeres.backends.openvino.layers.RUNS = 1, 2
+edgeres.backends.onnxruntime.layers.RUNS = 1
 
 
 def run_file(source: Path, backend_name: str, place: Path) -> dict[str, Any]:
@@ -45,8 +52,8 @@ def run_file(source: Path, backend_name: str, place: Path) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, place: Path) -> dict[str, Any]:
-    """All Q/DQ and FP32 files of one network, and what the probe says of this CPU."""
+def measure(folder: Path, place: Path, chosen: Sequence[str] = ()) -> dict[str, Any]:
+    """The chosen Q/DQ and FP32 files of one network, or all, and what the probe says of the CPU."""
     machine = describe_environment()
     told: dict[str, Any] = {
         "cpu": machine.machine,
@@ -62,6 +69,8 @@ def measure(folder: Path, place: Path) -> dict[str, Any]:
             "wrong_lowest_weight": rules.wrong_lowest_weight,
         }
     for source in sorted(folder.glob("*.onnx")):
+        if chosen and source.stem not in chosen:
+            continue
         backend = source.stem.split("-")[1]
         for name in BACKENDS if backend == "any" else (backend,):
             row = f"{folder.name}/{source.stem}/{name}"
@@ -74,4 +83,4 @@ def measure(folder: Path, place: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])))

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def _python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_wheel_says_which_pythons_it_is_for():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: 3."
+    minors = {int(line.removeprefix(prefix)) for line in project["classifiers"] if prefix in line}
+    assert minors == {11, 12, 13, 14}
+    assert project["requires-python"] == f">=3.{min(minors)}"
 
 
 def test_public_names():

@@ -107,6 +107,10 @@ class QdqRules:
             one pixel then takes the stride.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
+        other_activations: Types of activations, besides, that the engine can be given
+            (:mod:`edgeres.backends.activations`).
+        others_may_be_faster: True where they are computed in INT8 just as well on this CPU, and
+            only a measurement tells which is faster.
     """
 
     name: str
@@ -137,12 +141,16 @@ class QdqRules:
     float_norms: bool = False
     sinks_strides: bool = False
     keep_float: frozenset[str] = frozenset()
+    other_activations: frozenset[Literal["uint8", "int8"]] = frozenset()
+    others_may_be_faster: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; ``keep_float`` only where it names a node."""
+        """What decides a file, as plain JSON values; ``keep_float`` only where it names a node."""
         sets = ("ops", "wrong_groups", "epilogues", "keep_float")
         values = asdict(self) | {name: sorted(getattr(self, name)) for name in sets}
-        return values if self.keep_float else {k: v for k, v in values.items() if k != "keep_float"}
+        left_out = {"other_activations", "others_may_be_faster"}
+        left_out |= set() if self.keep_float else {"keep_float"}
+        return {name: value for name, value in values.items() if name not in left_out}
 
 
 MOST_THREADS = 4096
@@ -329,8 +337,16 @@ class Backend(Protocol):
         """Options of ``load`` that change speed and not arithmetic, the default value first."""
         ...
 
-    def qdq_rules(self, device: str) -> QdqRules:
-        """The rule set for a device; probes the engine where only a run can tell."""
+    def qdq_rules(self, device: str, options: Mapping[str, str] | None = None) -> QdqRules:
+        """The rule set for a device; probes the engine where only a run can tell.
+
+        Args:
+            device: Where the engine is to run.
+            options: Of its build, where they choose what computes it.
+
+        Raises:
+            BackendMissingError: The runtime or the device is not here, or it has no INT8.
+        """
         ...
 
     def check(self, config: BuildConfig) -> None:

@@ -79,7 +79,13 @@ def check_versions(built: Mapping[str, str], backend: Backend, what: str) -> Non
 
 
 def check_saturation(
-    backend: Backend, device: str, *, saturating: bool, saturation_safe: bool, what: str
+    backend: Backend,
+    device: str,
+    *,
+    options: Mapping[str, str] | None = None,
+    saturating: bool,
+    saturation_safe: bool,
+    what: str,
 ) -> None:
     """Refuses weights whose INT8 sums overflow on this CPU but did not where they were proven.
 
@@ -89,6 +95,7 @@ def check_saturation(
     Args:
         backend: The engine's backend.
         device: Where it is to run.
+        options: Of its build.
         saturating: Whether sums overflowed where it was proven; it was measured with that then.
         saturation_safe: Whether its weights cannot overflow.
         what: For the message.
@@ -98,7 +105,7 @@ def check_saturation(
     """
     if saturation_safe or saturating or describe_environment(()).int8_dot_products:
         return
-    if backend.qdq_rules(device).saturating:
+    if backend.qdq_rules(device, options).saturating:
         raise BackendMissingError(
             f"{what}: proven on a CPU that adds INT8 products exactly; on this one its sums "
             "overflow and its answers would be wrong.",

@@ -28,6 +28,9 @@ from edgeres.system.temporary import temporary_folder
 if TYPE_CHECKING:
     import onnx
 
+Options = tuple[tuple[str, str], ...]
+"""Options of a build, where they choose what computes: pairs of name and value."""
+
 Position = tuple[int, int, int]
 """Input channel (within its group), kernel row and kernel column of a weight."""
 
@@ -85,7 +88,7 @@ _SHAPES = (
 
 
 @cache
-def saturates(backend: Backend, device: str = "cpu") -> bool:
+def saturates(backend: Backend, device: str = "cpu", options: Options = ()) -> bool:
     """Whether sums overflow on this device: 1x1, 3x3 and depthwise convolutions and a Gemm.
 
     All activations are 255 and all weights 127, so an engine that clips pairs of products to int16
@@ -94,16 +97,17 @@ def saturates(backend: Backend, device: str = "cpu") -> bool:
     Args:
         backend: A backend that can execute here.
         device: One of its devices.
+        options: Of the build.
 
     Raises:
         BackendMissingError: The runtime or the device is not here.
     """
     layers = [_constant(shape, _WEIGHT, _ACTIVATION, np.uint8(0)) for shape in _SHAPES]
-    return _falls_short(layers, _run(backend, device, layers))
+    return _falls_short(layers, _run(backend, device, layers, options))
 
 
 @cache
-def wrong_lowest_weight(backend: Backend, device: str = "cpu") -> bool:
+def wrong_lowest_weight(backend: Backend, device: str = "cpu", options: Options = ()) -> bool:
     """Whether weights of -128 give wrong sums on this device; those of -127 to 127 need not.
 
     The lowest activation, as uint8 with the zero point 128 and as int8, meets weights of -128 in
@@ -116,7 +120,7 @@ def wrong_lowest_weight(backend: Backend, device: str = "cpu") -> bool:
     for zero in (np.uint8(128), np.int8(0)):
         layers = [_constant(shape, _LOWEST, _LOWEST, zero) for shape in _SHAPES]
         try:
-            answers = _run(backend, device, layers)
+            answers = _run(backend, device, layers, options)
         except ModelError:
             continue
         if _falls_short(layers, answers):
@@ -209,10 +213,12 @@ def shared_products(
     )
 
 
-def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]:
+def _run(
+    backend: Backend, device: str, layers: Sequence[_Layer], options: Options = ()
+) -> list[Array]:
     """Outputs of a model with one branch for each layer."""
     with temporary_folder() as folder:
-        engine, config = _built(backend, device, layers, folder)
+        engine, config = _built(backend, device, layers, folder, options)
         with backend.load(engine, config) as runner:
             feeds = {
                 f"x{index}": np.full(_input_sizes(layer.shape), layer.activation, np.float32)
@@ -223,9 +229,13 @@ def _run(backend: Backend, device: str, layers: Sequence[_Layer]) -> list[Array]
 
 
 def _built(
-    backend: Backend, device: str, layers: Sequence[_Layer], folder: Path
+    backend: Backend,
+    device: str,
+    layers: Sequence[_Layer],
+    folder: Path,
+    options: Options = (),
 ) -> tuple[Engine, BuildConfig]:
-    config = BuildConfig(device=device, threads=1)
+    config = BuildConfig(device=device, threads=1, options=dict(options))
     source = folder / "probe.onnx"
     source.write_bytes(_model(layers).SerializeToString())
     return backend.build(source, folder / f"engine{backend.engine_suffix}", config), config

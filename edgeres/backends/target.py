@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgeres.backends import get_backend, target_names
+from edgeres.backends.activations import AUTO, with_activations
 from edgeres.backends.base import Backend, BuildConfig, QdqRules
 from edgeres.backends.fit import installed_backend
 from edgeres.backends.portable import PORTABLE, portable_rules
@@ -53,7 +54,11 @@ class Target:
 
 
 def open_target(
-    name: str, device: str | None = None, settings: BuildSettings | None = None
+    name: str,
+    device: str | None = None,
+    settings: BuildSettings | None = None,
+    *,
+    activations: str = AUTO,
 ) -> Target:
     """Finds a backend and asks it about this machine; the backend's best device if none is named.
 
@@ -61,6 +66,7 @@ def open_target(
         name: The backend.
         device: ``cpu``, ``cuda:N``, ``gpu:N``, ``npu`` or ``auto``.
         settings: Its options and shapes.
+        activations: Type of the activations; ``auto`` leaves it to the rule set.
 
     Raises:
         UsageError: No such backend, or settings that it does not take.
@@ -71,7 +77,7 @@ def open_target(
     device = backend.named_device(device or (*backend.devices(), backend.default_device)[0])
     config = BuildConfig(device=device) if settings is None else settings.to_config(device)
     backend.check(config)
-    rules = backend.qdq_rules(device)
+    rules = with_activations(backend.qdq_rules(device, config.options), activations)
     return Target(backend, device, rules, backend.not_executable(), rules.saturating, config)
 
 
@@ -80,6 +86,7 @@ def open_targets(
     *,
     settings: Mapping[str, BuildSettings] | None = None,
     portable: bool = False,
+    activations: str = AUTO,
 ) -> list[Target]:
     """Opens several targets.
 
@@ -87,30 +94,52 @@ def open_targets(
         names: Of the backends.
         settings: How to build, by name of the backend.
         portable: Let all share the rule set that satisfies each of them.
+        activations: Type of the activations; ``auto`` leaves it to each rule set.
 
     Raises:
         EdgeResError: As :func:`open_target`.
     """
     chosen = settings or {}
-    targets = [open_target(name, settings=chosen.get(name)) for name in names]
+    targets = [
+        open_target(name, settings=chosen.get(name), activations=activations) for name in names
+    ]
     if not portable:
         return targets
     shared = portable_rules([target.rules for target in targets])
     return [replace(target, rules=shared) for target in targets]
 
 
-def rules_of(name: str, device: str | None = None) -> QdqRules:
+def rules_of(
+    name: str,
+    device: str | None = None,
+    *,
+    options: Mapping[str, str] | None = None,
+    activations: str = AUTO,
+) -> QdqRules:
     """Rule set of a target, or with the name ``portable`` the one that satisfies all targets.
 
+    What is to compute the file need not be here, as far as the target can tell without it.
+
+    Args:
+        name: The backend, or ``portable``.
+        device: Where the file is to run; the backend's best device if none.
+        options: The backend's own, where they choose what computes the file.
+        activations: Type of the activations; ``auto`` leaves it to the rule set.
+
     Raises:
-        UsageError: No such target, or a device for ``portable``.
+        UsageError: No such target, or more than a name for ``portable``.
         BackendMissingError: A backend is not installed.
     """
     if name != PORTABLE:
-        return open_target(name, device).rules
-    if device is not None:
+        backend = installed_backend(name)
+        device = device or (*backend.devices(), backend.default_device)[0]
+        return with_activations(
+            backend.qdq_rules(backend.named_device(device), options), activations
+        )
+    if device is not None or options or activations != AUTO:
         raise UsageError(
-            f"a portable file is for no device, got {device!r}.", hint="Leave --device out."
+            "a portable file is for no device, and its options and activations are given.",
+            hint="Leave --device, --option and --activations out.",
         )
     return open_targets(target_names(), portable=True)[0].rules
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.memory import PeakMemory, peak_memory
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.benchmarking.sustained import Sustained, sustain
-from edgeres.errors import UsageError
+from edgeres.errors import BackendMissingError, UsageError
 from edgeres.system.environment import Environment, describe_environment
 from edgeres.system.files import StrPath
 from edgeres.system.progress import ProgressCallback
+
+ON_CPU = " on cpu"
+"""Behind the name of an engine that runs on the CPU beside its own device."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Benchmark:
                 name: {
                     "backend": times.engine.backend,
                     "device": times.engine.device,
+                    "versions": dict(times.engine.versions),
                     "size_bytes": times.size_bytes,
                     "load_ms": times.load_ms,
                     **times.latency.to_dict(),
@@ -109,6 +113,7 @@ def benchmark(
     sustained_s: float | None = None,
     isolate: bool = False,
     options: Mapping[Path, Mapping[str, str]] | None = None,
+    cpu_beside: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Benchmark:
     """Measures built engines, which take turns; the first is what the others are compared with.
@@ -124,6 +129,8 @@ def benchmark(
         sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
         isolate: Whether each engine first runs once in a child process, where it may crash or hang.
         options: Options to run an engine with, by its path, beside those that it was built with.
+        cpu_beside: Whether an engine for another device takes turns with the same file on the CPU,
+            where its runtime has it there: is the device worth it?
         progress: Called with rounds done and rounds in all.
 
     Raises:
@@ -141,6 +148,8 @@ def benchmark(
             hint="Name the engines to compare, the slow one first.",
         )
     engines = {str(path): read_engine(path) for path in files}
+    if cpu_beside:
+        engines = _with_cpu(engines, device)
     backends = {name: executable_backend(engine) for name, engine in engines.items()}
     if isolate:
         for path in files:
@@ -150,7 +159,8 @@ def benchmark(
         runners: dict[str, Runner] = {}
         for name, engine in engines.items():
             engine_options = (options or {}).get(engine.path, {})
-            config = BuildConfig(device or engine.device, threads, options=engine_options)
+            where = engine.device if name.endswith(ON_CPU) else device or engine.device
+            config = BuildConfig(where, threads, options=engine_options)
             start = time.perf_counter_ns()
             runners[name] = stack.enter_context(backends[name].load(engine, config))
             load_ms[name] = (time.perf_counter_ns() - start) / 1e6
@@ -179,7 +189,7 @@ def benchmark(
                 else speedup(reference, latencies[name]),
                 memory=peak_memory(
                     engine.path,
-                    device=device or engine.device,
+                    device=engine.device if name.endswith(ON_CPU) else device or engine.device,
                     threads=threads,
                     batch_size=batch_size,
                 )
@@ -190,3 +200,19 @@ def benchmark(
             for name, engine in engines.items()
         },
     )
+
+
+def _with_cpu(engines: Mapping[str, Engine], device: str | None) -> dict[str, Engine]:
+    """The engines, and behind each one for another device the same file on the CPU."""
+    found: dict[str, Engine] = {}
+    for name, engine in engines.items():
+        found[name] = engine
+        backend = executable_backend(engine)
+        if (device or engine.device) == "cpu" or not backend.portable_engines:
+            continue
+        try:
+            backend.check(BuildConfig("cpu", options=engine.options))
+        except (BackendMissingError, UsageError):  # it was built with what only its device has
+            continue
+        found[f"{name}{ON_CPU}"] = replace(engine, device="cpu")
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeres.benchmarking.benchmark import Benchmark, benchmark
+from edgeres.benchmarking.benchmark import ON_CPU, Benchmark, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
 from edgeres.benchmarking.runtime_options import Tuning, tune_runtime
 from edgeres.system.progress import Listener, bar
@@ -26,7 +26,7 @@ class TunedBenchmark:
 
     def named(self, names: Mapping[str, str]) -> TunedBenchmark:
         """The same with other names for the engines, by path."""
-        engines = {names[path]: times for path, times in self.benchmark.engines.items()}
+        engines = {_renamed(path, names): times for path, times in self.benchmark.engines.items()}
         tunings = {names[path]: tuning for path, tuning in self.tunings.items()}
         return TunedBenchmark(replace(self.benchmark, engines=engines), tunings)
 
@@ -36,6 +36,12 @@ class TunedBenchmark:
         for name, tuning in self.tunings.items():
             content["engines"][name]["tuning"] = tuning.to_dict()
         return content
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+    """The other name; one on the CPU beside its device stays so."""
+    file = path.removesuffix(ON_CPU)
+    return names[file] + path.removeprefix(file)
 
 
 def benchmark_engines(
@@ -78,6 +84,7 @@ def benchmark_engines(
         threads=threads,
         settings=settings,
         memory=True,
+        cpu_beside=True,
         sustained_s=sustained_s,
         isolate=True,
         progress=bar(listener, "benchmark"),

@@ -60,6 +60,7 @@ def check_fit(entry: EngineEntry, what: str, *, device: str | None = None) -> No
     check_saturation(
         backend,
         device or entry.device,
+        options=entry.options,
         saturating=EXACT_SUMS not in entry.needs,
         saturation_safe=entry.saturation_safe,
         what=what,

@@ -67,6 +67,7 @@ def further_engines(
             check_saturation(
                 backend,
                 engine.device,
+                options=engine.options,
                 saturating=EXACT_SUMS not in needs_of(part),
                 saturation_safe=bool(part.saturation_safe),
                 what=f"{folder}: {target}",

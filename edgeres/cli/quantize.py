@@ -26,6 +26,18 @@ def quantize(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:N, gpu[:N], npu or auto.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="The target's own option that the engine will be built with, where it decides "
+            "what computes the file; repeat for several.",
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="uint8 or int8, where the target has a choice; auto leaves it to it."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table: read if it exists, else written.")
     ] = None,
@@ -52,6 +64,7 @@ def quantize(
             **o.preprocess_changes(preprocess),
             "data.train": train_data,
             "quantize.qat.epochs": qat_epochs,
+            "quantize.activations": activations,
         }
         settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})
         with out.listener() as listener:
@@ -62,6 +75,7 @@ def quantize(
                 data=data,
                 target=target,
                 device=device,
+                options=o.parse_options(option),
                 table=table,
                 listener=listener,
             )

@@ -72,7 +72,7 @@ def sensitivity(
         with out.listener() as listener:
             layers = run(
                 onnx,
-                rules=rules_of(target, device),
+                rules=rules_of(target, device, activations=settings.quantize.activations),
                 data=images,
                 samples=measured,
                 preprocess=onnx_preprocess(settings, onnx),

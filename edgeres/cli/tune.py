@@ -25,8 +25,8 @@ Precisions = Annotated[
     str | None,
     typer.Option(
         help="Precisions to try, comma-separated: int8, fp32, fp16 where a target makes such "
-        "engines, and int8_mixed where the recipe has a mixed_precision block; all of these if "
-        "none."
+        "engines, int8_signed (int8 activations) where a target has the choice, and int8_mixed "
+        "where the recipe has a mixed_precision block; all that may be the fastest if none."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the search.")]

@@ -35,6 +35,7 @@ Say = Callable[[str], None]
 
 _SPARE_S = 120.0  # for loading and warm-up
 _VALIDATE_S = 6 * 3600.0
+_ENDED_BY_TIMEOUT = 124  # of timeout(1)
 
 
 def benchmark_on(
@@ -218,6 +219,11 @@ def _answer(device: SshDevice, done: Finished) -> dict[str, Any]:
             f"{device.name}: {device.python} cannot run edgeres there ({last}).",
             hint="It needs Python 3.11 with numpy, pillow, psutil and the engine's runtime: "
             "install them there, or name another Python with --remote-python.",
+        )
+    if done.code == _ENDED_BY_TIMEOUT:
+        raise StageError(
+            f"{device.name}: it did not end there in the time that it was given, and was stopped.",
+            hint="See what else the host does; give fewer engines at once, or a longer --seconds.",
         )
     raise StageError(
         f"{device.name}: the command ended with {done.code} and no answer: {last}.",

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from edgeres.devices.address import SshDevice
 from edgeres.devices.ssh_login import LOGIN_S, connect
-from edgeres.errors import ArtefactError, StageError, StorageError
+from edgeres.errors import ArtefactError, BackendMissingError, StageError, StorageError
 from edgeres.system.extras import import_extra
 from edgeres.system.files import file_sha256
 
@@ -127,6 +127,13 @@ class Session:
             except (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPError) as error:
                 last: Exception = error
             except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
+                if getattr(error, "code", None) == asyncssh.OPEN_REQUEST_SESSION_FAILED:
+                    await self._drop()
+                    raise BackendMissingError(
+                        f"{self._device.name}: its SSH server starts no SFTP, by which files are "
+                        "copied.",
+                        hint="Turn it on there: `Subsystem sftp internal-sftp` in sshd_config.",
+                    ) from error
                 last = error
             await self._drop()
             self._say(f"{self._device.name}: connection lost, trying again ({attempt + 1})")

@@ -80,7 +80,7 @@ def check_file(
     if model is None:
         return []
     engine_maker = get_backend(backend)
-    rules = engine_maker.qdq_rules(device)
+    rules = engine_maker.qdq_rules(device, options)
     asked = decided_hazards(
         model,
         engine_maker,

@@ -135,7 +135,8 @@ def latency_target_here(
     problem: EdgeResError | None = None
     for name in [wanted_name] if wanted_name else names:
         try:
-            opened.append(open_target(name, settings=recipe.build.get(name)))
+            settings, activations = recipe.build.get(name), recipe.quantize.activations
+            opened.append(open_target(name, settings=settings, activations=activations))
         except BackendMissingError as error:
             problem = problem or error
     if not opened:

@@ -95,7 +95,10 @@ def open_inputs(
         EdgeResError: Something is not there, or cannot be used.
     """
     targets = open_targets(
-        target_list(recipe.targets), settings=recipe.build, portable=recipe.quantize.portable
+        target_list(recipe.targets),
+        settings=recipe.build,
+        portable=recipe.quantize.portable,
+        activations=recipe.quantize.activations,
     )
     _refuse_precision(recipe, targets)
     source = find_source(recipe.model, outputs=recipe.kept_outputs, classes=recipe.is_classifier)

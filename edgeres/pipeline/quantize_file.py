@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ def quantize_file(
     data: str,
     target: str | None = None,
     device: str | None = None,
+    options: Mapping[str, str] | None = None,
     table: StrPath | None = None,
     listener: Listener | None = None,
 ) -> QuantizedFile:
@@ -67,6 +69,7 @@ def quantize_file(
         data: Calibration images, as after ``--data``.
         target: Whose rules hold, or ``portable``; a recipe with ``portable: true`` needs none.
         device: ``cpu``, ``cuda:N``, ``gpu:N`` or ``npu``; the target's best if none.
+        options: The target's own, where they decide what computes the file; the recipe's if none.
         table: Calibration table: read if it exists, else written.
         listener: Hears of progress and notes.
 
@@ -81,7 +84,11 @@ def quantize_file(
     listener = listener or Silent()
     recipe = _with_held_out(recipe, listener)
     rule_set = _rule_set(recipe.quantize, target)
-    rules = rules_of(rule_set, device)
+    build = recipe.build.get(rule_set)
+    if build is not None:
+        device = device or build.device
+        options = options or build.to_config("cpu").options
+    rules = rules_of(rule_set, device, options=options, activations=recipe.quantize.activations)
     output = output_file(output, ".onnx", source=onnx)
     try_model(onnx)
     table = None if table is None else Path(table)

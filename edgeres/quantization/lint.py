@@ -150,7 +150,8 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
         yield Finding(
             "activation-scale", name, "an activation has a scale per channel; give it one."
         )
-    if zero.dtype != np.dtype(rules.activation_dtype):
+    others = rules.other_activations if rules.others_may_be_faster else ()
+    if str(zero.dtype) not in (rules.activation_dtype, *others):
         yield Finding(
             "activation-dtype",
             name,

@@ -127,6 +127,11 @@ class QuantizeBlock(QuantizeSettings):
         description="fp32: engines of the network as it is, nothing quantized. fp16: the same in "
         "half precision, on targets that make such engines.",
     )
+    activations: Literal["auto", "uint8", "int8"] = Field(
+        default="auto",
+        description="Type of the activations, where a target has a choice; auto: what is never "
+        "wrong and mostly fastest.",
+    )
     portable: bool = Field(default=False, description="One Q/DQ file that every target accepts.")
     equalize: bool = Field(
         default=False, description="Bring the channels inside a block to like size beforehand."
@@ -142,6 +147,8 @@ class QuantizeBlock(QuantizeSettings):
             raise ValueError(
                 "`portable` is one file for all targets, `mixed_precision` one for each"
             )
+        if self.portable and self.activations != "auto":
+            raise ValueError("`portable` takes the type of activations that serves every target")
         return self
 
     @model_validator(mode="after")

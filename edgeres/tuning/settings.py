@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from edgeres.backends import get_backend, target_names
+from edgeres.backends.target import rules_of
 from edgeres.calibrators import calibrator_names
-from edgeres.errors import UsageError
+from edgeres.errors import BackendMissingError, UsageError
 from edgeres.modules.spec import may_train
 from edgeres.recipe.block import Block, Many
 from edgeres.recipe.prune import Importance
@@ -19,7 +20,7 @@ from edgeres.recipe.recipe import Recipe
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
-INT8, MIXED, FP16, FP32 = "int8", "int8_mixed", "fp16", "fp32"
+INT8, SIGNED, MIXED, FP16, FP32 = "int8", "int8_signed", "int8_mixed", "fp16", "fp32"
 _FLOATS = (FP16, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
 
@@ -40,10 +41,11 @@ class TuneSettings(Block):
         default=("taylor_hessian", "l2", "bn_scale"), min_length=1
     )
     calibrators: Many[Calibrator] = Field(default_factory=calibrator_names, min_length=1)
-    precisions: Many[Literal["int8", "int8_mixed", "fp16", "fp32"]] = Field(
+    precisions: Many[Literal["int8", "int8_signed", "int8_mixed", "fp16", "fp32"]] = Field(
         default=(),
-        description="int8_mixed goes with the recipe's `mixed_precision:`, fp16 with targets that "
-        "make such engines; empty takes int8 and fp32, and the others where they go.",
+        description="int8_signed has activations of int8 and goes with targets that have the "
+        "choice, int8_mixed with the recipe's `mixed_precision:`, fp16 with targets that make such "
+        "engines; empty takes int8 and fp32, and the others where they may be the fastest.",
     )
     targets: Many[str] = Field(
         default=(), description="Backends; empty takes those of the recipe that run here."
@@ -88,6 +90,8 @@ class Candidate:
         how = self.calibrator or self.precision
         if self.precision == MIXED:
             how = f"{self.calibrator}, some layers in float"
+        if self.precision == SIGNED:
+            how = f"{self.calibrator}, int8 activations"
         return f"{self.target}, {pruned}, {how}"
 
 
@@ -120,17 +124,21 @@ def precisions_of(
 
     Raises:
         UsageError: Layers are to stay in float, and the recipe does not say within which budget;
-            or FP16 is asked for, and no target makes such engines.
+            or FP16 or int8 activations are asked for, and no target makes such engines.
     """
     mixed = recipe.quantize.mixed_precision is not None
-    half = any(makes(target, FP16) for target in targets)
+    portable = recipe.quantize.portable
+    made = {p for p in (SIGNED, FP16) if any(makes(target, p) for target in targets)}
     if not settings.precisions:
-        return (INT8, *([MIXED] if mixed else []), *([FP16] if half else []), FP32)
-    if FP16 in settings.precisions and not half:
-        raise UsageError(
-            f"the search may not try {FP16}: {', '.join(targets)} makes no such engines.",
-            hint=f"Leave {FP16} out of --precisions.",
-        )
+        signed = not portable and any(signed_may_be_faster(name) for name in targets)
+        further = ((SIGNED, signed), (MIXED, mixed), (FP16, FP16 in made))
+        return (INT8, *(name for name, wanted in further if wanted), FP32)
+    for name in (SIGNED, FP16):
+        if name in settings.precisions and (name not in made or (name == SIGNED and portable)):
+            raise UsageError(
+                f"the search may not try {name}: {', '.join(targets)} makes no such engines.",
+                hint=f"Leave {name} out of --precisions.",
+            )
     if MIXED in settings.precisions and not mixed:
         raise UsageError(
             f"the search may not try {MIXED}: the recipe has no `mixed_precision:` block.",
@@ -166,7 +174,17 @@ def space_of(
 
 def makes(target: str, precision: str) -> bool:
     """Whether a target makes engines in a precision; all make INT8 and FP32 ones."""
+    if precision == SIGNED:
+        try:
+            return "int8" in rules_of(target).other_activations
+        except BackendMissingError:
+            return False
     return precision != FP16 or FP16 in get_backend(target).float_builds
+
+
+def signed_may_be_faster(target: str) -> bool:
+    """Whether int8 activations may be faster than the target's own on this CPU."""
+    return makes(target, SIGNED) and rules_of(target).others_may_be_faster
 
 
 def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None) -> Recipe:
@@ -183,7 +201,8 @@ def recipe_of(recipe: Recipe, candidate: Candidate, *, epochs: int | None = None
     else:
         changes["quantize.precision"] = "int8"
         changes["quantize.calibrator"] = candidate.calibrator
-        if candidate.precision == INT8:
+        changes["quantize.activations"] = "int8" if candidate.precision == SIGNED else "auto"
+        if candidate.precision != MIXED:
             changes["quantize.mixed_precision"] = None
     if candidate.budget == WHOLE:
         return recipe.override({**changes, "prune": None})

@@ -30,6 +30,7 @@ def make(folder: Path) -> None:
     debian.unpack_emulator(folder)
     debian.unpack_root(folder)
     versions = wheels.unpack_wheels(folder)
+    emulated.compile_modules(folder)
     for cpu in CPUS:
         write_cpu(folder, cpu)
     emulated.write_python(folder)

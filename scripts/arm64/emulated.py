@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +39,16 @@ def write_python(folder: Path) -> None:
     path = folder / "python"
     path.write_text(_PYTHON)
     path.chmod(0o755)
+
+
+def compile_modules(folder: Path) -> None:
+    """Compiles the modules here, which takes seconds; emulated, each process would do it anew.
+
+    Only a Python of the same minor version can; another one's files would lie there unused.
+    """
+    if sys.version_info[:2] == (3, 11):
+        for place in (folder / "site", folder / "root/usr/lib"):
+            compileall.compile_dir(place, quiet=2, workers=0)
 
 
 def write_record(folder: Path, versions: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
-"""Engines of the reference network on an emulated Raspberry Pi 5 against FP32 logits of x86."""
+"""Engines of the reference network on emulated Arm CPUs against FP32 logits of x86."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ IMAGES = 4
 
 
 @pytest.fixture(scope="module")
-def measured(arm: Arm, load_program: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All rows of the benchmark's table, from few images."""
+def network(load_program: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the files that the benchmark's table is made from."""
     for name in ("onnxruntime", "openvino"):
         if (reason := get_backend(name).missing()) is not None:
             pytest.skip(reason)
@@ -25,8 +26,38 @@ def measured(arm: Arm, load_program: Any, tmp_path_factory: pytest.TempPathFacto
         program = load_program(ROOT / "benchmarks" / "arm64.py")
         subject = program.open_subject("resnet20", folder / "subjects")
         program.prepare(subject, folder / "resnet20", IMAGES)
-    engines = ROOT / "benchmarks" / "arm64_engines.py"
-    return arm("cortex-a76", engines, folder / "resnet20", folder / "engines", read=True)["engines"]
+    return folder / "resnet20"
+
+
+ENGINES = ROOT / "benchmarks" / "arm64_engines.py"
+
+
+@pytest.fixture(scope="module")
+def measured(arm: Arm, network: Path) -> Any:
+    """All rows of the table for a Raspberry Pi 5, from few images."""
+    return arm("cortex-a76", ENGINES, network, network.parent / "engines", read=True)["engines"]
+
+
+def test_int8_activations_run_in_int8_and_are_right(measured: Any) -> None:
+    """Both types: which is faster, the device tells (`edgeres tune`, `edgeres benchmark`)."""
+    signed = measured["resnet20/signed-onnxruntime/onnxruntime"]
+    assert signed["int8_coverage"] == 1.0
+    assert signed["sqnr_db"] > 33
+    assert signed["top1_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "i8mm"])
+def test_both_types_of_activations_are_right_with_other_kernels(
+    arm: Arm, network: Path, cpu: str
+) -> None:
+    """Without dot products, and with matrix products of INT8."""
+    files = ("plain-onnxruntime", "signed-onnxruntime")
+    place = network.parent / f"engines-{cpu}"
+    rows = arm(cpu, ENGINES, network, place, *files, read=True)["engines"]
+    assert set(rows) == {f"resnet20/{file}/onnxruntime" for file in files}
+    for row in rows.values():
+        assert row["int8_coverage"] == 1.0
+        assert row["sqnr_db"] > 33
 
 
 def test_onnxruntime_runs_all_in_int8_and_plain_weights_are_right(measured: Any) -> None:

@@ -72,7 +72,8 @@ def write_network(path: Path, rules: QdqRules | None = None, *, batch: int | str
             signed, limit = rules.activation_symmetric, RANGES[tensor]
             low = 0.0 if tensor in ("a", "b", "c", "p", "pooled") else -limit
             scale = limit / 127 if signed else (limit - low) / 255
-            zero = 0 if signed else round(-low / scale)
+            least = np.iinfo(rules.activation_dtype).min
+            zero = 0 if signed else least + round(-low / scale)
             graph.constants |= {
                 f"{tensor}_scale": np.asarray(scale, np.float32),
                 f"{tensor}_zero": np.asarray(zero, rules.activation_dtype),

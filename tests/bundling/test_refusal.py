@@ -91,7 +91,7 @@ def test_a_cpu_whose_sums_overflow_is_refused_unless_weights_are_safe(changed, m
     backend = get_backend(name)
     rules = replace(backend.qdq_rules("cpu"), saturating=True)
     monkeypatch.setattr(Environment, "int8_dot_products", False)
-    monkeypatch.setattr(type(backend), "qdq_rules", lambda self, device: rules)
+    monkeypatch.setattr(type(backend), "qdq_rules", lambda self, device, options=None: rules)
 
     def built_elsewhere(manifest, files):
         manifest["engines"][name] |= {

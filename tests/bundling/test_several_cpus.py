@@ -48,7 +48,7 @@ def without_exact_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = get_backend(TARGETS[0])
     rules = replace(backend.qdq_rules("cpu"), saturating=True)
     monkeypatch.setattr(Environment, "int8_dot_products", False)
-    monkeypatch.setattr(type(backend), "qdq_rules", lambda self, device="cpu": rules)
+    monkeypatch.setattr(type(backend), "qdq_rules", lambda self, device="cpu", options=None: rules)
 
 
 def test_each_cpu_gets_the_weights_that_suit_it(both, images, monkeypatch):

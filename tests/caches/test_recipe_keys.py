@@ -123,6 +123,7 @@ EFFECT: dict[str, tuple[str, Any, set[str] | frozenset[str]]] = {
     "quantize.calibrator": ("onnx", "minmax", {"calibrate", "quantize", "sensitivity"}),
     "quantize.bias_correction": ("onnx", "off", {"quantize", "sensitivity"}),
     "quantize.saturation_safe": ("onnx", "on", {"quantize", "sensitivity"}),
+    "quantize.activations": ("plain", "int8", {"quantize", "sensitivity"}),
     "quantize.portable": ("plain", True, {"quantize", "sensitivity"}),
     "quantize.rounding": ("onnx", "nearest", {"quantize"}),
     "quantize.equalize": ("onnx", False, {"equalize"}),

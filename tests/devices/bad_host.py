@@ -34,7 +34,8 @@ class _Server(asyncssh.SSHServer):
 class Host:
     """Begins as a good one; ``before`` is printed first by every command, as a profile would."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sftp: bool = True) -> None:
+        self._sftp = sftp
         self.home = folder / "home"
         self.home.mkdir()
         self.wrong: Wrong | None = None
@@ -78,7 +79,7 @@ class Host:
             0,
             server_host_keys=[self._key],
             process_factory=self._process,
-            sftp_factory=True,
+            sftp_factory=self._sftp,
             encoding=None,
         )
         self.port = self._server.get_port()
@@ -104,8 +105,8 @@ class Host:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Host]:
-    host, ready = Host(folder), threading.Event()
+def running(folder: Path, *, sftp: bool = True) -> Iterator[Host]:
+    host, ready = Host(folder, sftp=sftp), threading.Event()
     thread = threading.Thread(target=host.run, args=(ready,), daemon=True)
     thread.start()
     assert ready.wait(60)

@@ -16,7 +16,7 @@ pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 
 import asyncssh
 
-from edgeres.devices import ssh
+from edgeres.devices import remote, ssh
 from edgeres.devices.fleet import FleetDevice, benchmark_fleet
 from edgeres.devices.framing import MARK, framed, unframed
 from edgeres.devices.host_answer import check_benchmark, read_answer
@@ -114,6 +114,27 @@ def test_nonsense_from_a_host_is_one_line(host, engine, tmp_path, printed: str, 
     with pytest.raises((StageError, DataError), match=told) as caught:
         benchmark_on(device, [engine], threads=1, seconds=0.1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_host_that_is_too_slow_is_told_so(host, engine, tmp_path, monkeypatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    device = replace(host.device(), python=str(program))
+    monkeypatch.setattr(remote, "_SPARE_S", -30.0)
+    with pytest.raises(StageError, match="did not end there in the time"):
+        benchmark_on(device, [engine], seconds=0.1)
+
+
+def test_a_host_without_sftp_is_told_at_once(engine, tmp_path) -> None:
+    said: list[str] = []
+    (tmp_path / "bare").mkdir()
+    with (
+        bad_host.running(tmp_path / "bare", sftp=False) as host,
+        pytest.raises(BackendMissingError, match="starts no SFTP"),
+    ):
+        benchmark_on(host.device(), [engine], seconds=0.1, say=said.append)
+    assert not said
 
 
 def test_one_bad_host_never_stops_the_fleet(host, engine, monkeypatch) -> None:

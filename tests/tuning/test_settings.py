@@ -106,6 +106,27 @@ def test_precision_becomes_a_recipe() -> None:
     assert back.quantize.precision == "int8"
 
 
+def test_int8_activations_are_tried_where_they_may_be_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe.model_validate(PLAIN)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    found = precisions_of(recipe, TuneSettings(), HERE)
+    assert found == ("int8", "int8_signed", "fp32")
+    space = space_of(("onnxruntime", "openvino"), (1.0,), found, TuneSettings())
+    signed = [candidate for candidate in space if candidate.precision == "int8_signed"]
+    assert {candidate.target for candidate in signed} == {"onnxruntime"}
+    assert signed[0].label == f"onnxruntime, not pruned, {signed[0].calibrator}, int8 activations"
+    chosen = recipe_of(recipe, signed[0])
+    assert (chosen.quantize.precision, chosen.quantize.activations) == ("int8", "int8")
+    back = recipe_of(chosen, Candidate("onnxruntime", 1.0, "", "mse", "int8"))
+    assert back.quantize.activations == "auto"
+    portable = Recipe.model_validate({**PLAIN, "quantize": {"portable": True}})
+    assert "int8_signed" not in precisions_of(portable, TuneSettings(), HERE)
+    with pytest.raises(UsageError, match="may not try int8_signed: openvino makes no such"):
+        precisions_of(recipe, TuneSettings(precisions=("int8_signed",)), ("openvino",))
+
+
 def test_half_precision_is_tried_where_a_target_makes_it() -> None:
     recipe = Recipe.model_validate(PLAIN)
     with pytest.raises(UsageError, match="may not try fp16: onnxruntime makes no such"):

@@ -52,7 +52,7 @@ class Null(PackagedBackend):
         """``cpu``."""
         return ("cpu",)
 
-    def qdq_rules(self, device: str = "cpu") -> QdqRules:
+    def qdq_rules(self, device: str = "cpu", options: Mapping[str, str] | None = None) -> QdqRules:
         """Nothing is quantized."""
         self.check_device(device)
         return QdqRules(

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from edgeres.backends.onnxruntime.providers import (
     add_provider,
     find_provider,
     fix_shapes,
+    named_provider,
     refuse_fallback,
 )
+from edgeres.backends.onnxruntime.rules import cpu_rules, provider_rules
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, StageError, one_line
 from edgeres.graph.summary import TensorSpec
@@ -100,49 +103,44 @@ class OnnxRuntime(PackagedBackend):
         """Spinning threads, and graph optimization with and without changed layouts."""
         return {"spinning": ("true", "false"), "graph_optimization": ("all", "extended")}
 
-    def qdq_rules(self, device: str = "cpu") -> QdqRules:
-        """The rules under which the CPU provider fuses a ResNet into INT8 kernels.
+    def qdq_rules(self, device: str = "cpu", options: Mapping[str, str] | None = None) -> QdqRules:
+        """The rules of the provider that the options name, by default the CPU's own.
 
-        It fuses ``DQ -> op -> Q`` only, so both inputs of a residual Add and every output take
-        Q/DQ. Activations are uint8 with a zero point: a Relu disappears into the Q behind it only
-        where zero is the lowest value, and int8 leaves half of the network in float. Mul and
-        Sigmoid (SE, SiLU) are quicker in INT8, Concat is not.
+        Those of another one are as :mod:`.rules` says, and need not run here: a file for a
+        Snapdragon is made elsewhere. Where it does run, it is asked, as the CPU is.
 
         Raises:
-            BackendMissingError: The runtime is not here, or the device has no INT8 kernels.
+            BackendMissingError: The runtime is not here, or no provider has INT8 on the device.
+            UsageError: A provider that does not serve the device.
         """
-        _runtime()
-        if device != "cpu":
-            raise BackendMissingError(
-                f"ONNX Runtime has no INT8 rules for {device}, only for cpu.",
-                hint="Use the tensorrt backend for INT8 on a GPU.",
-            )
         from edgeres.backends.probe import saturates, wrong_lowest_weight
 
-        return QdqRules(
-            name="onnxruntime-cpu",
-            activation_dtype="uint8",
-            activation_symmetric=False,
-            ops=frozenset(
-                {
-                    "Conv",
-                    "Gemm",
-                    "MatMul",
-                    "Add",
-                    "Mul",
-                    "Sigmoid",
-                    "MaxPool",
-                    "AveragePool",
-                    "GlobalAveragePool",
-                }
-            ),
-            bias="int32",
-            residual="both",
-            quantize_outputs=True,
-            most_mean_gain=256.0,
-            quantizes_floats=True,
-            saturating=saturates(self, device),
-            wrong_lowest_weight=wrong_lowest_weight(self, device),
+        label, provider = named_provider(device, (options or {}).get("provider", "default"))
+        if provider is None:
+            _runtime()
+            return replace(
+                cpu_rules(),
+                saturating=saturates(self, device),
+                wrong_lowest_weight=wrong_lowest_weight(self, device),
+            )
+        rules = provider_rules(label, provider, device)
+        if rules is None:
+            raise BackendMissingError(
+                f"ONNX Runtime has no INT8 rules for {device} by its provider {label}: it computes "
+                "Q/DQ in float or takes none.",
+                hint="Use the tensorrt backend for INT8 on an NVIDIA GPU, a float model elsewhere.",
+            )
+        chosen = (("provider", label), ("cpu_fallback", "allow"))
+        try:
+            find_provider(_runtime(), device, label)
+        except BackendMissingError:  # nothing to ask; sums of other processors than CPUs are int32
+            return replace(rules, saturating=provider.qdq == "openvino" and device == "cpu")
+        if rules.activation_dtype == "int8":  # no two products with -127 to 127 leave an int16
+            return rules
+        return replace(
+            rules,
+            saturating=saturates(self, device, chosen),
+            wrong_lowest_weight=wrong_lowest_weight(self, device, chosen),
         )
 
     def check(self, config: BuildConfig) -> None:

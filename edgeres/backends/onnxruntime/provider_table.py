@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 CPU = "CPUExecutionProvider"
 
@@ -25,7 +26,10 @@ class Provider:
         needs: What it needs beside its package, a sentence.
         plugin: Module of a provider that is a package of its own, else empty.
         static_shapes: It takes nodes of fixed shape only: the batch is then 1.
-        int8: Whether it computes Q/DQ in INT8; one that does not is refused such a file.
+        qdq: The Q/DQ that it computes in INT8: ``unsigned`` or ``signed`` activations under rules
+            like the CPU's, or those of another engine. ``float`` takes any and computes it in
+            float, ``refused`` takes none. Sources are in :mod:`.rules`.
+        float_ops: Of the ops that the CPU has in INT8, those that stay float on this provider.
         memory_pattern: False where ONNX Runtime's memory pattern must be off.
         options: Its own options, always.
         quantized: Its own options for a file with Q/DQ.
@@ -37,7 +41,8 @@ class Provider:
     needs: str = "Check the driver of the device."
     plugin: str = ""
     static_shapes: bool = False
-    int8: bool = True
+    qdq: Literal["unsigned", "signed", "tensorrt", "openvino", "float", "refused"] = "unsigned"
+    float_ops: frozenset[str] = frozenset()
     memory_pattern: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
     quantized: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +56,7 @@ PROVIDERS = {
         {"cuda": {"device_id": "{index}"}},
         "Install it: pip install onnxruntime-gpu.",
         _NVIDIA,
+        qdq="float",
         # float32 is float32; by itself it keeps 10 bits of a factor.
         options={"use_tf32": "0"},
     ),
@@ -59,6 +65,7 @@ PROVIDERS = {
         {"cuda": {"device_id": "{index}"}},
         "Install it: pip install onnxruntime-gpu, and TensorRT's libraries.",
         _NVIDIA,
+        qdq="tensorrt",
         quantized={"trt_int8_enable": "1"},
     ),
     "tensorrt_rtx": Provider(
@@ -68,6 +75,7 @@ PROVIDERS = {
         "It needs an NVIDIA GPU with its driver (libcuda), an RTX one of compute capability 8.0, "
         "8.6, 8.9, 12.0 or later.",
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
+        qdq="tensorrt",
     ),
     "openvino": Provider(
         "OpenVINOExecutionProvider",
@@ -79,12 +87,16 @@ PROVIDERS = {
         "Install it: pip install onnxruntime-ep-openvino.",
         "It takes Intel's processors only, and a GPU or NPU only with its driver.",
         plugin="onnxruntime_ep_openvino",
+        qdq="openvino",
     ),
     "xnnpack": Provider(
         "XnnpackExecutionProvider",
         {"cpu": {}},
         "No published package has it: build ONNX Runtime with its own switch use_xnnpack.",
+        "Sums of blocks and the last layer stay on the CPU: option cpu_fallback=allow.",
         static_shapes=True,
+        qdq="signed",
+        float_ops=frozenset({"Gemm", "MatMul", "Add", "Mul", "Sigmoid", "GlobalAveragePool"}),
     ),
     "qnn": Provider(
         "QNNExecutionProvider",
@@ -93,6 +105,7 @@ PROVIDERS = {
         "It needs a Snapdragon with a Hexagon NPU and its driver.",
         plugin="onnxruntime_qnn",
         static_shapes=True,
+        float_ops=frozenset({"MatMul"}),
     ),
     "coreml": Provider(
         "CoreMLExecutionProvider",
@@ -103,7 +116,7 @@ PROVIDERS = {
         "It is part of onnxruntime for macOS: pip install onnxruntime there.",
         "It needs macOS 12 or later.",
         static_shapes=True,
-        int8=False,
+        qdq="refused",
         options={"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"},
     ),
     "directml": Provider(
@@ -112,6 +125,7 @@ PROVIDERS = {
         "Install it on Windows: pip install onnxruntime-directml.",
         "It needs a GPU of DirectX 12.",
         static_shapes=True,
+        float_ops=frozenset({"Mul", "Sigmoid"}),
         memory_pattern=False,
     ),
 }

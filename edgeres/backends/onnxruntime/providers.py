@@ -56,6 +56,57 @@ class ExecutionProvider:
         return {name: value.replace("{index}", str(self.index)) for name, value in chosen.items()}
 
 
+def named_provider(device: str, provider: str) -> tuple[str, Provider | None]:
+    """The provider behind a device, whether or not it is here.
+
+    Args:
+        device: ``cpu``, ``cuda:N``, ``gpu``, ``gpu:N`` or ``npu``.
+        provider: Value of the option ``provider``.
+
+    Returns:
+        Its name as an option, and its row of the table; ``None`` for ONNX Runtime's own on the CPU.
+
+    Raises:
+        BackendMissingError: No such device, or none of several providers is named.
+        UsageError: A provider that is none, or that does not serve the device.
+    """
+    where, _ = _parsed(device)
+    if provider == "default":
+        if where == "cpu":
+            return provider, None
+        provider = DEFAULTS.get(where, "")
+        if not provider:
+            raise BackendMissingError(
+                f"ONNX Runtime has several providers for {where}, and none is named.",
+                hint=f"Build the engine with --option provider=NAME: {', '.join(_serving(where))}.",
+            )
+    if provider not in PROVIDERS:
+        raise UsageError(
+            f"onnxruntime option provider: expected one of {', '.join(PROVIDERS)}, "
+            f"got {provider!r}."
+        )
+    kind = PROVIDERS[provider]
+    if where not in kind.devices:
+        raise UsageError(
+            f"onnxruntime option provider={provider} serves {' and '.join(kind.devices)}, "
+            f"the device is {device}.",
+            hint=f"Say another --device, or a provider for {where}: "
+            f"{', '.join(_serving(where)) or 'leave the option out'}.",
+        )
+    return provider, kind
+
+
+def _parsed(device: str) -> tuple[str, int]:
+    """Kind and number of a device."""
+    parsed = _DEVICE.fullmatch(device)
+    if parsed is None or (parsed[1] in ("cpu", "npu") and parsed[2]):
+        raise BackendMissingError(
+            f"the onnxruntime backend has no device {device!r}.",
+            hint="It knows cpu, cuda:N, gpu, gpu:N and npu.",
+        )
+    return parsed[1], int(parsed[2] or 0)
+
+
 def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider:
     """The provider behind a device, if it can be had here.
 
@@ -69,30 +120,10 @@ def find_provider(runtime: Any, device: str, provider: str) -> ExecutionProvider
             has no such provider.
         UsageError: A provider that does not serve the device.
     """
-    parsed = _DEVICE.fullmatch(device)
-    if parsed is None or (parsed[1] in ("cpu", "npu") and parsed[2]):
-        raise BackendMissingError(
-            f"the onnxruntime backend has no device {device!r}.",
-            hint="It knows cpu, cuda:N, gpu, gpu:N and npu.",
-        )
-    where, index = parsed[1], int(parsed[2] or 0)
-    if provider == "default":
-        if where == "cpu":
-            return ExecutionProvider()
-        provider = DEFAULTS.get(where, "")
-        if not provider:
-            raise BackendMissingError(
-                f"ONNX Runtime has several providers for {where}, and none is named.",
-                hint=f"Build the engine with --option provider=NAME: {', '.join(_serving(where))}.",
-            )
-    kind = PROVIDERS[provider]
-    if where not in kind.devices:
-        raise UsageError(
-            f"onnxruntime option provider={provider} serves {' and '.join(kind.devices)}, "
-            f"the device is {device}.",
-            hint=f"Say another --device, or a provider for {where}: "
-            f"{', '.join(_serving(where)) or 'leave the option out'}.",
-        )
+    _, kind = named_provider(device, provider)
+    if kind is None:
+        return ExecutionProvider()
+    where, index = _parsed(device)
     available = runtime.get_available_providers()
     if kind.name in available:
         return ExecutionProvider(kind, where, index)
@@ -125,7 +156,7 @@ def add_provider(
     """
     if place.kind is None:
         return [CPU]
-    if quantized and not place.kind.int8:
+    if quantized and place.kind.qdq == "refused":
         raise UsageError(
             f"{place.provider} does not compute Q/DQ in INT8.",
             hint="Build the float model for it, or leave the option provider out.",

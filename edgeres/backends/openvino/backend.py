@@ -7,6 +7,7 @@ that have it, and an INT8 model would be compared with something that nobody exp
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,12 +29,14 @@ from edgeres.backends.openvino.devices import (
 )
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
 from edgeres.backends.openvino.layers import profiled_layers
+from edgeres.backends.openvino.rules import RULES
 from edgeres.backends.openvino.run import OpenVinoRunner, core
 from edgeres.backends.sidecar import check_engine, run_config, staged, write_sidecar
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
 from edgeres.system.environment import is_arm
 from edgeres.system.files import file_sha256
 from edgeres.system.progress import ProgressCallback
+from edgeres.system.user_cache import compiled_folder
 
 _NAME = "openvino"
 _OPENVINO = Package("openvino")
@@ -136,13 +139,8 @@ class OpenVino(PackagedBackend):
                 hint="Leave the option out.",
             )
 
-    def qdq_rules(self, device: str = "cpu") -> QdqRules:
-        """The rules under which the CPU plugin fuses a ResNet into INT8 kernels.
-
-        At a residual Add only the skip input takes Q/DQ: the convolution on the main path adds it
-        in its own accumulator and rounds once (Q/DQ on both inputs is no quicker and loses a bit
-        of accuracy). Pooling and mean run in INT8 as well, so their inputs take Q/DQ; the bias
-        stays float.
+    def qdq_rules(self, device: str = "cpu", options: Mapping[str, str] | None = None) -> QdqRules:
+        """Those of :mod:`.rules`, with what was found out about the device; options change nothing.
 
         Raises:
             BackendMissingError: The runtime or the device is not here.
@@ -156,38 +154,9 @@ class OpenVino(PackagedBackend):
             )
         from edgeres.backends.probe import saturates, wrong_lowest_weight
 
-        return QdqRules(
+        return replace(
+            RULES,
             name=f"openvino-{where.kind.lower()}",
-            activation_dtype="uint8",
-            activation_symmetric=False,
-            ops=frozenset(
-                {
-                    "Conv",
-                    "Gemm",
-                    "MatMul",
-                    "Add",
-                    "MaxPool",
-                    "AveragePool",
-                    "GlobalAveragePool",
-                    "ReduceMean",
-                }
-            ),
-            bias="float",
-            residual="skip",
-            wrong_groups=frozenset({2}),  # zeros, with two channels in all
-            wrong_group_epilogue=True,  # without AVX-512
-            least_pool=16,  # without AVX-512; int8 ones it refuses
-            least_add_offset=1.1e-5,  # it drops the offset of an Add below 1e-5
-            refuses_pad_values=True,
-            concat_barrier=True,
-            factor_barrier=True,
-            clips_integers=True,
-            epilogues=frozenset(
-                {"PRelu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Tanh"}
-            ),
-            float_adds=True,
-            float_norms=True,
-            sinks_strides=True,
             saturating=saturates(self, where.ours),
             wrong_lowest_weight=wrong_lowest_weight(self, where.ours),
         )
@@ -311,6 +280,10 @@ def _settings(config: BuildConfig, device: Device) -> tuple[dict[str, Any], bool
         **device.settings(),
     }
     if device.kind != CPU:  # the others are the CPU's
+        # Compiling for a GPU or an NPU takes seconds to minutes, for a CPU less than reading it.
+        kept = compiled_folder(_NAME, {"version": _OPENVINO.load().get_version(), **device.facts})
+        if kept is not None:
+            settings["CACHE_DIR"] = str(kept)
         return settings, chosen["batch"] == "specialized"
     if config.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = config.threads

@@ -45,6 +45,7 @@ class Device:
         full_name: What its maker calls it.
         architecture: Of its cores, as the runtime tells it; an engine's speed depends on it.
         driver: Version of its driver, where it is told.
+        tiles: Of an NPU, or execution units of a GPU, where they are told.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Device:
     full_name: str = ""
     architecture: str = ""
     driver: str = ""
+    tiles: str = ""
 
     @property
     def kind(self) -> str:
@@ -83,6 +85,7 @@ class Device:
             "device": self.full_name,
             "architecture": self.architecture,
             "driver": self.driver,
+            "execution units" if self.kind == "GPU" else "tiles": self.tiles,
         }
         return {name: text for name, text in facts.items() if text}
 
@@ -175,5 +178,11 @@ def _describe(core: Any, name: str) -> Device:
             f"OpenVINO lists {name} but cannot ask it: {one_line_of(error)}.",
             hint=_HINTS.get(name.partition(".")[0], "See `edgeres doctor`."),
         ) from error
-    facts = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
-    return Device(name, capabilities, *(str(told(fact)) for fact in facts))
+    kind = name.partition(".")[0]
+    facts = (
+        "FULL_DEVICE_NAME",
+        "DEVICE_ARCHITECTURE",
+        f"{kind}_DRIVER_VERSION",
+        {"GPU": "GPU_EXECUTION_UNITS_COUNT", "NPU": "NPU_MAX_TILES"}.get(kind, ""),
+    )
+    return Device(name, capabilities, *(str(told(fact)) if fact else "" for fact in facts))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeres.backends.base import LayerInfo
-from edgeres.backends.openvino.ir import AUTO_NAME
+from edgeres.backends.openvino.ir import AUTO_NAME, one_line_of
+from edgeres.errors import BackendMissingError
 
 if TYPE_CHECKING:
     from edgeres.backends.openvino.run import OpenVinoRunner
@@ -27,6 +28,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
         runner: A runner of it that was loaded with ``PERF_COUNT``.
 
     Raises:
+        BackendMissingError: The device does not tell what it runs.
         ModelError: An input has a dynamic size apart from the batch.
     """
     known = {
@@ -39,7 +41,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
     weights = _layers_by_constant(model)
     primitives = [
         (operation.get_friendly_name(), _facts(operation) | _weights(operation, weights))
-        for operation in runner.compiled.get_runtime_model().get_ordered_ops()
+        for operation in _runtime_model(runner).get_ordered_ops()
     ]
     primitives.sort(key=lambda item: int(item[1]["execOrder"]))
     return [
@@ -61,6 +63,17 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
         # What is not profiled was computed once on loading: weights, biases, their shapes.
         if name in times and facts["layerType"] not in _DATA
     ]
+
+
+def _runtime_model(runner: OpenVinoRunner) -> Any:
+    """The compiled model as the device itself tells it."""
+    try:
+        return runner.compiled.get_runtime_model()
+    except RuntimeError as error:
+        raise BackendMissingError(
+            f"OpenVINO does not tell which layers {runner.device.ours} runs: {one_line_of(error)}.",
+            hint="INT8 cannot be proven on it; `edgeres inspect` an engine for cpu.",
+        ) from error
 
 
 def _times_ms(runner: OpenVinoRunner) -> dict[str, float]:

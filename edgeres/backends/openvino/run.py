@@ -42,7 +42,7 @@ class OpenVinoRunner(CheckedRunner):
         super().__init__(_specs(model.inputs), _specs(model.outputs))
         self.model = model
         self._settings = dict(settings)
-        self._device = device
+        self.device = device
         self._tensor = import_extra("openvino", extra="openvino").Tensor
         self._by_shapes = specialized and all(
             spec.shape and spec.shape[0] is None and None not in spec.shape[1:]
@@ -97,8 +97,8 @@ class OpenVinoRunner(CheckedRunner):
         if shapes:
             model = model.clone()
             model.reshape(dict(enumerate(shapes)))
-        compiled = core().compile_model(model, self._device.name, self._settings)
-        check_where(compiled, self._device)
+        compiled = core().compile_model(model, self.device.name, self._settings)
+        check_where(compiled, self.device)
         self._requests[shapes] = compiled.create_infer_request()
         if len(self._requests) > _KEPT_BATCHES:
             self._requests.popitem(last=False)

@@ -66,7 +66,7 @@ class PyTorch(PackagedBackend):
         """GPUs as ``cuda:N``, then ``cpu``."""
         return (*(f"cuda:{n}" for n in range(_TORCH.load().cuda.device_count())), "cpu")
 
-    def qdq_rules(self, device: str = "cpu") -> QdqRules:
+    def qdq_rules(self, device: str = "cpu", options: Mapping[str, str] | None = None) -> QdqRules:
         """Nothing is quantized: this is the FP32 reference."""
         self.check_device(device)
         return QdqRules(

@@ -115,7 +115,7 @@ class TensorRTBackend:
         """None."""
         return {}
 
-    def qdq_rules(self, device: str) -> QdqRules:
+    def qdq_rules(self, device: str, options: Mapping[str, str] | None = None) -> QdqRules:
         """The same rules for every GPU: see the placement section of ``docs/tensorrt.md``."""
         return QdqRules(
             name="tensorrt",

@@ -51,7 +51,7 @@ class Throwaway(PackagedBackend):
     def runtime_options(self) -> dict[str, tuple[str, ...]]:
         return {}
 
-    def qdq_rules(self, device: str = "cpu") -> QdqRules:
+    def qdq_rules(self, device: str = "cpu", options: Mapping[str, str] | None = None) -> QdqRules:
         return QdqRules(
             name="throwaway-cpu",
             activation_dtype="uint8",
