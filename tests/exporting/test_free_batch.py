@@ -35,6 +35,8 @@ KINDS = {
     "o = Transpose<perm=[0,2,1,3,4]>(v) b = Concat<axis=0>(n, rest) z = Reshape(o, b)",
     "groups in the batch": "m = Mul(n, two) t = Concat<axis=0>(m, groups) v = Reshape(r, t) "
     "q = Softmax<axis=2>(v) b = Concat<axis=0>(n, rest) z = Reshape(q, b)",
+    "groups in the batch beside an open size": "m = Mul(n, two) t = Concat<axis=0>(m, four, open) "
+    "v = Reshape(r, t) q = Softmax<axis=2>(v) b = Concat<axis=0>(n, rest) z = Reshape(q, b)",
     "expand": "g = GlobalAveragePool(r) e = Expand(g, s) z = Mul(r, e)",
     "zeros joined": "t = Concat<axis=0>(n, halves) k = ConstantOfShape(t) "
     "h = Slice(r, zero, four, one) z = Concat<axis=1>(h, k)",
@@ -47,7 +49,7 @@ KINDS = {
     "nothing that can be written otherwise": "t = Concat<axis=0>(n, one, size2) "
     "e = Expand(block, t) h = Slice(r, zero, seven, one) z = Concat<axis=1>(h, e)",
 }
-WEIGHTS |= {"size2": np.array([6, 6]), "seven": np.array([7])}
+WEIGHTS |= {"size2": np.array([6, 6]), "seven": np.array([7]), "open": np.array([-1])}
 
 
 @pytest.mark.parametrize("kind", KINDS)
