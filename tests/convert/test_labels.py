@@ -1,6 +1,8 @@
 """Folders whose classes are in another order than the network's, and parts of them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,13 @@ def test_a_part_of_the_classes_by_name(workplace, folder, tmp_path):
     done, report = converted(workplace, part, tmp_path / "out")
     assert report["baseline"]["top1"] > 0.9
     assert "shows 3 of the network's 10 classes" in done.stderr
+    again = subprocess.run(
+        [sys.executable, "-m", "edgeres", "convert", "--model", workplace / "net.safetensors",
+         "--data", part, "--output", tmp_path / "out", "--target", "onnxruntime"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert "Verdict" in again.stdout
+    assert again.stdout.count("shows 3 of the network's 10 classes") == 1
     Image.new("L", (28, 28)).save(part / "Bag" / "black.png")
     (part / "Hat").mkdir()
     Image.new("L", (28, 28)).save(part / "Hat" / "black.png")
