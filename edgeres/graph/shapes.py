@@ -128,6 +128,31 @@ def rows_of_images(shape: ir.Shape) -> tuple[int, int] | None:
     return None
 
 
+def images_elsewhere(model: ir.Model) -> frozenset[str]:
+    """Tensors whose images are not in the first dimension, or nobody knows where.
+
+    Args:
+        model: With the batch pinned to one. Only a Transpose of the first dimension moves images.
+    """
+    moves = any(
+        node.op_type == "Transpose" and (node.attributes.get_ints("perm", ()) or (1,))[0] != 0
+        for node in model.graph
+    )
+    if not moves:
+        return frozenset()
+    free = model.clone()
+    try:
+        set_batch(free, BATCH)
+    except ModelError:  # it takes one batch only
+        return frozenset()
+    return frozenset(
+        value.name or ""
+        for node in free.graph
+        for value in node.outputs
+        if value.shape is None or (rows_of_images(value.shape) or (0,))[0] != 0
+    )
+
+
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
     """The model without its weights' values and without any shape but the inputs'."""
     graph = model.graph
