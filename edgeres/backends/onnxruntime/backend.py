@@ -105,8 +105,8 @@ class OnnxRuntime(PackagedBackend):
 
         It fuses ``DQ -> op -> Q`` only, so both inputs of a residual Add and every output take
         Q/DQ. Activations are uint8 with a zero point: a Relu disappears into the Q behind it only
-        where zero is the lowest value, and int8 leaves half of the network in float. Mul and
-        Sigmoid (SE, SiLU) are quicker in INT8, Concat is not.
+        where zero is the lowest value, and int8 leaves half of the network in float. Mul, Sigmoid
+        (SE, SiLU) and LeakyRelu are quicker in INT8, Concat is not.
 
         Raises:
             BackendMissingError: The runtime is not here, or the device has no INT8 kernels.
@@ -131,6 +131,7 @@ class OnnxRuntime(PackagedBackend):
                     "Add",
                     "Mul",
                     "Sigmoid",
+                    "LeakyRelu",
                     "MaxPool",
                     "AveragePool",
                     "GlobalAveragePool",
