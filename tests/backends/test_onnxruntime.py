@@ -3,17 +3,12 @@
 import json
 
 import numpy as np
-import onnx
 import pytest
 
 from edgeres.backends.base import BuildConfig, Engine
 from edgeres.backends.onnxruntime.backend import BACKEND
 from edgeres.errors import BackendMissingError, ModelError, UsageError
-from edgeres.graph.layers import load_model
 from edgeres.graph.summary import node_macs
-from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.placement import place
-from edgeres.quantization.quantize import quantize
 
 from .conftest import write_network
 
@@ -125,30 +120,3 @@ def test_the_engine_is_the_model(engine, network):
     assert engine.path.read_bytes() == network.read_bytes()
     record = json.loads(engine.path.with_name("net.onnx.engine.json").read_text())
     assert record["versions"] == {"onnxruntime": ort.__version__}
-
-
-def test_a_leaky_relu_between_int8_layers_is_told_as_what_it_is(tmp_path):
-    random = np.random.default_rng(0)
-    graph = onnx.parser.parse_graph(
-        "net (float[N,3,12,12] x) => (float[N,4] y) {"
-        "c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b) l = LeakyRelu<alpha=0.1>(c) "
-        "d = Conv<kernel_shape=[1,1]>(l, k, b) m = LeakyRelu<alpha=0.1>(d) a = Add(l, m) "
-        "p = GlobalAveragePool(a) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb) }"
-    )
-    shapes = {"w": (8, 3, 3, 3), "k": (8, 8, 1, 1), "b": 8, "fw": (4, 8), "fb": 4}
-    for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type}{number}"
-    graph.initializer.extend(
-        onnx.numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 4, name)
-        for name, shape in shapes.items()
-    )
-    opsets = [onnx.helper.make_opsetid("", 20)]
-    source, qdq = tmp_path / "net.onnx", tmp_path / "qdq.onnx"
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), source)
-    images = random.standard_normal((16, 3, 12, 12)).astype(np.float32)
-    rules = BACKEND.qdq_rules("cpu")
-    quantize(source, calibrate(source, [images]), rules, qdq)
-    engine = BACKEND.build(qdq, tmp_path / "engine.onnx", BuildConfig(threads=1))
-    ran = {name: layer.precision for layer in BACKEND.layers(engine) for name in layer.nodes}
-    assert ran["LeakyRelu1"] == ran["LeakyRelu3"] == "int8"
-    assert place(load_model(source).graph, rules).float_nodes == {}
