@@ -32,6 +32,12 @@ POSITIONS = """
     z = Softmax<axis=2>(u) o = MatMul(z, t) h = Transpose<perm=[0,2,1]>(o) i = Reshape(h, image)
     a = Add(i, c) p = GlobalAveragePool(a) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
 """
+SUMS = """
+    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b) l = LeakyRelu<alpha=0.1>(c)
+    d = Conv<kernel_shape=[1,1]>(l, k, b) s = Sigmoid(d) m = Mul(d, s) a = Add(m, l)
+    e1 = Conv<kernel_shape=[1,1]>(a, k, b) n = HardSwish(e1) o = Add(n, a)
+    p = GlobalAveragePool(o) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
+"""
 SHAPES = {"w": (8, 3, 3, 3), "k": (8, 8, 1, 1), "e": (4, 64), "b": 8, "fw": (4, 8), "fb": 4}
 NUMBERS = {"rows": [-1, 4, 64], "lines": [-1, 8, 8, 4], "square": [-1, 64, 64]}
 NUMBERS |= {"image": [-1, 8, 8, 8]}
@@ -75,3 +81,11 @@ def test_a_product_whose_zero_point_is_put_right_behind_it(tmp_path):
     assert products == ["int8"]
     coverage = int8_coverage(node_macs(source), layers)
     assert [layer.name for layer in coverage.float_layers] == ["MatMul7"]
+
+
+def test_sums_behind_an_activation_inside_a_layer(tmp_path):
+    source, rules, layers = run(tmp_path, SUMS, "openvino")
+    inside = {name: layer.op for layer in layers for name in layer.nodes}
+    assert inside["Add5"] == inside["Add8"] == "Convolution"
+    assert place(load_model(source).graph, rules).float_nodes == {}
+    assert int8_coverage(node_macs(source), layers).int8_coverage == 1.0
