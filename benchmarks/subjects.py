@@ -230,9 +230,9 @@ def _photographs(folder: Path) -> None:
         np.save(folder / f"{which}.npy", np.ascontiguousarray(pixels))
 
 
-def _crops(photos: tuple[str, ...], count: int, side: int) -> NDArray[np.uint8]:
+def _crops(photos: tuple[str, ...], count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
     """``(count, 3, side, side) uint8`` random crops of photographs that packages bring along."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     pictures = [_open_photo(photo) for photo in photos]
     crops = [_crop(pictures[index % len(pictures)], side, rng) for index in range(count)]
     return np.stack(crops).transpose(0, 3, 1, 2)

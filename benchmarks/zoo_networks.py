@@ -102,8 +102,14 @@ def names() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES.values() for name in family)
 
 
-def make_subject(name: str, folder: Path) -> Subject:
+def make_subject(name: str, folder: Path, *, seed: int = 0, test: int = TEST) -> Subject:
     """Exports one architecture into a folder, with its images, and describes it.
+
+    Args:
+        name: Of the architecture.
+        folder: Where it goes.
+        seed: Of the weights and of the crops.
+        test: Number of test images.
 
     Raises:
         ImportError: The package that has it is not here.
@@ -113,12 +119,12 @@ def make_subject(name: str, folder: Path) -> Subject:
     images = {}
     for which, photos, count in (
         ("calibration", _CALIBRATION_PHOTOS, CALIBRATION),
-        ("test", _TEST_PHOTOS, TEST),
+        ("test", _TEST_PHOTOS, test),
     ):
-        images[which] = _crops(photos, count, side)
+        images[which] = _crops(photos, count, side, seed)
         np.save(folder / f"{which}.npy", images[which])
     subject = Subject("zoo", str(folder), 1 / 255, MEAN, STD)
-    _export(_module(name, arguments), subject, side)
+    _export(_module(name, arguments, seed), subject, side, seed)
     subject.save()
     return subject
 
@@ -144,11 +150,11 @@ def _arguments(name: str) -> tuple[int, dict[str, Any]]:
     return arguments.pop("side", SIDE), arguments
 
 
-def _module(name: str, arguments: dict[str, Any]) -> Any:
+def _module(name: str, arguments: dict[str, Any], seed: int) -> Any:
     """A torch module in eval mode whose weights are random."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     kind, _, plain = name.partition("@")[0].rpartition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -179,10 +185,10 @@ def declare_operators() -> None:
 _KEPT: list[Any] = []  # what was declared goes away with its library
 
 
-def _export(module: Any, subject: Subject, side: int) -> None:
+def _export(module: Any, subject: Subject, side: int, seed: int) -> None:
     import torch
 
-    _enliven(module)
+    _enliven(module, seed + 1)
     batches = [torch.from_numpy(batch) for batch in subject.batches("calibration", 32)]
     norms = [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -207,11 +213,11 @@ def _export(module: Any, subject: Subject, side: int) -> None:
             )
 
 
-def _enliven(module: Any) -> None:
+def _enliven(module: Any, seed: int) -> None:
     """Gives factors of norms and of branches values as after a training, none of them zero."""
     import torch
 
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator)

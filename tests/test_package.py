@@ -99,7 +99,7 @@ def test_a_program_needs_the_public_names_alone():
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("convert", {"recipe": None}),
+        ("convert", {"source": None}),
         ("validate", {"dataset": None, "preprocess": edgeres.Preprocess()}),
         ("benchmark", {}),
         ("bundle", {}),
@@ -109,7 +109,7 @@ def test_a_program_needs_the_public_names_alone():
 def test_paths_may_be_text(name, given, tmp_path):
     missing = str(tmp_path / "missing" / "engine.onnx")
     if name == "convert":
-        given = {"recipe": edgeres.load_recipe(None, {"model.source": missing}), "output": missing}
+        given = {"source": edgeres.load_recipe(None, {"model.source": missing}), "output": missing}
         with pytest.raises(edgeres.EdgeResError):
             edgeres.convert(**given)
         return

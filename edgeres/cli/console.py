@@ -23,6 +23,9 @@ LINE_EVERY_S = 10.0
 class ConsoleListener(Closing):
     """Draws the stages of a run with rich; a context manager that also prints warnings.
 
+    Attributes:
+        told: Every note so far.
+
     Args:
         console: Where to.
         verbose: Whether lines of stages tell the peak of memory, too.
@@ -32,6 +35,7 @@ class ConsoleListener(Closing):
     def __init__(
         self, console: Console, *, verbose: bool = False, line_every_s: float = LINE_EVERY_S
     ) -> None:
+        self.told: list[str] = []
         self._console = console
         self._verbose = verbose
         self._progress = Progress(
@@ -88,6 +92,7 @@ class ConsoleListener(Closing):
 
     def note(self, message: str) -> None:
         """Writes one line."""
+        self.told.append(message)
         self._console.print(message, style="yellow", highlight=False, soft_wrap=True)
 
     def _tell(self, every_s: float) -> None:

@@ -148,7 +148,8 @@ def convert(
             annotations=annotations,
             say=out.note,
         )
-        out.result(report.to_dict(), report_table(report, out.console()))
+        table = report_table(report, out.console(), read=out.read_above(listener))
+        out.result(report.to_dict(), table)
         if not as_json:
             out.lines({}, ["", *closing_lines(report, folder)])
         raise typer.Exit(report.exit_code)

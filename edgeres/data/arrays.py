@@ -87,16 +87,15 @@ class ArrayDataset:
         return ArrayDataset(self.name, self.images[rows], self.labels[rows], self.class_names)
 
 
-def numbered_classes(labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """Class names ``0``, ``1``, ... up to the highest label, for sources that name none.
+def check_class_numbers(labels: NDArray[np.int64]) -> None:
+    """Checks class numbers of a source that names no classes.
 
     Raises:
         DataError: A label of ``MAX_CLASSES`` or more.
     """
-    count = int(labels.max(initial=-1)) + 1
-    if count > MAX_CLASSES:
+    highest = int(labels.max(initial=-1))
+    if highest >= MAX_CLASSES:
         raise DataError(
-            f"Expected class numbers under {MAX_CLASSES:,}, got {count - 1}.",
+            f"Expected class numbers under {MAX_CLASSES:,}, got {highest}.",
             hint="Number the classes from 0 on.",
         )
-    return tuple(map(str, range(count)))

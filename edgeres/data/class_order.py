@@ -71,6 +71,14 @@ def in_order_of(dataset: Dataset, names: Sequence[str]) -> Ordered:
     return Ordered(renamed, f"{dataset.name}: {what}.", is_part, by_name=True)
 
 
+def part_note(dataset: Dataset, count: int) -> str:
+    """What is to be said of a set that names no classes and shows some of a network's alone."""
+    if dataset.class_names or len(dataset) == 0:
+        return ""
+    shown = len(np.unique(dataset.labels))
+    return f"{dataset.name}: shows {shown} of the network's {count} classes." * (shown < count)
+
+
 def _by_position(dataset: Dataset, own: tuple[str, ...], names: Sequence[str]) -> Ordered:
     """Names that say nothing of each other: the order stands."""
     if len(own) != len(names):

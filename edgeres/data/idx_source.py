@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeres.data.arrays import ArrayDataset, numbered_classes
+from edgeres.data.arrays import ArrayDataset, check_class_numbers
 from edgeres.data.idx import read_idx_images, read_idx_labels
 from edgeres.data.types import UNLABELLED, Split
 from edgeres.errors import UsageError
@@ -37,4 +37,5 @@ def open_idx(
         unknown = np.full(len(pixels), UNLABELLED, dtype=np.int64)
         return ArrayDataset(f"idx/{split}", pixels, unknown)
     classes = read_idx_labels(labels)
-    return ArrayDataset(f"idx/{split}", pixels, classes, numbered_classes(classes))
+    check_class_numbers(classes)
+    return ArrayDataset(f"idx/{split}", pixels, classes)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.data.arrays import ArrayDataset, numbered_classes
+from edgeres.data.arrays import ArrayDataset, check_class_numbers
 from edgeres.data.npy import ARRAY_ERRORS, read_member
 from edgeres.data.types import SPLIT_NAMES, UNLABELLED, Split
 from edgeres.errors import DataError
@@ -67,10 +67,11 @@ def _open(archive: zipfile.ZipFile, path: Path, split: Split, *, needed: bool) -
             f"Expected labels under {label_key!r} in {str(path)!r}, got none.",
             hint="Only calibration goes without labels.",
         )
+    class_names: tuple[str, ...] = ()
     if "class_names" in members:
         class_names = tuple(map(str, read_member(archive, members["class_names"], path).ravel()))
     else:
-        class_names = numbered_classes(labels)
+        check_class_numbers(labels)
     return ArrayDataset(f"npz/{split}", images, labels, class_names)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.data.arrays import MAX_CLASSES, numbered_classes
+from edgeres.data.arrays import MAX_CLASSES, check_class_numbers
 from edgeres.data.feature_set import FeatureSet
 from edgeres.data.npy import ARRAY_ERRORS, map_npy, read_member
 from edgeres.data.types import SPLIT_NAMES, UNLABELLED, Split
@@ -97,7 +97,7 @@ def _open(members: Members, path: Path, split: Split) -> FeatureSet:
             values[name.removeprefix("targets_")] = target
             if name == "labels":
                 labels = _classes(target, key, path)
-                class_names = numbered_classes(labels)
+                check_class_numbers(labels)
     if "labels" not in values and len(values) == 1 and _are_classes(*values.values()):
         labels = next(iter(values.values())).astype(np.int64)
     if f"{front}class_names" in members or "class_names" in members:

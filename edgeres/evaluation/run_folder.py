@@ -5,6 +5,7 @@ OUTPUT/baseline/                 the FP32 network that came in, and what was mad
 OUTPUT/pruned/                   the pruned network, where there is one
 OUTPUT/TARGET/                   an engine, its Q/DQ file and what is known of it
 OUTPUT/evidence/                 what the report page shows
+OUTPUT/module.onnx               a torch module that a program handed over, as ONNX
 OUTPUT/.stages/                  stored results of stages
 """
 
@@ -16,6 +17,7 @@ REPORT = "report.json"
 STAGES = ".stages"
 HISTORY = "history.sqlite"
 EVIDENCE = "evidence"
+HANDED = "module.onnx"
 
 BASELINE = "baseline"
 PRUNED = "pruned"

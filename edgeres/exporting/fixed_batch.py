@@ -6,7 +6,8 @@ at first place, and is the batch of the input, is the batch.
 Rules, for a model whose image input has a batch ``B`` above 1:
 
 1. ``Reshape`` to ``(B, ...)`` or a multiple of ``B`` leaves it open; where another dimension is
-   open, it copies the batch from its input (0 in ONNX's Reshape).
+   open, it copies the batch from its input (0 in ONNX's Reshape), or the other becomes the number
+   that it is.
 2. ``Expand``, ``ConstantOfShape`` and ``Resize`` to ``(B, ...)`` are for one image.
 3. A constant ``(B, ...)`` that is the same for each image is there once, where ``Concat`` or an
    elementwise node reads it.
@@ -46,6 +47,9 @@ def free_fixed_batch(model: ir.Model) -> int | None:
         if place is not None:
             target = _constant(node, place)
             first = None if target is None else _first(node.op_type, target, batch)
+            if target is not None and first is None and node.op_type == "Reshape":
+                target = _closed(node, target)
+                first = _first(node.op_type, target, batch)
             if target is not None and first is not None:
                 _replace(node, place, np.array([first, *target[1:]], np.int64))
         elif node.op_type in _READERS:
@@ -54,6 +58,12 @@ def free_fixed_batch(model: ir.Model) -> int | None:
                 if block is not None and _is_repeated(block, batch):
                     _replace(node, index, block[:1])
     return batch
+
+
+def _closed(node: ir.Node, target: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The shape that a Reshape gives, as numbers, where it is known."""
+    shape = node.outputs[0].shape
+    return target if shape is None or not shape.is_static() else np.array(shape.numpy(), np.int64)
 
 
 def _first(op_type: str, target: NDArray[np.generic], batch: int) -> int | None:

@@ -7,7 +7,8 @@ the value stays computed.
 
 Rules:
 
-1. ``Reshape`` to a shape with one size that grows with the batch gets ``-1`` there.
+1. ``Reshape`` to a shape with one size that grows with the batch gets ``-1`` there; what was open
+   before is the number that it has for any batch.
 2. ``Expand`` to a batch that the tensor has already gets ``1`` there: ``Expand`` broadcasts.
 3. ``Resize`` to sizes of which only the batch grows gets them for a batch of one; ``ResizeForm``
    leaves the batch out.
@@ -94,7 +95,7 @@ def _rewrite(
             continue
         first, second = two[0][value.name], three[0][value.name]
         if node.op_type == "Reshape" and index == 1:
-            _free_reshape(node, first, second)
+            _free_reshape(node, first, second, two[1], three[1])
         elif node.op_type == "Expand" and index == 1:
             _free_expand(node, first, second, two[1], three[1])
         elif node.op_type == "Resize" and index == 3:
@@ -105,9 +106,21 @@ def _rewrite(
             node.replace_input_with(index, add_constant(node, "block", first[:1]))
 
 
-def _free_reshape(node: ir.Node, first: NDArray[np.generic], second: NDArray[np.generic]) -> None:
+def _free_reshape(
+    node: ir.Node,
+    first: NDArray[np.generic],
+    second: NDArray[np.generic],
+    small: Shapes,
+    large: Shapes,
+) -> None:
+    if -1 in first.tolist():  # what comes out of it is known, or nothing is
+        name = node.outputs[0].name or ""
+        before, after = small.get(name, ()), large.get(name, ())
+        if None in (*before, *after) or {len(before), len(after)} != {len(first)}:
+            return
+        first, second = np.array(before, np.int64), np.array(after, np.int64)
     differ = np.flatnonzero(first != second)
-    if len(differ) != 1 or -1 in first.tolist() or 0 in first.tolist():
+    if len(differ) != 1 or 0 in first.tolist():
         return
     (place,) = differ
     if int(first[place]) * 3 != int(second[place]) * 2:

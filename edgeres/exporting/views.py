@@ -13,6 +13,7 @@ Rules:
 6. A view from ``(N, ...)`` to ``(N, ...)`` is ``Reshape`` to ``(-1, ...)``.
 7. A ``Reshape`` that changes the first dimension, as attention and group-wise layers do, leaves it
    open: whatever is split from the batch or joined with it grows with the batch.
+8. Where the images are in another dimension, as behind a sequence, rules 2 to 7 do not hold.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ from edgeres.graph.edit import (
     replace,
     static_shape,
 )
+from edgeres.graph.shapes import images_elsewhere
 
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 class SimplifyTransposes(NodePass):
     """Rules 1 and 2."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Finds out where the images are, then visits every node."""
+        self._elsewhere = images_elsewhere(model)
+        return super().call(model)
 
     def visit(self, node: ir.Node) -> bool:
         """Joins a Transpose with the one before it, or makes it a Reshape."""
@@ -51,22 +58,31 @@ class SimplifyTransposes(NodePass):
             if joined == sorted(joined):
                 return bypass(node, source)
             node = replace(node, "Transpose", [source], {"perm": joined})
+        if {data_input(node).name, node.outputs[0].name} & self._elsewhere:
+            return before is not None
         return _as_reshape(node) or before is not None
 
 
 class SimplifyViews(NodePass):
     """Rules 3 to 7."""
 
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Finds out where the images are, then visits every node."""
+        self._elsewhere = images_elsewhere(model)
+        return super().call(model)
+
     def visit(self, node: ir.Node) -> bool:
         """Rewrites one view of known shapes."""
-        if node.op_type not in VIEWS:
+        if node.op_type not in VIEWS or node.outputs[0].name in self._elsewhere:
             return False
         source = data_input(node)
         before = made_by(source, *VIEWS)
+        if before is not None and data_input(before).name in self._elsewhere:
+            before = None
         if before is not None:
             source = data_input(before)
         shape, target = static_shape(source), static_shape(node.outputs[0])
-        if not shape or not target:
+        if not shape or not target or source.name in self._elsewhere:
             return False
         if shape == target:
             return bypass(node, source)
@@ -85,6 +101,8 @@ class SimplifyViews(NodePass):
         """Every Flatten keeps the batch and joins the rest."""
         for node in model.graph:
             shape = static_shape(node.outputs[0])
+            if node.outputs[0].name in self._elsewhere:
+                continue
             if node.op_type == "Flatten" and _axis(node) != 1 and shape is not None:
                 raise ModelError(
                     f"Flatten node '{node.name}' does not keep the batch: its output is {shape}.",

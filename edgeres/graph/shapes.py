@@ -35,7 +35,8 @@ def infer(model: ir.Model) -> None:
 
     A dimension that the rules cannot tell makes the whole shape unknown, except for the batch: the
     rules lose a symbol in ``Reshape`` to ``(-1, ...)`` and in ``Resize``, so a free batch is that
-    dimension which follows two numbers of images.
+    dimension which follows two numbers of images. It may hold several rows an image, such as the
+    heads of an attention: four are called ``4N`` (:func:`rows_of_images`).
 
     Raises:
         ModelError: The graph contradicts itself, or holds an operator unknown to its opset.
@@ -95,19 +96,61 @@ def _with_batches(
 def _following(
     first: onnx.ValueInfoProto | None, second: onnx.ValueInfoProto | None
 ) -> ir.Shape | None:
-    """The shape that two numbers of images agree on, the batch as its first dimension."""
+    """The shape that two numbers of images agree on, with the batch in one dimension at most."""
     shapes = [_shape(info) for info in (first, second) if info is not None]
     if len(shapes) != 2 or shapes[0] is None or shapes[1] is None:
         return None
     if len(shapes[0]) != len(shapes[1]) or not len(shapes[0]):
         return None
-    pairs = list(zip(shapes[0], shapes[1], strict=True))
-    if any(one != other for one, other in pairs[1:]):
-        return None
-    one, other = pairs[0]
-    if (one, other) != _BATCHES and one != other:
-        return None
-    return ir.Shape([one if one == other else BATCH, *list(shapes[0])[1:]])
+    dims: list[int | str] = []
+    for one, other in zip(shapes[0].numpy(), shapes[1].numpy(), strict=True):
+        rows, rest = divmod(one, _BATCHES[0])
+        if one == other:
+            dims.append(one)
+        elif rest or other != rows * _BATCHES[1]:
+            return None
+        else:
+            dims.append(BATCH if rows == 1 else f"{rows}{BATCH}")
+    return ir.Shape(dims) if sum(isinstance(dim, str) for dim in dims) < 2 else None
+
+
+def rows_of_images(shape: ir.Shape) -> tuple[int, int] | None:
+    """Where a tensor for a free batch has its images: the axis, and how many rows each has there.
+
+    ``None`` where no dimension follows the batch, as :func:`infer` has told.
+    """
+    for axis, dim in enumerate(shape):
+        name = None if isinstance(dim, int) else dim.value
+        if name is not None and name.endswith(BATCH) and name[: -len(BATCH)].isdecimal():
+            return axis, int(name[: -len(BATCH)])
+        if name == BATCH:
+            return axis, 1
+    return None
+
+
+def images_elsewhere(model: ir.Model) -> frozenset[str]:
+    """Tensors whose images are not in the first dimension, or nobody knows where.
+
+    Args:
+        model: With the batch pinned to one. Only a Transpose of the first dimension moves images.
+    """
+    moves = any(
+        node.op_type == "Transpose" and (node.attributes.get_ints("perm", ()) or (1,))[0] != 0
+        for node in model.graph
+    )
+    if not moves:
+        return frozenset()
+    free = model.clone()
+    try:
+        set_batch(free, BATCH)
+    except ModelError:  # it takes one batch only
+        return frozenset()
+    return frozenset(
+        value.name or ""
+        for node in free.graph
+        for value in node.outputs
+        if value.shape is None or (rows_of_images(value.shape) or (0,))[0] != 0
+    )
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from edgeres.errors import ModelError
+from edgeres.models.other_formats import other_format
 from edgeres.models.stand_ins import load_as_data
 from edgeres.models.weights_place import INDEX, shards_of, weights_place
 from edgeres.system.files import write_atomic
@@ -66,6 +67,8 @@ def read_weights(path: Path) -> tuple[object, dict[str, str]]:
         return _read_safetensors(path, size)
     if start.startswith((_ZIP, _PICKLE)):
         return _read_pickle(path), {}
+    if (known := other_format(path, start)) is not None:
+        raise ModelError(f"{path} {known[0]}.", hint=known[1])
     raise ModelError(
         f"{path} ({size} bytes) is neither safetensors nor a torch checkpoint.",
         hint="Copy or download it again, or save it with edgeres or torch.save(state_dict).",

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeres.data.preprocess import Preprocess
 from edgeres.errors import ModelError
 from edgeres.modules.spec import ModuleSpec
 from edgeres.system.child import JsonValue, run_limited
+
+if TYPE_CHECKING:
+    from edgeres.modules.opened import OpenedModule
 
 SECONDS = 900.0
 
@@ -90,9 +93,7 @@ def write_module(
     from edgeres.modules.to_onnx import write_onnx
 
     opened = open_module(spec)
-    sample = _sample_shape(
-        spec, opened.layout, opened.sample, opened.preprocess, said, image, input_size
-    )
+    sample = sample_shape(opened, spec.shown, said=said, image=image, input_size=input_size)
     told = write_onnx(opened.module, sample, out, scripted=opened.scripted, every=every)
     notes = [*opened.notes, *told]
     travelled: Any = None if opened.preprocess is None else opened.preprocess.to_dict()
@@ -104,27 +105,37 @@ def write_module(
     }
 
 
-def _sample_shape(
-    spec: ModuleSpec,
-    layout: Literal["nchw", "nhwc"],
-    known: tuple[int | None, int | None, int | None],
-    travelled: Preprocess | None,
+def sample_shape(
+    opened: OpenedModule,
+    shown: str,
+    *,
     said: dict[str, Any],
     image: tuple[int, int],
     input_size: tuple[int, int] | None,
 ) -> tuple[int, int, int]:
-    """One sample in the network's layout: sizes that it says itself, then those that are said."""
-    base = travelled or Preprocess(channels=int(said.get("channels") or 3))
+    """One sample in the network's layout: sizes that it says itself, then those that are said.
+
+    Args:
+        opened: The network.
+        shown: As a person names it.
+        said: Fields of the preprocessing that a person gave.
+        image: Height and width of an image before preprocessing.
+        input_size: Height and width that the network takes, where a person says them.
+
+    Raises:
+        ModelError: The network takes another size than the person says.
+    """
+    base = opened.preprocess or Preprocess(channels=int(said.get("channels") or 3))
     size = Preprocess.from_dict({**base.to_dict(), **said}).output_size(*image)
-    place = 0 if layout == "nchw" else 2
-    sizes = list(known)
+    place = 0 if opened.layout == "nchw" else 2
+    sizes = list(opened.sample)
     channels = sizes.pop(place)
     height, width = input_size or tuple(
         fixed if fixed is not None else seen for fixed, seen in zip(sizes, size, strict=True)
     )
     if any(f not in (None, g) for f, g in zip(sizes, (height, width), strict=True)):
         raise ModelError(
-            f"{spec.shown} takes images of {sizes[0]}x{sizes[1]}, not of {height}x{width}.",
+            f"{shown} takes images of {sizes[0]}x{sizes[1]}, not of {height}x{width}.",
             hint="Leave --input-size out.",
         )
     filled = [height, width]

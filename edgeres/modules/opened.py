@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,12 +65,23 @@ def open_module(spec: ModuleSpec) -> OpenedModule:
     module, notes = made_by_code(spec), list[str]()
     if spec.weights is not None:
         notes += fill(module, spec.weights, spec.shown)
+    return as_opened(module, spec.shown, notes)
+
+
+def as_opened(module: torch.nn.Module, shown: str, notes: Sequence[str] = ()) -> OpenedModule:
+    """A module of anybody's code; it is changed in place.
+
+    Args:
+        module: Takes a batch ``(N, C, H, W)``.
+        shown: As a person names it.
+        notes: What a person should know already.
+    """
     halves = {str(t.dtype)[6:] for t in module.parameters() if t.dtype != torch.float32}
     if halves:
-        notes.append(f"parameters of {', '.join(sorted(halves))} became float32.")
+        notes = [*notes, f"parameters of {', '.join(sorted(halves))} became float32."]
     module = module.float().cpu().eval()
     return OpenedModule(
-        module, "nchw", (_channels(module), None, None), _travelled(module, spec), tuple(notes)
+        module, "nchw", (_channels(module), None, None), _travelled(module, shown), tuple(notes)
     )
 
 
@@ -123,7 +134,7 @@ def _channels(module: torch.nn.Module) -> int | None:
     return None
 
 
-def _travelled(module: torch.nn.Module, spec: ModuleSpec) -> Preprocess | None:
+def _travelled(module: torch.nn.Module, shown: str) -> Preprocess | None:
     """The preprocessing that timm's networks carry."""
     values: dict[str, Any] = {}
     for name in _TOLD:
@@ -131,4 +142,4 @@ def _travelled(module: torch.nn.Module, spec: ModuleSpec) -> Preprocess | None:
         config = config.to_dict() if hasattr(config, "to_dict") else config
         if isinstance(config, Mapping) and config:
             values[name] = config
-    return told_preprocess({}, (Said(spec.shown, values),))
+    return told_preprocess({}, (Said(shown, values),))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgeres.backends import target_names
 from edgeres.backends.base import Engine
@@ -30,6 +32,7 @@ from edgeres.evaluation.run_task import write_task
 from edgeres.evaluation.task_baseline import check_answers
 from edgeres.pipeline.clean import unused_bytes
 from edgeres.pipeline.engines import build_floats, build_fp32, build_target, calibration_table
+from edgeres.pipeline.handed_over import TorchModule, handed_over
 from edgeres.pipeline.inputs import Inputs, open_inputs
 from edgeres.pipeline.layers import measure_layers
 from edgeres.pipeline.measure import TimedEngines, latencies, predictions
@@ -46,6 +49,7 @@ from edgeres.pipeline.superseded import to_set_aside
 from edgeres.pipeline.tasks import said_of
 from edgeres.pipeline.unpruned import build_unpruned
 from edgeres.quantization.byte_input import write_fed
+from edgeres.recipe.preprocess import PreprocessBlock
 from edgeres.recipe.recipe import Recipe
 from edgeres.report.explain import PRUNING_PAYS
 from edgeres.report.history import append_run, read_history, recipe_sha256
@@ -67,25 +71,33 @@ OVERLAP = "overlap.json"
 
 
 def convert(
-    recipe: Recipe,
+    source: Recipe | TorchModule,
     output: StrPath,
     *,
-    validation: Dataset | None = None,
-    calibration: Dataset | None = None,
+    validation: Dataset | str | None = None,
+    calibration: Dataset | str | None = None,
+    preprocess: PreprocessBlock | None = None,
+    settings: Mapping[str, Any] | None = None,
     use_cache: bool = True,
     listener: Listener | None = None,
 ) -> Report:
-    """Runs a recipe and writes its engines and their proof into a folder.
+    """Runs a recipe, or takes a torch module, and writes engines and their proof into a folder.
 
     The folder then holds ``report.json``, one folder a target with its engine and the Q/DQ model
     that it was built from, and ``baseline/`` with the FP32 model, its answers on the validation
     images, the calibration table, and a few of the images for the self-test of a bundle.
 
     Args:
-        recipe: What to do.
+        source: A recipe; or a ``torch.nn.Module`` of this program, which stays as it is and is
+            written to ``module.onnx`` in the folder.
         output: Folder of the results; stage results are kept in it for the next run.
-        validation: Samples to judge by, in place of what the recipe names.
-        calibration: Samples to calibrate with, likewise.
+        validation: Samples to judge by, in place of what the recipe names: a data set, or a text
+            such as ``imagefolder:val``.
+        calibration: Samples to calibrate with, likewise; of a module those of the validation where
+            they are left out.
+        preprocess: How images are prepared, in place of what the recipe or the module says.
+        settings: Other keys of the recipe, dotted: ``{"targets": ["openvino"], "gates.max_drop":
+            1.0, "task": {"name": "outputs"}, "model.input_size": [96, 96]}``.
         use_cache: Whether unchanged stages are taken from an earlier run, or from those shipped
             with edgeres.
         listener: Hears of every stage.
@@ -97,19 +109,28 @@ def convert(
         EdgeResError: A stage could not be done; earlier outputs are untouched.
     """
     output = Path(output)
-    inputs = open_inputs(
-        recipe,
-        FileHashes(output / run_folder.STAGES / HASHES),
+    given = handed_over(
+        source,
+        output,
         validation=validation,
         calibration=calibration,
+        preprocess=preprocess,
+        settings=settings or {},
     )
+    inputs = open_inputs(
+        given.recipe,
+        FileHashes(output / run_folder.STAGES / HASHES),
+        validation=given.validation,
+        calibration=given.calibration,
+    )
+    inputs = replace(inputs, note=" ".join(filter(None, (given.note, inputs.note))))
     with output_lock(output):
         store = stage_store(output, use_cache=use_cache)
         if (output / run_folder.HISTORY).is_file():
             read_history(output / run_folder.HISTORY)  # a damaged one is told before any work
         run, report, proof, table = prove(inputs, store, listener or Silent())
         evidence = write_evidence(run, proof)
-        _publish(output, recipe, report, proof, table, evidence)
+        _publish(output, given.recipe, report, proof, table, evidence)
         unused = unused_bytes(output)
         if unused > TELL_UNUSED_BYTES:
             run.listener.note(

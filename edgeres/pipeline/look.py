@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.data.bad_images import first_image
-from edgeres.data.class_order import in_order_of
+from edgeres.data.class_order import in_order_of, part_note
 from edgeres.data.files import skipped_note
 from edgeres.data.kinds import are_features
 from edgeres.data.source import open_dataset
@@ -124,6 +124,8 @@ def look(model: ModelBlock, data: str, *, say: Callable[[str], None] = lambda _:
         if is_classifier and ordered.note:
             notes = (*notes, ordered.note)
         fits = _fits(ordered.dataset, facts.num_classes)
+        if is_classifier and fits and (part := part_note(validation, facts.num_classes)):
+            notes = (*notes, part)
         if is_classifier and not fits:
             notes = (*notes, _unlike(seen, facts))
         say("trying how its images are prepared")

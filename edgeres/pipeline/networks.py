@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeres.data.bad_images import first_image
 from edgeres.data.checks import check_classes
-from edgeres.data.class_order import in_order_of
+from edgeres.data.class_order import in_order_of, part_note
 from edgeres.data.kinds import are_features, of_pixels, preprocess_for
 from edgeres.data.preprocess import Layout, Preprocess
 from edgeres.data.sampling import some_images
@@ -132,7 +132,10 @@ def prepare_networks(
     if run.task is None:
         ordered = in_order_of(validation, facts.class_names)
         run.warn_once(ordered.note)
-        check_classes(ordered.dataset, facts.num_classes, is_part=ordered.is_part)
+        part = part_note(validation, facts.num_classes)
+        is_part = ordered.is_part or bool(part)
+        check_classes(ordered.dataset, facts.num_classes, is_part=is_part)
+        run.warn_once(part)
     if source.kind != "checkpoint":
         network = network_of("dense", loaded.file(run_folder.MODEL), None)
         original = source.path if source.kind == "onnx" else loaded.file(TRACED)

@@ -17,6 +17,7 @@ has another answer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,12 +112,15 @@ def output_means(
     weights = detach_weights(model)
     session = open_session(ir.to_proto(model).SerializeToString(), weights=weights)
     sums: dict[str, NDArray[np.float64]] = {}
+    counts: Counter[str] = Counter()
     for batch in chunks(iter([images]), fixed_batch(model)):
         batch_means = run_session(session, batch)
         for name, output in probes.items():
-            total = batch_means[output].reshape(len(batch), -1).sum(axis=0, dtype=np.float64)
+            rows = batch_means[output]  # an image may have several
+            counts[name] += len(rows)
+            total = rows.reshape(len(rows), -1).sum(axis=0, dtype=np.float64)
             sums[name] = sums[name] + total if name in sums else total
-    return {name: total / len(images) for name, total in sums.items()}
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 def _rectified(value: ir.Value) -> ir.Value | None:

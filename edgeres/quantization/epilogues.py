@@ -44,6 +44,21 @@ def runs_inside(node: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) 
     return _only_read_by(sources[0], {node} | gated) and is_sum(sources[0], quantized)
 
 
+def added_inside(add: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) -> bool:
+    """Whether an Add stands behind an activation that an INT8 layer computes, which adds it, too.
+
+    Args:
+        add: The Add.
+        rules: As for :func:`runs_inside`.
+        quantized: Nodes that become INT8.
+    """
+    makers = ((value, value.producer()) for value in add.inputs if value is not None)
+    return any(
+        maker is not None and _only_read_by(value, {add}) and runs_inside(maker, rules, quantized)
+        for value, maker in makers
+    )
+
+
 def _written_out_gelu(node: ir.Node) -> tuple[ir.Value, set[ir.Node]] | None:
     """The input and the nodes of a ``Gelu`` in five nodes that a node is part of.
 

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from edgeres.errors import ModelError
 from edgeres.graph import layers as graphs
 from edgeres.graph.session import check_images, open_session, run_feeds
+from edgeres.graph.shapes import rows_of_images
 from edgeres.quantization.batch_statistics import (
     BatchStatistics,
     Reader,
     add_to_graph,
     places_input,
 )
+from edgeres.quantization.by_image import as_one_image, by_image
 from edgeres.quantization.forward import detach_weights, fixed_batch, infer_shapes
 from edgeres.quantization.places import Places
 from edgeres.system.container_limits import usable_threads
@@ -100,9 +102,9 @@ class ObservedModel:
             name = graphs.value_name(value)
             image_value = value
             if self.batch is None:
-                _check_batch(value)
+                image_value = by_image(model.graph, value)
             elif value.shape is not None and (not len(value.shape) or value.shape[0] != 1):
-                image_value = _as_one_image(model.graph, value)
+                image_value = as_one_image(model.graph, value)
             self.shapes[name] = inner_shape(image_value)
             read_by_layer = any(
                 graphs.layer_of(node) and not at for node, at in graphs.consumers(value)
@@ -166,11 +168,16 @@ def observable(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def last_features(graph: ir.Graph) -> str:
-    """Name of the tensor that the last layer of a network reads; that of the image without one."""
-    layer_inputs = [node.inputs[0] for node in graph if graphs.layer_of(node)]
-    value = layer_inputs[-1] if layer_inputs else graphs.inputs(graph)[0]
-    assert value is not None
-    return graphs.value_name(value)
+    """Name of the tensor that the last layer of a network reads; that of the image without one.
+
+    Layers that read several rows of an image are passed over.
+    """
+    found = graphs.inputs(graph)[0]
+    for node in graph:
+        value = node.inputs[0] if graphs.layer_of(node) else None
+        if value is not None and value.shape and rows_of_images(value.shape) in (None, (0, 1)):
+            found = value
+    return graphs.value_name(found)
 
 
 def inner_shape(value: ir.Value) -> tuple[int, ...]:
@@ -185,31 +192,6 @@ def inner_shape(value: ir.Value) -> tuple[int, ...]:
             f"the shape of tensor {value.name} is not known.", hint="Export the model again."
         )
     return tuple(int(size) for size in sizes if isinstance(size, int))
-
-
-def _as_one_image(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """A tensor without a dimension of images, with one: of a network for single images."""
-    producer = value.producer()
-    assert producer is not None
-    assert value.shape is not None
-    axis = ir.tensor(np.zeros(1, np.int64))
-    axes_node = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", axis)])
-    node = ir.node("Unsqueeze", [value, axes_node.outputs[0]])
-    output = node.outputs[0]
-    output.name, output.type = f"{value.name}/observed/one", value.type
-    axes_node.outputs[0].name = f"{value.name}/observed/axis"
-    output.shape = ir.Shape([1, *value.shape])
-    graph.insert_after(producer, [axes_node, node])
-    return output
-
-
-def _check_batch(value: ir.Value) -> None:
-    if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int):
-        raise ModelError(
-            f"tensor {value.name} has shape {value.shape} for any number of images: something is "
-            "computed over the batch, so the answer to an image depends on the others.",
-            hint="Export the network in evaluation mode with a free batch.",
-        )
 
 
 def _image_shape(model: ir.Model, source: Path) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ from edgeres.graph.layers import (
     only_rectified,
     value_name,
 )
-from edgeres.quantization.epilogues import is_sum, runs_inside
+from edgeres.quantization.epilogues import added_inside, is_sum, runs_inside
 from edgeres.quantization.faulty_kernels import fault_of, read_in_float
 
 #: Reason in ``float_nodes`` for the nodes that a rule set names.
@@ -139,8 +139,8 @@ def place(graph: ir.Graph, rules: QdqRules, known: Nature | None = None) -> Plac
         if reason is None and node.op_type == "Add" and rules.float_adds:
             skip = skip_input(node, depth)
             if not is_sum(node.inputs[1 - skip], hosts):
-                if is_sum(node.inputs[skip], hosts):
-                    continue  # the layer of the shortcut adds it to its sums
+                if is_sum(node.inputs[skip], hosts) or added_inside(node, rules, quantized):
+                    continue  # the layer of one input adds the other to its sums
                 reason = f"{rules.name} adds in float where no INT8 layer gives the main input"
         if reason is None or (own_reason is None and reason == KEPT_FLOAT):
             hosts.append(node)

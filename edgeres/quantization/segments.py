@@ -104,7 +104,7 @@ def run_in_segments(
     parts = list(segments(model.graph, stops))
     needed_after = _needed_after(parts)
     for part, needed in zip(parts, needed_after, strict=True):
-        live.update(_run(model, part, live, optimize=optimize))
+        live.update(_run(model, part, live, len(images), optimize=optimize))
         output = value_name(part.last.outputs[0])
         live[output] = visit(node_name(part.last), live[output])
         live = {name: content for name, content in live.items() if name in needed}
@@ -119,7 +119,7 @@ def _needed_after(parts: Sequence[Segment]) -> list[set[str]]:
     return needed[::-1]
 
 
-def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Tensors:
+def _run(model: ir.Model, part: Segment, live: Tensors, count: int, *, optimize: bool) -> Tensors:
     from onnx import helper
 
     constants = {
@@ -150,7 +150,7 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
     names = [value_name(value) for value in part.gives]
     feeds = {value_name(value): live[value_name(value)] for value in part.reads}
     try:
-        pieces = _in_pieces(session, names, feeds, fixed_batch(model))
+        pieces = _in_pieces(session, names, feeds, count, fixed_batch(model))
         return dict(zip(names, pieces, strict=True))
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise StageError(
@@ -160,7 +160,11 @@ def _run(model: ir.Model, part: Segment, live: Tensors, *, optimize: bool) -> Te
 
 
 def _in_pieces(
-    session: ort.InferenceSession, names: list[str], feeds: Tensors, fixed: int | None
+    session: ort.InferenceSession,
+    names: list[str],
+    feeds: Tensors,
+    count: int,
+    fixed: int | None,
 ) -> list[NDArray[np.generic]]:
     """Runs some images at a time, so that what lies inside a segment is not there for all at once.
 
@@ -168,10 +172,13 @@ def _in_pieces(
     for each other. Where an input or an output does not have one entry an image, all images run
     together.
     """
-    count = max(len(feed) for feed in feeds.values()) if feeds else 0
     threads = min(usable_threads(), _IMAGES)
     step = fixed or _IMAGES // threads
-    if count <= step or not all(feed.ndim and len(feed) == count for feed in feeds.values()):
+    if (
+        count <= step
+        or not feeds
+        or not all(feed.ndim and len(feed) == count for feed in feeds.values())
+    ):
         return list(session.run(names, feeds))
 
     def run(begin: int) -> list[NDArray[np.generic]]:

@@ -234,12 +234,16 @@ class Recipe(Block):
             )
         return self
 
-    @field_validator("prune", mode="before")
+    @field_validator(
+        "prune", mode="before", json_schema_input_type=PruneSettings | Literal["auto"] | None
+    )
     @classmethod
     def _auto_keeps_what_is_faster(cls, said: object) -> object:
         return {"only_if_faster": True} if said == "auto" else said
 
-    @field_validator("task", mode="before")
+    @field_validator(
+        "task", mode="before", json_schema_input_type=TaskBlock | tuple[TaskBlock, ...] | None
+    )
     @classmethod
     def _one_task_is_a_list(cls, said: object) -> object:
         return [said] if isinstance(said, Mapping) else () if said is None else said

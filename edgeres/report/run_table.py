@@ -30,12 +30,15 @@ _STYLES = {
 }
 
 
-def report_table(report: Report, console: Console) -> ConsoleRenderable:
+def report_table(
+    report: Report, console: Console, *, read: Sequence[str] = ()
+) -> ConsoleRenderable:
     """The whole summary of a run: what was converted, the targets, verdicts, findings.
 
     Args:
         report: What the run found.
         console: Where it will be printed; its width and character set decide the layout.
+        read: What stands above it already, such as ``warning: TEXT``; it is not said again.
     """
     unicode = console.encoding.lower().startswith("utf")
     table: ConsoleRenderable = _wide(report, unicode)
@@ -46,9 +49,10 @@ def report_table(report: Report, console: Console) -> ConsoleRenderable:
     if report.agreement_matrix is not None and len(report.agreement_matrix.names) > 2:
         parts += [_agreement(report.agreement_matrix, console), Text()]
     parts += [_verdict(name, target) for name, target in report.targets.items()]
-    if report.findings:
+    unread = [each for each in report.findings if f"{each.level}: {each.text}" not in read]
+    if unread:
         parts.append(Text())
-        parts += _findings(report.findings)
+        parts += _findings(unread)
     if report.winner is not None:
         parts += [Text(), _hanging(Text("Deploy: ", "bold"), Text(report.winner.text))]
     return Group(*parts)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from subprocess import DEVNULL, PIPE, STDOUT
 
 import pytest
 import typer
@@ -71,6 +74,26 @@ def test_names_from_elsewhere_do_not_act_on_the_terminal(capsys):
     assert "\x1b" not in told.err
     assert "\\x1b" in told.err
     assert "\\u202e" in told.out
+
+
+@pytest.mark.parametrize(
+    ("streams", "told"),
+    [
+        ({"stdout": PIPE, "stderr": STDOUT}, ["warning: odd images.", "read above: 1"]),
+        ({"stdout": PIPE, "stderr": DEVNULL}, ["read above: 0"]),
+    ],
+    ids=["one place", "two places"],
+)
+def test_what_was_read_above_is_known_where_both_streams_are_one(streams, told):
+    code = """
+from edgeres.cli.screen import screen
+with screen(as_json=False) as out:
+    with out.listener() as listener:
+        listener.note("warning: odd images.")
+    print("read above:", len(out.read_above(listener)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, text=True, **streams)
+    assert [line for line in done.stdout.splitlines() if line] == told
 
 
 def test_results_are_json_where_asked(capsys):

@@ -44,11 +44,11 @@ def _write_bad_files(folder: Path) -> None:
     (folder / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Canary()}))
     (folder / "empty.pt").write_bytes(b"")
     (folder / "cut.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:5000])
-    for name, count in (("few", 0), ("two", 450)):
+    for name, count in (("few", 0), ("more", 450)):
         images = np.zeros((count, 28, 28), np.uint8)
         head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
         (folder / f"{name}-images.gz").write_bytes(gzip.compress(head + images.tobytes()))
-        labels = (np.arange(count) % 3).astype(np.uint8)
+        labels = (np.arange(count) % 12).astype(np.uint8)
         head = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big")
         (folder / f"{name}-labels.gz").write_bytes(gzip.compress(head + labels.tobytes()))
     (folder / "unknown.yaml").write_text((folder / "recipe.yaml").read_text() + "quantise: {}\n")
@@ -57,7 +57,7 @@ def _write_bad_files(folder: Path) -> None:
 def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
     """Name to arguments, exit code and a word of the message."""
     recipe = folder / "recipe.yaml"
-    idx = {n: f"idx:{folder}/{n}-images.gz,{folder}/{n}-labels.gz" for n in ("few", "two")}
+    idx = {n: f"idx:{folder}/{n}-images.gz,{folder}/{n}-labels.gz" for n in ("few", "more")}
     return {
         "missing model": ([recipe, "--model", folder / "none.pt"], 3, "no such model file"),
         "missing recipe": ([folder / "none.yaml"], 2, "no such recipe"),
@@ -67,7 +67,7 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[object], int, str]]:
         "empty checkpoint": ([recipe, "--model", folder / "empty.pt"], 3, "empty.pt"),
         "cut checkpoint": ([recipe, "--model", folder / "cut.safetensors"], 3, "cut.safetensors"),
         "empty data": ([recipe, "--data", idx["few"]], 3, "images"),
-        "class count": ([recipe, "--data", idx["two"], "--calibration-data", "fashion-mnist"], 3,
+        "class count": ([recipe, "--data", idx["more"], "--calibration-data", "fashion-mnist"], 3,
                         "classes"),
         "no such target": ([recipe, "--target", "tpu"], 2, "no target 'tpu'"),
         "weights missing": ([recipe, "--model", "resnet18"], 2, "--weights"),

@@ -1,6 +1,8 @@
 """Folders whose classes are in another order than the network's, and parts of them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +25,12 @@ def write_images(root, names, count):
         (root / name).mkdir(parents=True)
         for row in np.flatnonzero(dataset.labels == number)[:count]:
             dataset.image(int(row)).save(root / name / f"{row}.png")
+
+
+def write_idx(path, array):
+    """Magic number, one size a dimension, then the bytes."""
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
 def converted(workplace, data, output, *more):
@@ -60,12 +68,45 @@ def test_a_part_of_the_classes_by_name(workplace, folder, tmp_path):
     done, report = converted(workplace, part, tmp_path / "out")
     assert report["baseline"]["top1"] > 0.9
     assert "shows 3 of the network's 10 classes" in done.stderr
+    again = subprocess.run(
+        [sys.executable, "-m", "edgeres", "convert", "--model", workplace / "net.safetensors",
+         "--data", part, "--output", tmp_path / "out", "--target", "onnxruntime"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert "Verdict" in again.stdout
+    assert again.stdout.count("shows 3 of the network's 10 classes") == 1
     Image.new("L", (28, 28)).save(part / "Bag" / "black.png")
     (part / "Hat").mkdir()
     Image.new("L", (28, 28)).save(part / "Hat" / "black.png")
     done, report = converted(workplace, part, tmp_path / "other")
     assert done.exit_code == 3
     assert "10 classes" in report["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "idx", "tensors"])
+def test_a_part_of_the_classes_by_number(workplace, tmp_path, kind):
+    dataset = open_dataset("fashion-mnist", split="validation")
+    rows = np.concatenate([np.flatnonzero(dataset.labels == n)[:30] for n in (0, 1, 4)])
+    pixels = np.stack([np.asarray(dataset.image(int(row))) for row in rows])
+    labels = dataset.labels[rows]
+    file = tmp_path / "part.npz"
+    data = f"{kind}:{file}"
+    if kind == "npz":
+        np.savez(file, images=pixels, labels=labels)
+    elif kind == "tensors":
+        inputs = (pixels[:, None].astype(np.float32) / 255 - 0.286) / 0.353
+        np.savez(file, inputs=inputs, labels=labels)
+    else:
+        data = f"idx:{tmp_path / 'images'},{tmp_path / 'labels'}"
+        write_idx(tmp_path / "images", pixels)
+        write_idx(tmp_path / "labels", labels)
+    done, report = converted(workplace, data, tmp_path / "out")
+    assert done.exit_code == 0, report
+    assert report["baseline"]["top1"] > 0.85
+    assert done.stderr.count("shows 3 of the network's 10 classes") == 1
+    engine = tmp_path / "out" / report["targets"]["onnxruntime"]["engine"]
+    judged = invoke("validate", engine, "--data", data, "--max-drop", "20", "--json")
+    assert json.loads(judged.stdout)["top1"] == report["targets"]["onnxruntime"]["top1"]
 
 
 def test_labels_that_are_said_come_first(workplace, folder, tmp_path):

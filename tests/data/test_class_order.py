@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeres.data.arrays import ArrayDataset
-from edgeres.data.class_order import in_order_of
+from edgeres.data.class_order import in_order_of, part_note
 
 NETWORK = ("tench, Tinca tinca", "Ankle boot", "T-shirt/top", "dog")
 
@@ -51,6 +51,12 @@ def test_a_set_without_names_takes_those_of_the_network():
         assert found.dataset.labels.tolist() == [3, 0]
         assert found.dataset.class_names == NETWORK
         assert found.note == ""
+
+
+def test_a_set_without_names_that_shows_a_part_is_told():
+    assert part_note(images(labels=[3, 0, 3]), 4) == "d: shows 2 of the network's 4 classes."
+    assert part_note(images(labels=[3, 0, 1, 2]), 4) == ""
+    assert part_note(images("dog", "b"), 4) == ""  # names say which classes there are
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("dog", "b"), ("dog", "dog")])

@@ -28,7 +28,7 @@ def test_images_and_labels(tmp_path):
     np.testing.assert_array_equal(dataset.images, IMAGES)
     assert dataset.labels.tolist() == [1, 0]
     assert dataset.labels.dtype == np.int64
-    assert dataset.class_names == ("0", "1")
+    assert dataset.class_names == ()
 
 
 def test_class_names_and_a_last_axis_of_one(tmp_path):

@@ -67,12 +67,12 @@ def test_features_come_as_they_are(tmp_path, kind):
 @pytest.mark.parametrize(
     ("arrays", "names", "labels", "classes"),
     [
-        ({"labels": ALL % 3}, ("labels",), ALL % 3, ("0", "1", "2")),
+        ({"labels": ALL % 3}, ("labels",), ALL % 3, ()),
         ({"targets": ALL % 3}, ("targets",), ALL % 3, ()),
         ({"targets": ALL - 1}, ("targets",), -1, ()),
         ({"targets": np.eye(8, dtype=np.uint8)}, ("targets",), -1, ()),
         ({"targets_age": ALL / 2, "targets_sex": ALL % 2}, ("age", "sex"), -1, ()),
-        ({"labels": ALL % 2, "targets_age": ALL / 2}, ("labels", "age"), ALL % 2, ("0", "1")),
+        ({"labels": ALL % 2, "targets_age": ALL / 2}, ("labels", "age"), ALL % 2, ()),
         (
             {"labels": ALL % 2, "class_names": ["off", "on"]},
             ("labels",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import fractions
+import json
 import os
 import pickle
 import struct
@@ -43,6 +44,29 @@ def test_missing_empty_folder_onnx_and_text(tmp_path: Path) -> None:
     refused(tmp_path / "m.onnx", "is an ONNX model, not a checkpoint")
     (tmp_path / "t.pth").write_text("an HTML page instead of the weights")
     refused(tmp_path / "t.pth", "neither safetensors nor a torch checkpoint")
+
+
+def test_files_of_other_programs_are_named(tmp_path: Path) -> None:
+    shard = {"weights": [{"name": "a", "shape": [1], "dtype": "float32"}], "paths": ["net.bin"]}
+    kinds = {
+        "face-weights_manifest.json": ([shard], "holds weights for TensorFlow.js without"),
+        "layers/model.json": ({"format": "layers-model", "weightsManifest": [shard]}, "is a Keras"),
+        "graph/model.json": ({"format": "graph-model", "weightsManifest": []}, "is a graph for"),
+    }
+    for name, (said, message) in kinds.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(said))
+        refused(file, message)
+        for part in ("face.bin", "face-shard1.bin", "group1-shard1of2.bin"):
+            if file.name == "model.json" or part.startswith("face"):
+                (file.parent / part).write_bytes(bytes(range(64)))
+                refused(file.parent / part, message)
+    (tmp_path / "net.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    refused(tmp_path / "net.tflite", "is a TensorFlow Lite model")
+    for text in ('{"weights": 1}', "[[[", "[1, 2, 3, 4]", "[" * 100_000):
+        (tmp_path / "other.json").write_text(text)
+        refused(tmp_path / "other.json", "neither safetensors nor a torch checkpoint")
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.99, 0.9999])

@@ -10,10 +10,12 @@ from rich.console import Console
 
 from edgeres.report.explain import findings
 from edgeres.report.run_table import report_table
-from edgeres.report.schema import AgreementMatrix, PruningLatency
+from edgeres.report.schema import AgreementMatrix, Finding, PruningLatency
 
 
-def draw(report, width: int, *, encoding: str = "utf-8", colour: bool = False) -> str:
+def draw(
+    report, width: int, *, encoding: str = "utf-8", colour: bool = False, read: list[str] = ()
+) -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
     console = Console(
@@ -23,7 +25,7 @@ def draw(report, width: int, *, encoding: str = "utf-8", colour: bool = False) -
         color_system="truecolor" if colour else None,
         _environ={},
     )
-    console.print(report_table(report, console))
+    console.print(report_table(report, console, read=read))
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -136,3 +138,12 @@ def test_precision_is_that_of_the_engines(report, target, precision: str, width:
     text = draw(dataclasses.replace(built, pruning=pruning), width)
     assert f"pruned by {precision.upper()} latency on openvino" in text
     assert f"FP32 → {precision.upper()}" in text
+
+
+def test_what_was_read_above_is_not_said_again(report) -> None:
+    found = (Finding("warning", "data", "odd images."), Finding("info", "data", "odd engine."))
+    told = dataclasses.replace(report(), findings=found)
+    assert "warning: odd images." in draw(told, 120)
+    text = draw(told, 120, read=["warning: odd images.", "warning: odd engine."])
+    assert "odd images" not in text
+    assert "note: odd engine." in text

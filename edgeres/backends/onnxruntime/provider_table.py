@@ -96,7 +96,9 @@ PROVIDERS = {
         "Sums of blocks and the last layer stay on the CPU: option cpu_fallback=allow.",
         static_shapes=True,
         qdq="signed",
-        float_ops=frozenset({"Gemm", "MatMul", "Add", "Mul", "Sigmoid", "GlobalAveragePool"}),
+        float_ops=frozenset(
+            {"Gemm", "MatMul", "Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool"}
+        ),
     ),
     "qnn": Provider(
         "QNNExecutionProvider",
@@ -125,7 +127,7 @@ PROVIDERS = {
         "Install it on Windows: pip install onnxruntime-directml.",
         "It needs a GPU of DirectX 12.",
         static_shapes=True,
-        float_ops=frozenset({"Mul", "Sigmoid"}),
+        float_ops=frozenset({"Mul", "Sigmoid", "LeakyRelu"}),
         memory_pattern=False,
     ),
 }

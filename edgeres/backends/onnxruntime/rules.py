@@ -28,7 +28,7 @@ RULES = QdqRules(
     name="onnxruntime-cpu",
     activation_dtype="uint8",
     activation_symmetric=False,
-    ops=frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", *_POOLS}),
+    ops=frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", "LeakyRelu", *_POOLS}),
     bias="int32",
     residual="both",
     quantize_outputs=True,
@@ -39,7 +39,7 @@ RULES = QdqRules(
 
 It fuses ``DQ -> op -> Q`` only, so both inputs of a residual Add and every output take Q/DQ.
 Activations have a zero point: a Relu disappears into the Q behind it only where zero is the lowest
-value. Mul and Sigmoid (SE, SiLU) are quicker in INT8, Concat is not.
+value. Mul, Sigmoid (SE, SiLU) and LeakyRelu are quicker in INT8, Concat is not.
 """
 
 

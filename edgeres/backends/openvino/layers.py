@@ -17,7 +17,8 @@ _NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
 _MULTIPLY = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The importer splits an ONNX node into an operation and its bias or scale, named after it.
-_PARTS = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract")
+_SCALES = ("/DequantizationMultiply", "/DequantizationSubtract")
+_PARTS = ("/WithoutBiases", *_SCALES)
 
 
 def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
@@ -49,14 +50,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
             name=name,
             op=facts["layerType"],
             precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
-            nodes=tuple(
-                dict.fromkeys(
-                    plain
-                    for plain in map(_plain, facts["originalLayersNames"].split(","))
-                    if plain in known
-                )
-            )
-            or tuple(filter(None, [facts["layer"]])),
+            nodes=_nodes(facts, known) or tuple(filter(None, [facts["layer"]])),
             time_ms=times[name],
         )
         for name, facts in primitives
@@ -74,6 +68,17 @@ def _runtime_model(runner: OpenVinoRunner) -> Any:
             f"OpenVINO does not tell which layers {runner.device.ours} runs: {one_line_of(error)}.",
             hint="INT8 cannot be proven on it; `edgeres inspect` an engine for cpu.",
         ) from error
+
+
+def _nodes(facts: dict[str, str], known: set[str]) -> tuple[str, ...]:
+    """The ONNX nodes that a primitive computes: none where it only puts scale or zero point right.
+
+    What an INT8 layer with a zero point gives may be corrected by an ``Eltwise`` of its own.
+    """
+    names = facts["originalLayersNames"].split(",")
+    if facts["layerType"] == "Eltwise" and all(name.endswith(_SCALES) for name in names):
+        return ()
+    return tuple(dict.fromkeys(plain for plain in map(_plain, names) if plain in known))
 
 
 def _times_ms(runner: OpenVinoRunner) -> dict[str, float]:
