@@ -89,6 +89,7 @@ def prune(
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import choose_preprocess, facts_of, relatives_note
+        from edgeres.recipe.recipe import LEFT_OUT
         from edgeres.stages.network import prune as run
         from edgeres.stages.sample_counts import fit_pruning, training_labels
         from edgeres.system.files import output_file
@@ -102,6 +103,8 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
+        if allocation not in (None, "global", "uniform") and macs_ratio is None:
+            changes["prune.macs_ratio"] = LEFT_OUT  # it was for another allocation
         changes |= {"data.train": train_data, **o.preprocess_changes(preprocess)}
         settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})
         dense = load_checkpoint(checkpoint)
@@ -110,12 +113,6 @@ def prune(
             raise UsageError(
                 "pruning needs a recipe with a `prune:` block, and training images.",
                 hint="Give --recipe or --train-data.",
-            )
-        if macs_ratio is not None and settings.prune.allocation not in ("uniform", "global"):
-            raise UsageError(
-                f"--macs-ratio says how much to keep, and `{settings.prune.allocation}` goes by "
-                "something else.",
-                hint="Leave it out, or give --allocation global or uniform.",
             )
         prepared = choose_preprocess(settings.preprocess, facts_of(dense))
         if dense.plan.assumed:
@@ -137,12 +134,12 @@ def prune(
                 work=output.with_name(f"{output.stem}.finetune"),
                 latency_on=place,
                 measuring=measuring,
+                threads=threads,
                 progress=listener.bar("prune and fine-tune"),
             )
-        line = f"{output}: {100 * summary.macs_ratio:.1f} % of the multiply-adds"
-        if summary.held_out_top1 is not None:
-            line += f", top-1 {100 * summary.held_out_top1:.2f} % on the held-out images"
-        out.result({"checkpoint": str(output), **summary.to_dict()}, line)
+        size, *accuracy = summary.lines()
+        told = "\n".join([f"{output}: {size}", *accuracy])
+        out.result({"checkpoint": str(output), **summary.to_dict()}, told)
 
 
 def export(

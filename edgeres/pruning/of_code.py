@@ -180,6 +180,7 @@ def _sets(
     train_data: str, block: PruneSettings, num_classes: int | None, class_names: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
     """What is learned from and what is held out; without classes no label is needed."""
+    from edgeres.pruning.rounds import held_out_count
     from edgeres.training.begin import check_labels
     from edgeres.training.split import split_held_out
 
@@ -195,8 +196,7 @@ def _sets(
     if num_classes is not None:
         full = in_order_of(full, class_names).dataset
         check_labels(num_classes, full)
-    count = block.finetune.held_out if block.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, count, block.seed)
+    learn, check = split_held_out(full.labels, held_out_count(block, len(full)), block.seed)
     return full.subset(learn.tolist()), full.subset(check.tolist())
 
 
