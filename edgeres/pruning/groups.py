@@ -75,7 +75,8 @@ class ChannelGraph:
 
     def __init__(self, module: nn.Module, shape: tuple[int, int, int]) -> None:
         # Weights that lie channels last show as an operation that moves values.
-        module = module.to(memory_format=torch.contiguous_format)
+        for parameter in module.parameters():
+            parameter.data = parameter.data.contiguous()
         self.module = module.eval().requires_grad_(True)
         self.sample = torch.zeros((2, *shape), device=next(module.parameters()).device)
         with torch.enable_grad():

@@ -72,8 +72,8 @@ def prune_and_finetune(
         too (``dense_macs``), ``macs_ratio`` against it, the settings as ``pruning``, top-1 on the
         held-out images before (``dense_held_out_top1``), right after the last pruning
         (``untrained_held_out_top1``) and after fine-tuning (``held_out_top1``) and, where a
-        latency model was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend;
-        with a bench the prediction is the one before the network was built, and
+        latency model was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of
+        its backend; with a bench the prediction is the one before the network was built, and
         ``confirmed_widths`` says what was measured.
 
     Raises:

@@ -51,6 +51,8 @@ class PruneSummary:
         dense_top1: Before pruning, on the held-out images.
         untrained_top1: After pruning and before fine-tuning, on those.
         held_out_top1: After fine-tuning, on those; ``None`` without fine-tuning.
+        sqnr_db: How near the outputs are to the dense network's, where it was an ONNX file.
+        agreement: Share of equal classes, likewise.
         dense_latency_ms: Measured, of the dense network; ``None`` where latency did not count.
         predicted_latency_ms: Of the pruned network, before it was built; likewise.
         confirmed: How the widths were measured; ``None`` where they were not.
@@ -62,6 +64,8 @@ class PruneSummary:
     dense_top1: float | None
     untrained_top1: float | None
     held_out_top1: float | None
+    sqnr_db: float | None
+    agreement: float | None
     dense_latency_ms: float | None
     predicted_latency_ms: float | None
     confirmed: ConfirmedWidths | None
@@ -88,6 +92,8 @@ class PruneSummary:
             dense_top1=_number(texts, "dense_held_out_top1", where),
             untrained_top1=_number(texts, "untrained_held_out_top1", where),
             held_out_top1=_number(texts, "held_out_top1", where),
+            sqnr_db=_number(texts, "sqnr_db", where),
+            agreement=_number(texts, "agreement", where),
             dense_latency_ms=_number(texts, "dense_latency_ms", where),
             predicted_latency_ms=_number(texts, "predicted_latency_ms", where),
             confirmed=ConfirmedWidths.from_json(texts[CONFIRMED], f"{where}: {CONFIRMED}")
@@ -112,9 +118,14 @@ class PruneSummary:
             (self.held_out_top1, "fine-tuned"),
         )
         told = [f"{100 * top1:.2f} % {what}" for top1, what in steps if top1 is not None]
-        if not told:
-            return (size,)
-        return size, f"top-1 on the held-out images: {', '.join(told)}"
+        lines = [size]
+        if told:
+            lines.append(f"top-1 on the held-out images: {', '.join(told)}")
+        if self.sqnr_db is not None:
+            lines.append(f"outputs there against the dense network's: {self.sqnr_db:.1f} dB")
+        if self.agreement is not None:
+            lines[-1] += f", {100 * self.agreement:.2f} % equal classes"
+        return tuple(lines)
 
     def to_json(self) -> str:
         """The metadata as they are; read them with ``dict[str, str]`` and :meth:`of`."""
