@@ -44,6 +44,12 @@ class Graph:
         )
         return self.constants[-1].name
 
+    def number(self, value: float) -> str:
+        """A constant number."""
+        name = f"w{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
     def add(self, op: str, *inputs: str, **attributes: object) -> str:
         """A node; its output has its name."""
         name = f"block.{len(self.nodes)}.{op}"
@@ -80,7 +86,7 @@ def mobile(path: Path) -> Path:
     graph = Graph()
     x = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
     x = graph.add("Relu", graph.conv(x, 3, 12, 3, strides=[2, 2], pads=[0, 0, 1, 1]))
-    y = graph.add("Relu", graph.conv(x, 12, 24, 1))
+    y = graph.add("Clip", graph.conv(x, 12, 24, 1), graph.number(0.0), graph.number(6.0))
     y = graph.add("LeakyRelu", graph.conv(y, 24, 24, 3, group=24), alpha=0.1)
     gate = graph.add("Relu", graph.conv(graph.add("GlobalAveragePool", y), 24, 8, 1))
     gate = graph.add("Sigmoid", graph.conv(gate, 8, 24, 1))
