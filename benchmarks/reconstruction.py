@@ -4,7 +4,7 @@
 
 Two trained networks are pruned to shares of their multiply-adds, with widths in steps of 8 and 4:
 by `global`, with batch normalization recalibrated alone (`recalibrated`) and with `reconstruct`
-(`global`), by `isomorphic` with it, and the first network to 0.6 and 0.5 as the ONNX file that it
+(`global`), and the first network to 0.6 and 0.5 as the ONNX file that it
 is exported to (`onnx`). Top-1 on the 10,000 test images of Fashion-MNIST. The calibration images
 are 1,024 of the training images; their labels serve the importance only, and none for `onnx`. The
 result is written to ``benchmarks/results/reconstruction.json``; rows of other ways and networks
@@ -40,7 +40,7 @@ OUT = Path(__file__).parent / "results" / "reconstruction.json"
 CASES = ((0.6, 8), (0.5, 8), (0.33, 8), (0.25, 8), (0.25, 4))
 SEEDS = (0, 1, 2)
 SAMPLES = 1024
-WAYS = ("recalibrated", "global", "isomorphic", "onnx")
+WAYS = ("recalibrated", "global", "onnx")
 NETWORKS = ("fmnist_resnet20", "fmnist_pooled_resnet")
 
 
@@ -69,7 +69,6 @@ def pruned_top1(network: str, way: str, shown: list[Batch], known: list[dict[str
                 round_to=round_to,
                 finetune=None,
                 reconstruct=way != "recalibrated",
-                allocation="isomorphic" if way == "isomorphic" else "global",
             )
             started = time.process_time()
             pruned = prune_module(module, settings, data)

@@ -69,7 +69,7 @@ def prune(
     train_data: o.TrainData = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
     allocation: Annotated[
-        str | None, typer.Option(help="global, isomorphic, uniform, latency or per_layer.")
+        str | None, typer.Option(help="global, uniform, latency or per_layer.")
     ] = None,
     target_latency: Annotated[
         float | None,
@@ -110,7 +110,7 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
-        if allocation in ("latency", "per_layer") and macs_ratio is None:
+        if allocation not in (None, "global", "uniform") and macs_ratio is None:
             changes["prune.macs_ratio"] = LEFT_OUT  # it was for another allocation
         changes |= {"data.train": train_data, **o.preprocess_changes(preprocess)}
         settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})

@@ -140,54 +140,20 @@ def allocate_by_importance(choices: Sequence[Choices], cost: Cost, budget: float
             raise AssertionError
         _, name, width, spent = best
         widths[name] = width
-    return _given_back(widths, choices, cost, budget)
-
-
-def allocate_isomorphic(
-    groups: Sequence[ChannelGroup],
-    scores: Scores,
-    choices: Sequence[Choices],
-    cost: Cost,
-    budget: float,
-) -> dict[str, int]:
-    """The same share of channels of each form of group, the least important of that form first.
-
-    Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616: scores of
-    groups that are built alike can be compared, those of a residual stream and of the inside of a
-    block cannot, nor is a group emptied that a ranking over all of them would empty. What rounding
-    leaves of the budget is given back where it counts most.
-
-    Raises:
-        UsageError: The budget cannot be met; names the floor.
-    """
-    check_reachable(choices, cost, budget)
-    forms: dict[tuple[str, ...], list[str]] = {}
-    for group in groups:
-        forms.setdefault(group.form, []).append(group.name)
-    ranked = {
-        form: np.sort(np.concatenate([scores[name] for name in names]))
-        for form, names in forms.items()
-    }
-    form_of = {name: form for form, names in forms.items() for name in names}
-
-    def at(share: float) -> dict[str, int]:
-        """Widths where this share of each form's channels is gone."""
-        widths = {}
+    # Give back, the most important first.
+    while True:
+        raises = []
         for choice in choices:
-            order = ranked[form_of[choice.name]]
-            edge = order[min(int(share * len(order)), len(order) - 1)]
-            stay = int((scores[choice.name] >= edge).sum())
-            widths[choice.name] = min(choice.widths, key=lambda w: (abs(w - stay), w))
-        return widths
-
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(at(middle)) <= budget else (middle, high)
-    widths = at(high)
-    if cost(widths) > budget:  # nearest widths of the last channels may be wider than the floor
-        widths = {choice.name: choice.widths[0] for choice in choices}
-    return _given_back(widths, choices, cost, budget)
+            place = choice.widths.index(widths[choice.name])
+            if place + 1 < len(choice.widths):
+                found = cost({**widths, choice.name: choice.widths[place + 1]})
+                if found <= budget:
+                    gain = choice.losses[place] - choice.losses[place + 1]
+                    raises.append((gain, choice.name, choice.widths[place + 1]))
+        if not raises:
+            return widths
+        _, name, width = max(raises)
+        widths[name] = width
 
 
 def allocate_by_latency(choices: Sequence[Choices], cost: Cost, budget: float) -> dict[str, int]:
@@ -220,25 +186,6 @@ def allocate_by_latency(choices: Sequence[Choices], cost: Cost, budget: float) -
         if best is None or best[0] <= 0:
             return widths
         widths = best[1]
-
-
-def _given_back(
-    widths: dict[str, int], choices: Sequence[Choices], cost: Cost, budget: float
-) -> dict[str, int]:
-    """Widens what the budget still has room for, the most important first; in place."""
-    while True:
-        raises = []
-        for choice in choices:
-            place = choice.widths.index(widths[choice.name])
-            if place + 1 < len(choice.widths):
-                found = cost({**widths, choice.name: choice.widths[place + 1]})
-                if found <= budget:
-                    gain = choice.losses[place] - choice.losses[place + 1]
-                    raises.append((gain, choice.name, choice.widths[place + 1]))
-        if not raises:
-            return widths
-        _, name, width = max(raises)
-        widths[name] = width
 
 
 def _steps(choice: Choices, widths: Mapping[str, int], *, up: bool) -> list[tuple[float, int]]:

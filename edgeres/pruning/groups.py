@@ -50,14 +50,12 @@ class ChannelGroup:
         channels: How many there are.
         unit: Neighbouring channels that must stay or go together; 1 without grouped convolutions.
         members: Every tensor dimension that shrinks.
-        form: What kinds of layers take part, and in which way; groups of one form are alike.
     """
 
     name: str
     channels: int
     unit: int
     members: tuple[Member, ...]
-    form: tuple[str, ...] = ()
 
     def layers(self, side: Side) -> tuple[str, ...]:
         """Names of the members with this side."""
@@ -135,15 +133,7 @@ class ChannelGraph:
                 continue
             channels = pruner.get_out_channels(part)
             unit = lcm(1, *(self._unit(member) for member in members))
-            form = sorted(f"{m.side} {self._kind(m.layer)}" for m in members)
-            yield ChannelGroup(name, channels, unit, members, tuple(form))
-
-    def _kind(self, name: str) -> str:
-        """Class of a layer, of a convolution with its kernel."""
-        layer = self.module.get_submodule(name)
-        if isinstance(layer, nn.Conv2d):
-            return f"Conv2d {layer.kernel_size}{' of groups' if layer.groups > 1 else ''}"
-        return type(layer).__name__
+            yield ChannelGroup(name, channels, unit, members)
 
     def _members(self, group: Any) -> Iterator[Member]:
         for item in group:

@@ -13,7 +13,6 @@ from edgeres.pruning.allocation import (
     Choices,
     allocate_by_importance,
     allocate_by_latency,
-    allocate_isomorphic,
     allocate_uniform,
     near,
     width_choices,
@@ -49,8 +48,6 @@ def chosen_widths(
     if settings.allocation == "per_layer":
         return {g.name: _given_width(g, settings.widths) for g in groups}
     choices = width_choices_of(groups, scores, settings, whole)
-    if settings.allocation == "isomorphic":
-        return allocate_isomorphic(groups, scores, choices, costs, budget)
     allocate = {
         "uniform": allocate_uniform,
         "global": allocate_by_importance,

@@ -11,7 +11,7 @@ from edgeres.recipe.training import FinetuneSettings, SparseSettings
 
 Importance = Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "taylor_hessian"]
 Normalization = Literal["none", "mean", "lamp"]
-Allocation = Literal["uniform", "global", "isomorphic", "latency", "per_layer"]
+Allocation = Literal["uniform", "global", "latency", "per_layer"]
 
 
 class PruneSettings(Block):
@@ -28,11 +28,10 @@ class PruneSettings(Block):
     allocation: Allocation = Field(
         default="global",
         description="uniform: the same share of every group; global: what loses least importance "
-        "for the multiply-adds it saves; isomorphic: the same share of groups that are built "
-        "alike; latency: for the milliseconds; per_layer: `widths`.",
+        "for the multiply-adds it saves; latency: for the milliseconds; per_layer: `widths`.",
     )
     macs_ratio: OpenShare = Field(
-        default=0.5, description="MACs kept, as a share of the dense (uniform, global, isomorphic)."
+        default=0.5, description="MACs kept, as a share of the dense (uniform, global)."
     )
     widths: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default={},
@@ -80,9 +79,9 @@ class PruneSettings(Block):
         for name, allocation in (("target_latency", "latency"), ("widths", "per_layer")):
             if (self.allocation == allocation) != bool(getattr(self, name)):
                 raise ValueError(f"`{name}` goes with `allocation: {allocation}`, and only with it")
-        if "macs_ratio" in self.model_fields_set and self.allocation in ("latency", "per_layer"):
+        if "macs_ratio" in self.model_fields_set and self.allocation not in ("global", "uniform"):
             raise ValueError(
-                "`macs_ratio` goes with `allocation: global`, `isomorphic` or `uniform`; "
+                "`macs_ratio` goes with `allocation: global` or `uniform`; "
                 f"{self.allocation} goes by something else"
             )
         if self.latency_on is not None and self.allocation != "latency":

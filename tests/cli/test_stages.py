@@ -75,7 +75,7 @@ def test_a_share_of_multiply_adds_beside_another_budget_is_refused(pruned):
         "latency", "--target-latency", 0.7, "--macs-ratio", 0.5,
     )  # fmt: skip
     assert result.exit_code == 2
-    assert "`macs_ratio` goes with `allocation: global`, `isomorphic` or `uniform`" in result.stderr
+    assert "`macs_ratio` goes with `allocation: global` or `uniform`" in result.stderr
 
 
 def test_a_recipe_for_pruning_needs_no_targets_and_no_model(pruned, tmp_path):

@@ -16,7 +16,6 @@ from edgeres.pruning.allocation import (
     Choices,
     allocate_by_importance,
     allocate_by_latency,
-    allocate_isomorphic,
     allocate_uniform,
     width_choices,
 )
@@ -249,37 +248,3 @@ def test_predicted_cost_is_the_cost(
     widths = {g.name: g.channels - len(removed[g.name]) for g in graph.groups}
     graph.remove(removed)
     assert cost(widths) == pytest.approx(count_macs(module, shape), rel=1e-12)
-
-
-@pytest.mark.parametrize("share", [0.75, 0.5, 0.3])
-def test_each_form_loses_the_same_share_of_its_least_important(share: float) -> None:
-    """Over all groups the third would lose everything; within a form the weaker one loses more."""
-    generator = np.random.default_rng(0)
-    forms = {"strong": ("x",), "weak": ("x",), "small": ("y",)}
-    groups = [ChannelGroup(name, 64, 1, (), form) for name, form in forms.items()]
-    scores = {
-        "strong": generator.uniform(2.0, 4.0, 64),
-        "weak": generator.uniform(1.0, 3.0, 64),
-        "small": generator.uniform(0.0, 1e-3, 64),
-    }
-    choices = [width_choices(g, scores[g.name], round_to=1, min_share=0.05) for g in groups]
-    budget = share * 3 * 64
-
-    def cost(widths: object) -> float:
-        assert isinstance(widths, dict)
-        return float(sum(widths.values()))
-
-    widths = allocate_isomorphic(groups, scores, choices, cost, budget)
-    assert cost(widths) <= budget < cost(widths) + 1
-    assert widths["small"] == pytest.approx(share * 64, abs=2)
-    assert widths["weak"] < widths["strong"]
-    by_all = allocate_by_importance(choices, cost, budget)
-    assert by_all["small"] < share * 64 / 2
-
-
-def test_a_budget_below_the_floor_is_refused_by_form_too() -> None:
-    groups = [ChannelGroup("a", 16, 1, (), ("x",))]
-    scores = {"a": np.arange(16.0)}
-    choices = [width_choices(groups[0], scores["a"], round_to=8, min_share=0.1)]
-    with pytest.raises(UsageError, match=r"at least 0\.500 of the cost"):
-        allocate_isomorphic(groups, scores, choices, lambda widths: widths["a"], 7)

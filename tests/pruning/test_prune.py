@@ -26,7 +26,7 @@ GREY = (1, 12, 12)
 COLOUR = (3, 16, 16)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize(
     ("name", "shape", "width", "round_to"),
     [
