@@ -82,6 +82,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "half of the multiply-adds",
             "edgeres prune net.pth --output small.safetensors --macs-ratio 0.5 --train-data photos",
         ),
+        (
+            "an ONNX file, without training",
+            "edgeres prune net.onnx --output small.onnx --macs-ratio 0.6 --data photos "
+            "--scale 0.0039 --mean 0.5 --std 0.5",
+        ),
     ),
     "export": (("to ONNX", "edgeres export net.pth --output net.onnx --size 224,224"),),
     "quantize": (

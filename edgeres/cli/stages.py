@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeres.cli import options as o
 from edgeres.cli.screen import screen
+
+if TYPE_CHECKING:
+    from edgeres.pruning.summary import PruneSummary
 
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt).")]
 
@@ -53,12 +56,16 @@ def train(
 
 @o.takes_preprocess
 def prune(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors, .pt), or .onnx.")],
     output: Annotated[
-        Path, typer.Option(help="Pruned checkpoint; .safetensors is added if it lacks.")
+        Path, typer.Option(help="Pruned network; .safetensors or .onnx is added if it lacks.")
     ],
     recipe: o.RecipeOption = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs to keep, in (0, 1).")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images to prune an .onnx file by, as for convert; no labels needed."),
+    ] = None,
     train_data: o.TrainData = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
     allocation: Annotated[
@@ -80,7 +87,8 @@ def prune(
     """Remove channels from a trained network and fine-tune it; the same command resumes.
 
     With --allocation latency the network's layers are measured on the target first, and the widths
-    that they lead to are built and measured before they are kept.
+    that they lead to are built and measured before they are kept. An ONNX file needs no training
+    images: with --data its layers are fitted to what the whole network gives.
     """
     with screen(as_json=as_json, debug=debug) as out:
         from edgeres.backends.target import target_list
@@ -89,12 +97,12 @@ def prune(
         from edgeres.models.checkpoint import load_checkpoint
         from edgeres.pipeline.recipe_file import stage_recipe
         from edgeres.pipeline.source import choose_preprocess, facts_of, relatives_note
+        from edgeres.recipe.recipe import LEFT_OUT, is_onnx
         from edgeres.stages.network import prune as run
         from edgeres.stages.sample_counts import fit_pruning, training_labels
         from edgeres.system.files import output_file
 
-        output = output_file(output, ".safetensors", source=checkpoint)
-        changes = {
+        changes: dict[str, object] = {
             "prune.macs_ratio": macs_ratio,
             "prune.finetune.epochs": epochs,
             "prune.allocation": allocation,
@@ -102,25 +110,48 @@ def prune(
             "prune.latency_on": latency_on,
             "benchmark.threads": threads,
         }
+        if allocation not in (None, "global", "uniform") and macs_ratio is None:
+            changes["prune.macs_ratio"] = LEFT_OUT  # it was for another allocation
         changes |= {"data.train": train_data, **o.preprocess_changes(preprocess)}
         settings = stage_recipe(recipe, changes, runs={"data.train": "--train-data"})
+        if is_onnx(str(checkpoint)):
+            from edgeres.pipeline.pruned_graph import prune_file
+
+            # The default recipe's training images are of its own network.
+            learned = settings.data.train if recipe is not None else train_data
+            if epochs is not None and learned is None:
+                raise UsageError(
+                    "--epochs trains, and there are no training images.", hint="Give --train-data."
+                )
+            with out.listener() as listener:
+                written, summary = prune_file(
+                    checkpoint,
+                    output,
+                    recipe=settings,
+                    data=data,
+                    train_data=learned,
+                    threads=threads,
+                    listener=listener,
+                )
+            out.result({"onnx": str(written), **summary.to_dict()}, _told(written, summary))
+            return
+        if data is not None:
+            raise UsageError(
+                "--data is for an ONNX file; a checkpoint learns from training images.",
+                hint="Give --train-data.",
+            )
+        output = output_file(output, ".safetensors", source=checkpoint)
         dense = load_checkpoint(checkpoint)
-        data = settings.data.train
-        if settings.prune is None or data is None:
+        images = settings.data.train
+        if settings.prune is None or images is None:
             raise UsageError(
                 "pruning needs a recipe with a `prune:` block, and training images.",
                 hint="Give --recipe or --train-data.",
             )
-        if macs_ratio is not None and settings.prune.allocation not in ("uniform", "global"):
-            raise UsageError(
-                f"--macs-ratio says how much to keep, and `{settings.prune.allocation}` goes by "
-                "something else.",
-                hint="Leave it out, or give --allocation global or uniform.",
-            )
         prepared = choose_preprocess(settings.preprocess, facts_of(dense))
         if dense.plan.assumed:
             out.note(f"warning: {relatives_note(dense.plan.architecture)}")
-        pruning, few = fit_pruning(settings.prune, training_labels(data))
+        pruning, few = fit_pruning(settings.prune, training_labels(images))
         if few:
             out.note(f"few images: {few}.")
         with out.listener() as listener:
@@ -132,17 +163,20 @@ def prune(
                 checkpoint,
                 output,
                 settings=pruning,
-                train_data=data,
+                train_data=images,
                 preprocess=prepared,
                 work=output.with_name(f"{output.stem}.finetune"),
                 latency_on=place,
                 measuring=measuring,
+                threads=threads,
                 progress=listener.bar("prune and fine-tune"),
             )
-        line = f"{output}: {100 * summary.macs_ratio:.1f} % of the multiply-adds"
-        if summary.held_out_top1 is not None:
-            line += f", top-1 {100 * summary.held_out_top1:.2f} % on the held-out images"
-        out.result({"checkpoint": str(output), **summary.to_dict()}, line)
+        out.result({"checkpoint": str(output), **summary.to_dict()}, _told(output, summary))
+
+
+def _told(written: Path, summary: PruneSummary) -> str:
+    """What a person reads of a pruned network."""
+    return f"{written}: " + "\n".join(summary.lines())
 
 
 def export(

@@ -202,7 +202,13 @@ def _proven(inputs: Inputs, store: Store, listener: Listener) -> tuple[Run, Repo
         run.warn_once(skipped_note(data))
     try:
         _note_overlap(run, inputs.calibration.used, inputs.validation)
-        networks = prepare_networks(run, inputs.source, inputs.everything, inputs.targets)
+        networks = prepare_networks(
+            run,
+            inputs.source,
+            inputs.everything,
+            inputs.targets,
+            calibration=inputs.calibration.everything,
+        )
         if run.task is None:
             ordered = in_order_of(inputs.validation, networks.facts.class_names)
             inputs = replace(inputs, validation=ordered.dataset)
@@ -343,12 +349,10 @@ def _publish(
     if networks.equalized is not None:
         # The table is of this one.
         folders[run_folder.BASELINE][run_folder.EQUALIZED] = networks.equalized.onnx
-    if networks.pruned is not None and networks.pruned.checkpoint is not None:
-        checkpoint = networks.pruned.checkpoint
-        folders[run_folder.PRUNED] = {
-            run_folder.MODEL: networks.pruned.onnx,
-            checkpoint.name: checkpoint,
-        }
+    if networks.pruned is not None:
+        folders[run_folder.PRUNED] = {run_folder.MODEL: networks.pruned.onnx}
+        if (checkpoint := networks.pruned.checkpoint) is not None:
+            folders[run_folder.PRUNED][checkpoint.name] = checkpoint
     with handover(output) as waiting:
         waiting.gone += sorted({*target_names(), run_folder.PRUNED} - set(folders))
         waiting.aside |= to_set_aside(output)

@@ -19,6 +19,7 @@ from edgeres.models.beside import files_beside
 from edgeres.models.plan import ARCHITECTURES
 from edgeres.models.weights_place import SUFFIXES, weights_place, weights_sha256
 from edgeres.modules.spec import KERAS_SUFFIXES, ModuleSpec, code_spec, file_spec, is_code
+from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.recipe import ModelBlock, Recipe, is_onnx
 from edgeres.system.files import file_sha256
 from edgeres.system.store import json_sha256
@@ -258,24 +259,38 @@ def _is_file(path: Path) -> bool:
 
 
 def check_prunable_source(recipe: Recipe, source: Source) -> None:
-    """Refuses pruning of what cannot be trained, before any work.
+    """Refuses pruning that a network cannot have, before any work.
 
     Raises:
-        UsageError: The recipe prunes, and the network is an ONNX file or a file of another library.
+        UsageError: The recipe prunes by latency what is no checkpoint, or a quantized file whose
+            scales are kept.
     """
     if recipe.prune is None or source.kind == "checkpoint":
         return
-    if source.module is not None and source.module.kind == "factory":
-        if recipe.prune.allocation == "latency":
-            raise UsageError(
-                "a network that comes from code is not pruned by latency: its layers are not those "
-                "that the latency table knows.",
-                hint="Set `prune: {allocation: global}` with `macs_ratio`.",
-            )
-        return
-    kind = "an ONNX file" if source.kind == "onnx" else f"{source.path.name} as it is"
-    raise UsageError(
-        f"prune needs a trainable checkpoint; {kind} cannot be fine-tuned.",
-        hint="Give the checkpoint or the code (`--model mymodel.py:build --weights FILE`), or "
-        "leave `prune:` out.",
-    )
+    check_graph_pruning(recipe.prune)
+    if source.given_scales == "keep":
+        raise UsageError(
+            "`model: {given_scales: keep}` keeps the weights of a quantized file; pruning changes "
+            "them.",
+            hint="Set `given_scales: remove`, or leave `prune:` out.",
+        )
+
+
+def check_graph_pruning(settings: PruneSettings) -> None:
+    """Refuses what a network without a channel plan cannot have.
+
+    Raises:
+        UsageError: Widths by latency.
+    """
+    if settings.allocation == "latency":
+        raise UsageError(
+            "an ONNX file or code is not pruned by latency: its layers are not those that the "
+            "latency table knows.",
+            hint="Set `prune: {allocation: global}` with `macs_ratio`, or give a checkpoint.",
+        )
+
+
+def prunes_graph(source: Source) -> bool:
+    """Whether the network is pruned in its graph: neither a checkpoint nor code that is trained."""
+    is_code = source.module is not None and source.module.kind == "factory"
+    return source.kind != "checkpoint" and not is_code

@@ -15,7 +15,12 @@ from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.errors import UsageError
 from edgeres.evaluation.run_task import task_of
-from edgeres.pipeline.find_source import Source, check_prunable_source, find_source
+from edgeres.pipeline.find_source import (
+    Source,
+    check_prunable_source,
+    find_source,
+    prunes_graph,
+)
 from edgeres.pipeline.network import train_data_of
 from edgeres.pipeline.tasks import said_of
 from edgeres.recipe.recipe import Recipe
@@ -116,7 +121,7 @@ def open_inputs(
         recipe.data.calibration, split="calibration", hashes=hashes
     )
     check_prunable_source(recipe, source)
-    if recipe.prune is not None:
+    if recipe.prune is not None and not prunes_graph(source):
         train_data_of(recipe, "pruning fine-tunes")
     if recipe.quantize.qat is not None:  # say so now, not after an hour of pruning
         training_fingerprint(train_data_of(recipe, "`quantize: {qat: ...}` trains"), hashes)

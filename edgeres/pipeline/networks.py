@@ -17,14 +17,15 @@ from edgeres.data.class_order import in_order_of, part_note
 from edgeres.data.kinds import are_features, of_pixels, preprocess_for
 from edgeres.data.preprocess import Layout, Preprocess
 from edgeres.data.sampling import some_images
-from edgeres.data.source import training_fingerprint
+from edgeres.data.source import open_dataset, training_fingerprint
 from edgeres.data.types import Dataset
 from edgeres.evaluation import run_folder
 from edgeres.layer_latency.device import LatencyTarget, latency_target
-from edgeres.pipeline.find_source import Source, check_prunable_source
+from edgeres.pipeline.find_source import Source, check_prunable_source, prunes_graph
 from edgeres.pipeline.loaded import PARITY_IMAGES, compare_with_source, load_network
 from edgeres.pipeline.network import Network, network_of, train_data_of
 from edgeres.pipeline.pruned_code import prune_source
+from edgeres.pipeline.pruned_graph import prune_graph
 from edgeres.pipeline.run import Run
 from edgeres.pipeline.source import (
     CHECKPOINT,
@@ -103,7 +104,12 @@ class Networks:
 
 
 def prepare_networks(
-    run: Run, source: Source, validation: Dataset, targets: Sequence[Target] = ()
+    run: Run,
+    source: Source,
+    validation: Dataset,
+    targets: Sequence[Target] = (),
+    *,
+    calibration: Dataset | None = None,
 ) -> Networks:
     """Loads, prunes and exports, as the recipe says.
 
@@ -113,6 +119,7 @@ def prepare_networks(
         validation: The whole validation set: its classes must be the network's, and its first
             image tells the size that the network sees.
         targets: Of the run; pruning by latency measures layers on one of them.
+        calibration: Images that a graph is pruned by; those of the recipe where ``None``.
 
     Raises:
         EdgeResError: As the stages do.
@@ -141,7 +148,10 @@ def prepare_networks(
         original = source.path if source.kind == "onnx" else loaded.file(TRACED)
         compare_with_source(run, source, original, network.onnx, validation, preprocess)
         pruned = None
-        if recipe.prune is not None:
+        if recipe.prune is not None and prunes_graph(source):
+            images = calibration or open_dataset(recipe.data.calibration, split="calibration")
+            pruned = prune_graph(run, source, network, preprocess, images)
+        elif recipe.prune is not None:
             pruned = prune_source(run, source, network, preprocess)
         given = source if source.given_scales == "keep" else None
         return Networks(facts, preprocess, network, pruned, given=given)

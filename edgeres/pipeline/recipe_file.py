@@ -30,6 +30,7 @@ _PATH_KEYS = (
     *(("model", "source"), ("model", "weights"), ("model", "labels")),
     ("model", "sample_answer"),
 )
+_LENT = ("model", "targets")
 _DATA_KEYS = ("calibration", "validation", "train")
 
 
@@ -108,6 +109,9 @@ def stage_recipe(
 ) -> Recipe:
     """The recipe whose settings hold for a command of one stage.
 
+    The command says which network it is for and what it makes, so a file may leave out `model` and
+    `targets`; those of the embedded default stand in.
+
     Args:
         path: As for :func:`load_recipe`.
         options: Dotted keys; ``None`` leaves what the file says.
@@ -117,16 +121,24 @@ def stage_recipe(
         RecipeError: As :func:`load_recipe`.
     """
     overrides = {key: value for key, value in options.items() if value is not None}
-    file, document, recipe = _read(path)
+    file, document, recipe = _read(path, lent=_LENT)
     for key, option in (runs or {}).items():
         _refuse_code(document, recipe, file, overrides, keys=(key,), hint=f"give it as {option}")
     return _changed(recipe, file, overrides)
 
 
-def _read(path: Path | str | None) -> tuple[Path, CommentedMap, Recipe]:
+def _read(
+    path: Path | str | None, *, lent: Sequence[str] = ()
+) -> tuple[Path, CommentedMap, Recipe]:
+    """A recipe and where it lies; keys that are ``lent`` may be left out of the file."""
     file = _find(path)
     document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
-    return file, document, _checked(Recipe, document, file)
+    content = document
+    if missing := [key for key in lent if key not in document]:
+        default = asset_path("recipes", DEFAULT_RECIPE)
+        lender = read_yaml(default, what="a recipe", error=RecipeError)
+        content = CommentedMap({**document, **{key: lender[key] for key in missing}})
+    return file, document, _checked(Recipe, content, file)
 
 
 def _changed(recipe: Recipe, file: Path, overrides: Mapping[str, Any]) -> Recipe:

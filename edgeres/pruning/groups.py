@@ -74,6 +74,9 @@ class ChannelGraph:
     """
 
     def __init__(self, module: nn.Module, shape: tuple[int, int, int]) -> None:
+        # Weights that lie channels last show as an operation that moves values.
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self.module = module.eval().requires_grad_(True)
         self.sample = torch.zeros((2, *shape), device=next(module.parameters()).device)
         with torch.enable_grad():

@@ -20,6 +20,7 @@ from edgeres.pruning.groups import ChannelGraph
 from edgeres.pruning.prune import prune_module
 from edgeres.pruning.signals import Batch
 from edgeres.recipe.prune import PruneSettings
+from edgeres.system.progress import ProgressCallback
 
 KEPT = "kept"
 """Metadata: the channels of each group that stay, as JSON."""
@@ -33,6 +34,8 @@ def pruned_round(
     data: list[Batch],
     shape: tuple[int, int, int],
     folder: Path,
+    *,
+    progress: ProgressCallback | None = None,
 ) -> tuple[nn.Module, dict[str, list[int]]]:
     """One round; the very network of an earlier, killed run where that lies in the folder.
 
@@ -45,6 +48,7 @@ def pruned_round(
         data: Images ``(N, C, H, W) float32`` and labels, in batches.
         shape: One image, ``(C, H, W)``.
         folder: Where the pruned network lies.
+        progress: Called with (steps done, steps of this round).
 
     Returns:
         The narrowed module in evaluation mode, and what it kept.
@@ -67,7 +71,7 @@ def pruned_round(
         narrow = narrowed(module, kept, shape)
         narrow.load_state_dict(state)
         return narrow, kept
-    result = prune_module(module, settings, data)
+    result = prune_module(module, settings, data, progress=progress)
     kept = {name: list(channels) for name, channels in result.kept.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(

@@ -111,75 +111,44 @@ def prune_in_child(
     class_names: Sequence[str],
 ) -> dict[str, JsonValue]:
     """What the child of :func:`prune_code` does."""
-    from edgeres.models.cost import count_macs
     from edgeres.models.weights_file import write_safetensors
     from edgeres.modules.opened import open_module
     from edgeres.modules.to_onnx import write_onnx
-    from edgeres.pruning.narrowed import KEPT, joined, pruned_round
-    from edgeres.pruning.rounds import (
-        calibration_batches,
-        round_settings,
-        steps_of,
-        trainings_of,
-    )
-    from edgeres.training.loop import fit
-    from edgeres.training.objective import Classes, Following
+    from edgeres.pruning.module_rounds import ModuleRounds
+    from edgeres.pruning.narrowed import KEPT
+    from edgeres.pruning.rounds import calibration_batches
 
     block, prepared = PruneSettings(**settings), Preprocess.from_dict(preprocess)
     channels, height, width = sample_shape
     shape = (channels, height, width)
     dense = open_module(spec).module
     count = _classes(dense, shape) if classes else None
-    train_set, held_out = _sets(train_data, block, count, class_names)
+    train_set, held_out = sets_of(train_data, block, count, class_names)
     data = calibration_batches(prepared, block, train_set)
     if not classes:
         data = [(images, np.full_like(labels, UNLABELLED)) for images, labels in data]
-    objective = Classes() if classes else Following()
-    trainings = trainings_of(block)
-    total = sum(steps_of(training, train_set) for training in (block.sparse, *trainings))
-    done = 0
 
-    def tell(step: int, _: int) -> None:
+    def tell(step: int, total: int) -> None:
         with contextlib.suppress(OSError):
-            (work / _STEPS).write_text(json.dumps([done + step, total]))
+            (work / _STEPS).write_text(json.dumps([step, total]))
 
-    module, notes, kept = dense, dict[str, str](), dict[str, list[int]]()
-    if block.sparse is not None:
-        module = _trainable(module)
-        state, _ = fit(
-            module, block.sparse, train_set, held_out, work / "sparse",
-            preprocess=prepared, progress=tell,
-        )  # fmt: skip
-        module.load_state_dict(state.best)
-        done += steps_of(block.sparse, train_set)
-    whole_macs = count_macs(dense, shape)
-    for index, training in enumerate(trainings):
-        rounds = len(trainings)
-        folder = work if rounds == 1 else work / f"round-{index + 1}"
-        share = block.macs_ratio ** ((index + 1) / rounds) * whole_macs / count_macs(module, shape)
-        if block.allocation == "per_layer" or share < 1:
-            module, found = pruned_round(module, round_settings(block, share), data, shape, folder)
-            kept = joined(kept, found)
-        if training is not None:
-            module = _trainable(module)
-            state, _ = fit(
-                module, training, train_set, held_out, folder, preprocess=prepared,
-                teacher=dense if training.distill else None, keep_start=True,
-                objective=objective, progress=tell,
-            )  # fmt: skip
-            module.load_state_dict(state.best)
-            notes["held_out_top1" if classes else "held_out_sqnr_db"] = f"{state.best_score:.4f}"
-            done += steps_of(training, train_set)
-    notes["macs_ratio"] = f"{count_macs(module, shape) / whole_macs:.6f}"
+    rounds = ModuleRounds(block, prepared, shape, work, classes=classes, progress=tell)
+    module, notes, kept = rounds.run(dense, data, train_set, held_out)
     write_onnx(module.eval().requires_grad_(False), shape, onnx, scripted=False, every=not classes)
     write_safetensors(weights, module.state_dict(), {**notes, KEPT: json.dumps(kept)})
     return dict(notes)
 
 
-def _sets(
+def sets_of(
     train_data: str, block: PruneSettings, num_classes: int | None, class_names: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
-    """What is learned from and what is held out; without classes no label is needed."""
+    """What is learned from and what is held out; without classes no label is needed.
+
+    Raises:
+        UsageError: Classes are to be learned of a network that has none.
+        DataError: The images cannot be used.
+    """
+    from edgeres.pruning.rounds import held_out_count
     from edgeres.training.begin import check_labels
     from edgeres.training.split import split_held_out
 
@@ -195,13 +164,8 @@ def _sets(
     if num_classes is not None:
         full = in_order_of(full, class_names).dataset
         check_labels(num_classes, full)
-    count = block.finetune.held_out if block.finetune else len(full) // 10
-    learn, check = split_held_out(full.labels, count, block.seed)
+    learn, check = split_held_out(full.labels, held_out_count(block, len(full)), block.seed)
     return full.subset(learn.tolist()), full.subset(check.tolist())
-
-
-def _trainable(module: Any) -> Any:
-    return module.train().requires_grad_(True)
 
 
 def _classes(module: Any, shape: tuple[int, int, int]) -> int:

@@ -39,6 +39,10 @@ _KEEPS_CHANNELS = frozenset(
         "LeakyRelu",
         "Hardtanh",
         "Threshold",
+        "Clamp",
+        "ClampMin",
+        "ClampMax",
+        "ConstantPadNd",
         "Sigmoid",
         "Hardsigmoid",
         "Silu",
@@ -143,7 +147,10 @@ def _check_parameters(module: nn.Module) -> None:
 
 
 def _mixes_channels(operation: str, node: Any) -> bool:
-    """Averages over channels, and reshapes to anything but the flat ``(N, features)``."""
+    """Averages over channels and padding with channels."""
+    if operation == "ConstantPadNd":
+        sides = tuple(getattr(node, "_saved_pad", ()))
+        return any(sides[4:]) or not sides  # the last two dimensions come first
     if operation == "Mean":
         dims = getattr(node, "_saved_dim", None)
         rank = len(getattr(node, "_saved_self_sym_sizes", ())) or 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from edgeres.pruning.groups import ChannelGraph, ChannelGroup
 from edgeres.pruning.latency_cost import LatencyCost, predicted_ms
 from edgeres.pruning.masking import check_equal, silenced
 from edgeres.pruning.recalibrate import recalibrate
-from edgeres.pruning.reconstruct import reconstruct
+from edgeres.pruning.reconstruct import FITTED, reconstruct
 from edgeres.pruning.scores import needs_gradients, score_channels
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.widths import chosen_widths, latency_problem, width_choices_of
@@ -163,7 +163,7 @@ def prune_module(
     budget = share * dense_cost
     confirmed: ConfirmedWidths | None = None
     steps = settings.iterative_steps
-    done = _Counter(progress, steps * len(data), needs_gradients(settings.importance))
+    done = _Counter(progress, prune_steps(module, settings, data))
     for step in range(steps):
         graph = ChannelGraph(narrow, shape)
         costs = MacsCost(graph.groups, layer_macs(narrow, shape))
@@ -172,7 +172,7 @@ def prune_module(
         scores = score_channels(
             narrow,
             groups,
-            done.watch(data),
+            done.watch(data) if needs_gradients(settings.importance) else data,
             kind=settings.importance,
             normalization=settings.normalization,
         )
@@ -197,7 +197,8 @@ def prune_module(
             kept[group.name] = tuple(c for i, c in enumerate(before) if i not in gone)
         _remove(graph, removed, data[0][0][:4])
         if not (
-            settings.reconstruct and _reconstructed(narrow, whole_module, whole_groups, kept, data)
+            settings.reconstruct
+            and _reconstructed(narrow, whole_module, whole_groups, kept, data, done.one)
         ):
             recalibrate(narrow, data)
     done.finish()
@@ -244,10 +245,11 @@ def _reconstructed(
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Sequence[int]],
     data: Sequence[Batch],
+    fitted: Callable[[], None],
 ) -> bool:
     """Reconstructs; where the code of a network cannot be followed, says so and changes nothing."""
     try:
-        reconstruct(narrow, dense, groups, kept, data)
+        reconstruct(narrow, dense, groups, kept, data, fitted=fitted)
     except ModelError as error:
         warnings.warn(f"The layers are not reconstructed: {error.message}", stacklevel=2)
         return False
@@ -297,23 +299,34 @@ def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-class _Counter:
-    """Counts batches for the progress callback; the weights-only kinds look at none."""
+def prune_steps(module: nn.Module, settings: PruneSettings, batches: Sequence[Batch]) -> int:
+    """How many steps a pruning tells: batches that are looked at and layers that are fitted."""
+    looked_at = len(batches) if needs_gradients(settings.importance) else 0
+    fitted = sum(isinstance(part, FITTED) for part in module.modules())
+    return settings.iterative_steps * (looked_at + (fitted if settings.reconstruct else 0)) + 1
 
-    def __init__(self, progress: ProgressCallback | None, total: int, counting: bool) -> None:
+
+class _Counter:
+    """Counts steps for the progress callback."""
+
+    def __init__(self, progress: ProgressCallback | None, total: int) -> None:
         self._progress = progress
-        self._total = total if counting else 1
+        self._total = total
         self._done = 0
 
     def watch(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Passes the batches on and reports each."""
         for batch in batches:
             yield batch
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, self._total)
+            self.one()
+
+    def one(self) -> None:
+        """Reports one step."""
+        self._done = min(self._done + 1, self._total)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
     def finish(self) -> None:
-        """Reports the end where no batch was looked at."""
-        if self._progress is not None and self._done == 0:
-            self._progress(1, 1)
+        """Reports the end."""
+        self._done = self._total - 1
+        self.one()

@@ -9,7 +9,7 @@ makes up for the error of the stream's other part, where that is known already.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,8 @@ _MEMORY_BYTES = 2 << 30
 _FEWEST_IMAGES = 32
 #: Least share of the wanted variance that is made good.
 _LEAST_SHRUNK = 0.05
+#: Layers whose weights or statistics are set.
+FITTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 _SUMS = (torch.add, operator.add, operator.iadd, "add", "add_")
 
 
@@ -37,6 +39,8 @@ def reconstruct(
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Sequence[int]],
     batches: Sequence[Batch],
+    *,
+    fitted: Callable[[], None] = lambda: None,
 ) -> None:
     """Fits a narrowed network to the dense one, layer by layer in the order in which they run.
 
@@ -50,6 +54,7 @@ def reconstruct(
         kept: Channels of each group that ``narrow`` still has; a group that is not named is whole.
         batches: Images ``(N, C, H, W) float32``; the labels are not looked at. As many are taken as
             fit into 2 GiB together with what both networks make of them, at least 32.
+        fitted: Called after each layer.
 
     Raises:
         ModelError: The network's code cannot be followed, or it runs other nodes when narrowed;
@@ -64,6 +69,8 @@ def reconstruct(
             fitting.mine.step(mine)
             fitting.mine.forget(mine)
             fitting.theirs.forget(theirs)
+            if isinstance(fitting.mine.layer(mine), FITTED):
+                fitted()
 
 
 def _as_many_as_fit(dense: nn.Module, batches: Sequence[Batch]) -> list[Batch]:
@@ -113,7 +120,7 @@ class _Fitting:
     def fit(self, node: fx.Node, same: fx.Node) -> None:
         """Fits the layer of a node, if it is one; ``same`` has run, ``node`` has not."""
         layer = self.mine.layer(node)
-        if not isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+        if not isinstance(layer, FITTED):
             return
         stay = self._stay.get(str(node.target))
         if stay is None:

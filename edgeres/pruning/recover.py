@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
+from edgeres.data.preprocess import Preprocess
 from edgeres.data.types import Dataset
 from edgeres.errors import ArtefactError, UsageError
 from edgeres.layer_latency.bench import NetworkBench
 from edgeres.layer_latency.predict import LatencyModel
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, load_module, save_checkpoint
-from edgeres.models.cost import count_macs
+from edgeres.models.cost import count_macs, count_parameters
 from edgeres.pruning.confirmed import ConfirmedWidths
 from edgeres.pruning.latency_cost import predicted_ms
-from edgeres.pruning.prune import prune
+from edgeres.pruning.prune import prune, prune_steps
 from edgeres.pruning.rounds import calibration_batches, round_settings, steps_of, trainings_of
 from edgeres.pruning.signals import Batch
 from edgeres.pruning.summary import CONFIRMED
 from edgeres.recipe.prune import PruneSettings
+from edgeres.recipe.training import FinetuneSettings
 from edgeres.system.progress import ProgressCallback
+from edgeres.training.device import choose_device
 from edgeres.training.loop import train
+from edgeres.training.objective import Classes
+from edgeres.training.samples import load_samples
 
 PRUNED_NAME = "pruned.safetensors"
 SPARSE_FOLDER = "sparse"
@@ -57,13 +65,15 @@ def prune_and_finetune(
         output: Folder of states and logs.
         latency: Of the dense network, for allocation ``latency``.
         bench: Where the widths of the last round are measured before they are kept.
-        progress: Called with (training steps done, steps in all).
+        progress: Called with (steps done, steps in all), of pruning and of training.
 
     Returns:
-        The pruned network. Its metadata say ``macs_ratio`` against the dense network, the
-        settings as ``pruning``, ``held_out_top1`` after fine-tuning and, where a latency model
-        was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of its backend;
-        with a bench the prediction is the one before the network was built, and
+        The pruned network. Its metadata say ``macs`` and ``parameters``, both of the dense network,
+        too (``dense_macs``), ``macs_ratio`` against it, the settings as ``pruning``, top-1 on the
+        held-out images before (``dense_held_out_top1``), right after the last pruning
+        (``untrained_held_out_top1``) and after fine-tuning (``held_out_top1``) and, where a
+        latency model was given, ``dense_latency_ms`` (measured) and ``predicted_latency_ms`` of
+        its backend; with a bench the prediction is the one before the network was built, and
         ``confirmed_widths`` says what was measured.
 
     Raises:
@@ -83,8 +93,16 @@ def prune_and_finetune(
     shape = _shape(data)
     whole_macs = count_macs(dense, shape)
     trainings = trainings_of(settings)
+    first = prune_steps(dense, round_settings(settings, 0.5), data)
     total = sum(steps_of(training, train_set) for training in (settings.sparse, *trainings))
+    total += len(trainings) * first
     done = 0
+    score = _Score(checkpoint.preprocess, held_out, settings)
+    notes = {
+        "dense_macs": str(whole_macs),
+        "dense_parameters": str(count_parameters(dense)),
+        "dense_held_out_top1": score(dense),
+    }
 
     def advance(step: int, _: int) -> None:
         if progress is not None:
@@ -108,9 +126,14 @@ def prune_and_finetune(
         folder = output if rounds == 1 else output / f"round-{index + 1}"
         share = (settings.target_latency or settings.macs_ratio) ** ((index + 1) / rounds)
         last = bench if index + 1 == rounds else None
-        current = _pruned_start(current, settings, share, whole_macs, data, folder, latency, last)
+        current = _pruned_start(
+            current, settings, share, whole_macs, data, folder, latency, last, advance
+        )
+        done += first
         account = current.metadata.get(CONFIRMED)
-        if training is not None:
+        if training is None:
+            notes["untrained_held_out_top1"] = score(load_module(current))
+        else:
             result = train(
                 training,
                 train_set,
@@ -121,22 +144,42 @@ def prune_and_finetune(
                 progress=advance,
             )
             current = load_checkpoint(result.checkpoint)
+            assert result.start_top1 is not None  # the start may be kept, so it was scored
+            notes["untrained_held_out_top1"] = f"{result.start_top1:.4f}"
             done += steps_of(training, train_set)
-    ratio = count_macs(load_module(current), shape) / whole_macs
-    described = _described(current, checkpoint, settings, ratio)
-    if latency is None:
-        return described
-    place = latency.table.place
-    predicted = predicted_ms(load_module(current), latency)
-    notes = {
-        "latency_backend": f"{place.backend} {place.precision}",
-        "dense_latency_ms": f"{latency.dense_ms:.6f}",
+    last_module = load_module(current)
+    macs = count_macs(last_module, shape)
+    notes |= {
+        "macs": str(macs),
+        "parameters": str(count_parameters(last_module)),
+        "macs_ratio": f"{macs / whole_macs:.6f}",
     }
-    if account is not None:
-        predicted = ConfirmedWidths.from_json(account, CONFIRMED).predicted_ms
-        notes[CONFIRMED] = account
-    notes["predicted_latency_ms"] = f"{predicted:.6f}"
-    return replace(described, metadata={**described.metadata, **notes})
+    if latency is not None:
+        place = latency.table.place
+        predicted = predicted_ms(last_module, latency)
+        notes["latency_backend"] = f"{place.backend} {place.precision}"
+        notes["dense_latency_ms"] = f"{latency.dense_ms:.6f}"
+        if account is not None:
+            predicted = ConfirmedWidths.from_json(account, CONFIRMED).predicted_ms
+            notes[CONFIRMED] = account
+        notes["predicted_latency_ms"] = f"{predicted:.6f}"
+    return _described(current, checkpoint, settings, notes)
+
+
+@dataclass(frozen=True)
+class _Score:
+    """Top-1 on the held-out images, as the text that metadata carry."""
+
+    preprocess: Preprocess
+    held_out: Dataset
+    settings: PruneSettings
+
+    def __call__(self, module: nn.Module) -> str:
+        """Of a network, which goes to the device of its training."""
+        device = choose_device(self.settings.finetune or FinetuneSettings()).device
+        samples = load_samples(self.held_out, self.preprocess, device=device)
+        top1 = Classes().evaluate(module.to(device), samples, None).value
+        return f"{top1:.4f}"
 
 
 def _pruned_start(
@@ -148,6 +191,7 @@ def _pruned_start(
     folder: Path,
     latency: LatencyModel | None,
     bench: NetworkBench | None,
+    progress: ProgressCallback,
 ) -> Checkpoint:
     """The pruned network before training: from the folder where this very one lies there.
 
@@ -172,7 +216,9 @@ def _pruned_start(
             f"'{path}' was pruned from another network or with other settings or images.",
             hint=f"Remove '{folder}' to prune from the start, or choose another --output.",
         )
-    narrow = prune(module, current.plan, settings, data, latency=latency, bench=bench)
+    narrow = prune(
+        module, current.plan, settings, data, latency=latency, bench=bench, progress=progress
+    )
     confirmed = narrow.result.confirmed
     account = {} if confirmed is None else {CONFIRMED: confirmed.to_json()}
     pruned = replace(
@@ -213,15 +259,15 @@ def _shape(data: list[Batch]) -> tuple[int, int, int]:
 
 
 def _described(
-    pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, ratio: float
+    pruned: Checkpoint, dense: Checkpoint, settings: PruneSettings, notes: Mapping[str, str]
 ) -> Checkpoint:
-    notes = {k: v for k, v in pruned.metadata.items() if k != "pruned_from"}
+    before = {k: v for k, v in pruned.metadata.items() if k not in ("pruned_from", CONFIRMED)}
     return replace(
         pruned,
         class_names=dense.class_names or pruned.class_names,
         metadata={
+            **before,
             **notes,
-            "macs_ratio": f"{ratio:.6f}",
             "pruning": settings.model_dump_json(),
         },
     )

@@ -15,6 +15,7 @@ from edgeres.recipe.training import FinetuneSettings, Training
 from edgeres.training.epoch import steps_an_epoch
 
 _BATCH = 64
+_MOST_JUDGING = 2000
 
 
 def trainings_of(settings: PruneSettings) -> list[FinetuneSettings | None]:
@@ -28,6 +29,13 @@ def trainings_of(settings: PruneSettings) -> list[FinetuneSettings | None]:
 def steps_of(training: Training | None, train_set: Dataset) -> int:
     """Steps of one training; 0 where there is none."""
     return 0 if training is None else training.epochs * steps_an_epoch(len(train_set), training)
+
+
+def held_out_count(settings: PruneSettings, images: int) -> int:
+    """How many of the training images judge; without fine-tuning a tenth, at most 2,000."""
+    if settings.finetune is not None:
+        return settings.finetune.held_out
+    return min(max(1, images // 10), _MOST_JUDGING)
 
 
 def calibration_batches(

@@ -141,20 +141,29 @@ class _Problem:
         """Integers of some rows, and the objective ``(G, R)`` before and after."""
         best, before = start, self.form.cost(start - exact)
         least = before
-        starts = [self.handed_on(exact)]
+        whole, cost = self.handed_on(exact)
+        trials = [(whole, cost)]
         if exact.shape[1] <= _TWO_STARTS:
-            starts.append(start.copy())
-        for whole in starts:
-            after = self._descend(whole, exact, sweeps)
+            trials.append((start.copy(), before))
+        for place, (whole, cost) in enumerate(trials):
+            error = whole - exact
+            if place:  # of the first it has been told
+                self.form.begin(error)
+            after = self._descend(whole, error, cost, sweeps)
             better = after < least
             best = np.where(better[:, None], whole, best)
             least = np.where(better, after, least)
         return best, before, least
 
-    def handed_on(self, exact: Matrix) -> Matrix:
-        """Rounds column by column, the last first, the errors of those before fed into each."""
+    def handed_on(self, exact: Matrix) -> tuple[Matrix, NDArray[np.float64]]:
+        """Rounds column by column, the last first, the errors of those before fed into each.
+
+        Returns:
+            The integers, and the objective ``(G, R)``: what each column missed its aim by.
+        """
         whole = np.zeros_like(exact)
         error = np.zeros_like(exact)
+        cost = np.zeros((len(exact), exact.shape[2]))
         self.form.begin(None)
         for wide in reversed(list(_blocks(0, exact.shape[1], _WIDE))):
             correction, factor, worth = self.form.behind(wide, error)
@@ -170,8 +179,13 @@ class _Problem:
                     at, aim, exact[:, at], factor[:, narrow, narrow], worth[:, narrow], whole
                 )
                 np.subtract(whole[:, at], exact[:, at], out=error[:, at])
+                missed = np.triu(factor[:, narrow, narrow], 1) @ error[:, at]
+                missed += whole[:, at] - aim
+                missed *= np.sqrt(worth[:, narrow, None])
+                cost += np.einsum("gkr,gkr->gr", missed, missed)
             self.form.tell(wide, behind)
-        return whole
+        told = self.form.told_cost(error)
+        return whole, cost if told is None else told
 
     def _rounded(
         self,
@@ -199,38 +213,50 @@ class _Problem:
             end = int(changed[-1]) if len(changed) else 0
         return state
 
-    def _descend(self, whole: Matrix, exact: Matrix, sweeps: int) -> NDArray[np.float64]:
+    def _descend(
+        self, whole: Matrix, error: Matrix, objective: NDArray[np.float64], sweeps: int
+    ) -> NDArray[np.float64]:
         """Coordinate descent in place; the objective ``(G, R)``, which never rises, at its end."""
-        error = whole - exact
-        objective = self.form.cost(error)
         small = whole.shape[1] <= _SMALL
         least_gain = _LEAST_GAIN if small else _LEAST_GAIN_LARGE
-        self.form.begin(error)
         for _ in range(sweeps):
+            last, objective = objective, objective.copy()
             for wide in _blocks(0, whole.shape[1], _WIDE):
-                steps = self._descend_in(whole, error, wide)
+                steps, change = self._descend_in(whole, error, wide)
                 error[:, wide] += steps
+                objective += change
                 self.form.tell(wide, steps)
-            last, objective = objective, self.form.cost(error)
+            told = self.form.told_cost(error)
+            objective = objective if told is None else told
             if (last - objective).sum() <= least_gain * last.sum():
                 break
         return objective
 
-    def _descend_in(self, whole: Matrix, error: Matrix, wide: slice) -> Matrix:
-        """One round over a wide block: the steps ``(G, B, R)``, which are taken."""
+    def _descend_in(
+        self, whole: Matrix, error: Matrix, wide: slice
+    ) -> tuple[Matrix, NDArray[np.float64]]:
+        """One round over a wide block.
+
+        Returns:
+            The steps ``(G, B, R)``, which are taken, and what they change of the objective
+            ``(G, R)``.
+        """
         slopes, own = self.form.slopes(wide, error)
         diagonal = np.einsum("gkk->gk", own)
         steps = np.zeros_like(slopes)
+        change = np.zeros((len(slopes), slopes.shape[2]))
         for narrow in _blocks(0, slopes.shape[1], self._narrow(slopes)):
             at = slice(wide.start + narrow.start, wide.start + narrow.stop)
             here = slopes[:, narrow]
             if narrow.start:
                 here += own[:, narrow, : narrow.start] @ steps[:, : narrow.start]
-            steps[:, narrow] = self._moved(
-                at, here, own[:, narrow, narrow], diagonal[:, narrow], whole
-            )
-            whole[:, at] += steps[:, narrow]
-        return steps
+            moved = self._moved(at, here, own[:, narrow, narrow], diagonal[:, narrow], whole)
+            steps[:, narrow] = moved
+            whole[:, at] += moved
+            here += here
+            here += own[:, narrow, narrow] @ moved
+            change += np.einsum("gkr,gkr->gr", moved, here)
+        return steps, change
 
     def _moved(
         self, at: slice, slopes: Matrix, own: Matrix, diagonal: Matrix, whole: Matrix

@@ -15,6 +15,7 @@ equation 2). Shapes: G groups, K columns, R rows a group, B columns of a block, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,11 @@ class Samples:
 
     patches: Matrix
 
+    @cached_property
+    def gram(self) -> NDArray[np.float64]:
+        """``(P, P)`` of the scaled patches, with what is added for each; the order counts not."""
+        return _gram(*_scaled(self.patches))
+
 
 class Objective(Protocol):
     """What the search asks; errors are ``(G, K, R) float32`` in the order of the columns."""
@@ -50,6 +56,9 @@ class Objective(Protocol):
 
     def cost(self, error: Matrix) -> NDArray[np.float64]:
         """``(G, R)`` squared output error of each row."""
+
+    def told_cost(self, error: Matrix) -> NDArray[np.float64] | None:
+        """The same of the errors that it has been told, where it knows without a product."""
 
     def begin(self, error: Matrix | None) -> None:
         """Sets out from these errors, or from none."""
@@ -70,7 +79,7 @@ class Objective(Protocol):
 def objective(hessian: Matrix | Samples, order: Order) -> Objective:
     """The form with its columns in this order; an index beyond the last is an unused column."""
     if isinstance(hessian, Samples):
-        return Sampled(hessian.patches, order)
+        return Sampled(hessian, order)
     return Dense(hessian, order)
 
 
@@ -83,7 +92,7 @@ def unexplained(hessian: Matrix | Samples) -> NDArray[np.float64]:
     """
     if isinstance(hessian, Samples):
         patches, damping = _scaled(hessian.patches)
-        lower = np.linalg.cholesky(_gram(patches, damping))
+        lower = np.linalg.cholesky(hessian.gram)
         solution = _solved(lower, patches)
         remainders = 1.0 - np.einsum("pk,pk->k", solution, solution)
         return np.asarray(damping / np.maximum(remainders, 1e-12), np.float64)
@@ -117,6 +126,10 @@ class Dense:
             total += np.einsum("gkr,gkr->gr", part, part)
         return total
 
+    def told_cost(self, error: Matrix) -> NDArray[np.float64] | None:
+        """Not known: the errors are not kept."""
+        return None
+
     def begin(self, error: Matrix | None) -> None:
         """Nothing to do: the errors are given where they are needed."""
 
@@ -136,8 +149,9 @@ class Dense:
 class Sampled:
     """The form of few patches ``(P, K)``."""
 
-    def __init__(self, patches: Matrix, order: Order) -> None:
-        scaled, self._damping = _scaled(patches)
+    def __init__(self, samples: Samples, order: Order) -> None:
+        self._samples = samples
+        scaled, self._damping = _scaled(samples.patches)
         unused = int((order >= scaled.shape[1]).sum())
         self._patches = np.pad(scaled, ((0, 0), (0, unused)))[:, order]
         self._seen = np.zeros((len(scaled), 0), np.float32)
@@ -152,7 +166,13 @@ class Sampled:
 
     def cost(self, error: Matrix) -> NDArray[np.float64]:
         """As :meth:`Objective.cost`."""
-        output = self._patches @ error[0]
+        return self._cost(self._patches @ error[0], error)
+
+    def told_cost(self, error: Matrix) -> NDArray[np.float64] | None:
+        """As :meth:`Objective.told_cost`."""
+        return self._cost(self._seen, error)
+
+    def _cost(self, output: Matrix, error: Matrix) -> NDArray[np.float64]:
         squares = np.einsum("pr,pr->r", output, output).astype(np.float64)
         return np.asarray(squares + self._damping * np.einsum("kr,kr->r", error[0], error[0]))[None]
 
@@ -161,7 +181,7 @@ class Sampled:
         if error is not None:
             self._seen = self._patches @ error[0]
             return
-        self._gram = _gram(self._patches, self._damping)
+        self._gram = self._samples.gram.copy()
         self._left = self._patches.shape[1]
         self._seen = np.zeros((len(self._patches), 1), np.float32)
 

@@ -79,6 +79,11 @@ class PruneSettings(Block):
         for name, allocation in (("target_latency", "latency"), ("widths", "per_layer")):
             if (self.allocation == allocation) != bool(getattr(self, name)):
                 raise ValueError(f"`{name}` goes with `allocation: {allocation}`, and only with it")
+        if "macs_ratio" in self.model_fields_set and self.allocation not in ("global", "uniform"):
+            raise ValueError(
+                "`macs_ratio` goes with `allocation: global` or `uniform`; "
+                f"{self.allocation} goes by something else"
+            )
         if self.latency_on is not None and self.allocation != "latency":
             raise ValueError("`latency_on` goes with `allocation: latency`, and only with it")
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edgeres.backends.base import BuildConfig
 
 Axes = Many[Annotated[int, Field(ge=1)]]
+LEFT_OUT: Final = object()
+"""In place of a value: nobody says the key."""
 
 
 class ModelBlock(Block):
@@ -333,7 +335,7 @@ class Recipe(Block):
         """Returns a copy with dotted keys replaced, e.g. ``{"gates.max_drop": 1.0}``.
 
         Args:
-            changes: New values by dotted key.
+            changes: New values by dotted key; :data:`LEFT_OUT` takes the key out.
             where: Who says so, for the message.
 
         Raises:
@@ -348,6 +350,8 @@ class Recipe(Block):
                     target[key] = {}
                 target = target[key]
             target[last] = value
+            if value is LEFT_OUT:
+                del target[last]
         try:
             return Recipe.model_validate(data)
         except ValidationError as error:

@@ -82,6 +82,7 @@ def prune(
     bench: NetworkBench | None = None,
     latency_on: LatencyTarget | None = None,
     measuring: ProgressCallback | None = None,
+    threads: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> PruneSummary:
     """Prunes a checkpoint and fine-tunes it until its accuracy is back.
@@ -98,6 +99,8 @@ def prune(
         latency_on: Where to make both, instead: the dense network is exported and its layers are
             measured in ``work``.
         measuring: Called with (layer shapes measured, shapes in all), for ``latency_on``.
+        threads: CPU threads of importance, reconstruction and training; torch's own number where
+            ``None``. What the settings say of a training goes before it.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -113,12 +116,14 @@ def prune(
 
     from edgeres.models.checkpoint import load_checkpoint, save_checkpoint
     from edgeres.pruning.recover import prune_and_finetune
+    from edgeres.pruning.rounds import held_out_count
+    from edgeres.training.device import cpu_threads
     from edgeres.training.split import split_held_out
 
     prepared = preprocess.complete()
     dense = replace(load_checkpoint(checkpoint), preprocess=prepared)
     full = in_order_of(open_dataset(train_data, split="train"), dense.class_names).dataset
-    held_out = settings.finetune.held_out if settings.finetune else len(full) // 10
+    held_out = held_out_count(settings, len(full))
     learn, check = split_held_out(full.labels, held_out, settings.seed)
     if latency_on is not None and settings.allocation == "latency" and latency is None:
         sample = first_image(full)
@@ -127,16 +132,17 @@ def prune(
         export(checkpoint, work / DENSE, image_size=size, settings=ExportSettings())
         latency = latency_on.model(work / DENSE, work / LATENCY_TABLE, measuring)
         bench = latency_on.bench(work / DENSE, latency)
-    pruned = prune_and_finetune(
-        dense,
-        settings,
-        full.subset(learn.tolist()),
-        full.subset(check.tolist()),
-        work,
-        latency=latency,
-        bench=bench,
-        progress=progress,
-    )
+    with cpu_threads(threads):
+        pruned = prune_and_finetune(
+            dense,
+            settings,
+            full.subset(learn.tolist()),
+            full.subset(check.tolist()),
+            work,
+            latency=latency,
+            bench=bench,
+            progress=progress,
+        )
     save_checkpoint(output, pruned)
     return PruneSummary.of(pruned.metadata, str(output))
 

@@ -86,13 +86,17 @@ class OnnxNetwork(nn.Module):
         """
         values: Values = {self.image: self.as_input(images)}
         for index, step in enumerate(self.steps):
-            values[step.output] = run_step(step, self.arguments(step, values))
+            values[step.output] = self.compute(step, values)
             for name in self._dead_after.get(index, ()):
                 if name not in self.outputs:
                     values.pop(name, None)
                 values.pop(_dequantized(name), None)
         found = tuple(values[name] for name in self.outputs)
         return found[0] if len(found) == 1 else found
+
+    def compute(self, step: Step, values: Values) -> Tensor:
+        """The output of a node."""
+        return run_step(step, self.arguments(step, values))
 
     def arguments(self, step: Step, values: Values) -> list[Tensor | None]:
         """What a node reads."""

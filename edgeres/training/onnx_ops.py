@@ -45,8 +45,8 @@ def steps_of(node: ir.Node) -> Iterator[Step]:
     """
     if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
         raise ModelError(
-            f"quantization-aware training has no form of {node.op_type} (node {node.name}).",
-            hint="Quantize this model without `qat:`.",
+            f"{node.op_type} (node {node.name}) has no form here that can be trained or pruned.",
+            hint="Leave `qat:` and `prune:` out.",
         )
     plain = {name: _plain(attribute) for name, attribute in node.attributes.items()}
     for part, output in enumerate(node.outputs):
@@ -127,8 +127,8 @@ def _average_pool(step: Step, arguments: Arguments) -> Tensor:
     plain = len(kernel) == 2 and set(step.attributes.get("dilations", (1,))) == {1}
     if not plain or not (even or counted):
         raise ModelError(
-            f"quantization-aware training has no form of this AveragePool (node {step.name}).",
-            hint="Quantize this model without `qat:`.",
+            f"this AveragePool (node {step.name}) has no form here that can be trained or pruned.",
+            hint="Leave `qat:` and `prune:` out.",
         )
     x, padding = _padded(step, x, len(kernel), 0.0)
     return functional.avg_pool2d(
@@ -179,7 +179,8 @@ def _reshape(step: Step, arguments: Arguments) -> Tensor:
 
 def _transpose(step: Step, arguments: Arguments) -> Tensor:
     x = _one(arguments)
-    return x.permute(step.attributes.get("perm", tuple(reversed(range(x.ndim)))))
+    order = step.attributes.get("perm")
+    return x.permute(tuple(reversed(range(x.ndim))) if order is None else order)
 
 
 def _unsqueeze(step: Step, arguments: Arguments) -> Tensor:
@@ -231,6 +232,8 @@ OPERATORS: dict[str, Callable[[Step, Arguments], Tensor]] = {
     "HardSigmoid": lambda s, a: torch.clamp(
         s.attributes.get("alpha", 0.2) * _one(a) + s.attributes.get("beta", 0.5), 0.0, 1.0
     ),
+    "LeakyRelu": lambda s, a: functional.leaky_relu(_one(a), s.attributes.get("alpha", 0.01)),
+    "Tanh": lambda _, a: torch.tanh(_one(a)),
     "HardSwish": lambda _, a: functional.hardswish(_one(a)),
     "Add": lambda _, a: _one(a) + _one(a, 1),
     "Sub": lambda _, a: _one(a) - _one(a, 1),

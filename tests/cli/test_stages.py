@@ -64,7 +64,7 @@ def test_prune_by_latency_says_where_it_measures(pruned, note):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     line = " ".join(result.stdout.split())
-    assert line.endswith("50.0 % of the multiply-adds, top-1 95.10 % on the held-out images")
+    assert "50.0 % of the multiply-adds top-1 on the held-out images: 95.10 % fine-tuned" in line
     assert pruned.options["latency_on"] is place
     assert asked.args[0].prune.latency_on == "openvino"
 
@@ -75,7 +75,31 @@ def test_a_share_of_multiply_adds_beside_another_budget_is_refused(pruned):
         "latency", "--target-latency", 0.7, "--macs-ratio", 0.5,
     )  # fmt: skip
     assert result.exit_code == 2
-    assert "--macs-ratio says how much to keep, and `latency` goes by" in result.stderr
+    assert "`macs_ratio` goes with `allocation: global` or `uniform`" in result.stderr
+
+
+def test_a_recipe_for_pruning_needs_no_targets_and_no_model(pruned, tmp_path):
+    recipe = tmp_path / "p.yaml"
+    recipe.write_text("prune: {macs_ratio: 0.4}\npreprocess: {mean: [0.7], std: [0.3]}\n")
+    result = invoke(
+        "prune", "net.safetensors", "--output", "s", "--train-data", "npz:t", "--recipe", recipe,
+        "--threads", 3,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert pruned.options["settings"].macs_ratio == 0.4
+    assert pruned.options["preprocess"].mean == (0.7,)
+    assert pruned.options["threads"] == 3
+
+
+def test_another_allocation_drops_the_share_of_the_recipe(pruned, note):
+    place = SimpleNamespace(target=SimpleNamespace(name="openvino"))
+    note("edgeres.layer_latency.device.latency_target_here", place)
+    result = invoke(
+        "prune", "net.safetensors", "--output", "s", "--train-data", "npz:t", "--allocation",
+        "latency", "--target-latency", 0.7, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "macs_ratio" not in pruned.options["settings"].model_fields_set
 
 
 def test_train_says_which_epoch_was_best(note, tmp_path):

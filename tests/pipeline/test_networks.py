@@ -42,9 +42,10 @@ def test_equalizing_adds_a_network_that_is_quantized_instead(ran, new_run):
     assert [part.name for part in new_run.stages] == ["equalize"]
 
 
-def test_an_onnx_file_cannot_be_pruned(ran, new_run):
-    new_run.recipe = new_run.recipe.override({"prune.macs_ratio": 0.5})
-    with pytest.raises(UsageError, match="an ONNX file cannot be fine-tuned"):
+def test_an_onnx_file_is_not_pruned_by_latency(ran, new_run):
+    by_latency = {"prune.allocation": "latency", "prune.target_latency": 0.5}
+    new_run.recipe = new_run.recipe.override({"prune": {}} | by_latency)
+    with pytest.raises(UsageError, match="an ONNX file or code is not pruned by latency"):
         prepare_networks(new_run, ran.inputs.source, ran.inputs.everything)
     assert new_run.stages == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from torch import nn
 from edgeres.models.build import build_model
 from edgeres.models.plan import ChannelPlan, plan_for
 from edgeres.pruning.signals import Batch
+from edgeres.recipe.recipe import ExportSettings
+from edgeres.stages.network import export
+from edgeres.system.assets import asset_path
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +61,12 @@ def data() -> Callable[..., list[Batch]]:
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reference_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained reference network as ONNX in normal form."""
+    path = tmp_path_factory.mktemp("reference") / "reference.onnx"
+    checkpoint = asset_path("recipes", "checkpoints/fmnist_resnet20.safetensors")
+    export(checkpoint, path, image_size=(28, 28), settings=ExportSettings())
+    return path

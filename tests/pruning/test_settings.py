@@ -42,6 +42,8 @@ def test_ratios_out_of_range(ratio: float) -> None:
         {"target_latency": -1.0, "allocation": "latency"},
         {"target_latency": math.nan, "allocation": "latency"},
         {"latency_on": "openvino"},
+        {"allocation": "latency", "target_latency": 0.5, "macs_ratio": 0.5},
+        {"allocation": "per_layer", "widths": {"conv1": 8}, "macs_ratio": 0.5},
         {"sparse": {"strength": 0.0}},
         {"sparse": {"epochs": 0}},
         {"finetune": {"learning_rate": 0.0}},

@@ -35,6 +35,17 @@ def test_figures_come_out_as_numbers_and_the_texts_stay():
     assert again == summary
 
 
+def test_a_person_reads_what_was_and_what_is():
+    sizes = {"dense_macs": "2000", "macs": "1000", "dense_parameters": "70", "parameters": "40"}
+    scores = {"dense_held_out_top1": "0.9512", "untrained_held_out_top1": "0.9"}
+    summary = PruneSummary.of({**TEXTS, **sizes, **scores}, "small.safetensors")
+    assert summary.lines() == (
+        "50.0 % of the multiply-adds (1,000 of 2,000), 40 of 70 parameters",
+        "top-1 on the held-out images: 95.12 % dense, 90.00 % pruned, 94.12 % fine-tuned",
+    )
+    assert PruneSummary.of({"macs_ratio": "0.5"}, "old").lines() == ("50.0 % of the multiply-adds",)
+
+
 def test_the_stored_form_of_widths_is_that_of_earlier_versions():
     assert json.loads(WIDTHS.to_json()) == {
         "widths": {"conv1": 10},

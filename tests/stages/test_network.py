@@ -10,7 +10,7 @@ import torch
 from edgeres.backends import get_backend
 from edgeres.backends.base import ShapeRange
 from edgeres.data.preprocess import Preprocess
-from edgeres.errors import BackendMissingError, UsageError
+from edgeres.errors import BackendMissingError, ModelError, UsageError
 from edgeres.graph.summary import summarize
 from edgeres.models.build import build_model
 from edgeres.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -57,11 +57,38 @@ def test_pruning_gives_figures_and_a_checkpoint_that_carries_them(
     )
     assert 0.3 < summary.macs_ratio <= 0.5
     assert summary.held_out_top1 is None
+    assert 0 <= summary.dense_top1 <= 1
+    assert 0 <= summary.untrained_top1 <= 1
+    assert summary.sizes.macs[1] / summary.sizes.macs[0] == pytest.approx(summary.macs_ratio)
     assert summary.confirmed is None
     kept = load_checkpoint(tmp_path / "small.safetensors")
     assert kept.preprocess.mean == (0.5,)
     assert float(kept.metadata["macs_ratio"]) == summary.macs_ratio
     assert dict(summary.metadata) == {k: v for k, v in kept.metadata.items() if k != "pruning"}
+
+
+def test_threads_reach_all_of_pruning(checkpoint, tmp_path, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+
+    def watch(*_, **__):
+        seen.append(torch.get_num_threads())
+        raise ModelError("seen")
+
+    monkeypatch.setattr(module, "open_dataset", lambda spec, split: grey_images(80))
+    monkeypatch.setattr("edgeres.pruning.recover.prune_and_finetune", watch)
+    for threads in (before + 1, None):
+        with pytest.raises(ModelError, match="seen"):
+            prune(
+                checkpoint,
+                tmp_path / "small.safetensors",
+                settings=PruneSettings(finetune=None),
+                train_data="npz:a.npz",
+                preprocess=Preprocess(mean=(0.5,), std=(0.5,), channels=1),
+                work=tmp_path / "work",
+                threads=threads,
+            )
+    assert seen == [before + 1, before]
+    assert torch.get_num_threads() == before
 
 
 def test_a_backend_that_is_not_here_says_how_to_get_it(network, tmp_path, monkeypatch):

@@ -40,6 +40,8 @@ CASES: list[tuple[str, Sequence[np.ndarray], dict[str, object]]] = [
     ("Sigmoid", [], {}),
     ("HardSigmoid", [], {"alpha": 0.17}),
     ("HardSwish", [], {}),
+    ("LeakyRelu", [], {"alpha": 0.2}),
+    ("Tanh", [], {}),
     ("Add", [np.float32([[[[1.5]]]])], {}),
     ("Sub", [np.float32(0.5)], {}),
     ("Mul", [np.float32([2.5])], {}),
