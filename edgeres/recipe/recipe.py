@@ -119,7 +119,7 @@ class ExportSettings(Block):
 
     @model_validator(mode="after")
     def _a_layout_is_of_bytes(self) -> ExportSettings:
-        if "input_layout" in self.model_fields_set and self.input == "float":
+        if self.input_layout != "nhwc" and self.input == "float":
             raise ValueError(
                 "`input_layout` is of an input of bytes; say `input: uint8`, or leave it out"
             )

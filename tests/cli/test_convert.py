@@ -16,7 +16,7 @@ from .conftest import invoke
 def converted(note, monkeypatch):
     report = SimpleNamespace(exit_code=1, to_dict=lambda: {"schema": 1}, targets={})
     note("edgeres.report.junit.tell_ci")
-    monkeypatch.setattr("edgeres.report.run_table.report_table", lambda *_: "a table")
+    monkeypatch.setattr("edgeres.report.run_table.report_table", lambda *_, **__: "a table")
     monkeypatch.setattr("edgeres.cli.closing_lines.closing_lines", lambda *_: ["what next"])
     return note("edgeres.pipeline.convert.convert", report)
 
