@@ -42,7 +42,7 @@ IN_THE_STATE = {
 EACH_TIME = {
     "train": {"output"},
     "prune": {"output"},
-    "quantize": {"output", "target", "device", "table", "recipe"},
+    "quantize": {"output", "target", "device", "option", "activations", "table", "recipe"},
     "sensitivity": {
         "target", "device", "samples", "table", "all_but", "recipe", "threads", "task", "metric",
     },
