@@ -75,7 +75,7 @@ def run_python(
     arguments: Sequence[str],
     *,
     cwd: Path,
-    seconds: float = 1200.0,
+    seconds: float = 3600.0,
 ) -> subprocess.CompletedProcess[str]:
     """Runs the emulated Python with this checkout's edgeres; output is kept as text."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
