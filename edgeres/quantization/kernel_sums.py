@@ -69,21 +69,20 @@ def _balance(
         # A tap that was moved on purpose stays; the others share what its kernel lacks.
         free = np.abs(off - shift) <= 0.75
         count = free.sum(axis=2, keepdims=True)
-        lack = CORRELATION * off.sum(axis=2, keepdims=True)
+        sums = off.sum(axis=2)
+        lack = CORRELATION * sums[:, :, None]
         shift = np.where(free, shift - lack / (1 - CORRELATION + CORRELATION * count), 0)
         target = exact + shift.reshape(exact.shape)
         trial = np.clip(np.rint(target), -limit, limit)
         trial = np.where(free.reshape(exact.shape), trial, whole)
         move_pairs(trial, target, importance, packings)
-        better = _cost(trial - exact, kernels) < _cost(whole - exact, kernels)
+        tried = (trial - exact).reshape(kernels)
+        better = _cost(tried, tried.sum(axis=2)) < _cost(off, sums)
         np.copyto(whole, trial, where=np.repeat(better, taps, axis=1))
         move_pairs(whole, exact, importance, packings)  # a kernel and its partner may disagree
 
 
-def _cost(off: NDArray[np.float32], kernels: tuple[int, int, int]) -> NDArray[np.float32]:
-    """``(M, C)`` output error of each kernel."""
-    by_kernel = off.reshape(kernels)
-    squares = np.einsum("mct,mct->mc", by_kernel, by_kernel)
-    return np.asarray(
-        (1 - CORRELATION) * squares + CORRELATION * np.square(by_kernel.sum(axis=2)), np.float32
-    )
+def _cost(off: NDArray[np.float32], sums: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(M, C)`` output error of each kernel, of the errors of its taps and of their sums."""
+    squares = np.einsum("mct,mct->mc", off, off)
+    return np.asarray((1 - CORRELATION) * squares + CORRELATION * np.square(sums), np.float32)

@@ -263,3 +263,26 @@ def test_samples_limit_the_images(network: Callable, data: Callable) -> None:
     limited = prune(module, plan, PruneSettings(samples=8), many).module
     short = prune(module, plan, PruneSettings(), few).module
     assert torch.equal(limited.bn1.running_mean, short.bn1.running_mean)
+
+
+class Padded(nn.Module):
+    """Two convolutions with zeros between them, along the map or among the channels."""
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.second = nn.Conv2d(16 + sum(sides[4:]), 16, 3)
+        self.last = nn.Linear(16, 5)
+        self.sides = sides
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.pad(torch.clamp(self.first(x), 0, 6), self.sides)
+        return self.last(self.second(x).mean((2, 3)))
+
+
+def test_padding_of_the_map_is_pruned_through_and_of_channels_is_refused(data: Callable) -> None:
+    settings = PruneSettings(macs_ratio=0.5, importance="l2", round_to=2)
+    result = prune_module(Padded((0, 1, 0, 1)), settings, data((3, 12, 12), (4,)))
+    assert len(result.kept["first"]) < 16
+    with pytest.raises(ModelError, match="'ConstantPadNd' may mix"):
+        prune_module(Padded((0, 0, 0, 0, 2, 2)), settings, data((3, 12, 12), (4,)))
