@@ -11,7 +11,12 @@ from .conftest import hashes, invoke
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGHUP, 129),
+    ],
 )
 def test_an_interrupted_run_leaves_no_half_file(own_copy, number, code):
     before = hashes(own_copy / "out")

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import invoke
 
 
@@ -29,6 +31,7 @@ def test_report_of_another_folder_is_refused(tmp_path):
     assert json.loads(result.stdout)["error"]["id"] == "bad-artefact"
 
 
+@pytest.mark.slow
 def test_layers_are_measured_where_it_is_asked_for(own_copy, report, tmp_path):
     out = own_copy / "out"
     text = (own_copy / "recipe.yaml").read_text()

@@ -41,7 +41,9 @@ def place(workplace, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("gain", "is_pruned"), [(1.02, False), (1.5, True)])
+@pytest.mark.parametrize(
+    ("gain", "is_pruned"), [(1.02, False), pytest.param(1.5, True, marks=pytest.mark.slow)]
+)
 def test_the_dense_network_is_kept_where_nothing_is_gained(place, monkeypatch, gain, is_pruned):
     monkeypatch.setattr(pipeline, "pruning_gain", lambda report: gain)
     out = place / "out"

@@ -47,7 +47,7 @@ TASKS = {
 }
 #: Two of them in each run of the tests, the others among the slow ones.
 NAMES = [
-    "segmentation",
+    pytest.param("segmentation", marks=pytest.mark.slow),
     "heads",
     pytest.param("embedding", marks=pytest.mark.slow),
     pytest.param("lines", marks=pytest.mark.slow),

@@ -108,6 +108,7 @@ def test_the_workflow_pins_its_actions_and_may_only_read() -> None:
     assert [one for one in uses if one not in ours] == []
 
 
+@pytest.mark.slow
 @pytest.mark.any_cpu("how commands are called, not what INT8 engines answer")
 def test_the_workflows_commands_run_and_leave_what_is_kept(place: Path, run: Run) -> None:
     (place / "ci").mkdir()

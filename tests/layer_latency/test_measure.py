@@ -104,6 +104,7 @@ def test_rules_and_options_belong_to_the_place_and_reach_the_engines(
         measure_layers(network_layers(network), other, place, settings=SHORT)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(
     tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:

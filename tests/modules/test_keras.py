@@ -50,7 +50,7 @@ if "tensorflow" in sys.modules:
 
 
 @needs_keras
-@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+@pytest.mark.parametrize("name", ["net.keras", pytest.param("net.h5", marks=pytest.mark.slow)])
 def test_answers_are_those_of_keras(name: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", MAKE, name], cwd=tmp_path, check=True)
     spec = ModuleSpec("keras", tmp_path / name)

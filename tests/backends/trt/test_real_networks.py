@@ -72,7 +72,7 @@ def _quantized(module: Any, shape: tuple[int, int, int], folder: Path) -> Path:
     [
         ("resnet20", (1, 28, 28), 0.5, "float32"),
         ("resnet18", (3, 64, 64), 0.25, "float32"),
-        ("resnet50", (3, 64, 64), 0.25, "float32"),
+        pytest.param("resnet50", (3, 64, 64), 0.25, "float32", marks=pytest.mark.slow),
         ("pooled_resnet", (1, 28, 28), 0.5, "float32"),
         ("resnet50", (3, 64, 64), 0.25, "float16"),
         pytest.param("resnet20", (1, 28, 28), 0.5, "float16", marks=pytest.mark.slow),
