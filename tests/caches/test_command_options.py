@@ -34,7 +34,7 @@ IN_THE_TABLE = {"onnx", "data", *PREPROCESS}
 IN_THE_STATE = {
     "train": {"recipe", "start", "data"},
     "prune": {
-        "checkpoint", "recipe", "macs_ratio", "train_data", "epochs", "allocation",
+        "checkpoint", "recipe", "macs_ratio", "data", "train_data", "epochs", "allocation",
         "target_latency", "latency_on", "threads", *PREPROCESS,
     },
     "quantize": {"train_data", "qat_epochs"},
