@@ -27,6 +27,7 @@ from edgeres.training.onnx_network import OnnxNetwork, Values
 from edgeres.training.onnx_ops import Step
 
 _NORM = "_norm"
+_PARTS = frozenset({"Concat", "Split"})
 #: Added to variances, as a share of the layer's mean variance.
 _EPS = 1e-5
 M = TypeVar("M", bound=nn.Module)
@@ -53,6 +54,13 @@ class PrunableOnnx(OnnxNetwork):
         found = {node_name(node): layer_of(node) for node in graph}
         layers = {name: layer for name, layer in found.items() if _is_layer(layer)}
         super().__init__(graph, channels_last_input=channels_last_input, without=layers)
+        for step in self.steps:
+            if step.op in _PARTS:
+                raise ModelError(
+                    f"{step.op} (node {step.name}) joins or parts channels, which pruning of an "
+                    "ONNX file does not follow.",
+                    hint="Prune the network in the form that torch trains, or leave `prune:` out.",
+                )
         if not any(isinstance(layer, Layer) and layer.kernel for layer in layers.values()):
             raise ModelError("the graph has no convolution that could be pruned.")
         last = {step.output: step for step in self.steps if step.output in self.outputs}

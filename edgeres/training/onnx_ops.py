@@ -197,8 +197,8 @@ def _pad(step: Step, arguments: Arguments) -> Tensor:
     mode = step.attributes.get("mode", "constant")
     if mode not in ("constant", b"constant") or len(amounts) != 2 * x.ndim:
         raise ModelError(
-            f"quantization-aware training has no form of this Pad (node {step.name}).",
-            hint="Quantize this model without `qat:`.",
+            f"this Pad (node {step.name}) has no form here that can be trained or pruned.",
+            hint="Leave `prune:` and `qat:` out.",
         )
     begin, end = amounts[: x.ndim], amounts[x.ndim :]
     sides = [side for axis in reversed(range(x.ndim)) for side in (begin[axis], end[axis])]

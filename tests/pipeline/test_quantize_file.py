@@ -56,7 +56,7 @@ def test_an_equalized_model_is_kept_beside_it(place, tmp_path, recipe):
 def test_a_portable_recipe_needs_no_target(place, tmp_path, recipe, monkeypatch):
     asked = []
     rules = module.rules_of("onnxruntime", None)
-    monkeypatch.setattr(module, "rules_of", lambda *names: asked.append(names) or rules)
+    monkeypatch.setattr(module, "rules_of", lambda *names, **_: asked.append(names) or rules)
     portable = recipe.override({"quantize.portable": True})
     made, _ = quantized(place, tmp_path, portable, target=None)
     assert made.rule_set == "portable"
