@@ -49,8 +49,8 @@ _OPTIONS = {
 _LEAST_GLIBC = (2, 35)
 # A Cortex-A72, without dot products, refuses the INT8 form of open-NSFW so; a Cortex-A76 takes it.
 _NO_KERNEL = (
-    "OpenVINO has no kernel on this Arm CPU for one of its INT8 layers: take --target onnxruntime, or "
-    "build the FP32 model."
+    "OpenVINO has no kernel on this Arm CPU for one of its INT8 layers: take --target onnxruntime, "
+    "or build the FP32 model."
 )
 _CPU_OPTIONS = frozenset({"pinning", "snippets"})
 
