@@ -47,6 +47,11 @@ _OPTIONS = {
     "snippets": ("default", "false", "true"),
 }
 _LEAST_GLIBC = (2, 35)
+# A Cortex-A72, without dot products, refuses the INT8 form of open-NSFW so; a Cortex-A76 takes it.
+_NO_KERNEL = (
+    "OpenVINO has no kernel on this Arm CPU for one of its INT8 layers: take --target onnxruntime, "
+    "or build the FP32 model."
+)
 _CPU_OPTIONS = frozenset({"pinning", "snippets"})
 
 
@@ -199,7 +204,9 @@ class OpenVino(PackagedBackend):
         except RuntimeError as error:
             raise ModelError(
                 f"{onnx}: OpenVINO cannot compile the model: {one_line_of(error)}.",
-                hint="Import it with edgeres first, or see what the message names.",
+                hint=_NO_KERNEL
+                if is_arm() and "not initialized" in str(error)
+                else "Import it with edgeres first, or see what the message names.",
             ) from error
         with staged(out) as folder:
             runtime.save_model(model, folder / out.name, compress_to_fp16=False)
