@@ -150,6 +150,7 @@ def lines(folder: Path, data: str, prune: str, preprocess: Preprocess | None) ->
     return report
 
 
+@pytest.mark.slow
 def test_lines_of_features_take_the_same_path(place: Path, tmp_path: Path):
     parts: dict[str, np.ndarray] = {}
     for split, name in (("train", "train"), ("validation", "val")):

@@ -16,6 +16,8 @@ from edgeres.report.samples import read_samples
 from .conftest import invoke
 from .many_outputs import with_outputs, write_images
 
+pytestmark = pytest.mark.slow  # `test_every_task.py` takes each task through a run in CI
+
 SAMPLES = 400
 RECIPE = """\
 name: task

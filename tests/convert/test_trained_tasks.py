@@ -48,7 +48,7 @@ TASKS = {
 #: Two of them in each run of the tests, the others among the slow ones.
 NAMES = [
     pytest.param("segmentation", marks=pytest.mark.slow),
-    "heads",
+    pytest.param("heads", marks=pytest.mark.slow),
     pytest.param("embedding", marks=pytest.mark.slow),
     pytest.param("lines", marks=pytest.mark.slow),
 ]
