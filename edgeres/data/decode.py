@@ -207,6 +207,8 @@ def to_grey_or_rgb(image: Image.Image, name: str = "image") -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Applies the EXIF orientation; damaged EXIF data counts as none, for the pixels are whole."""
     try:
+        if image.getexif().get(_ORIENTATION, 1) == 1:
+            return image  # Pillow would copy it: of 12 megapixels that takes as long as some layers
         return ImageOps.exif_transpose(image)
     except _DECODER_ERRORS:
         return image

@@ -202,8 +202,9 @@ class Preprocess:
                 f"mode {image.mode}.",
                 hint="Give npz:FILE with images (N, H, W, C) uint8.",
             )
-        image = to_grey_or_rgb(image).convert("L" if self.channels == 1 else "RGB")
-        return np.array(self.place(image))
+        image, mode = to_grey_or_rgb(image), "L" if self.channels == 1 else "RGB"
+        shown = image if image.mode == mode else image.convert(mode)  # which copies in any case
+        return np.array(self.place(shown))
 
     def _fit_planes(self, image: Planes) -> NDArray[np.uint8]:
         if image.channels != self.channels:
