@@ -196,7 +196,7 @@ def _fitted(
             return error
 
     order = [int(index) for index in rows]
-    if workers == 0:
+    if workers == 0 or len(order) == 1:  # threads for one image only cost time
         for index in order:
             yield index, fit(index)
         return
