@@ -135,6 +135,7 @@ def convert(
         if model is not None and recipe is None:
             changes |= {"name": model_name(model, weights), "prune": None}
             changes.setdefault("task", [])
+            changes.setdefault("gates.max_drop", None)  # each task has a budget in its own unit
             for key in _OF_ONE_MODEL:
                 changes.setdefault(f"model.{key}", None)
         loaded = load_recipe(recipe, changes, trusted=trust_recipe)

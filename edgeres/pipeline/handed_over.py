@@ -105,7 +105,12 @@ def _of_module(
     from edgeres.modules.handed import write_handed
 
     file = output / run_folder.HANDED
-    of_module = {"name": type(module).__name__.lower(), "prune": None, "model.source": str(file)}
+    of_module = {
+        "name": type(module).__name__.lower(),
+        "prune": None,
+        "model.source": str(file),
+        "gates.max_drop": None,  # each task has a budget in its own unit
+    }
     recipe = load_recipe(None, {**of_module, **changes})
     if isinstance(samples, str):
         samples = open_dataset(samples, split="validation", labels_needed=False)

@@ -34,6 +34,7 @@ def test_a_model_alone_is_quantized_as_it_is(converted):
     assert (recipe.name, recipe.prune, recipe.model.source) == ("net", None, "some/net.onnx")
     assert (recipe.data.validation, recipe.data.calibration) == ("npz:a", "npz:a")
     assert list(recipe.targets) == ["openvino"]
+    assert recipe.gates.max_drop is None, "the default recipe's is points of top-1"
     assert converted.args[1] == Path("runs/net")
     assert "a table" in result.stdout
     assert "what next" in result.stdout

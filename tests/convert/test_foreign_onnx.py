@@ -33,3 +33,16 @@ def test_one_option_keeps_the_rest_of_the_preprocessing(workplace):
     preprocess = choose_preprocess(changed.preprocess, facts)
     assert preprocess.mean == (0.286,)
     assert preprocess.crop == 28
+
+
+def test_a_file_alone_is_judged_by_any_task_without_a_recipe(workplace, few_images, tmp_path):
+    """The budget of the embedded recipe is points of top-1, which other tasks do not have."""
+    model = workplace / "out" / "baseline" / "model.onnx"
+    done = invoke(
+        "convert", "--model", model, "--task", "outputs", "--data", few_images,
+        "--target", "onnxruntime", "--mean", "0.286", "--std", "0.353",
+        "--calibration-samples", "32", "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["targets"]["onnxruntime"]
+    assert found["verdict"] == "pass"
