@@ -10,6 +10,7 @@ for `both` runs on both engines. Only the tools are imported that are asked for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import logging
@@ -120,7 +121,9 @@ def ort_tool(method: str, activation: str, weight: str, *, reduce_range: bool = 
                 return None if batch is None else {self.name: batch}
 
         types = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
-        quant_pre_process(str(job.subject.fp32), str(job.out / "prepared.onnx"))
+        source, prepared = job.subject.fp32.resolve(), (job.out / "prepared.onnx").resolve()
+        with contextlib.chdir(job.out):  # where it fails it leaves its files wherever it runs
+            quant_pre_process(str(source), str(prepared))
         quantize_static(
             str(job.out / "prepared.onnx"),
             str(job.out / "both.onnx"),
