@@ -4,7 +4,9 @@ Some compilers order things by the addresses of their objects, so what they writ
 to run. Two things make those addresses equal. The child runs without address randomization and
 with a stack of fixed size; and the function runs in a thread, to which the C library gives an arena
 of its own: it is empty, whatever the environment, the paths and the imports left in the main
-thread's. The length of the path of its current folder, which the caller makes, counts too.
+thread's. What the function imports goes into that arena, and the search for it along ``sys.path``
+leaves traces there; so it hands the compiler's work to another one (:func:`in_own_arena`). The
+length of the path of its current folder, which the caller makes, counts too.
 
 Requests, answers, errors and crashes are those of :mod:`edgeres.system.child`; there is no time
 limit. The child ends when its parent does, however that ends.
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -51,7 +54,8 @@ _BOOTSTRAP = (
 # Of Python's own variables those that say where its files are; others change its use of memory.
 _PYTHON = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 # glibc's cache would hand a thread again what it freed for others, which lies outside its arena.
-_NO_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+# And sets would have another order in each run.
+_STEADY = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "PYTHONHASHSEED": "0"}
 
 
 def run_steady(
@@ -91,7 +95,7 @@ def run_steady(
                 stdout=subprocess.PIPE,
                 stderr=printed,
                 cwd=folder,
-                env={**kept, **_NO_CACHE},
+                env={**kept, **_STEADY},
                 start_new_session=True,
             )
             with process:
@@ -142,6 +146,16 @@ def addresses_are_fixed() -> bool:
     """Whether this process runs without address randomization; containers may forbid that."""
     ask = None if _WINDOWS else getattr(ctypes.CDLL(None), "personality", None)
     return ask is not None and bool(ask(_ASK) & _ADDR_NO_RANDOMIZE)
+
+
+def in_own_arena(function: Callable[[], T]) -> T:
+    """Calls a function in a new thread, whose memory holds nothing that came before.
+
+    Returns:
+        What the function returns; what it raises comes out of this one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from edgeres.backends.tensorrt.cuda import on_gpu
 from edgeres.backends.tensorrt.options import TensorRTOptions
 from edgeres.system.files import disk_errors
 from edgeres.system.progress import ProgressCallback
-from edgeres.system.steady_child import addresses_are_fixed, run_steady
+from edgeres.system.steady_child import addresses_are_fixed, in_own_arena, run_steady
 from edgeres.system.temporary import temporary_folder
 
 ADDRESSES_VARY = (
@@ -108,16 +108,20 @@ def build_here(
     TensorRT builds on the GPU whose context is current in the thread that asks it to.
     """
     trt = load_trt(flavor)
-    with nullcontext() if ordinal is None else on_gpu(ordinal):
-        built = build_plan(
-            trt,
-            Path(_MODEL),
-            options,
-            shapes,
-            half=half,
-            shown=shown,
-            progress=progress,
-        )
+
+    def build() -> BuiltPlan:
+        with nullcontext() if ordinal is None else on_gpu(ordinal):
+            return build_plan(
+                trt,
+                Path(_MODEL),
+                options,
+                shapes,
+                half=half,
+                shown=shown,
+                progress=progress,
+            )
+
+    built = in_own_arena(build)  # loading TensorRT has left traces of sys.path in this thread's
     with disk_errors(plan):
         plan.write_bytes(built.plan)
     warnings = list(built.warnings)

@@ -144,14 +144,15 @@ def test_residual_placement_changes_what_the_pointwise_kernels_do(
 def test_two_builds_are_equal_byte_for_byte(
     qdq_net: Callable[..., Any], tmp_path: Path, shapes: dict[str, int], rest: str
 ) -> None:
-    """From other folders, by other parents with another environment, under other names."""
+    """Other folders, other parents with another environment and search path, other names."""
     onnx.save(qdq_net(**shapes).model(), tmp_path / "net.onnx")
     hashes = set()
     for length in (1, 40):
         folder = tmp_path / ("x" * length)
         folder.mkdir()
         onnx.save(qdq_net(**shapes).model(), folder / f"{'n' * length}.onnx")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        paths = [f"/none/{'x' * length}"] * length + sys.path[:: 1 if length == 1 else -1]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {f"ANY_{index}": "y" * length for index in range(length)}
         out = folder / "out" / f"{'p' * length}.plan"
         command = ["build", f"{'n' * length}.onnx", "--target", "tensorrt", "--output", str(out)]
