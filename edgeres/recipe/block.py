@@ -75,7 +75,7 @@ def complaint(error: ValidationError, kind: type[BaseModel]) -> tuple[list[str],
         return keys, f"unknown key `{named}`.{_suggestion(keys, kind)}{more}"
     if problem["type"] == "missing":
         return keys, f"the key `{named}` is missing.{more}"
-    text = problem["msg"].removeprefix("Value error, ")
+    text = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if problem["type"] == "value_error":  # keys that do not go together; the text names them
         guilty = re.match(r"`([\w.]+)[`:]", text)
         keys = [*keys, *guilty[1].split(".")] if guilty else keys

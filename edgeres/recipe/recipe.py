@@ -201,7 +201,7 @@ class Recipe(Block):
     preprocess: PreprocessBlock | None = None
     task: Many[TaskBlock] = Field(
         default=(),
-        description="What the outputs mean: a task, or a list with one for each head; "
+        description="What the outputs mean: a task or its name, or a list with one for each head; "
         "classification where left out.",
     )
     data: DataBlock = DataBlock()
@@ -244,11 +244,16 @@ class Recipe(Block):
         return {"only_if_faster": True} if said == "auto" else said
 
     @field_validator(
-        "task", mode="before", json_schema_input_type=TaskBlock | tuple[TaskBlock, ...] | None
+        "task",
+        mode="before",
+        json_schema_input_type=str | TaskBlock | tuple[str | TaskBlock, ...] | None,
     )
     @classmethod
     def _one_task_is_a_list(cls, said: object) -> object:
-        return [said] if isinstance(said, Mapping) else () if said is None else said
+        tasks = () if said is None else [said] if isinstance(said, Mapping | str) else said
+        if not isinstance(tasks, list | tuple):
+            return tasks
+        return [{"name": task} if isinstance(task, str) else task for task in tasks]
 
     @property
     def is_classifier(self) -> bool:

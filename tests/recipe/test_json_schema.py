@@ -42,6 +42,8 @@ def test_what_the_pages_show_is_a_recipe_for_both(block):
         {"prune": {"only_if_faster": True}},
         {"task": {"name": "regression"}},
         {"task": [{"name": "regression"}]},
+        {"task": "regression"},
+        {"task": ["regression", "binary"]},
         {"task": None},
     ],
     ids=str,
@@ -51,7 +53,7 @@ def test_short_forms_are_no_errors_in_an_editor(said):
     jsonschema.validate({**LEAST, **said}, json_schema())
 
 
-@pytest.mark.parametrize("said", [{"prune": "always"}, {"task": "regression"}], ids=str)
+@pytest.mark.parametrize("said", [{"prune": "always"}, {"task": 5}], ids=str)
 def test_other_words_are_errors_in_both(said):
     with pytest.raises(ValueError, match=next(iter(said))):
         Recipe.model_validate({**LEAST, **said})

@@ -112,6 +112,8 @@ def test_a_wrong_value_in_python_is_one_line_too() -> None:
     assert str(caught.value) == (
         "PruneSettings: `macs_ratio`: Input should be less than 1, got 1.5."
     )
+    with pytest.raises(RecipeError, match=r"`targets`: Input should be a list, got 'openvino'"):
+        load_recipe(None).override({"targets": "openvino"})
     with pytest.raises(RecipeError, match=r"recipe: `gates.confidence`: .* got 2.0"):
         load_recipe(None).override({"gates.confidence": 2.0})
 

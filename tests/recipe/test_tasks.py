@@ -24,6 +24,9 @@ def test_one_task_or_one_for_each_head(tmp_path) -> None:
     assert not one.is_classifier
     assert one.task[0].model_extra == {"unit": "years"}
     assert one.kept_outputs == ()
+    assert load_recipe(write(tmp_path, "task: outputs\n")).task[0].name == "outputs"
+    both = load_recipe(write(tmp_path, "task: [regression, {name: binary}]\n")).task
+    assert [task.name for task in both] == ["regression", "binary"]
     heads = "task: [{name: classification, output: a}, {name: embedding, output: b}]\n"
     assert load_recipe(write(tmp_path, heads)).kept_outputs == ("a", "b")
     some = "task: [{name: classification, output: a}, {name: outputs}]\n"
