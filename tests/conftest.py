@@ -46,13 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def short_times() -> Iterator[None]:
     """An engine is warm after three blocks: other tests keep times from agreeing, up to 5 s each.
 
-    It is measured for 0.3 s where the default, 4 s, or more is asked for. ``tests/benchmarking``
-    holds the warm-up and whole times to the proof.
+    It is measured for 0.1 s at most, without a rest before each turn. ``tests/benchmarking`` holds
+    the warm-up and whole times to the proof.
     """
 
     def measure(*args: Any, settings: latency.MeasureSettings | None = None, **named: Any) -> Any:
         settings = settings or latency.MeasureSettings()
-        short = replace(settings, seconds=min(settings.seconds, 0.3))
+        short = replace(settings, seconds=min(settings.seconds, 0.1), pause_seconds=0.0)
         return latency.measure(*args, settings=short, **named)
 
     with pytest.MonkeyPatch.context() as patch:

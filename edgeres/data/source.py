@@ -53,7 +53,7 @@ def open_dataset(
         DataError: The files are missing, damaged, or the set is empty.
     """
     kind, colon, rest = spec.partition(":")
-    if kind not in _KINDS and spec and _path(spec).is_dir():
+    if is_bare_path(spec) and _path(spec).is_dir():
         kind, colon, rest = folder_kind(_path(spec)), ":", spec
     if kind not in _KINDS:
         close = get_close_matches(kind, _KINDS, n=1)
@@ -69,6 +69,11 @@ def open_dataset(
     if hashes is not None and isinstance(dataset, FileDataset):
         return replace(dataset, hashes=hashes)
     return dataset
+
+
+def is_bare_path(spec: str) -> bool:
+    """Whether a text names no kind of data set, so that it can only be the path of a folder."""
+    return bool(spec) and spec.partition(":")[0] not in _KINDS
 
 
 def folder_kind(path: Path) -> str:

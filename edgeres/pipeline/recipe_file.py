@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from edgeres.backends import get_backend
+from edgeres.data.source import is_bare_path
 from edgeres.errors import RecipeError
 from edgeres.models.plan import ARCHITECTURES
 from edgeres.modules.spec import is_code
@@ -189,12 +190,9 @@ def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
         (keys, _text(document, keys)) for keys in _PATH_KEYS
     ]
     for key in _DATA_KEYS:
-        spec = _text(document, ("data", key))
-        kind, _, rest = (spec or "").partition(":")
-        if rest:
-            places += [(("data", key), part) for part in rest.split(",")]
-        elif kind:
-            places.append((("data", key), None))
+        spec = _text(document, ("data", key)) or ""
+        parts = [spec] if is_bare_path(spec) else spec.partition(":")[2].split(",")
+        places += [(("data", key), part) for part in parts]
     places += [(("build", *keys), text) for keys, text in _path_options(recipe).items()]
     for keys, text in places:
         if text and (PurePath(text).is_absolute() or ".." in PurePath(text).parts):
@@ -254,8 +252,11 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         if text and (PurePath(text).suffix or (not known and (folder / text).is_dir())):
             changes[f"{block}.{key}"] = str(folder / text)
     for key in _DATA_KEYS:
-        kind, colon, rest = (getattr(recipe.data, key) or "").partition(":")
-        if colon:
+        spec = getattr(recipe.data, key) or ""
+        kind, colon, rest = spec.partition(":")
+        if is_bare_path(spec) and (folder / spec).is_dir():
+            changes[f"data.{key}"] = str(folder / spec)
+        elif colon:
             parts = ",".join(str(folder / part) for part in rest.split(","))
             changes[f"data.{key}"] = f"{kind}:{parts}"
     for keys, text in _path_options(recipe).items():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgeres.errors import UsageError
 from edgeres.graph.layers import Layer
+from edgeres.quantization.found_weights import FoundWeights, content_of
 from edgeres.quantization.kernel_sums import balance_kernels
 from edgeres.quantization.pairing import Pairs, pairings
 from edgeres.quantization.saturation import SaturationProof, move_pairs, prove, require_safe
@@ -29,7 +30,10 @@ from edgeres.sqnr import sqnr_db
 _ROUGH = (0.70, 0.78, 0.86, 0.92, 0.96, 1.0)
 _ROUGH_SAFE = (*_ROUGH, 1.08, 1.18, 1.30, 1.45, 1.62, 1.80, 127 / 64)
 _FINE = (0.96, 0.98, 0.99, 1.01, 1.02, 1.04)
+#: A bound below this part of the full-range scale is below every candidate.
+_UNHEARD = 0.6
 _BLOCK_NUMBERS = 1 << 18
+_FOUND = FoundWeights()
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,18 @@ class QuantizedWeight:
     def dequantized(self) -> NDArray[np.float32]:
         """``(M, K) float32`` weights that the engine computes with."""
         return self.values.astype(np.float32) * self.scales[:, None]
+
+
+@dataclass(frozen=True)
+class _Found:
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    proof: SaturationProof
+    sqnr_db: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scales.nbytes
 
 
 def quantize_weight(
@@ -97,31 +113,42 @@ def quantize_weight(
     peak = np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
     dead = peak < WEIGHT_LEVELS * least_scale
     used = packings if saturating else ()
-    keeps_scales = scales is not None
-    if scales is not None:
-        if scales.shape != ((rows,) if per_channel else (1,)):
-            raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
-        scales = np.broadcast_to(scales, (rows,))
-    elif per_channel:
-        base = _base(peak, dead, floor, layer.bias)
-        scales = _search_rows(layer.weight, importance, base, floor, used)
-    else:
-        scales = _search_tensor(layer.weight, importance, peak, floor, used)
-    whole, moved = whole_weights(layer.weight, scales[:, None], importance, used)
-    if not keeps_scales:  # what training learned stays as it was trained
-        exact = layer.weight / scales[:, None]
-        taps = math.prod(layer.kernel)
-        balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
-    values = whole.astype(np.int8)
-    proof = prove(values, packings, moved=moved)
+    if scales is not None and scales.shape != ((rows,) if per_channel else (1,)):
+        raise UsageError(f"{layer.name} has {rows} channels, got {scales.shape} scales.")
+
+    def find() -> _Found:
+        if scales is not None:
+            found = np.broadcast_to(scales, (rows,))
+        elif per_channel:
+            base = _base(peak, dead, floor, layer.bias)
+            found = _search_rows(layer.weight, importance, base, floor, used)
+        else:
+            found = _search_tensor(layer.weight, importance, peak, floor, used)
+        whole, moved = whole_weights(layer.weight, found[:, None], importance, used)
+        if scales is None:  # what training learned stays as it was trained
+            exact = layer.weight / found[:, None]
+            taps = math.prod(layer.kernel)
+            balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
+        values = whole.astype(np.int8)
+        proof = prove(values, packings, moved=moved)
+        values.flags.writeable = False  # several files may share them
+        return _Found(values, found, proof, sqnr_db(layer.weight, whole * found[:, None]))
+
+    unheard = ~dead & (floor < _UNHEARD * peak / WEIGHT_LEVELS)
+    key = content_of(
+        *(layer.weight, layer.kernel, layer.groups, energy),
+        *(layer.bias if dead.any() else None, dead, np.where(unheard, 0.0, floor)),
+        *(per_channel, saturating, scales),
+    )
+    found = _FOUND.get(key, find)
     if saturating:
-        require_safe(layer.name, proof)
+        require_safe(layer.name, found.proof)
     return QuantizedWeight(
-        values=values,
-        scales=scales if per_channel else scales[:1],
+        values=found.values,
+        scales=found.scales if per_channel else found.scales[:1],
         dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
-        proof=proof,
-        sqnr_db=sqnr_db(layer.weight, whole * scales[:, None]),
+        proof=found.proof,
+        sqnr_db=found.sqnr_db,
         importance=importance,
     )
 

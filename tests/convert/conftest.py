@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from edgeres.backends import get_backend, target_names
 from edgeres.cli import app
 from edgeres.system.assets import asset_path
+from edgeres.system.store import StageResult, Store, content_key
 
 CHECKPOINT = "checkpoints/fmnist_resnet20.safetensors"
 SAMPLES = 400
@@ -49,8 +50,54 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
+class Pool:
+    """What stages that take long gave, by their keys: each is made once a session.
+
+    A test that patches something may make it as it likes, so it neither takes nor leaves anything.
+    """
+
+    STAGES = ("export", "calibrate", "quantize", "evaluate")
+
+    def __init__(self, folder: Path) -> None:
+        self.on = True
+        self._folder = folder
+        self._stage = Store.stage
+
+    def stage(
+        self, store: Store, name: str, *, produce: Callable[[Path, Path], None], **key: Any
+    ) -> StageResult:
+        kept = self._folder / f"{name}-{content_key(name, **key)}"
+
+        def make(new: Path, work: Path) -> None:
+            if kept.exists():
+                shutil.copytree(kept, new, dirs_exist_ok=True)
+                return
+            produce(new, work)
+            shutil.copytree(new, kept)
+
+        pooled = self.on and name in self.STAGES
+        return self._stage(store, name, produce=make if pooled else produce, **key)
+
+
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    pool = Pool(tmp_path_factory.mktemp("pool"))
+
+    def stage(store: Store, name: str, **named: Any) -> StageResult:
+        return pool.stage(store, name, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "stage", stage)
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def pooled_where_nothing_is_patched(pool: Pool, request: pytest.FixtureRequest) -> None:
+    pool.on = "monkeypatch" not in request.fixturenames
+
+
+@pytest.fixture(scope="session")
+def workplace(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, the reference network, and the output of one run; only to read.
 
     A test that writes takes ``own_copy``.

@@ -169,6 +169,7 @@ def test_rules_name_float_nodes_only_where_there_are_some() -> None:
 
 def test_scales_are_searched_once_for_each_layer(resnet, table, test_images, monkeypatch) -> None:
     from edgeres.quantization import weights
+    from edgeres.quantization.found_weights import FoundWeights
 
     searched = []
     real = weights._search_rows
@@ -178,6 +179,7 @@ def test_scales_are_searched_once_for_each_layer(resnet, table, test_images, mon
         return real(weight, *rest)
 
     monkeypatch.setattr(weights, "_search_rows", spy)
+    monkeypatch.setattr(weights, "_FOUND", FoundWeights(0))  # nothing from before, nor for later
     found = sensitivity(resnet, table, SYMMETRIC, test_images, all_but=True, threads=1)
     layers = [node for node in found.nodes if node.op in ("Conv", "Gemm")]
     assert len(searched) == len(layers)

@@ -105,6 +105,8 @@ def test_scientific_notation_is_a_number(write):
         "model: {source: ../net.onnx}\ntargets: [onnxruntime]\n",
         GOOD + "data: {validation: 'imagefolder:/home'}\n",
         GOOD + "data: {validation: 'idx:a,../b'}\n",
+        GOOD + "data: {validation: /home}\n",
+        GOOD + "data: {calibration: ../images}\n",
     ],
 )
 def test_paths_out_of_the_folder_need_trust(write, text):
@@ -112,6 +114,13 @@ def test_paths_out_of_the_folder_need_trust(write, text):
     with pytest.raises(RecipeError, match="leaves the recipe's folder"):
         load_recipe(file)
     load_recipe(file, trusted=True)
+
+
+def test_a_bare_folder_lies_beside_the_recipe(write, tmp_path):
+    (tmp_path / "images").mkdir()
+    recipe = load_recipe(write(GOOD + "data: {calibration: images, validation: fashion-mnist}\n"))
+    assert recipe.data.calibration == str(tmp_path / "images")
+    assert recipe.data.validation == "fashion-mnist"
 
 
 @pytest.mark.parametrize(
