@@ -18,9 +18,11 @@ from edgeres.backends.fit import executable_backend
 from edgeres.backends.isolate import try_engine
 from edgeres.backends.null.backend import NullRunner
 from edgeres.backends.sidecar import engine_size, read_engine
+from edgeres.benchmarking.energy import Energy, measure_energy
 from edgeres.benchmarking.inputs import made_up_inputs
 from edgeres.benchmarking.latency import Latency, MeasureSettings, measure
 from edgeres.benchmarking.memory import PeakMemory, peak_memory
+from edgeres.benchmarking.meters import Meter
 from edgeres.benchmarking.speedup import Speedup, speedup
 from edgeres.benchmarking.sustained import Sustained, sustain
 from edgeres.errors import BackendMissingError, UsageError
@@ -44,6 +46,7 @@ class EngineTimes:
         speedup: p50 of the first engine over this one's; ``None`` for the first.
         memory: Peak memory of a process with this engine alone; ``None`` where not measured.
         sustained: The long run after the others; ``None`` where none was asked for.
+        energy: Of an inference; ``None`` where no meter tells it.
     """
 
     engine: Engine
@@ -53,6 +56,7 @@ class EngineTimes:
     speedup: Speedup | None
     memory: PeakMemory | None = None
     sustained: Sustained | None = None
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Benchmark:
                     "peak_memory_bytes": times.memory.engine_bytes if times.memory else None,
                     "process_memory_bytes": times.memory.process_bytes if times.memory else None,
                     "sustained": times.sustained.to_dict() if times.sustained else None,
+                    "energy": times.energy.to_dict() if times.energy else None,
                 }
                 for name, times in self.engines.items()
             },
@@ -111,6 +116,7 @@ def benchmark(
     settings: MeasureSettings | None = None,
     memory: bool = False,
     sustained_s: float | None = None,
+    meter: Meter | None = None,
     isolate: bool = False,
     options: Mapping[Path, Mapping[str, str]] | None = None,
     cpu_beside: bool = False,
@@ -127,6 +133,7 @@ def benchmark(
         settings: How long and how often.
         memory: Whether to measure peak memory too, each engine in a process of its own.
         sustained_s: Seconds to run each engine without a pause after that; ``None`` for not at all.
+        meter: Tells the energy, in turns after the latency; ``None`` for none.
         isolate: Whether each engine first runs once in a child process, where it may crash or hang.
         options: Options to run an engine with, by its path, beside those that it was built with.
         cpu_beside: Whether an engine for another device takes turns with the same file on the CPU,
@@ -138,7 +145,7 @@ def benchmark(
         BackendMissingError: An engine cannot run on this machine.
         DataError: The engines do not take the same inputs.
         StageError: An engine crashed or hung in its trial.
-        UsageError: No engine, one named twice, or a batch below 1.
+        UsageError: No engine, one named twice, a batch below 1, or a meter that stopped telling.
     """
     files = [Path(path) for path in paths]
     if not files or len(set(files)) != len(files) or batch_size < 1:
@@ -169,6 +176,7 @@ def benchmark(
         images = inputs or made_up_inputs(sources[0], batch_size)  # bytes, if any takes those
         nothing = NullRunner(first.inputs, first.outputs)
         latencies = measure(runners, images, settings=settings, nothing=nothing, progress=progress)
+        energies = measure_energy(runners, images, meter, progress=progress) if meter else {}
         long = {
             name: sustain(runner, images, sustained_s, progress=progress)
             for name, runner in runners.items()
@@ -196,6 +204,7 @@ def benchmark(
                 if memory
                 else None,
                 sustained=long.get(name),
+                energy=energies.get(name),
             )
             for name, engine in engines.items()
         },

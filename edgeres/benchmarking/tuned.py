@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeres.benchmarking.benchmark import ON_CPU, Benchmark, benchmark
 from edgeres.benchmarking.latency import MeasureSettings
+from edgeres.benchmarking.meters import Meter
 from edgeres.benchmarking.runtime_options import Tuning, tune_runtime
 from edgeres.system.progress import Listener, bar
 
@@ -53,6 +54,7 @@ def benchmark_engines(
     threads: int | None,
     settings: MeasureSettings,
     sustained_s: float | None,
+    meter: Meter | None,
     listener: Listener,
 ) -> TunedBenchmark:
     """Measures built engines with their memory; each first runs once in a child process.
@@ -65,6 +67,7 @@ def benchmark_engines(
         threads: Likewise.
         settings: Likewise.
         sustained_s: Likewise.
+        meter: Likewise.
         listener: Hears of progress.
 
     Raises:
@@ -86,6 +89,7 @@ def benchmark_engines(
         memory=True,
         cpu_beside=True,
         sustained_s=sustained_s,
+        meter=meter,
         isolate=True,
         progress=bar(listener, "benchmark"),
     )

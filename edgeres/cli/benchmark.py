@@ -56,6 +56,13 @@ def benchmark(
     sustained: Annotated[
         float | None, typer.Option(help="Then run each for so many seconds without a pause.")
     ] = None,
+    meter: Annotated[
+        str | None,
+        typer.Option(
+            help="Command that prints watts (12.3 W) or joules so far (456 J), a line at a time; "
+            "sensors that Linux shows are read without."
+        ),
+    ] = None,
     tune_runtime: Annotated[
         bool,
         typer.Option(
@@ -73,14 +80,15 @@ def benchmark(
             device=device,
             fleet=fleet,
             sustained=sustained,
+            meter=meter,
             tune_runtime=tune_runtime,
             target_qps=target_qps,
             latency_bound_ms=latency_bound_ms,
         )
         remote = fleet is not None or (device or "").startswith("ssh://")
-        if remote and (tune_runtime or sustained is not None):
+        if remote and (tune_runtime or sustained is not None or meter is not None):
             raise UsageError(
-                "--tune-runtime and --sustained run on this machine only.",
+                "--tune-runtime, --sustained and --meter are for this machine only.",
                 hint="Run that command on the device itself.",
             )
         from edgeres.evaluation.named import named_engines
@@ -98,6 +106,7 @@ def benchmark(
                     out, paths, names, scenario, seconds, target_qps, latency_bound_ms, threads
                 )
             from edgeres.benchmarking.latency import MeasureSettings
+            from edgeres.benchmarking.meters import CommandMeter, find_meter
             from edgeres.benchmarking.tuned import benchmark_engines
             from edgeres.report.command_tables import benchmark_table
 
@@ -110,6 +119,7 @@ def benchmark(
                     threads=threads,
                     settings=MeasureSettings(seconds=seconds),
                     sustained_s=sustained,
+                    meter=find_meter() if meter is None else CommandMeter(meter),
                     listener=listener,
                 ).named(names)
         out.result(measured.to_dict(), benchmark_table(measured.benchmark, measured.tunings))

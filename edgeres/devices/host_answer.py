@@ -26,6 +26,11 @@ class _Latency(_Part):
     p99: float
 
 
+class _Energy(_Part):
+    joules: float
+    above_idle: float
+
+
 class _Engine(_Part):
     backend: _Text
     device: _Text
@@ -33,6 +38,7 @@ class _Engine(_Part):
     doubts: Annotated[list[_Text], Field(max_length=100)]
     peak_memory_bytes: Annotated[int, Field(ge=0)] | None
     speedup: float | None = None
+    energy: _Energy | None = None
 
 
 class _Environment(_Part):

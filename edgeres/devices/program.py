@@ -28,6 +28,7 @@ def benchmark(request: Mapping[str, Any]) -> int:
     """
     from edgeres.benchmarking.benchmark import benchmark as run
     from edgeres.benchmarking.latency import MeasureSettings
+    from edgeres.benchmarking.meters import find_meter
 
     found = run(
         [Path(path) for path in request["engines"]],
@@ -36,6 +37,7 @@ def benchmark(request: Mapping[str, Any]) -> int:
         settings=MeasureSettings(seconds=request["seconds"]),
         memory=True,
         sustained_s=request["sustained_s"],
+        meter=find_meter(),
         isolate=True,
     )
     print(framed(found.to_dict()))

@@ -64,6 +64,14 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
+def energy(joules: float) -> str:
+    """An energy with three significant digits, in J, mJ or µJ."""
+    for factor, unit in ((1.0, "J"), (1e3, "mJ")):
+        if abs(joules) * factor >= 1:
+            return f"{joules * factor:.3g} {unit}"
+    return f"{joules * 1e6:.3g} µJ"
+
+
 def latency(times: Percentiles | None) -> str:
     """p50, p90 and p99 in milliseconds."""
     if times is None:

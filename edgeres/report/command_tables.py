@@ -129,6 +129,16 @@ def benchmark_table(
         for name, times in found.engines.items()
         if (long := times.sustained) is not None
     ]
+    lines += [
+        Text(
+            f"{name}: {cells.energy(spent.joules)} an inference "
+            f"({cells.energy(spent.joules_low)} to {cells.energy(spent.joules_high)}), "
+            f"{cells.energy(spent.above_idle)} above idle; {spent.watts:.3g} W, idle "
+            f"{spent.idle_watts:.3g} W ({spent.meter})"
+        )
+        for name, times in found.engines.items()
+        if (spent := times.energy) is not None
+    ]
     lines += [Text(f"{name}: {_tuned(tuning)}") for name, tuning in (tunings or {}).items()]
     return Group(table, *([Text(), *lines] if lines else []))
 

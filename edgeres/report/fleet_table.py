@@ -43,6 +43,13 @@ def fleet_table(results: Sequence[FleetResult]) -> ConsoleRenderable:
             )
             table.add_row(*map(Text, texts))
             lines += [Text(f"{result.name}: unstable: {doubt}") for doubt in part["doubts"]]
+            if (spent := part.get("energy")) is not None:
+                lines.append(
+                    Text(
+                        f"{result.name}: {name}: {cells.energy(spent['joules'])} an inference, "
+                        f"{cells.energy(spent['above_idle'])} above idle"
+                    )
+                )
         lines.append(Text(f"{result.name}: deploy {_deploy(result)}"))
     return Group(table, Text(), *lines)
 

@@ -122,7 +122,7 @@ class _Watch:
                     child.kill()
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[Any]) -> None:
     """Ends the child's session: the child if it still runs, and whatever it left running."""
     if sys.platform != "win32":
         with suppress(ProcessLookupError, PermissionError):

@@ -34,7 +34,7 @@ def measured(monkeypatch, *, tune: bool):
     monkeypatch.setattr(tuned, "tune_runtime", tune_runtime)
     result = tuned.benchmark_engines(
         PATHS, tune=tune, batch_size=2, device=None, threads=3, settings=MeasureSettings(),
-        sustained_s=None, listener=heard,
+        sustained_s=None, meter=None, listener=heard,
     )  # fmt: skip
     return result, heard.labels, asked
 

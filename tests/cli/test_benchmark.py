@@ -10,7 +10,7 @@ import pytest
 
 from edgeres.benchmarking.loadgen_summary import LoadGenResult
 from edgeres.devices.fleet import FleetResult
-from edgeres.errors import BackendMissingError
+from edgeres.errors import BackendMissingError, UsageError
 
 from .conftest import invoke
 
@@ -47,12 +47,16 @@ def test_options_reach_the_library(measured):
     result = invoke(
         "benchmark", "a.onnx", "b.onnx", "--batch-size", 4, "--device", "cpu", "--threads", 2,
         "--seconds", 1.5, "--sustained", 9, "--tune-runtime",
+        "--meter", "none-such",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert seen.args == ([Path("a.onnx"), Path("b.onnx")],)
     settings = seen.options.pop("settings")
     assert settings.seconds == 1.5
     del seen.options["listener"]
+    meter = seen.options.pop("meter")
+    with pytest.raises(UsageError, match=r"the meter `none-such`: it cannot be started"):
+        meter.__enter__()
     assert seen.options == {
         "tune": True, "batch_size": 4, "device": "cpu", "threads": 2, "sustained_s": 9.0,
     }  # fmt: skip
@@ -84,7 +88,9 @@ def test_loadgen_runs_each_engine_and_its_verdict_is_the_exit_code(note):
         (["--target-qps", 5], "--target-qps: only for MLPerf LoadGen"),
         (["--scenario", "server", "--batch-size", 2], "--batch-size: not for --scenario server"),
         (["--scenario", "fast"], "no scenario 'fast'"),
-        (["--device", "ssh://pi", "--tune-runtime"], "run on this machine only"),
+        (["--device", "ssh://pi", "--tune-runtime"], "are for this machine only"),
+        (["--device", "ssh://pi", "--meter", "x"], "are for this machine only"),
+        (["--scenario", "offline", "--meter", "x"], "--meter: not for --scenario offline"),
         (["--fleet", "none.yaml"], "a fleet file cannot be read there"),
         (["--device", "ssh://pi:secret@host"], "--device: expected ssh://"),
     ],

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
+from functools import partial
 
 import onnx
 import pytest
 
 from edgeres.backends import get_backend
+from edgeres.benchmarking.energy import measure_energy
 from tests.convert.conftest import installed, invoke
 
 pytestmark = pytest.mark.any_cpu("which engines are timed, not what they answer")
@@ -64,3 +67,21 @@ def test_what_cannot_be_timed_is_one_line(workplace, tmp_path):
         assert result.exit_code == code, (words, result.output)
         assert "Traceback" not in result.output
         assert "bug" not in result.stderr
+
+
+def test_a_meter_gives_each_engine_its_energy(workplace, monkeypatch):
+    short = partial(measure_energy, rounds=2, turn_seconds=0.2)
+    monkeypatch.setattr("edgeres.benchmarking.benchmark.measure_energy", short)
+    ten_watts = f'{sys.executable} -uc "import time; print(10); time.sleep(600)"'
+    engines = measured(workplace / "out", "--meter", ten_watts)
+    for one in engines.values():
+        told = one["energy"]
+        assert told["watts"] == pytest.approx(10, rel=0.1)
+        assert told["idle_watts"] == pytest.approx(10, rel=0.1)
+        assert 0.2 * told["joules"] < 0.01 * one["latency_ms"]["mean"] < 5 * told["joules"]
+
+
+def test_a_command_that_is_no_meter_ends_with_two(workplace):
+    result = invoke("benchmark", workplace / "out", "--seconds", "0.1", "--meter", "echo many")
+    assert result.exit_code == 2
+    assert "it printed 'many'" in result.stderr
