@@ -40,10 +40,13 @@ class PackagedBackend:
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_device = "cpu"
     precision_options: frozenset[str] = frozenset()
-    float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     path_options: frozenset[str] = frozenset()
     place_options: frozenset[str] = frozenset()
     portable_engines = True
+
+    def float_builds(self, device: str) -> Mapping[str, Mapping[str, str]]:
+        """None but FP32."""
+        return {}
 
     def missing(self) -> str | None:
         """Says why the package cannot be used here; ``None`` if it can, or none is needed."""

@@ -284,8 +284,6 @@ class Backend(Protocol):
         default_device: What engines are for where no device is here.
         precision_options: Options that change the arithmetic of a float network; they are left out
             where one is built as the reference.
-        float_builds: Options that make a float engine which may be faster than FP32, by the name of
-            its arithmetic; INT8 has to beat the fastest.
         path_options: Options whose values are paths of this machine.
         place_options: Options that say what an engine can run on; they are left out where it is
             built anew for another machine.
@@ -297,10 +295,13 @@ class Backend(Protocol):
     engine_suffix: str
     default_device: str
     precision_options: frozenset[str]
-    float_builds: Mapping[str, Mapping[str, str]]
     path_options: frozenset[str]
     place_options: frozenset[str]
     portable_engines: bool
+
+    def float_builds(self, device: str) -> Mapping[str, Mapping[str, str]]:
+        """Options of float engines that may be faster than FP32, by arithmetic: INT8's rivals."""
+        ...
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""

@@ -52,14 +52,18 @@ def engine_doubts(
     return doubts
 
 
-def doubts_of_both(engine: Sequence[str], yardstick: Sequence[str]) -> tuple[str, ...]:
-    """What speaks against the times of two engines; what only the FP32 one has is said to be its.
+def doubts_of_both(
+    engine: Sequence[str], yardstick: Sequence[str], arithmetic: str = "fp32"
+) -> tuple[str, ...]:
+    """What speaks against the times of two engines; what only the float one has is said to be its.
 
     Args:
         engine: Doubts about the engine.
-        yardstick: Doubts about the FP32 engine that it is compared with.
+        yardstick: Doubts about the float engine that it is compared with.
+        arithmetic: Of that engine.
     """
-    return (*engine, *(f"of FP32, {doubt}" for doubt in yardstick if doubt not in engine))
+    name = arithmetic.upper()
+    return (*engine, *(f"of {name}, {doubt}" for doubt in yardstick if doubt not in engine))
 
 
 def machine_doubts(

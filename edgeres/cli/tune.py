@@ -24,8 +24,8 @@ Calibrators = Annotated[str, typer.Option(help="Calibrators to try, comma-separa
 Precisions = Annotated[
     str | None,
     typer.Option(
-        help="Precisions to try, comma-separated: int8, fp32, fp16 where a target makes such "
-        "engines, int8_signed (int8 activations) where a target has the choice, and int8_mixed "
+        help="Precisions to try, comma-separated: int8, fp32, fp16 and bf16 where a target makes "
+        "such engines, int8_signed (int8 activations) where a target has the choice, int8_mixed "
         "where the recipe has a mixed_precision block; all that may be the fastest if none."
     ),
 ]

@@ -94,7 +94,7 @@ def measure_speed(
         latency=latency,
         speedup=ratio.value,
         speedup_interval=(ratio.low, ratio.high),
-        doubts=doubts_of_both(latency.doubts, before[yardstick].doubts),
+        doubts=doubts_of_both(latency.doubts, before[yardstick].doubts, yardstick),
         yardstick=yardstick,
     )
 
@@ -106,7 +106,7 @@ def _build_floats(
     backend = get_backend(engine.backend)
     reference = built_like(engine, backend, onnx, threads=threads, reference=True)
     floats: dict[str, Path] = {}
-    for name, options in {"fp32": {}, **backend.float_builds}.items():
+    for name, options in {"fp32": {}, **backend.float_builds(engine.device)}.items():
         out = folder / f"{name}{backend.engine_suffix}"
         config = replace(reference, options={**reference.options, **options})
         try:

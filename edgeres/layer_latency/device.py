@@ -19,7 +19,12 @@ from edgeres.system.progress import ProgressCallback
 if TYPE_CHECKING:
     from edgeres.layer_latency.predict import LatencyModel
 
-_PRECISIONS: dict[str, Precision] = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
+_PRECISIONS: dict[str, Precision] = {
+    "int8": "int8",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+}
 """What the recipe's precision is called in a table of latencies."""
 
 

@@ -201,7 +201,9 @@ def _options(target: Target, precision: Precision) -> dict[str, str]:
     if precision == "int8":
         return dict(target.config.options)
     left_out = target.backend.precision_options
-    half = target.backend.float_builds["fp16"] if precision == "float16" else {}
+    names = {"float16": "fp16", "bfloat16": "bf16"}
+    builds = target.backend.float_builds(target.device)
+    half = builds[names[precision]] if precision in names else {}
     return {k: v for k, v in target.config.options.items() if k not in left_out} | dict(half)
 
 

@@ -21,7 +21,7 @@ from edgeres.system.foreign_json import read_json
 from edgeres.system.plain_files import refuse_special
 from edgeres.system.store import json_sha256
 
-Precision = Literal["int8", "float16", "float32"]
+Precision = Literal["int8", "float16", "bfloat16", "float32"]
 FORMAT = "edgeres-latency-table"
 VERSION = 2
 _LEAST_MS = 1e-4

@@ -241,7 +241,7 @@ def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine
     engines: dict[str, Engine] = {}
     if run.recipe.quantize.precision != "int8":
         return engines
-    for name in target.backend.float_builds:
+    for name in target.backend.float_builds(target.device):
         config = _float_config(target, name)
         label = f"build {name.upper()} {network.label} ({target.name})"
         try:
@@ -255,7 +255,7 @@ def build_floats(run: Run, network: Network, target: Target) -> dict[str, Engine
 
 def _float_config(target: Target, arithmetic: str) -> BuildConfig:
     """How a float engine of some arithmetic is built."""
-    options = {**target.config.options, **target.backend.float_builds[arithmetic]}
+    options = {**target.config.options, **target.backend.float_builds(target.device)[arithmetic]}
     return replace(target.config, options=options)
 
 

@@ -68,16 +68,22 @@ class Inputs:
 
 
 def _refuse_precision(recipe: Recipe, targets: Sequence[Target]) -> None:
-    """Refuses half precision where a target makes no such engines."""
+    """Refuses another float precision where a target makes no such engines."""
     wanted = recipe.quantize.precision
     if wanted in ("int8", "fp32"):
         return
     for target in targets:
-        if wanted not in target.backend.float_builds:
-            able = [name for name in target_names() if wanted in get_backend(name).float_builds]
+        if wanted not in target.backend.float_builds(target.device):
+            others = map(get_backend, target_names())
+            able = [
+                each.name for each in others if wanted in each.float_builds(each.default_device)
+            ]
             raise UsageError(
-                f"`quantize.precision`: {target.name} makes no {wanted.upper()} engines.",
-                hint=f"Take fp32, or targets that do: {', '.join(able)}.",
+                f"`quantize.precision`: {target.name} makes no {wanted.upper()} engines for "
+                f"{target.device} here.",
+                hint=f"Take fp32, or targets that do: {', '.join(able)}."
+                if able
+                else "Take fp32 or int8: no target here makes them.",
             )
 
 

@@ -223,7 +223,7 @@ def _target(
     proof: Proof,
     item: BuiltTarget,
     gates: GatesBlock,
-    precision: Literal["int8", "fp16", "fp32"],
+    precision: Literal["int8", "fp16", "bf16", "fp32"],
     task: Task | None,
 ) -> TargetPart:
     """One engine's part; an engine that did not run here has its coverage and its reason."""
@@ -305,7 +305,7 @@ def _with_latency(part: TargetPart, times: MeasuredTimes) -> TargetPart:
         load_ms=times.engine.load_ms,
         overhead_ms=int8.overhead_ms,
         stable=int8.stable and yardstick.stable,
-        doubts=doubts_of_both(int8.doubts, yardstick.doubts),
+        doubts=doubts_of_both(int8.doubts, yardstick.doubts, arithmetic),
     )
 
 

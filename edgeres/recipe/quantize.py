@@ -122,10 +122,10 @@ class MixedPrecisionSettings(Block):
 class QuantizeBlock(QuantizeSettings):
     """Calibration and INT8 quantization."""
 
-    precision: Literal["int8", "fp16", "fp32"] = Field(
+    precision: Literal["int8", "fp16", "bf16", "fp32"] = Field(
         default="int8",
-        description="fp32: engines of the network as it is, nothing quantized. fp16: the same in "
-        "half precision, on targets that make such engines.",
+        description="fp32: engines of the network as it is, nothing quantized. fp16 and "
+        "bf16: the same in half precision, on targets that make such engines.",
     )
     activations: Literal["auto", "uint8", "int8"] = Field(
         default="auto",

@@ -139,7 +139,8 @@ class TargetPart:
         commands: How to build the same with the vendor's own tools, a sentence each.
         latency_ms: Of one synchronous run at the benchmark's batch size.
         fp32_latency_ms: The FP32 model on the same backend, in the same rounds.
-        yardstick: Arithmetic of the fastest float engine of this backend, ``fp32`` or ``fp16``.
+        yardstick: Arithmetic of the fastest float engine of this backend, ``fp32``, ``fp16`` or
+            ``bf16``.
         yardstick_latency_ms: Its times, in the same rounds.
         speedup: The yardstick's p50 over the engine's p50.
         speedup_interval: Two-sided confidence interval of it.
@@ -149,7 +150,7 @@ class TargetPart:
         stable: Whether nothing speaks against the times; ``doubts`` says what does.
         saturating: Whether INT8 sums can overflow on this device with this backend.
         saturation_safe: Whether the weights were made so that they cannot.
-        precision: What was asked for, ``int8``, ``fp16`` or ``fp32``.
+        precision: What was asked for, ``int8``, ``fp16``, ``bf16`` or ``fp32``.
     """
 
     engine: str

@@ -20,8 +20,10 @@ from edgeres.recipe.recipe import Recipe
 
 WHOLE = 1.0
 """The budget of a network that is not pruned."""
-INT8, SIGNED, MIXED, FP16, FP32 = "int8", "int8_signed", "int8_mixed", "fp16", "fp32"
-_FLOATS = (FP16, FP32)
+INT8, SIGNED, MIXED, FP32 = "int8", "int8_signed", "int8_mixed", "fp32"
+HALVES = ("fp16", "bf16")
+"""Float precisions of half the size, which only some targets make."""
+_FLOATS = (*HALVES, FP32)
 _GATE_BASED = ("taylor", "taylor_hessian")
 
 
@@ -41,11 +43,11 @@ class TuneSettings(Block):
         default=("taylor_hessian", "l2", "bn_scale"), min_length=1
     )
     calibrators: Many[Calibrator] = Field(default_factory=calibrator_names, min_length=1)
-    precisions: Many[Literal["int8", "int8_signed", "int8_mixed", "fp16", "fp32"]] = Field(
+    precisions: Many[Literal["int8", "int8_signed", "int8_mixed", "fp16", "bf16", "fp32"]] = Field(
         default=(),
         description="int8_signed has activations of int8 and goes with targets that have the "
-        "choice, int8_mixed with the recipe's `mixed_precision:`, fp16 with targets that make such "
-        "engines; empty takes int8 and fp32, and the others where they may be the fastest.",
+        "choice, int8_mixed with the recipe's `mixed_precision:`, fp16 and bf16 with targets that "
+        "make such engines; empty takes int8 and fp32, and others where they may be the fastest.",
     )
     targets: Many[str] = Field(
         default=(), description="Backends; empty takes those of the recipe that run here."
@@ -124,16 +126,16 @@ def precisions_of(
 
     Raises:
         UsageError: Layers are to stay in float, and the recipe does not say within which budget;
-            or FP16 or int8 activations are asked for, and no target makes such engines.
+            or FP16, BF16 or int8 activations are asked for, and no target makes such engines.
     """
     mixed = recipe.quantize.mixed_precision is not None
     portable = recipe.quantize.portable
-    made = {p for p in (SIGNED, FP16) if any(makes(target, p) for target in targets)}
+    made = {p for p in (SIGNED, *HALVES) if any(makes(target, p) for target in targets)}
     if not settings.precisions:
         signed = not portable and any(signed_may_be_faster(name) for name in targets)
-        further = ((SIGNED, signed), (MIXED, mixed), (FP16, FP16 in made))
+        further = ((SIGNED, signed), (MIXED, mixed), *((half, half in made) for half in HALVES))
         return (INT8, *(name for name, wanted in further if wanted), FP32)
-    for name in (SIGNED, FP16):
+    for name in (SIGNED, *HALVES):
         if name in settings.precisions and (name not in made or (name == SIGNED and portable)):
             raise UsageError(
                 f"the search may not try {name}: {', '.join(targets)} makes no such engines.",
@@ -179,7 +181,10 @@ def makes(target: str, precision: str) -> bool:
             return "int8" in rules_of(target).other_activations
         except BackendMissingError:
             return False
-    return precision != FP16 or FP16 in get_backend(target).float_builds
+    if precision in HALVES:
+        backend = get_backend(target)
+        return precision in backend.float_builds(backend.default_device)
+    return True
 
 
 def signed_may_be_faster(target: str) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edgeres.backends.openvino.layers import _layers_by_constant
 from edgeres.backends.openvino.run import core
 from edgeres.backends.sidecar import read_engine
 from edgeres.errors import ArtefactError, BackendMissingError, ModelError, UsageError
+from edgeres.sqnr import sqnr_db
 
 from .conftest import write_network
 
@@ -64,6 +66,22 @@ def test_compiled_for_fp32_and_latency(engine, images):
         assert compiled.get_property("ENABLE_CPU_PINNING") is False
         assert str(compiled.get_property("PERFORMANCE_HINT")).endswith("LATENCY")
         assert compiled.inputs[0].get_partial_shape().is_static
+
+
+def test_bfloat16_is_one_where_the_cpu_has_it(network, engine, images, tmp_path):
+    if not BACKEND.float_builds("cpu"):
+        pytest.skip("this CPU has no instructions for bfloat16")
+    config = replace(ONE, options=BACKEND.float_builds("cpu")["bf16"])
+    half = BACKEND.build(network, tmp_path / "half.xml", config)
+    assert half.path.read_bytes().replace(b"half.bin", b"net.bin") == engine.path.read_bytes()
+    kinds = {layer.precision for layer in BACKEND.layers(half) if "Conv" in layer.op}
+    assert kinds == {"bfloat16"}
+    assert "bfloat16" not in {layer.precision for layer in BACKEND.layers(engine)}
+    with BACKEND.load(engine, ONE) as exact, BACKEND.load(half, ONE) as runner:
+        right = exact.infer({"input": images})["logits"]
+        noise = sqnr_db(right, runner.infer({"input": images})["logits"])
+    assert 25 < noise < 80
+    assert "rest" not in BACKEND.runtime_options()
 
 
 def test_dynamic_batch_is_an_option(engine, images):

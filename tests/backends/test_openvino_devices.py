@@ -173,3 +173,18 @@ def test_an_int8_layer_without_a_kernel_on_arm_says_what_to_take(monkeypatch, ne
         with pytest.raises(ModelError, match="object is not initialized") as caught:
             BACKEND.build(network, tmp_path / "net.xml", BuildConfig("cpu"))
         assert hint in caught.value.hint
+
+
+def test_bfloat16_is_for_cpus_that_have_instructions_for_it(everything, monkeypatch):
+    for device in ("cpu", "gpu:0", "npu", "gpu:7"):
+        assert BACKEND.float_builds(device) == {}
+    bf16 = {"rest": "bfloat16"}
+    with pytest.raises(UsageError, match="rest=bfloat16 needs a CPU with instructions for it"):
+        BACKEND.check(BuildConfig("cpu", options=bf16))
+    with pytest.raises(UsageError, match="openvino option rest is the CPU's"):
+        BACKEND.check(BuildConfig("gpu:0", options={"rest": "float32"}))
+    monkeypatch.setitem(CAPABILITIES, "CPU", ["BF16", "FP32", "INT8"])
+    monkeypatch.setitem(CAPABILITIES, "GPU.0", ["BF16", "FP16", "INT8"])
+    assert BACKEND.float_builds("cpu") == {"bf16": bf16}
+    assert BACKEND.float_builds("gpu:0") == {}
+    BACKEND.check(BuildConfig("cpu", options=bf16))

@@ -116,7 +116,7 @@ def test_other_float_engines_are_built_beside_fp32(ran, new_run, monkeypatch):
 
     monkeypatch.setattr(engines, "build_engine", build)
     builds = {"fp16": {"half": "true"}, "bf16": {"half": "wide"}}
-    backend = type("Backend", (), {"name": "onnxruntime", "float_builds": builds})()
+    backend = type("Backend", (), {"name": "onnxruntime", "float_builds": lambda _, __: builds})()
     config = replace(target.config, options={"spinning": "false"})
     target = replace(target, backend=backend, config=config)
     made = build_floats(new_run, ran.proof.networks.dense, target)

@@ -81,7 +81,7 @@ def test_int8_has_to_beat_the_fastest_float_engine(ran, fp16_ms, yardstick, spee
 
 def test_a_run_times_the_other_float_engines_too(recipe, monkeypatch, tmp_path):
     builds = {"fp16": {"graph_optimization": "basic"}}  # any other engine of that network
-    monkeypatch.setattr(type(get_backend("onnxruntime")), "float_builds", builds)
+    monkeypatch.setattr(type(get_backend("onnxruntime")), "float_builds", lambda _, __: builds)
     run, report, proof, _ = prove(open_inputs(recipe), stage_store(tmp_path / "out"), Silent())
     times = proof.times["onnxruntime"]
     assert list(times.floats) == ["fp16"]

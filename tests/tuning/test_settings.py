@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgeres.backends import get_backend
 from edgeres.errors import UsageError
 from edgeres.recipe.recipe import Recipe
 from edgeres.tuning.settings import (
@@ -127,10 +128,15 @@ def test_int8_activations_are_tried_where_they_may_be_faster(
         precisions_of(recipe, TuneSettings(precisions=("int8_signed",)), ("openvino",))
 
 
-def test_half_precision_is_tried_where_a_target_makes_it() -> None:
+def test_half_precision_is_tried_where_a_target_makes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recipe = Recipe.model_validate(PLAIN)
     with pytest.raises(UsageError, match="may not try fp16: onnxruntime makes no such"):
         precisions_of(recipe, TuneSettings(precisions=("fp16",)), HERE)
+    monkeypatch.setattr(type(get_backend("openvino")), "float_builds", lambda _, __: {"bf16": {}})
+    found = precisions_of(recipe, TuneSettings(), ("openvino", "tensorrt"))
+    assert found == ("int8", "fp16", "bf16", "fp32")
     both = ("onnxruntime", "tensorrt")
     found = precisions_of(recipe, TuneSettings(), both)
     assert found == ("int8", "fp16", "fp32")

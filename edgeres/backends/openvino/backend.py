@@ -1,7 +1,9 @@
 """OpenVINO: the engine is an IR, ``.xml`` and ``.bin``, compiled for a device when it is loaded.
 
 FP32 means FP32 here: without ``INFERENCE_PRECISION_HINT`` OpenVINO computes in bfloat16 on CPUs
-that have it, and an INT8 model would be compared with something that nobody exported.
+that have it, and an INT8 model would be compared with something that nobody exported. BF16 is an
+arithmetic of its own, with the option ``rest``: a float engine that INT8 has to beat there, and
+what the layers of an INT8 engine that stay in float may run in.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from edgeres.backends.openvino.devices import (
     NOT_RUN_ON_HARDWARE,
     Device,
     find_device,
+    has_bfloat16,
     listed,
 )
 from edgeres.backends.openvino.ir import one_line_of, read_onnx
@@ -45,6 +48,7 @@ _OPTIONS = {
     "performance_hint": ("latency", "throughput"),
     "pinning": ("default", "true", "false"),
     "snippets": ("default", "false", "true"),
+    "rest": ("float32", "bfloat16"),
 }
 _LEAST_GLIBC = (2, 35)
 # A Cortex-A72, without dot products, refuses the INT8 form of open-NSFW so; a Cortex-A76 takes it.
@@ -52,7 +56,8 @@ _NO_KERNEL = (
     "OpenVINO has no kernel on this Arm CPU for one of its INT8 layers: take --target onnxruntime, "
     "or build the FP32 model."
 )
-_CPU_OPTIONS = frozenset({"pinning", "snippets"})
+_CPU_OPTIONS = frozenset({"pinning", "snippets", "rest"})
+_BF16 = {"rest": "bfloat16"}
 
 
 class OpenVino(PackagedBackend):
@@ -63,6 +68,14 @@ class OpenVino(PackagedBackend):
     package = _OPENVINO
     options = _OPTIONS
     place_options = frozenset({"snippets"})
+    precision_options = frozenset({"rest"})
+
+    def float_builds(self, device: str) -> Mapping[str, Mapping[str, str]]:
+        """BF16 on CPUs that have instructions for it."""
+        try:
+            return {"bf16": _BF16} if has_bfloat16(core(), self._device(device)) else {}
+        except BackendMissingError:
+            return {}
 
     def version(self, module: ModuleType) -> str:
         """Version and build, e.g. ``2026.0.0-20965-c6d6a13a886``."""
@@ -115,7 +128,7 @@ class OpenVino(PackagedBackend):
 
     def runtime_options(self) -> dict[str, tuple[str, ...]]:
         """Those of its options that do not change what is computed on this architecture."""
-        options = dict(_OPTIONS)
+        options = {name: values for name, values in _OPTIONS.items() if name != "rest"}
         options["snippets"] = ("default",) if is_arm() else ("default", "true")
         return options
 
@@ -132,6 +145,12 @@ class OpenVino(PackagedBackend):
             raise UsageError(
                 f"openvino option {name} is the CPU's, the device is {device.ours}.",
                 hint="Leave the option out.",
+            )
+        if config.options.get("rest") == "bfloat16" and not has_bfloat16(core(), device):
+            raise UsageError(
+                "openvino option rest=bfloat16 needs a CPU with instructions for it, such as "
+                "avx512_bf16 or amx_bf16; this one would only imitate them.",
+                hint="Leave the option out, or build the engine anew on this CPU.",
             )
         if device.kind == "NPU" and config.options.get("batch") == "dynamic":
             raise UsageError(
@@ -181,8 +200,9 @@ class OpenVino(PackagedBackend):
             out: The ``.xml``; weights (in FP32 or INT8, never packed into FP16) go beside it.
             config: Device, threads and the options ``batch`` (``specialized``, ``dynamic``),
                 ``performance_hint`` (``latency``, ``throughput``), ``pinning`` (``default``,
-                ``true``, ``false``) and ``snippets`` (``default``: off on x86, on
-                elsewhere, ``false``, ``true``).
+                ``true``, ``false``), ``snippets`` (``default``: off on x86, on
+                elsewhere, ``false``, ``true``) and ``rest`` (``float32``, ``bfloat16``: what layers
+                that are not in INT8 compute in).
             progress: Not called: one step.
 
         Raises:
@@ -294,6 +314,8 @@ def _settings(config: BuildConfig, device: Device) -> tuple[dict[str, Any], bool
         return settings, chosen["batch"] == "specialized"
     if config.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = config.threads
+    if chosen["rest"] == "bfloat16":
+        settings["INFERENCE_PRECISION_HINT"] = "bf16"
     if chosen["pinning"] != "default":
         settings["ENABLE_CPU_PINNING"] = chosen["pinning"] == "true"
     if chosen["snippets"] != "true" and not is_arm() and _has_snippets_switch():

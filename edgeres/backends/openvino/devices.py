@@ -149,6 +149,11 @@ def find_device(core: Any, device: str) -> Device:
     )
 
 
+def has_bfloat16(core: Any, device: Device) -> bool:
+    """Whether it is a CPU with instructions for bfloat16, which the runtime has to be asked."""
+    return device.kind == CPU and "BF16" in _describe(core, CPU).capabilities
+
+
 def check_where(compiled: Any, device: Device) -> None:
     """Refuses a model that was compiled for another device than the one asked for.
 

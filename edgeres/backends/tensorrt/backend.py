@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from edgeres.backends._vendor import kept_options
 from edgeres.backends.base import BuildConfig, Engine, LayerInfo, QdqRules, Remarks
@@ -67,10 +67,13 @@ class TensorRTBackend:
     engine_suffix = ".plan"
     default_device = "cuda:0"
     precision_options = frozenset({"rest", "io"})
-    float_builds: ClassVar[Mapping[str, Mapping[str, str]]] = {"fp16": {"rest": "float16"}}
     path_options = frozenset({"timing_cache", "runtime_cache"})
     place_options = frozenset({"flavor", "compute_capabilities"})
     portable_engines = False
+
+    def float_builds(self, device: str) -> Mapping[str, Mapping[str, str]]:
+        """FP16."""
+        return {"fp16": {"rest": "float16"}}
 
     def missing(self) -> str | None:
         """Says why nothing can be built here, with the install hint; ``None`` if it can."""
