@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[int, int, int, str, str]] = {
     "shortcut": (1, 2, 0, "float32", WANTING),
     "pointwise": (1, 1, 0, "int8", ""),
     "strided": (3, 2, 0, "int8", ""),
-    "winograd": (3, 1, 0, "float32", ""),  # by OpenVINO's own choice
+    "unit": (3, 1, 0, "float32", ""),  # by OpenVINO's own choice
 }
 
 
