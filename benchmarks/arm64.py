@@ -3,10 +3,11 @@
     python scripts/arm64                                # once: makes the emulated environment
     python benchmarks/arm64.py --out benchmarks/results/arm64.json
 
-Networks are quantized on this machine, for each backend with safe and with plain weights and, where
-it has the choice, with int8 activations (``signed``), and the same files run here and on each
-emulated CPU against the FP32 logits of this machine. Times are not in it: under emulation they say
-nothing. Needs what `subjects.py` needs for the network of 224x224.
+Networks are quantized on this machine: for each backend with safe and with plain weights, for ONNX
+Runtime with int8 activations as well (``signed``), for OpenVINO with Q/DQ on both inputs of an Add
+(``both``). The same files run here and on each emulated CPU against the FP32 logits of this
+machine. Times are not in it: under emulation they say nothing. Needs what `subjects.py` needs for
+the network of 224x224.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def prepare(subject: Subject, folder: Path, images: int) -> None:
         for weights in WEIGHTS:
             wanted = replace(rules, saturating=weights == "safe", name=f"{name}-{weights}")
             quantize(subject.fp32, table, wanted, folder / f"{weights}-{name}.onnx")
+        if name == "openvino":
+            both = replace(rules, residual="both", saturating=False)
+            quantize(subject.fp32, table, both, folder / f"both-{name}.onnx")
         if "int8" in rules.other_activations:
             signed = replace(with_activations(rules, "int8"), saturating=False)
             quantize(subject.fp32, table, signed, folder / f"signed-{name}.onnx")

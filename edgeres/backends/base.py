@@ -230,6 +230,7 @@ class LayerInfo:
             engine's own word for another one.
         nodes: Names of the ONNX nodes that this layer computes, as far as the engine tells.
         time_ms: Time of one run in milliseconds where the engine tells, else ``None``.
+        reason: Why it is not in INT8 although Q/DQ stands around it, where the backend knows.
     """
 
     name: str
@@ -237,6 +238,7 @@ class LayerInfo:
     precision: str
     nodes: tuple[str, ...] = ()
     time_ms: float | None = None
+    reason: str = ""
 
 
 class Runner(Protocol):

@@ -72,6 +72,8 @@ def int8_coverage(macs_by_node: Mapping[str, int], layers: Sequence[LayerInfo]) 
             in_float.append(FloatLayer(node, macs, "unknown", reason))
         elif other:
             reason = f"the engine runs {other[0].name} ({other[0].op}) in {other[0].precision}"
+            known = next((layer.reason for layer in other if layer.reason), "")
+            reason += f": {known}" if known else ""
             in_float.append(FloatLayer(node, macs, other[0].precision, reason))
     in_float.sort(key=lambda layer: -layer.macs)
     left_out = sum(layer.macs for layer in in_float)

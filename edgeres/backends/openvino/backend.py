@@ -51,11 +51,6 @@ _OPTIONS = {
     "rest": ("float32", "bfloat16"),
 }
 _LEAST_GLIBC = (2, 35)
-# A Cortex-A72, without dot products, refuses the INT8 form of open-NSFW so; a Cortex-A76 takes it.
-_NO_KERNEL = (
-    "OpenVINO has no kernel on this Arm CPU for one of its INT8 layers: take --target onnxruntime, "
-    "or build the FP32 model."
-)
 _CPU_OPTIONS = frozenset({"pinning", "snippets", "rest"})
 _BF16 = {"rest": "bfloat16"}
 
@@ -224,9 +219,8 @@ class OpenVino(PackagedBackend):
         except RuntimeError as error:
             raise ModelError(
                 f"{onnx}: OpenVINO cannot compile the model: {one_line_of(error)}.",
-                hint=_NO_KERNEL
-                if is_arm() and "not initialized" in str(error)
-                else "Import it with edgeres first, or see what the message names.",
+                hint="Import it with edgeres first, build it for onnxruntime, or see what the "
+                "message names.",
             ) from error
         with staged(out) as folder:
             runtime.save_model(model, folder / out.name, compress_to_fp16=False)
@@ -279,10 +273,15 @@ class OpenVino(PackagedBackend):
             model = core().read_model(engine.path)
             return OpenVinoRunner(model, settings | further, device=device, specialized=specialized)
         except RuntimeError as error:
+            here = self.versions()
+            built_so = all(engine.versions.get(name) == here[name] for name in here)
             raise ArtefactError(
                 f"{engine.path}: OpenVINO {runtime.get_version()} cannot load it: "
                 f"{one_line_of(error)}.",
-                hint="Build it again with this version.",
+                hint="This version built it, on another machine or for another device: build its "
+                "ONNX file for onnxruntime here."
+                if built_so
+                else "Build it again with this version.",
             ) from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeres.backends.base import LayerInfo
 from edgeres.backends.openvino.ir import AUTO_NAME, one_line_of
+from edgeres.backends.openvino.kernels import PRODUCTS as _MULTIPLY
 from edgeres.errors import BackendMissingError
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 WARM_UP, RUNS = 2, 10
 _DATA = frozenset({"Input", "Output"})
 _NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
-_MULTIPLY = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+_PRODUCTS = frozenset({"Convolution", "FullyConnected", "MatMul"})  # names of primitives
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The importer splits an ONNX node into an operation and its bias or scale, named after it.
 _SCALES = ("/DequantizationMultiply", "/DequantizationSubtract")
@@ -52,6 +54,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
             precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
             nodes=_nodes(facts, known) or tuple(filter(None, [facts["layer"]])),
             time_ms=times[name],
+            reason=_reason(facts, runner.in_float),
         )
         for name, facts in primitives
         # What is not profiled was computed once on loading: weights, biases, their shapes.
@@ -79,6 +82,14 @@ def _nodes(facts: dict[str, str], known: set[str]) -> tuple[str, ...]:
     if facts["layerType"] == "Eltwise" and all(name.endswith(_SCALES) for name in names):
         return ()
     return tuple(dict.fromkeys(plain for plain in map(_plain, names) if plain in known))
+
+
+def _reason(facts: dict[str, str], in_float: Mapping[str, str]) -> str:
+    """Why a primitive computes in float; none where nothing stood in the way of INT8."""
+    if facts["layerType"] not in _PRODUCTS:
+        return ""
+    names = facts["originalLayersNames"].split(",")
+    return next((in_float[name] for name in names if name in in_float), "")
 
 
 def _times_ms(runner: OpenVinoRunner) -> dict[str, float]:

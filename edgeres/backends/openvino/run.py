@@ -11,8 +11,9 @@ import numpy as np
 
 from edgeres.backends._runner import CheckedRunner, zero_feeds
 from edgeres.backends.base import Array
-from edgeres.backends.openvino.devices import Device, check_where
+from edgeres.backends.openvino.devices import CPU, Device, check_where
 from edgeres.backends.openvino.ir import one_line_of
+from edgeres.backends.openvino.kernels import compile_where_possible
 from edgeres.errors import StageError
 from edgeres.graph.summary import TensorSpec
 from edgeres.system.extras import import_extra
@@ -34,6 +35,11 @@ class OpenVinoRunner(CheckedRunner):
 
     A dynamic batch is compiled once for each batch size that comes, the last four of which are
     kept: kernels for a fixed size are faster, which shows on small networks.
+
+    Attributes:
+        model: The engine's IR (``openvino.Model``).
+        device: Where it runs.
+        in_float: Layers that run in float for want of an INT8 kernel, by name, with the reason.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class OpenVinoRunner(CheckedRunner):
             spec.shape and spec.shape[0] is None and None not in spec.shape[1:]
             for spec in self.inputs
         )
+        self.in_float: dict[str, str] = {}
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
         # Compiled at once, so that a model that does not compile fails on loading.
         batches = [tuple(1 if size is None else size for size in s.shape) for s in self.inputs]
@@ -97,12 +104,23 @@ class OpenVinoRunner(CheckedRunner):
         if shapes:
             model = model.clone()
             model.reshape(dict(enumerate(shapes)))
-        compiled = core().compile_model(model, self.device.name, self._settings)
+        compiled = self._compiled(model)
         check_where(compiled, self.device)
         self._requests[shapes] = compiled.create_infer_request()
         if len(self._requests) > _KEPT_BATCHES:
             self._requests.popitem(last=False)
         return self._requests[shapes]
+
+    def _compiled(self, model: Any) -> Any:
+        """A model compiled for the device; for a CPU see :mod:`.kernels`."""
+
+        def compile_model(model: Any) -> Any:
+            return core().compile_model(model, self.device.name, self._settings)
+
+        if self.device.kind != CPU:
+            return compile_model(model)
+        compiled, self.in_float = compile_where_possible(model, compile_model, self.in_float)
+        return compiled
 
     def _close(self) -> None:
         self._requests.clear()
