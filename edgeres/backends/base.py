@@ -105,6 +105,9 @@ class QdqRules:
         sinks_strides: True where an engine moves the stride of a 1x1 Conv in front of a
             DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
             one pixel then takes the stride.
+        products: How a MatMul of two computed tensors (attention) is written: in ``float``; with
+            its inputs quantized as ``activations``; or with ``symmetric`` int8 ones, where the
+            engine corrects each other zero point in a pass of its own.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
         other_activations: Types of activations, besides, that the engine can be given
@@ -140,6 +143,7 @@ class QdqRules:
     float_adds: bool = False
     float_norms: bool = False
     sinks_strides: bool = False
+    products: Literal["float", "activations", "symmetric"] = "float"
     keep_float: frozenset[str] = frozenset()
     other_activations: frozenset[Literal["uint8", "int8"]] = frozenset()
     others_may_be_faster: bool = False

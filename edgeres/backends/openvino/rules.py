@@ -36,6 +36,7 @@ RULES = QdqRules(
     float_adds=True,
     float_norms=True,
     sinks_strides=True,
+    products="symmetric",
 )
 """At a residual Add only the skip input takes Q/DQ: the convolution on the main path adds it in its
 own accumulator and rounds once (Q/DQ on both inputs is no quicker and loses a bit of accuracy).
