@@ -97,7 +97,8 @@ class QdqRules:
             reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
             Min, or has no bound at the end of the integers.
         epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them;
-            ``x * g(x)`` of one of them counts as such.
+            ``x * g(x)`` of one of them counts as such. ``Mul`` and ``Div``: by one number, behind a
+            product of two computed tensors, whose scale takes it in.
         float_adds: True where an Add whose main input no INT8 layer gives (a Mul does, with SE) is
             as quick and more exact in float: it then takes no Q/DQ.
         float_norms: True where a norm behind no layer (a depthwise Conv of one tap in the normal

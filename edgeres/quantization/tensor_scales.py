@@ -69,4 +69,3 @@ def tensor_scales(
         step = steps.get(placement.source[name])
         params[name] = usual if step is None else pixel_params(step, usual, rules)
     return params
-

@@ -15,6 +15,8 @@ WARM_UP, RUNS = 2, 10
 _DATA = frozenset({"Input", "Output"})
 _NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
 _MULTIPLY = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+_FACTORS = frozenset({"Multiply", "Divide"})
+_PRODUCTS = frozenset({"MatMul", "FullyConnected"})
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The importer splits an ONNX node into an operation and its bias or scale, named after it.
 _SCALES = ("/DequantizationMultiply", "/DequantizationSubtract")
@@ -39,7 +41,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
         and not operation.get_friendly_name().startswith(AUTO_NAME)
     }
     times = _times_ms(runner)
-    weights = _layers_by_constant(model)
+    weights, scaled = _layers_by_constant(model), _scaled_products(model)
     primitives = [
         (operation.get_friendly_name(), _facts(operation) | _weights(operation, weights))
         for operation in _runtime_model(runner).get_ordered_ops()
@@ -50,7 +52,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
             name=name,
             op=facts["layerType"],
             precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
-            nodes=_nodes(facts, known) or tuple(filter(None, [facts["layer"]])),
+            nodes=_nodes(facts, known, scaled) or tuple(filter(None, [facts["layer"]])),
             time_ms=times[name],
         )
         for name, facts in primitives
@@ -70,14 +72,20 @@ def _runtime_model(runner: OpenVinoRunner) -> Any:
         ) from error
 
 
-def _nodes(facts: dict[str, str], known: set[str]) -> tuple[str, ...]:
+def _nodes(
+    facts: dict[str, str], known: set[str], scaled: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
     """The ONNX nodes that a primitive computes: none where it only puts scale or zero point right.
 
-    What an INT8 layer with a zero point gives may be corrected by an ``Eltwise`` of its own.
+    What an INT8 layer gives may be brought to its scale by an ``Eltwise`` of its own, or by one
+    that computes something else as well. A product of two images may go by the name of the factor
+    behind it, which the scale took in.
     """
     names = facts["originalLayersNames"].split(",")
-    if facts["layerType"] == "Eltwise" and all(name.endswith(_SCALES) for name in names):
-        return ()
+    if facts["layerType"] == "Eltwise":
+        names = [name for name in names if not name.endswith(_SCALES)]
+    if facts["layerType"] in _PRODUCTS:
+        names = [each for name in names for each in (*scaled.get(name, ()), name)]
     return tuple(dict.fromkeys(plain for plain in map(_plain, names) if plain in known))
 
 
@@ -112,6 +120,21 @@ def _layers_by_constant(model: Any) -> dict[str, str]:
             for name in _constants_behind(operation.input_value(1)):
                 found.setdefault(name, set()).add(_plain(operation.get_friendly_name()))
     return {name: layers.pop() for name, layers in found.items() if len(layers) == 1}
+
+
+def _scaled_products(model: Any) -> dict[str, tuple[str, ...]]:
+    """The products of two images that factors follow, by the factors' names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for operation in model.get_ops():
+        if operation.get_type_name() != "MatMul" or _constants_behind(operation.input_value(1)):
+            continue
+        product, node = _plain(operation.get_friendly_name()), operation
+        while len(readers := node.output(0).get_target_inputs()) == 1:
+            node = readers.pop().get_node()
+            if node.get_type_name() not in _FACTORS:
+                break
+            found[node.get_friendly_name()] = (product,)
+    return found
 
 
 def _constants_behind(weights: Any) -> set[str]:

@@ -31,7 +31,18 @@ RULES = QdqRules(
     factor_barrier=True,
     clips_integers=True,
     epilogues=frozenset(
-        {"PRelu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Tanh"}
+        {
+            "PRelu",
+            "LeakyRelu",
+            "Elu",
+            "Sigmoid",
+            "HardSigmoid",
+            "HardSwish",
+            "Gelu",
+            "Tanh",
+            "Mul",
+            "Div",
+        }
     ),
     float_adds=True,
     float_norms=True,
