@@ -45,10 +45,18 @@ ATTENTION = """
     h = Transpose<perm=[0,2,1]>(j) i = Reshape(h, image)
     a = Add(i, c) p = GlobalAveragePool(a) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
 """
+FLOAT_SUM = """
+    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b) r = Relu(c)
+    q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) l = Pad(q, around)
+    d = Conv<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r, k3, b)
+    g = Pad(d, around) a = Add(l, g) s = Relu(a) o = Conv<kernel_shape=[1,1]>(s, k, b)
+    p = GlobalAveragePool(o) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
+"""
 SHAPES = {"w": (8, 3, 3, 3), "k": (8, 8, 1, 1), "e": (4, 64), "b": 8, "fw": (4, 8), "fb": 4}
-SHAPES |= {"e4": (4, 4), "bias": (64, 4)}
+SHAPES |= {"k3": (8, 8, 3, 3), "e4": (4, 4), "bias": (64, 4)}
 NUMBERS = {"rows": [-1, 4, 64], "lines": [-1, 8, 8, 4], "square": [-1, 64, 64]}
 NUMBERS |= {"image": [-1, 8, 8, 8], "half": np.float32(0.5)}
+NUMBERS |= {"around": [0, 0, 1, 1, 0, 0, 1, 1]}
 
 
 def run(folder: Path, body: str, name: str) -> tuple[Path, Any, list[LayerInfo]]:
@@ -89,6 +97,13 @@ def test_a_product_whose_zero_point_is_put_right_behind_it(tmp_path):
     assert products == ["int8"]
     coverage = int8_coverage(node_macs(source), layers)
     assert coverage.float_layers == ()
+
+
+def test_a_sum_of_integers_and_floats(tmp_path):
+    source, rules, layers = run(tmp_path, FLOAT_SUM, "openvino")
+    ran = {node: node_precision(found) for node, found in layers_by_node(layers).items()}
+    assert set(place(load_model(source).graph, rules).float_nodes) == {"Add6"}
+    assert ran["Add6"] == "float32"
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

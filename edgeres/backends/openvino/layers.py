@@ -170,4 +170,9 @@ def _facts(operation: Any) -> dict[str, str]:
     """What the compiled model says about a primitive, as text."""
     facts = operation.get_rt_info()
     keys = ("layerType", "runtimePrecision", "originalLayersNames", "execOrder")
-    return {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}
+    told = {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}
+    if told["layerType"] == "Eltwise":  # its own word is the type of one input
+        types = [operation.get_input_element_type(at) for at in range(operation.get_input_size())]
+        floats = [each.get_type_name() for each in types if each.is_real()]
+        told["runtimePrecision"] = next(iter(floats), told["runtimePrecision"])
+    return told
