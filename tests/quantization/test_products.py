@@ -15,7 +15,7 @@ from edgeres.quantization.lint import lint
 from edgeres.quantization.placement import KEPT_FLOAT, place
 from edgeres.quantization.quantize import quantize
 
-from .conftest import FUSING, NetBuilder
+from .conftest import FUSING, attention_network
 
 RULES = replace(FUSING, ops=FUSING.ops | {"MatMul"}, quantize_outputs=False, bias="float")
 PLAIN = replace(RULES, products="activations")
@@ -24,21 +24,7 @@ ZERO_CENTRED = replace(RULES, products="symmetric")
 
 @pytest.fixture
 def source(tmp_path):
-    """Rows of 64 pixels attend to each other; what is multiplied is read by a layer, too."""
-    net = NetBuilder()
-    x = net.conv("stem", "input", (8, 3, 3, 3))
-    sizes = {"rows": [-1, 4, 64], "image": [-1, 8, 8, 8]}
-    for name, numbers in sizes.items():
-        net.initializers.append(numpy_helper.from_array(np.array(numbers), name))
-    rows = net.add("Reshape", "rows_of", [x, "rows"])
-    turned = net.add("Transpose", "turned", [rows], perm=[0, 2, 1])
-    scores = net.add("MatMul", "scores", [turned, rows])
-    weights = net.add("Softmax", "softmax", [scores], axis=2)
-    mixed = net.add("MatMul", "mixed", [turned, net.weight("mix", np.eye(4) * 0.7 + 0.1)])
-    seen = net.add("MatMul", "seen", [weights, mixed])
-    back = net.add("Transpose", "back", [seen], perm=[0, 2, 1])
-    net.head(net.add("Add", "add", [net.add("Reshape", "as_image", [back, "image"]), x]), 8, 5)
-    return net.save(tmp_path / "net.onnx", (3, 8, 8), 5)
+    return attention_network(tmp_path / "net.onnx")
 
 
 @pytest.fixture
