@@ -63,9 +63,8 @@ class QdqRules:
         quantize_before_relu: False when Q/DQ must not stand between a Conv and its Relu.
         quantize_outputs: True where an engine fuses only ``DQ -> op -> Q``: the output of an INT8
             op then takes Q/DQ even if a float op reads it. Gemm and the logits are exempt.
-        pair_per_reader: False gives a tensor one Q/DQ pair for all its readers. True gives each
-            reader its own, for ONNX Runtime, which turns int8 pairs into the uint8 ones that it is
-            fast at only where a pair has one reader.
+        pair_per_reader: True gives each reader of a tensor its own Q/DQ pair, for ONNX Runtime,
+            which makes fast uint8 pairs of int8 ones only where a pair has one reader.
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
@@ -86,19 +85,17 @@ class QdqRules:
             float, and nothing between it and the INT8 op before reads Q/DQ.
         refuses_pad_values: True where an engine may refuse a file in which a Pad with another
             number than 0 reads Q/DQ; it then reads the float tensor.
-        quantizes_floats: True where an engine quantizes the weight of a float layer between a
-            DequantizeLinear and a QuantizeLinear by itself; such a layer then has its bias as int32
-            behind a DequantizeLinear, which it leaves alone.
+        quantizes_floats: True where an engine quantizes the weight of a float layer between DQ and
+            Q by itself, but for one with an int32 bias behind a DequantizeLinear, which it gets.
         concat_barrier: True where an engine carries an int8 quantization through a Concat and loses
             its scale there; a MaxPool of one pixel behind each Concat then stops it.
         factor_barrier: True where an engine takes the first factor for all channels of a Mul in
-            front of a QuantizeLinear if some are not positive; such a pool then stands between.
+            front of a Q if some are not positive; such a pool then stands between.
         clips_integers: True where an engine moves a Clip in front of the DequantizeLinear that it
             reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
             Min, or has no bound at the end of the integers.
-        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them;
-            ``x * g(x)`` of one of them counts as such. ``Mul`` and ``Div``: by one number, behind a
-            product of two computed tensors, whose scale takes it in.
+        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them, as
+            is ``x * g(x)``; ``Mul`` and ``Div``: by one number, behind one of the ``products``.
         float_adds: True where an Add whose main input no INT8 layer gives (a Mul does, with SE) is
             as quick and more exact in float: it then takes no Q/DQ.
         float_norms: True where a norm behind no layer (a depthwise Conv of one tap in the normal
@@ -106,13 +103,11 @@ class QdqRules:
         sinks_strides: True where an engine moves the stride of a 1x1 Conv in front of a
             DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
             one pixel then takes the stride.
-        products: How a MatMul of two computed tensors (attention) is written: in ``float``; with
-            its inputs quantized as ``activations``; or with ``symmetric`` int8 ones, where the
-            engine corrects each other zero point in a pass of its own.
+        products: How a MatMul of two computed tensors (attention) is written: in ``float``, with
+            inputs as other ``activations``, or ``symmetric`` int8 ones: others run in float.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
-        other_activations: Types of activations, besides, that the engine can be given
-            (:mod:`edgeres.backends.activations`).
+        other_activations: Further types that it takes (:mod:`edgeres.backends.activations`).
         others_may_be_faster: True where they are computed in INT8 just as well on this CPU, and
             only a measurement tells which is faster.
     """
