@@ -3,8 +3,9 @@
 Optimizers keep the name of one node of a fused group, or name the layer after a tensor, and forget
 the rest. The rest is found by following the source graph: a convolution without a layer is in the
 layer that its only reader is in; any other node without one is in its producer's layer, or, where
-a DequantizeLinear of its own ran before it, in the layers without a name that follow that one: an
-operator that the optimizer wrote out as several.
+that is not so because the optimizer wrote it out as several, in the layers without a name that
+follow that one. It was written out where a DequantizeLinear of its own ran before it, or where
+layers with a bare operator and a number for a name follow.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 from edgeres.graph.summary import read_proto
 
 _DECORATION = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
+_WRITTEN_OUT = re.compile(r"[A-Z][A-Za-z]*_\d+$")  # ONNX Runtime's name for a part of a function
 _FUSED = "fused "  # in front of a product that took its activation in
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_RECTIFIERS = frozenset({"Relu", "Clip"})  # every optimizer takes them in
 _NOT_WORK = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
 
 
@@ -75,7 +78,7 @@ def origins(nodes: Sequence[SourceNode], layers: Sequence[str]) -> list[tuple[st
             next_home = _reader_home(node, readers, home)
             if next_home is not None:
                 home[node.name] = next_home
-    _follow_producers(nodes, producer, home, found)
+    _follow_producers(nodes, producer, home, found, layers)
     for name, index in home.items():
         found[index].add(name)
     return [tuple(node.name for node in nodes if node.name in names) for names in found]
@@ -86,6 +89,7 @@ def _follow_producers(
     producer: dict[str, SourceNode],
     home: dict[str, int],
     found: Sequence[set[str]],
+    layers: Sequence[str],
 ) -> None:
     """Gives the nodes without a layer that of what they read from; in place."""
     for node in nodes:
@@ -99,7 +103,11 @@ def _follow_producers(
             continue
         before = [home[p.name] for p in _work_before(node, producer) if p.name in home]
         if before:
-            home[node.name] = max(before)
+            behind = _nameless(found, max(before)) if node.op not in _RECTIFIERS else []
+            parts = list(takewhile(lambda index: _WRITTEN_OUT.match(layers[index]), behind))
+            for index in parts:
+                found[index].add(node.name)
+            home[node.name] = max(parts, default=max(before))
 
 
 def _reader_home(

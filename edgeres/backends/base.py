@@ -63,9 +63,8 @@ class QdqRules:
         quantize_before_relu: False when Q/DQ must not stand between a Conv and its Relu.
         quantize_outputs: True where an engine fuses only ``DQ -> op -> Q``: the output of an INT8
             op then takes Q/DQ even if a float op reads it. Gemm and the logits are exempt.
-        pair_per_reader: False gives a tensor one Q/DQ pair for all its readers. True gives each
-            reader its own, for ONNX Runtime, which turns int8 pairs into the uint8 ones that it is
-            fast at only where a pair has one reader.
+        pair_per_reader: True gives each reader of a tensor its own Q/DQ pair, for ONNX Runtime,
+            which makes fast uint8 pairs of int8 ones only where a pair has one reader.
         saturating: True where products of two weights and two activations share an int16 that can
             overflow (x86 without VNNI); found by :mod:`edgeres.backends.probe`, never from the
             name of the CPU.
@@ -86,18 +85,17 @@ class QdqRules:
             float, and nothing between it and the INT8 op before reads Q/DQ.
         refuses_pad_values: True where an engine may refuse a file in which a Pad with another
             number than 0 reads Q/DQ; it then reads the float tensor.
-        quantizes_floats: True where an engine quantizes the weight of a float layer between a
-            DequantizeLinear and a QuantizeLinear by itself; such a layer then has its bias as int32
-            behind a DequantizeLinear, which it leaves alone.
+        quantizes_floats: True where an engine quantizes the weight of a float layer between DQ and
+            Q by itself, but for one with an int32 bias behind a DequantizeLinear, which it gets.
         concat_barrier: True where an engine carries an int8 quantization through a Concat and loses
             its scale there; a MaxPool of one pixel behind each Concat then stops it.
         factor_barrier: True where an engine takes the first factor for all channels of a Mul in
-            front of a QuantizeLinear if some are not positive; such a pool then stands between.
+            front of a Q if some are not positive; such a pool then stands between.
         clips_integers: True where an engine moves a Clip in front of the DequantizeLinear that it
             reads and cuts its bounds to whole steps; such a Clip is then written as a Max and a
             Min, or has no bound at the end of the integers.
-        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them;
-            ``x * g(x)`` of one of them counts as such.
+        epilogues: ONNX op types that the engine computes inside the INT8 layer in front of them, as
+            is ``x * g(x)``; ``Mul`` and ``Div``: by one number, behind one of the ``products``.
         float_adds: True where an Add whose main input no INT8 layer gives (a Mul does, with SE) is
             as quick and more exact in float: it then takes no Q/DQ.
         float_norms: True where a norm behind no layer (a depthwise Conv of one tap in the normal
@@ -105,10 +103,11 @@ class QdqRules:
         sinks_strides: True where an engine moves the stride of a 1x1 Conv in front of a
             DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
             one pixel then takes the stride.
+        products: How a MatMul of two computed tensors (attention) is written: in ``float``, with
+            inputs as other ``activations``, or ``symmetric`` int8 ones: others run in float.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
-        other_activations: Types of activations, besides, that the engine can be given
-            (:mod:`edgeres.backends.activations`).
+        other_activations: Further types that it takes (:mod:`edgeres.backends.activations`).
         others_may_be_faster: True where they are computed in INT8 just as well on this CPU, and
             only a measurement tells which is faster.
     """
@@ -140,6 +139,7 @@ class QdqRules:
     float_adds: bool = False
     float_norms: bool = False
     sinks_strides: bool = False
+    products: Literal["float", "activations", "symmetric"] = "float"
     keep_float: frozenset[str] = frozenset()
     other_activations: frozenset[Literal["uint8", "int8"]] = frozenset()
     others_may_be_faster: bool = False
@@ -247,25 +247,20 @@ class Runner(Protocol):
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs in the engine's order."""
-        ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the engine's order."""
-        ...
 
     @property
     def batch_limits(self) -> BatchLimits:
         """Which batch sizes the engine takes."""
-        ...
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the engine once; feeds and outputs are keyed by tensor name."""
-        ...
 
     def close(self) -> None:
         """Frees the engine; a second call does nothing."""
-        ...
 
     def __enter__(self) -> Self: ...
 
@@ -303,30 +298,24 @@ class Backend(Protocol):
 
     def float_builds(self, device: str) -> Mapping[str, Mapping[str, str]]:
         """Options of float engines that may be faster than FP32, by arithmetic: INT8's rivals."""
-        ...
 
     def missing(self) -> str | None:
         """Says why this backend cannot build here, with the install hint; ``None`` if it can."""
-        ...
 
     def not_executable(self) -> str | None:
         """Says why a built engine cannot run on this machine; ``None`` if it can."""
-        ...
 
     def versions(self) -> dict[str, str]:
         """Versions of the runtime's packages, for manifests and reports."""
-        ...
 
     def place(self, device: str) -> dict[str, str]:
         """What an engine for a device depends on besides versions: the GPU and its driver.
 
         Empty for a CPU, and for a device that is not here.
         """
-        ...
 
     def devices(self) -> tuple[str, ...]:
         """Devices that this backend can use here, best first."""
-        ...
 
     def named_device(self, device: str) -> str:
         """The device that a name stands for: another one only where it leaves the choice open.
@@ -334,11 +323,9 @@ class Backend(Protocol):
         Raises:
             BackendMissingError: It is not here.
         """
-        ...
 
     def runtime_options(self) -> Mapping[str, tuple[str, ...]]:
         """Options of ``load`` that change speed and not arithmetic, the default value first."""
-        ...
 
     def qdq_rules(self, device: str, options: Mapping[str, str] | None = None) -> QdqRules:
         """The rule set for a device; probes the engine where only a run can tell.
@@ -350,7 +337,6 @@ class Backend(Protocol):
         Raises:
             BackendMissingError: The runtime or the device is not here, or it has no INT8.
         """
-        ...
 
     def check(self, config: BuildConfig) -> None:
         """Refuses settings that make no sense, before any work is done for them.
@@ -360,7 +346,6 @@ class Backend(Protocol):
                 take.
             BackendMissingError: Something that it could do, but not on this machine.
         """
-        ...
 
     def build(
         self,
@@ -383,7 +368,6 @@ class Backend(Protocol):
             ModelError: The runtime rejects the model.
             StageError: The build crashed.
         """
-        ...
 
     def load(self, engine: Engine, config: BuildConfig) -> Runner:
         """Loads a built engine for running.
@@ -392,12 +376,9 @@ class Backend(Protocol):
             BackendMissingError: The runtime or the device is not here.
             ArtefactError: The file is not an engine of this backend and version.
         """
-        ...
 
     def layers(self, engine: Engine) -> list[LayerInfo]:
         """Lists the layers of the built engine with the precision each really runs in."""
-        ...
 
     def remarks(self, engine: Engine) -> Remarks:
         """What was said while the engine was built."""
-        ...

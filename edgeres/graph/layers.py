@@ -156,6 +156,11 @@ def layer_of(node: ir.Node) -> Layer | None:
     return _dense(node, weight.astype(np.float32), bias)
 
 
+def multiplies_activations(node: ir.Node) -> bool:
+    """True for a MatMul of a float graph whose inputs are both computed from the image."""
+    return node.op_type == "MatMul" and all(is_activation(value) for value in node.inputs)
+
+
 def _dense(
     node: ir.Node, weight: NDArray[np.float32], bias: NDArray[np.generic] | None
 ) -> Layer | None:

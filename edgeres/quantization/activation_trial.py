@@ -31,6 +31,7 @@ _EVERYWHERE = QdqRules(
     ops=frozenset({"Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool"}),
     residual="both",
     quantize_outputs=True,
+    products="activations",
 )
 #: Of squared errors and energies: what is exact has no logarithm.
 _LEAST = 1e-30

@@ -12,8 +12,16 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
-from edgeres.graph.layers import RECTIFIERS, WEIGHTED, consumers, is_activation
+from edgeres.graph.layers import (
+    RECTIFIERS,
+    WEIGHTED,
+    constant,
+    consumers,
+    is_activation,
+    multiplies_activations,
+)
 
+_FACTORS = frozenset({"Mul", "Div"})
 _HOSTS = WEIGHTED | {"Add"}
 #: Steps from any node of a written-out Gelu to its Erf.
 _GELU_REACH = 3
@@ -30,18 +38,35 @@ def runs_inside(node: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) 
     if "Gelu" in rules.epilogues and (gelu := _written_out_gelu(node)) is not None:
         source, parts = gelu
         return _only_read_by(source, parts) and is_sum(source, quantized)
+    if node.op_type in _FACTORS & rules.epilogues and _scales_product(node, quantized):
+        return True
+    activations = rules.epilogues - _FACTORS
     sources = [value for value in node.inputs if is_activation(value)]
     if node.op_type == "Mul" and len(sources) == 2:  # x * sigmoid(x)
         gates = [value.producer() for value in sources if value is not None]
         for gate, other in zip(gates, reversed(sources), strict=True):
-            if gate is not None and gate.op_type in rules.epilogues and gate.inputs[0] is other:
+            if gate is not None and gate.op_type in activations and gate.inputs[0] is other:
                 return _only_read_by(other, {gate, node}) and is_sum(other, quantized)
         return False
-    if node.op_type not in rules.epilogues or len(sources) != 1:
+    if node.op_type not in activations or len(sources) != 1:
         return False
     readers = {reader for reader, _ in consumers(node.outputs[0])}
     gated = {reader for reader in readers if reader.op_type == "Mul"}
     return _only_read_by(sources[0], {node} | gated) and is_sum(sources[0], quantized)
+
+
+def _scales_product(node: ir.Node, quantized: Collection[ir.Node]) -> bool:
+    """Whether a node multiplies an INT8 product of two computed tensors by one number."""
+    value = node.inputs[0] if is_activation(node.inputs[0]) else node.inputs[1]
+    numbers = [known for each in node.inputs if (known := constant(each)) is not None]
+    product = _maker(value)
+    return (
+        product is not None
+        and [number.size for number in numbers] == [1]
+        and multiplies_activations(product)
+        and product in quantized
+        and _only_read_by(value, {node})
+    )
 
 
 def added_inside(add: ir.Node, rules: QdqRules, quantized: Collection[ir.Node]) -> bool:

@@ -107,7 +107,7 @@ def lint_model(model: ir.Model, rules: QdqRules) -> tuple[Finding, ...]:
         if node.op_type in rules.ops and not _on_integers(node.inputs[0]):
             findings.extend(_inputs(node, rules))
             findings.extend(_output(node, rules))
-            if node.op_type in WEIGHTED:
+            if node.op_type in WEIGHTED and not _is_product(node):
                 findings.extend(layer_findings(node, rules))
         if node.op_type in RECTIFIERS:
             findings.extend(_rectifier(node, rules))
@@ -150,7 +150,9 @@ def _quantizer(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
         yield Finding(
             "activation-scale", name, "an activation has a scale per channel; give it one."
         )
-    others = rules.other_activations if rules.others_may_be_faster else ()
+    others = rules.other_activations if rules.others_may_be_faster else frozenset()
+    if rules.products == "symmetric" and not zero.any():
+        others |= {"int8"}
     if str(zero.dtype) not in (rules.activation_dtype, *others):
         yield Finding(
             "activation-dtype",
@@ -194,12 +196,35 @@ def _inputs(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
     if node.op_type == "Add":
         yield from _residual(node, rules)
         return
+    if _is_product(node):
+        count = sum(dequantized(value) for value in node.inputs)
+        if rules.products != "float" and count < 2:
+            yield Finding(
+                "float-input",
+                name,
+                f"{2 - count} of 2 inputs of this MatMul are float tensors, so it runs in float. "
+                "Put Q/DQ before both.",
+            )
+        return
     if not dequantized(node.inputs[0]) and constant(node.inputs[0]) is None:
         yield Finding(
             "float-input",
             name,
             f"{node.op_type} reads a float tensor and runs in float. Put Q/DQ before it.",
         )
+
+
+def _is_product(node: ir.Node) -> bool:
+    """True for a MatMul of two tensors that are both computed, Q/DQ or not."""
+    return node.op_type == "MatMul" and all(map(_is_computed, node.inputs))
+
+
+def _is_computed(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type in (Q, DQ):
+        value = producer.inputs[0]
+        producer = None if value is None else value.producer()
+    return constant(value) is None
 
 
 def _residual(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:

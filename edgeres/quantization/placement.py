@@ -29,6 +29,7 @@ from edgeres.graph.layers import (
     is_activation,
     is_norm,
     layer_of,
+    multiplies_activations,
     node_name,
     only_moves,
     only_rectified,
@@ -202,6 +203,9 @@ def _reason_for_float(node: ir.Node, rules: QdqRules) -> str | None:
 
 
 def _reason_for_float_layer(node: ir.Node, rules: QdqRules) -> str | None:
+    if multiplies_activations(node):
+        text = f"{rules.name} is not given products of two computed tensors in INT8"
+        return text if rules.products == "float" else None
     if layer_of(node) is None:
         return f"this {node.op_type} has no constant float32 weight of the usual form"
     if rules.float_norms and is_norm(node):
@@ -217,7 +221,7 @@ def _only_moves(node: ir.Node) -> bool:
 def _quantized_inputs(node: ir.Node, rules: QdqRules, depth: dict[str, int]) -> tuple[int, ...]:
     """Indices of the inputs that must stand behind DequantizeLinear."""
     if node.op_type not in _JOINS:
-        return (0,)
+        return (0, 1) if multiplies_activations(node) else (0,)
     if node.op_type == "Add" and rules.residual == "skip":
         return (skip_input(node, depth),)
     return tuple(range(len(node.inputs)))

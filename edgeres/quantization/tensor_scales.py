@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeres.backends.base import QdqRules
+from edgeres.graph.layers import multiplies_activations
 from edgeres.quantization.byte_input import pixel_params, pixel_steps
 from edgeres.quantization.placement import Placement
 from edgeres.quantization.qat_parameters import QatParameters
@@ -43,18 +44,26 @@ def tensor_scales(
         for name, readers in placement.readers.items()
         if any(node.op_type == "Add" for node, _ in readers)
     }
+    multiplied = {
+        name
+        for name, readers in placement.readers.items()
+        if rules.products == "symmetric" and any(multiplies_activations(n) for n, _ in readers)
+    }
     for name in placement.tensors:
         value_range = table.range_of(placement.source[name], settings.calibrator)
         low, high = value_range.low, value_range.high
         if low < 0.0 and placement.source[name] in added:
             low = min(low, -rules.least_add_offset)
-        if rules.activation_symmetric:
+        # Without values below zero the zero point is 0 in any case.
+        signed = low < 0.0 and name in multiplied
+        symmetric = rules.activation_symmetric or signed
+        if symmetric:
             low, high = -value_range.magnitude, value_range.magnitude
         usual = activation_params(
             low,
             high,
-            rules.activation_dtype,
-            symmetric=rules.activation_symmetric,
+            "int8" if signed else rules.activation_dtype,
+            symmetric=symmetric,
             least=rules.least_scale,
         )
         step = steps.get(placement.source[name])

@@ -158,8 +158,10 @@ def qdq_network(
         )
         for item in prepared.items
     }
-    # Tensors that share a range share one scale, so they share one quantizer.
+    # Tensors that share a range share one scale, so they share one quantizer: the int8 one where a
+    # product of two computed tensors asks for it, which every other reader takes, too.
     known = pixel_steps(prepared.model)
+    signed_last = sorted(placement.source, key=lambda name: prepared.params[name].dtype == "int8")
     quantizers = {
         source: ActivationQuantizer(
             prepared.params[name],
@@ -167,7 +169,7 @@ def qdq_network(
             fixed=table.tensors[source].dead or source in known,
             least_scale=rules.least_scale,
         )
-        for name, source in placement.source.items()
+        for name, source in ((name, placement.source[name]) for name in signed_last)
     }
     return QdqNetwork(
         load_model(onnx).graph,

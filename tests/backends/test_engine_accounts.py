@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from edgeres.backends import get_backend
 from edgeres.backends.base import BuildConfig, LayerInfo
-from edgeres.evaluation.coverage import int8_coverage
+from edgeres.evaluation.coverage import int8_coverage, layers_by_node, node_precision
 from edgeres.graph.layers import load_model
 from edgeres.graph.summary import node_macs
 from edgeres.quantization.calibrate import calibrate
@@ -38,9 +38,25 @@ SUMS = """
     e1 = Conv<kernel_shape=[1,1]>(a, k, b) n = HardSwish(e1) o = Add(n, a)
     p = GlobalAveragePool(o) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
 """
+ATTENTION = """
+    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b) v = Reshape(c, rows)
+    t = Transpose<perm=[0,2,1]>(v) m = MatMul(t, v) s = Mul(m, half) u = Reshape(s, square)
+    z = Softmax<axis=2>(u) r = MatMul(t, e4) g = MatMul(z, r) j = Add(g, bias)
+    h = Transpose<perm=[0,2,1]>(j) i = Reshape(h, image)
+    a = Add(i, c) p = GlobalAveragePool(a) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
+"""
+FLOAT_SUM = """
+    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b) r = Relu(c)
+    q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) l = Pad(q, around)
+    d = Conv<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r, k3, b)
+    g = Pad(d, around) a = Add(l, g) s = Relu(a) o = Conv<kernel_shape=[1,1]>(s, k, b)
+    p = GlobalAveragePool(o) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, fw, fb)
+"""
 SHAPES = {"w": (8, 3, 3, 3), "k": (8, 8, 1, 1), "e": (4, 64), "b": 8, "fw": (4, 8), "fb": 4}
+SHAPES |= {"k3": (8, 8, 3, 3), "e4": (4, 4), "bias": (64, 4)}
 NUMBERS = {"rows": [-1, 4, 64], "lines": [-1, 8, 8, 4], "square": [-1, 64, 64]}
-NUMBERS |= {"image": [-1, 8, 8, 8]}
+NUMBERS |= {"image": [-1, 8, 8, 8], "half": np.float32(0.5)}
+NUMBERS |= {"around": [0, 0, 1, 1, 0, 0, 1, 1]}
 
 
 def run(folder: Path, body: str, name: str) -> tuple[Path, Any, list[LayerInfo]]:
@@ -80,7 +96,24 @@ def test_a_product_whose_zero_point_is_put_right_behind_it(tmp_path):
     products = [layer.precision for layer in layers if layer.name == "MatMul4"]
     assert products == ["int8"]
     coverage = int8_coverage(node_macs(source), layers)
-    assert [layer.name for layer in coverage.float_layers] == ["MatMul7"]
+    assert coverage.float_layers == ()
+
+
+def test_a_sum_of_integers_and_floats(tmp_path):
+    source, rules, layers = run(tmp_path, FLOAT_SUM, "openvino")
+    ran = {node: node_precision(found) for node, found in layers_by_node(layers).items()}
+    assert set(place(load_model(source).graph, rules).float_nodes) == {"Add6"}
+    assert ran["Add6"] == "float32"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_products_of_computed_tensors(tmp_path, name):
+    source, rules, layers = run(tmp_path, ATTENTION, name)
+    placed = place(load_model(source).graph, rules)
+    ran = {node: node_precision(found) for node, found in layers_by_node(layers).items()}
+    assert {"MatMul3", "MatMul8"} <= set(placed.quantized_nodes)
+    assert int8_coverage(node_macs(source), layers).float_layers == ()
+    assert [node for node in placed.float_nodes if ran.get(node) == "int8"] == []
 
 
 def test_sums_behind_an_activation_inside_a_layer(tmp_path):

@@ -91,5 +91,14 @@ def test_an_operator_that_was_written_out_is_in_the_nameless_layers_behind_its_i
     )
     layers = ["c", "d", "HardSigmoid_1", "Mul_2", "q2", "Transpose"]
     assert origins(nodes, layers) == [("c",), ("d",), ("act",), ("act",), ("q2",), ()]
+    # Behind a layer that gives floats there is no DequantizeLinear.
+    dense = (
+        node("fc", "Gemm", "x w", "t1"),
+        node("act", "HardSwish", "t1", "t2"),
+        node("r", "Relu", "t1", "t3"),
+    )
+    layers = ["fc", "HardSigmoid_1", "Mul_2", "Transpose_token_3"]
+    assert origins(dense, layers) == [("fc", "r"), ("act",), ("act",), ()]
+    assert origins(dense, ["fc", "Transpose_token_3"]) == [("fc", "act", "r"), ()]
     # A DequantizeLinear that did not run stands in an INT8 layer with what reads it.
     assert origins(nodes, ["c", "q2"]) == [("c", "act"), ("q2",)]

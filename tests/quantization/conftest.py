@@ -120,6 +120,24 @@ class NetBuilder:
         return path
 
 
+def attention_network(path: Path) -> Path:
+    """Rows of 64 pixels attend to each other; what is multiplied is read by a layer, too."""
+    net = NetBuilder()
+    x = net.conv("stem", "input", (8, 3, 3, 3))
+    sizes = {"rows": [-1, 4, 64], "image": [-1, 8, 8, 8]}
+    for name, numbers in sizes.items():
+        net.initializers.append(numpy_helper.from_array(np.array(numbers), name))
+    rows = net.add("Reshape", "rows_of", [x, "rows"])
+    turned = net.add("Transpose", "turned", [rows], perm=[0, 2, 1])
+    scores = net.add("MatMul", "scores", [turned, rows])
+    weights = net.add("Softmax", "softmax", [scores], axis=2)
+    mixed = net.add("MatMul", "mixed", [turned, net.weight("mix", np.eye(4) * 0.7 + 0.1)])
+    seen = net.add("MatMul", "seen", [weights, mixed])
+    back = net.add("Transpose", "back", [seen], perm=[0, 2, 1])
+    net.head(net.add("Add", "add", [net.add("Reshape", "as_image", [back, "image"]), x]), 8, 5)
+    return net.save(path, (3, 8, 8), 5)
+
+
 def resnet_onnx(
     path: Path, *, seed: int = 0, width: int = 8, channels: int = 3, size: int = 16
 ) -> Path:

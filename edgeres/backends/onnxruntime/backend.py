@@ -114,12 +114,16 @@ class OnnxRuntime(PackagedBackend):
             UsageError: A provider that does not serve the device.
         """
         from edgeres.backends.probe import saturates, wrong_lowest_weight
+        from edgeres.backends.probe_products import products_overflow
 
         label, provider = named_provider(device, (options or {}).get("provider", "default"))
         if provider is None:
             _runtime()
+            own = cpu_rules()
+            overflow = products_overflow(self, own.activation_dtype, device)
             return replace(
-                cpu_rules(),
+                own,
+                products="float" if overflow else own.products,
                 saturating=saturates(self, device),
                 wrong_lowest_weight=wrong_lowest_weight(self, device),
             )

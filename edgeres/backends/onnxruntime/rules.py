@@ -52,7 +52,12 @@ def cpu_rules() -> QdqRules:
     faster on a core, only that core tells. On x86 they are made uint8 where a tensor has one
     reader, and left in float elsewhere.
     """
-    return replace(RULES, other_activations=frozenset({"int8"}), others_may_be_faster=is_arm())
+    return replace(
+        RULES,
+        products="activations",  # other providers were not measured
+        other_activations=frozenset({"int8"}),
+        others_may_be_faster=is_arm(),
+    )
 
 
 def provider_rules(label: str, provider: Provider, device: str) -> QdqRules | None:

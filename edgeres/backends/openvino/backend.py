@@ -172,11 +172,15 @@ class OpenVino(PackagedBackend):
                 hint="Use --device cpu, or a float model on this device.",
             )
         from edgeres.backends.probe import saturates, wrong_lowest_weight
+        from edgeres.backends.probe_products import products_overflow
 
+        saturating = saturates(self, where.ours)
+        in_float = saturating or products_overflow(self, "int8", where.ours)
         return replace(
             RULES,
             name=f"openvino-{where.kind.lower()}",
-            saturating=saturates(self, where.ours),
+            saturating=saturating,
+            products="float" if in_float else RULES.products,
             wrong_lowest_weight=wrong_lowest_weight(self, where.ours),
         )
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 WARM_UP, RUNS = 2, 10
 _DATA = frozenset({"Input", "Output"})
 _NOT_NODES = frozenset({"Constant", "Parameter", "Result"})
-_PRODUCTS = frozenset({"Convolution", "FullyConnected", "MatMul"})  # names of primitives
+_FACTORS = frozenset({"Multiply", "Divide"})
+_PRODUCTS = frozenset({"MatMul", "FullyConnected"})
+_PRIMITIVES = frozenset({"Convolution", "FullyConnected", "MatMul"})  # of INT8 layers, as run
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The importer splits an ONNX node into an operation and its bias or scale, named after it.
 _SCALES = ("/DequantizationMultiply", "/DequantizationSubtract")
@@ -41,7 +43,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
         and not operation.get_friendly_name().startswith(AUTO_NAME)
     }
     times = _times_ms(runner)
-    weights = _layers_by_constant(model)
+    weights, scaled = _layers_by_constant(model), _scaled_products(model)
     primitives = [
         (operation.get_friendly_name(), _facts(operation) | _weights(operation, weights))
         for operation in _runtime_model(runner).get_ordered_ops()
@@ -52,7 +54,7 @@ def profiled_layers(model: Any, runner: OpenVinoRunner) -> list[LayerInfo]:
             name=name,
             op=facts["layerType"],
             precision=_PRECISIONS.get(facts["runtimePrecision"], facts["runtimePrecision"]),
-            nodes=_nodes(facts, known) or tuple(filter(None, [facts["layer"]])),
+            nodes=_nodes(facts, known, scaled) or tuple(filter(None, [facts["layer"]])),
             time_ms=times[name],
             reason=_reason(facts, runner.in_float),
         )
@@ -73,20 +75,26 @@ def _runtime_model(runner: OpenVinoRunner) -> Any:
         ) from error
 
 
-def _nodes(facts: dict[str, str], known: set[str]) -> tuple[str, ...]:
+def _nodes(
+    facts: dict[str, str], known: set[str], scaled: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
     """The ONNX nodes that a primitive computes: none where it only puts scale or zero point right.
 
-    What an INT8 layer with a zero point gives may be corrected by an ``Eltwise`` of its own.
+    What an INT8 layer gives may be brought to its scale by an ``Eltwise`` of its own, or by one
+    that computes something else as well. A product of two images may go by the name of the factor
+    behind it, which the scale took in.
     """
     names = facts["originalLayersNames"].split(",")
-    if facts["layerType"] == "Eltwise" and all(name.endswith(_SCALES) for name in names):
-        return ()
+    if facts["layerType"] == "Eltwise":
+        names = [name for name in names if not name.endswith(_SCALES)]
+    if facts["layerType"] in _PRODUCTS:
+        names = [each for name in names for each in (*scaled.get(name, ()), name)]
     return tuple(dict.fromkeys(plain for plain in map(_plain, names) if plain in known))
 
 
 def _reason(facts: dict[str, str], in_float: Mapping[str, str]) -> str:
     """Why a primitive computes in float; none where nothing stood in the way of INT8."""
-    if facts["layerType"] not in _PRODUCTS:
+    if facts["layerType"] not in _PRIMITIVES:
         return ""
     names = facts["originalLayersNames"].split(",")
     return next((in_float[name] for name in names if name in in_float), "")
@@ -125,6 +133,21 @@ def _layers_by_constant(model: Any) -> dict[str, str]:
     return {name: layers.pop() for name, layers in found.items() if len(layers) == 1}
 
 
+def _scaled_products(model: Any) -> dict[str, tuple[str, ...]]:
+    """The products of two images that factors follow, by the factors' names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for operation in model.get_ops():
+        if operation.get_type_name() != "MatMul" or _constants_behind(operation.input_value(1)):
+            continue
+        product, node = _plain(operation.get_friendly_name()), operation
+        while len(readers := node.output(0).get_target_inputs()) == 1:
+            node = readers.pop().get_node()
+            if node.get_type_name() not in _FACTORS:
+                break
+            found[node.get_friendly_name()] = (product,)
+    return found
+
+
 def _constants_behind(weights: Any) -> set[str]:
     """Names of the constants that weights are made of; none where an image has a part in them."""
     seen: set[str] = set()
@@ -158,4 +181,9 @@ def _facts(operation: Any) -> dict[str, str]:
     """What the compiled model says about a primitive, as text."""
     facts = operation.get_rt_info()
     keys = ("layerType", "runtimePrecision", "originalLayersNames", "execOrder")
-    return {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}
+    told = {key: str(facts[key].astype(str)) if key in facts else "0" for key in keys}
+    if told["layerType"] == "Eltwise":  # its own word is the type of one input
+        types = [operation.get_input_element_type(at) for at in range(operation.get_input_size())]
+        floats = [each.get_type_name() for each in types if each.is_real()]
+        told["runtimePrecision"] = next(iter(floats), told["runtimePrecision"])
+    return told

@@ -31,11 +31,23 @@ RULES = QdqRules(
     factor_barrier=True,
     clips_integers=True,
     epilogues=frozenset(
-        {"PRelu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Tanh"}
+        {
+            "PRelu",
+            "LeakyRelu",
+            "Elu",
+            "Sigmoid",
+            "HardSigmoid",
+            "HardSwish",
+            "Gelu",
+            "Tanh",
+            "Mul",
+            "Div",
+        }
     ),
     float_adds=True,
     float_norms=True,
     sinks_strides=True,
+    products="symmetric",
 )
 """At a residual Add only the skip input takes Q/DQ: the convolution on the main path adds it in its
 own accumulator and rounds once (Q/DQ on both inputs is no quicker and loses a bit of accuracy).
