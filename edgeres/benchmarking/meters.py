@@ -15,14 +15,15 @@ import shlex
 import subprocess
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from edgeres.errors import UsageError
 from edgeres.system.child import kill_group
+from edgeres.system.closing import Closing
 from edgeres.system.foreign_text import visible
 
 SYS = Path("/sys")
@@ -35,13 +36,13 @@ _BOARD_SENSORS = "ina"  # INA219, INA226, INA3221 and their like
 _CHANNELS = "123"  # behind them an INA3221 shows voltages of its shunts, and sums
 
 
-class Meter(AbstractContextManager["Meter"], Protocol):
-    """Counts energy while its block lasts."""
+class Meter(Closing):
+    """Counts energy while its ``with`` block lasts."""
 
-    @property
-    def name(self) -> str:
-        """What it reads, for people."""
+    name: str
+    """What it reads, for people."""
 
+    @abstractmethod
     def joules(self) -> float:
         """Energy since some moment before the block's beginning, in joules.
 
@@ -50,22 +51,7 @@ class Meter(AbstractContextManager["Meter"], Protocol):
         """
 
 
-class _Steady:
-    """Nothing to open or close."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class CounterMeter(_Steady):
+class CounterMeter(Meter):
     """Counters of used energy that the kernel keeps and that begin anew at their end.
 
     Args:
@@ -88,8 +74,11 @@ class CounterMeter(_Steady):
             self._last[index] = now
         return self._sum / 1e6
 
+    def close(self) -> None:
+        """Holds nothing."""
 
-class PowerMeter:
+
+class PowerMeter(Meter):
     """Power that is read 50 times a second and added up over time.
 
     Args:
@@ -113,12 +102,8 @@ class PowerMeter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends the reading."""
         self._over.set()
         self._thread.join()
 
@@ -141,7 +126,7 @@ class PowerMeter:
         self._at = now
 
 
-class CommandMeter:
+class CommandMeter(Meter):
     """A command of the user's that prints a number a line, for as long as it runs.
 
     Args:
@@ -177,20 +162,12 @@ class CommandMeter:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         if not self._told.wait(_FIRST_LINE_S):
-            self._end()
+            self.close()
             raise self._error(f"it printed no line within {_FIRST_LINE_S:g} s")
         if self._failure:
-            self._end()
+            self.close()
             raise self._error(self._failure)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
 
     def joules(self) -> float:
         """Energy since the first line."""
@@ -226,7 +203,8 @@ class CommandMeter:
         self._joules += self._watts * (now - self._at)
         self._at = now
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Ends the command."""
         kill_group(self._process)
         self._process.wait()
         self._thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -11,12 +10,13 @@ import pytest
 
 from edgeres.backends.base import Array, BatchLimits
 from edgeres.benchmarking.energy import measure_energy
+from edgeres.benchmarking.meters import Meter
 from edgeres.graph.summary import TensorSpec
 
 IMAGES = [np.full((2, 1, 4, 4), value, np.float32) for value in (0.0, 1.0)]
 
 
-class World:
+class World(Meter):
     """Draws 2 W, and what its engines add; its clock is the real one."""
 
     name = "world"
@@ -26,16 +26,7 @@ class World:
         self.extra = 0.0
         self.began = time.perf_counter()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
+    def close(self) -> None: ...
 
     def joules(self) -> float:
         return self.extra + self.idle * (time.perf_counter() - self.began)
