@@ -76,3 +76,27 @@ def test_half_precision_is_one_where_a_target_makes_it(own_copy):
     last = [layer for layer in layers if any("half_cast" in node for node in layer.nodes)]
     assert len(last) <= 1 < len(layers), "the logits leave as float32"
     assert {layer.precision for layer in layers if layer not in last} == {"float16"}
+
+
+def test_bfloat16_is_one_where_the_cpu_has_it(own_copy):
+    backend = get_backend("openvino")
+    if not backend.float_builds("cpu"):
+        pytest.skip("OpenVINO is not installed, or this CPU has no instructions for bfloat16")
+    recipe = own_copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "quantize: {precision: bf16}\n")
+    refused = invoke("convert", recipe, "--target", "onnxruntime", "--output", own_copy / "no")
+    assert refused.exit_code == 2
+    told = " ".join(refused.stderr.split())
+    assert "onnxruntime makes no BF16 engines for cpu here. Take fp32, or targets" in told
+    assert "openvino" in told
+    out = own_copy / "half"
+    made = invoke("convert", recipe, "--target", "openvino", "--output", out, "--json")
+    assert made.exit_code == 0, made.output
+    part = json.loads(made.stdout)["targets"]["openvino"]
+    assert (part["precision"], part["yardstick"], part["int8_coverage"]) == ("bf16", "fp32", 0)
+    assert 30 < part["sqnr_db"] < 60
+    engine = read_engine(out / part["engine"])
+    assert engine.options == {"rest": "bfloat16"}
+    products = node_macs(out / "baseline" / "model.onnx").keys()
+    kinds = {each.precision for each in backend.layers(engine) if products & set(each.nodes)}
+    assert kinds == {"bfloat16"}
