@@ -32,7 +32,7 @@ def compile_where_possible(
 
     Args:
         model: An ``openvino.Model``, which stays as it is.
-        compile_model: Compiles one, its float layers in FP32.
+        compile_model: Compiles one, its float layers in FP32 or BF16.
         known: Layers that are known to need it, by name, with the reason.
 
     Returns:
