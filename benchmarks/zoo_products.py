@@ -35,7 +35,6 @@ NETWORKS = (
     "botnet26t_256@side=256@img_size=256",
     "sebotnet33ts_256@side=128@img_size=128",
     "lambda_resnet26t@side=128@img_size=128",
-    "lambda_resnet26t@side=256@img_size=256",
     "coatnet_nano_rw_224@side=64@img_size=64",
     "coatnet_nano_rw_224@side=224@img_size=224",
 )
