@@ -5,9 +5,10 @@
 Makes a network (random weights, batch norms that have seen the photographs) and JPEG photographs,
 and runs `edgeres convert` on both in a process of its own, in which a thread looks 50 times a
 second at what the main thread does. Work of engines is named by the call that waits for it,
-everything else by the function of edgeres that it is done for. Around it the FP32 network answers
-the calibration images in bare passes: what calibration and both engines' files cost is told as a
-multiple of them. Put `python benchmarks/without_vnni.py` in front for a CPU without VNNI.
+everything else by the function of edgeres that it is done for. After it the FP32 network answers
+the calibration images in bare passes, twice: what calibration and both engines' files cost is told
+as a multiple of the faster. `python benchmarks/without_vnni.py` in front makes it a CPU without
+VNNI.
 
 Needs `pip install scikit-image`, for its photographs.
 """
@@ -36,9 +37,11 @@ NETWORKS = ("resnet50", "resnet152")
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 CALIBRATION, HELD_OUT = 512, 512
 LOOK_S = 0.02
+TOLD = 0.002
 #: Innermost first: a part of the file's path and the function, and what it is.
 WAITS = (
     ("onnxruntime_inference_collection", "run", "inference"),
+    ("quantization/observed", "run", "inference"),
     ("backends/openvino/run", "_infer", "inference"),
     ("onnxruntime_inference_collection", "_create_inference_session", "opening engines"),
     ("backends/openvino", "compile", "opening engines"),
@@ -175,9 +178,7 @@ def measure(name: str, work: Path) -> dict[str, Any]:
     (folder / "recipe.yaml").write_text(recipe)
     looks = folder / "looks.json"
     again("--child", str(folder), "--looks", str(looks))
-    floor = [float(again("--bare", str(folder)))]
-    again("--child", str(folder), "--looks", str(looks))
-    floor.append(float(again("--bare", str(folder))))
+    floor = [float(again("--bare", str(folder))) for _ in range(2)]
     told = json.loads(looks.read_text())
     report = json.loads((folder / "out" / "report.json").read_text())
     total = sum(told["looks"].values())
@@ -188,8 +189,18 @@ def measure(name: str, work: Path) -> dict[str, Any]:
     return {
         "exit_code": told["code"],
         "seconds": told["seconds"],
-        "shares": {k: round(v, 4) for k, v in sorted(shares.items(), key=lambda kv: -kv[1])},
-        "stages": {s["name"]: round(s["seconds"], 2) for s in report["stages"]},
+        "shares": {
+            kind: round(share, 4)
+            for kind, share in sorted(shares.items(), key=lambda pair: -pair[1])
+            if share >= TOLD
+        },
+        "stages": {
+            stage["name"]: {
+                "seconds": round(stage["seconds"], 2),
+                "peak_rss_mb": round(stage["peak_rss_bytes"] / 1e6),
+            }
+            for stage in report["stages"]
+        },
         "bare_seconds": floor,
         "files_over_bare": files / min(floor),
         "model_bytes": model,
@@ -214,8 +225,12 @@ def main() -> None:
     if options.bare:
         print(bare(options.bare))
         return
-    rows = {name: measure(name, options.work) for name in options.networks}
-    told = {"environment": describe_environment().to_dict(), "vnni_hidden": hidden(), "rows": rows}
+    rows: dict[str, Any] = {}
+    if options.out and options.out.exists():
+        rows = json.loads(options.out.read_text())["rows"]
+    suffix = " without VNNI" if hidden() else ""
+    rows |= {f"{name}{suffix}": measure(name, options.work) for name in options.networks}
+    told = {"environment": describe_environment().to_dict(), "rows": rows}
     text = json.dumps(told, indent=1) + "\n"
     print(text)
     if options.out:
