@@ -195,7 +195,8 @@ def _refuse_outside(document: CommentedMap, recipe: Recipe, file: Path) -> None:
         places += [(("data", key), part) for part in parts]
     places += [(("build", *keys), text) for keys, text in _path_options(recipe).items()]
     for keys, text in places:
-        if text and (PurePath(text).is_absolute() or ".." in PurePath(text).parts):
+        steps = PurePath(text or "").parts
+        if text and (PurePath(text).is_absolute() or ".." in steps or steps[0].startswith("~")):
             raise RecipeError(
                 f"{file}:{_line(document, list(keys))}: `{'.'.join(keys)}` leaves the recipe's "
                 f"folder: {text}.",
@@ -254,7 +255,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     for key in _DATA_KEYS:
         spec = getattr(recipe.data, key) or ""
         kind, colon, rest = spec.partition(":")
-        if is_bare_path(spec) and (folder / spec).is_dir():
+        if is_bare_path(spec) and any(path.is_dir() for path in (folder / spec, Path(spec))):
             changes[f"data.{key}"] = str(folder / spec)
         elif colon:
             parts = ",".join(str(folder / part) for part in rest.split(","))

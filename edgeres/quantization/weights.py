@@ -131,7 +131,7 @@ def quantize_weight(
             balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
         values = whole.astype(np.int8)
         proof = prove(values, packings, moved=moved)
-        values.flags.writeable = False  # several files may share them
+        values.flags.writeable = found.flags.writeable = False  # several files may share them
         return _Found(values, found, proof, sqnr_db(layer.weight, whole * found[:, None]))
 
     unheard = ~dead & (floor < _UNHEARD * peak / WEIGHT_LEVELS)

@@ -107,6 +107,8 @@ def test_scientific_notation_is_a_number(write):
         GOOD + "data: {validation: 'idx:a,../b'}\n",
         GOOD + "data: {validation: /home}\n",
         GOOD + "data: {calibration: ../images}\n",
+        GOOD + "data: {calibration: ~/images}\n",
+        GOOD + "data: {calibration: 'imagefolder:~'}\n",
     ],
 )
 def test_paths_out_of_the_folder_need_trust(write, text):
@@ -116,11 +118,16 @@ def test_paths_out_of_the_folder_need_trust(write, text):
     load_recipe(file, trusted=True)
 
 
-def test_a_bare_folder_lies_beside_the_recipe(write, tmp_path):
+def test_a_bare_folder_lies_beside_the_recipe(write, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     recipe = load_recipe(write(GOOD + "data: {calibration: images, validation: fashion-mnist}\n"))
     assert recipe.data.calibration == str(tmp_path / "images")
     assert recipe.data.validation == "fashion-mnist"
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = load_recipe(write(GOOD + "data: {calibration: mine, validation: fashion-mnst}\n"))
+    assert recipe.data.calibration == str(tmp_path / "mine"), "not the caller's"
+    assert recipe.data.validation == "fashion-mnst", "which the data set's own message names"
 
 
 @pytest.mark.parametrize(
