@@ -43,6 +43,7 @@ from edgeres.exporting.remove_noops import RemoveNoOps
 from edgeres.exporting.strip import StripProvenance
 from edgeres.exporting.views import SimplifyTransposes, SimplifyViews
 from edgeres.graph.shapes import BATCH, infer, set_batch
+from edgeres.system.memory import give_back
 
 
 def normal_form(model: ir.Model, *, dynamic_batch: bool = True) -> None:
@@ -163,6 +164,8 @@ def to_bytes(model: ir.Model) -> bytes:
     proto = ir.to_proto(model)
     try:
         content: bytes = proto.SerializeToString(deterministic=True)
+        del proto
+        give_back()  # the checker makes two copies of its own
         onnx.checker.check_model(content, full_check=True)
     except Exception as error:  # protobuf and the C++ checker raise types of their own
         raise StageError(f"The normal form is no valid ONNX: {error}.") from error

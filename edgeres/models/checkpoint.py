@@ -145,7 +145,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     reserved = sorted(_RESERVED & set(checkpoint.metadata))
     if reserved:
         raise ModelError(f"'{reserved[0]}' is no free metadata name.", hint="Choose another one.")
-    _check_fit(checkpoint.state, checkpoint.plan, build_model(checkpoint.plan), path.name)
+    _check_fit(checkpoint.state, checkpoint.plan, _without_weights(checkpoint.plan), path.name)
     metadata = {**checkpoint.metadata, _PLAN: checkpoint.plan.to_json()}
     if checkpoint.preprocess is not None:
         metadata[_PREPROCESS] = checkpoint.preprocess.to_json()
@@ -185,12 +185,12 @@ def _checked(
     state: dict[str, torch.Tensor], plan: ChannelPlan, source: str
 ) -> dict[str, torch.Tensor]:
     """The state in the module's order, float32, every name, shape and value checked."""
-    module = build_model(plan)
+    module = _without_weights(plan)
     _check_fit(state, plan, module, source)
     result: dict[str, torch.Tensor] = {}
     for name, reference in module.state_dict().items():
         if name not in state:  # only num_batches_tracked may be absent
-            result[name] = torch.zeros_like(reference)
+            result[name] = torch.zeros_like(reference, device="cpu")
             continue
         tensor = state[name]
         if reference.dtype.is_floating_point and not tensor.dtype.is_floating_point:
@@ -217,6 +217,12 @@ def _check_values(name: str, tensor: torch.Tensor, source: str) -> None:
             f"Tensor '{name}' in {source} has a negative variance.",
             hint="The file is damaged; use an earlier checkpoint.",
         )
+
+
+def _without_weights(plan: ChannelPlan) -> nn.Module:
+    """The network of a plan as names, shapes and types alone."""
+    with torch.device("meta"):
+        return build_model(plan)
 
 
 def _check_fit(

@@ -18,7 +18,7 @@ from edgeres.errors import ModelError
 from edgeres.models.other_formats import other_format
 from edgeres.models.stand_ins import load_as_data
 from edgeres.models.weights_place import INDEX, shards_of, weights_place
-from edgeres.system.files import write_atomic
+from edgeres.system.files import atomic_writer
 from edgeres.system.foreign_json import parse_json
 from edgeres.system.plain_files import refuse_special
 
@@ -95,8 +95,9 @@ def write_safetensors(
     header = parse_json(raw[_HEADER.size : _HEADER.size + length])
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    content = _HEADER.pack(len(text)) + text + raw[_HEADER.size + length :]
-    write_atomic(path, content)
+    with atomic_writer(path) as stream:
+        stream.write(_HEADER.pack(len(text)) + text)
+        stream.write(memoryview(raw)[_HEADER.size + length :])
 
 
 def _read_safetensors(path: Path, size: int) -> tuple[object, dict[str, str]]:

@@ -32,6 +32,8 @@ _PATH_KEYS = (
     ("model", "sample_answer"),
 )
 _LENT = ("model", "targets")
+_OF_ITS_NETWORK = ("prune", "benchmark")
+"""What the embedded default says for the main job's network alone."""
 _DATA_KEYS = ("calibration", "validation", "train")
 
 
@@ -68,6 +70,9 @@ def load_recipe(
 ) -> Recipe:
     """Loads and checks a recipe; without a path the embedded default.
 
+    Of the default only what any network can use is lent to another one that ``overrides`` name: its
+    widths and its threads are for its own.
+
     Args:
         path: YAML file, or the name of an embedded recipe such as ``openvino``.
         overrides: Dotted keys that replace what the file says, e.g. from the command line.
@@ -76,7 +81,8 @@ def load_recipe(
     Raises:
         RecipeError: The file does not parse or validate; file, line and key are in the message.
     """
-    file, document, recipe = _read(path)
+    another = path is None and "model.source" in (overrides or {})
+    file, document, recipe = _read(path, alone=_OF_ITS_NETWORK if another else ())
     if not trusted:
         _refuse_outside(document, recipe, file)
         _refuse_code(document, recipe, file, overrides or {})
@@ -111,7 +117,8 @@ def stage_recipe(
     """The recipe whose settings hold for a command of one stage.
 
     The command says which network it is for and what it makes, so a file may leave out `model` and
-    `targets`; those of the embedded default stand in.
+    `targets`; those of the embedded default stand in. Without a file the default's own widths and
+    threads do not hold: a network is pruned as an empty `prune:` block says.
 
     Args:
         path: As for :func:`load_recipe`.
@@ -122,18 +129,27 @@ def stage_recipe(
         RecipeError: As :func:`load_recipe`.
     """
     overrides = {key: value for key, value in options.items() if value is not None}
-    file, document, recipe = _read(path, lent=_LENT)
+    if path is None:
+        file, document, recipe = _read(path, alone=_OF_ITS_NETWORK)
+        recipe = recipe.override({"prune": {}}, where="default")
+    else:
+        file, document, recipe = _read(path, lent=_LENT)
     for key, option in (runs or {}).items():
         _refuse_code(document, recipe, file, overrides, keys=(key,), hint=f"give it as {option}")
     return _changed(recipe, file, overrides)
 
 
 def _read(
-    path: Path | str | None, *, lent: Sequence[str] = ()
+    path: Path | str | None, *, lent: Sequence[str] = (), alone: Sequence[str] = ()
 ) -> tuple[Path, CommentedMap, Recipe]:
-    """A recipe and where it lies; keys that are ``lent`` may be left out of the file."""
+    """A recipe and where it lies.
+
+    Keys that are ``lent`` may be left out of the file; those that it keeps ``alone`` are not read.
+    """
     file = _find(path)
     document = read_yaml(file, what="a recipe", error=RecipeError, hint="See docs/recipes.md.")
+    for key in alone:
+        document.pop(key, None)
     content = document
     if missing := [key for key in lent if key not in document]:
         default = asset_path("recipes", DEFAULT_RECIPE)

@@ -12,7 +12,7 @@ from edgeres.data.calibration import CalibrationImages
 from edgeres.data.hashes import FileHashes
 from edgeres.recipe.recipe import Recipe
 from edgeres.system.environment import Environment
-from edgeres.system.memory import peak_rss_bytes
+from edgeres.system.memory import give_back, peak_rss_bytes
 from edgeres.system.progress import Listener, ProgressCallback, StagePart, advance
 from edgeres.system.store import StageResult, Store
 from edgeres.tasks.task import Task
@@ -64,6 +64,8 @@ class Run:
         )
         self.stages.append(part)
         self.listener.finished(part)
+        if not result.cached:
+            give_back()
         return result
 
     def warn_once(self, message: str) -> None:

@@ -182,9 +182,11 @@ def export(
     from edgeres.models.resnet import with_lines
 
     loaded = load_checkpoint(checkpoint)
+    module, shape = with_lines(load_module(loaded)), loaded.plan.sample_shape(*image_size)
+    del loaded  # its weights are the module's now
     export_onnx(
-        with_lines(load_module(loaded)),
-        loaded.plan.sample_shape(*image_size),
+        module,
+        shape,
         output,
         opset=settings.opset,
         dynamic_batch=settings.dynamic_batch,

@@ -97,7 +97,7 @@ def test_the_default_recipe_finds_its_pruning_ready(tmp_path):
     assert cached["prune and fine-tune"], "make it again: see docs/pruning.md"
     assert found.pruning is not None
     assert recipe.prune is not None
-    assert 0.55 < found.pruning.macs_ratio <= recipe.prune.macs_ratio
+    assert 0.3 < found.pruning.macs_ratio < 0.6
     assert abs(found.pruning.drop_pp or 0.0) < 2
 
 

@@ -88,7 +88,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     done = run("edgeres convert my-recipe.yaml --output out", folder)
     assert done.returncode == 0, done.stderr + done.stdout
     stages = shutil.ignore_patterns(".stages")
-    for name in ("runs/my-net", "runs/fmnist-resnet20"):
+    for name in ("runs/my-net", "runs/fmnist-wide-resnet20"):
         shutil.copytree(folder / "out", folder / name, ignore=stages)
     for name in ("onnxruntime", "openvino", "baseline"):
         shutil.copytree(folder / "out" / name, folder / name)

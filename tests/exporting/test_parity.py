@@ -40,8 +40,11 @@ def test_worst_output_is_named(model: bytes) -> None:
             wrong[5, 1] += 9.0
         return {"y": wrong}
 
-    with pytest.raises(GateError, match=r"output 'y' at \[5, 1\] .*batch size 7, random input"):
+    with pytest.raises(
+        GateError, match=r"output 'y' at \[5, 1\] .*batch size 7, random input"
+    ) as caught:
         check_parity(reference, model, sample_shape=SAMPLE)
+    assert "The export is wrong" in caught.value.hint
 
 
 def test_error_just_above_the_limit_fails(model: bytes) -> None:
@@ -73,8 +76,9 @@ def test_what_magnifies_everything_is_not_believed(model: bytes) -> None:
     def chaos(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"y": np.sin(logits(batch) * np.float32(1e7)).astype(np.float32)}
 
-    with pytest.raises(GateError, match="differs from its source"):
+    with pytest.raises(GateError, match="differs from its source") as caught:
         check_parity(chaos, model, sample_shape=SAMPLE)
+    assert "float32 does not decide what it computes" in caught.value.hint
 
 
 def test_another_class_fails(model: bytes) -> None:

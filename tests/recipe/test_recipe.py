@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeres.errors import RecipeError
-from edgeres.pipeline.recipe_file import load_recipe
+from edgeres.pipeline.recipe_file import load_recipe, stage_recipe
+from edgeres.recipe.prune import PruneSettings
 from edgeres.recipe.recipe import Recipe, json_schema
 from edgeres.system.assets import asset_folder, asset_path
 from edgeres.system.yaml_file import MAX_BYTES
@@ -204,6 +205,20 @@ def test_embedded_recipes_are_valid_and_match_the_schema(file):
     recipe = load_recipe(file)
     assert recipe == load_recipe(file.stem)
     jsonschema.validate(YAML(typ="safe").load(file.read_text()), json_schema())
+
+
+def test_the_main_job_lends_no_network_its_widths_and_threads():
+    own = load_recipe()
+    assert own.prune is not None
+    assert own.prune.widths
+    assert own.benchmark.threads == 1
+    other = load_recipe(None, {"model.source": "net.onnx"})
+    assert other.prune is None
+    assert other.benchmark == Recipe.model_fields["benchmark"].default
+    stage = stage_recipe(None, {"prune.macs_ratio": 0.25})
+    assert stage.prune == PruneSettings(macs_ratio=0.25)
+    assert stage.benchmark == other.benchmark
+    assert stage.gates == own.gates
 
 
 def test_schema_file_is_up_to_date():

@@ -99,6 +99,7 @@ def test_all_multiply_adds_are_int8(
 
 SHIPPED = {
     "fmnist_resnet20": (1, 28, 28),
+    "fmnist_wide_resnet20": (1, 28, 28),
     "fmnist_pooled_resnet": (1, 28, 28),
     "spoken_words_resnet8": (1, 40, 51),
     "pruned": (1, 28, 28),
