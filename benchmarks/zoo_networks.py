@@ -7,6 +7,8 @@ Files are written by torch's exporter, as other people write them.
 
 `tv:NAME` is torchvision's, `own:NAME` is written here, other names are timm's; `NAME@KEY=VALUE`
 hands an argument on, `NAME@side=96` gives the side of the images (64 pixels without it).
+`garments:NAME` is that architecture after minutes of training (`garments.py`): what random
+weights say of a network that amplifies noise is luck.
 """
 
 from __future__ import annotations
@@ -91,10 +93,21 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "mobilenetv4_conv_small",
         "convnext_atto",
     ),
+    "trained for minutes": (
+        "garments:ese_vovnet19b_dw",
+        "garments:tv:mobilenet_v3_small",
+        "garments:repvgg_a0",
+        "garments:coatnet_nano_rw_224@img_size=64",
+    ),
     "trained": SUBJECTS,
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE, CALIBRATION, TEST, CLASSES = 64, 24, 24, 100
+#: What trained networks say is worth more images.
+MORE_CALIBRATION, MORE_TEST = 128, 256
+TRAINED = (*FAMILIES["trained for minutes"], *FAMILIES["trained"])
+GARMENTS = "garments:"
+_GARMENT_PARTS = ((SIDE, 64, 1200, 0.05),)
 
 
 def names() -> tuple[str, ...]:
@@ -129,6 +142,33 @@ def make_subject(name: str, folder: Path, *, seed: int = 0, test: int = TEST) ->
     return subject
 
 
+def open_garments(name: str, work: Path) -> Subject:
+    """Trains an architecture for some minutes, or finds it in the work folder."""
+    import torch
+    from garments import pictures, train
+
+    folder = work / name.replace(":", "-")
+    told = folder / "subject.json"
+    if told.exists():
+        return Subject(**json.loads(told.read_text()))
+    folder.mkdir(parents=True, exist_ok=True)
+    side, arguments = _arguments(name)
+    for which, split, count in (
+        ("calibration", "train", MORE_CALIBRATION),
+        ("test", "t10k", MORE_TEST),
+    ):
+        images, labels = pictures(split, count, seed=99, side=side)
+        np.save(folder / f"{which}.npy", images)
+    np.save(folder / "labels.npy", labels)
+    module = _module(name.removeprefix(GARMENTS), arguments, 0, classes=10)
+    train(module, _GARMENT_PARTS)
+    torch.save(module.state_dict(), folder / "weights.pt")
+    subject = Subject(name, str(folder), 1 / 255, MEAN, STD)
+    _write(module, subject, side)
+    subject.save()
+    return subject
+
+
 def open_normalized(subject: Subject, folder: Path) -> Subject:
     """The same images beside another file: a folder for the network that edgeres imports."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +190,7 @@ def _arguments(name: str) -> tuple[int, dict[str, Any]]:
     return arguments.pop("side", SIDE), arguments
 
 
-def _module(name: str, arguments: dict[str, Any], seed: int) -> Any:
+def _module(name: str, arguments: dict[str, Any], seed: int, *, classes: int = CLASSES) -> Any:
     """A torch module in eval mode whose weights are random."""
     import torch
 
@@ -167,9 +207,9 @@ def _module(name: str, arguments: dict[str, Any], seed: int) -> Any:
             torchvision: Any = importlib.import_module("torchvision")
             if plain.startswith("res"):
                 arguments = {"zero_init_residual": True, **arguments}
-            return torchvision.models.get_model(plain, num_classes=CLASSES, **arguments).eval()
+            return torchvision.models.get_model(plain, num_classes=classes, **arguments).eval()
         timm: Any = importlib.import_module("timm")
-        return timm.create_model(plain, num_classes=CLASSES, **arguments).eval()
+        return timm.create_model(plain, num_classes=classes, **arguments).eval()
 
 
 def declare_operators() -> None:
@@ -198,19 +238,26 @@ def _export(module: Any, subject: Subject, side: int, seed: int) -> None:
     with torch.no_grad():
         for batch in batches:
             module(batch)
-        module.eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module,
-                (torch.zeros(2, 3, side, side),),
-                str(subject.fp32),
-                dynamo=False,
-                opset_version=17,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}},
-            )
+    module.eval()
+    _write(module, subject, side)
+
+
+def _write(module: Any, subject: Subject, side: int) -> None:
+    """Exports a module in eval mode."""
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.zeros(2, 3, side, side),),
+            str(subject.fp32),
+            dynamo=False,
+            opset_version=17,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}},
+        )
 
 
 def _enliven(module: Any, seed: int) -> None:

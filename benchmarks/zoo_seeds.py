@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import zoo_engines as engines
 from zoo import COMPARED, _answers, _import_all, _make
-from zoo_networks import make_subject
+from zoo_networks import CALIBRATION, make_subject
 
 from edgeres.system.environment import describe_environment
 
@@ -32,7 +32,7 @@ def draw(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """One draw: SQNR by engine and tool, and the quartiles over pictures against the best peer."""
     subject = make_subject(name, folder / "raw", seed=seed, test=TEST)
     images = np.concatenate(list(subject.batches("test", 8)))
-    made = {tool: _make(tool, subject, folder)[0] for tool in COMPARED}
+    made = {tool: _make(tool, subject, folder, CALIBRATION)[0] for tool in COMPARED}
     told: dict[str, Any] = {}
     for engine in engines.ENGINES:
         wanted = _answers(engines.open_engine(engine, subject.fp32), images)

@@ -34,6 +34,9 @@ def trace(
 ) -> ir.Model:
     """Exports a module to an unoptimized ONNX graph whose nodes are called after its modules.
 
+    Weights in channels-last are put into torch's own order first: of those its exporter writes the
+    batch of the example into the network.
+
     Args:
         module: Takes ``(N, *sample_shape) float32``; it must be in eval mode and on the CPU.
         sample_shape: Shape of one sample, ``(C, H, W)``, or of features ``(C, T)`` or ``(K,)``.
@@ -47,6 +50,7 @@ def trace(
         StageError: The exporter gave another opset than the one asked for.
     """
     # Two samples: torch treats a dimension of size 1 as fixed.
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros((2 if dynamic_batch else 1, *sample_shape))
     batch = {0: torch.export.Dim("N")} if dynamic_batch else None
     with _quiet():

@@ -155,6 +155,18 @@ def test_module_is_left_alone_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
+def test_module_in_channels_last_keeps_its_free_batch(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+    plain = export_onnx(module, SAMPLE, tmp_path / "plain.onnx")
+    last = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    result = export_onnx(last, SAMPLE, tmp_path / "last.onnx")
+    assert result.sha256 == plain.sha256
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_swapped_biases_do_not_pass(
     small_net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
