@@ -2,7 +2,7 @@
 
 No package holds an ImageNet ResNet with its weights, and SQNR of random weights says little. So
 Fashion-MNIST garments are scaled up, coloured and laid over clouds of random colours, and ResNets
-learn to name them: most of the training at 64 x 64, the rest at 224 x 224. Every cloud is drawn
+learn to name them: most of the training at 64 x 64, the last at 224 x 224. Every cloud is drawn
 once, so test pictures are new in both parts and of the kind that was learned. Needs the Debian
 package `dataset-fashion-mnist`.
 """
@@ -25,8 +25,8 @@ from edgeres.data.idx import read_idx
 DATA = Path("/usr/share/datasets/fashion-mnist")
 Parts = tuple[tuple[int, int, int, float], ...]
 #: (image side, batch, steps, peak of the learning rate) of each part of the training.
-PARTS: Parts = ((64, 64, 1000, 0.1), (224, 16, 120, 0.01))
-DEEP_PARTS: Parts = ((64, 64, 700, 0.05), (224, 16, 80, 0.005))
+PARTS: Parts = ((64, 64, 800, 0.1), (128, 32, 200, 0.03), (224, 16, 150, 0.02))
+DEEP_PARTS: Parts = ((64, 64, 500, 0.05), (128, 32, 150, 0.02), (224, 16, 100, 0.01))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import ModelError
+from edgeres.evaluation.passes import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from edgeres.backends.base import Array, BatchLimits
 
 SIZES = (1, 2, 3, 5, 8, 16, 33)
-"""Batches that are tried, as far as the engine takes them: 68 images and a few alone."""
+"""Batches that are tried, as far as engine and memory take them: 68 images and a few alone."""
 _ALONE = 4  # images that are tried alone
 _KEPT = 48
 _KEPT_BYTES = 64 << 20
@@ -85,7 +86,8 @@ class BatchWatch:
         signal = max(signal, 1e-6 * float(np.square(rows).sum(axis=1).mean()))
         order = np.random.default_rng(0).permutation(len(rows))
         alone = order[: _ALONE - 1]
-        sizes = {limits.fit(min(size, len(rows))) for size in SIZES}
+        most = in_memory(len(rows), images.shape)
+        sizes = {limits.fit(min(size, most)) for size in SIZES}
         single_images = [(1, np.array([0])), *((1, alone[i : i + 1]) for i in range(len(alone)))]
         parts = single_images if 1 in sizes else []
         parts += [(size, order[:size]) for size in sorted(sizes - {1})]

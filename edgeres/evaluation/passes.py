@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from edgeres.data.bad_images import BadImages
     from edgeres.data.preprocess import Preprocess
     from edgeres.data.types import Dataset
+
+
+#: Numbers of all samples of a run, about: 16 of 3 x 224 x 224.
+_NUMBERS = 16 * 3 * 224 * 224
+
+
+def in_memory(batch_size: int, shape: Sequence[int | None]) -> int:
+    """At most so many samples of an input ``(N, ...)``; all where a side is open."""
+    sides = [side for side in shape[1:] if side is not None]
+    fit = _NUMBERS // math.prod(sides) if len(sides) == len(shape) - 1 else batch_size
+    return max(1, min(batch_size, fit))
 
 
 def one_pass(
@@ -35,7 +47,8 @@ def one_pass(
         runner: A loaded engine with one input.
         dataset: The samples.
         preprocess: How a sample becomes numbers.
-        batch_size: Samples a run, as far as the engine takes so many or so few.
+        batch_size: Samples a run, as far as the engine takes so many or so few; fewer of large
+            ones, whose activations take the more memory and gain nothing from company.
         workers: Threads that decode images ahead.
         skipped: Collects images that cannot be decoded, which are then left out; without it the
             first raises.
@@ -56,7 +69,7 @@ def one_pass(
     for inputs, rows in numbered_batches(
         dataset,
         preprocess,
-        runner.batch_limits.fit(batch_size),
+        runner.batch_limits.fit(in_memory(batch_size, source.shape)),
         workers=workers,
         skipped=skipped,
         in_bytes=source.dtype == "uint8",

@@ -346,6 +346,7 @@ def _quantized(
         energy=energy if has_statistics else None,
         saturating=saturating,
         scales=None if learned is None else learned.scales,
+        balanced=settings.rounding == "nearest",
     )
     if learned is not None:
         trained_layer = replace(layer, weight=learned.weight)

@@ -52,7 +52,7 @@ _SWEEPS = 8
 _TWO_STARTS = 256
 #: Descent ends with the round that lowers the objective by less than this share: in layers of up to
 #: so many columns, and in larger ones, in which a round costs more than it gives.
-_LEAST_GAIN, _SMALL, _LEAST_GAIN_LARGE = 0.01, 640, 0.05
+_LEAST_GAIN, _SMALL, _LEAST_GAIN_LARGE = 0.01, 640, 0.08
 
 
 @dataclass(frozen=True)

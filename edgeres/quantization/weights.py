@@ -84,6 +84,7 @@ def quantize_weight(
     energy: NDArray[np.float32] | None = None,
     saturating: bool = False,
     scales: NDArray[np.float32] | None = None,
+    balanced: bool = True,
 ) -> QuantizedWeight:
     """Quantizes the weight of a layer to INT8.
 
@@ -97,6 +98,7 @@ def quantize_weight(
         saturating: Make all pairs safe.
         scales: ``(M,)`` or ``(1,)`` scales to take as they are, e.g. learned ones; ``None``
             searches.
+        balanced: Let the taps of a kernel make good for each other; learned rounding does more.
 
     Raises:
         UsageError: ``energy``, ``least_scales`` or ``scales`` does not fit the layer.
@@ -125,7 +127,7 @@ def quantize_weight(
         else:
             found = _search_tensor(layer.weight, importance, peak, floor, used)
         whole, moved = whole_weights(layer.weight, found[:, None], importance, used)
-        if scales is None:  # what training learned stays as it was trained
+        if balanced and scales is None:  # what training learned stays as it was trained
             exact = layer.weight / found[:, None]
             taps = math.prod(layer.kernel)
             balance_kernels(whole, exact, importance, used, taps=taps, limit=WEIGHT_LEVELS)
@@ -138,7 +140,7 @@ def quantize_weight(
     key = content_of(
         *(layer.weight, layer.kernel, layer.groups, energy),
         *(layer.bias if dead.any() else None, dead, np.where(unheard, 0.0, floor)),
-        *(per_channel, saturating, scales),
+        *(per_channel, saturating, scales, balanced),
     )
     found = _FOUND.get(key, find)
     if saturating:

@@ -64,6 +64,19 @@ def data(count: int = 7, classes: int = 3) -> ArrayDataset:
 PLAIN = Preprocess(scale=1.0, channels=1)
 
 
+@pytest.mark.parametrize(
+    ("side", "batches"), [(2, [40]), (224, [16, 16, 8]), (512, [3] * 13 + [1]), (2240, [1] * 40)]
+)
+def test_large_images_share_a_run_with_few(side: int, batches: list[int]) -> None:
+    runner = Brightness((None, 3, side, side))
+    images = np.zeros((40, 1, 1), np.uint8)
+    grey = ArrayDataset("grey", images, np.arange(40) % 3, tuple("abc"))
+    large = Preprocess(scale=1.0, channels=3, resize=(side, side))
+    answers = predict(runner, grey, large, batch_size=64)
+    assert [shape[0] for shape in runner.seen][: len(batches)] == batches  # then some again
+    assert len(answers.logits) == 40
+
+
 def test_every_sample_once_in_order() -> None:
     steps: list[tuple[int, int]] = []
     runner = Brightness()

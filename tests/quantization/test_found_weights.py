@@ -77,6 +77,7 @@ def settings(layer: Layer) -> dict[str, dict[str, object]]:
         "other energy": {"energy": energy[::-1].copy()},
         "bound": {"least_scales": np.full(rows, 0.02)},
         "least": {"least_scale": 0.03},
+        "unbalanced": {"balanced": False},
         "given": {"scales": np.full(rows, 0.01, np.float32)},
         "given one": {"scales": np.full(1, 0.01, np.float32), "per_channel": False},
     }
