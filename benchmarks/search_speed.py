@@ -10,9 +10,9 @@ What is done once for all, such as reading the file, then counts for more than i
 them. Each version runs in a process of its own, in turns, on the same file and images, with a
 calibration of its own that is not counted, neither in time nor in memory.
 
-Seconds are of the whole call. CPU seconds do not count what others do on the machine meanwhile; but
-threads that wait for one another count as busy, and the more so the busier the machine is. So both
-versions run on one CPU (`--cpus`), where nobody waits: what is compared is the work.
+Seconds are of the whole call. Both versions run on one CPU, where the CPU seconds say how much work
+there is, whatever else the machine does; and on all, where the seconds say how long a person waits,
+if nothing else runs: threads of the older version mostly wait for one another.
 `load` is how many processes wanted to run in the minute before.
 `gain_db` is how much the squared output error of the layers fell on the images, on average;
 `sqnr_db` is of the simulated logits on images that were not seen; `sum_db` of all figures of the
@@ -131,8 +131,10 @@ JOBS = {"learned": learned, "sensitivity": each_layer}
 SUBJECTS = {"learned": "resnet50", "sensitivity": "resnet18"}
 
 
-def measured(job: str, subject: Subject, checkout: Path, asked: argparse.Namespace) -> Any:
-    """Runs one job in a process that imports the edgeres of a checkout."""
+def measured(
+    job: str, subject: Subject, checkout: Path, asked: argparse.Namespace, count: int
+) -> Any:
+    """Runs one job in a process that imports the edgeres of a checkout, on so many CPUs."""
     command = [sys.executable, __file__, subject.folder, "--job", job]
     command += ["--images", str(asked.images), "--nodes", str(asked.nodes)]
     load = os.getloadavg()[0]
@@ -142,7 +144,7 @@ def measured(job: str, subject: Subject, checkout: Path, asked: argparse.Namespa
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cpus(asked.cpus)),
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus(count)),
     )
     return json.loads(done.stdout.splitlines()[-1]) | {"load": load}
 
@@ -159,7 +161,6 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="a checkout of another version")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--nodes", type=int, default=0, help="in INT8; 0 takes all")
-    parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--only", choices=JOBS)
     parser.add_argument("--out", type=Path)
@@ -180,21 +181,20 @@ def main() -> None:
         "environment": describe_environment(("numpy", "onnxruntime")).to_dict(),
         "before": None if arguments.against is None else commit(arguments.against),
         "images": arguments.images,
-        "cpus": arguments.cpus,
     }
     for job in [arguments.only] if arguments.only else JOBS:
         subject = open_subject(SUBJECTS[job], arguments.work)
         told[job] = {"network": SUBJECTS[job]}
-        for name, checkout in versions.items():
-            told[job][name] = measured(job, subject, checkout, arguments)
-            print(job, name, told[job][name], flush=True)
+        for count in sorted({1, len(os.sched_getaffinity(0))}):
+            runs = told[job][f"cpus_{count}"] = {}
+            for name, checkout in versions.items():
+                runs[name] = measured(job, subject, checkout, arguments, count)
+                print(job, count, name, runs[name], flush=True)
+            if "before" in runs:
+                of = "cpu_seconds" if count == 1 else "seconds"
+                runs["times_faster"] = runs["before"][of] / runs["this"][of]
             if arguments.out is not None:
                 arguments.out.write_text(json.dumps(told, indent=2) + "\n")
-        if "before" in told[job]:
-            ratio = told[job]["before"]["cpu_seconds"] / told[job]["this"]["cpu_seconds"]
-            told[job]["times_faster"] = ratio
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def commit(checkout: Path) -> str:

@@ -104,7 +104,8 @@ class QdqRules:
             DequantizeLinear that nothing else reads, and so leaves the Conv in float; a MaxPool of
             one pixel then takes the stride.
         products: How a MatMul of two computed tensors (attention) is written: in ``float``, with
-            inputs as other ``activations``, or ``symmetric`` int8 ones: others run in float.
+            inputs as other ``activations``, or ``symmetric``: with a zero point of 0, the second
+            always int8; others run in float.
         keep_float: Names of ONNX nodes that stay float whatever their op. A backend names none; the
             search for mixed precision does.
         other_activations: Further types that it takes (:mod:`edgeres.backends.activations`).

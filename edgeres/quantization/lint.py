@@ -205,6 +205,16 @@ def _inputs(node: ir.Node, rules: QdqRules) -> Iterator[Finding]:
                 f"{2 - count} of 2 inputs of this MatMul are float tensors, so it runs in float. "
                 "Put Q/DQ before both.",
             )
+        second = node.inputs[1].producer() if node.inputs[1] is not None else None
+        if rules.products == "symmetric" and count == 2 and second is not None:
+            dtype = zero_point_of(second).dtype
+            if dtype != np.int8:
+                yield Finding(
+                    "activation-dtype",
+                    name,
+                    f"the second factor of this MatMul is {dtype}, so it runs in float. "
+                    "Make it int8.",
+                )
         return
     if not dequantized(node.inputs[0]) and constant(node.inputs[0]) is None:
         yield Finding(

@@ -44,18 +44,19 @@ def tensor_scales(
         for name, readers in placement.readers.items()
         if any(node.op_type == "Add" for node, _ in readers)
     }
-    multiplied = {
-        name
+    factors = {
+        name: {index for node, index in readers if multiplies_activations(node)}
         for name, readers in placement.readers.items()
-        if rules.products == "symmetric" and any(multiplies_activations(n) for n, _ in readers)
+        if rules.products == "symmetric"
     }
     for name in placement.tensors:
         value_range = table.range_of(placement.source[name], settings.calibrator)
         low, high = value_range.low, value_range.high
         if low < 0.0 and placement.source[name] in added:
             low = min(low, -rules.least_add_offset)
-        # Without values below zero the zero point is 0 in any case.
-        signed = low < 0.0 and name in multiplied
+        factor = factors.get(name, set())
+        # Without values below zero the zero point is 0 in any case; the second must be int8.
+        signed = (low < 0.0 and bool(factor)) or 1 in factor
         symmetric = rules.activation_symmetric or signed
         if symmetric:
             low, high = -value_range.magnitude, value_range.magnitude

@@ -138,6 +138,24 @@ def attention_network(path: Path) -> Path:
     return net.save(path, (3, 8, 8), 5)
 
 
+def context_network(path: Path) -> Path:
+    """Pixels weighed by a Softmax that is the second factor, as in a global context block."""
+    net = NetBuilder()
+    x = net.conv("stem", "input", (8, 3, 3, 3))
+    sizes = {"rows": [-1, 8, 64], "line": [-1, 1, 64], "column": [-1, 64, 1], "one": [-1, 8, 1, 1]}
+    for name, numbers in sizes.items():
+        net.initializers.append(numpy_helper.from_array(np.array(numbers), name))
+    rows = net.add("Reshape", "rows_of", [x, "rows"])
+    scores = net.add("Reshape", "scores_of", [net.conv("seen", x, (1, 8, 1, 1)), "line"])
+    weights = net.add("Softmax", "softmax", [scores], axis=2)
+    context = net.add(
+        "MatMul", "context", [rows, net.add("Reshape", "turned", [weights, "column"])]
+    )
+    mixed = net.conv("mix", net.add("Reshape", "pixel", [context, "one"]), (8, 8, 1, 1))
+    net.head(net.add("Add", "add", [x, mixed]), 8, 5)
+    return net.save(path, (3, 8, 8), 5)
+
+
 def resnet_onnx(
     path: Path, *, seed: int = 0, width: int = 8, channels: int = 3, size: int = 16
 ) -> Path:

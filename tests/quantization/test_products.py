@@ -9,13 +9,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgeres.backends import get_backend
+from edgeres.backends.base import BuildConfig
+from edgeres.evaluation.coverage import layers_by_node, node_precision
 from edgeres.graph.layers import load_model
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.lint import lint
 from edgeres.quantization.placement import KEPT_FLOAT, place
 from edgeres.quantization.quantize import quantize
 
-from .conftest import FUSING, attention_network
+from .conftest import FUSING, attention_network, context_network
 
 RULES = replace(FUSING, ops=FUSING.ops | {"MatMul"}, quantize_outputs=False, bias="float")
 PLAIN = replace(RULES, products="activations")
@@ -79,6 +82,42 @@ def test_zero_points_are_those_that_the_engine_is_quick_with(source, table, tmp_
     # Nothing is below zero there, so that uint8 has the zero point 0 and one bit more.
     assert (zeros["softmax_out"].dtype, int(zeros["softmax_out"])) == (np.dtype("uint8"), 0)
     assert zeros["input"].dtype == np.dtype("uint8")
+
+
+def test_a_second_factor_is_int8_whatever_its_sign(tmp_path):
+    source, out = context_network(tmp_path / "net.onnx"), tmp_path / "qdq.onnx"
+    images = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    quantize(source, calibrate(source, [images]), ZERO_CENTRED, out)
+    zeros = {name: zero for name, (_, zero) in stored_scales(out).items()}
+    assert zeros["turned_out"].dtype == np.dtype("int8")
+    assert lint(out, ZERO_CENTRED) == ()
+    model = onnx.load(out)
+    for each in model.graph.initializer:
+        if each.name == "turned_out_zero_point":
+            each.CopyFrom(numpy_helper.from_array(np.uint8(0), each.name))
+    onnx.save(model, out)
+    found = [(each.rule, each.node) for each in lint(out, ZERO_CENTRED)]
+    assert found == [("activation-dtype", "context")]
+
+
+@pytest.mark.parametrize("network", [attention_network, context_network])
+def test_the_engine_runs_in_int8_what_the_account_says(network, tmp_path):
+    backend = get_backend("openvino")
+    if backend.missing() is not None:
+        pytest.skip("needs openvino")
+    source, out = network(tmp_path / "net.onnx"), tmp_path / "qdq.onnx"
+    images = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    rules = backend.qdq_rules("cpu")
+    quantize(source, calibrate(source, [images]), rules, out)
+    engine = backend.build(out, tmp_path / f"engine{backend.engine_suffix}", BuildConfig(threads=1))
+    ran = {
+        node: node_precision(layers)
+        for node, layers in layers_by_node(backend.layers(engine)).items()
+    }
+    placed = place(load_model(source).graph, rules)
+    products = [n.name for n in onnx.load(source).graph.node if n.op_type == "MatMul"]
+    for name in products:
+        assert (ran[name] in ("int8", "uint8")) == (name in placed.quantized_nodes)
 
 
 def test_lint_tells_a_product_that_reads_floats(source, table, tmp_path):
