@@ -11,10 +11,12 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch.overrides import TorchFunctionMode
 
 from edgeres.errors import ModelError, StageError, UsageError, one_line
 
@@ -34,8 +36,8 @@ def trace(
 ) -> ir.Model:
     """Exports a module to an unoptimized ONNX graph whose nodes are called after its modules.
 
-    Weights in channels-last are put into torch's own order first: of those its exporter writes the
-    batch of the example into the network.
+    Weights in channels-last are put into torch's own order first, and images stay in it: of others
+    torch's exporter writes the batch of the example into the network.
 
     Args:
         module: Takes ``(N, *sample_shape) float32``; it must be in eval mode and on the CPU.
@@ -53,7 +55,7 @@ def trace(
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros((2 if dynamic_batch else 1, *sample_shape))
     batch = {0: torch.export.Dim("N")} if dynamic_batch else None
-    with _quiet():
+    with _quiet(), _OwnOrder():
         try:
             program = torch.onnx.export(
                 module,
@@ -85,6 +87,23 @@ def trace(
     for node in model.graph:
         node.name = _readable(node)
     return model
+
+
+class _OwnOrder(TorchFunctionMode):
+    """Code that asks for channels-last gets the order that it has."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function, in torch's own order."""
+        named = dict(kwargs or {})
+        if named.get("memory_format") is torch.channels_last:
+            named["memory_format"] = torch.contiguous_format
+        return function(*args, **named)
 
 
 def ready(module: torch.nn.Module) -> torch.nn.Module:

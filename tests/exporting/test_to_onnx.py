@@ -167,6 +167,27 @@ def test_module_in_channels_last_keeps_its_free_batch(tmp_path: Path) -> None:
     assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+class AsksForChannelsLast(nn.Module):
+    def __init__(self, body: nn.Module, how: str) -> None:
+        super().__init__()
+        self.body, self.how = body, how
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.how == "to":
+            return self.body(images.to(memory_format=torch.channels_last))
+        if self.how == "clone":
+            return self.body(images.clone(memory_format=torch.channels_last))
+        return self.body(images.contiguous(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("how", ["contiguous", "to", "clone"])
+def test_code_that_asks_for_channels_last_keeps_its_free_batch(
+    how: str, small_net: nn.Module, tmp_path: Path
+) -> None:
+    result = export_onnx(AsksForChannelsLast(small_net, how), SAMPLE, tmp_path / "last.onnx")
+    assert summarize(result.path).outputs[0].shape == (None, 5)
+
+
 def test_swapped_biases_do_not_pass(
     small_net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
