@@ -202,6 +202,7 @@ class _Replayable:
 TOOLS: dict[str, Tool] = {
     "bare": bare,
     "edgeres": edgeres_tool(),
+    "edgeres-midway": edgeres_tool("midway"),
     "edgeres-minmax": edgeres_tool("minmax"),
     "edgeres-percentile": edgeres_tool("percentile"),
     "edgeres-mse": edgeres_tool("mse"),

@@ -41,7 +41,7 @@ from edgeres.quantization.table import CalibrationTable
 from edgeres.recipe.quantize import QuantizeSettings
 from edgeres.system.environment import describe_environment
 
-CALIBRATORS = ("mse", "percentile", "minmax")
+CALIBRATORS = ("mse", "midway", "percentile", "minmax")
 FACTORS = (0.98, 0.985, 0.99, 0.995, 1.0, 1.005, 1.01, 1.015, 1.02)
 TEST_IMAGES = 2000
 DRAWS = 2000

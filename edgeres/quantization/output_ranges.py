@@ -2,10 +2,11 @@
 
 The range of least squared error of a tensor is not always the best for the network: large values
 may carry the answer, and what is clipped errs in one direction where rounding averages out. So
-three calibrators are tried on a few images, all activations in INT8 at once, and judged by the
+four calibrators are tried on a few images, all activations in INT8 at once, and judged by the
 output and, since a few outputs alone judge by luck, by the features that the last layer reads.
-Errors of single images differ by more than calibrators do: only a difference that is beyond chance
-counts, and where a few images leave it open, more are tried.
+Errors of single images differ by more than calibrators do: each image is compared with itself. A
+few images carry most of the noise, though, so what all of them lose together counts as much. Only a
+difference that is beyond chance counts, and where a few images leave it open, more are tried.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ _NUMBERS = 6 * 3 * 224 * 224
 _FEWEST_IMAGES, _MOST_IMAGES = 4, 64
 #: Times as many are tried where the first leave it open.
 _MORE = 4
-#: The calibrators that are tried.
-_TRIED = ("mse", "minmax", "percentile")
+#: The calibrators that are tried beside the first, and how many of them, the best, see more images.
+_TRIED, _GO_ON = ("midway", "minmax", "percentile"), 2
 #: Stands unless another is better by this many dB with this confidence, over paired images.
 _FIRST = "mse"
 _CLEARLY_DB = 0.2
 _CONFIDENCE = 0.975
+#: Of energies: what nothing is lost of has no logarithm.
+_LEAST = 1e-30
 
 
 class ShownImages:
@@ -100,41 +103,65 @@ def with_output_ranges(
         StageError: ONNX Runtime failed.
     """
     trial = ActivationTrial(onnx, shown.images, shown.wanted, threads=threads)
+    energies = _energies(shown.wanted)
 
     def errors(plain: str, images: slice) -> NDArray[np.float64]:
         return trial.errors({name: tensors[name].ranges[plain] for name in trial.tensors}, images)
 
+    def gain(plain: str) -> _Gain:
+        return _gain(noise_db[_FIRST], noise_db[plain], energies[: len(noise_db[plain])])
+
     first, rest = slice(0, shown.first), slice(shown.first, None)
-    noise_db = {plain: errors(plain, first) for plain in _TRIED}
-    gains = {plain: _gain(noise_db[_FIRST] - error) for plain, error in noise_db.items()}
-    best = max(_TRIED, key=lambda plain: gains[plain].mean)
-    gain = gains[best]
-    if gain.sure < _CLEARLY_DB < gain.mean and len(shown.images) > shown.first:
-        more = errors(_FIRST, rest) - errors(best, rest)
-        gain = _gain(np.concatenate([noise_db[_FIRST] - noise_db[best], more]))
-    calibrator = best if gain.sure > _CLEARLY_DB else _FIRST
+    noise_db = {plain: errors(plain, first) for plain in (_FIRST, *_TRIED)}
+    best = sorted(_TRIED, key=lambda plain: -gain(plain).mean)[:_GO_ON]
+    if gain(best[0]).mean > _CLEARLY_DB > gain(best[0]).sure and len(energies) > shown.first:
+        for plain in (_FIRST, *best):
+            noise_db[plain] = np.concatenate([noise_db[plain], errors(plain, rest)])
+    clear = [plain for plain in best if gain(plain).sure > _CLEARLY_DB]
+    calibrator = max(clear, key=lambda plain: gain(plain).mean, default=_FIRST)
     return {
         name: replace(stats, ranges={**stats.ranges, OUTPUT: stats.ranges[calibrator]})
         for name, stats in tensors.items()
     }
 
 
+def _energies(wanted: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+    """``(N, T)`` sums of squares of each image and tensor."""
+    rows = [whole.reshape(len(whole), -1).astype(np.float64) for whole in wanted.values()]
+    return np.stack([np.einsum("ij,ij->i", each, each) for each in rows], axis=1)
+
+
 @dataclass(frozen=True)
 class _Gain:
-    """Mean of paired differences in dB, and its lower bound by Student's t."""
+    """How much less is lost, in dB, and the lower bound of that by Student's t."""
 
     mean: float
     sure: float
 
 
-def _gain(differences: NDArray[np.float64]) -> _Gain:
-    """Of ``(N, T)`` differences; tensors count the more, the less theirs vary among images."""
+def _gain(
+    before: NDArray[np.float64], after: NDArray[np.float64], energies: NDArray[np.float64]
+) -> _Gain:
+    """Of ``(N, T)`` errors in dB; tensors count the more, the less theirs vary among images.
+
+    Half of it is the mean over images, half what all images lose together; the doubt is that of the
+    jackknife, each image left out in turn.
+    """
     from scipy.stats import t
 
-    spread = differences.std(axis=0, ddof=1) if len(differences) > 1 else np.zeros(0)
+    count = len(before)
+    spread = (before - after).std(axis=0, ddof=1) if count > 1 else np.zeros(0)
     if not (spread > 0).any():
         return _Gain(0.0, 0.0)
-    of_image = np.average(differences, axis=1, weights=1 / np.maximum(spread, 1e-6) ** 2)
-    doubt = float(of_image.std(ddof=1)) / math.sqrt(len(of_image))
-    quantile = float(t.ppf(_CONFIDENCE, len(of_image) - 1))
-    return _Gain(float(of_image.mean()), float(of_image.mean()) - quantile * doubt)
+    weights = 1 / np.maximum(spread, 1e-6) ** 2
+    lost = [10 ** (each / 10) * energies + _LEAST for each in (before, after)]
+    differences, (one, other) = before - after, (each.sum(axis=0) for each in lost)
+
+    def judged(mean: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.average((mean + 10 * np.log10(ratio)) / 2, axis=-1, weights=weights)
+
+    gain = float(judged(differences.mean(axis=0), one / other))
+    others = [np.maximum(each.sum(axis=0) - each, _LEAST) for each in lost]
+    without = judged((differences.sum(axis=0) - differences) / (count - 1), others[0] / others[1])
+    doubt = math.sqrt((count - 1) / count * float(np.square(without - without.mean()).sum()))
+    return _Gain(gain, gain - float(t.ppf(_CONFIDENCE, count - 1)) * doubt)

@@ -68,6 +68,15 @@ def test_a_lone_outlier_is_clipped_by_all_but_minmax():
     assert 15.0 < ranges["mse"].high < 60.0
 
 
+def test_midway_lies_between_the_least_error_and_everything():
+    for values in SHAPES.values():
+        ranges = choose_all(summary(values))
+        one, middle, other = (ranges[name] for name in ("mse", "midway", "minmax"))
+        for end in ("low", "high", "magnitude"):
+            ends = sorted((getattr(one, end), getattr(other, end)))
+            assert getattr(middle, end) ** 2 == pytest.approx(ends[0] * ends[1])
+
+
 def test_percentile_keeps_the_share_that_was_asked_for():
     values = SHAPES["relu"].astype(np.float32)
     for kept in (95.0, 99.0, 99.9):

@@ -78,9 +78,11 @@ def test_a_calibrator_that_ruins_the_output_is_never_taken(peaks, monkeypatch):
     ("gains", "sure"), [([3, 3.5, 2.5, 3], True), ([9, -8, 7, 1], False), ([0.1] * 8, False)]
 )
 def test_a_gain_within_chance_changes_nothing(resnet, images, monkeypatch, gains, sure):
-    def errors(self, ranges, images):
+    def errors(self, ranges, chosen):
         full = all(r.high >= table.tensors[n].ranges["minmax"].high for n, r in ranges.items())
-        return -np.asarray(gains, np.float64)[:, None] * full
+        return -np.resize(np.asarray(gains, np.float64), len(images[chosen]))[:, None] * np.full(
+            2, full
+        )
 
     table = calibrate(resnet, [images], calibrator="mse")
     monkeypatch.setattr(ActivationTrial, "errors", errors)
@@ -96,19 +98,39 @@ def test_more_images_are_tried_where_the_first_leave_it_open(resnet, images, mon
         full = all(r.high >= table.tensors[n].ranges["minmax"].high for n, r in ranges.items())
         few = chosen.start == 0
         tried.append(chosen)
-        return -np.array([4.0, -3.0, 2.0, 1.0] if few else [1.0, 1.1] * 8)[:, None] * full
+        gains = [4.0, -3.0, 2.0, 1.0] if few else [2.0, 2.1]
+        return -np.resize(gains, len(images[chosen]))[:, None] * np.full(2, full)
 
     table = calibrate(resnet, [images], calibrator="mse")
     monkeypatch.setattr(ActivationTrial, "errors", errors)
     monkeypatch.setattr(output_ranges, "_NUMBERS", 8 * 3 * 16 * 16)
     again = calibrate(resnet, [images])
-    assert tried == [*[slice(0, 8)] * 3, *[slice(8, None)] * 2]
+    assert tried == [*[slice(0, 8)] * 4, *[slice(8, None)] * 3]
     assert again.tensors["input"].ranges["output"] == again.tensors["input"].ranges["minmax"]
 
 
 def test_the_plain_calibrators_need_no_trial(resnet, images):
     table = calibrate(resnet, [images], calibrator="mse")
-    assert all(set(s.ranges) == {"minmax", "percentile", "mse"} for s in table.tensors.values())
+    plain = {"midway", "minmax", "mse", "percentile"}
+    assert all(set(s.ranges) == plain for s in table.tensors.values())
+
+
+def test_what_all_images_lose_together_counts_as_much_as_the_usual_image():
+    random = np.random.default_rng(0)
+    before = random.normal(-40, 1, (24, 2))
+    before[:6] += 20  # a few lose most
+    clips_less = before + random.normal(0.3, 0.1, before.shape)
+    clips_less[:6] -= 12
+    clips_more = before - random.normal(0.3, 0.1, before.shape)
+    clips_more[:2] += 6
+    energies = np.full(before.shape, 7.0)
+    assert output_ranges._gain(before, clips_less, energies).sure > 1
+    worse = output_ranges._gain(before, clips_more, energies)
+    assert worse.sure < worse.mean < 0
+    assert output_ranges._gain(before, before, energies).mean == 0.0
+    alone = np.zeros((24, 1))
+    alone[3] = 1.0  # all others are exact, and without energy
+    assert np.isfinite(output_ranges._gain(alone - 300, alone - 290, alone).sure)
 
 
 def test_the_trial_computes_what_the_file_says(resnet, images, table, tmp_path):

@@ -289,7 +289,7 @@ def test_edited_ranges_reach_the_file(resnet, table, tmp_path):
     assert tensors["block1.relu1_out_scale"] == np.float32(0.01)
 
 
-@pytest.mark.parametrize("calibrator", ["minmax", "percentile", "mse", "output"])
+@pytest.mark.parametrize("calibrator", ["minmax", "midway", "percentile", "mse", "output"])
 def test_every_calibrator_gives_a_working_model(
     resnet, table, test_images, reference, tmp_path, calibrator
 ):
