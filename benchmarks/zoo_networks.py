@@ -97,7 +97,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "garments:ese_vovnet19b_dw",
         "garments:tv:mobilenet_v3_small",
         "garments:repvgg_a0",
-        "garments:coatnet_nano_rw_224@img_size=64",
     ),
     "trained": SUBJECTS,
 }
