@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from edgeres.calibrators import minmax, mse
 from edgeres.calibrators.base import ChosenRange, Summary
 
@@ -17,12 +19,12 @@ def choose(summary: Summary) -> ChosenRange:
     """Chooses the range of a tensor."""
     least, whole = mse.choose(summary), minmax.choose(summary)
     return ChosenRange(
-        low=-_between(-least.low, -whole.low),
+        low=0.0 - _between(-least.low, -whole.low),
         high=_between(least.high, whole.high),
         magnitude=_between(least.magnitude, whole.magnitude),
     )
 
 
 def _between(one: float, other: float) -> float:
-    """Geometric mean of two ends, neither below zero."""
-    return math.sqrt(one * other)
+    """Geometric mean of two ends, neither below zero, as float32 like them."""
+    return float(np.float32(math.sqrt(one * other)))
