@@ -142,7 +142,7 @@ class _Gain:
 def _gain(
     before: NDArray[np.float64], after: NDArray[np.float64], energies: NDArray[np.float64]
 ) -> _Gain:
-    """Of ``(N, T)`` errors in dB; tensors count the more, the less theirs vary among images.
+    """Of ``(N, T)`` errors in dB; the tensors count alike, however much theirs vary among images.
 
     Half of it is the mean over images, half what all images lose together; the doubt is that of the
     jackknife, each image left out in turn.
@@ -150,15 +150,13 @@ def _gain(
     from scipy.stats import t
 
     count = len(before)
-    spread = (before - after).std(axis=0, ddof=1) if count > 1 else np.zeros(0)
-    if not (spread > 0).any():
+    if count < 2 or (before == after).all():
         return _Gain(0.0, 0.0)
-    weights = 1 / np.maximum(spread, 1e-6) ** 2
     lost = [10 ** (each / 10) * energies + _LEAST for each in (before, after)]
     differences, (one, other) = before - after, (each.sum(axis=0) for each in lost)
 
     def judged(mean: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.average((mean + 10 * np.log10(ratio)) / 2, axis=-1, weights=weights)
+        return np.asarray(np.mean((mean + 10 * np.log10(ratio)) / 2, axis=-1))
 
     gain = float(judged(differences.mean(axis=0), one / other))
     others = [np.maximum(each.sum(axis=0) - each, _LEAST) for each in lost]

@@ -133,6 +133,14 @@ def test_what_all_images_lose_together_counts_as_much_as_the_usual_image():
     assert np.isfinite(output_ranges._gain(alone - 300, alone - 290, alone).sure)
 
 
+def test_features_whose_errors_hardly_vary_do_not_outweigh_the_output():
+    random = np.random.default_rng(0)
+    before = np.full((24, 2), -25.0)
+    after = before - np.stack([random.normal(5, 2, 24), random.normal(-0.2, 0.01, 24)], axis=1)
+    found = output_ranges._gain(before, after, np.ones(before.shape))
+    assert 1.5 < found.sure < found.mean < 3.5
+
+
 def test_the_trial_computes_what_the_file_says(resnet, images, table, tmp_path):
     """With weights that INT8 holds exactly the only error is that of the activations."""
     found = trial(resnet, images)
