@@ -12,8 +12,7 @@ calibration of its own that is not counted, neither in time nor in memory.
 
 Seconds are of the whole call. Both versions run on one CPU, where the CPU seconds say how much work
 there is, whatever else the machine does; and on all, where the seconds say how long a person waits,
-if nothing else runs: threads of the older version mostly wait for one another. The older version,
-which takes minutes, runs once, this one three times, and the median counts.
+if nothing else runs: threads of the older version mostly wait for one another.
 `load` is how many processes wanted to run in the minute before.
 `gain_db` is how much the squared output error of the layers fell on the images, on average;
 `sqnr_db` is of the simulated logits on images that were not seen; `sum_db` of all figures of the
@@ -162,7 +161,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="a checkout of another version")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--nodes", type=int, default=0, help="in INT8; 0 takes all")
-    parser.add_argument("--rounds", type=int, default=3, help="of this version, for the median")
+    parser.add_argument("--rounds", type=int, default=1, help="of this version, for the median")
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--only", choices=JOBS)
     parser.add_argument("--out", type=Path)

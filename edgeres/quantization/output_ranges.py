@@ -28,8 +28,9 @@ _NUMBERS = 6 * 3 * 224 * 224
 _FEWEST_IMAGES, _MOST_IMAGES = 4, 64
 #: Times as many are tried where the first leave it open.
 _MORE = 4
-#: The calibrators that are tried beside the first, and how many of them, the best, see more images.
-_TRIED, _GO_ON = ("midway", "minmax", "percentile"), 2
+#: The calibrators that are tried beside the first, those only where the way to them does not lose,
+#: and how many, the best, see more images.
+_TRIED, _WIDEST, _GO_ON = ("midway", "percentile"), ("minmax",), 2
 #: Stands unless another is better by this many dB with this confidence, over paired images.
 _FIRST = "mse"
 _CLEARLY_DB = 0.2
@@ -113,7 +114,10 @@ def with_output_ranges(
 
     first, rest = slice(0, shown.first), slice(shown.first, None)
     noise_db = {plain: errors(plain, first) for plain in (_FIRST, *_TRIED)}
-    best = sorted(_TRIED, key=lambda plain: -gain(plain).mean)[:_GO_ON]
+    for plain in _WIDEST if gain("midway").mean >= 0 else ():  # halfway there it would lose already
+        noise_db[plain] = errors(plain, first)
+    others = [plain for plain in noise_db if plain != _FIRST]
+    best = sorted(others, key=lambda plain: -gain(plain).mean)[:_GO_ON]
     if gain(best[0]).mean > _CLEARLY_DB > gain(best[0]).sure and len(energies) > shown.first:
         for plain in (_FIRST, *best):
             noise_db[plain] = np.concatenate([noise_db[plain], errors(plain, rest)])

@@ -71,5 +71,5 @@ def test_both_are_named_to_whoever_asks(extended):
     done = run(extended, "convert", "wrong.yaml", "--output", "none")
     assert done.returncode == 2
     assert "wrong.yaml:3" in done.stderr
-    assert "half, minmax, mse" in done.stderr
+    assert "half, midway, minmax, mse" in done.stderr
     assert "throwaway" in run(extended, "doctor", "--json").stdout
